@@ -1,0 +1,1 @@
+"""The shared core: everything the commands do, without a terminal."""

@@ -1,0 +1,150 @@
+"""Picture files in and out. The only place that knows PIL and imageio.
+
+A picture is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.atomic import replacing
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
+
+Picture = NDArray[np.uint8]
+
+
+class UnreadableError(DdpmError):
+    """A file that is not a picture, is cut short, or is too large to decode safely."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name looks like a picture's (hidden files and macOS leftovers do not)."""
+    path = Path(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+
+
+def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
+    """Read the header: ((height, width) in pixels, channels: 1 for grey pictures, 3 for others)."""
+    with _opened(data, name) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+        grey = image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
+        return ((width, height) if turned else (height, width)), (1 if grey else 3)
+
+
+def decode(data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None) -> Picture:
+    """Decode a picture file to uint8 (channels, H, W).
+
+    The first frame of an animation; turned upright by its EXIF orientation; 16-bit scaled to 8;
+    transparency laid on white (unless 4 channels are asked for). With `size` (height, width) it is
+    centre-cropped to that shape and resized with antialiasing.
+    """
+    with _opened(data, name) as image:
+        try:
+            if size is not None and channels != 4:
+                image.draft(None, (2 * size[1], 2 * size[0]))  # JPEG: decode no finer than needed
+            upright = ImageOps.exif_transpose(image)
+            return _array(_fitted(_in_mode(upright, channels), size))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise UnreadableError(f"{name}: {error}") from error
+
+
+def fit(picture: Picture, channels: int, size: tuple[int, int]) -> Picture:
+    """Bring an already decoded picture (C, H, W) to `channels` and `size` (height, width)."""
+    array = picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
+    return _array(_fitted(_in_mode(Image.fromarray(array), channels), size))
+
+
+def write_png(path: Path, picture: Picture) -> None:
+    """Write (C, H, W) uint8 as PNG, whole or not at all."""
+    with replacing(path) as partial:
+        imageio.imwrite(partial, _interleaved(picture), extension=".png")
+
+
+def write_gif(path: Path, frames: Sequence[Picture], seconds: float, hold: float) -> None:
+    """Write frames (C, H, W) as an endless GIF of `seconds`, the last frame held for `hold` more."""
+    each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
+    durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
+    with replacing(path) as partial:
+        imageio.imwrite(
+            partial, [_rgb(frame) for frame in frames], extension=".gif", duration=durations, loop=0
+        )
+
+
+def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> Picture:
+    """Lay pictures (N, C, H, W) out in rows, as square as can be, `gap` white pixels apart."""
+    n, channels, height, width = pictures.shape
+    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
+    rows = -(-n // columns)
+    sheet = np.full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=np.uint8
+    )
+    for i, picture in enumerate(pictures):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
+def enlarge(picture: Picture, least: int = 512) -> Picture:
+    """Repeat pixels by a whole factor so that the shorter side has about `least` pixels."""
+    factor = max(1, round(least / min(picture.shape[1:])))
+    return picture.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise UnreadableError(f"{name}: not a picture that can be read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableError(f"{name}: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UnreadableError(f"{name}: {error}") from error
+
+
+def _in_mode(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        image = _eight_bit(image)
+    transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+    if transparent and channels != 4:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode != "F" and values.max(initial=0) > 255:
+        values = values / 257  # 65535 -> 255
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or image.size == (size[1], size[0]):
+        return image
+    return ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
+
+
+def _array(image: Image.Image) -> Picture:
+    array = np.array(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _interleaved(picture: Picture) -> Picture:
+    return picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
+
+
+def _rgb(picture: Picture) -> Picture:
+    return np.repeat(picture, 3, axis=0).transpose(1, 2, 0) if len(picture) == 1 else picture[:3].transpose(1, 2, 0)

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion. It knows nothing of networks."""

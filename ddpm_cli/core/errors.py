@@ -1,0 +1,31 @@
+"""What can go wrong, by exit code. Each message says what was seen, where, and how to mend it."""
+
+
+class DdpmError(Exception):
+    """Something in the user's input, data or machine is at fault. The message is one line."""
+
+    exit_code = 1
+
+
+class UsageError(DdpmError):
+    """The options contradict each other or cannot be meant."""
+
+    exit_code = 2
+
+
+class DivergedError(DdpmError):
+    """The training's numbers stopped being finite."""
+
+    exit_code = 3
+
+
+class PreemptedError(DdpmError):
+    """A signal asked the training to stop; a snapshot was written (EX_TEMPFAIL: run it again)."""
+
+    exit_code = 75
+
+
+class StoppedByUserError(DdpmError):
+    """Ctrl-C; a snapshot was written."""
+
+    exit_code = 130

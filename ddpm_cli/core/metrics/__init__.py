@@ -1,0 +1,1 @@
+"""Judging pictures: features -> mergeable statistics -> scores."""

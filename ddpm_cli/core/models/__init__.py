@@ -1,0 +1,1 @@
+"""Networks F(x, c_noise, condition). They know nothing of diffusion."""

@@ -1,0 +1,1 @@
+"""The machine: processes, seeds, files written whole, downloads, the run directory."""
