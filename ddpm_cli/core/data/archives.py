@@ -1,0 +1,190 @@
+"""Where picture files lie: a folder or a .zip, listed once, in one order, read by index.
+
+Nothing is decoded here (that is `files`) and nothing is ever unpacked to disk, so a member called
+`../x.png` is a label like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_picture
+from ddpm_cli.core.errors import DdpmError
+
+FILE_LIMIT = 256 * 2**20  # bytes of one picture file, unpacked: above it, it is no picture of ours
+
+
+class PictureFiles(Protocol):
+    """Picture files in a fixed order, whatever holds them."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or archive."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names relative to the root, with `/` between folders, sorted."""
+
+    def read(self, index: int) -> bytes:
+        """Read one file's bytes, from any thread or process. Raises UnreadableError."""
+
+    def fingerprint(self) -> str:
+        """Hash what tells one set of files from another, without reading them (64 hex digits)."""
+
+
+def picture_files(path: Path) -> PictureFiles:
+    """List the pictures of a folder or a .zip. Raises DdpmError where there are none."""
+    if path.is_dir():
+        return FolderFiles(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return ZipFiles(path)
+    if path.exists():
+        raise DdpmError(f"{path} is neither a folder nor a .zip of images")
+    raise DdpmError(f"{path}: no such folder or .zip{_neighbours(path)}")
+
+
+class FolderFiles:
+    """The pictures under a folder, at any depth; hidden files and folders are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = _walk(path)
+        self.names = tuple(sorted(name for name in found if is_picture(name)))
+        if not self.names:
+            raise DdpmError(_nothing_in(path, found))
+
+    def read(self, index: int) -> bytes:
+        """Read one file's bytes, from any thread or process."""
+        file = self.path / self.names[index]
+        try:
+            size = file.stat().st_size
+            if size > FILE_LIMIT:
+                raise UnreadableError(_too_large(str(file), size))
+            return file.read_bytes()
+        except OSError as error:
+            raise UnreadableError(f"{file}: {error.strerror or error}") from error
+
+    def fingerprint(self) -> str:
+        """Hash names, sizes and times of change."""
+        return _digest(self._line(name) for name in self.names)
+
+    def _line(self, name: str) -> str:
+        try:
+            status = (self.path / name).stat()
+        except OSError:  # a broken link: reading it will say so
+            return f"{name}\0?"
+        return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
+
+
+class ZipFiles:
+    """The pictures in a .zip, read where they lie; hidden members are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: tuple[int, zipfile.ZipFile, threading.Lock] | None = None
+        with _open_zip(path) as archive:
+            files = {_label(info): info for info in archive.infolist() if not info.is_dir()}
+        shown = (name for name in files if not any(map(_hidden, name.split("/"))))
+        self.names = tuple(sorted(name for name in shown if is_picture(name)))
+        self._members = tuple(files[name] for name in self.names)
+        if not self.names:
+            raise DdpmError(_nothing_in(path, files))
+
+    def read(self, index: int) -> bytes:
+        """Unpack one member in memory, its size bounded, its CRC checked."""
+        member, name = self._members[index], f"{self.path}:{self.names[index]}"
+        if member.flag_bits & 1:
+            raise UnreadableError(f"{name} is encrypted; unpack the archive and give the folder")
+        if member.file_size > FILE_LIMIT:  # zipfile unpacks no more than this size, even if it lies
+            raise UnreadableError(_too_large(name, member.file_size))
+        archive, lock = self._here()
+        try:
+            with lock:
+                return archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+            raise UnreadableError(f"{name}: {error}") from error
+
+    def fingerprint(self) -> str:
+        """Hash names, sizes and CRCs."""
+        pairs = zip(self.names, self._members, strict=True)
+        return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_handle": None}
+
+    def _here(self) -> tuple[zipfile.ZipFile, threading.Lock]:
+        # A forked process shares its parent's file position (and perhaps a held lock): each process
+        # opens the archive itself.
+        if self._handle is None or self._handle[0] != os.getpid():
+            self._handle = (os.getpid(), _open_zip(self.path), threading.Lock())
+        return self._handle[1:]
+
+
+def _walk(root: Path) -> list[str]:
+    found, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_unlistable):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up would go on for ever, one sideways count twice
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files]
+    return found
+
+
+def _unlistable(error: OSError) -> None:
+    raise DdpmError(f"cannot list {error.filename}: {error.strerror or error}")
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        why = "not a zip archive, or cut short in copying"
+        raise DdpmError(f"{path}: {why} ({str(error).lower()})") from error
+    except OSError as error:
+        raise DdpmError(f"cannot open {path}: {error.strerror or error}") from error
+
+
+def _label(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/")  # as some Windows tools write them
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") and name not in (".", "..")
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _too_large(name: str, size: int) -> str:
+    return f"{name} holds {size:,} bytes, more than the {FILE_LIMIT:,} read of one picture"
+
+
+def _nothing_in(path: Path, found: Iterable[str]) -> str:
+    looked = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in found)
+    held = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4)) or "nothing"
+    return f"no images in {path} (looked for {looked}, at any depth); it holds {held}"
+
+
+def _neighbours(path: Path) -> str:
+    try:
+        others = sorted(entry.name for entry in path.parent.iterdir() if not _hidden(entry.name))
+    except OSError:
+        return ""
+    near = [name for name in others if name.lower().startswith(path.name[:3].lower())] or others
+    return f"; {path.parent}/ holds {', '.join(near[:4])}" if near else ""

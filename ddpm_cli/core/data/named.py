@@ -1,0 +1,142 @@
+"""Data sets by name, read by torchvision, downloaded into the cache the first time.
+
+CIFAR is read from its published binary version: torchvision would unpickle its download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.data.files import Picture, fit
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.cache import cache_root
+
+
+class _Torchvision(NamedTuple):
+    """A data set that torchvision reads without unpickling."""
+
+    reader: str  # the class in torchvision.datasets
+    size: tuple[int, int]
+    channels: int
+    by_split: bool = False  # whether the class takes split="train" rather than train=True
+
+
+class _Binary(NamedTuple):
+    """The binary version of CIFAR: records of label bytes and 3 x 32 x 32 pixels."""
+
+    archive: str
+    md5: str
+    folder: str
+    names: str
+    label_bytes: int  # the last one is the label
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+DATASETS: dict[str, _Torchvision | _Binary] = {
+    "mnist": _Torchvision("MNIST", (28, 28), 1),
+    "fashion-mnist": _Torchvision("FashionMNIST", (28, 28), 1),
+    "kmnist": _Torchvision("KMNIST", (28, 28), 1),
+    "svhn": _Torchvision("SVHN", (32, 32), 3, by_split=True),
+    "stl10": _Torchvision("STL10", (64, 64), 3, by_split=True),
+    "cifar10": _Binary(
+        archive="cifar-10-binary.tar.gz",
+        md5="c32a1d4ab5d03f1284b67883e8d87530",
+        folder="cifar-10-batches-bin",
+        names="batches.meta.txt",
+        label_bytes=1,
+        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test=("test_batch.bin",),
+    ),
+    "cifar100": _Binary(
+        archive="cifar-100-binary.tar.gz",
+        md5="03b5dce01913d631647c71ecec9e9cb8",
+        folder="cifar-100-binary",
+        names="fine_label_names.txt",
+        label_bytes=2,
+        train=("train.bin",),
+        test=("test.bin",),
+    ),
+}
+
+
+class NamedSource:
+    """One split ("train" or "test") of a data set of DATASETS."""
+
+    def __init__(self, name: str, split: str) -> None:
+        if split not in ("train", "test"):
+            raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
+        self.name = name if split == "train" else f"{name}-{split}"
+        self.fingerprint = f"{name}:{split}"
+        root = cache_root() / "datasets"
+        entry = DATASETS[name]
+        with _explained(name, root), contextlib.redirect_stdout(sys.stderr):
+            if isinstance(entry, _Binary):
+                self._pictures, self.labels, self.classes = _read_binary(entry, root, split)
+                self.native_size, self.native_channels = (32, 32), 3
+            else:
+                self._pictures = _open_torchvision(entry, root, split)
+                self.labels, self.classes = _labels_of(self._pictures)
+                self.native_size, self.native_channels = entry.size, entry.channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+        """One picture as uint8 (channels, height, width)."""
+        item = self._pictures[index]
+        array = np.asarray(item[0] if isinstance(item, tuple) else item)
+        if array.ndim == 2:
+            array = array[None]
+        elif array.shape[-1] == 3:
+            array = array.transpose(2, 0, 1)
+        return fit(array, channels, size)
+
+
+def _open_torchvision(entry: _Torchvision, root: Path, split: str) -> Any:
+    from torchvision import datasets
+
+    choice = {"split": split} if entry.by_split else {"train": split == "train"}
+    return getattr(datasets, entry.reader)(root, download=True, **choice)
+
+
+def _labels_of(dataset: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets).astype(int)
+    known = getattr(dataset, "classes", None) or [str(i) for i in range(labels.max() + 1)]
+    return labels, tuple(str(name) for name in known)
+
+
+def _read_binary(
+    entry: _Binary, root: Path, split: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """Pictures (N, 3, 32, 32), labels (N,) and class names."""
+    folder = root / entry.folder
+    batches = [folder / name for name in (entry.train if split == "train" else entry.test)]
+    if not all(path.is_file() for path in [*batches, folder / entry.names]):
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        url = f"https://www.cs.toronto.edu/~kriz/{entry.archive}"
+        download_and_extract_archive(url, str(root), filename=entry.archive, md5=entry.md5)
+    data = np.concatenate([np.fromfile(path, dtype=np.uint8) for path in batches])
+    records = data.reshape(-1, entry.label_bytes + 3 * 32 * 32)
+    labels = records[:, entry.label_bytes - 1].astype(np.int64)
+    pictures = records[:, entry.label_bytes :].reshape(-1, 3, 32, 32)
+    return pictures, labels, tuple((folder / entry.names).read_text().split())
+
+
+@contextlib.contextmanager
+def _explained(name: str, root: Path) -> Any:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise DdpmError(
+            f"cannot get the data set {name} into {root}: {error}. Without network, run "
+            f"`ddpm train --data {name} --dry-run` on a machine that has it and copy its {root.name}/ "
+            "folder here (DDPM_CACHE sets the place), or give --data a folder of images"
+        ) from error

@@ -1,0 +1,145 @@
+"""The built-in data set: coloured figures on coloured ground, drawn on demand. No download.
+
+Picture i is a function of i alone. Class: the figure. Caption: "a small red circle on blue".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.data.files import Picture, fit
+
+COLOURS = {
+    "red": (220, 50, 47),
+    "green": (60, 170, 80),
+    "blue": (45, 100, 220),
+    "yellow": (245, 205, 50),
+    "purple": (150, 70, 180),
+    "orange": (240, 130, 40),
+    "white": (245, 245, 245),
+    "black": (30, 30, 35),
+}
+SIZES = {"small": (0.36, 0.46), "large": (0.62, 0.78)}  # radius, as a share of half the picture
+
+_SUBPIXELS = 4  # a pixel's colour is the mean over 4 x 4 points
+
+Mask = NDArray[np.bool_]
+Points = NDArray[np.float32]
+
+
+def _circle(x: Points, y: Points) -> Mask:
+    return x**2 + y**2 <= 1
+
+
+def _square(x: Points, y: Points) -> Mask:
+    return np.maximum(abs(x), abs(y)) <= 0.8
+
+
+def _triangle(x: Points, y: Points) -> Mask:
+    return (y <= 0.7) & (y >= np.sqrt(3) * abs(x) - 1)
+
+
+def _cross(x: Points, y: Points) -> Mask:
+    return (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 0.95)
+
+
+def _ring(x: Points, y: Points) -> Mask:
+    distance = x**2 + y**2
+    return (distance <= 1) & (distance >= 0.55**2)
+
+
+def _star(x: Points, y: Points) -> Mask:
+    """Five points: inside the polygon whose radius falls linearly in angle from tip to notch."""
+    inner, half = 0.42, np.pi / 5
+    angle = (np.arctan2(x, -y) + half) % (2 * half) - half  # from the nearest tip
+    tip = np.cos(angle) * np.hypot(x, y)
+    side = abs(np.sin(angle)) * np.hypot(x, y)
+    notch = np.array([inner * np.cos(half), inner * np.sin(half)])
+    return (1 - tip) * notch[1] >= side * (1 - notch[0])
+
+
+FIGURES: dict[str, Callable[[Points, Points], Mask]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What picture i shows. Position and radius are in units of half the picture's shorter side."""
+
+    figure: str
+    colour: str
+    ground: str
+    size: str
+    x: float
+    y: float
+    radius: float
+    angle: float  # radians
+
+    @property
+    def caption(self) -> str:
+        """A sentence that names everything but the position."""
+        return f"a {self.size} {self.colour} {self.figure} on {self.ground}"
+
+
+class Shapes:
+    """A source of `length` pictures of any size."""
+
+    name = "shapes"
+    native_size = (32, 32)
+    native_channels = 3
+    classes = tuple(FIGURES)
+
+    def __init__(self, length: int = 12_000) -> None:
+        self.labels = np.arange(length) % len(FIGURES)
+        self.fingerprint = f"shapes-1-{length}"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def describe(self, index: int) -> Figure:
+        """Choose what picture `index` shows; every figure comes in turn."""
+        rng = np.random.default_rng([index, 20_200_619])
+        colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
+        size = str(rng.choice(list(SIZES)))
+        radius = rng.uniform(*SIZES[size])
+        x, y = rng.uniform(-0.92, 0.92, size=2) * (1 - radius)
+        return Figure(
+            figure=self.classes[self.labels[index]],
+            colour=str(colour),
+            ground=str(ground),
+            size=size,
+            x=float(x),
+            y=float(y),
+            radius=float(radius),
+            angle=float(rng.uniform(-0.26, 0.26)),
+        )
+
+    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+        """Draw picture `index` as uint8 (channels, H, W), antialiased."""
+        return fit(draw(self.describe(index), size), channels, size)
+
+
+def draw(shown: Figure, size: tuple[int, int]) -> Picture:
+    """Draw one figure, uint8 (3, H, W)."""
+    height, width = size
+    half = min(size) / 2
+    rows = (np.arange(height * _SUBPIXELS, dtype=np.float32) + 0.5) / _SUBPIXELS - height / 2
+    columns = (np.arange(width * _SUBPIXELS, dtype=np.float32) + 0.5) / _SUBPIXELS - width / 2
+    x = (columns[None, :] / half - shown.x) / shown.radius
+    y = (rows[:, None] / half - shown.y) / shown.radius
+    cos, sin = np.float32(np.cos(shown.angle)), np.float32(np.sin(shown.angle))
+    inside = FIGURES[shown.figure](cos * x + sin * y, cos * y - sin * x)
+    cover = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
+    figure, ground = (np.array(COLOURS[c], dtype=np.float64) for c in (shown.colour, shown.ground))
+    colours = ground[:, None, None] + cover * (figure - ground)[:, None, None]
+    return colours.round().astype(np.uint8)

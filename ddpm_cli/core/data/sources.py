@@ -1,0 +1,114 @@
+"""Sources of pictures by index: a folder or .zip of images, the built-in shapes, data sets by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.data import files, named
+from ddpm_cli.core.data.archives import PictureFiles, picture_files
+from ddpm_cli.core.data.files import Picture
+from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.errors import DdpmError
+
+_PROBED = 512  # headers read to find the usual size and whether all are grey
+_LARGEST_NATIVE = 64  # pixels; larger pictures, or ones of mixed sizes, are brought to this
+
+
+class Source(Protocol):
+    """Pictures by index, with class labels where there are any."""
+
+    @property
+    def name(self) -> str:
+        """A short name for the run's folder."""
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """The (height, width) in pixels to train at unless the user says otherwise."""
+
+    @property
+    def native_channels(self) -> int:
+        """1 where all pictures are grey, else 3."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty without classes."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) indices into classes; -1 without classes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the pictures change."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+        """One picture as uint8 (channels, height, width). Raises UnreadableError."""
+
+
+class FileSource:
+    """Image files; folders one level down are the classes."""
+
+    def __init__(self, listing: PictureFiles) -> None:
+        self._files = listing
+        self.name = listing.path.resolve().stem or "images"
+        self.classes, self.labels = _classes_of(listing.names)
+        self.fingerprint = listing.fingerprint()
+        self.native_size, self.native_channels = self._probe()
+
+    def __len__(self) -> int:
+        return len(self._files.names)
+
+    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+        """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
+        return files.decode(self._files.read(index), self._files.names[index], channels, size)
+
+    def _probe(self) -> tuple[tuple[int, int], int]:
+        """The size to train at and the channels, from the headers of up to _PROBED files."""
+        sizes: Counter[tuple[int, int]] = Counter()
+        channels = 1
+        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
+            try:
+                size, depth = files.probe(self._files.read(index), self._files.names[index])
+            except files.UnreadableError:
+                continue  # named with all others when the pictures are decoded
+            sizes[size] += 1
+            channels = max(channels, depth)
+        if not sizes:
+            raise DdpmError(f"none of the images looked at in {self._files.path} can be read")
+        usual = max(sizes, key=lambda size: sizes[size])
+        fits = len(sizes) == 1 and max(usual) <= _LARGEST_NATIVE
+        return (usual if fits else (_LARGEST_NATIVE, _LARGEST_NATIVE)), channels
+
+
+def open_source(spec: str) -> Source:
+    """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
+    if spec == "shapes":
+        return Shapes()
+    name, _, split = spec.partition(":")
+    if name in named.DATASETS and not Path(spec).exists():
+        return named.NamedSource(name, split or "train")
+    path = Path(spec).expanduser()
+    if not path.exists():
+        known = ", ".join(["shapes", *named.DATASETS])
+        raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")
+    return FileSource(picture_files(path))
+
+
+def _classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Class names and labels from the first folder level at which the files part."""
+    parents = [name.split("/")[:-1] for name in names]
+    while all(parents) and len({parts[0] for parts in parents}) == 1:
+        parents = [parts[1:] for parts in parents]
+    if not all(parents):
+        return (), np.full(len(names), -1)
+    classes = sorted({parts[0] for parts in parents})
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(classes), np.array([index[parts[0]] for parts in parents])

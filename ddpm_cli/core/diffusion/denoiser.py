@@ -1,0 +1,92 @@
+"""The one interface between networks and samplers: D(x, sigma) -> x0 (Karras et al. 2022, section 5).
+
+A parameterisation says what the network's output F means, as four scalars of sigma:
+D(x, sigma) = c_skip x + c_out F(c_in x, c_noise, condition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.diffusion.schedules import Schedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""x (B, C, H, W) and sigma (B,) -> the denoised x0 (B, C, H, W). Sigmas are float64, on the CPU."""
+
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""F: scaled x (B, C, H, W), c_noise (B,), condition (B,) or None -> (B, C, H, W)."""
+
+
+class Scalings(NamedTuple):
+    """The scalars of one parameterisation at noise levels sigma, each float64 (B,)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+
+
+def _eps(s: Tensor) -> Scalings:
+    """F is the noise n (Ho et al. 2020, equation 14)."""
+    return Scalings(torch.ones_like(s), -s, (1 + s**2).rsqrt())
+
+
+def _x0(s: Tensor) -> Scalings:
+    """F is the picture x0."""
+    return Scalings(torch.zeros_like(s), torch.ones_like(s), (1 + s**2).rsqrt())
+
+
+def _v(s: Tensor) -> Scalings:
+    """F is v = sqrt(abar) n - sqrt(1 - abar) x0 (Salimans & Ho 2022, appendix D)."""
+    return Scalings(1 / (1 + s**2), -s * (1 + s**2).rsqrt(), (1 + s**2).rsqrt())
+
+
+PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {"eps": _eps, "x0": _x0, "v": _v}
+
+
+class Denoiser:
+    """A network seen as D(x, sigma, condition), by its parameterisation and its schedule."""
+
+    def __init__(self, network: Network, schedule: Schedule, parameterisation: str) -> None:
+        self.network = network
+        self.schedule = schedule
+        self._scalings = PARAMETERISATIONS[parameterisation]
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """The scalars but c_noise, at noise levels (B,)."""
+        return self._scalings(sigma)
+
+    def output(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """F itself: x (B, C, H, W) at noise levels sigma (B,) -> (B, C, H, W)."""
+        c_in = _over_pixels(self.scalings(sigma).c_in, x)
+        c_noise = self.schedule.timestep(sigma).to(x.device)
+        return self.network((c_in * x).float(), c_noise, condition)
+
+    def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """What F should be for the picture x0 and the noise that hides it.
+
+        (x0 - c_skip x) / c_out with x = x0 + sigma n, as a sum of x0 and n: only scalars are
+        subtracted and divided, so nothing cancels where sigma is small or large.
+        """
+        c_skip, c_out, _ = self.scalings(sigma)
+        of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
+        return _over_pixels(of_x0, x0) * x0 + _over_pixels(of_noise, noise) * noise
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The denoised x0, in the precision of x."""
+        c_skip, c_out, _ = self.scalings(sigma)
+        output = self.output(x, sigma, condition).to(x.dtype)
+        return _over_pixels(c_skip, x) * x + _over_pixels(c_out, x) * output
+
+
+def clipped(denoise: Denoise) -> Denoise:
+    """D whose pictures stay within [-1, 1] (Ho et al. 2020, section 3.2 and their code)."""
+    return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
+
+
+def _over_pixels(scalar: Tensor, like: Tensor) -> Tensor:
+    """(B,) float64 -> (B, 1, 1, 1) in the precision of `like`."""
+    return scalar.to(like.device, like.dtype)[:, None, None, None]

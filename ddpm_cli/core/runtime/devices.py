@@ -1,0 +1,54 @@
+"""Which processor does the work, and in which precision."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime import distributed
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def cores() -> int:
+    """Processor cores this process may use (a job's share of the machine, not the whole machine)."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name for this process; "auto": a CUDA GPU if there is one, else the CPU."""
+    if name not in DEVICES:
+        raise UsageError(f"--device {name!r} is unknown; choose one of {', '.join(DEVICES)}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        count = torch.cuda.device_count()
+        if distributed.local_rank() >= count:
+            raise UsageError(
+                f"process {distributed.local_rank()} of this machine has no GPU: {count} visible "
+                "(CUDA_VISIBLE_DEVICES); use a smaller --nproc, or --device cpu"
+            )
+        return torch.device("cuda", distributed.local_rank())
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine or this torch has no Metal GPU; use --device cpu")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The precision of the network's arithmetic; "auto": bf16 on GPUs that have it, else fp32."""
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Run matrix products and convolutions in `precision`; norms, sums and weights stay float32."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision)

@@ -1,0 +1,115 @@
+"""The only place that knows torch.distributed. A single process is a world of one: no `if`s elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = timedelta(hours=2)  # for ranks that wait while one of them reads all the pictures
+
+
+def under_launcher() -> bool:
+    """Whether torchrun, or our own launcher, started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    """This process's number on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Join the other processes for the length of a block: gloo for the CPU, NCCL for GPUs."""
+    if world_size() == 1:
+        yield
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_on_machine() -> Iterator[None]:
+    """Let the first process of each machine go through the block before its others do."""
+    if local_rank() != 0:
+        barrier()
+    yield
+    if local_rank() == 0:
+        barrier()
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        largest(0.0)
+
+
+def largest(*values: float) -> list[float]:
+    """The largest of each value over all processes; so that all decide alike."""
+    if world_size() == 1:
+        return list(values)
+    gathered = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(gathered, dist.ReduceOp.MAX)
+    return gathered.tolist()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in float64 on the CPU."""
+    summed = values.detach().to("cpu", torch.float64)
+    if world_size() > 1:
+        dist.all_reduce(summed)
+    return summed
+
+
+def share(count: int) -> slice:
+    """This process's part of `count` things in a row; parts differ by one at most."""
+    bounds = [count * r // world_size() for r in (rank(), rank() + 1)]
+    return slice(*bounds)
+
+
+def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its gradients averaged over all processes; itself in a world of one."""
+    if world_size() == 1:
+        return network
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def accumulating(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+    """Keep gradients to this process until the last part of a batch, which averages them over all."""
+    if last or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()

@@ -1,0 +1,54 @@
+"""Start the same command as several processes on this machine, by torch's own elastic launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.devices import cores
+
+
+def launch(processes: int, command: Sequence[str]) -> int:
+    """Run `ddpm COMMAND` in `processes` workers and wait; the first failed worker's exit code, or 0.
+
+    torchrun's environment (RANK, WORLD_SIZE, …) tells each worker which one it is.
+    """
+    if processes < 1:
+        raise UsageError(f"--nproc must be at least 1, not {processes}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # port 0: the system picks a free one
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "ddpm_cli", *command)
+    except ChildFailedError as error:
+        return _exit_code(error)
+    except OSError as error:
+        raise DdpmError(f"cannot start {processes} processes: {error}") from error
+    return 0
+
+
+def _exit_code(error: ChildFailedError) -> int:
+    first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+    if first.exitcode < 0:  # killed: the shell's way of telling, 128 + signal
+        name = signal.Signals(-first.exitcode).name
+        raise DdpmError(
+            f"process {first.global_rank} was killed by {name}"
+            + ("; is the machine out of memory? " if name == "SIGKILL" else "; ")
+            + "run the same command again to go on from the last snapshot"
+        ) from error
+    return int(first.exitcode)

@@ -1,0 +1,42 @@
+"""Random numbers as functions of what they are for, so that nothing has to be remembered.
+
+A generator is made from a key such as (seed, "noise", images seen). The same key gives the same
+numbers after a resume, on any number of processes and in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive(*key: int | str) -> int:
+    """A 63-bit seed that is a hash of the key; different keys give unrelated seeds."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for this key."""
+    return torch.Generator(device).manual_seed(derive(*key))
+
+
+class ImageNoise:
+    """Standard normal noise for a batch in which image i depends on its own seed alone.
+
+    Drawn on the CPU, one generator an image, so that neither the batch size, the number of
+    processes nor the device changes a picture.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> None:
+        self._generators = [generator(seed, "image") for seed in seeds]
+        self._shape = shape
+        self._device = device
+
+    def __call__(self) -> Tensor:
+        """The next draw: float32 (B, C, H, W)."""
+        draws = [torch.randn(self._shape, generator=g) for g in self._generators]
+        return torch.stack(draws).to(self._device)

@@ -1,0 +1,31 @@
+"""The exponential moving average of the weights, which is what gets sampled."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def averaged_copy(network: Net) -> Net:
+    """A copy of the network to hold the average, in evaluation mode and without gradients."""
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def update(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average <- decay average + (1 - decay) weights, in place."""
+    pairs = list(average.parameters()), [p.detach() for p in network.parameters()]
+    torch._foreach_lerp_(*pairs, 1 - decay)
+
+
+def decay_after(batch: int, images: int, halflife: float, rampup: float) -> float:
+    """The decay of one step: half-life in images, at most `rampup` of the images seen.
+
+    Karras et al. (2022), appendix F.2; the ramp lets early averages forget the start.
+    """
+    return float(0.5 ** (batch / max(min(halflife, rampup * images), 1e-8)))

@@ -1,0 +1,33 @@
+"""Pictures drawn while training, always from the same noise, so that one sees them improve."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.pixels import to_uint8
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.sampling import Sampling, sample
+from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.seeds import ImageNoise
+
+_SAMPLING = Sampling(steps=20)
+
+
+def draw(
+    run: RunDirectory, denoiser: Denoiser, config: RunConfig, images: int, device: torch.device
+) -> None:
+    """Write a grid of the averaged weights' pictures, the classes in turn."""
+    count, network = config.preview, config.network
+    if count == 0:
+        return
+    labels = torch.arange(count, device=device) % len(network.classes) if network.classes else None
+    noise = ImageNoise(range(count), (network.channels, *network.size), device)
+    x = None
+    for step in sample(denoiser, noise, labels, _SAMPLING):
+        x = step.x
+    assert x is not None
+    pictures: np.ndarray = to_uint8(x).cpu().numpy()
+    files.write_png(run.preview(images), files.enlarge(files.grid(pictures), 256))

@@ -1,0 +1,73 @@
+"""Everything that changes while training, which is what a snapshot holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from ddpm_cli.core.config import OptimiserConfig, RunConfig
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime import seeds
+from ddpm_cli.core.training import ema
+
+
+@dataclass
+class Progress:
+    """How far a training is. Random numbers are functions of `images`, so none are kept."""
+
+    images: int = 0
+    steps: int = 0
+    seconds: float = 0.0  # spent training, over all resumes
+    loss_smooth: float = math.nan
+    best: float = math.inf  # the lowest loss at a snapshot
+    stale: int = 0  # snapshots since then
+    bad_steps: int = 0  # steps in a row whose gradient was not finite
+    skipped: int = 0  # such steps in all
+
+
+@dataclass
+class State:
+    """The networks, the optimiser and the progress."""
+
+    network: UNet
+    average: UNet  # the exponential moving average of the network's weights
+    optimiser: torch.optim.Optimizer
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def fresh(cls, config: RunConfig, device: torch.device) -> State:
+        """The state before the first step: a function of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.derive(config.optimiser.seed, "weights"))
+            network = UNet(config.network)
+        network = network.to(device, memory_format=torch.channels_last)
+        return cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers, by name."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, held: dict[str, Any]) -> None:
+        """Take over what `as_dict` gave."""
+        self.network.load_state_dict(held["network"])
+        self.average.load_state_dict(held["average"])
+        self.optimiser.load_state_dict(held["optimiser"])
+        self.progress = Progress(**held["progress"])
+
+
+def _optimiser(network: UNet, config: OptimiserConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        network.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
