@@ -17,13 +17,18 @@ NULL_CLASS = -1  # the label that means "no condition"
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The U-Net F(x, c_noise, condition). The defaults are the CIFAR-10 network of Ho et al. (2020)."""
+    """The U-Net F(x, c_noise, condition); by default the CIFAR-10 network of Ho et al. (2020)."""
 
     size: tuple[int, int] = (32, 32)  # height, width in pixels
     channels: int = 3
     classes: tuple[str, ...] = ()  # names; empty: unconditional
     width: int = 128  # channels of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of the width, one a level; each level halves the sides
+    multipliers: tuple[int, ...] = (
+        1,
+        2,
+        2,
+        2,
+    )  # of the width, one a level; each level halves the sides
     blocks: int = 2  # residual blocks a level on the way down (one more on the way up)
     attention_levels: tuple[int, ...] = (1,)  # levels with self-attention; 0 is the finest
     heads: int = 1
@@ -37,7 +42,9 @@ class NetworkConfig:
         for name in ("width", "blocks", "heads", "patch", *()):
             _positive(name, getattr(self, name))
         if any(level not in range(len(self.multipliers)) for level in self.attention_levels):
-            raise UsageError(f"attention_levels {self.attention_levels} name levels that do not exist")
+            raise UsageError(
+                f"attention_levels {self.attention_levels} name levels that do not exist"
+            )
         for channels in (self.width * m for m in self.multipliers):
             if channels % 4 or channels % self.heads:
                 raise UsageError(
@@ -51,9 +58,8 @@ class NetworkConfig:
         if any(side % step for side in self.size):
             near = sorted({max(step, (s // step + up) * step) for s in self.size for up in (0, 1)})
             raise UsageError(
-                f"pictures of {self.size[0]}x{self.size[1]} do not fit a network that halves them "
-                f"{len(self.multipliers) - 1} times (patch {self.patch}): both sides must be multiples "
-                f"of {step}; use --size {' or '.join(map(str, near))}, or another --preset"
+                f"pictures of {self.size[0]}x{self.size[1]} do not fit this network: both sides must be "
+                f"multiples of {step}; use --size {' or '.join(map(str, near))}, or another --preset"
             )
 
 
@@ -86,7 +92,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How the weights move. Lengths are in images, so that neither batch nor processes change them."""
+    """How the weights move. Lengths are in images: neither batch nor processes change them."""
 
     batch: int = 128  # images an optimiser step, over all processes together
     lr: float = 2e-4
@@ -184,8 +190,12 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise DdpmError(f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(hints))}")
-    return kind(**{name: _cast(value, hints[name], f"{where}.{name}") for name, value in values.items()})
+        raise DdpmError(
+            f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(hints))}"
+        )
+    return kind(
+        **{name: _cast(value, hints[name], f"{where}.{name}") for name, value in values.items()}
+    )
 
 
 def updated(config: T, changes: dict[str, Any], where: str = "config") -> T:
@@ -233,7 +243,9 @@ def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}")
+        raise UsageError(
+            f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}"
+        )
 
 
 def _positive(name: str, value: Any, *, zero: bool = False) -> None:

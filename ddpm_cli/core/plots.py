@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,17 +16,41 @@ from ddpm_cli.core.runtime.rundir import Row
 
 
 def loss_curve(path: Path, rows: Sequence[Row]) -> None:
-    """Draw the training loss, smoothed, and the validation loss where there is one, by images seen."""
+    """Draw the training loss, and the validation loss where there is one, by images seen."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    images = [row["images"] for row in rows]
-    axes.plot(images, [row["loss"] for row in rows], color="tab:blue", alpha=0.25, label="loss")
-    axes.plot(images, [row["loss_smooth"] for row in rows], color="tab:blue", label="smoothed")
-    held_out = [(row["images"], row["loss_holdout"]) for row in rows if row["loss_holdout"] is not None]
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held out")
+
+    def curve(column: str, style: str, colour: str, label: str, alpha: float = 1.0) -> None:
+        points = [(row["images"], row[column]) for row in rows if row[column] is not None]
+        if points:
+            x, y = np.array(points, dtype=float).T
+            axes.plot(x, y, style, color=colour, label=label, alpha=alpha)
+
+    curve("loss", "-", "tab:blue", "loss", alpha=0.25)
+    curve("loss_smooth", "-", "tab:blue", "smoothed")
+    curve("loss_holdout", "o-", "tab:orange", "held out")
     axes.set(xlabel="images seen", ylabel="mean squared error of F", yscale="log")
     _finish(axes)
+    write_figure(path, figure)
+
+
+def schedule_curves(path: Path, table: dict[str, Any]) -> None:
+    """Draw what is left of the signal, the betas and the signal-to-noise ratio over time."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    label = f"{table['schedule']}, T = {table['timesteps']}"
+    left.plot(table["alpha_bar"], label=label)
+    visited = table["steps"]
+    left.plot(visited, [table["alpha_bar"][t] for t in visited], ".", label=f"{len(visited)} steps")
+    left.set(title="signal left", xlabel="timestep", ylabel="abar")
+    middle.plot(table["beta"], label=label)
+    middle.set(title="noise added a step", xlabel="timestep", ylabel="beta", yscale="log")
+    right.plot(table["snr"], label=label)
+    right.set(
+        title="signal-to-noise ratio", xlabel="timestep", ylabel="abar / (1 - abar)", yscale="log"
+    )
+    for axes in (left, middle, right):
+        _finish(axes)
     write_figure(path, figure)
 
 

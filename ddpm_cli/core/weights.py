@@ -47,7 +47,9 @@ def load(path: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         raise DdpmError(f"{path} is not a weights file of ddpm (safetensors): {error}") from error
     if about is None:
-        raise DdpmError(f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled")
+        raise DdpmError(
+            f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled"
+        )
     document = json.loads(about)
     config = from_dict(RunConfig, document["config"], f"the config in {path}")
     network = UNet(config.network)
@@ -58,7 +60,9 @@ def load(path: Path) -> Weights:
 def _fill(network: UNet, tensors: dict[str, Tensor], path: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [name for name in sorted(wanted.keys() | held.keys()) if wanted.get(name) != held.get(name)]
+    wrong = [
+        name for name in sorted(wanted.keys() | held.keys()) if wanted.get(name) != held.get(name)
+    ]
     if wrong:
         first = "; ".join(f"{name}: {held.get(name)}, not {wanted.get(name)}" for name in wrong[:3])
         raise DdpmError(f"{path} does not fit the network its config describes: {first}")

@@ -17,7 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.atomic import replacing
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+)
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
@@ -32,7 +34,11 @@ class UnreadableError(DdpmError):
 def is_picture(name: str) -> bool:
     """Whether a file name looks like a picture's (hidden files and macOS leftovers do not)."""
     path = Path(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    return (
+        path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and "__MACOSX" not in path.parts
+    )
 
 
 def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
@@ -44,7 +50,9 @@ def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
         return ((width, height) if turned else (height, width)), (1 if grey else 3)
 
 
-def decode(data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None) -> Picture:
+def decode(
+    data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None
+) -> Picture:
     """Decode a picture file to uint8 (channels, H, W).
 
     The first frame of an animation; turned upright by its EXIF orientation; 16-bit scaled to 8;
@@ -74,7 +82,7 @@ def write_png(path: Path, picture: Picture) -> None:
 
 
 def write_gif(path: Path, frames: Sequence[Picture], seconds: float, hold: float) -> None:
-    """Write frames (C, H, W) as an endless GIF of `seconds`, the last frame held for `hold` more."""
+    """Write frames (C, H, W) as an endless GIF of `seconds`, its end held for `hold` more."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
     with replacing(path) as partial:
@@ -147,4 +155,8 @@ def _interleaved(picture: Picture) -> Picture:
 
 
 def _rgb(picture: Picture) -> Picture:
-    return np.repeat(picture, 3, axis=0).transpose(1, 2, 0) if len(picture) == 1 else picture[:3].transpose(1, 2, 0)
+    return (
+        np.repeat(picture, 3, axis=0).transpose(1, 2, 0)
+        if len(picture) == 1
+        else picture[:3].transpose(1, 2, 0)
+    )

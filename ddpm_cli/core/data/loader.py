@@ -49,7 +49,9 @@ class Pictures:
     def split(self, holdout: int, seed: int) -> tuple[Pictures, Pictures]:
         """Part these pictures at random into (training, held out)."""
         if holdout >= len(self):
-            raise DdpmError(f"--holdout {holdout} leaves nothing to train on: there are {len(self)} images")
+            raise DdpmError(
+                f"--holdout {holdout} leaves nothing to train on: there are {len(self)} images"
+            )
         order = np.random.default_rng(seeds.derive(seed, "holdout")).permutation(self.rows)
         parts = np.sort(order[holdout:]), np.sort(order[:holdout])
         training, held_out = (Pictures(self.bytes, self.labels, rows) for rows in parts)
@@ -67,12 +69,12 @@ class Order:
 
     def indices(self, seen: int, count: int) -> NDArray[np.int64]:
         """The `count` pictures that follow after `seen` have been seen."""
-        positions = np.arange(seen, seen + count)
+        positions = range(seen, seen + count)
         return np.array([self._permuted(g // self._count)[g % self._count] for g in positions])
 
     def _permuted(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
-            rng = np.random.default_rng(seeds.derive(self._seed, "order", int(epoch)))
+            rng = np.random.default_rng(seeds.derive(self._seed, "order", epoch))
             self._permutation, self._epoch = rng.permutation(self._count), epoch
         return self._permutation
 
@@ -83,7 +85,12 @@ def mirrored(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def prepare(
-    source: Source, channels: int, size: tuple[int, int], reporter: Reporter, *, skip_bad: bool = False
+    source: Source,
+    channels: int,
+    size: tuple[int, int],
+    reporter: Reporter,
+    *,
+    skip_bad: bool = False,
 ) -> Pictures:
     """Decode every picture of the source at `size` (height, width), or find it done before.
 
@@ -104,14 +111,16 @@ def prepare(
     rows = np.load(readable, allow_pickle=False)
     if len(rows) < len(source) and not skip_bad:
         bad = len(source) - len(rows)
-        raise DdpmError(f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad")
+        raise DdpmError(
+            f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad"
+        )
     return Pictures(np.load(place, mmap_mode="r", allow_pickle=False), source.labels, rows)
 
 
 def _decode_all(
     source: Source, shape: tuple[int, ...], place: Path, reporter: Reporter
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Write all pictures to `place`; the rows that could be read, and what was wrong with others."""
+    """Write all pictures to `place`; the rows that could be read, and what ails the others."""
 
     def decode(index: int) -> Picture | UnreadableError:
         try:
@@ -125,7 +134,9 @@ def _decode_all(
     with ThreadPoolExecutor(cores()) as pool:
         chunks = (indices[start : start + _AHEAD] for start in indices[::_AHEAD])
         decoded = (item for chunk in chunks for item in pool.map(decode, chunk))
-        for i, item in enumerate(track(decoded, reporter, "reading pictures", len(source), "images")):
+        for i, item in enumerate(
+            track(decoded, reporter, "reading pictures", len(source), "images")
+        ):
             if isinstance(item, UnreadableError):
                 failures.append(str(item))
             else:

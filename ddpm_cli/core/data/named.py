@@ -107,7 +107,9 @@ def _open_torchvision(entry: _Torchvision, root: Path, split: str) -> Any:
 
 
 def _labels_of(dataset: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets).astype(int)
+    labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets).astype(
+        int
+    )
     known = getattr(dataset, "classes", None) or [str(i) for i in range(labels.max() + 1)]
     return labels, tuple(str(name) for name in known)
 
@@ -136,7 +138,7 @@ def _explained(name: str, root: Path) -> Any:
         yield
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise DdpmError(
-            f"cannot get the data set {name} into {root}: {error}. Without network, run "
-            f"`ddpm train --data {name} --dry-run` on a machine that has it and copy its {root.name}/ "
-            "folder here (DDPM_CACHE sets the place), or give --data a folder of images"
+            f"cannot get the data set {name} into {root}: {error}. Without network, run `ddpm train "
+            f"--data {name} --dry-run` on a machine that has it and copy its {root.name}/ folder "
+            "here (DDPM_CACHE sets the place), or give --data a folder of images"
         ) from error

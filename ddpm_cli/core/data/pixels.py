@@ -10,5 +10,5 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Map [-1, 1] to the nearest of the 256 grey levels, any shape; what lies outside is clipped."""
+    """Map [-1, 1] to the nearest of the 256 grey levels, any shape, clipping what lies outside."""
     return x.float().mul(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)

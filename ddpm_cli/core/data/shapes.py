@@ -28,11 +28,11 @@ SIZES = {"small": (0.36, 0.46), "large": (0.62, 0.78)}  # radius, as a share of 
 _SUBPIXELS = 4  # a pixel's colour is the mean over 4 x 4 points
 
 Mask = NDArray[np.bool_]
-Points = NDArray[np.float32]
+Points = NDArray[np.float64]
 
 
 def _circle(x: Points, y: Points) -> Mask:
-    return x**2 + y**2 <= 1
+    return np.asarray(np.hypot(x, y) <= 1)
 
 
 def _square(x: Points, y: Points) -> Mask:
@@ -48,8 +48,8 @@ def _cross(x: Points, y: Points) -> Mask:
 
 
 def _ring(x: Points, y: Points) -> Mask:
-    distance = x**2 + y**2
-    return (distance <= 1) & (distance >= 0.55**2)
+    distance = np.hypot(x, y)
+    return (distance <= 1) & (distance >= 0.55)
 
 
 def _star(x: Points, y: Points) -> Mask:
@@ -59,7 +59,7 @@ def _star(x: Points, y: Points) -> Mask:
     tip = np.cos(angle) * np.hypot(x, y)
     side = abs(np.sin(angle)) * np.hypot(x, y)
     notch = np.array([inner * np.cos(half), inner * np.sin(half)])
-    return (1 - tip) * notch[1] >= side * (1 - notch[0])
+    return np.asarray((1 - tip) * notch[1] >= side * (1 - notch[0]))
 
 
 FIGURES: dict[str, Callable[[Points, Points], Mask]] = {
@@ -133,13 +133,13 @@ def draw(shown: Figure, size: tuple[int, int]) -> Picture:
     """Draw one figure, uint8 (3, H, W)."""
     height, width = size
     half = min(size) / 2
-    rows = (np.arange(height * _SUBPIXELS, dtype=np.float32) + 0.5) / _SUBPIXELS - height / 2
-    columns = (np.arange(width * _SUBPIXELS, dtype=np.float32) + 0.5) / _SUBPIXELS - width / 2
+    rows = (np.arange(height * _SUBPIXELS, dtype=np.float64) + 0.5) / _SUBPIXELS - height / 2
+    columns = (np.arange(width * _SUBPIXELS, dtype=np.float64) + 0.5) / _SUBPIXELS - width / 2
     x = (columns[None, :] / half - shown.x) / shown.radius
     y = (rows[:, None] / half - shown.y) / shown.radius
-    cos, sin = np.float32(np.cos(shown.angle)), np.float32(np.sin(shown.angle))
+    cos, sin = np.cos(shown.angle), np.sin(shown.angle)
     inside = FIGURES[shown.figure](cos * x + sin * y, cos * y - sin * x)
     cover = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
     figure, ground = (np.array(COLOURS[c], dtype=np.float64) for c in (shown.colour, shown.ground))
     colours = ground[:, None, None] + cover * (figure - ground)[:, None, None]
-    return colours.round().astype(np.uint8)
+    return np.asarray(colours.round(), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Sources of pictures by index: a folder or .zip of images, the built-in shapes, data sets by name."""
+"""Pictures by index: from a folder or .zip of images, the built-in shapes, data sets by name."""
 
 from __future__ import annotations
 

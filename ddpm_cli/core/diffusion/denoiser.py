@@ -1,4 +1,4 @@
-"""The one interface between networks and samplers: D(x, sigma) -> x0 (Karras et al. 2022, section 5).
+"""The interface between networks and samplers: D(x, sigma) -> x0 (Karras et al. 2022, section 5).
 
 A parameterisation says what the network's output F means, as four scalars of sigma:
 D(x, sigma) = c_skip x + c_out F(c_in x, c_noise, condition).

@@ -1,4 +1,4 @@
-"""Which noise levels a sampler visits. Respacing is choosing a sub-vector of the schedule's sigmas."""
+"""Which noise levels a sampler visits: respacing is choosing some of the schedule's sigmas."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def timesteps(total: int, steps: int, spacing: str = "trailing") -> NDArray[np.i
     down to 0 (DDIM, and diffusers' default); linspace: both ends (improved DDPM).
     """
     if not 1 <= steps <= total:
-        raise UsageError(f"--steps must be between 1 and the model's {total} timesteps, not {steps}")
+        raise UsageError(
+            f"--steps must be between 1 and the model's {total} timesteps, not {steps}"
+        )
     if spacing == "trailing":
         chosen = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
     elif spacing == "leading":
         chosen = np.arange(steps)[::-1] * (total // steps)
     elif spacing == "linspace":
-        chosen = np.round(np.linspace(0, total - 1, steps))[::-1] if steps > 1 else np.array([total - 1])
+        chosen = (
+            np.round(np.linspace(0, total - 1, steps))[::-1] if steps > 1 else np.array([total - 1])
+        )
     else:
         raise UsageError(f"--spacing {spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
     return chosen.astype(np.int64)

@@ -25,7 +25,7 @@ class Noised(NamedTuple):
 
 
 def uniform_sigmas(schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels of timesteps drawn uniformly (Ho et al. 2020, algorithm 1): float64 (count,), CPU.
+    """Noise levels of uniform timesteps (Ho et al. 2020, algorithm 1): float64 (count,), CPU.
 
     Drawn in strata, one to each 1/count of the schedule and in random order, which leaves every
     single draw uniform and makes the batch's mean less noisy (Kingma et al. 2021, appendix I.1).

@@ -1,17 +1,19 @@
-"""Samplers: functions of (D, x, sigmas) that yield their steps. They know no network and no bar."""
+"""Samplers: functions of (D, x, sigmas) that yield their steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
 from ddpm_cli.core.diffusion.denoiser import Denoise
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """Where a sampler stands after one step."""
 
     index: int  # 0-based
@@ -26,12 +28,13 @@ def ddim(
 ) -> Iterator[Step]:
     """DDIM (Song et al. 2021, equation 12) in x = x0 + sigma n.
 
-    eta 0 is the deterministic DDIM, which is Euler's method on the probability flow; eta 1 is DDPM's
-    ancestral sampling with the posterior ("fixed small") variance. sigmas: (steps + 1,), descending
-    to 0, float64 on the CPU. `noise` draws standard normal noise of the shape of x and is called only where eta > 0.
+    eta 0 is the deterministic DDIM, which is Euler's method on the probability flow; eta 1 is
+    DDPM's ancestral sampling with the posterior ("fixed small") variance. sigmas: (steps + 1,),
+    descending to 0, float64 on the CPU. `noise` draws standard normal noise of the shape of x and
+    is called only where eta > 0.
     """
     levels = sigmas.tolist()
-    for i, (sigma, sigma_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         x0 = denoise(x, sigmas[i].expand(len(x)))
         up, down = ancestral_split(sigma, sigma_next, eta)
         x = x0 + (down / sigma) * (x - x0)
@@ -41,6 +44,6 @@ def ddim(
 
 
 def ancestral_split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    """Split the next level into fresh noise `up` and kept noise `down`: up^2 + down^2 = sigma_next^2."""
+    """Fresh noise `up` and kept noise `down` of the next level: up^2 + down^2 = sigma_next^2."""
     up = eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
     return up, math.sqrt(max(0.0, sigma_next**2 - up**2))

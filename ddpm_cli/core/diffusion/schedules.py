@@ -35,13 +35,13 @@ class Schedule:
 
     @cached_property
     def alpha_bar(self) -> Table:
-        """Share of the signal's variance left after t + 1 steps: the running product of 1 - beta."""
+        """Share of the signal's variance left after t + 1 steps: the product of 1 - beta."""
         return np.cumprod(1 - self.beta)
 
     @cached_property
     def sigma(self) -> Table:
         """Noise level relative to the signal, sqrt((1 - abar) / abar), ascending."""
-        return np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
+        return np.asarray(((1 - self.alpha_bar) / self.alpha_bar) ** 0.5, dtype=np.float64)
 
     @cached_property
     def snr(self) -> Table:
@@ -60,25 +60,21 @@ class Schedule:
         return torch.from_numpy(np.where(abs(where - nearest) < 1e-6, nearest, where)).float()
 
 
-def linear(timesteps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
+def linear(timesteps: int) -> Schedule:
     """Evenly spaced betas (Ho et al. 2020, section 4), scaled by 1000 / T as improved DDPM does."""
     scale = 1000 / timesteps
-    beta = np.linspace(scale * beta_min, scale * beta_max, timesteps)
+    beta = np.linspace(scale * 1e-4, scale * 0.02, timesteps)
     return Schedule("linear", np.minimum(beta, _LARGEST_BETA))
 
 
-def cosine(timesteps: int, offset: float = 0.008) -> Schedule:
+def cosine(timesteps: int) -> Schedule:
     """abar = cos^2 of an angle that grows with t (Nichol & Dhariwal 2021, equation 17)."""
+    offset = 0.008  # keeps the first betas from vanishing
     t = np.arange(timesteps + 1) / timesteps
     f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return Schedule("cosine", np.minimum(1 - f[1:] / f[:-1], _LARGEST_BETA))
 
 
-def schedule(name: str, timesteps: int) -> Schedule:
-    """The schedule of that name."""
-    return {"linear": linear, "cosine": cosine}[name](timesteps)
-
-
 def from_config(config: DiffusionConfig) -> Schedule:
-    """The schedule a run was trained with."""
-    return schedule(config.schedule, config.timesteps)
+    """The schedule a run is trained with."""
+    return {"linear": linear, "cosine": cosine}[config.schedule](config.timesteps)

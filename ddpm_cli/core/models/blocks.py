@@ -27,7 +27,9 @@ class ResidualBlock(nn.Module):
     Nichol & Dhariwal 2021).
     """
 
-    def __init__(self, inputs: int, outputs: int, condition: int, time: str, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, condition: int, time: str, dropout: float
+    ) -> None:
         super().__init__()
         self.norm1 = normalisation(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -64,7 +66,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        qkv = self.qkv(self.norm(x)).reshape(
+            batch, 3, self.heads, channels // self.heads, height * width
+        )
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, pixels, channels of a head)
         h = nnf.scaled_dot_product_attention(q, k, v)
         h = h.transpose(-1, -2).reshape(batch, channels, height, width)

@@ -36,9 +36,11 @@ class Condition(nn.Module):
 
     def forward(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
         """c_noise (B,), labels (B,) int64 with NULL_CLASS for none -> (B, width)."""
-        vector: Tensor = self.second(nn.functional.silu(self.first(sinusoidal(c_noise, self.encoding))))
+        vector: Tensor = self.second(
+            nn.functional.silu(self.first(sinusoidal(c_noise, self.encoding)))
+        )
         if self.classes is None:
             return vector
         if labels is None:
             labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
-        return vector + self.classes(labels + 1)
+        return torch.add(vector, self.classes(labels + 1))

@@ -21,7 +21,9 @@ from ddpm_cli.core.models.embeddings import Condition
 class Stage(nn.Module):
     """A residual block, followed by self-attention on the levels that have it."""
 
-    def __init__(self, config: NetworkConfig, inputs: int, outputs: int, *, attention: bool) -> None:
+    def __init__(
+        self, config: NetworkConfig, inputs: int, outputs: int, *, attention: bool
+    ) -> None:
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, 4 * config.width, config.time, config.dropout)
         self.attention = SelfAttention(outputs, config.heads) if attention else None
@@ -67,7 +69,9 @@ class UNet(nn.Module):
         for level in reversed(levels):
             attention = level in config.attention_levels
             for _ in range(config.blocks + 1):
-                self.up.append(Stage(config, channels + kept.pop(), widths[level], attention=attention))
+                self.up.append(
+                    Stage(config, channels + kept.pop(), widths[level], attention=attention)
+                )
                 channels = widths[level]
             if level != 0:
                 self.up.append(Upsample(channels))
@@ -87,7 +91,11 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, c)
         for layer in self.up:
-            h = layer(torch.cat([h, kept.pop()], dim=1), c) if isinstance(layer, Stage) else layer(h)
+            h = (
+                layer(torch.cat([h, kept.pop()], dim=1), c)
+                if isinstance(layer, Stage)
+                else layer(h)
+            )
         return nnf.pixel_shuffle(self.outputs(nnf.silu(self.norm(h))), self.config.patch)
 
 

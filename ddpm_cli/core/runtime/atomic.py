@@ -29,7 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         why = error.strerror or error
-        raise DdpmError(f"cannot write {path}: {why}; free some space or choose another place") from error
+        raise DdpmError(
+            f"cannot write {path}: {why}; free some space or choose another place"
+        ) from error
     finally:
         if partial is not None:
             with suppress(FileNotFoundError):

@@ -15,13 +15,13 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def cores() -> int:
-    """Processor cores this process may use (a job's share of the machine, not the whole machine)."""
+    """Processor cores this process may use: a job's share of the machine."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name for this process; "auto": a CUDA GPU if there is one, else the CPU."""
+    """The device of that name for this process; "auto": a CUDA GPU if there is one, else CPU."""
     if name not in DEVICES:
         raise UsageError(f"--device {name!r} is unknown; choose one of {', '.join(DEVICES)}")
     if name == "auto":
@@ -35,12 +35,14 @@ def choose_device(name: str = "auto") -> torch.device:
             )
         return torch.device("cuda", distributed.local_rank())
     if name == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: this machine or this torch has no Metal GPU; use --device cpu")
+        raise UsageError(
+            "--device mps: this machine or this torch has no Metal GPU; use --device cpu"
+        )
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision of the network's arithmetic; "auto": bf16 on GPUs that have it, else fp32."""
+    """The precision of the network's arithmetic; "auto": bf16 on GPUs that have it."""
     if name not in PRECISIONS:
         raise UsageError(f"--precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -52,3 +54,13 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def check_processes(count: int, device: str) -> None:
+    """Refuse more processes on this machine than it has GPUs, where they would run on GPUs."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device in ("auto", "cuda") and gpus and count > gpus:
+        raise UsageError(
+            f"--nproc {count}, but {gpus} GPUs are visible (CUDA_VISIBLE_DEVICES); "
+            f"use --nproc {gpus}, or --device cpu"
+        )

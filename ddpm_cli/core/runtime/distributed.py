@@ -1,16 +1,19 @@
-"""The only place that knows torch.distributed. A single process is a world of one: no `if`s elsewhere."""
+"""The only place that knows torch.distributed. A single process is a world of one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # for ranks that wait while one of them reads all the pictures
 
@@ -73,6 +76,15 @@ def barrier() -> None:
         largest(0.0)
 
 
+def told_by_first(decide: Callable[[], T]) -> T:
+    """What the first process decides, told to all; only there is `decide` called."""
+    if world_size() == 1:
+        return decide()
+    told = [decide() if is_first() else None]
+    dist.broadcast_object_list(told)
+    return cast(T, told[0])
+
+
 def largest(*values: float) -> list[float]:
     """The largest of each value over all processes; so that all decide alike."""
     if world_size() == 1:
@@ -109,7 +121,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def accumulating(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Keep gradients to this process until the last part of a batch, which averages them over all."""
+    """Keep gradients to this process until the last part of a batch, which averages them."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return network.no_sync()

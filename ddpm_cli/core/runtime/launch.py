@@ -16,7 +16,7 @@ from ddpm_cli.core.runtime.devices import cores
 
 
 def launch(processes: int, command: Sequence[str]) -> int:
-    """Run `ddpm COMMAND` in `processes` workers and wait; the first failed worker's exit code, or 0.
+    """Run `ddpm COMMAND` in `processes` workers; the first failed worker's exit code, or 0.
 
     torchrun's environment (RANK, WORLD_SIZE, …) tells each worker which one it is.
     """
@@ -43,11 +43,11 @@ def launch(processes: int, command: Sequence[str]) -> int:
 
 
 def _exit_code(error: ChildFailedError) -> int:
-    first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+    rank, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
     if first.exitcode < 0:  # killed: the shell's way of telling, 128 + signal
         name = signal.Signals(-first.exitcode).name
         raise DdpmError(
-            f"process {first.global_rank} was killed by {name}"
+            f"process {rank} was killed by {name}"
             + ("; is the machine out of memory? " if name == "SIGKILL" else "; ")
             + "run the same command again to go on from the last snapshot"
         ) from error

@@ -74,7 +74,9 @@ class RunDirectory:
         """Forget what was logged after `images` images: a resumed run logs it again."""
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        lines = [_csv_line(list(rows[0])), *(_csv_line(list(r.values())) for r in rows)] if rows else []
+        lines = (
+            [_csv_line(list(rows[0])), *(_csv_line(list(r.values())) for r in rows)] if rows else []
+        )
         write_text(self.path / "metrics.csv", "".join(lines))
 
     def append_row(self, row: Row) -> None:
@@ -104,7 +106,9 @@ def find_weights(given: Path | None) -> Path:
     if given.is_dir():
         weights = RunDirectory(given).weights
         if not weights.is_file():
-            raise DdpmError(f"{given} is not a run: it has no {weights.name}; train one with ddpm train")
+            raise DdpmError(
+                f"{given} is not a run: it has no {weights.name}; train one with ddpm train"
+            )
         return weights
     if given.is_file():
         return given
@@ -118,7 +122,9 @@ def free_name(path: Path) -> Path:
 
 
 def _newest_weights() -> Path:
-    found = sorted(RUNS.glob(f"*/{RunDirectory(RUNS).weights.name}"), key=lambda path: path.stat().st_mtime)
+    found = sorted(
+        RUNS.glob(f"*/{RunDirectory(RUNS).weights.name}"), key=lambda path: path.stat().st_mtime
+    )
     if not found:
         raise DdpmError(f"there is no trained run under {RUNS}/ here; train one with ddpm train")
     return found[-1]

@@ -31,7 +31,9 @@ class ImageNoise:
     processes nor the device changes a picture.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(
+        self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device
+    ) -> None:
         self._generators = [generator(seed, "image") for seed in seeds]
         self._shape = shape
         self._device = device

@@ -33,7 +33,9 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.note) for number in (signal.SIGINT, *_PREEMPTIONS)}
+    before = {
+        number: signal.signal(number, request.note) for number in (signal.SIGINT, *_PREEMPTIONS)
+    }
     try:
         yield request
     finally:

@@ -19,8 +19,7 @@ def averaged_copy(network: Net) -> Net:
 @torch.no_grad()
 def update(average: nn.Module, network: nn.Module, decay: float) -> None:
     """average <- decay average + (1 - decay) weights, in place."""
-    pairs = list(average.parameters()), [p.detach() for p in network.parameters()]
-    torch._foreach_lerp_(*pairs, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 def decay_after(batch: int, images: int, halflife: float, rampup: float) -> float:

@@ -1,4 +1,4 @@
-"""Full training states on disk. The only place with torch.save and torch.load: never a pickle's code."""
+"""Full training states on disk: tensors and plain numbers, loaded without running any code."""
 
 from __future__ import annotations
 
@@ -40,12 +40,20 @@ def restore_newest(folder: Path, state: State, reporter: Reporter) -> Path | Non
 
 
 def restore(path: Path, state: State) -> None:
-    """Bring the state to one snapshot. Raises DdpmError where the file is torn or of another network."""
+    """Bring the state to one snapshot. Raises DdpmError for a torn file or another network's."""
     try:
         held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state.restore(held)
     except FileNotFoundError as error:
         raise DdpmError(f"--resume {path}: no such file") from error
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DdpmError(f"{path} is not a whole snapshot of this run ({first[:120]})") from error

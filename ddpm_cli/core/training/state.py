@@ -43,7 +43,7 @@ class State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.derive(config.optimiser.seed, "weights"))
             network = UNet(config.network)
-        network = network.to(device, memory_format=torch.channels_last)
+        network = network.to(device).to(memory_format=torch.channels_last)
         return cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
 
     def as_dict(self) -> dict[str, Any]:

@@ -89,7 +89,9 @@ class Trainer:
                 self._accumulate(noised, labels)
 
                 # Step, unless the numbers went bad.
-                norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.clip)
+                norm = torch.nn.utils.clip_grad_norm_(
+                    self.network.parameters(), config.optimiser.clip
+                )
                 progress.images += batch
                 progress.steps += 1
                 self._step(float(norm), lr)
@@ -139,7 +141,9 @@ class Trainer:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time."""
         learn, progress = self.config.optimiser, self.state.progress
         if self.config.network.dropout:
-            torch.manual_seed(seeds.derive(learn.seed, "dropout", progress.images, distributed.rank()))
+            torch.manual_seed(
+                seeds.derive(learn.seed, "dropout", progress.images, distributed.rank())
+            )
         scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
         count = len(noised.x0)
         size = self.machine.microbatch or count
@@ -148,8 +152,10 @@ class Trainer:
             chunk = Noised(noised.x0[part], noised.noise[part], noised.sigma[part])
             with distributed.accumulating(self.network, last=start + size >= count):
                 with devices.autocast(self.machine.device, self.machine.precision):
-                    losses = simple_loss(self.denoiser, chunk, None if labels is None else labels[part])
-                (scale * losses.sum()).backward()
+                    losses = simple_loss(
+                        self.denoiser, chunk, None if labels is None else labels[part]
+                    )
+                torch.autograd.backward(scale * losses.sum())
             self._losses += losses.detach().sum()
 
     def _step(self, norm: float, lr: float) -> None:
@@ -157,7 +163,9 @@ class Trainer:
         learn, progress = self.config.optimiser, self.state.progress
         if math.isfinite(norm):
             self.state.optimiser.step()
-            decay = ema.decay_after(learn.batch, progress.images, learn.ema_halflife, learn.ema_rampup)
+            decay = ema.decay_after(
+                learn.batch, progress.images, learn.ema_halflife, learn.ema_rampup
+            )
             ema.update(self.state.average, self.state.network, decay)
             progress.bad_steps = 0
         else:
@@ -167,8 +175,9 @@ class Trainer:
         if progress.bad_steps == _BAD_STEPS:
             raise DivergedError(
                 f"stopped: gradients were not finite for {_BAD_STEPS} steps in a row, up to step "
-                f"{progress.steps} (learning rate {lr:g}); the snapshot in {self.run.snapshots} is from "
-                f"before. Usual mends: --lr {learn.lr / 3:.1g} or --precision fp32, with a new --out"
+                f"{progress.steps} (learning rate {lr:g}); the snapshot in {self.run.snapshots} is "
+                f"from before. Usual mends: --lr {learn.lr / 3:.1g}, or --precision fp32, "
+                "with a new --out"
             )
 
     def _start_log(self) -> None:
@@ -182,7 +191,9 @@ class Trainer:
         images = progress.images - self._logged[0]
         seconds = progress.seconds - self._logged[1]
         loss = float(distributed.total(self._losses)) / images
-        keep = 0.5 ** (4 * images / self.config.snapshot_every)  # half-life: a quarter of a snapshot's
+        keep = 0.5 ** (
+            4 * images / self.config.snapshot_every
+        )  # half-life: a quarter of a snapshot's
         old = progress.loss_smooth
         progress.loss_smooth = loss if math.isnan(old) else keep * old + (1 - keep) * loss
         speed = images / max(seconds, 1e-9)
@@ -203,7 +214,8 @@ class Trainer:
         skipped = f", {progress.skipped} bad steps skipped" if progress.skipped else ""
         bar.update(
             100 * min(clock.used, 1),
-            f"{progress.images:,} images, {speed:,.1f} images/s, loss {progress.loss_smooth:.4f}{skipped}",
+            f"{progress.images:,} images, {speed:,.1f} images/s, "
+            f"loss {progress.loss_smooth:.4f}{skipped}",
         )
         self._start_log()
 
@@ -230,20 +242,20 @@ class Trainer:
         return float(distributed.total(summed)) / count
 
     def _judge(self, held_out: float | None) -> None:
-        """Is this the best model so far? By the held-out loss, else by the smoothed training loss."""
+        """Is this the best model so far, by the held-out loss or the smoothed training loss?"""
         progress = self.state.progress
         score = progress.loss_smooth if held_out is None else held_out
         progress.stale = 0 if score < progress.best else progress.stale + 1
         progress.best = min(score, progress.best)
 
     def _snapshot_due(self) -> bool:
-        """At every multiple of snapshot_every, and once early, so that there is something to sample."""
+        """At every multiple of snapshot_every, and once early, to have something to sample."""
         images, batch = self.state.progress.images, self.config.optimiser.batch
         every = self.config.snapshot_every
         return crossed(images, batch, every) or images - batch < every // 10 <= images
 
     def _save(self, *, hurried: bool = False) -> None:
-        """Write weights, snapshot, loss curve and preview; only the first two where time presses."""
+        """Write weights, snapshot, loss curve and preview; the first two where time presses."""
         if not distributed.is_first():
             return
         run, config, state = self.run, self.config, self.state

@@ -1,0 +1,61 @@
+"""The map of the command line, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ddpm_cli import __version__
+from ddpm_cli.cli import console
+from ddpm_cli.cli.gif import gif
+from ddpm_cli.cli.inspect_schedule import inspect_schedule
+from ddpm_cli.cli.sample import sample
+from ddpm_cli.cli.train import train
+from ddpm_cli.core.errors import DdpmError
+
+app = typer.Typer(
+    name="ddpm",
+    help="Train, sample and judge pixel-space diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(sample)
+app.command()(gif)
+app.command()(inspect_schedule)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ddpm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error arose; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Train, sample and judge pixel-space diffusion models."""
+
+
+def main() -> None:
+    """Run the command line. One line for what the user can mend, a traceback for our own bugs."""
+    with_traceback = "--traceback" in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    try:
+        app()
+    except DdpmError as error:
+        if with_traceback:
+            raise
+        console.fail(str(error))
+        sys.exit(error.exit_code)

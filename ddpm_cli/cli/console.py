@@ -1,0 +1,131 @@
+"""The terminal, the only place that knows rich: notices to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ddpm_cli.core.runtime.reporting import Bar, Reporter, Silent
+
+_PLAIN_EVERY = 30.0  # seconds between progress lines where there is no terminal
+
+
+class Terminal:
+    """A Reporter on stderr: a live bar on a terminal, now and then a plain line elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self._console.print(message, markup=False)
+
+    @contextmanager
+    def bar(self, what: str, total: float, unit: str) -> Iterator[Bar]:
+        """Show progress until the block ends."""
+        if not self._console.is_terminal:
+            plain = _PlainBar(self, what, total, unit)
+            yield plain
+            plain.close()
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(what, total=total, amount="", note="")
+            yield _LiveBar(progress, task, total, unit)
+
+
+class _LiveBar:
+    def __init__(self, progress: Progress, task: TaskID, total: float, unit: str) -> None:
+        self._progress, self._task = progress, task
+        self._total, self._unit = total, unit
+
+    def update(self, done: float, note: str = "") -> None:
+        amount = _amount(done, self._total, self._unit)
+        self._progress.update(self._task, completed=done, amount=amount, note=note)
+
+
+class _PlainBar:
+    def __init__(self, terminal: Terminal, what: str, total: float, unit: str) -> None:
+        self._terminal, self._what = terminal, what
+        self._total, self._unit = total, unit
+        self._started = self._shown = time.monotonic()
+        self._first: float | None = (
+            None  # where the work stood at the first update: a resume's start
+        )
+        self._latest: tuple[float, str] | None = None
+
+    def update(self, done: float, note: str = "") -> None:
+        if self._first is None:
+            self._first = done
+        self._latest = (done, note)
+        if time.monotonic() - self._shown >= _PLAIN_EVERY:
+            self._show()
+
+    def close(self) -> None:
+        if self._latest is not None:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        done, note = self._latest or (0.0, "")
+        gained = done - (self._first or 0.0)
+        parts = [_amount(done, self._total, self._unit), note]
+        if gained > 0 and done < self._total:
+            left = (self._total - done) * (self._shown - self._started) / gained
+            parts.append(f"about {_duration(left)} left")
+        self._terminal.say(f"{self._what}: {', '.join(part for part in parts if part)}")
+
+
+def reporter() -> Reporter:
+    """The terminal; nowhere if this process is a worker other than the first."""
+    return Terminal() if os.environ.get("RANK", "0") == "0" else Silent()
+
+
+def result(text: str, document: dict[str, Any], as_json: bool) -> None:
+    """Print a command's result on stdout: its text, or one JSON document."""
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(_finite(document), indent=2, allow_nan=False) if as_json else text)
+
+
+def fail(message: str) -> None:
+    """Print the one line that explains a failure."""
+    print(f"ddpm: {message}", file=sys.stderr)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _amount(done: float, total: float, unit: str) -> str:
+    if unit == "%":
+        return f"{done:.0f} %"
+    return f"{done:,.0f}/{total:,.0f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,60 @@
+"""`ddpm gif`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import console, options
+
+
+def gif(
+    run: options.Run = None,
+    count: Annotated[int, typer.Option("-n", help="How many pictures side by side.")] = 16,
+    steps: options.Steps = 50,
+    eta: options.Eta = None,
+    guidance: options.Guidance = 1.0,
+    sampler: options.Sampler = "ddim",
+    spacing: options.Spacing = "trailing",
+    classes: options.Classes = None,
+    seed: options.Seed = 0,
+    show: Annotated[
+        str,
+        typer.Option(
+            help="xt: the noisy state; x0: what the model sees in it; both: side by side."
+        ),
+    ] = "xt",
+    every: Annotated[int, typer.Option(min=1, help="Show every k-th step.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Length of the animation, in seconds.")
+    ] = 4.0,
+    hold: Annotated[float, typer.Option(min=0.0, help="Seconds to hold the last frame.")] = 2.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The GIF.", show_default="denoising.gif, denoising-2.gif, … beside the weights"
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Show pictures appearing out of noise, as a GIF."""
+    from ddpm_cli.core import animation, generation
+    from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.runtime import devices, rundir
+
+    how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
+    chosen = devices.choose_device(device)
+    model = generation.load_model(
+        rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
+    )
+    request = generation.make_request(model, count, seed, classes, how)
+    path = out or rundir.free_name(model.path.parent / "denoising.gif")
+    animation.check(path, show, overwrite=overwrite)
+    frames = animation.denoising(model, request, show, every, console.reporter())
+    animation.write(path, frames, seconds, hold)
+    document = {"out": str(path), "frames": len(frames), **generation.settings_of(model, request)}
+    console.result(f"{len(frames)} frames in {path}", document, json)

@@ -1,0 +1,78 @@
+"""`ddpm sample`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddpm_cli.cli import console, options
+
+
+def sample(
+    run: options.Run = None,
+    count: Annotated[int, typer.Option("-n", help="How many pictures.")] = 16,
+    steps: options.Steps = 50,
+    eta: options.Eta = None,
+    guidance: options.Guidance = 1.0,
+    sampler: options.Sampler = "ddim",
+    spacing: options.Spacing = "trailing",
+    classes: options.Classes = None,
+    seed: options.Seed = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for 000000.png and up, grid.png and manifest.jsonl. A folder left half "
+            "done by the same command is completed.",
+            show_default="generated/, generated-2/, … beside the weights",
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    nproc: options.Nproc = 1,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+) -> None:
+    """Draw pictures from a trained model."""
+    from ddpm_cli.core import generation
+    from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.runtime import devices, distributed, launch, rundir
+
+    how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
+    if nproc > 1 and not distributed.under_launcher():
+        devices.check_processes(nproc, device)
+        code = launch.launch(nproc, sys.argv[1:])
+        if code:
+            raise typer.Exit(code)
+        return
+    reporter = console.reporter()
+    chosen = devices.choose_device(device)
+    model = generation.load_model(
+        rundir.find_weights(run), chosen, devices.choose_precision(precision, chosen)
+    )
+    request = generation.make_request(model, count, seed, classes, how)
+    reporter.say(
+        f"{model.path}: {model.images:,} images seen; "
+        f"{how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+    )
+    started = time.monotonic()
+    with distributed.joined(chosen):
+        folder = out or distributed.told_by_first(lambda: generation.default_folder(model, request))
+        drawn = generation.write(folder, model, request, batch, reporter, overwrite=overwrite)
+    seconds = time.monotonic() - started
+    document: dict[str, Any] = {
+        "out": str(folder),
+        "n": count,
+        "drawn": drawn,
+        "nfe": how.evaluations,
+        "seconds": round(seconds, 3),
+        "grid": str(folder / "grid.png"),
+        **generation.settings_of(model, request),
+    }
+    there = f" ({count - drawn} were there)" if drawn < count else ""
+    text = f"{count} pictures in {folder}{there}, {seconds:.1f} s\nGrid: {folder / 'grid.png'}"
+    console.result(text, document, json)

@@ -1,0 +1,57 @@
+"""Pictures appearing out of noise, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ddpm_cli.core import generation
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.files import Picture
+from ddpm_cli.core.data.pixels import to_uint8
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation import Model, Request
+from ddpm_cli.core.runtime.reporting import Reporter, track
+
+SHOWN = ("xt", "x0", "both")
+
+
+def check(path: Path, show: str, *, overwrite: bool) -> None:
+    """Refuse what cannot be drawn or would be lost, before anything is drawn."""
+    if show not in SHOWN:
+        raise UsageError(f"--show {show!r} is unknown; choose one of {', '.join(SHOWN)}")
+    if path.suffix.lower() != ".gif":
+        raise UsageError(f"--out {path} should end in .gif")
+    if path.exists() and not overwrite:
+        raise DdpmError(f"{path} exists; choose another --out, or add --overwrite")
+
+
+def denoising(
+    model: Model, request: Request, show: str, every: int, reporter: Reporter
+) -> list[Picture]:
+    """Draw the request's pictures as one grid, a frame for every `every`-th step and the last.
+
+    The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which keeps its variance.
+    """
+    indices = range(request.count)
+    start = generation.noise_of(model, request, indices)()
+    frames = [_frame(start, start, show)]
+    steps = generation.steps_of(model, request, indices)
+    for step in track(steps, reporter, "sampling", request.how.steps, "steps"):
+        if (step.index + 1) % every == 0 or step.index + 1 == request.how.steps:
+            frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))
+    return frames
+
+
+def write(path: Path, frames: Sequence[Picture], seconds: float, hold: float) -> None:
+    """Write the frames as an endless GIF of `seconds`, the last frame held for `hold` more."""
+    files.write_gif(path, frames, seconds, hold)
+
+
+def _frame(state: Tensor, x0: Tensor, show: str) -> Picture:
+    chosen = {"xt": [state], "x0": [x0], "both": [state, x0]}[show]
+    sheets = [files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256) for x in chosen]
+    return np.concatenate(sheets, axis=2)

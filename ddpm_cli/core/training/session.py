@@ -1,0 +1,242 @@
+"""One call of `ddpm train`: plan it, open its run directory, train, sum up."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.core.config import RunConfig, updated
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.presets import fitting, preset
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
+from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.state import Progress, State
+from ddpm_cli.core.training.trainer import Machine, Trainer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where the preset or the data decide."""
+
+    data: str = "shapes"
+    preset: str | None = None
+    config: Path | None = None  # a file of settings over the preset's
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    conditional: bool | None = None
+    out: Path | None = None
+    resume: str = "auto"
+    skip_bad: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)  # over the preset's and the file's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that could start: its pictures' source, its config and its directory."""
+
+    source: Source
+    config: RunConfig
+    preset: str
+    out: Path
+
+    @property
+    def parameters(self) -> int:
+        """The network's size."""
+        import torch
+
+        with torch.device("meta"):
+            return parameter_count(UNet(self.config.network))
+
+    def summary(self) -> dict[str, Any]:
+        """What `--dry-run` reports."""
+        config = self.config
+        clock = Clock(config, len(self.source) - config.data.holdout, Progress())
+        batch = config.optimiser.batch
+        return {
+            "out": str(self.out),
+            "preset": self.preset,
+            "parameters": self.parameters,
+            "pictures": len(self.source),
+            "classes": list(config.network.classes),
+            "size": list(config.network.size),
+            "channels": config.network.channels,
+            "batch": batch,
+            "images": clock.images,
+            "steps": clock.images and clock.images // batch,
+            "epochs": clock.images and clock.images / (len(self.source) - config.data.holdout),
+            "minutes": config.budget.minutes,
+        }
+
+
+def plan(request: Request) -> Plan:
+    """Settle everything about a run before anything is written: data, preset, file, options."""
+    source = open_source(request.data)
+    size = request.size or source.native_size
+    channels = request.channels or source.native_channels
+    name = request.preset or fitting(source.name, channels, size)
+    chosen = preset(name)
+    conditional = not chosen.unconditional if request.conditional is None else request.conditional
+    if request.conditional and not source.classes:
+        raise UsageError(f"--conditional, but {request.data} has no class folders")
+
+    config = updated(RunConfig(), chosen.settings)
+    if request.config is not None:
+        config = updated(config, _settings_in(request.config), str(request.config))
+    settings = dict(request.settings)
+    settings["network"] = {
+        "size": list(size),
+        "channels": channels,
+        "classes": list(source.classes) if conditional else [],
+    }
+    settings["data"] = settings.get("data", {}) | {
+        "source": request.data,
+        "fingerprint": source.fingerprint,
+    }
+    if settings.get("budget"):  # one given limit replaces all of the preset's
+        settings["budget"] = {"images": None, "minutes": None} | settings["budget"]
+    config = updated(config, settings)
+    _check(config, len(source))
+    return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
+
+
+def run(plan: Plan, request: Request, machine: Machine, reporter: Reporter) -> dict[str, Any]:
+    """Train as planned, alone or as one of several processes; a summary of how it ended."""
+    config = plan.config
+    if config.optimiser.batch < distributed.world_size():
+        raise UsageError(
+            f"--batch {config.optimiser.batch} is less than one image for each of "
+            f"{distributed.world_size()} processes"
+        )
+    pictures = read_pictures(plan, request, reporter)
+    training, held_out = pictures.split(config.data.holdout, config.optimiser.seed)
+    run = RunDirectory(distributed.told_by_first(lambda: _open_directory(plan, request)))
+    reporter.say(f"Run directory: {run.path}")
+    state = State.fresh(config, machine.device)
+    resumed = _resume(run, state, request.resume, reporter)
+    if distributed.is_first():
+        run.write_config(config)
+        run.rewind_rows(state.progress.images)
+    if Clock(config, len(training), state.progress).used >= 1:
+        reporter.say(
+            "The budget is used up; give a larger one (--images, --minutes, …) to train on."
+        )
+    else:
+        Trainer(run, config, state, training, held_out, machine, reporter).train()
+    distributed.barrier()
+    progress = state.progress
+    return {
+        "run": str(run.path),
+        "weights": str(run.weights),
+        "parameters": parameter_count(state.network),
+        "images": progress.images,
+        "steps": progress.steps,
+        "seconds": round(progress.seconds, 2),
+        "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
+        "loss": progress.loss_smooth,
+        "best_loss": progress.best,
+        "skipped_steps": progress.skipped,
+        "resumed_at": resumed,
+    }
+
+
+def read_pictures(plan: Plan, request: Request, reporter: Reporter) -> loader.Pictures:
+    """Decode the pictures, or find them in the cache; one process of a machine goes first."""
+    network = plan.config.network
+    with distributed.first_on_machine():
+        return loader.prepare(
+            plan.source, network.channels, network.size, reporter, skip_bad=request.skip_bad
+        )
+
+
+def _open_directory(plan: Plan, request: Request) -> Path:
+    """The run directory to use. Raises DdpmError rather than touch another run or other files."""
+    out = plan.out
+    run = RunDirectory(out)
+    if request.resume == "never":
+        if request.out is None:
+            out = free_name(out)
+        elif run.config.exists():
+            raise DdpmError(
+                f"{out} holds a run, which --resume never would overwrite; choose another --out"
+            )
+    elif run.config.exists():
+        _check_same(run, plan.config)
+        return out
+    if out.is_dir() and any(out.iterdir()):
+        raise DdpmError(f"{out} is not empty and holds no run; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DdpmError(f"cannot make {out}: {error.strerror}; choose another --out") from error
+    return out
+
+
+def _check_same(run: RunDirectory, config: RunConfig) -> None:
+    changes = run.read_config().differences(config)
+    if any(change.startswith("data.fingerprint") for change in changes):
+        changes = [
+            f"the pictures of {config.data.source} are not the ones it was trained on",
+            *changes,
+        ]
+        changes = [change for change in changes if not change.startswith("data.fingerprint")]
+    if changes:
+        raise DdpmError(
+            f"{run.path} holds a run that this command would change: {'; '.join(changes[:5])}. "
+            "Run it as before to go on, or choose another --out (or --resume never) for a new run"
+        )
+
+
+def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) -> int:
+    """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start."""
+    if resume not in ("auto", "never"):
+        path: Path | None = Path(resume)
+        snapshots.restore(Path(resume), state)
+    else:
+        path = (
+            snapshots.restore_newest(run.snapshots, state, reporter) if resume == "auto" else None
+        )
+    if path is None:
+        reporter.say(f"No snapshot in {run.path}: starting from scratch.")
+    else:
+        images, steps = state.progress.images, state.progress.steps
+        reporter.say(f"Resuming from {path} ({images:,} images, {steps:,} steps).")
+    return state.progress.images
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """The settings of a JSON (config.json of a run, say) or TOML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except FileNotFoundError as error:
+        raise DdpmError(f"--config {path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DdpmError(f"--config {path} is neither JSON nor TOML: {error}") from error
+    if not isinstance(settings, dict):
+        raise DdpmError(f"--config {path} should hold named settings, like a run's config.json")
+    for name in ("size", "channels", "classes"):  # these follow the data
+        settings.get("network", {}).pop(name, None)
+    settings.pop("data", None)
+    return settings
+
+
+def _check(config: RunConfig, pictures: int) -> None:
+    if not config.budget.given:
+        raise UsageError("no budget: give --images, --steps, --epochs or --minutes")
+    if config.data.holdout >= pictures:
+        raise UsageError(
+            f"--holdout {config.data.holdout} leaves nothing of {pictures} images to train on"
+        )
+
+
+def _name(source: str, size: tuple[int, int]) -> str:
+    return f"{source}-{size[0]}" if size[0] == size[1] else f"{source}-{size[0]}x{size[1]}"
