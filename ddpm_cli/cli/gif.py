@@ -42,19 +42,19 @@ def gif(
     json: options.Json = False,
 ) -> None:
     """Show pictures appearing out of noise, as a GIF."""
-    from ddpm_cli.core import animation, generation
     from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.generation import animation, drawing, folder
     from ddpm_cli.core.runtime import devices, rundir
 
     how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
     chosen = devices.choose_device(device)
-    model = generation.load_model(
+    model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = generation.make_request(model, count, seed, classes, how)
+    request = drawing.make_request(model, count, seed, classes, how)
     path = out or rundir.free_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, console.reporter())
     animation.write(path, frames, seconds, hold)
-    document = {"out": str(path), "frames": len(frames), **generation.settings_of(model, request)}
+    document = {"out": str(path), "frames": len(frames), **folder.settings_of(model, request)}
     console.result(f"{len(frames)} frames in {path}", document, json)

@@ -38,8 +38,8 @@ def sample(
     json: options.Json = False,
 ) -> None:
     """Draw pictures from a trained model."""
-    from ddpm_cli.core import generation
     from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.generation import drawing, folder
     from ddpm_cli.core.runtime import devices, distributed, launch, rundir
 
     how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
@@ -51,28 +51,28 @@ def sample(
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
-    model = generation.load_model(
+    model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
-    request = generation.make_request(model, count, seed, classes, how)
+    request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
         f"{model.path}: {model.images:,} images seen; "
         f"{how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
     )
     started = time.monotonic()
     with distributed.joined(chosen):
-        folder = out or distributed.told_by_first(lambda: generation.default_folder(model, request))
-        drawn = generation.write(folder, model, request, batch, reporter, overwrite=overwrite)
+        place = out or distributed.told_by_first(lambda: folder.default_folder(model, request))
+        drawn = folder.write(place, model, request, batch, reporter, overwrite=overwrite)
     seconds = time.monotonic() - started
     document: dict[str, Any] = {
-        "out": str(folder),
+        "out": str(place),
         "n": count,
         "drawn": drawn,
         "nfe": how.evaluations,
         "seconds": round(seconds, 3),
-        "grid": str(folder / "grid.png"),
-        **generation.settings_of(model, request),
+        "grid": str(place / "grid.png"),
+        **folder.settings_of(model, request),
     }
     there = f" ({count - drawn} were there)" if drawn < count else ""
-    text = f"{count} pictures in {folder}{there}, {seconds:.1f} s\nGrid: {folder / 'grid.png'}"
+    text = f"{count} pictures in {place}{there}, {seconds:.1f} s\nGrid: {place / 'grid.png'}"
     console.result(text, document, json)

@@ -58,8 +58,9 @@ class NetworkConfig:
         if any(side % step for side in self.size):
             near = sorted({max(step, (s // step + up) * step) for s in self.size for up in (0, 1)})
             raise UsageError(
-                f"pictures of {self.size[0]}x{self.size[1]} do not fit this network: both sides must be "
-                f"multiples of {step}; use --size {' or '.join(map(str, near))}, or another --preset"
+                f"pictures of {self.size[0]}x{self.size[1]} do not fit this network: both sides "
+                f"must be multiples of {step}; use --size {' or '.join(map(str, near))}, or "
+                "another --preset"
             )
 
 

@@ -138,7 +138,7 @@ def _explained(name: str, root: Path) -> Any:
         yield
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise DdpmError(
-            f"cannot get the data set {name} into {root}: {error}. Without network, run `ddpm train "
-            f"--data {name} --dry-run` on a machine that has it and copy its {root.name}/ folder "
-            "here (DDPM_CACHE sets the place), or give --data a folder of images"
+            f"cannot get the data set {name} into {root}: {error}. Without network, run "
+            f"`ddpm train --data {name} --dry-run` on a machine that has one and copy its "
+            f"{root.name}/ folder here (DDPM_CACHE sets the place), or give --data a folder"
         ) from error

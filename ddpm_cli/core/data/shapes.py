@@ -32,7 +32,7 @@ Points = NDArray[np.float64]
 
 
 def _circle(x: Points, y: Points) -> Mask:
-    return np.asarray(np.hypot(x, y) <= 1)
+    return np.hypot(x, y) <= 1
 
 
 def _square(x: Points, y: Points) -> Mask:
@@ -40,7 +40,7 @@ def _square(x: Points, y: Points) -> Mask:
 
 
 def _triangle(x: Points, y: Points) -> Mask:
-    return (y <= 0.7) & (y >= np.sqrt(3) * abs(x) - 1)
+    return (y <= 0.7) & (y >= 3**0.5 * abs(x) - 1)
 
 
 def _cross(x: Points, y: Points) -> Mask:

@@ -36,12 +36,12 @@ class Schedule:
     @cached_property
     def alpha_bar(self) -> Table:
         """Share of the signal's variance left after t + 1 steps: the product of 1 - beta."""
-        return np.cumprod(1 - self.beta)
+        return np.cumprod(1 - self.beta, dtype=np.float64)
 
     @cached_property
     def sigma(self) -> Table:
         """Noise level relative to the signal, sqrt((1 - abar) / abar), ascending."""
-        return np.asarray(((1 - self.alpha_bar) / self.alpha_bar) ** 0.5, dtype=np.float64)
+        return np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
 
     @cached_property
     def snr(self) -> Table:

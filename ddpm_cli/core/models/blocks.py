@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
@@ -14,9 +17,17 @@ def normalisation(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """A layer that starts as zero, so that its block starts as the identity."""
+def glorot(layer: Layer) -> Layer:
+    """Start a layer from Glorot's uniform weights and zero biases, as DDPM does."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
+
+
+def zeroed(layer: Layer) -> Layer:
+    """Start a layer as zero, so that its block starts as the identity."""
     nn.init.zeros_(layer.weight)
+    nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
 
 
@@ -32,13 +43,13 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = normalisation(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv1 = glorot(nn.Conv2d(inputs, outputs, 3, padding=1))
         self.scale_shift = time == "scale-shift"
-        self.condition = nn.Linear(condition, 2 * outputs if self.scale_shift else outputs)
+        self.condition = glorot(nn.Linear(condition, 2 * outputs if self.scale_shift else outputs))
         self.norm2 = normalisation(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.skip = nn.Identity() if inputs == outputs else glorot(nn.Conv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, inputs, H, W), condition (B, C) -> (B, outputs, H, W)."""
@@ -60,7 +71,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = normalisation(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +91,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = glorot(nn.Conv2d(channels, channels, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C, H/2, W/2)."""
@@ -93,7 +104,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = glorot(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C, 2H, 2W)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config import NULL_CLASS
+from ddpm_cli.core.models.blocks import glorot
 
 
 def sinusoidal(values: Tensor, width: int, longest: float = 10_000) -> Tensor:
@@ -30,8 +31,8 @@ class Condition(nn.Module):
     def __init__(self, encoding: int, width: int, classes: int) -> None:
         super().__init__()
         self.encoding = encoding
-        self.first = nn.Linear(encoding, width)
-        self.second = nn.Linear(width, width)
+        self.first = glorot(nn.Linear(encoding, width))
+        self.second = glorot(nn.Linear(width, width))
         self.classes = nn.Embedding(classes + 1, width) if classes else None  # row 0: null class
 
     def forward(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from ddpm_cli.core.models.blocks import (
     ResidualBlock,
     SelfAttention,
     Upsample,
+    glorot,
     normalisation,
     zeroed,
 )
@@ -44,7 +45,7 @@ class UNet(nn.Module):
         widths = [config.width * m for m in config.multipliers]
         levels = range(len(widths))
         self.condition = Condition(config.width, 4 * config.width, len(config.classes))
-        self.inputs = nn.Conv2d(folded, config.width, 3, padding=1)
+        self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
 
         channels, kept = config.width, [config.width]
         self.down = nn.ModuleList()
@@ -78,7 +79,6 @@ class UNet(nn.Module):
 
         self.norm = normalisation(channels)
         self.outputs = zeroed(nn.Conv2d(channels, folded, 3, padding=1))
-        self.apply(_initialise)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_noise (B,), class labels (B,) or None -> F (B, C, H, W)."""
@@ -102,12 +102,3 @@ class UNet(nn.Module):
 def parameter_count(network: nn.Module) -> int:
     """Number of trainable numbers."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Glorot's uniform weights and zero biases (DDPM); layers that start as zero stay zero."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        if module.weight.any():
-            nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,0 +1,114 @@
+"""A folder of drawn pictures: 000000.png and up, grid.png, manifest.jsonl, sampling.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm_cli.core.data import files
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation.drawing import Model, Request, draw
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.atomic import write_text
+from ddpm_cli.core.runtime.reporting import Reporter
+
+_FOLDER = "generated"  # beside the weights
+_SETTINGS = "sampling.json"
+_IN_GRID = 100  # pictures on grid.png at most
+
+
+def write(
+    folder: Path, model: Model, request: Request, batch: int, reporter: Reporter, *, overwrite: bool
+) -> int:
+    """Write exactly `count` pictures with grid.png and manifest.jsonl into a folder.
+
+    A folder with the same settings is completed: pictures that are there stay. The number drawn.
+    Raises DdpmError where the folder holds anything else, unless `overwrite` is given.
+    """
+    distributed.told_by_first(lambda: _open(folder, model, request, overwrite=overwrite))
+    mine = range(request.count)[distributed.share(request.count)]
+    missing = [i for i in mine if not _file(folder, i).exists()]
+    for indices, pictures in draw(model, request, missing, batch, reporter):
+        for index, picture in zip(indices, pictures, strict=True):
+            files.write_png(_file(folder, index), picture)
+    drawn = int(distributed.total(torch.tensor(len(missing))))
+    if distributed.is_first():
+        _write_manifest(folder, model, request)
+        shown = range(min(request.count, _IN_GRID))
+        files.write_png(folder / "grid.png", _grid([_file(folder, i) for i in shown], model))
+    return drawn
+
+
+def default_folder(model: Model, request: Request) -> Path:
+    """`generated` beside the weights, or the first of `generated-2`, … without other pictures."""
+    settings = settings_of(model, request)
+    first = model.path.parent / _FOLDER
+    names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
+    return next(name for name in names if not name.exists() or _settings_in(name) == settings)
+
+
+def settings_of(model: Model, request: Request) -> dict[str, Any]:
+    """What determines the pictures, apart from how many there are."""
+    names = model.config.network.classes
+    return {
+        "weights": str(model.path),
+        "weights_sha256": model.sha256,
+        "images_seen": model.images,
+        "seed": request.seed,
+        "classes": [names[label] for label in request.labels],
+        **asdict(request.how),
+    }
+
+
+def _open(folder: Path, model: Model, request: Request, *, overwrite: bool) -> None:
+    """Make the folder ready. Raises DdpmError rather than mix two lots of pictures."""
+    settings = settings_of(model, request)
+    held = sorted(folder.glob("*")) if folder.is_dir() else []
+    if held and not overwrite:
+        if _settings_in(folder) != settings:
+            raise DdpmError(
+                f"{folder} holds other files ({held[0].name}, …); "
+                "choose another --out, or --overwrite"
+            )
+        beyond = [path for path in folder.glob("[0-9]*.png") if int(path.stem) >= request.count]
+        if beyond:
+            raise DdpmError(f"{folder} holds more than {request.count} pictures; add --overwrite")
+    if overwrite:
+        for path in folder.glob("[0-9]*.png"):
+            path.unlink()
+    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def _settings_in(folder: Path) -> Any:
+    try:
+        return json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _grid(paths: Sequence[Path], model: Model) -> files.Picture:
+    channels = model.config.network.channels
+    pictures = [files.decode(path.read_bytes(), str(path), channels) for path in paths]
+    return files.enlarge(files.grid(np.stack(pictures)), 256)
+
+
+def _write_manifest(folder: Path, model: Model, request: Request) -> None:
+    names = model.config.network.classes
+    lines = []
+    for i in range(request.count):
+        label = request.label(i)
+        entry: dict[str, Any] = {"file": _file(folder, i).name, "seed": request.seed + i}
+        if label is not None:
+            entry["class"] = names[label]
+        lines.append(json.dumps(entry) + "\n")
+    write_text(folder / "manifest.jsonl", "".join(lines))
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.png"

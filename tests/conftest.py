@@ -1,0 +1,118 @@
+"""What the tests share: a cache and a working folder of their own, the command line in process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_cli.cli.app import main
+from ddpm_cli.core.data import files
+
+TINY = {
+    "network": {
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention_levels": [1],
+        "time": "scale-shift",
+        "patch": 2,
+        "dropout": 0.0,
+    },
+    "diffusion": {"schedule": "cosine", "parameterisation": "v"},
+    "optimiser": {"batch": 8, "lr": 2e-3, "warmup": 16, "ema_halflife": 64},
+    "budget": {"images": 64},
+    "snapshot_every": 32,
+    "preview": 2,
+}
+
+
+class Result(NamedTuple):
+    """How one call of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def _own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Run every test in a folder of its own, with one cache of decoded pictures for the session."""
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    cache = request.getfixturevalue("session_cache")
+    monkeypatch.setenv("DDPM_CACHE", str(cache))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def ddpm(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Call the command line as a shell would, in this process."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else 1
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A --config file of a network that trains in a second."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 24 pictures of 8x8 in two classes: dark ones and light ones."""
+    rng = np.random.default_rng(0)
+    for label, base in (("dark", 40), ("light", 200)):
+        for i in range(12):
+            pixels = (base + rng.integers(-20, 20, (3, 8, 8))).astype(np.uint8)
+            files.write_png(tmp_path / "photos" / label / f"{i}.png", pixels)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callable[..., Result]:
+    """Train the tiny network on the photos."""
+
+    def call(*arguments: object) -> Result:
+        return ddpm("train", "--data", photos, "--config", tiny, *arguments)
+
+    return call
+
+
+@pytest.fixture
+def noise() -> Callable[..., torch.Tensor]:
+    """Standard normal tensors of a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
