@@ -134,7 +134,7 @@ def _in_mode(image: Image.Image, channels: int) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
-    if image.mode != "F" and values.max(initial=0) > 255:
+    if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255):
         values = values / 257  # 65535 -> 255
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
