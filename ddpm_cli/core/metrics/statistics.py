@@ -25,13 +25,13 @@ class Moments:
     the features are cut up does not matter, to rounding.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._mean = torch.zeros(dimensions, dtype=torch.float64)
-        self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+        self._mean = torch.empty(0)  # (d,), once there are features
+        self._scatter = torch.empty(0, 0)  # (d, d)
 
     def update(self, features: Tensor) -> None:
-        """Take in features (n, dimensions). Raises DdpmError where they are not finite."""
+        """Take in features (n, d). Raises DdpmError where they are not finite."""
         if not bool(torch.isfinite(features).all()):
             raise DdpmError("features hold NaN or infinity: are the weights damaged?")
         x = (features.cpu() if features.device.type == "mps" else features).double()
@@ -42,25 +42,27 @@ class Moments:
     def merge(self, other: Moments) -> None:
         """Take in another shard's moments."""
         if other.count:
-            self._join(other.count, other._mean, other._scatter)
+            self._join(other.count, other._mean.clone(), other._scatter.clone())
 
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        if self.count == 0:
+            self.count, self._mean, self._scatter = count, mean, scatter
+            return
         total = self.count + count
-        here = mean.device
-        self._mean, self._scatter = self._mean.to(here), self._scatter.to(here)
-        gap = mean - self._mean
-        self._scatter += scatter + torch.outer(gap, gap) * (self.count * count / total)
+        gap = mean.to(self._mean.device) - self._mean
+        self._scatter += scatter.to(gap.device)
+        self._scatter += torch.outer(gap, gap) * (self.count * count / total)
         self._mean += gap * (count / total)
         self.count = total
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """The mean (dimensions,)."""
+        """The mean (d,)."""
         return np.asarray(self._mean.cpu().numpy())
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """The covariance (dimensions, dimensions), over n - 1. Raises DdpmError below 2 samples."""
+        """The covariance (d, d), over n - 1. Raises DdpmError below 2 samples."""
         if self.count < 2:
             raise DdpmError(f"a covariance needs at least 2 images, not {self.count}")
         return np.asarray((self._scatter / (self.count - 1)).cpu().numpy())
