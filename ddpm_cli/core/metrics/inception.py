@@ -9,6 +9,7 @@ auxiliary head. The state dict keys are the published ones, which are torchvisio
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,21 @@ PUBLISHED = RemoteFile(
 SIDE = 299  # pixels of the network's input
 FEATURES = 2048
 CLASSES = 1008
+
+# What reading a damaged file may raise: torch's unpickler checks little of what it is given.
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Features(NamedTuple):
@@ -163,7 +179,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
         raise DdpmError(f"{path} is no readable weights file ({why}); {_wanted()}") from error
     except OSError as error:
