@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console
+from ddpm_cli.cli import console, options
 
 SIDES = "folder (searched at any depth), .zip, image .npz (arr_0) or statistics .npz (mu, sigma)"
 
@@ -17,7 +17,10 @@ def fid(
     fake: Annotated[Path, typer.Argument(help="The pictures to judge: any of the same.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="FID Inception weights, .pth or .safetensors [default: a download]."),
+        typer.Option(
+            help="FID Inception weights, .pth or .safetensors.",
+            show_default="the published ones, downloaded once",
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -29,17 +32,16 @@ def fid(
     batch: Annotated[
         int, typer.Option(min=1, help="Images through the network at a time; changes speed only.")
     ] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable files out, and name them.")
-    ] = False,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
     save_real: Annotated[
         Path | None,
-        typer.Option(help="Write the real side's statistics to this .npz, to be REAL next time."),
+        typer.Option(
+            help="Write the real side's statistics to this .npz, to be REAL next time.",
+            show_default="not written",
+        ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    json: options.Json = False,
 ) -> None:
     """Frechet Inception distance between two sets of pictures; smaller is closer."""
     from ddpm_cli.core.metrics.evaluate import judge_fid
@@ -49,7 +51,7 @@ def fid(
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime.devices import choose_device
 
-    reporter = console.reporter(as_json)
+    reporter = console.reporter()
     how = named(protocol)
     sides = [open_side(path, skip_bad) for path in (real, fake)]
     extractor = None
@@ -59,4 +61,4 @@ def fid(
     if save_real is not None:
         statistics.write(save_real)
         reporter.say(f"the real side's statistics are in {save_real}")
-    console.result(result.line(), result.document(), as_json)
+    console.result(result.line(), result.document(), json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console
+from ddpm_cli.cli import console, options
 
 
 def inception_score(
@@ -17,7 +17,10 @@ def inception_score(
     ],
     weights: Annotated[
         Path | None,
-        typer.Option(help="FID Inception weights, .pth or .safetensors [default: a download]."),
+        typer.Option(
+            help="FID Inception weights, .pth or .safetensors.",
+            show_default="the published ones, downloaded once",
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -33,13 +36,9 @@ def inception_score(
     batch: Annotated[
         int, typer.Option(min=1, help="Images through the network at a time; changes speed only.")
     ] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable files out, and name them.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
+    json: options.Json = False,
 ) -> None:
     """Inception Score of a set of pictures: mean and deviation over splits; larger is better."""
     from ddpm_cli.core.errors import UsageError
@@ -50,11 +49,11 @@ def inception_score(
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime.devices import choose_device
 
-    reporter = console.reporter(as_json)
+    reporter = console.reporter()
     how = named(protocol)
     pictures = open_side(images, skip_bad)
     if isinstance(pictures, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     extractor = load_extractor(weights, how, choose_device(device), batch, reporter)
     result = judge_inception_score(pictures, extractor, splits, reporter)
-    console.result(result.line(), result.document(), as_json)
+    console.result(result.line(), result.document(), json)
