@@ -83,6 +83,21 @@ def test_a_forked_process_opens_the_archive_itself(
     assert listing.read(0) == b"a"
 
 
+def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cats\\a.png", "a")
+    listing = picture_files(path)
+    assert listing.names == ("cats/a.png",)
+    assert listing.read(0) == b"a"
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # the flags of the local header,
+    data[data.index(b"PK\1\2") + 8] |= 1  # and of the directory
+    path.write_bytes(data)
+    with pytest.raises(UnreadableError, match=r"cats/a\.png is encrypted; unpack"):
+        picture_files(path).read(0)
+
+
 def test_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
     first = picture_files(root).fingerprint()

@@ -219,6 +219,19 @@ def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
         list(opened(path))
 
 
+def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    np.savez(path, arr_0=np.asfortranarray(noise(2, 4, 4, 3)))
+    with pytest.raises(DdpmError, match="pictures are uint8"):
+        open_side(path)
+    array = io.BytesIO()
+    np.save(array, noise(2, 4, 4, 3))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", array.getvalue()[:-1])
+    with pytest.raises(DdpmError, match="ends before its 2 pictures do"):
+        list(opened(path))
+
+
 def test_statistics_files_are_told_from_image_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
     assert isinstance(open_side(tmp_path / "s.npz"), Statistics)
