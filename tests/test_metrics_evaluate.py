@@ -29,6 +29,8 @@ CPU = torch.device("cpu")
 class Pooled(FidInception):
     """In the network's place: 12 features that are averages of quarters of the picture."""
 
+    width = 12
+
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.batches: list[int] = []
@@ -171,8 +173,12 @@ def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match=r"--weights of REAL is cdcd.*, of FAKE abab"):
         judge_fid(retrained, images(fake), extractor(), Silent())
     narrow = Statistics(np.zeros(3), np.eye(3), 5, None, None)
+    unused = extractor()
+    with pytest.raises(DdpmError, match="statistics have 3 features, this network 12"):
+        judge_fid(images(fake), narrow, unused, Silent())
+    assert unused.network.batches == [], "the features were extracted in vain"
     with pytest.raises(DdpmError, match="3 and 12 features"):
-        judge_fid(narrow, images(fake), extractor(), Silent())
+        judge_fid(narrow, resized, None, Silent())
     ear = Ear()
     unknown = Statistics(np.zeros(12), np.eye(12), None, None, None)
     result, _ = judge_fid(unknown, images(fake), extractor(), ear)
@@ -190,8 +196,10 @@ def test_few_pictures_are_said_to_be_few(tmp_path: Path) -> None:
 
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 1, 1, 32)
+    unused = extractor()
     with pytest.raises(DdpmError, match=r"f\.npz holds 1 image; FID needs"):
-        judge_fid(images(real), images(fake), extractor(), Silent())
+        judge_fid(images(real), images(fake), unused, Silent())
+    assert unused.network.batches == [], "the features were extracted in vain"
     folder = folder_of(tmp_path / "f", real, [0, 1])
     (folder / "000.png").write_bytes(b"")
     with pytest.raises(DdpmError, match=r"only 1 images of .* are readable"):

@@ -58,7 +58,7 @@ def fid(
     if not all(isinstance(side, Statistics) for side in sides):
         extractor = load_extractor(weights, how, choose_device(device), batch, reporter)
     result, statistics = judge_fid(sides[0], sides[1], extractor, reporter)
+    console.result(result.line(), result.document(), json)
     if save_real is not None:
         statistics.write(save_real)
         reporter.say(f"the real side's statistics are in {save_real}")
-    console.result(result.line(), result.document(), json)

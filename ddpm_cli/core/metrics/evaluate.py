@@ -72,6 +72,8 @@ def judge_fid(
     The extractor may be None where both sides are statistics. Raises DdpmError for sides that hold
     fewer than 2 pictures or that cannot be compared.
     """
+    for side in (real, fake):
+        _check_enough(side, extractor)
     _check_comparable(real, fake, extractor, reporter)
     real_statistics, real_is = _statistics_of(real, extractor, "real", reporter)
     fake_statistics, fake_is = _statistics_of(fake, extractor, "fake", reporter)
@@ -122,8 +124,6 @@ def _statistics_of(
     if isinstance(side, Statistics):
         return side, "statistics"
     assert extractor is not None, "pictures need an extractor"
-    if len(side) < 2:
-        raise DdpmError(f"{side.label} holds 1 image; FID needs a covariance, so at least 2")
     moments = Moments()
     _walk(side, extractor, lambda found: moments.update(found.pool), what, reporter)
     if moments.count < 2:
@@ -147,6 +147,16 @@ def _walk(
             done += len(features.pool)
             bar.update(done)
     pictures.tally.report(reporter, pictures.label)
+
+
+def _check_enough(side: Side, extractor: Extractor | None) -> None:
+    """Find out now what would stop the score after an hour of features."""
+    if isinstance(side, Statistics):
+        if extractor is not None and len(side.mean) != extractor.network.width:
+            here = extractor.network.width
+            raise DdpmError(f"the statistics have {len(side.mean)} features, this network {here}")
+    elif len(side) < 2:
+        raise DdpmError(f"{side.label} holds 1 image; FID needs a covariance, so at least 2")
 
 
 def _check_comparable(

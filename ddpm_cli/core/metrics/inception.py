@@ -62,6 +62,8 @@ class Features(NamedTuple):
 class FidInception(nn.Module):
     """Inception-v3 with the FID changes: (N, 3, 299, 299) of about [-1, 1] -> Features."""
 
+    width = FEATURES  # numbers in Features.pool
+
     def __init__(self) -> None:
         super().__init__()
         conv = blocks.BasicConv2d  # convolution without bias, batch norm (eps .001), ReLU
