@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -16,27 +15,11 @@ import torch
 from inception_standin import standin_weights
 from PIL import Image
 
-from ddpm_cli.cli.app import main
 from ddpm_cli.core.metrics.inception import PUBLISHED
 from ddpm_cli.core.runtime import downloads
 from ddpm_cli.core.runtime.downloads import sha256_of
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def ddpm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+Run = Callable[..., tuple[int, str, str]]  # exit code, stdout, stderr
 
 
 @pytest.fixture(scope="module")
