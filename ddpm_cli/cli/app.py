@@ -9,7 +9,9 @@ import typer
 
 from ddpm_cli import __version__
 from ddpm_cli.cli import console
+from ddpm_cli.cli.fid import fid
 from ddpm_cli.cli.gif import gif
+from ddpm_cli.cli.inception_score import inception_score
 from ddpm_cli.cli.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.sample import sample
 from ddpm_cli.cli.train import train
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(sample)
 app.command()(gif)
+app.command()(fid)
+app.command()(inception_score)
 app.command()(inspect_schedule)
 
 

@@ -50,6 +50,25 @@ def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
         return ((width, height) if turned else (height, width)), (1 if grey else 3)
 
 
+def traits(data: bytes, name: str) -> frozenset[str]:
+    """Name what decoding to RGB will change, from the header.
+
+    Any of "grey", "transparent", "16-bit", "CMYK", "turned" (by EXIF) and "of several frames".
+    """
+    with _opened(data, name) as image:
+        found = {
+            "grey": image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES,
+            "transparent": _transparent(image),
+            "16-bit": image.mode in _DEEP_MODES,
+            "CMYK": image.mode == "CMYK",
+            # asking a PNG for its EXIF decodes it whole
+            "turned": image.format in ("JPEG", "MPO", "TIFF", "WEBP")
+            and image.getexif().get(0x0112, 1) != 1,
+            "of several frames": bool(getattr(image, "is_animated", False)),
+        }
+    return frozenset(trait for trait, present in found.items() if present)
+
+
 def decode(
     data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None
 ) -> Picture:
@@ -125,11 +144,14 @@ def _opened(data: bytes, name: str) -> Image.Image:
 def _in_mode(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _DEEP_MODES:
         image = _eight_bit(image)
-    transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
-    if transparent and channels != 4:
+    if _transparent(image) and channels != 4:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+
+
+def _transparent(image: Image.Image) -> bool:
+    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

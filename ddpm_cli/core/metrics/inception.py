@@ -1,0 +1,210 @@
+"""The Inception network that FID and IS are defined with, and the reading of its weights.
+
+It is Inception-v3 (Szegedy et al. 2015) as released for TensorFlow on 2015-12-05, whose weights
+pytorch-fid published for PyTorch. It differs from torchvision's in four places: 1008 logits,
+average pools that do not count their padding, a max pool in the last block's pool branch, and no
+auxiliary head. The state dict keys are the published ones, which are torchvision's.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import inception as blocks
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.downloads import RemoteFile
+
+PUBLISHED = RemoteFile(
+    what="the FID Inception weights",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    size=95_628_359,
+    option="--weights FILE",
+)
+SIDE = 299  # pixels of the network's input
+FEATURES = 2048
+CLASSES = 1008
+
+# What reading a damaged file may raise: torch's unpickler checks little of what it is given.
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class Features(NamedTuple):
+    """What the network says of N pictures, float32."""
+
+    pool: Tensor  # (N, 2048): "pool3", what FID, KID, precision and recall see
+    logits: Tensor  # (N, 1008): without the bias, as the Inception Score has always been computed
+
+
+class FidInception(nn.Module):
+    """Inception-v3 with the FID changes: (N, 3, 299, 299) of about [-1, 1] -> Features."""
+
+    width = FEATURES  # numbers in Features.pool
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = blocks.BasicConv2d  # convolution without bias, batch norm (eps .001), ReLU
+        self.Conv2d_1a_3x3 = conv(3, 32, kernel_size=3, stride=2)
+        self.Conv2d_2a_3x3 = conv(32, 32, kernel_size=3)
+        self.Conv2d_2b_3x3 = conv(32, 64, kernel_size=3, padding=1)
+        self.Conv2d_3b_1x1 = conv(64, 80, kernel_size=1)
+        self.Conv2d_4a_3x3 = conv(80, 192, kernel_size=3)
+        self.Mixed_5b = InceptionA(192, pool_features=32)
+        self.Mixed_5c = InceptionA(256, pool_features=64)
+        self.Mixed_5d = InceptionA(288, pool_features=64)
+        self.Mixed_6a = blocks.InceptionB(288)
+        self.Mixed_6b = InceptionC(768, channels_7x7=128)
+        self.Mixed_6c = InceptionC(768, channels_7x7=160)
+        self.Mixed_6d = InceptionC(768, channels_7x7=160)
+        self.Mixed_6e = InceptionC(768, channels_7x7=192)
+        self.Mixed_7a = blocks.InceptionD(768)
+        self.Mixed_7b = InceptionE(1280)
+        self.Mixed_7c = LastInceptionE(2048)
+        self.fc = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Features:
+        """Run the network on (N, 3, 299, 299)."""
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
+        x = functional.max_pool2d(x, kernel_size=3, stride=2)  # 64 x 73 x 73
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
+        x = functional.max_pool2d(x, kernel_size=3, stride=2)  # 192 x 35 x 35
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # 288 x 35 x 35
+        x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))  # 768 x 17 x 17
+        x = self.Mixed_6e(self.Mixed_6d(x))
+        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # 2048 x 8 x 8
+        pool = x.mean(dim=(2, 3))
+        return Features(pool, pool @ self.fc.weight.T)
+
+
+class InceptionA(blocks.InceptionA):  # type: ignore[misc]
+    """Torchvision's block, its average over the pixels that exist."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            self.branch1x1(x),
+            self.branch5x5_2(self.branch5x5_1(x)),
+            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class InceptionC(blocks.InceptionC):  # type: ignore[misc]
+    """Torchvision's block, its average over the pixels that exist."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        double = self.branch7x7dbl_2(self.branch7x7dbl_1(x))
+        double = self.branch7x7dbl_4(self.branch7x7dbl_3(double))
+        return [
+            self.branch1x1(x),
+            self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
+            self.branch7x7dbl_5(double),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class InceptionE(blocks.InceptionE):  # type: ignore[misc]
+    """Torchvision's block, its average over the pixels that exist."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        single = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        return [
+            self.branch1x1(x),
+            self.branch3x3_2a(single),
+            self.branch3x3_2b(single),
+            self.branch3x3dbl_3a(double),
+            self.branch3x3dbl_3b(double),
+            self.branch_pool(self._pooled(x)),
+        ]
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return _average(x)
+
+
+class LastInceptionE(InceptionE):
+    """Mixed_7c of the 2015 graph takes a maximum where the paper has an average: kept for FID."""
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+
+
+def _average(x: Tensor) -> Tensor:
+    return functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+
+
+def load_inception(path: Path, device: torch.device) -> FidInception:
+    """Build the network from a weights file, ready to run: batch norms folded, channels last.
+
+    Raises DdpmError where the file is not that network's.
+    """
+    with torch.device("meta"):  # no weights are drawn only to be overwritten
+        network = FidInception()
+    state = read_weights(path)
+    _check(state, network, path)
+    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+    network.eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, blocks.BasicConv2d):
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+    network.to(memory_format=torch.channels_last)
+    return network.to(device)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a flat state dict, .safetensors or PyTorch's format, without unpickling any code."""
+    if not path.is_file():
+        raise DdpmError(f"--weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+        raise DdpmError(f"{path} is no readable weights file ({why}); {_wanted()}") from error
+    except OSError as error:
+        raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise DdpmError(f"{path} does not hold a flat state dict; {_wanted()}")
+    return state
+
+
+def _check(state: dict[str, Tensor], network: FidInception, path: Path) -> None:
+    needed = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    wrong = [
+        f"{key} is {tuple(state[key].shape) if key in state else 'missing'}, needs {shape}"
+        for key, shape in needed.items()
+        if not key.endswith("num_batches_tracked")  # counts training steps: the file may go without
+        and (key not in state or tuple(state[key].shape) != shape)
+    ]
+    wrong += [f"{key} is not in the network" for key in state if key not in needed]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        listed = "; ".join(wrong[:3]) + more
+        raise DdpmError(f"{path} is not the FID Inception network: {listed}; {_wanted()}")
+
+
+def _wanted() -> str:
+    return f"what is needed is {PUBLISHED.url} (sha256 {PUBLISHED.sha256[:8]}…)"

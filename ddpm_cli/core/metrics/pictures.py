@@ -1,0 +1,220 @@
+"""Pictures to judge: whatever the user names -> uint8 batches, decoded ahead of the network."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.archives import PictureFiles, picture_files
+from ddpm_cli.core.data.files import Picture, UnreadableError
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
+from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.reporting import Reporter
+
+RUN_LENGTH = 256  # most pictures in a batch,
+RUN_BYTES = 64 * 2**20  # and most bytes, so that camera pictures do not fill the memory
+
+TREATMENT = {
+    "grey": "replicated to RGB",
+    "transparent": "laid on white",
+    "16-bit": "scaled to 8 bits",
+    "CMYK": "converted to RGB",
+    "turned": "set upright as their EXIF says",
+    "of several frames": "only the first is used",
+}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Tally:
+    """What the pictures turned out to be."""
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) in pixels
+    formats: Counter[str] = field(default_factory=Counter)
+    traits: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Pictures read."""
+        return self.sizes.total()
+
+    def add(self, size: tuple[int, int], kind: str, traits: Iterable[str], times: int = 1) -> None:
+        """Count pictures of one kind."""
+        self.sizes[size] += times
+        self.formats[kind] += times
+        self.traits.update(dict.fromkeys(traits, times))
+
+    def summary(self) -> str:
+        """Sizes (width x height) and formats in a few words."""
+        if not self.sizes:
+            return "nothing"
+        names = [f"{width}x{height}" for height, width in sorted(self.sizes, key=math.prod)]
+        sizes = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        return f"{'/'.join(kind for kind, _ in self.formats.most_common())} {sizes}"
+
+    def report(self, reporter: Reporter, label: str) -> None:
+        """Say what was done to the pictures on the way, and which files were left out."""
+        for trait, times in self.traits.most_common():
+            reporter.say(f"{label}: {times} of {self.count} are {trait} ({TREATMENT[trait]})")
+        if self.unreadable:
+            shown = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
+            reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {shown}")
+
+
+class Pictures(Protocol):
+    """Pictures that can be walked through once or more, as uint8 batches (n, 1 or 3, H, W)."""
+
+    label: str  # as the user named them
+    tally: Tally  # of the last walk, complete when it ended
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+def open_side(path: Path, skip_bad: bool = False) -> Pictures | Statistics:
+    """Open a folder, a .zip, an image .npz (`arr_0`) or a statistics .npz (`mu`, `sigma`).
+
+    Raises DdpmError where there is nothing to judge.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_statistics(path) if "mu" in npz_members(path) else ArrayPictures(path)
+    return FilePictures(picture_files(path), skip_bad)
+
+
+class FilePictures:
+    """The pictures of a folder or a .zip, in the order of their names, each at its own size."""
+
+    def __init__(self, listing: PictureFiles, skip_bad: bool = False) -> None:
+        self.label = str(listing.path)
+        self.tally = Tally()
+        self._listing = listing
+        self._skip_bad = skip_bad
+
+    def __len__(self) -> int:
+        return len(self._listing.names)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.tally = Tally()
+        return _runs(self._decoded(self.tally))
+
+    def _decoded(self, tally: Tally) -> Iterator[Picture]:
+        workers = min(8, cores())
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = _ahead(pool, self._decode, range(len(self)), depth=4 * workers)
+            for name, outcome in zip(self._listing.names, ahead, strict=True):
+                if isinstance(outcome, UnreadableError):
+                    if not self._skip_bad:
+                        raise DdpmError(f"{outcome}; --skip-bad leaves unreadable files out")
+                    tally.unreadable.append(str(outcome))
+                    continue
+                picture, traits = outcome
+                height, width = picture.shape[1:]
+                tally.add((height, width), PurePosixPath(name).suffix[1:].lower(), traits)
+                yield picture
+
+    def _decode(self, index: int) -> tuple[Picture, frozenset[str]] | UnreadableError:
+        name = self._listing.names[index]
+        try:
+            data = self._listing.read(index)
+            return files.decode(data, name, channels=3), files.traits(data, name)
+        except UnreadableError as error:
+            return error
+
+
+class ArrayPictures:
+    """The pictures of an .npz as guided-diffusion writes them: `arr_0`, uint8 (N, H, W[, 1 or 3]).
+
+    They are read in pieces: 50,000 pictures of 256x256 would be 10 GB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.label = str(path)
+        self.tally = Tally()
+        self._path = path
+        with zipfile.ZipFile(path) as archive:
+            if "arr_0.npy" not in archive.namelist():
+                held = ", ".join(sorted(npz_members(path))) or "nothing"
+                wanted = "images have arr_0, statistics mu and sigma"
+                raise DdpmError(f"{path} holds {held}; {wanted}")
+            with archive.open("arr_0.npy") as file:
+                self._shape = _picture_shape(file, path)
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.tally = Tally()
+        n, height, width, channels = self._shape
+        each = height * width * channels
+        step = max(1, min(RUN_LENGTH, RUN_BYTES // each))
+        traits = ("grey",) if channels == 1 else ()
+        with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as file:
+            _picture_shape(file, self._path)  # leaves the file at the first pixel
+            for start in range(0, n, step):
+                count = min(step, n - start)
+                try:
+                    data = file.read(count * each)
+                except (zipfile.BadZipFile, EOFError, OSError) as error:
+                    raise DdpmError(f"{self._path} is damaged: {error}") from error
+                if len(data) < count * each:
+                    raise DdpmError(f"{self._path} ends before its {n} pictures do")
+                array = np.frombuffer(bytearray(data), np.uint8).reshape(count, *self._shape[1:])
+                self.tally.add((height, width), "npz", traits, count)
+                yield torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+def _picture_shape(file: IO[bytes], path: Path) -> tuple[int, int, int, int]:
+    """Read an .npy header of pictures: (N, H, W, channels)."""
+    try:
+        old = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DdpmError(f"{path}: arr_0 cannot be read: {error}") from error
+    if len(shape) == 3:
+        shape = (*shape, 1)
+    if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        seen = f"arr_0 is {dtype} {shape}"
+        raise DdpmError(f"{path}: {seen}; pictures are uint8 (N, height, width, 1 or 3)")
+    return shape
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[int], T], indices: Iterable[int], depth: int
+) -> Iterator[T]:
+    """Do the work of up to `depth` indices ahead of the reader, in order."""
+    waiting: deque[Future[T]] = deque()
+    for index in indices:
+        waiting.append(pool.submit(work, index))
+        if len(waiting) == depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _runs(pictures: Iterable[Picture]) -> Iterator[Tensor]:
+    """Stack neighbours of one shape: the order stays, so that scores do not depend on sizes."""
+    run: list[Picture] = []
+    for picture in pictures:
+        full = len(run) == RUN_LENGTH or len(run) * picture.nbytes >= RUN_BYTES
+        if run and (full or picture.shape != run[0].shape):
+            yield torch.from_numpy(np.stack(run))
+            run = []
+        run.append(picture)
+    if run:
+        yield torch.from_numpy(np.stack(run))

@@ -1,0 +1,104 @@
+"""Resize and scaling against the formulas, pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.metrics.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol, protocol
+
+Floats = NDArray[np.float64]
+
+
+def pictures(height: int, width: int, channels: int = 3) -> Tensor:
+    g = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8, generator=g)
+
+
+def bilinear(x: Floats, source: Floats) -> Floats:
+    """Interpolate the last axis at the source coordinates, in float64."""
+    low = np.floor(source).astype(int)
+    high = np.minimum(low + 1, x.shape[-1] - 1)
+    return x[..., low] * (1 - (source - low)) + x[..., high] * (source - low)
+
+
+def half_pixel(size: int) -> Floats:
+    return np.clip((np.arange(299) + 0.5) * size / 299 - 0.5, 0, None)
+
+
+def corner(size: int) -> Floats:
+    return np.arange(299) * size / 299
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (299, 299), (400, 310), (1, 7)])
+def test_pytorch_fid(size: tuple[int, int]) -> None:
+    x = pictures(*size)
+    wide = bilinear(x.double().numpy(), half_pixel(size[1]))
+    wanted = bilinear(wide.swapaxes(2, 3), half_pixel(size[0])).swapaxes(2, 3) / 127.5 - 1
+    assert np.abs(PYTORCH_FID.prepare(x).numpy() - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (299, 299), (400, 310), (1, 7)])
+def test_torch_fidelity(size: tuple[int, int]) -> None:
+    x = pictures(*size)
+    wide = bilinear(x.double().numpy(), corner(size[1]))
+    wanted = (bilinear(wide.swapaxes(2, 3), corner(size[0])).swapaxes(2, 3) - 128) / 128
+    assert np.abs(TORCH_FIDELITY.prepare(x).numpy() - wanted).max() < 1e-4
+
+
+def test_tensorflow_resize_bit_for_bit() -> None:
+    """Scalar float32 arithmetic in the order of TensorFlow's kernel, at a few pixels."""
+    x = pictures(32, 20)
+    ours = TORCH_FIDELITY.prepare(x).numpy()
+    f32 = np.float32
+    for row, column in ((0, 0), (1, 298), (17, 5), (150, 201), (298, 298)):
+        y, x_at = f32(row) * f32(32 / 299), f32(column) * f32(20 / 299)
+        top, left = math.floor(y), math.floor(x_at)
+        bottom, right = min(top + 1, 31), min(left + 1, 19)
+        dy, dx = y - f32(top), x_at - f32(left)
+        p = x[1, 2].numpy().astype(f32)
+        above = p[top, left] + (p[top, right] - p[top, left]) * dx
+        below = p[bottom, left] + (p[bottom, right] - p[bottom, left]) * dx
+        assert ours[1, 2, row, column] == (above + (below - above) * dy - f32(128)) / f32(128)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (299, 299), (400, 310), (1, 7)])
+def test_torch_fidelity_equals_the_peer(size: tuple[int, int]) -> None:
+    peer = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
+    x = pictures(*size)
+    resized = peer.interpolate_bilinear_2d_like_tensorflow1x(
+        x.float(), size=(299, 299), align_corners=False
+    )
+    assert torch.equal(TORCH_FIDELITY.prepare(x), (resized - 128) / 128)
+
+
+@pytest.mark.parametrize("how", [PYTORCH_FID, TORCH_FIDELITY])
+def test_grey_is_replicated_and_a_picture_does_not_see_its_neighbours(how: Protocol) -> None:
+    grey = pictures(40, 30, channels=1)
+    prepared = how.prepare(grey)
+    assert prepared.shape == (2, 3, 299, 299)
+    assert torch.equal(prepared, how.prepare(grey.repeat(1, 3, 1, 1)))
+    assert torch.equal(prepared[1:], how.prepare(grey[1:]))
+
+
+@pytest.mark.parametrize("how", [PYTORCH_FID, TORCH_FIDELITY])
+def test_only_uint8_pictures_are_taken(how: Protocol) -> None:
+    with pytest.raises(TypeError, match=r"uint8, not torch\.float32"):
+        how.prepare(pictures(8, 8).float())
+    with pytest.raises(TypeError, match=r"not \(2, 4, 8, 8\)"):
+        how.prepare(pictures(8, 8, channels=4))
+    with pytest.raises(TypeError, match=r"not \(3, 8, 8\)"):
+        how.prepare(pictures(8, 8)[0])
+
+
+def test_protocols_by_name() -> None:
+    assert protocol("pytorch-fid") is PYTORCH_FID
+    assert protocol("torch-fidelity") is TORCH_FIDELITY
+    with pytest.raises(UsageError, match="--protocol clean: choose pytorch-fid or torch-fidelity"):
+        protocol("clean")
