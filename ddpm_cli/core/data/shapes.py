@@ -18,12 +18,10 @@ COLOURS = {
     "green": (60, 170, 80),
     "blue": (45, 100, 220),
     "yellow": (245, 205, 50),
-    "purple": (150, 70, 180),
-    "orange": (240, 130, 40),
     "white": (245, 245, 245),
     "black": (30, 30, 35),
 }
-SIZES = {"small": (0.36, 0.46), "large": (0.62, 0.78)}  # radius, as a share of half the picture
+SIZES = {"small": (0.4, 0.5), "large": (0.75, 0.9)}  # radius, as a share of half the picture
 
 _SUBPIXELS = 4  # a pixel's colour is the mean over 4 x 4 points
 
@@ -83,7 +81,6 @@ class Figure:
     x: float
     y: float
     radius: float
-    angle: float  # radians
 
     @property
     def caption(self) -> str:
@@ -101,7 +98,7 @@ class Shapes:
 
     def __init__(self, length: int = 12_000) -> None:
         self.labels = np.arange(length) % len(FIGURES)
-        self.fingerprint = f"shapes-1-{length}"
+        self.fingerprint = f"shapes-2-{length}"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,7 +109,7 @@ class Shapes:
         colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
         size = str(rng.choice(list(SIZES)))
         radius = rng.uniform(*SIZES[size])
-        x, y = rng.uniform(-0.92, 0.92, size=2) * (1 - radius)
+        x, y = rng.uniform(-0.8, 0.8, size=2) * (1 - radius)
         return Figure(
             figure=self.classes[self.labels[index]],
             colour=str(colour),
@@ -121,7 +118,6 @@ class Shapes:
             x=float(x),
             y=float(y),
             radius=float(radius),
-            angle=float(rng.uniform(-0.26, 0.26)),
         )
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
@@ -137,8 +133,7 @@ def draw(shown: Figure, size: tuple[int, int]) -> Picture:
     columns = (np.arange(width * _SUBPIXELS, dtype=np.float64) + 0.5) / _SUBPIXELS - width / 2
     x = (columns[None, :] / half - shown.x) / shown.radius
     y = (rows[:, None] / half - shown.y) / shown.radius
-    cos, sin = np.cos(shown.angle), np.sin(shown.angle)
-    inside = FIGURES[shown.figure](cos * x + sin * y, cos * y - sin * x)
+    inside = FIGURES[shown.figure](x, y)
     cover = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
     figure, ground = (np.array(COLOURS[c], dtype=np.float64) for c in (shown.colour, shown.ground))
     colours = ground[:, None, None] + cover * (figure - ground)[:, None, None]
