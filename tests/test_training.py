@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -323,7 +324,7 @@ def test_killed_and_run_again_ends_like_undisturbed(tiny: Path, photos: Path) ->
     victim = shell(*command, "--out", "killed", "--snapshot-every", 400)
     folder = Path("killed/snapshots")
     while victim.poll() is None and not list(folder.glob("[0-9]*.pt")):
-        pass
+        time.sleep(0.01)
     victim.kill()
     victim.communicate()
     held = [int(path.stem) for path in folder.glob("[0-9]*.pt")]
@@ -347,6 +348,27 @@ def test_two_processes_learn_what_one_does(tiny: Path, photos: Path) -> None:
     alone, together = (load_file(f"{name}/model.safetensors") for name in ("one", "two"))
     for name, tensor in alone.items():
         torch.testing.assert_close(tensor, together[name], rtol=1e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("processes", "number", "code"), [(1, signal.SIGINT, 130), (2, signal.SIGTERM, 75)]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    tiny: Path, photos: Path, processes: int, number: int, code: int
+) -> None:
+    command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--preview", 0)
+    command = (*command, "--nproc", processes, "--images")
+    running = shell(*command, 10**7, "--snapshot-every", 2000)
+    while running.poll() is None and len(RunDirectory(Path("run")).rows()) < 2:
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == code, err
+    assert "Traceback" not in err
+    seen = int(snapshots.listed(Path("run/snapshots"))[-1].stem)
+    assert seen > 0
+    again = json.loads(finished(shell(*command, seen + 8, "--json")))
+    assert (again["resumed_at"], again["images"]) == (seen, seen + 8)
 
 
 def test_torchrun_works_too(tiny: Path, photos: Path) -> None:

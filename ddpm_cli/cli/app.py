@@ -1,4 +1,4 @@
-"""The map of the command line, and the one place where errors become a line and an exit code."""
+"""The map of the commands, and the place where errors become a line and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ddpm gif`."""
+"""`ddpm gif`: pictures appearing out of noise."""
 
 from __future__ import annotations
 

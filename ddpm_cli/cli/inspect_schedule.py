@@ -1,4 +1,4 @@
-"""`ddpm inspect-schedule`."""
+"""`ddpm inspect-schedule`: how much noise when."""
 
 from __future__ import annotations
 

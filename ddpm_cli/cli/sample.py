@@ -1,4 +1,4 @@
-"""`ddpm sample`."""
+"""`ddpm sample`: pictures from a trained model."""
 
 from __future__ import annotations
 

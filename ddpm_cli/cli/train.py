@@ -1,4 +1,4 @@
-"""`ddpm train`."""
+"""`ddpm train`: a model from pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that defines a run, as frozen dataclasses that become config.json. Plain Python."""
+"""Everything that defines a run, as frozen dataclasses that become config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What can go wrong, by exit code. Each message says what was seen, where, and how to mend it."""
+"""What can go wrong, by exit code.
+
+Each message says what was seen, where, and how to mend it.
+"""
 
 
 class DdpmError(Exception):

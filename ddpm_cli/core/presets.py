@@ -1,4 +1,4 @@
-"""Named starting points: settings that were measured to work, or are a paper's. Plain Python."""
+"""Named starting points: settings that were measured to work, or are a paper's."""
 
 from __future__ import annotations
 

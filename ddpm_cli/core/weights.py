@@ -1,4 +1,4 @@
-"""A weights file: a network's tensors as safetensors, with the config that rebuilds it inside."""
+"""A weights file: a network's tensors and, inside, the config that rebuilds it."""
 
 from __future__ import annotations
 

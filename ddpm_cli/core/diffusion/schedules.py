@@ -1,4 +1,4 @@
-"""Noise schedules: how much noise each of T timesteps holds. Tables in float64.
+"""Noise schedules: how much noise each of T timesteps holds, in float64.
 
 From DDPM's notation to ours: a DDPM state is x_t = sqrt(abar) x0 + sqrt(1 - abar) n. Divided by
 sqrt(abar) it is x = x0 + sigma n with sigma^2 = (1 - abar) / abar, the form used everywhere here.

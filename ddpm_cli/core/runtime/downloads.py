@@ -1,4 +1,4 @@
-"""Files from the network: pinned by sha256, written whole, fetched by one process at a time."""
+"""Files from the network: pinned by sha256, written whole, fetched by one process."""
 
 from __future__ import annotations
 

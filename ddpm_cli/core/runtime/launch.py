@@ -1,4 +1,4 @@
-"""Start the same command as several processes on this machine, by torch's own elastic launcher."""
+"""Start the same command as several processes of this machine, by torch's own launcher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -37,6 +38,8 @@ def launch(processes: int, command: Sequence[str]) -> int:
         elastic_launch(config, sys.executable)("-m", "ddpm_cli", *command)
     except ChildFailedError as error:
         return _exit_code(error)
+    except SignalException as stop:  # passed on to the workers, which had 30 s to save
+        return 130 if stop.sigval == signal.SIGINT else 75
     except OSError as error:
         raise DdpmError(f"cannot start {processes} processes: {error}") from error
     return 0

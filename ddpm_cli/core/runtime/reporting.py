@@ -1,4 +1,4 @@
-"""How long work tells of itself. The core speaks to a Reporter; the terminal is one of them."""
+"""How long work tells of itself: the core speaks to a Reporter, the terminal is one."""
 
 from __future__ import annotations
 

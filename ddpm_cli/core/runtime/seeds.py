@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for, so that nothing has to be remembered.
+"""Random numbers as functions of what they are for.
 
 A generator is made from a key such as (seed, "noise", images seen). The same key gives the same
 numbers after a resume, on any number of processes and in any order.

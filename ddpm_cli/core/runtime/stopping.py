@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop. A handler only notes; the loop looks between two steps."""
+"""Signals that ask a training to stop: noted at once, heeded between two steps."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class StopRequest:
         self.signal = 0
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Signal handler. A second Ctrl-C leaves at once."""
+        """Signal handler: the first signal counts, but a second Ctrl-C leaves at once."""
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""When a training ends."""
+"""When a training ends: how much of the budget is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures drawn while training, always from the same noise, so that one sees them improve."""
+"""Pictures drawn while training, always from the same noise, to see them improve."""
 
 from __future__ import annotations
 

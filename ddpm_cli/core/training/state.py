@@ -1,4 +1,4 @@
-"""Everything that changes while training, which is what a snapshot holds."""
+"""Everything that changes while training: what a snapshot holds."""
 
 from __future__ import annotations
 
