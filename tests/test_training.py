@@ -187,6 +187,9 @@ def test_the_best_is_kept_and_patience_ends_a_run_that_gets_worse(tmp_path: Path
     best = int(np.argmin(losses))
     assert state.progress.images < 8000
     assert len(losses) == best + 1 + 3
+    stopped_at = state.progress.images
+    Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train()
+    assert state.progress.images == stopped_at  # running it again does not go on
     images = [row["images"] for row in run.rows() if row["loss_holdout"] is not None]
     assert weights.load(run.best).images == images[best]
     assert weights.load(run.weights).images == images[-1]
@@ -344,7 +347,7 @@ def test_two_processes_learn_what_one_does(tiny: Path, photos: Path) -> None:
     two = json.loads(finished(shell(*command, "--out", "two", "--nproc", 2)))
     assert one["images"] == two["images"]
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)  # sums in another order
-    assert one["best_loss"] == pytest.approx(two["best_loss"], rel=0.2)  # each draws its own noise
+    assert one["best_loss"] == pytest.approx(two["best_loss"], rel=1e-4)
     alone, together = (load_file(f"{name}/model.safetensors") for name in ("one", "two"))
     for name, tensor in alone.items():
         torch.testing.assert_close(tensor, together[name], rtol=1e-3, atol=2e-4, msg=name)

@@ -78,7 +78,7 @@ class Trainer:
 
         with stopping.listening() as request, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
-            while clock.used < 1:
+            while clock.used < 1 and not self._out_of_patience():
                 # Choose the learning rate.
                 lr = learning_rate(config.optimiser, progress.images, clock.used)
                 for group in self.state.optimiser.param_groups:
@@ -111,12 +111,12 @@ class Trainer:
                 if saving:
                     self._judge(held_out)
                     self._save()
-                if config.patience and progress.stale >= config.patience:
-                    self.reporter.say(
-                        f"No better loss for {progress.stale} snapshots: stopped early; "
-                        f"{self.run.best} is the best"
-                    )
-                    break
+
+        if self._out_of_patience():
+            self.reporter.say(
+                f"No better loss for {progress.stale} snapshots: stopped early; "
+                f"the best weights are {self.run.best}"
+            )
 
     def _draw(self) -> tuple[Noised, Tensor | None]:
         """This process's share of the next global batch, a function of (seed, images seen)."""
@@ -230,15 +230,15 @@ class Trainer:
         summed = torch.zeros((), device=device)
         for start in range(0, count, learn.batch):
             whole = np.arange(start, min(start + learn.batch, count))
-            mine = whole[distributed.share(len(whole))]
-            if len(mine) == 0:
-                continue
-            images, labels = self.held_out.take(mine)
-            noise_source = seeds.generator(learn.seed, "holdout", start, distributed.rank())
-            noise = torch.randn(images.shape, generator=noise_source).to(device)
-            noised = Noised(to_unit(images.to(device)), noise, sigma[mine])
-            condition = labels.to(device) if self.config.network.classes else None
-            summed += simple_loss(self.averaged, noised, condition).sum()
+            images, labels = self.held_out.take(whole)
+            noise = torch.randn(images.shape, generator=random)
+            mine = distributed.share(len(whole))
+            noised = Noised(
+                to_unit(images[mine].to(device)), noise[mine].to(device), sigma[whole][mine]
+            )
+            condition = labels[mine].to(device) if self.config.network.classes else None
+            if len(noised.x0):
+                summed += simple_loss(self.averaged, noised, condition).sum()
         return float(distributed.total(summed)) / count
 
     def _judge(self, held_out: float | None) -> None:
@@ -247,6 +247,9 @@ class Trainer:
         score = progress.loss_smooth if held_out is None else held_out
         progress.stale = 0 if score < progress.best else progress.stale + 1
         progress.best = min(score, progress.best)
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.state.progress.stale
 
     def _snapshot_due(self) -> bool:
         """At every multiple of snapshot_every, and once early, to have something to sample."""
