@@ -21,7 +21,7 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (30, 30, 35),
 }
-SIZES = {"small": (0.42, 0.54), "large": (0.72, 0.86)}  # radius, as a share of half the picture
+SIZES = {"small": (0.5, 0.6), "large": (0.78, 0.9)}  # radius, as a share of half the picture
 
 _SUBPIXELS = 4  # a pixel's colour is the mean over 4 x 4 points
 
@@ -98,7 +98,7 @@ class Shapes:
 
     def __init__(self, length: int = 12_000) -> None:
         self.labels = np.arange(length) % len(FIGURES)
-        self.fingerprint = f"shapes-3-{length}"
+        self.fingerprint = f"shapes-4-{length}"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,7 +109,7 @@ class Shapes:
         colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
         size = str(rng.choice(list(SIZES)))
         radius = rng.uniform(*SIZES[size])
-        x, y = rng.uniform(-0.12, 0.12, size=2)  # near the middle: sooner learnt
+        x, y = rng.uniform(-0.08, 0.08, size=2)  # near the middle: sooner learnt
         return Figure(
             figure=self.classes[self.labels[index]],
             colour=str(colour),
