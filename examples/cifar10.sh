@@ -3,6 +3,7 @@
 # Run it again after an interruption: every command goes on where it stopped.
 set -euo pipefail
 gpus=${1:-1}
+train=${CIFAR10_TRAIN:?set it to a folder or .zip of the training images, to compare with}
 ddpm train --data cifar10 --preset cifar10 --nproc "$gpus" --out runs/cifar10
 ddpm sample runs/cifar10 -n 50000 --steps 1000 --sampler ddpm --nproc "$gpus" --batch 500 --out runs/cifar10/fid
-ddpm fid "${CIFAR10_TRAIN:?set it to a folder or .zip of the training images}" runs/cifar10/fid
+ddpm fid "$train" runs/cifar10/fid

@@ -54,6 +54,7 @@ def _own_place(
     monkeypatch.chdir(place)
     cache = request.getfixturevalue("session_cache")
     monkeypatch.setenv("DDPM_CACHE", str(cache))
+    monkeypatch.setenv("DDPM_TRACEBACK", "")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ddpm_cli.core.data import files
+from ddpm_cli.core.data.archives import picture_files
 from ddpm_cli.core.diffusion.sampling import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import drawing
@@ -118,6 +119,24 @@ def test_pictures_of_two_calls_are_never_mixed(
     assert len(Path("out/manifest.jsonl").read_text().splitlines()) == 2
 
 
+def test_overwriting_touches_only_what_was_drawn(
+    ddpm: Callable[..., Result], model: drawing.Model
+) -> None:
+    Path("mine").mkdir()
+    for name in ("000000.png", "1-cat.png", "notes.txt"):
+        Path("mine", name).write_text("mine")
+    result = ddpm("sample", "-n", 1, "--steps", 2, "--out", "mine", "--overwrite")
+    assert (result.code, "did not draw" in result.err) == (1, True)
+    assert all(path.read_text() == "mine" for path in Path("mine").iterdir())
+
+
+def test_a_folder_of_drawn_pictures_holds_n_pictures_for_other_commands(
+    ddpm: Callable[..., Result], model: drawing.Model
+) -> None:
+    assert ddpm("sample", "-n", 3, "--steps", 2, "--out", "out").code == 0
+    assert len(picture_files(Path("out")).names) == 3  # grid.png is none of them
+
+
 def test_without_a_name_the_next_free_folder_is_taken(
     ddpm: Callable[..., Result], model: drawing.Model
 ) -> None:
@@ -158,9 +177,10 @@ def test_a_gif_goes_from_noise_to_the_pictures(
 ) -> None:
     arguments = ("-n", 4, "--steps", 6, "--every", 2, "--show", show, "--out", "film.gif", "--json")
     result = ddpm("gif", *arguments)
-    assert (result.code, result.json()["frames"]) == (0, 4)
+    count = 3 if show == "x0" else 4  # nothing has been seen in the noise that comes first
+    assert (result.code, result.json()["frames"]) == (0, count)
     frames = imageio.imread("film.gif", index=None)
-    assert len(frames) == 4
+    assert len(frames) == count
     assert frames.shape[2] == pytest.approx(width * frames.shape[1], rel=0.01)
     assert ddpm("sample", "-n", 4, "--steps", 6, "--out", "out").code == 0
     drawn = np.stack([imageio.imread(f"out/{i:06d}.png").transpose(2, 0, 1) for i in range(4)])

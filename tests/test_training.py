@@ -233,6 +233,39 @@ def test_one_bad_step_is_skipped_and_counted(
     state = trained(tmp_path)
     assert (state.progress.skipped, state.progress.bad_steps, state.progress.steps) == (1, 0, 8)
     assert all(torch.isfinite(p).all() for p in state.average.parameters())
+    assert math.isfinite(state.progress.loss_smooth)
+    rows = RunDirectory(tmp_path).rows()
+    assert [row["loss"] is None for row in rows] == [False, False, True, *5 * [False]]
+    assert rows[2]["grad_norm"] is None
+
+
+def test_a_run_of_torn_snapshots_is_not_begun_anew(tmp_path: Path) -> None:
+    trained(tmp_path)
+    for path in snapshots.listed(tmp_path / "snapshots"):
+        path.write_bytes(b"torn")
+    state = State.fresh(CONFIG, CPU.device)
+    with pytest.raises(DdpmError, match="none of the 2 snapshots"):
+        snapshots.restore_newest(tmp_path / "snapshots", state, Silent())
+
+
+def test_going_on_from_an_older_snapshot_sets_newer_ones_aside(
+    train_tiny: Callable[..., Result],
+) -> None:
+    assert train_tiny("--out", "run").code == 0
+    older, newer = snapshots.listed(Path("run/snapshots"))
+    again = train_tiny("--out", "run", "--resume", older, "--images", 40, "--json")
+    assert (again.json()["resumed_at"], again.json()["images"]) == (32, 40)
+    assert [path.stem for path in snapshots.listed(Path("run/snapshots"))] == [
+        older.stem,
+        f"{40:012d}",
+    ]
+    assert newer.with_suffix(".superseded").is_file()
+
+
+def test_a_short_schedule_has_previews_too(tmp_path: Path) -> None:
+    config = replace(CONFIG, diffusion=c.DiffusionConfig("cosine", 5, "x0"), preview=2)
+    trained(tmp_path, config)
+    assert (tmp_path / "samples" / "000000064.png").is_file()
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "of another network"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -54,12 +55,13 @@ def _options(
 
 def main() -> None:
     """Run the command line. One line for what the user can mend, a traceback for our own bugs."""
-    with_traceback = "--traceback" in sys.argv
+    if "--traceback" in sys.argv:
+        os.environ["DDPM_TRACEBACK"] = "1"  # so that workers heed it too
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     try:
         app()
     except DdpmError as error:
-        if with_traceback:
+        if os.environ.get("DDPM_TRACEBACK"):
             raise
         console.fail(str(error))
         sys.exit(error.exit_code)

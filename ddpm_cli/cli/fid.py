@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console, options
+from ddpm_cli.core.errors import DdpmError
 
 SIDES = "folder (searched at any depth), .zip, image .npz (arr_0) or statistics .npz (mu, sigma)"
 
@@ -41,6 +42,7 @@ def fid(
             show_default="not written",
         ),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     json: options.Json = False,
 ) -> None:
     """Frechet Inception distance between two sets of pictures; smaller is closer."""
@@ -52,6 +54,8 @@ def fid(
     from ddpm_cli.core.runtime.devices import choose_device
 
     reporter = console.reporter()
+    if save_real is not None and save_real.exists() and not overwrite:
+        raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
     how = named(protocol)
     sides = [open_side(path, skip_bad) for path in (real, fake)]
     extractor = None

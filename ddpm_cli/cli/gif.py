@@ -37,7 +37,7 @@ def gif(
             help="The GIF.", show_default="denoising.gif, denoising-2.gif, … beside the weights"
         ),
     ] = None,
-    overwrite: options.Overwrite = False,
+    overwrite: options.OverwriteFile = False,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console, options
+from ddpm_cli.core.errors import UsageError
 
 _ROWS = 11  # timesteps shown in the table
 
@@ -16,8 +17,11 @@ def inspect_schedule(
     schedule: Annotated[str, typer.Option(help="linear or cosine.")] = "linear",
     timesteps: Annotated[int, typer.Option(min=1, help="Number of timesteps T.")] = 1000,
     steps: Annotated[
-        int, typer.Option(help="Sampling steps, to see which timesteps they visit.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            help="Sampling steps, to see which timesteps they visit.", show_default="50, at most T"
+        ),
+    ] = None,
     spacing: options.Spacing = "trailing",
     plot: Annotated[
         Path | None, typer.Option(help="Draw abar, beta and the SNR into this PNG.")
@@ -30,15 +34,19 @@ def inspect_schedule(
         Path | None,
         typer.Option(help="The strip's file.", show_default="<picture>-<schedule>.png, here"),
     ] = None,
-    overwrite: options.Overwrite = False,
+    overwrite: options.OverwriteFile = False,
     json: options.Json = False,
 ) -> None:
     """Look at a noise schedule: how much signal is left at each timestep."""
     from ddpm_cli.core import inspection
 
+    if image is None and strip is not None:
+        raise UsageError("--strip names the file for an --image, and there is none")
     if image is not None and strip is None:
         strip = Path(f"{image.stem}-{schedule}.png")
-    table = inspection.tabulate(schedule, timesteps, min(steps, timesteps), spacing)
+    table = inspection.tabulate(
+        schedule, timesteps, min(50, timesteps) if steps is None else steps, spacing
+    )
     written = inspection.draw(table, plot, image, strip, overwrite=overwrite)
     text = "\n".join([_table(table), *(f"Wrote {path}" for path in written)])
     console.result(text, table, json)

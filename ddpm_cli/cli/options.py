@@ -62,6 +62,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Image i depends on seed + i alon
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier call left at --out.")
 ]
+OverwriteFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

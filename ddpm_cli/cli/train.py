@@ -199,8 +199,8 @@ def train(
             patience=patience,
         ),
     )
-    if nproc > 1 and not distributed.under_launcher():
-        _launch(request, nproc, device, dry_run=dry_run, as_json=json)
+    if nproc > 1 and not dry_run and not distributed.under_launcher():
+        _launch(request, nproc, device)
     else:
         _work(request, device, precision, microbatch, dry_run=dry_run, as_json=json)
 
@@ -226,6 +226,7 @@ def _work(
     _announce(plan.summary(), reporter)
     with distributed.joined(chosen):
         if dry_run:
+            session.choose_directory(plan, request)
             session.read_pictures(plan, request, reporter)
             console.result(
                 "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
@@ -235,16 +236,15 @@ def _work(
     console.result(_closing(summary), summary, as_json)
 
 
-def _launch(request: Any, nproc: int, device: str, *, dry_run: bool, as_json: bool) -> None:
+def _launch(request: Any, nproc: int, device: str) -> None:
     """Check everything once, then start this same command as several processes."""
     from ddpm_cli.core.runtime import devices, launch
     from ddpm_cli.core.training import session
 
     devices.check_processes(nproc, device)
-    if dry_run:
-        _work(request, device, "auto", None, dry_run=True, as_json=as_json)
-        return
-    session.read_pictures(session.plan(request), request, console.reporter())
+    plan = session.plan(request)
+    session.choose_directory(plan, request)
+    session.read_pictures(plan, request, console.reporter())
     code = launch.launch(nproc, sys.argv[1:])
     if code:
         raise typer.Exit(code)

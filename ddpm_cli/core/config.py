@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -39,8 +40,11 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         _one_of("time", self.time, ("add", "scale-shift"))
         _one_of("channels", self.channels, (1, 3, 4))
-        for name in ("width", "blocks", "heads", "patch", *()):
+        for name in ("width", "blocks", "heads", "patch"):
             _positive(name, getattr(self, name))
+        if not self.multipliers or min(*self.multipliers, *self.size) < 1:
+            raise UsageError("multipliers and size must be whole numbers of at least 1")
+        _positive("dropout", self.dropout, zero=True, below=1)
         if any(level not in range(len(self.multipliers)) for level in self.attention_levels):
             raise UsageError(
                 f"attention_levels {self.attention_levels} name levels that do not exist"
@@ -53,8 +57,13 @@ class NetworkConfig:
                 )
         self._check_size()
 
+    @property
+    def granularity(self) -> int:
+        """Both sides of a picture must be multiples of this many pixels."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
     def _check_size(self) -> None:
-        step = self.patch * 2 ** (len(self.multipliers) - 1)
+        step = self.granularity
         if any(side % step for side in self.size):
             near = sorted({max(step, (s // step + up) * step) for s in self.size for up in (0, 1)})
             raise UsageError(
@@ -115,6 +124,8 @@ class OptimiserConfig:
         for name in ("decay", "class_drop"):
             if getattr(self, name) > 1:
                 raise UsageError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        for beta in self.betas:
+            _positive("betas", beta, zero=True, below=1)
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,7 @@ class RunConfig:
             f"{part}.{name} {was} -> {now}"
             for part in fixed
             for name, was, now in _changed(getattr(self, part), getattr(other, part))
+            if (part, name) != ("data", "source")  # the fingerprint tells whether they are the same
         ]
 
 
@@ -249,6 +261,8 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         )
 
 
-def _positive(name: str, value: Any, *, zero: bool = False) -> None:
-    if not (value >= 0 if zero else value > 0):  # also catches NaN
-        raise UsageError(f"{name} must be {'at least 0' if zero else 'more than 0'}, not {value}")
+def _positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> None:
+    if not ((value >= 0 if zero else value > 0) and value < below):  # also catches NaN
+        low = "at least 0" if zero else "more than 0"
+        high = "finite" if below == math.inf else f"less than {below}"
+        raise UsageError(f"{name} must be {low} and {high}, not {value}")

@@ -3,6 +3,23 @@
 Each message says what was seen, where, and how to mend it.
 """
 
+import pickle
+import struct
+
+# What reading a damaged file may raise: torch's unpickler checks little of what it is given.
+DAMAGED_FILE = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 class DdpmError(Exception):
     """Something in the user's input, data or machine is at fault. The message is one line."""

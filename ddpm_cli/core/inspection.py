@@ -46,10 +46,11 @@ def draw(
     for path in written:
         if path.exists() and not overwrite:
             raise DdpmError(f"{path} exists; choose another name, or add --overwrite")
+    stages = None if image is None else _destruction(image, table)
     if plot is not None:
         plots.schedule_curves(plot, table)
-    if image is not None and strip is not None:
-        files.write_png(strip, _destruction(image, table))
+    if strip is not None and stages is not None:
+        files.write_png(strip, stages)
     return written
 
 

@@ -15,8 +15,8 @@ class Preset(NamedTuple):
     unconditional: bool = False  # classes are left aside unless --conditional asks for them
 
 
-# Measured on two CPU cores. There the number of images seen rules, so networks are narrow and see the
-# picture folded; and predicting x0 gives clean pictures long before predicting the noise does.
+# Measured on two CPU cores. There the number of images seen rules, so networks are narrow and see
+# the picture folded; and predicting x0 gives clean pictures long before predicting noise does.
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
             "optimiser": _LEARNING,
             "data": {"flip": False},
-            "budget": {"images": 60_000},
+            "budget": {"images": 40_000},
             "snapshot_every": 10_000,
             "preview": 36,
         },

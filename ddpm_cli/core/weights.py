@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from ddpm_cli.core.config import RunConfig, from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.downloads import sha256_of
 
 _KEY = "ddpm"  # of the metadata
 
@@ -33,7 +33,7 @@ def save(path: Path, tensors: dict[str, Tensor], config: RunConfig, images: int)
     about = json.dumps({"config": to_dict(config), "images": images})
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        save_file(stored, partial, metadata={"format": "pt", _KEY: about})
+        partial.write_bytes(serialised(stored, metadata={"format": "pt", _KEY: about}))
 
 
 def load(path: Path) -> Weights:
@@ -42,8 +42,6 @@ def load(path: Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with path.open("rb") as opened:
-            sha256 = file_digest(opened, "sha256").hexdigest()
     except (SafetensorError, OSError) as error:
         raise DdpmError(f"{path} is not a weights file of ddpm (safetensors): {error}") from error
     if about is None:
@@ -54,7 +52,7 @@ def load(path: Path) -> Weights:
     config = from_dict(RunConfig, document["config"], f"the config in {path}")
     network = UNet(config.network)
     _fill(network, tensors, path)
-    return Weights(network.eval(), config, int(document["images"]), sha256)
+    return Weights(network.eval(), config, int(document["images"]), sha256_of(path))
 
 
 def _fill(network: UNet, tensors: dict[str, Tensor], path: Path) -> None:

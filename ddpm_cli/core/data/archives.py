@@ -12,7 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class FolderFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         found = _walk(path)
-        self.names = tuple(sorted(name for name in found if is_picture(name)))
+        self.names = _pictures_among(found)
         if not self.names:
             raise DdpmError(_nothing_in(path, found))
 
@@ -93,7 +93,7 @@ class ZipFiles:
         with _open_zip(path) as archive:
             files = {_label(info): info for info in archive.infolist() if not info.is_dir()}
         shown = (name for name in files if not any(map(_hidden, name.split("/"))))
-        self.names = tuple(sorted(name for name in shown if is_picture(name)))
+        self.names = _pictures_among(list(shown))
         self._members = tuple(files[name] for name in self.names)
         if not self.names:
             raise DdpmError(_nothing_in(path, files))
@@ -126,6 +126,15 @@ class ZipFiles:
         if self._handle is None or self._handle[0] != os.getpid():
             self._handle = (os.getpid(), _open_zip(self.path), threading.Lock())
         return self._handle[1:]
+
+
+def _pictures_among(names: Collection[str]) -> tuple[str, ...]:
+    """The pictures, sorted, without the contact sheets that lie beside drawn pictures."""
+    folders = [
+        name.removesuffix("sampling.json") for name in names if name.endswith("sampling.json")
+    ]
+    sheets = {f"{folder}grid.png" for folder in folders}
+    return tuple(sorted(name for name in names if is_picture(name) and name not in sheets))
 
 
 def _walk(root: Path) -> list[str]:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ddpm_cli.core.data.files import Picture, fit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.runtime.downloads import alone
+from ddpm_cli.core.runtime.reporting import Silent
 
 
 class _Torchvision(NamedTuple):
@@ -76,7 +78,11 @@ class NamedSource:
         self.fingerprint = f"{name}:{split}"
         root = cache_root() / "datasets"
         entry = DATASETS[name]
-        with _explained(name, root), contextlib.redirect_stdout(sys.stderr):
+        with (
+            _explained(name, root),
+            alone(root / name, Silent()),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
             if isinstance(entry, _Binary):
                 self._pictures, self.labels, self.classes = _read_binary(entry, root, split)
                 self.native_size, self.native_channels = (32, 32), 3

@@ -58,7 +58,8 @@ class FileSource:
 
     def __init__(self, listing: PictureFiles) -> None:
         self._files = listing
-        self.name = listing.path.resolve().stem or "images"
+        whole = listing.path.resolve()
+        self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
         self.classes, self.labels = _classes_of(listing.names)
         self.fingerprint = listing.fingerprint()
         self.native_size, self.native_channels = self._probe()

@@ -12,6 +12,7 @@ from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import Step
+from ddpm_cli.core.diffusion.schedules import prior_std
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
@@ -52,6 +53,6 @@ def sample(
     noise: draws (B, C, H, W); condition: (B,) labels or None.
     """
     sigmas = grids.sigmas(denoiser.schedule, how.steps, how.spacing)
-    prior_std = (1 + float(sigmas[0]) ** 2) ** 0.5  # x_T ~ N(0, 1) / sqrt(abar), at the first level
+    start = noise() * prior_std(float(sigmas[0]))
     denoise = clipped(guided(denoiser, condition, how.guidance))
-    yield from samplers.ddim(denoise, noise() * prior_std, sigmas, eta=how.eta, noise=noise)
+    yield from samplers.ddim(denoise, start, sigmas, eta=how.eta, noise=noise)

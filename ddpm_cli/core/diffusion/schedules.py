@@ -48,16 +48,16 @@ class Schedule:
         """Signal-to-noise ratio abar / (1 - abar) = 1 / sigma^2."""
         return self.alpha_bar / (1 - self.alpha_bar)
 
-    @property
-    def prior_std(self) -> float:
-        """Standard deviation of x at the last step: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
-        return math.sqrt(1 + self.sigma[-1] ** 2)
-
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep of noise levels (B,), float32: linear in log sigma, exact on the table."""
         where = np.interp(np.log(sigma.numpy()), np.log(self.sigma), np.arange(len(self)))
         nearest = where.round()
         return torch.from_numpy(np.where(abs(where - nearest) < 1e-6, nearest, where)).float()
+
+
+def prior_std(sigma_max: float) -> float:
+    """Deviation of x where sampling starts: DDPM's x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
+    return math.sqrt(1 + sigma_max**2)
 
 
 def linear(timesteps: int) -> Schedule:

@@ -38,7 +38,7 @@ def denoising(
     """
     indices = range(request.count)
     start = drawing.noise_of(model, request, indices)()
-    frames = [_frame(start, start, show)]
+    frames = [] if show == "x0" else [_frame(start, start, show)]
     steps = drawing.steps_of(model, request, indices)
     for step in track(steps, reporter, "sampling", request.how.steps, "steps"):
         if (step.index + 1) % every == 0 or step.index + 1 == request.how.steps:

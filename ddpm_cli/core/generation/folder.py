@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,13 +77,22 @@ def _open(folder: Path, model: Model, request: Request, *, overwrite: bool) -> N
                 f"{folder} holds other files ({held[0].name}, …); "
                 "choose another --out, or --overwrite"
             )
-        beyond = [path for path in folder.glob("[0-9]*.png") if int(path.stem) >= request.count]
+        beyond = [path for path in _drawn(folder) if int(path.stem) >= request.count]
         if beyond:
             raise DdpmError(f"{folder} holds more than {request.count} pictures; add --overwrite")
-    if overwrite:
-        for path in folder.glob("[0-9]*.png"):
+    if held and overwrite:
+        if not (folder / _SETTINGS).is_file():
+            raise DdpmError(
+                f"{folder} holds files that ddpm did not draw ({held[0].name}, …), which "
+                "--overwrite will not touch; choose another --out"
+            )
+        for path in _drawn(folder):
             path.unlink()
     write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def _drawn(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.png") if re.fullmatch(r"\d{6,}", path.stem)]
 
 
 def _settings_in(folder: Path) -> Any:

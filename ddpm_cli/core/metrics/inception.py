@@ -8,8 +8,6 @@ auxiliary head. The state dict keys are the published ones, which are torchvisio
 
 from __future__ import annotations
 
-import pickle
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
 PUBLISHED = RemoteFile(
@@ -35,21 +33,6 @@ PUBLISHED = RemoteFile(
 SIDE = 299  # pixels of the network's input
 FEATURES = 2048
 CLASSES = 1008
-
-# What reading a damaged file may raise: torch's unpickler checks little of what it is given.
-_DAMAGED = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 class Features(NamedTuple):
@@ -181,7 +164,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
+    except (SafetensorError, *DAMAGED_FILE) as error:
         why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
         raise DdpmError(f"{path} is no readable weights file ({why}); {_wanted()}") from error
     except OSError as error:

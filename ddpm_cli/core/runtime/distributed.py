@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ddpm_cli.core.errors import DdpmError
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # for ranks that wait while one of them reads all the pictures
@@ -62,12 +64,23 @@ def joined(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def first_on_machine() -> Iterator[None]:
-    """Let the first process of each machine go through the block before its others do."""
-    if local_rank() != 0:
-        barrier()
-    yield
+    """Let the first process of each machine go through the block before its others do.
+
+    Where it fails it tells why, and the others just leave.
+    """
     if local_rank() == 0:
-        barrier()
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            (failures,) = largest(float(failed))
+    else:
+        (failures,) = largest(0.0)
+        if not failures:
+            yield
+    if failures:
+        raise SystemExit(1)
 
 
 def barrier() -> None:
@@ -77,12 +90,26 @@ def barrier() -> None:
 
 
 def told_by_first(decide: Callable[[], T]) -> T:
-    """What the first process decides, told to all; only there is `decide` called."""
+    """What the first process decides, told to all; only there is `decide` called.
+
+    Where that raises a DdpmError, the first process does so and the others leave with its code.
+    """
     if world_size() == 1:
         return decide()
-    told = [decide() if is_first() else None]
+    told: list[tuple[T | None, int]] = [(None, 0)]
+    failure: DdpmError | None = None
+    if is_first():
+        try:
+            told = [(decide(), 0)]
+        except DdpmError as error:
+            failure, told = error, [(None, error.exit_code)]
     dist.broadcast_object_list(told)
-    return cast(T, told[0])
+    value, code = told[0]
+    if failure is not None:
+        raise failure
+    if code:
+        raise SystemExit(code)
+    return cast(T, value)
 
 
 def largest(*values: float) -> list[float]:

@@ -59,7 +59,7 @@ def fetch(remote: RemoteFile, reporter: Reporter, opener: Opener | None = None) 
     """
     if _intact(remote):
         return remote.place
-    with _alone(remote.place, reporter):
+    with alone(remote.place, reporter):
         if not _intact(remote):  # else another process brought it while this one waited
             _download(remote, reporter, opener or _https)
     return remote.place
@@ -115,7 +115,7 @@ def by_hand(remote: RemoteFile) -> str:
 
 
 @contextmanager
-def _alone(place: Path, reporter: Reporter) -> Iterator[None]:
+def alone(place: Path, reporter: Reporter) -> Iterator[None]:
     """Hold the lock beside `place`; the system frees it when a process dies."""
     lock = place.with_name(f".{place.name}.lock")
     try:

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.devices import cores
 
 
@@ -21,8 +21,6 @@ def launch(processes: int, command: Sequence[str]) -> int:
 
     torchrun's environment (RANK, WORLD_SIZE, …) tells each worker which one it is.
     """
-    if processes < 1:
-        raise UsageError(f"--nproc must be at least 1, not {processes}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -34,6 +32,8 @@ def launch(processes: int, command: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # torch's launcher passes SIGTERM on, not these
+        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         elastic_launch(config, sys.executable)("-m", "ddpm_cli", *command)
     except ChildFailedError as error:

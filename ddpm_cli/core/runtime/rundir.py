@@ -81,12 +81,15 @@ class RunDirectory:
 
     def append_row(self, row: Row) -> None:
         """Add one line to metrics.jsonl and metrics.csv."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
-            if file.tell() == 0:
-                file.write(_csv_line(list(row)))
-            file.write(_csv_line(list(row.values())))
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+            with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
+                if file.tell() == 0:
+                    file.write(_csv_line(list(row)))
+                file.write(_csv_line(list(row.values())))
+        except OSError as error:
+            raise DdpmError(f"cannot write metrics into {self.path}: {error.strerror}") from error
 
 
 def read_config(path: Path) -> RunConfig:

@@ -10,7 +10,11 @@ from types import FrameType
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError
 
-_PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_PREEMPTIONS = tuple(  # Windows has only the first
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+    if hasattr(signal, name)
+)
 
 
 class StopRequest:

@@ -13,7 +13,7 @@ from ddpm_cli.core.diffusion.sampling import Sampling, sample
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
-_SAMPLING = Sampling(steps=20)
+_STEPS = 20
 
 
 def draw(
@@ -25,8 +25,9 @@ def draw(
         return
     labels = torch.arange(count, device=device) % len(network.classes) if network.classes else None
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
+    how = Sampling(min(_STEPS, config.diffusion.timesteps))
     x = None
-    for step in sample(denoiser, noise, labels, _SAMPLING):
+    for step in sample(denoiser, noise, labels, how):
         x = step.x
     assert x is not None
     pictures: np.ndarray = to_uint8(x).cpu().numpy()

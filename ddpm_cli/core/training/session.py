@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddpm_cli.core.config import RunConfig, updated
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import Source, open_source
@@ -21,6 +23,8 @@ from ddpm_cli.core.training import snapshots
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress, State
 from ddpm_cli.core.training.trainer import Machine, Trainer
+
+_FOLLOW_DATA = ("size", "channels", "classes")
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,6 @@ class Plan:
     @property
     def parameters(self) -> int:
         """The network's size."""
-        import torch
-
         with torch.device("meta"):
             return parameter_count(UNet(self.config.network))
 
@@ -80,9 +82,8 @@ class Plan:
 def plan(request: Request) -> Plan:
     """Settle everything about a run before anything is written: data, preset, file, options."""
     source = open_source(request.data)
-    size = request.size or source.native_size
     channels = request.channels or source.native_channels
-    name = request.preset or fitting(source.name, channels, size)
+    name = request.preset or fitting(source.name, channels, request.size or source.native_size)
     chosen = preset(name)
     conditional = not chosen.unconditional if request.conditional is None else request.conditional
     if request.conditional and not source.classes:
@@ -91,6 +92,8 @@ def plan(request: Request) -> Plan:
     config = updated(RunConfig(), chosen.settings)
     if request.config is not None:
         config = updated(config, _settings_in(request.config), str(request.config))
+    step = config.network.granularity
+    size = request.size or nearest_size(source.native_size, step)
     settings = dict(request.settings)
     settings["network"] = {
         "size": list(size),
@@ -102,10 +105,17 @@ def plan(request: Request) -> Plan:
         "fingerprint": source.fingerprint,
     }
     if settings.get("budget"):  # one given limit replaces all of the preset's
-        settings["budget"] = {"images": None, "minutes": None} | settings["budget"]
+        none = dict.fromkeys(("images", "steps", "epochs", "minutes"))
+        settings["budget"] = none | settings["budget"]
     config = updated(config, settings)
     _check(config, len(source))
     return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
+
+
+def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """The (height, width) nearest to `size` whose sides are multiples of `step`."""
+    height, width = (max(step, round(side / step) * step) for side in size)
+    return height, width
 
 
 def run(plan: Plan, request: Request, machine: Machine, reporter: Reporter) -> dict[str, Any]:
@@ -125,6 +135,7 @@ def run(plan: Plan, request: Request, machine: Machine, reporter: Reporter) -> d
     if distributed.is_first():
         run.write_config(config)
         run.rewind_rows(state.progress.images)
+        snapshots.supersede_newer(run.snapshots, state.progress.images)
     if Clock(config, len(training), state.progress).used >= 1:
         reporter.say(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
@@ -157,22 +168,30 @@ def read_pictures(plan: Plan, request: Request, reporter: Reporter) -> loader.Pi
         )
 
 
-def _open_directory(plan: Plan, request: Request) -> Path:
+def choose_directory(plan: Plan, request: Request) -> Path:
     """The run directory to use. Raises DdpmError rather than touch another run or other files."""
-    out = plan.out
-    run = RunDirectory(out)
+    out, run = plan.out, RunDirectory(plan.out)
+    if request.resume not in ("auto", "never") and not Path(request.resume).is_file():
+        held = snapshots.listed(run.snapshots)
+        newest = f"; the newest in {run.path} is {held[-1]}" if held else ""
+        raise DdpmError(f"--resume {request.resume}: no such file{newest}")
     if request.resume == "never":
         if request.out is None:
-            out = free_name(out)
-        elif run.config.exists():
+            return free_name(out)
+        if run.config.exists():
             raise DdpmError(
                 f"{out} holds a run, which --resume never would overwrite; choose another --out"
             )
     elif run.config.exists():
         _check_same(run, plan.config)
         return out
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DdpmError(f"{out} is not empty and holds no run; choose another --out")
+    return out
+
+
+def _open_directory(plan: Plan, request: Request) -> Path:
+    out = choose_directory(plan, request)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -196,20 +215,28 @@ def _check_same(run: RunDirectory, config: RunConfig) -> None:
 
 
 def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) -> int:
-    """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start."""
-    if resume not in ("auto", "never"):
-        path: Path | None = Path(resume)
+    """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start.
+
+    The first process chooses, so that all go on from the same one.
+    """
+
+    def chosen() -> Path | None:
+        if resume == "never":
+            return None
+        if resume == "auto":
+            return snapshots.restore_newest(run.snapshots, state, reporter)
         snapshots.restore(Path(resume), state)
-    else:
-        path = (
-            snapshots.restore_newest(run.snapshots, state, reporter) if resume == "auto" else None
-        )
+        return Path(resume)
+
+    path = distributed.told_by_first(chosen)
     if path is None:
         reporter.say(f"No snapshot in {run.path}: starting from scratch.")
-    else:
-        images, steps = state.progress.images, state.progress.steps
-        reporter.say(f"Resuming from {path} ({images:,} images, {steps:,} steps).")
-    return state.progress.images
+        return 0
+    if not distributed.is_first():
+        snapshots.restore(path, state)
+    images, steps = state.progress.images, state.progress.steps
+    reporter.say(f"Resuming from {path} ({images:,} images, {steps:,} steps).")
+    return images
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
@@ -223,9 +250,10 @@ def _settings_in(path: Path) -> dict[str, Any]:
         raise DdpmError(f"--config {path} is neither JSON nor TOML: {error}") from error
     if not isinstance(settings, dict):
         raise DdpmError(f"--config {path} should hold named settings, like a run's config.json")
-    for name in ("size", "channels", "classes"):  # these follow the data
-        settings.get("network", {}).pop(name, None)
-    settings.pop("data", None)
+    # These follow the pictures that this run is given.
+    for part, names in (("network", _FOLLOW_DATA), ("data", ("source", "fingerprint"))):
+        if isinstance(settings.get(part), dict):
+            settings[part] = {k: v for k, v in settings[part].items() if k not in names}
     return settings
 
 

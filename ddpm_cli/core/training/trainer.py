@@ -30,7 +30,7 @@ _BAD_STEPS = 20  # steps in a row without finite gradients after which training 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the work runs on. Nothing here changes what is learned."""
+    """What the work runs on; a run may go on upon another one."""
 
     device: torch.device
     precision: torch.dtype = torch.float32
@@ -98,6 +98,8 @@ class Trainer:
 
                 # Agree with the other processes on the time and on whether to stop.
                 signal = clock.tick(progress, request.signal)
+                if clock.used >= 1:
+                    signal = 0  # it ends here anyway, and whole
 
                 # Log, validate and save when it is time.
                 ending = clock.used >= 1 or signal != 0
@@ -156,7 +158,9 @@ class Trainer:
                         self.denoiser, chunk, None if labels is None else labels[part]
                     )
                 torch.autograd.backward(scale * losses.sum())
-            self._losses += losses.detach().sum()
+            finite = losses.detach().isfinite()
+            self._losses[0] += losses.detach()[finite].sum()
+            self._losses[1] += finite.sum()
 
     def _step(self, norm: float, lr: float) -> None:
         """Move the weights and their average; leave both alone where the gradient is not finite."""
@@ -182,7 +186,7 @@ class Trainer:
 
     def _start_log(self) -> None:
         progress = self.state.progress
-        self._losses = torch.zeros((), device=self.machine.device)
+        self._losses = torch.zeros(2, device=self.machine.device)  # sum and count
         self._logged = (progress.images, progress.seconds)
 
     def _log(self, bar: Bar, clock: Clock, lr: float, norm: float, held_out: float | None) -> None:
@@ -190,12 +194,14 @@ class Trainer:
         progress = self.state.progress
         images = progress.images - self._logged[0]
         seconds = progress.seconds - self._logged[1]
-        loss = float(distributed.total(self._losses)) / images
+        summed, count = distributed.total(self._losses).tolist()
+        loss = summed / count if count else math.nan
         keep = 0.5 ** (
             4 * images / self.config.snapshot_every
         )  # half-life: a quarter of a snapshot's
         old = progress.loss_smooth
-        progress.loss_smooth = loss if math.isnan(old) else keep * old + (1 - keep) * loss
+        if count:
+            progress.loss_smooth = loss if math.isnan(old) else keep * old + (1 - keep) * loss
         speed = images / max(seconds, 1e-9)
         if distributed.is_first():
             self.run.append_row(
@@ -203,11 +209,11 @@ class Trainer:
                     "images": progress.images,
                     "steps": progress.steps,
                     "seconds": round(progress.seconds, 3),
-                    "loss": loss,
-                    "loss_smooth": progress.loss_smooth,
+                    "loss": _finite(loss),
+                    "loss_smooth": _finite(progress.loss_smooth),
                     "loss_holdout": held_out,
                     "lr": lr,
-                    "grad_norm": norm,
+                    "grad_norm": _finite(norm),
                     "images_per_second": round(speed, 2),
                 }
             )
@@ -245,8 +251,9 @@ class Trainer:
         """Is this the best model so far, by the held-out loss or the smoothed training loss?"""
         progress = self.state.progress
         score = progress.loss_smooth if held_out is None else held_out
-        progress.stale = 0 if score < progress.best else progress.stale + 1
-        progress.best = min(score, progress.best)
+        better = score < progress.best
+        progress.stale = 0 if better else progress.stale + 1
+        progress.best = score if better else progress.best
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
@@ -264,11 +271,11 @@ class Trainer:
         run, config, state = self.run, self.config, self.state
         tensors = state.average.state_dict()
         weights.save(run.weights, tensors, config, state.progress.images)
-        snapshots.write(run.snapshots, state, config.keep)
+        if state.progress.stale == 0 and not hurried:
+            weights.save(run.best, tensors, config, state.progress.images)
+        snapshots.write(run.snapshots, state, config.keep)  # last: it says that all above is there
         if hurried:
             return
-        if state.progress.stale == 0:
-            weights.save(run.best, tensors, config, state.progress.images)
         plots.loss_curve(run.loss_plot, run.rows())
         preview.draw(run, self.averaged, config, state.progress.images, self.machine.device)
 
@@ -278,6 +285,10 @@ def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
     rise = min(1.0, (images + config.batch) / config.warmup) if config.warmup else 1.0
     fall = min(1.0, (1 - used) / config.decay) if config.decay else 1.0
     return config.lr * rise * fall
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def crossed(images: int, batch: int, every: int) -> bool:
