@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
             "optimiser": _LEARNING,
             "data": {"flip": False},
-            "budget": {"images": 40_000},
+            "budget": {"images": 48_000},
             "snapshot_every": 10_000,
             "preview": 36,
         },

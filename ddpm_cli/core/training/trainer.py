@@ -196,9 +196,8 @@ class Trainer:
         seconds = progress.seconds - self._logged[1]
         summed, count = distributed.total(self._losses).tolist()
         loss = summed / count if count else math.nan
-        keep = 0.5 ** (
-            4 * images / self.config.snapshot_every
-        )  # half-life: a quarter of a snapshot's
+        halflife = self.config.snapshot_every / 20  # of the smoothing, in images
+        keep = 0.5 ** (images / halflife)
         old = progress.loss_smooth
         if count:
             progress.loss_smooth = loss if math.isnan(old) else keep * old + (1 - keep) * loss
