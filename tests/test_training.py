@@ -355,17 +355,17 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def test_killed_and_run_again_ends_like_undisturbed(tiny: Path, photos: Path) -> None:
-    command = ("train", "--data", photos, "--config", tiny, "--images", 4000, "--preview", 0)
-    finished(shell(*command, "--out", "straight", "--snapshot-every", 400))
-    victim = shell(*command, "--out", "killed", "--snapshot-every", 400)
+    command = ("train", "--data", photos, "--config", tiny, "--images", 1600, "--preview", 0)
+    finished(shell(*command, "--out", "straight", "--snapshot-every", 160))
+    victim = shell(*command, "--out", "killed", "--snapshot-every", 160)
     folder = Path("killed/snapshots")
     while victim.poll() is None and not list(folder.glob("[0-9]*.pt")):
         time.sleep(0.01)
     victim.kill()
     victim.communicate()
     held = [int(path.stem) for path in folder.glob("[0-9]*.pt")]
-    assert held and max(held) < 4000, "it ended before it could be killed"
-    finished(shell(*command, "--out", "killed", "--snapshot-every", 400))
+    assert held and max(held) < 1600, "it ended before it could be killed"
+    finished(shell(*command, "--out", "killed", "--snapshot-every", 160))
     assert same(load_file("straight/model.safetensors"), load_file("killed/model.safetensors"))
     rows = [
         [row["images"] for row in RunDirectory(Path(name)).rows()]
