@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.metrics.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol, protocol
+from ddpm_cli.core.metrics.protocols import (
+    CLEAN_FID,
+    PROTOCOLS,
+    PYTORCH_FID,
+    TORCH_FIDELITY,
+    Protocol,
+    local_protocol,
+    protocol,
+)
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +87,7 @@ def test_torch_fidelity_equals_the_peer(size: tuple[int, int]) -> None:
     assert torch.equal(TORCH_FIDELITY.prepare(x), (resized - 128) / 128)
 
 
-@pytest.mark.parametrize("how", [PYTORCH_FID, TORCH_FIDELITY])
+@pytest.mark.parametrize("how", PROTOCOLS)
 def test_grey_is_replicated_and_a_picture_does_not_see_its_neighbours(how: Protocol) -> None:
     grey = pictures(40, 30, channels=1)
     prepared = how.prepare(grey)
@@ -87,7 +96,7 @@ def test_grey_is_replicated_and_a_picture_does_not_see_its_neighbours(how: Proto
     assert torch.equal(prepared[1:], how.prepare(grey[1:]))
 
 
-@pytest.mark.parametrize("how", [PYTORCH_FID, TORCH_FIDELITY])
+@pytest.mark.parametrize("how", PROTOCOLS)
 def test_only_uint8_pictures_are_taken(how: Protocol) -> None:
     with pytest.raises(TypeError, match=r"uint8, not torch\.float32"):
         how.prepare(pictures(8, 8).float())
@@ -100,5 +109,39 @@ def test_only_uint8_pictures_are_taken(how: Protocol) -> None:
 def test_protocols_by_name() -> None:
     assert protocol("pytorch-fid") is PYTORCH_FID
     assert protocol("torch-fidelity") is TORCH_FIDELITY
-    with pytest.raises(UsageError, match="--protocol clean: choose pytorch-fid or torch-fidelity"):
+    assert protocol("clean-fid") is CLEAN_FID
+    with pytest.raises(UsageError, match="clean: choose one of pytorch-fid, torch-fidelity, clean"):
         protocol("clean")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (299, 299), (400, 310), (1, 7), (700, 20)])
+def test_clean_fid_is_pils_bicubic_on_floats(size: tuple[int, int]) -> None:
+    x = pictures(*size)
+    channels = [Image.fromarray(c.numpy().astype(np.float32)) for c in x.flatten(0, 1)]
+    resized = [np.asarray(c.resize((299, 299), Image.Resampling.BICUBIC)) for c in channels]
+    wanted = (np.stack(resized).clip(0, 255).reshape(2, 3, 299, 299) - 128) / 128
+    assert np.abs(CLEAN_FID.prepare(x).numpy() - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(32, 32), (400, 310)])
+def test_clean_fid_equals_the_peer(size: tuple[int, int]) -> None:
+    peer = pytest.importorskip("cleanfid.resize").build_resizer("clean")
+    x = pictures(*size)
+    resized = np.stack([peer(picture.permute(1, 2, 0).numpy()) for picture in x])
+    wanted = (resized.transpose(0, 3, 1, 2) - 128) / 128
+    assert np.abs(CLEAN_FID.prepare(x).numpy() - wanted).max() < 1e-6
+
+
+def test_local_features_see_pictures_at_their_own_size() -> None:
+    x = pictures(28, 20)
+    same = local_protocol((28, 20), 3)
+    assert same.local
+    assert torch.equal(same.prepare(x), x.float() / 127.5 - 1)
+    grey = local_protocol((14, 10), 1).prepare(x)
+    assert grey.shape == (2, 1, 14, 10)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    wanted = (x * weights).sum(1, keepdim=True) / 127.5 - 1
+    assert (grey.mean() - wanted.mean()).abs() < 0.01
+    one = pictures(28, 20, channels=1)
+    alike = local_protocol((28, 20), 1).prepare(one.expand(-1, 3, -1, -1))
+    assert (alike - (one.float() / 127.5 - 1)).abs().max() < 1e-6

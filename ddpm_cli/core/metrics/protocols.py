@@ -23,11 +23,19 @@ class Protocol:
 
     name: str
     resize: str  # in words, for the line printed with a score
-    resized: Callable[[Tensor], Tensor]  # float32 (N, 3, H, W) 0..255 -> network input
+    resized: Callable[[Tensor], Tensor]  # float32 (N, channels, H, W) 0..255 -> network input
+    channels: int = 3  # 3: grey is replicated; 1: colours are weighed as in ITU-R 601
+    local: bool = False  # for another network than the FID Inception: its scores are no FID
 
     def prepare(self, pictures: Tensor) -> Tensor:
         """Turn uint8 (N, 1 or 3, H, W) into the network's input, float32 (N, 3, 299, 299)."""
-        return self.resized(_checked(pictures).expand(-1, 3, -1, -1).float())
+        x = _checked(pictures).float()
+        if self.channels == 1 and x.shape[1] == 3:
+            x = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+        return self.resized(x.expand(-1, self.channels, -1, -1))
+
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL makes grey
 
 
 def _checked(pictures: Tensor) -> Tensor:
@@ -60,6 +68,19 @@ def _tensorflow_1(x: Tensor) -> Tensor:
     return (x - 128) / 128
 
 
+def _clean(x: Tensor) -> Tensor:
+    """Resize as PIL's BICUBIC on each channel of floats (Parmar et al. 2022), clip to 0..255.
+
+    PIL widens the kernel (a = -1/2) when it shrinks, which is antialiasing, and sums in float64:
+    so is it done here, on any device, to 1e-4 of a grey level. Scale by (x - 128) / 128.
+    """
+    wide = x if x.device.type == "mps" else x.double()  # Metal has no float64
+    wide = functional.interpolate(
+        wide, (SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True
+    )
+    return (wide.float().clamp(0, 255) - 128) / 128
+
+
 def _taps(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     at = torch.arange(SIDE, device=device, dtype=torch.float32)
     at = at * torch.tensor(size / SIDE, dtype=torch.float32)  # rounded to float32 first, as TF does
@@ -75,9 +96,28 @@ TORCH_FIDELITY = Protocol(
 )
 
 
+CLEAN_FID = Protocol(
+    "clean-fid", f"PIL bicubic to {SIDE} on floats, antialiased, not rounded", _clean
+)
+PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
+
+
 def protocol(name: str) -> Protocol:
     """Find a protocol by name. Raises UsageError for another name."""
-    for known in (PYTORCH_FID, TORCH_FIDELITY):
+    for known in PROTOCOLS:
         if known.name == name:
             return known
-    raise UsageError(f"--protocol {name}: choose {PYTORCH_FID.name} or {TORCH_FIDELITY.name}")
+    names = ", ".join(known.name for known in PROTOCOLS)
+    raise UsageError(f"--protocol {name}: choose one of {names}")
+
+
+def local_protocol(size: tuple[int, int], channels: int) -> Protocol:
+    """Prepare pictures for a classifier of (height, width) pixels: [-1, 1] at its own size."""
+
+    def fitted(x: Tensor) -> Tensor:
+        if x.shape[2:] != size:
+            x = functional.interpolate(x, size, mode="bilinear", antialias=True)
+        return x / 127.5 - 1
+
+    words = f"bilinear to {size[1]}x{size[0]}x{channels} where they differ, antialiased"
+    return Protocol("local-features", words, fitted, channels, local=True)
