@@ -54,9 +54,12 @@ def test_fid_of_folders_and_of_saved_statistics(ddpm: Run, weights: Path, tmp_pa
 
     code, out, err = ddpm("fid", saved, fake, "--weights", weights, "--batch", 2)
     assert code == 0, err
-    line = f"FID {document['fid']:.4f}  [pytorch-fid | weights sha256:{sha256_of(weights)[:8]}…"
-    assert out.startswith(line)
-    assert "n_real=4 n_fake=3 | real statistics, fake png 16x16]" in out
+    assert out.startswith(f"FID {document['fid']:.4f}  [pytorch-fid: bilinear to 299, half-pixel")
+    for part in (
+        f"| weights standin.pth sha256:{sha256_of(weights)[:8]}… | fp32",
+        "n_real=4 n_fake=3 | real png 16x16, fake png 16x16]",
+    ):
+        assert part in out
 
     code, _, err = ddpm("fid", saved, fake, "--weights", weights, "--protocol", "torch-fidelity")
     assert code == 1
@@ -75,7 +78,7 @@ def test_inception_score_of_a_folder(ddpm: Run, weights: Path, tmp_path: Path) -
     assert document["weights_sha256"] == sha256_of(weights)
     code, out, _ = ddpm(*score, "--protocol", "torch-fidelity")
     assert code == 0
-    assert "[torch-fidelity | weights" in out
+    assert "[torch-fidelity: bilinear" in out
     code, _, err = ddpm("inception-score", images, "--weights", weights)
     assert code == 1
     assert "holds 4 images, too few for 10 splits" in err
@@ -104,7 +107,7 @@ def test_inputs_are_looked_at_before_the_weights(ddpm: Run, tmp_path: Path) -> N
     assert "not a zip archive" in only_line(err)
     code, _, err = ddpm("fid", real, real, "--protocol", "tf")
     assert code == 2
-    assert "--protocol tf: choose pytorch-fid or torch-fidelity" in only_line(err)
+    assert "--protocol tf: choose one of pytorch-fid, torch-fidelity" in only_line(err)
     np.savez(tmp_path / "s.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     code, _, err = ddpm("inception-score", tmp_path / "s.npz")
     assert code == 2

@@ -32,14 +32,15 @@ FLOORS = {  # a module's floor is that of the longest prefix
     "core.generation": 3,
     "core.inspection": 3,
     "core.metrics": 3,
-    "cli": 4,
+    "core.judging": 4,
+    "cli": 5,
 }
 OWNERS = {
     "torch.distributed": {"core.runtime.distributed", "core.runtime.launch"},
     "torch.nn.parallel": {"core.runtime.distributed"},
     "PIL": {"core.data.files"},
     "imageio": {"core.data.files"},
-    "safetensors": {"core.weights", "core.metrics.inception"},
+    "safetensors": {"core.weights", "core.metrics.inception", "core.models.classifier"},
     "matplotlib": {"core.plots"},
     "rich": {"cli.console"},
     "typer": {"cli"},

@@ -13,15 +13,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.evaluate import judge_fid, judge_inception_score
+from ddpm_cli.core.metrics.evaluate import Wanted, judge, judge_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, FidInception
-from ddpm_cli.core.metrics.pictures import ArrayPictures, open_side
+from ddpm_cli.core.metrics.pictures import ArrayPictures
 from ddpm_cli.core.metrics.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol
+from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.scores import frechet_distance, inception_score
-from ddpm_cli.core.metrics.statistics import Statistics
+from ddpm_cli.core.metrics.sides import Side, open_side
+from ddpm_cli.core.metrics.statistics import Origin, Statistics
 from ddpm_cli.core.runtime.downloads import sha256_of
-from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.reporting import Reporter, Silent
 
 CPU = torch.device("cpu")
 
@@ -30,6 +32,7 @@ class Pooled(FidInception):
     """In the network's place: 12 features that are averages of quarters of the picture."""
 
     width = 12
+    classes = 12
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
@@ -58,6 +61,16 @@ class Ear(Silent):
 
     def update(self, done: float, note: str = "") -> None:
         self.done.append(done)
+
+
+def judge_fid(
+    real: Side, fake: Side, how: Extractor | None, reporter: Reporter
+) -> tuple[Report, Statistics]:
+    wanted = Wanted(frozenset({"fid"}), spread=False, cache=False)
+    report, statistics = judge(real, fake, how, wanted, reporter)
+    assert statistics is not None
+    assert report.fid is not None
+    return report, statistics
 
 
 def write(path: Path, n: int, seed: int, side: int = 299, bright: int = 256) -> Path:
@@ -94,7 +107,7 @@ def test_fid_of_arrays(tmp_path: Path) -> None:
     assert (result.n_real, result.n_fake) == (30, 40)
     assert ear.done == [30, 40]
     for part in (f"FID {wanted:.3f}", "pytorch-fid", "abababab…", "n_real=30 n_fake=40", "299x299"):
-        assert part in result.line()
+        assert part in result.lines()
     assert json.loads(json.dumps(result.document()))["weights_sha256"] == "ab" * 32
 
 
@@ -140,11 +153,13 @@ def test_mixed_sizes_are_resized_each_by_itself_in_full_batches(tmp_path: Path) 
         shape = (8 + i % 3, 20, 3)
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
     with_it = extractor(batch=5)
-    got = torch.cat([found.pool for found in with_it.features(open_side(tmp_path))])
+    got = torch.cat(
+        [found.pool for found in with_it.features(open_side(tmp_path).walk(slice(None)))]
+    )
     assert with_it.network.batches == [5, 5, 2]
     alone = [
         with_it.network(PYTORCH_FID.prepare(picture[None])).pool
-        for batch in open_side(tmp_path)
+        for batch in open_side(tmp_path).walk(slice(None))
         for picture in batch
     ]
     assert (got - torch.cat(alone)).abs().max() < 1e-5
@@ -157,32 +172,32 @@ def test_saved_statistics_stand_for_the_pictures(tmp_path: Path) -> None:
     saved = open_side(tmp_path / "s.npz")
     again, _ = judge_fid(saved, images(fake), extractor(), Silent())
     assert again.fid == pytest.approx(direct.fid, rel=1e-12)
-    assert (again.n_real, again.real) == (30, "statistics")
+    assert (again.n_real, again.real) == (30, "npz 32x32")
     both, _ = judge_fid(saved, saved, None, Silent())
     assert both.fid < 1e-6
-    assert both.weights_sha256 == "ab" * 32
+    assert both.origin.weights_sha256 == "ab" * 32
 
 
 def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     fake = write(tmp_path / "f.npz", 5, 1, 32)
     zero = (np.zeros(12), np.eye(12), 5)
-    resized = Statistics(*zero, "torch-fidelity", "ab" * 32)
+    resized = Statistics(*zero, Origin("torch-fidelity", "ab" * 32))
     with pytest.raises(DdpmError, match="--protocol of REAL is torch-fidelity, of FAKE pytorch"):
         judge_fid(resized, images(fake), extractor(), Silent())
-    retrained = Statistics(*zero, "pytorch-fid", "cd" * 32)
+    retrained = Statistics(*zero, Origin("pytorch-fid", "cd" * 32))
     with pytest.raises(DdpmError, match=r"--weights of REAL is cdcd.*, of FAKE abab"):
         judge_fid(retrained, images(fake), extractor(), Silent())
-    narrow = Statistics(np.zeros(3), np.eye(3), 5, None, None)
+    narrow = Statistics(np.zeros(3), np.eye(3), 5)
     unused = extractor()
-    with pytest.raises(DdpmError, match="statistics have 3 features, this network 12"):
+    with pytest.raises(DdpmError, match="as FAKE have 3 features, this network 12"):
         judge_fid(images(fake), narrow, unused, Silent())
     assert unused.network.batches == [], "the features were extracted in vain"
     with pytest.raises(DdpmError, match="3 and 12 features"):
         judge_fid(narrow, resized, None, Silent())
     ear = Ear()
-    unknown = Statistics(np.zeros(12), np.eye(12), None, None, None)
+    unknown = Statistics(np.zeros(12), np.eye(12), None)
     result, _ = judge_fid(unknown, images(fake), extractor(), ear)
-    assert "n_real=unknown" in result.line()
+    assert "n_real=unknown" in result.lines()
     assert "statistics given as REAL do not say which protocol" in ear.heard[0]
 
 

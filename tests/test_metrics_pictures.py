@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import pictures
-from ddpm_cli.core.metrics.pictures import ArrayPictures, FilePictures, open_side
+from ddpm_cli.core.metrics.pictures import ArrayPictures, FilePictures
+from ddpm_cli.core.metrics.sides import open_side
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -40,7 +41,7 @@ def opened(path: Path, skip_bad: bool = False) -> FilePictures | ArrayPictures:
 
 
 def everything(side: FilePictures | ArrayPictures) -> list[Tensor]:
-    return [picture for batch in side for picture in batch]
+    return [picture for batch in side.walk(slice(None)) for picture in batch]
 
 
 class Ear(Silent):
@@ -57,7 +58,7 @@ def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> No
     sizes = [(8, 8), (8, 8), (5, 9), (8, 8), (5, 9), (5, 9)]
     wanted = [save(tmp_path / f"{i}.png", noise(*size, 3)) for i, size in enumerate(sizes)]
     side = opened(tmp_path)
-    batches = list(side)
+    batches = list(side.walk(slice(None)))
     assert [tuple(batch.shape) for batch in batches] == [
         (2, 3, 8, 8),
         (1, 3, 5, 9),
@@ -75,9 +76,9 @@ def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for i in range(7):
         save(tmp_path / f"{i}.png", noise(4, 4, 3))
     monkeypatch.setattr(pictures, "RUN_LENGTH", 3)
-    assert [len(batch) for batch in opened(tmp_path)] == [3, 3, 1]
+    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [3, 3, 1]
     monkeypatch.setattr(pictures, "RUN_BYTES", 2 * 4 * 4 * 3)
-    assert [len(batch) for batch in opened(tmp_path)] == [2, 2, 2, 1]
+    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [2, 2, 2, 1]
 
 
 def test_a_zip_holds_the_same_pictures(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_arrays_are_read_in_pieces(
     np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
     monkeypatch.setattr(pictures, "RUN_LENGTH", 4)
     side = opened(tmp_path / "s.npz")
-    batches = list(side)
+    batches = list(side.walk(slice(None)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     got = torch.cat(batches).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(got, array.reshape(10, 4, 6, channels or 1))
@@ -216,7 +217,7 @@ def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
     damaged[at + array.nbytes - 1] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(DdpmError, match="is damaged: Bad CRC"):
-        list(opened(path))
+        list(opened(path).walk(slice(None)))
 
 
 def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", array.getvalue()[:-1])
     with pytest.raises(DdpmError, match="ends before its 2 pictures do"):
-        list(opened(path))
+        list(opened(path).walk(slice(None)))
 
 
 def test_statistics_files_are_told_from_image_files(tmp_path: Path) -> None:

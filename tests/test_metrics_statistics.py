@@ -10,7 +10,7 @@ import torch
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import statistics
-from ddpm_cli.core.metrics.statistics import Moments, Statistics, read_statistics
+from ddpm_cli.core.metrics.statistics import Moments, Origin, Statistics, read_statistics
 
 
 def features(n: int = 300, d: int = 24, offset: float = 0.0) -> torch.Tensor:
@@ -58,6 +58,22 @@ def test_merged_shards_equal_the_whole_and_keep_their_own() -> None:
     assert shards[0].count == 10
 
 
+def test_a_part_can_be_taken_out_again() -> None:
+    x = features()
+    rest = moments(x, 90, 210).without(moments(x[40:140]))
+    assert rest.count == 200
+    assert agree(rest, torch.cat([x[:40], x[140:]]))
+
+
+def test_what_may_not_be_compared() -> None:
+    one = Origin("pytorch-fid", "ab", "fp32")
+    assert one.conflict(one) is None
+    assert one.conflict(Origin("pytorch-fid")) is None  # does not say: not certainly different
+    assert one.conflict(Origin("clean-fid", "ab")) == ("--protocol", "pytorch-fid", "clean-fid")
+    assert one.conflict(Origin("pytorch-fid", "cd")) == ("--weights", "ab", "cd")
+    assert one.conflict(Origin("pytorch-fid", "ab", "bf16")) == ("--precision", "fp32", "bf16")
+
+
 def test_a_large_mean_costs_no_digits() -> None:
     """Plain sums of squares would keep about 16 - 2 * 7 digits here."""
     got = moments(features(offset=1e7), 50, 250)
@@ -87,10 +103,13 @@ def test_a_covariance_needs_two() -> None:
 
 def test_files_are_read_as_written_and_by_pytorch_fid(tmp_path: Path) -> None:
     got = moments(features())
-    written = Statistics(got.mean, got.covariance, 300, "pytorch-fid", "ab" * 32)
+    written = Statistics(
+        got.mean, got.covariance, 300, Origin("pytorch-fid", "ab" * 32, "fp32", "bilinear"), "png"
+    )
     written.write(tmp_path / "s.npz")
     read = read_statistics(tmp_path / "s.npz")
-    assert (read.n, read.protocol, read.weights_sha256) == (300, "pytorch-fid", "ab" * 32)
+    assert (read.n, read.images) == (300, "png")
+    assert read.origin == written.origin
     assert np.array_equal(read.mean, got.mean)
     assert np.array_equal(read.covariance, got.covariance)
     with np.load(tmp_path / "s.npz") as peer:  # as pytorch-fid does
@@ -102,9 +121,9 @@ def test_files_are_read_as_written_and_by_pytorch_fid(tmp_path: Path) -> None:
 def test_files_of_pytorch_fid_do_not_say_how_they_were_made(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=np.eye(3))
     read = read_statistics(tmp_path / "s.npz")
-    assert (read.n, read.protocol, read.weights_sha256) == (None, None, None)
+    assert (read.n, read.origin) == (None, Origin())
     read.write(tmp_path / "again.npz")
-    assert read_statistics(tmp_path / "again.npz").protocol is None
+    assert read_statistics(tmp_path / "again.npz").origin == Origin()
 
 
 @pytest.mark.parametrize(

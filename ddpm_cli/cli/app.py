@@ -10,6 +10,7 @@ import typer
 
 from ddpm_cli import __version__
 from ddpm_cli.cli import console
+from ddpm_cli.cli.fetch_weights import fetch_weights
 from ddpm_cli.cli.fid import fid
 from ddpm_cli.cli.gif import gif
 from ddpm_cli.cli.inception_score import inception_score
@@ -31,6 +32,7 @@ app.command()(sample)
 app.command()(gif)
 app.command()(fid)
 app.command()(inception_score)
+app.command()(fetch_weights)
 app.command()(inspect_schedule)
 
 

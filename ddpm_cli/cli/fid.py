@@ -7,34 +7,60 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, options
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.cli import console, judging, options
 
-SIDES = "folder (searched at any depth), .zip, image .npz (arr_0) or statistics .npz (mu, sigma)"
+SIDES = (
+    "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
+    "data set (cifar10:train)"
+)
+_DRAWING = "Where FAKE is a run"
 
 
 def fid(
-    real: Annotated[Path, typer.Argument(help=f"The real pictures: {SIDES}.")],
-    fake: Annotated[Path, typer.Argument(help="The pictures to judge: any of the same.")],
-    weights: Annotated[
-        Path | None,
+    real: Annotated[str, typer.Argument(help=f"The real pictures: {SIDES}.")],
+    fake: Annotated[
+        str, typer.Argument(help="The pictures to judge: any of the same, or a run to draw from.")
+    ],
+    metrics: Annotated[
+        str | None,
         typer.Option(
-            help="FID Inception weights, .pth or .safetensors.",
-            show_default="the published ones, downloaded once",
+            help="Scores to compute from the one pass: any of fid,kid,prdc,is (prdc: precision, "
+            "recall, density, coverage; is: the fakes' Inception Score).",
+            show_default="fid,kid,prdc",
         ),
     ] = None,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="How pictures are resized and scaled: pytorch-fid (most papers of late) or "
-            "torch-fidelity (TensorFlow 1's resize). Only equal protocols compare."
-        ),
-    ] = "pytorch-fid",
-    batch: Annotated[
-        int, typer.Option(min=1, help="Images through the network at a time; changes speed only.")
-    ] = 64,
+    floor: Annotated[
+        bool,
+        typer.Option("--floor", help="Also FID of real against other real pictures, as many."),
+    ] = False,
+    spread: Annotated[
+        bool, typer.Option(help="FID's standard error, from 10 resamples of the fakes.")
+    ] = True,
+    weights: judging.Weights = None,
+    protocol: judging.Protocol = None,
+    features: judging.Features = None,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", min=2, help="Pictures to draw.", rich_help_panel=_DRAWING),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_DRAWING)] = 50,
+    eta: Annotated[
+        float, typer.Option(help="0 is DDIM, 1 DDPM's ancestral.", rich_help_panel=_DRAWING)
+    ] = 0.0,
+    guidance: Annotated[
+        float, typer.Option(help="As in ddpm sample.", rich_help_panel=_DRAWING)
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Image i has seed + i.", rich_help_panel=_DRAWING)
+    ] = 0,
+    batch: judging.Batch = 64,
+    nproc: options.Nproc = 1,
     device: options.Device = "auto",
+    precision: judging.Precision = "fp32",
     skip_bad: options.SkipBad = False,
+    cache: Annotated[
+        bool, typer.Option(help="Keep the real side's features for the next call.")
+    ] = True,
     save_real: Annotated[
         Path | None,
         typer.Option(
@@ -45,24 +71,46 @@ def fid(
     overwrite: options.OverwriteFile = False,
     json: options.Json = False,
 ) -> None:
-    """Frechet Inception distance between two sets of pictures; smaller is closer."""
-    from ddpm_cli.core.metrics.evaluate import judge_fid
-    from ddpm_cli.core.metrics.extraction import load_extractor
-    from ddpm_cli.core.metrics.pictures import open_side
+    """Frechet Inception distance and its kin between two sets of pictures.
+
+    FID and KID: smaller is closer. Precision falls when fakes look like no real picture, recall
+    when they miss some kinds of real pictures.
+    """
+    from ddpm_cli.core import judging as models
+    from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.metrics.evaluate import Wanted, judge
     from ddpm_cli.core.metrics.protocols import protocol as named
+    from ddpm_cli.core.metrics.sides import Side, open_side
     from ddpm_cli.core.metrics.statistics import Statistics
-    from ddpm_cli.core.runtime.devices import choose_device
+    from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
-    if save_real is not None and save_real.exists() and not overwrite:
-        raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
-    how = named(protocol)
-    sides = [open_side(path, skip_bad) for path in (real, fake)]
+    if protocol is not None:
+        named(protocol)  # a typing error is said before anything else
+    if models.is_run(real):
+        raise UsageError(f"REAL {real} is a run; only FAKE can be one")
+    if count is not None and not models.is_run(fake):
+        raise UsageError(f"-n is for drawing from a run, and {fake} is none")
+    chosen = devices.choose_device(device)
+    one = open_side(real, skip_bad)
+    other: Side
+    if models.is_run(fake):
+        how = Sampling(steps, eta, guidance)
+        other = models.drawn_by_run(Path(fake), count or 5000, seed, how, batch, chosen, reporter)
+    else:
+        other = open_side(fake, skip_bad)
+    wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     extractor = None
-    if not all(isinstance(side, Statistics) for side in sides):
-        extractor = load_extractor(weights, how, choose_device(device), batch, reporter)
-    result, statistics = judge_fid(sides[0], sides[1], extractor, reporter)
-    console.result(result.line(), result.document(), json)
-    if save_real is not None:
+    if not (isinstance(one, Statistics) and isinstance(other, Statistics)):
+        extractor = judging.extractor(
+            weights, features, protocol, chosen, batch, precision, reporter
+        )
+    if judging.launched(nproc, device):
+        return
+    with distributed.joined(chosen):
+        report, statistics = judge(one, other, extractor, wanted, reporter)
+    console.result(report.lines(), report.document(), json)
+    if save_real is not None and statistics is not None:
         statistics.write(save_real)
         reporter.say(f"the real side's statistics are in {save_real}")

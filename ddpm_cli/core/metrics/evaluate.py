@@ -1,104 +1,93 @@
-"""Judging from end to end: pictures -> features -> statistics -> a score with its protocol."""
+"""Judging from end to end: pictures -> features -> statistics -> scores with their protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
-import torch
+import numpy as np
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.metrics import neighbours as balls
 from ddpm_cli.core.metrics.extraction import Extractor
-from ddpm_cli.core.metrics.inception import Features
+from ddpm_cli.core.metrics.gathering import Gathered, Keep, gather, gather_cached
+from ddpm_cli.core.metrics.kernel import kid
 from ddpm_cli.core.metrics.pictures import Pictures
-from ddpm_cli.core.metrics.scores import frechet_distance, inception_score
-from ddpm_cli.core.metrics.statistics import Moments, Statistics
+from ddpm_cli.core.metrics.protocols import LOCAL
+from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
+from ddpm_cli.core.metrics.rows import Rows
+from ddpm_cli.core.metrics.scores import Gaussian, shuffled, split_score
+from ddpm_cli.core.metrics.sides import Side
+from ddpm_cli.core.metrics.spread import fid_floor, fid_spread
+from ddpm_cli.core.metrics.statistics import Origin, Statistics
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 
-Side = Pictures | Statistics
+METRICS = ("fid", "kid", "prdc", "is")
+SPLITS = 10  # of the Inception Score
 
 
 @dataclass(frozen=True)
-class FidResult:
-    """A Frechet Inception distance and all that it depends on."""
+class Wanted:
+    """Which scores are computed from the one pass."""
 
-    fid: float
-    n_real: int | None  # None: the statistics file does not say
-    n_fake: int | None
-    protocol: str | None
-    weights_sha256: str | None
-    real: str  # what the pictures were: "png 32x32"
-    fake: str
+    metrics: frozenset[str] = frozenset({"fid", "kid", "prdc"})
+    spread: bool = True  # of FID
+    floor: bool = False
+    cache: bool = True  # keep and find the real side's features
 
-    def line(self) -> str:
-        """The score and its protocol in one line."""
-        counts = f"n_real={self.n_real or 'unknown'} n_fake={self.n_fake or 'unknown'}"
-        pictures = f"real {self.real}, fake {self.fake}"
-        return f"FID {self.fid:.4f}  [{_protocol_of(self)} | {counts} | {pictures}]"
-
-    def document(self) -> dict[str, object]:
-        """The same for --json."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class InceptionScoreResult:
-    """An Inception Score and all that it depends on."""
-
-    mean: float
-    std: float  # population deviation over the splits
-    n: int
-    splits: int
-    protocol: str
-    weights_sha256: str
-    images: str
-
-    def line(self) -> str:
-        """The score and its protocol in one line."""
-        how = f"n={self.n} splits={self.splits} shuffled"
-        score = f"Inception Score {self.mean:.4f} +/- {self.std:.4f}"
-        return f"{score}  [{_protocol_of(self)} | {how} | {self.images}]"
-
-    def document(self) -> dict[str, object]:
-        """The same for --json."""
-        return asdict(self)
+    @classmethod
+    def parse(cls, metrics: str | None, real: Side, fake: Side, **settings: bool) -> Wanted:
+        """Read "fid,kid,prdc,is"; None: FID, and KID and PRDC where both sides are pictures."""
+        pictures = [name for name, side in (("REAL", real), ("FAKE", fake)) if not _known(side)]
+        if metrics is None:
+            every = {"fid", "kid", "prdc"} if len(pictures) == 2 else {"fid"}
+            return cls(frozenset(every), **settings)
+        names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
+        if not names or names - set(METRICS):
+            raise UsageError(f"--metrics {metrics}: choose from {','.join(METRICS)}")
+        needs = {"kid": ("REAL", "FAKE"), "prdc": ("REAL", "FAKE"), "is": ("FAKE",), "fid": ()}
+        for name in sorted(names):
+            for side in needs[name]:
+                if side not in pictures:
+                    raise UsageError(
+                        f"--metrics {name} needs the pictures of {side}, not their statistics"
+                    )
+        return cls(names, **settings)
 
 
-def judge_fid(
-    real: Side, fake: Side, extractor: Extractor | None, reporter: Reporter
-) -> tuple[FidResult, Statistics]:
-    """Compute FID (Heusel et al. 2017), and the real side's statistics for use another time.
+def judge(
+    real: Side, fake: Side, extractor: Extractor | None, wanted: Wanted, reporter: Reporter
+) -> tuple[Report, Statistics | None]:
+    """Score FAKE against REAL in one pass; the real side's statistics for use another time.
 
-    The extractor may be None where both sides are statistics. Raises DdpmError for sides that hold
-    fewer than 2 pictures or that cannot be compared.
+    The extractor may be None where both sides are statistics. With several processes all take
+    their share, the first one scores, and the statistics are there alone. Raises DdpmError for
+    sides that hold fewer than 2 pictures or that cannot be compared, before any network runs.
     """
-    for side in (real, fake):
-        _check_enough(side, extractor)
+    for side, name in ((real, "REAL"), (fake, "FAKE")):
+        _check_enough(side, name, extractor)
+    if wanted.floor and _known(real):
+        raise UsageError("--floor needs the pictures of REAL, not their statistics")
     _check_comparable(real, fake, extractor, reporter)
-    real_statistics, real_is = _statistics_of(real, extractor, "real", reporter)
-    fake_statistics, fake_is = _statistics_of(fake, extractor, "fake", reporter)
-    distance = frechet_distance(
-        real_statistics.mean,
-        real_statistics.covariance,
-        fake_statistics.mean,
-        fake_statistics.covariance,
+    both = bool(wanted.metrics & {"kid", "prdc"})
+    keep_real = Keep(features=both or wanted.floor)
+    spread = wanted.spread and "fid" in wanted.metrics
+    keep_fake = Keep(features=both or spread, logits="is" in wanted.metrics)
+    first = _gathered(real, extractor, keep_real, "real", reporter, cached=wanted.cache)
+    second = _gathered(fake, extractor, keep_fake, "fake", reporter, cached=False)
+    local = extractor is not None and extractor.protocol.local
+    report = distributed.told_by_first(
+        lambda: _scored(first, second, extractor, wanted, local=local)
     )
-    result = FidResult(
-        distance,
-        real_statistics.n,
-        fake_statistics.n,
-        real_statistics.protocol or fake_statistics.protocol,
-        real_statistics.weights_sha256 or fake_statistics.weights_sha256,
-        real_is,
-        fake_is,
-    )
-    _note_few(result, len(real_statistics.mean), reporter)
-    return result, real_statistics
+    _note_few(report, len(first.statistics.mean), reporter)
+    return report, first.statistics if distributed.is_first() else None
 
 
 def judge_inception_score(
     images: Pictures, extractor: Extractor, splits: int, reporter: Reporter
-) -> InceptionScoreResult:
+) -> InceptionScoreReport:
     """Compute the Inception Score (Salimans et al. 2016) over splits of shuffled pictures.
 
     Raises DdpmError for fewer pictures than splits, before any network runs.
@@ -108,53 +97,91 @@ def judge_inception_score(
             f"{images.label} holds {len(images)} images, too few for {splits} splits; "
             "give more, or fewer --splits"
         )
-    logits: list[torch.Tensor] = []
-    _walk(images, extractor, lambda found: logits.append(found.logits.cpu()), "images", reporter)
-    n = images.tally.count
+    found = gather(images, extractor, Keep(logits=True), "images", reporter)
+    n, logits = found.statistics.n or 0, found.logits
     if n < splits:
         raise DdpmError(f"only {n} images of {images.label} are readable, for {splits} splits")
-    mean, std = inception_score(torch.cat(logits).numpy(), splits)
-    protocol, sha256 = extractor.protocol.name, extractor.weights_sha256
-    return InceptionScoreResult(mean, std, n, splits, protocol, sha256, images.tally.summary())
+    assert logits is not None
+    mean, std = distributed.told_by_first(lambda: _inception_score(logits, splits))
+    return InceptionScoreReport(
+        mean,
+        std,
+        n,
+        splits,
+        extractor.origin,
+        extractor.protocol.local,
+        found.statistics.images,
+    )
 
 
-def _statistics_of(
-    side: Side, extractor: Extractor | None, what: str, reporter: Reporter
-) -> tuple[Statistics, str]:
-    if isinstance(side, Statistics):
-        return side, "statistics"
-    assert extractor is not None, "pictures need an extractor"
-    moments = Moments()
-    _walk(side, extractor, lambda found: moments.update(found.pool), what, reporter)
-    if moments.count < 2:
-        raise DdpmError(f"only {moments.count} images of {side.label} are readable; FID needs 2")
-    name, sha256 = extractor.protocol.name, extractor.weights_sha256
-    statistics = Statistics(moments.mean, moments.covariance, moments.count, name, sha256)
-    return statistics, side.tally.summary()
-
-
-def _walk(
-    pictures: Pictures,
-    extractor: Extractor,
-    take: Callable[[Features], None],
+def _gathered(
+    side: Side,
+    extractor: Extractor | None,
+    keep: Keep,
     what: str,
     reporter: Reporter,
-) -> None:
-    done = 0
-    with reporter.bar(f"{what} features", len(pictures), "images") as bar:
-        for features in extractor.features(pictures):
-            take(features)
-            done += len(features.pool)
-            bar.update(done)
-    pictures.tally.report(reporter, pictures.label)
+    *,
+    cached: bool,
+) -> Gathered:
+    if isinstance(side, Statistics):
+        return Gathered(side)
+    assert extractor is not None, "pictures need an extractor"
+    how = gather_cached if cached else gather
+    return how(side, extractor, keep, what, reporter)
 
 
-def _check_enough(side: Side, extractor: Extractor | None) -> None:
+def _scored(
+    real: Gathered, fake: Gathered, extractor: Extractor | None, wanted: Wanted, *, local: bool
+) -> Report:
+    """Compute what is wanted from what was gathered."""
+    one, other = real.statistics, fake.statistics
+    scores: dict[str, Any] = {}
+    if "fid" in wanted.metrics:
+        gaussian = Gaussian(one.mean, one.covariance)
+        scores["fid"] = gaussian.distance(other.mean, other.covariance)
+        if wanted.spread and fake.features is not None:
+            scores["fid_std"] = fid_spread(gaussian, fake.features)
+    if wanted.floor and real.features is not None:
+        floor = fid_floor(real.features, len(fake.features or real.features))
+        scores["fid_floor"], scores["fid_floor_n"] = floor
+    device = extractor.device if extractor else None
+    if real.features is not None and fake.features is not None:
+        if "kid" in wanted.metrics:
+            found = kid(real.features, fake.features, device)
+            scores |= {"kid": found.mean, "kid_std": found.std, "kid_subset": found.size}
+        enough = min(len(real.features), len(fake.features)) >= balls.LEAST
+        if "prdc" in wanted.metrics and enough:
+            scores |= balls.neighbours(real.features, fake.features, device)._asdict()
+    if fake.logits is not None:
+        splits = min(SPLITS, len(fake.logits))
+        mean, std = _inception_score(fake.logits, splits)
+        scores |= {"inception_score": mean, "inception_score_std": std}
+    origin = one.origin if one.origin.protocol else other.origin
+    local = local or origin.protocol == LOCAL
+    return Report(origin, local, one.n, other.n, one.images, other.images, **scores)
+
+
+def _inception_score(logits: Rows, splits: int) -> tuple[float, float]:
+    """Mean and population deviation over splits, one split in memory at a time."""
+    order = shuffled(len(logits))
+    bounds = [i * len(logits) // splits for i in range(splits + 1)]
+    scores = [split_score(logits.take(order[a:b]).numpy()) for a, b in pairwise(bounds)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _known(side: Side) -> bool:
+    return isinstance(side, Statistics)
+
+
+def _check_enough(side: Side, name: str, extractor: Extractor | None) -> None:
     """Find out now what would stop the score after an hour of features."""
     if isinstance(side, Statistics):
         if extractor is not None and len(side.mean) != extractor.network.width:
             here = extractor.network.width
-            raise DdpmError(f"the statistics have {len(side.mean)} features, this network {here}")
+            raise DdpmError(
+                f"the statistics given as {name} have {len(side.mean)} features, "
+                f"this network {here}"
+            )
     elif len(side) < 2:
         raise DdpmError(f"{side.label} holds 1 image; FID needs a covariance, so at least 2")
 
@@ -162,37 +189,32 @@ def _check_enough(side: Side, extractor: Extractor | None) -> None:
 def _check_comparable(
     real: Side, fake: Side, extractor: Extractor | None, reporter: Reporter
 ) -> None:
-    for one, other, what in zip(
-        _origin(real, extractor), _origin(fake, extractor), ("--protocol", "--weights"), strict=True
-    ):
-        if one and other and one != other:
-            raise DdpmError(
-                f"not comparable: {what} of REAL is {one}, of FAKE {other}; make both with the same"
-            )
+    conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
+    if conflict:
+        what, one, other = conflict
+        raise DdpmError(
+            f"not comparable: {what} of REAL is {one}, of FAKE {other}; make both with the same"
+        )
     for side, name in ((real, "REAL"), (fake, "FAKE")):
-        if isinstance(side, Statistics) and side.protocol is None:
+        if isinstance(side, Statistics) and side.origin.protocol is None:
             reporter.say(
                 f"the statistics given as {name} do not say which protocol and weights made them; "
                 "they must be the other side's"
             )
 
 
-def _origin(side: Side, extractor: Extractor | None) -> tuple[str | None, str | None]:
+def _origin(side: Side, extractor: Extractor | None) -> Origin:
     if isinstance(side, Statistics):
-        return side.protocol, side.weights_sha256
+        return side.origin
     assert extractor is not None, "pictures need an extractor"
-    return extractor.protocol.name, extractor.weights_sha256
+    return extractor.origin
 
 
-def _note_few(result: FidResult, features: int, reporter: Reporter) -> None:
-    for what, n in (("n_real", result.n_real), ("n_fake", result.n_fake)):
-        if n is not None and n < features:
+def _note_few(report: Report, features: int, reporter: Reporter) -> None:
+    for what, n in (("n_real", report.n_real), ("n_fake", report.n_fake)):
+        if report.fid is not None and n is not None and n < features:
             reporter.say(
                 f"{what}={n} is below {features}: the covariance is rank-deficient and FID is "
                 "biased upward; compare it only with FID at the same n"
+                + ("" if report.kid is None else ", or look at KID, which is not")
             )
-
-
-def _protocol_of(result: FidResult | InceptionScoreResult) -> str:
-    weights = f"{result.weights_sha256[:8]}…" if result.weights_sha256 else "unknown"
-    return f"{result.protocol or 'unknown protocol'} | weights sha256:{weights}"

@@ -46,6 +46,7 @@ class FidInception(nn.Module):
     """Inception-v3 with the FID changes: (N, 3, 299, 299) of about [-1, 1] -> Features."""
 
     width = FEATURES  # numbers in Features.pool
+    classes = CLASSES  # numbers in Features.logits
 
     def __init__(self) -> None:
         super().__init__()

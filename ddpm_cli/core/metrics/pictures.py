@@ -1,7 +1,8 @@
-"""Pictures to judge: whatever the user names -> uint8 batches, decoded ahead of the network."""
+"""Picture files to judge -> uint8 batches, decoded ahead of the network."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections import Counter, deque
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.archives import PictureFiles, picture_files
+from ddpm_cli.core.data.archives import PictureFiles
 from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
+from ddpm_cli.core.metrics.statistics import npz_members
 from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
 RUN_LENGTH = 256  # most pictures in a batch,
@@ -58,6 +60,13 @@ class Tally:
         self.formats[kind] += times
         self.traits.update(dict.fromkeys(traits, times))
 
+    def merge(self, other: Tally) -> None:
+        """Take in what another process counted, after what this one did."""
+        self.sizes += other.sizes
+        self.formats += other.formats
+        self.traits += other.traits
+        self.unreadable += other.unreadable
+
     def summary(self) -> str:
         """Sizes (width x height) and formats in a few words."""
         if not self.sizes:
@@ -83,17 +92,11 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Tensor]: ...
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Walk through a stretch of the pictures (a slice from start to stop)."""
 
-
-def open_side(path: Path, skip_bad: bool = False) -> Pictures | Statistics:
-    """Open a folder, a .zip, an image .npz (`arr_0`) or a statistics .npz (`mu`, `sigma`).
-
-    Raises DdpmError where there is nothing to judge.
-    """
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return read_statistics(path) if "mu" in npz_members(path) else ArrayPictures(path)
-    return FilePictures(picture_files(path), skip_bad)
+    def content(self) -> str | None:
+        """Hash what the pictures are (64 hex digits); None where that is not known beforehand."""
 
 
 class FilePictures:
@@ -108,15 +111,32 @@ class FilePictures:
     def __len__(self) -> int:
         return len(self._listing.names)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Decode a stretch of the files, ahead of the reader."""
         self.tally = Tally()
-        return _runs(self._decoded(self.tally))
+        return _runs(self._decoded(range(len(self))[part], self.tally))
 
-    def _decoded(self, tally: Tally) -> Iterator[Picture]:
+    def content(self) -> str:
+        """Hash names and bytes: a copy of the folder elsewhere is the same."""
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(min(8, cores())) as pool:
+            hashes = _ahead(pool, self._hash, range(len(self)), depth=64)
+            for name, found in zip(self._listing.names, hashes, strict=True):
+                digest.update(f"{name}\0{found}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _hash(self, index: int) -> str:
+        try:
+            return hashlib.sha256(self._listing.read(index)).hexdigest()
+        except UnreadableError:
+            return "unreadable"
+
+    def _decoded(self, part: range, tally: Tally) -> Iterator[Picture]:
         workers = min(8, cores())
         with ThreadPoolExecutor(workers) as pool:
-            ahead = _ahead(pool, self._decode, range(len(self)), depth=4 * workers)
-            for name, outcome in zip(self._listing.names, ahead, strict=True):
+            ahead = _ahead(pool, self._decode, part, depth=4 * workers)
+            for index, outcome in zip(part, ahead, strict=True):
+                name = self._listing.names[index]
                 if isinstance(outcome, UnreadableError):
                     if not self._skip_bad:
                         raise DdpmError(f"{outcome}; --skip-bad leaves unreadable files out")
@@ -157,16 +177,23 @@ class ArrayPictures:
     def __len__(self) -> int:
         return self._shape[0]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def content(self) -> str:
+        """Hash the file."""
+        return sha256_of(self._path)
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Read a stretch of the array, in pieces."""
         self.tally = Tally()
         n, height, width, channels = self._shape
+        first, last, _ = part.indices(n)
         each = height * width * channels
         step = max(1, min(RUN_LENGTH, RUN_BYTES // each))
         traits = ("grey",) if channels == 1 else ()
         with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as file:
             _picture_shape(file, self._path)  # leaves the file at the first pixel
-            for start in range(0, n, step):
-                count = min(step, n - start)
+            file.seek(first * each, 1)
+            for start in range(first, last, step):
+                count = min(step, last - start)
                 try:
                     data = file.read(count * each)
                 except (zipfile.BadZipFile, EOFError, OSError) as error:

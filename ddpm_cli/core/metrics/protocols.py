@@ -35,6 +35,7 @@ class Protocol:
         return self.resized(x.expand(-1, self.channels, -1, -1))
 
 
+LOCAL = "local-features"  # the name under which other networks' features go
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL makes grey
 
 
@@ -120,4 +121,4 @@ def local_protocol(size: tuple[int, int], channels: int) -> Protocol:
         return x / 127.5 - 1
 
     words = f"bilinear to {size[1]}x{size[0]}x{channels} where they differ, antialiased"
-    return Protocol("local-features", words, fitted, channels, local=True)
+    return Protocol(LOCAL, words, fitted, channels, local=True)

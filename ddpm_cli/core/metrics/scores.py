@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -17,34 +18,54 @@ Floats = NDArray[np.float64]
 Order = Callable[[int], NDArray[np.intp]]
 
 
+class Gaussian:
+    """One side of a Frechet distance; what only depends on it is computed once."""
+
+    def __init__(self, mean: Floats, covariance: Floats) -> None:
+        self.mean, self.covariance = mean, covariance  # (d,), (d, d)
+
+    @cached_property
+    def root(self) -> torch.Tensor:
+        """R (d, rank) with R R^T = the covariance."""
+        with _one_thread():
+            values, vectors = torch.linalg.eigh(torch.from_numpy(self.covariance))
+        rank = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # else rounding
+        root: torch.Tensor = vectors[:, rank] * values[rank].sqrt()
+        return root
+
+    def distance(self, mean: Floats, covariance: Floats) -> float:
+        """Frechet distance to another Gaussian, as `frechet_distance`."""
+        if self.mean.shape != mean.shape:
+            sides = f"{len(self.mean)} and {len(mean)}"
+            raise DdpmError(f"the two sides have {sides} features: different networks made them")
+        gap = self.mean - mean
+        spread = np.trace(self.covariance) + np.trace(covariance)
+        return max(0.0, float(gap @ gap + spread - 2 * self.trace_of_root(covariance)))
+
+    def trace_of_root(self, covariance: Floats) -> float:
+        """Tr((S1 S2)^(1/2)) of this covariance and another (d, d), of any rank.
+
+        With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R, which is symmetric: two symmetric
+        eigenvalue problems, which always end and stay real, where a general matrix root may do
+        neither. What rounding made negative is zero.
+        """
+        similar = self.root.T @ torch.from_numpy(covariance) @ self.root
+        with _one_thread():
+            return float(torch.linalg.eigvalsh(similar).clamp(min=0).sqrt().sum())
+
+
 def frechet_distance(mean1: Floats, sigma1: Floats, mean2: Floats, sigma2: Floats) -> float:
     """Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6; Dowson and Landau 1982).
 
     |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of means (d,) and covariances (d, d), never below 0.
     Raises DdpmError where the two have different numbers of features.
     """
-    if mean1.shape != mean2.shape:
-        sides = f"{len(mean1)} and {len(mean2)}"
-        raise DdpmError(f"the two sides have {sides} features: different networks made them")
-    gap = mean1 - mean2
-    spread = np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root(sigma1, sigma2)
-    return max(0.0, float(gap @ gap + spread))
+    return Gaussian(mean1, sigma1).distance(mean2, sigma2)
 
 
 def trace_of_root(s1: Floats, s2: Floats) -> float:
-    """Tr((S1 S2)^(1/2)) of two covariances (d, d), of any rank.
-
-    With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R, which is symmetric: two symmetric
-    eigenvalue problems, which always end and stay real, where a general matrix root may do neither.
-    What rounding made negative is zero.
-    """
-    with _one_thread():
-        values, vectors = torch.linalg.eigh(torch.from_numpy(s1))
-    rank = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # the rest is rounding
-    root = vectors[:, rank] * values[rank].sqrt()  # R
-    similar = root.T @ torch.from_numpy(s2) @ root
-    with _one_thread():
-        return float(torch.linalg.eigvalsh(similar).clamp(min=0).sqrt().sum())
+    """Tr((S1 S2)^(1/2)) of two covariances (d, d), of any rank."""
+    return Gaussian(np.zeros(len(s1)), s1).trace_of_root(s2)
 
 
 @contextmanager
@@ -81,15 +102,20 @@ def inception_score(
     n = len(logits)
     if not 1 <= splits <= n:
         raise DdpmError(f"{n} images cannot be cut into {splits} splits; choose fewer (--splits)")
-    if not np.isfinite(logits).all():
-        raise DdpmError("logits hold NaN or infinity: are the weights damaged?")
-    log_p = log_softmax(logits[order(n)].astype(np.float64), axis=1)
+    ordered = logits[order(n)]
     bounds = [i * n // splits for i in range(splits + 1)]
-    scores = [_score(log_p[start:end]) for start, end in pairwise(bounds)]
+    scores = [split_score(ordered[start:end]) for start, end in pairwise(bounds)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _score(log_p: Floats) -> float:
+def split_score(logits: NDArray[np.floating]) -> float:
+    """exp(E_x KL(p(y|x) || p(y))) of one split's logits (n, classes), in float64.
+
+    Raises DdpmError where they are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise DdpmError("logits hold NaN or infinity: are the weights damaged?")
+    log_p = log_softmax(logits.astype(np.float64), axis=1)
     p = np.exp(log_p)
     marginal = p.mean(axis=0)
     used = marginal > 0  # a class of probability exactly 0 everywhere adds 0, not 0 * log 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.atomic import replacing
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, unpacked: 2048 features need 34 million
@@ -55,6 +56,28 @@ class Moments:
         self._mean += gap * (count / total)
         self.count = total
 
+    def without(self, part: Moments) -> Moments:
+        """Take a part of the features out again (the pairwise formula, backwards)."""
+        rest = Moments()
+        rest.count = self.count - part.count
+        share = part.count / rest.count
+        gap = part._mean - self._mean
+        rest._mean = self._mean - gap * share
+        rest._scatter = self._scatter - part._scatter
+        rest._scatter -= torch.outer(gap, gap) * (share * self.count)
+        return rest
+
+    def across(self, width: int) -> Moments:
+        """Join the moments of all processes, each of which may have seen none."""
+        mean = self._mean if self.count else torch.zeros(width, dtype=torch.float64)
+        scatter = self._scatter if self.count else torch.zeros(width, width, dtype=torch.float64)
+        whole = Moments()
+        whole.count = int(distributed.total(torch.tensor(self.count)))
+        whole._mean = distributed.total(mean * self.count) / max(whole.count, 1)
+        gap = mean.cpu() - whole._mean
+        whole._scatter = distributed.total(scatter.cpu() + self.count * torch.outer(gap, gap))
+        return whole
+
     @property
     def mean(self) -> NDArray[np.float64]:
         """The mean (d,)."""
@@ -69,25 +92,55 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How features were made. Only features of one origin may be compared."""
+
+    protocol: str | None = None  # None: a file of another tool, which does not say
+    weights_sha256: str | None = None
+    arithmetic: str | None = None  # "fp32" or "bf16"
+    resize: str | None = None  # the protocol in words
+    weights: str | None = None  # the weights file's name
+
+    def conflict(self, other: Origin) -> tuple[str, str, str] | None:
+        """Find (option, ours, theirs) where the two certainly differ."""
+        pairs = (
+            ("--protocol", self.protocol, other.protocol),
+            ("--weights", self.weights_sha256, other.weights_sha256),
+            ("--precision", self.arithmetic, other.arithmetic),
+        )
+        differing = [(what, one, two) for what, one, two in pairs if one and two and one != two]
+        return differing[0] if differing else None
+
+    def words(self) -> str:
+        """Name protocol, resize, weights and arithmetic, for the line printed with a score."""
+        how = f"{self.protocol}: {self.resize}" if self.resize else self.protocol
+        sha256 = f"{self.weights_sha256[:8]}…" if self.weights_sha256 else "unknown"
+        file = f"weights {self.weights} sha256:{sha256}" if self.weights else f"sha256:{sha256}"
+        return f"{how or 'unknown protocol'} | {file} | {self.arithmetic or 'unknown precision'}"
+
+
+@dataclass(frozen=True)
 class Statistics:
     """What FID needs of one side, and how it was got."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     n: int | None  # None: a file of another tool, which does not say
-    protocol: str | None
-    weights_sha256: str | None
+    origin: Origin = Origin()
+    images: str = "statistics"  # sizes and formats of the pictures: "png 32x32"
 
     def write(self, path: Path) -> None:
-        """Write pytorch-fid's .npz (mu, sigma) with n, protocol and weights_sha256 beside them."""
+        """Write pytorch-fid's .npz (mu, sigma) with n, origin and images beside them."""
+        about = {name: np.str_(value or "") for name, value in asdict(self.origin).items()}
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
+                allow_pickle=False,
                 mu=self.mean,
                 sigma=self.covariance,
                 n=np.int64(self.n or 0),
-                protocol=np.str_(self.protocol or ""),
-                weights_sha256=np.str_(self.weights_sha256 or ""),
+                images=np.str_(self.images),
+                **about,
             )
 
 
@@ -106,8 +159,9 @@ def read_statistics(path: Path) -> Statistics:
             mean = np.asarray(arrays["mu"], dtype=np.float64)
             covariance = np.asarray(arrays["sigma"], dtype=np.float64)
             n = int(arrays["n"]) if "n" in arrays else 0
-            protocol = str(arrays["protocol"]) if "protocol" in arrays else ""
-            sha256 = str(arrays["weights_sha256"]) if "weights_sha256" in arrays else ""
+            names = [field.name for field in fields(Origin)]
+            about = {name: str(arrays[name]) or None for name in names if name in arrays}
+            images = str(arrays["images"]) if "images" in arrays else "statistics"
     except KeyError as error:
         raise DdpmError(f"{path} lacks an array: statistics need mu and sigma") from error
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -117,7 +171,7 @@ def read_statistics(path: Path) -> Statistics:
         raise DdpmError(f"{path} does not hold a mean and its covariance: {shapes}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DdpmError(f"{path} holds NaN or infinity; make it again from the images")
-    return Statistics(mean, covariance, n or None, protocol or None, sha256 or None)
+    return Statistics(mean, covariance, n or None, Origin(**about), images)
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -129,6 +129,15 @@ def total(values: Tensor) -> Tensor:
     return summed
 
 
+def gathered(thing: T) -> list[T]:
+    """Every process's thing, in the order of their ranks."""
+    if world_size() == 1:
+        return [thing]
+    things: list[T | None] = [None] * world_size()
+    dist.all_gather_object(things, thing)
+    return cast(list[T], things)
+
+
 def share(count: int) -> slice:
     """This process's part of `count` things in a row; parts differ by one at most."""
     bounds = [count * r // world_size() for r in (rank(), rank() + 1)]

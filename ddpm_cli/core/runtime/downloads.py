@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import shutil
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -52,34 +53,47 @@ def sha256_of(path: Path) -> str:
         raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def fetch(remote: RemoteFile, reporter: Reporter, opener: Opener | None = None) -> Path:
+def fetch(
+    remote: RemoteFile,
+    reporter: Reporter,
+    opener: Opener | None = None,
+    folder: Path | None = None,
+) -> Path:
     """Return the file's place in the cache, after downloading it there if it is missing or damaged.
+
+    With `folder` it is brought there; a copy in the cache need not be downloaded again.
 
     Raises DdpmError, with the way to bring the file by hand, where the network does not give it.
     """
-    if _intact(remote):
-        return remote.place
-    with alone(remote.place, reporter):
-        if not _intact(remote):  # else another process brought it while this one waited
-            _download(remote, reporter, opener or _https)
-    return remote.place
+    place = remote.place if folder is None else folder.expanduser() / remote.place.name
+    if _intact(remote, place):
+        return place
+    with _alone(place, reporter):
+        if _intact(remote, place):  # another process brought it while this one waited
+            return place
+        if _intact(remote, remote.place):
+            with replacing(place) as partial:
+                shutil.copyfile(remote.place, partial)
+        else:
+            _download(remote, place, reporter, opener or _https)
+    return place
 
 
-def _intact(remote: RemoteFile) -> bool:
-    return remote.place.is_file() and sha256_of(remote.place) == remote.sha256
+def _intact(remote: RemoteFile, place: Path) -> bool:
+    return place.is_file() and sha256_of(place) == remote.sha256
 
 
 def _https(url: str) -> AbstractContextManager[IO[bytes]]:
     return urllib.request.urlopen(url, timeout=TIMEOUT)  # type: ignore[no-any-return]
 
 
-def _download(remote: RemoteFile, reporter: Reporter, opener: Opener) -> None:
+def _download(remote: RemoteFile, place: Path, reporter: Reporter, opener: Opener) -> None:
     digest, done = hashlib.sha256(), 0
-    reporter.say(f"downloading {remote.what} from {remote.url} to {remote.place}")
+    reporter.say(f"downloading {remote.what} from {remote.url} to {place}")
     with (
-        replacing(remote.place) as partial,
+        replacing(place) as partial,
         partial.open("wb") as file,
-        reporter.bar(f"downloading {remote.place.name}", remote.size, "bytes") as bar,
+        reporter.bar(f"downloading {place.name}", remote.size, "bytes") as bar,
     ):
         for block in _blocks(remote, opener):
             file.write(block)
