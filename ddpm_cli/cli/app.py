@@ -17,6 +17,7 @@ from ddpm_cli.cli.inception_score import inception_score
 from ddpm_cli.cli.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.sample import sample
 from ddpm_cli.cli.train import train
+from ddpm_cli.cli.train_classifier import train_classifier
 from ddpm_cli.core.errors import DdpmError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command()(gif)
 app.command()(fid)
 app.command()(inception_score)
 app.command()(fetch_weights)
+app.command()(train_classifier)
 app.command()(inspect_schedule)
 
 
