@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from local_standin import write_classifier
 
 from ddpm_cli.cli.app import main
 from ddpm_cli.core.data import files
@@ -110,6 +111,12 @@ def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callabl
         return ddpm("train", "--data", photos, "--config", tiny, *arguments)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier's file for --features."""
+    return write_classifier(tmp_path_factory.mktemp("local") / "shapes.safetensors")
 
 
 @pytest.fixture

@@ -7,51 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from local_standin import shapes
 from safetensors.torch import save_file
 
-from ddpm_cli.core.data import files
-from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models import classifier
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 
 Run = Callable[..., Any]
-
-
-def shapes(folder: Path, first: int, n: int, noise: float = 0.0, step: int = 1) -> Path:
-    """Pictures of the built-in set in class folders, with noise on top; step 0: always the same."""
-    source, rng = Shapes(), np.random.default_rng(first)
-    for i in range(n):
-        shown = first + step * i
-        pixels = source.picture(shown, 3, (16, 16)) + noise * rng.standard_normal((3, 16, 16))
-        name = source.classes[source.labels[shown]]
-        files.write_png(folder / name / f"{i}.png", pixels.round().clip(0, 255).astype(np.uint8))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier with seeded weights whose batch norms have seen the shapes."""
-    network = seeded((16, 16), 3)
-    path = tmp_path_factory.mktemp("local") / "shapes.safetensors"
-    classifier.save(path, network, ClassifierConfig((16, 16), 3, Shapes.classes, "shapes", 8, 0.9))
-    return path
-
-
-def seeded(size: tuple[int, int], channels: int) -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Classifier(ClassifierConfig(size, channels, Shapes.classes, "shapes", 8))
-    source = Shapes()
-    seen = np.stack([source.picture(i, channels, size) for i in range(60)])
-    network.train()
-    with torch.no_grad():
-        for _ in range(40):
-            network(torch.from_numpy(seen) / 127.5 - 1)
-    return network.eval()
 
 
 def test_it_learns_to_tell_classes_apart(ddpm: Run, photos: Path, tmp_path: Path) -> None:
@@ -151,3 +116,18 @@ def test_options_that_contradict(ddpm: Run, photos: Path, trained: Path) -> None
         result = ddpm("fid", photos, photos, "--features", trained, *given)
         assert result.code == 2
         assert f"{given[0]} is for the Inception network" in result.err
+
+
+def test_half_precision_is_near_and_a_protocol_of_its_own(
+    ddpm: Run, trained: Path, tmp_path: Path
+) -> None:
+    real, fake = shapes(tmp_path / "r", 0, 60), shapes(tmp_path / "f", 100, 60, noise=40)
+    call = ("fid", real, fake, "--features", trained, "--metrics", "fid")
+    exact = ddpm(*call, "--json", "--save-real", tmp_path / "s.npz").json()
+    half = ddpm(*call, "--json", "--precision", "bf16").json()
+    assert (exact["arithmetic"], half["arithmetic"]) == ("fp32", "bf16")
+    assert half["fid"] != exact["fid"]
+    assert half["fid"] == pytest.approx(exact["fid"], rel=0.05)
+    mixed = ddpm("fid", tmp_path / "s.npz", *call[2:], "--precision", "bf16")
+    assert mixed.code == 1
+    assert "not comparable: --precision of REAL is fp32, of FAKE bf16" in mixed.err

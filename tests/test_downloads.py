@@ -167,3 +167,16 @@ def test_only_https_is_pinned() -> None:
         RemoteFile("weights", "http://example.org/w.bin", "0" * 64, 1, "--weights FILE")
     assert PUBLISHED.url.endswith(f"{PUBLISHED.sha256[:8]}.pth")
     assert len(PUBLISHED.sha256) == 64
+
+
+def test_into_a_folder_without_downloading_twice(
+    server: Server, remote: RemoteFile, tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick"
+    path = fetch(remote, Silent(), server.opener, folder=stick)
+    assert path.parent == stick
+    assert not remote.place.exists()
+    cached = fetch(remote, Silent(), server.opener)
+    again = fetch(remote, Silent(), server.opener, folder=tmp_path / "other")
+    assert again.read_bytes() == cached.read_bytes() == path.read_bytes()
+    assert server.asked == 2

@@ -266,3 +266,14 @@ def test_other_weights_are_said_to_be_other(tmp_path: Path) -> None:
     assert found.pool.shape == (2, 2048)
     assert found.logits.shape == (2, 1008)
     assert not found.pool.requires_grad
+
+
+def test_grey_pictures_bring_a_caveat(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "g.npz", arr_0=pixels)
+    ear = Ear()
+    judge_inception_score(images(tmp_path / "g.npz"), extractor(), 2, ear)
+    assert any("all pictures are grey" in heard for heard in ear.heard)
+    ear = Ear()
+    judge_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, ear)
+    assert ear.heard == []

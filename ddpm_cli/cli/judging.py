@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_cli.cli import console
+
 if TYPE_CHECKING:
     import torch
 
+    from ddpm_cli.core.judging import Plan
     from ddpm_cli.core.metrics.extraction import Extractor
     from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -70,6 +73,23 @@ def extractor(
         given = "--weights" if weights is not None else "--protocol"
         raise UsageError(f"{given} is for the Inception network and has no meaning with --features")
     return extraction.load_local_extractor(features, device, batch, arithmetic)
+
+
+def plan(
+    every: int | None, count: int, weights: Path | None, features: Path | None, device: str
+) -> Plan | None:
+    """How a training is judged, or None. What is wrong with it is found before anything runs."""
+    from ddpm_cli.core.errors import UsageError
+
+    if every is None:
+        if weights is not None or features is not None:
+            raise UsageError("--fid-weights and --fid-features need --fid-every")
+        return None
+    from ddpm_cli.core.judging import Plan
+    from ddpm_cli.core.runtime.devices import choose_device
+
+    chosen, reporter = choose_device(device), console.reporter()
+    return Plan(every, count, extractor(weights, features, None, chosen, 64, "fp32", reporter))
 
 
 def launched(nproc: int, device: str) -> bool:

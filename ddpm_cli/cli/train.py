@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, options
+from ddpm_cli.cli import console, judging, options
 from ddpm_cli.core.presets import PRESETS
 
 _DATA = "Data"
 _LENGTH = "Length"
 _LEARNING = "Learning"
 _SAVING = "Saving"
+_JUDGING = "Judging"
 _MACHINE = "Machine"
 
 _PRESET_HELP = "Settings to start from: " + "; ".join(f"{n}: {p.about}" for n, p in PRESETS.items())
@@ -154,6 +155,33 @@ def train(
             rich_help_panel=_SAVING,
         ),
     ] = None,
+    fid_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Images between scores: FID of drawn pictures against the training's, in "
+            "scores.jsonl; the best weights are kept. Its cost is printed beforehand.",
+            rich_help_panel=_JUDGING,
+            show_default="never",
+        ),
+    ] = None,
+    fid_n: Annotated[
+        int, typer.Option(help="Pictures drawn for a score.", rich_help_panel=_JUDGING)
+    ] = 5000,
+    fid_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="FID Inception weights.",
+            rich_help_panel=_JUDGING,
+            show_default="the published ones, downloaded once",
+        ),
+    ] = None,
+    fid_features: Annotated[
+        Path | None,
+        typer.Option(
+            help="A classifier of ddpm train-classifier instead: scores are labelled local.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
     nproc: options.Nproc = 1,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -199,10 +227,11 @@ def train(
             patience=patience,
         ),
     )
-    if nproc > 1 and not dry_run and not distributed.under_launcher():
-        _launch(request, nproc, device)
+    judged = judging.plan(fid_every, fid_n, fid_weights, fid_features, device)
+    if nproc > 1 and not distributed.under_launcher():
+        _launch(request, nproc, device, dry_run=dry_run, as_json=json)
     else:
-        _work(request, device, precision, microbatch, dry_run=dry_run, as_json=json)
+        _work(request, device, precision, microbatch, judged, dry_run=dry_run, as_json=json)
 
 
 def _work(
@@ -210,11 +239,13 @@ def _work(
     device: str,
     precision: str,
     microbatch: int | None,
+    judged: Any,
     *,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train in this process, alone or as one of several."""
+    from ddpm_cli.core.judging import TrainingScore
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import session
     from ddpm_cli.core.training.trainer import Machine
@@ -232,7 +263,11 @@ def _work(
                 "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
             )
             return
-        summary = session.run(plan, request, machine, reporter)
+
+        def scoring(run: Any, config: Any, pictures: Any) -> TrainingScore:
+            return TrainingScore(judged, run, config, pictures, reporter, machine.precision)
+
+        summary = session.run(plan, request, machine, reporter, scoring if judged else None)
     console.result(_closing(summary), summary, as_json)
 
 
@@ -242,9 +277,10 @@ def _launch(request: Any, nproc: int, device: str) -> None:
     from ddpm_cli.core.training import session
 
     devices.check_processes(nproc, device)
-    plan = session.plan(request)
-    session.choose_directory(plan, request)
-    session.read_pictures(plan, request, console.reporter())
+    if dry_run:
+        _work(request, device, "auto", None, None, dry_run=True, as_json=as_json)
+        return
+    session.read_pictures(session.plan(request), request, console.reporter())
     code = launch.launch(nproc, sys.argv[1:])
     if code:
         raise typer.Exit(code)

@@ -82,6 +82,7 @@ def judge(
         lambda: _scored(first, second, extractor, wanted, local=local)
     )
     _note_few(report, len(first.statistics.mean), reporter)
+    _note_unlike(report, reporter)
     return report, first.statistics if distributed.is_first() else None
 
 
@@ -142,7 +143,7 @@ def _scored(
         if wanted.spread and fake.features is not None:
             scores["fid_std"] = fid_spread(gaussian, fake.features)
     if wanted.floor and real.features is not None:
-        floor = fid_floor(real.features, len(fake.features or real.features))
+        floor = fid_floor(real.features, other.n or len(real.features))
         scores["fid_floor"], scores["fid_floor_n"] = floor
     device = extractor.device if extractor else None
     if real.features is not None and fake.features is not None:
@@ -150,7 +151,7 @@ def _scored(
             found = kid(real.features, fake.features, device)
             scores |= {"kid": found.mean, "kid_std": found.std, "kid_subset": found.size}
         enough = min(len(real.features), len(fake.features)) >= balls.LEAST
-        if "prdc" in wanted.metrics and enough:
+        if "prdc" in wanted.metrics and (enough or len(wanted.metrics) == 1):
             scores |= balls.neighbours(real.features, fake.features, device)._asdict()
     if fake.logits is not None:
         splits = min(SPLITS, len(fake.logits))
@@ -218,3 +219,20 @@ def _note_few(report: Report, features: int, reporter: Reporter) -> None:
                 "biased upward; compare it only with FID at the same n"
                 + ("" if report.kid is None else ", or look at KID, which is not")
             )
+
+
+def _note_unlike(report: Report, reporter: Reporter) -> None:
+    """Say what moves scores though it is no merit of the pictures."""
+    sides = {"REAL": report.real, "FAKE": report.fake}
+    kinds = {name: words.partition(" ")[0] for name, words in sides.items()}
+    sizes = {name: words.partition(" ")[2] for name, words in sides.items()}
+    lossy = [name for name, kind in kinds.items() if "jp" in kind]
+    if "statistics" in kinds.values():
+        return
+    if len(lossy) == 1:
+        reporter.say(f"only {lossy[0]} is JPEG, whose artefacts alone move the scores")
+    if sizes["REAL"].split()[-1:] != sizes["FAKE"].split()[-1:]:
+        reporter.say(
+            f"REAL is {sizes['REAL']}, FAKE {sizes['FAKE']}: each picture is resized straight to "
+            "the network's size"
+        )

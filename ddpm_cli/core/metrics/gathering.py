@@ -49,14 +49,15 @@ def gather(
     Raises DdpmError where fewer than 2 pictures can be read.
     """
     moments = Moments()
-    features, logits = Rows(extractor.network.width), Rows(extractor.network.classes)
+    features = Rows(extractor.network.width) if keep.features else None
+    logits = Rows(extractor.network.classes) if keep.logits else None
     part = distributed.share(len(pictures))
     with _counting(len(pictures), part.stop - part.start, what, reporter) as count:
         for found in extractor.features(pictures.walk(part)):
             moments.update(found.pool)
-            if keep.features:
+            if features is not None:
                 features.append(found.pool)
-            if keep.logits:
+            if logits is not None:
                 logits.append(found.logits)
             count(len(found.pool))
     tally = Tally()
@@ -68,14 +69,19 @@ def gather(
         raise DdpmError(
             f"only {tally.count} images of {pictures.label} are readable; a score needs at least 2"
         )
+    if tally.traits["grey"] == tally.count and not extractor.protocol.local:
+        reporter.say(
+            f"{pictures.label}: all pictures are grey, and Inception knows photographs in colour; "
+            "train features on such pictures with ddpm train-classifier, for --features"
+        )
     whole = moments.across(extractor.network.width)
     statistics = Statistics(
         whole.mean, whole.covariance, whole.count, extractor.origin, tally.summary()
     )
     return Gathered(
         statistics,
-        features.collected() if keep.features else None,
-        logits.collected() if keep.logits else None,
+        features.collected() if features is not None else None,
+        logits.collected() if logits is not None else None,
     )
 
 

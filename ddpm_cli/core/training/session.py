@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
 from ddpm_cli.core.training import snapshots
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress, State
-from ddpm_cli.core.training.trainer import Machine, Trainer
+from ddpm_cli.core.training.trainer import Machine, Score, Trainer
 
 _FOLLOW_DATA = ("size", "channels", "classes")
 
@@ -112,14 +113,20 @@ def plan(request: Request) -> Plan:
     return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
 
 
-def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
-    """The (height, width) nearest to `size` whose sides are multiples of `step`."""
-    height, width = (max(step, round(side / step) * step) for side in size)
-    return height, width
+Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures], Score]
 
 
-def run(plan: Plan, request: Request, machine: Machine, reporter: Reporter) -> dict[str, Any]:
-    """Train as planned, alone or as one of several processes; a summary of how it ended."""
+def run(
+    plan: Plan,
+    request: Request,
+    machine: Machine,
+    reporter: Reporter,
+    scoring: Scoring | None = None,
+) -> dict[str, Any]:
+    """Train as planned, alone or as one of several processes; a summary of how it ended.
+
+    `scoring` makes what judges the weights now and then, once run and pictures are known.
+    """
     config = plan.config
     if config.optimiser.batch < distributed.world_size():
         raise UsageError(
@@ -141,7 +148,8 @@ def run(plan: Plan, request: Request, machine: Machine, reporter: Reporter) -> d
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
     else:
-        Trainer(run, config, state, training, held_out, machine, reporter).train()
+        score = scoring(run, config, training) if scoring else None
+        Trainer(run, config, state, training, held_out, machine, reporter, score).train()
     distributed.barrier()
     progress = state.progress
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,6 +38,18 @@ class Machine:
     microbatch: int | None = None  # images in one forward pass; None: the process's whole share
 
 
+class Score(Protocol):
+    """A judgement of the averaged weights now and then, which all processes take part in."""
+
+    every: int  # images
+
+    def announce(self, averaged: Denoiser, images: int | None) -> None:
+        """Say beforehand what it will cost, in a training of so many images."""
+
+    def __call__(self, averaged: Denoiser, images: int) -> None:
+        """Judge the averaged weights after so many images."""
+
+
 class Trainer:
     """One training: what step k does is a function of the seed and of the images seen before it.
 
@@ -53,7 +66,9 @@ class Trainer:
         held_out: Pictures,
         machine: Machine,
         reporter: Reporter,
+        score: Score | None = None,
     ) -> None:
+        self.score = score
         self.run, self.config, self.state = run, config, state
         self.pictures, self.held_out = pictures, held_out
         self.machine, self.reporter = machine, reporter
@@ -75,6 +90,8 @@ class Trainer:
         clock = Clock(config, len(self.pictures), progress)
         self.network.train()
         self._start_log()
+        if self.score is not None:
+            self.score.announce(self.averaged, clock.images)
 
         with stopping.listening() as request, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
@@ -113,6 +130,10 @@ class Trainer:
                 if saving:
                     self._judge(held_out)
                     self._save()
+                if self.score is not None and (
+                    clock.used >= 1 or crossed(progress.images, batch, self.score.every)
+                ):
+                    self.score(self.averaged, progress.images)
 
         if self._out_of_patience():
             self.reporter.say(

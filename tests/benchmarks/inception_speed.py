@@ -1,0 +1,80 @@
+"""Images per second of the features, ours and pytorch-fid's in turn on the same pictures.
+
+    python tests/benchmarks/inception_speed.py [--images 64] [--batch 16] [--pairs 5] [--threads 1]
+
+Both hold the same stand-in weights and get the same uint8 pictures of 32x32. A pair is one timing
+of each, back to back, in changing order; each pair's ratio and the median are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from inception_standin import standin_weights
+
+from ddpm_cli.core.metrics.extraction import load_extractor
+from ddpm_cli.core.metrics.protocols import PYTORCH_FID
+from ddpm_cli.core.runtime.reporting import Silent
+
+
+def peer(state: dict[str, torch.Tensor], batch: int) -> Callable[[torch.Tensor], None]:
+    """pytorch-fid's loop over batches, without its reading of files."""
+    from pytorch_fid import inception
+
+    inception.load_state_dict_from_url = lambda *_, **__: state
+    network = inception.InceptionV3().eval()
+
+    def run(pictures: torch.Tensor) -> None:
+        with torch.no_grad():
+            for part in pictures.split(batch):
+                network(part / 255)[0].squeeze(3).squeeze(2).cpu().numpy()
+
+    return run
+
+
+def seconds(work: Callable[[torch.Tensor], object], pictures: torch.Tensor) -> float:
+    started = time.perf_counter()
+    work(pictures)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in (("images", 64), ("batch", 16), ("pairs", 5), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    state = standin_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "standin.pth"
+        torch.save(state, path)
+        extractor = load_extractor(path, PYTORCH_FID, torch.device("cpu"), given.batch, Silent())
+    pictures = torch.randint(0, 256, (given.images, 3, 32, 32), dtype=torch.uint8)
+    both = {
+        "ours": lambda x: list(extractor.features([x])),
+        "pytorch-fid": peer(state, given.batch),
+    }
+    for work in both.values():
+        work(pictures[: given.batch])
+    ratios = []
+    for pair in range(given.pairs):
+        names = list(both) if pair % 2 == 0 else list(both)[::-1]
+        took = {name: seconds(both[name], pictures) for name in names}
+        ratios.append(took["pytorch-fid"] / took["ours"])
+        rates = ", ".join(f"{name} {given.images / took[name]:.2f} images/s" for name in both)
+        print(f"pair {pair + 1}: {rates}, ratio {ratios[-1]:.2f}")
+    print(f"median ratio {statistics.median(ratios):.2f} ({given.threads} threads)")
+
+
+if __name__ == "__main__":
+    main()

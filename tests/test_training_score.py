@@ -1,0 +1,85 @@
+"""Scores while training: their label, their file, the best weights, their cost told beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm_cli.core import judging, weights
+from ddpm_cli.core.metrics.extraction import load_local_extractor
+from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.statistics import Origin
+
+Run = Callable[..., Any]
+
+
+def rows(run: Path = Path("run")) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+
+
+def test_a_training_is_judged_now_and_then(train_tiny: Run, ddpm: Run, trained: Path) -> None:
+    given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
+    result = train_tiny(*given, "--images", 32)
+    assert result.code == 0, result.err
+    assert [row["images"] for row in rows()] == [16, 32]
+    assert {row["label"] for row in rows()} == {"local-fid10"}
+    assert "n_real=24 n_fake=10" in rows()[0]["protocol"]
+    told = result.err.index("local-fid10 every 16 images: about")
+    assert told < result.err.index("local-fid10 ", told + 20)
+    assert ", 2 times: " in result.err[told:]
+    best = min(rows(), key=lambda row: row["value"])
+    held = weights.load(Path("run/best-local-fid10.safetensors"))
+    assert held.images == best["images"]
+    # the score is that of the same command on the kept weights
+    call = ("fid", "run/best-local-fid10.safetensors", "--features", trained, "--json")
+    photos = Path(json.loads(Path("run/config.json").read_text())["data"]["source"])
+    again = ddpm(call[0], photos, *call[1:], "-n", 10, "--steps", judging.STEPS)
+    assert again.json()["fid"] == pytest.approx(best["value"], rel=1e-3)
+
+
+def test_a_resumed_training_keeps_its_scores(train_tiny: Run, trained: Path) -> None:
+    given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
+    assert train_tiny(*given, "--images", 32).code == 0
+    first = rows()
+    result = train_tiny(*given, "--images", 48)
+    assert result.code == 0
+    assert [row["images"] for row in rows()] == [16, 32, 48]
+    assert rows()[:2] == first
+    assert "is in the cache" in result.err
+
+
+def test_judging_changes_nothing_that_is_learned(train_tiny: Run, trained: Path) -> None:
+    given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained)
+    assert train_tiny(*given, "--images", 32, "--out", "judged").code == 0
+    assert train_tiny("--images", 32, "--out", "plain").code == 0
+    judged, plain = (weights.load(Path(run) / "model.safetensors") for run in ("judged", "plain"))
+    for name, tensor in plain.network.state_dict().items():
+        assert tensor.equal(judged.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("n", "label"), [(5000, "fid5k"), (10_000, "fid10k"), (2048, "fid2048")])
+def test_labels_say_how_many(trained: Path, n: int, label: str) -> None:
+    import torch
+
+    extractor = load_local_extractor(trained, torch.device("cpu"), 8)
+    assert judging.Plan(1000, n, extractor).label == f"local-{label}"
+
+
+def test_what_is_wrong_is_found_before_training(train_tiny: Run, trained: Path) -> None:
+    result = train_tiny("--fid-every", 16, "--fid-features", "none.safetensors", "--out", "run")
+    assert result.code == 1
+    assert "none.safetensors: no such file" in result.err
+    for given in (("--fid-every", 0), ("--fid-every", 16, "--fid-n", 1)):
+        assert train_tiny(*given, "--fid-features", trained, "--out", "run").code == 2
+    assert train_tiny("--fid-features", trained, "--out", "run").code == 2
+    assert not Path("run").exists()
+
+
+def test_inception_scores_have_no_prefix() -> None:
+    report = Report(Origin("pytorch-fid", "ab" * 32), False, 3, 4, "png", "png", fid=1.0)
+    assert report.lines().startswith("FID 1.0000  [pytorch-fid | ")
+    assert report.document()["label"] == "FID"
