@@ -135,7 +135,6 @@ class Statistics:
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
-                allow_pickle=False,
                 mu=self.mean,
                 sigma=self.covariance,
                 n=np.int64(self.n or 0),
