@@ -61,8 +61,8 @@ def test_folder_zip_and_array_of_the_same_pictures_score_alike(score: Run, tmp_p
 def test_a_data_set_by_name_and_statistics(
     score: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Shapes.__init__, "__defaults__", (40,))
     fake = shapes(tmp_path / "f", 200, 20)
+    monkeypatch.setattr(Shapes.__init__, "__defaults__", (40,))
     found = score("shapes", fake, "--metrics", "fid", "--save-real", tmp_path / "s.npz")
     assert (found["n_real"], found["real"]) == (40, "data set 32x32")
     assert found["kid"] is None
@@ -145,22 +145,19 @@ def test_unreadable_pictures_are_not_cached(ddpm: Run, trained: Path, tmp_path: 
         assert result.json()["n_real"] == 29
 
 
-def test_two_processes_find_what_one_finds(trained: Path, tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(ddpm: Run, trained: Path, tmp_path: Path) -> None:
     real, fake = shapes(tmp_path / "r", 0, 31), shapes(tmp_path / "f", 200, 25, noise=30)
-
-    def call(nproc: int) -> Any:
-        command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is"]
-        more = ["--json", "--no-cache", "--nproc", nproc, "--device", "cpu"]
-        done = subprocess.run(
-            [sys.executable, "-m", "ddpm_cli", *map(str, [*command, *more])],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    one, two = call(1), call(2)
+    command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is", "--json"]
+    one = ddpm(*command, "--no-cache").json()
+    more = ["--no-cache", "--nproc", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpm_cli", *map(str, command), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, float):

@@ -78,7 +78,7 @@ def fid(
     """
     from ddpm_cli.core import judging as models
     from ddpm_cli.core.diffusion.sampling import Sampling
-    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.metrics.evaluate import Wanted, judge
     from ddpm_cli.core.metrics.protocols import protocol as named
     from ddpm_cli.core.metrics.sides import Side, open_side
@@ -86,6 +86,8 @@ def fid(
     from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
+    if save_real is not None and save_real.exists() and not overwrite:
+        raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
     if protocol is not None:
         named(protocol)  # a typing error is said before anything else
     if models.is_run(real):

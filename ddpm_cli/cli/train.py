@@ -228,8 +228,8 @@ def train(
         ),
     )
     judged = judging.plan(fid_every, fid_n, fid_weights, fid_features, device)
-    if nproc > 1 and not distributed.under_launcher():
-        _launch(request, nproc, device, dry_run=dry_run, as_json=json)
+    if nproc > 1 and not dry_run and not distributed.under_launcher():
+        _launch(request, nproc, device)
     else:
         _work(request, device, precision, microbatch, judged, dry_run=dry_run, as_json=json)
 
@@ -277,10 +277,9 @@ def _launch(request: Any, nproc: int, device: str) -> None:
     from ddpm_cli.core.training import session
 
     devices.check_processes(nproc, device)
-    if dry_run:
-        _work(request, device, "auto", None, None, dry_run=True, as_json=as_json)
-        return
-    session.read_pictures(session.plan(request), request, console.reporter())
+    plan = session.plan(request)
+    session.choose_directory(plan, request)
+    session.read_pictures(plan, request, console.reporter())
     code = launch.launch(nproc, sys.argv[1:])
     if code:
         raise typer.Exit(code)

@@ -24,9 +24,7 @@ def train_classifier(
             help="The file to write (.safetensors).", show_default="<data>-classifier.safetensors"
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
-    ] = False,
+    overwrite: options.OverwriteFile = False,
     epochs: Annotated[int, typer.Option(help="Passes over the pictures.")] = 3,
     batch: Annotated[int, typer.Option(help="Images an optimiser step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,

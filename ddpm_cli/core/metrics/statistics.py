@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +132,7 @@ class Statistics:
 
     def write(self, path: Path) -> None:
         """Write pytorch-fid's .npz (mu, sigma) with n, origin and images beside them."""
-        about = {name: np.str_(value or "") for name, value in asdict(self.origin).items()}
+        about: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,

@@ -68,7 +68,7 @@ def fetch(
     place = remote.place if folder is None else folder.expanduser() / remote.place.name
     if _intact(remote, place):
         return place
-    with _alone(place, reporter):
+    with alone(place, reporter):
         if _intact(remote, place):  # another process brought it while this one waited
             return place
         if _intact(remote, remote.place):

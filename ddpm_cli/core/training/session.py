@@ -113,6 +113,12 @@ def plan(request: Request) -> Plan:
     return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
 
 
+def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """The (height, width) nearest to `size` whose sides are multiples of `step`."""
+    height, width = (max(step, round(side / step) * step) for side in size)
+    return height, width
+
+
 Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures], Score]
 
 
