@@ -10,9 +10,9 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from conftest import Result
 
 from ddpm_cli.core.data import files
-from tests.conftest import Result
 
 Call = Callable[..., Result]
 

@@ -10,6 +10,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from conftest import Result
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.archives import picture_files
@@ -18,7 +19,6 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import drawing
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, derive
-from tests.conftest import Result
 
 CPU = torch.device("cpu")
 
@@ -159,7 +159,7 @@ def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: drawing
 def test_two_processes_draw_the_same_pictures(
     ddpm: Callable[..., Result], model: drawing.Model
 ) -> None:
-    from tests.test_training import finished, shell
+    from test_training import finished, shell
 
     command = ("sample", "-n", 5, "--steps", 3)
     assert ddpm(*command, "--out", "one").code == 0

@@ -1,13 +1,15 @@
 """The same numbers as the tools that people cite, each under its own protocol.
 
-Ours and theirs hold the same stand-in weights; the pictures are figures, noise and mixed sizes.
-These tests are skipped where the peers (`pip install ddpm-cli[peers]`) are missing.
+Ours and theirs hold the same stand-in weights. The pictures are figures and noisier ones of mixed
+sizes; with DDPM_TEST_PICTURES=FOLDER also those of FOLDER/cifar10-test.zip and mnist-test.zip.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from inception_standin import standin_weights
 from PIL import Image
 from torch import Tensor
 
+from ddpm_cli.core.data.archives import picture_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.metrics.evaluate import judge_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
@@ -34,6 +37,7 @@ N = 12  # pictures on a side
 WIDTH = 8  # features compared as distances: the peers' roots of 2048 x 2048 take half a minute each
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Folders = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +47,36 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Figures of 32x32, and noisier ones of mixed sizes."""
-    root, source = tmp_path_factory.mktemp("pictures"), Shapes()
-    rng = np.random.default_rng(0)
-    for side, noise in (("real", 0), ("fake", 40)):
-        (root / side).mkdir()
-        for i in range(N):
-            size = (32, 32) if side == "real" else (24 + 7 * i, 40)
-            pixels = source.picture(i, 3, size) + noise * rng.standard_normal((3, *size))
-            picture = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-            Image.fromarray(picture).save(root / side / f"{i:02}.png")
-    return root / "real", root / "fake"
+@pytest.fixture(scope="module", params=["shapes", "cifar10", "mnist"])
+def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Two folders of pictures as (real, fake)."""
+    root = tmp_path_factory.mktemp(request.param)
+    real, fake = root / "real", root / "fake"
+    if request.param == "shapes":
+        return figures(real, 0), figures(fake, 40)
+    archive = Path(os.environ.get("DDPM_TEST_PICTURES", "")) / f"{request.param}-test.zip"
+    if not archive.is_file():
+        pytest.skip(f"DDPM_TEST_PICTURES names no folder with {archive.name}")
+    listing = picture_files(archive)
+    for i in range(2 * N):  # of all classes: names come sorted by class
+        data = listing.read(i * (len(listing.names) // (2 * N)))
+        side = (real, fake)[i % 2]
+        side.mkdir(exist_ok=True)
+        # grey digits as RGB, which is what the peers' own loaders make of them
+        Image.open(BytesIO(data)).convert("RGB").save(side / f"{i:02}.png")
+    return real, fake
+
+
+def figures(folder: Path, noise: float) -> Path:
+    """Figures of 32x32, or noisy ones of mixed sizes."""
+    source, rng = Shapes(), np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(N):
+        size = (24 + 7 * i, 40) if noise else (32, 32)
+        pixels = source.picture(i, 3, size) + noise * rng.standard_normal((3, *size))
+        picture = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        Image.fromarray(picture).save(folder / f"{i:02}.png")
+    return folder
 
 
 def ours(weights: Path, how: Protocol) -> Extractor:
@@ -97,14 +118,14 @@ def their_distance(distance: Any, one: Floats, other: Floats) -> float:
         return float(distance(*moments(one), *moments(other)))
 
 
-def our_distance(extractor: Extractor, folders: tuple[Path, Path]) -> float:
+def our_distance(extractor: Extractor, folders: Folders) -> float:
     one, other = (moments(features(extractor, folder)[0]) for folder in folders)
     return frechet_distance(*one, *other)
 
 
 @torch.no_grad()
 def test_pytorch_fid(
-    weights: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    weights: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = pytest.importorskip("pytorch_fid.fid_score")
     network, extractor = their_pytorch_fid(weights, monkeypatch), ours(weights, PYTORCH_FID)
@@ -119,7 +140,7 @@ def test_pytorch_fid(
 
 
 @torch.no_grad()
-def test_torch_fidelity(weights: Path, folders: tuple[Path, Path]) -> None:
+def test_torch_fidelity(weights: Path, folders: Folders) -> None:
     peer = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     distances = pytest.importorskip("torch_fidelity.metric_fid")
     scores = pytest.importorskip("torch_fidelity.metric_isc")
@@ -148,7 +169,7 @@ def test_torch_fidelity(weights: Path, folders: tuple[Path, Path]) -> None:
 
 
 @torch.no_grad()
-def test_clean_fid(weights: Path, folders: tuple[Path, Path]) -> None:
+def test_clean_fid(weights: Path, folders: Folders) -> None:
     peer = pytest.importorskip("cleanfid.fid")
     extractor = ours(weights, CLEAN_FID)
     network = extractor.network
@@ -173,7 +194,7 @@ def test_clean_fid(weights: Path, folders: tuple[Path, Path]) -> None:
 
 
 @torch.no_grad()
-def test_torchmetrics(weights: Path, folders: tuple[Path, Path]) -> None:
+def test_torchmetrics(weights: Path, folders: Folders) -> None:
     """It takes features from any network, so its sums are compared here, not its resize."""
     image = pytest.importorskip("torchmetrics.image.fid")
     kernel = pytest.importorskip("torchmetrics.image.kid")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, Result
 from safetensors.torch import load_file
 
 from ddpm_cli.core import config as c
@@ -28,7 +29,6 @@ from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import ema, snapshots
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Machine, Trainer, crossed, learning_rate
-from tests.conftest import TINY, Result
 
 CPU = Machine(torch.device("cpu"))
 BASE = c.updated(c.RunConfig(), TINY | {"preview": 0})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,40 @@ def test_judging_changes_nothing_that_is_learned(train_tiny: Run, trained: Path)
     judged, plain = (weights.load(Path(run) / "model.safetensors") for run in ("judged", "plain"))
     for name, tensor in plain.network.state_dict().items():
         assert tensor.equal(judged.network.state_dict()[name]), name
+
+
+def test_a_score_is_given_up_when_a_signal_asks_to_stop(
+    train_tiny: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing may take longer than a cluster waits; the score is made up for afterwards."""
+    given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
+    judged = judging.TrainingScore._judged
+
+    def interrupted(self: Any, averaged: Any, count: int, images: int, stop: Any) -> Report:
+        if images:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return judged(self, averaged, count, images, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judging.TrainingScore, "_judged", interrupted)
+        result = train_tiny(*given, "--images", 48)
+    assert result.code == 75, result.err
+    assert not Path("run/scores.jsonl").exists()
+    assert train_tiny(*given, "--images", 48).code == 0
+    assert len(rows()) == 2  # the one given up, one step of training later than it was due
+    assert rows()[0]["images"] in range(17, 48)
+    assert rows()[1]["images"] == 48
+
+
+def test_a_training_that_ends_by_patience_is_judged_at_its_end(
+    train_tiny: Run, trained: Path
+) -> None:
+    given = ("--fid-every", 10_000, "--fid-n", 4, "--fid-features", trained, "--out", "run")
+    slow = ("--lr", 1e-12, "--patience", 1, "--snapshot-every", 8, "--images", 800)
+    result = train_tiny(*given, *slow, "--json")
+    assert result.code == 0, result.err
+    assert "stopped early" in result.err
+    assert [row["images"] for row in rows()] == [result.json()["images"]] != [800]
 
 
 @pytest.mark.parametrize(("n", "label"), [(5000, "fid5k"), (10_000, "fid10k"), (2048, "fid2048")])

@@ -80,7 +80,6 @@ def fid(
     from ddpm_cli.core.diffusion.sampling import Sampling
     from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.metrics.evaluate import Wanted, judge
-    from ddpm_cli.core.metrics.protocols import protocol as named
     from ddpm_cli.core.metrics.sides import Side, open_side
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
@@ -88,8 +87,7 @@ def fid(
     reporter = console.reporter()
     if save_real is not None and save_real.exists() and not overwrite:
         raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
-    if protocol is not None:
-        named(protocol)  # a typing error is said before anything else
+    network = judging.Network(weights, features, protocol, batch, precision)
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     if count is not None and not models.is_run(fake):
@@ -103,14 +101,11 @@ def fid(
     else:
         other = open_side(fake, skip_bad)
     wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
-    extractor = None
-    if not (isinstance(one, Statistics) and isinstance(other, Statistics)):
-        extractor = judging.extractor(
-            weights, features, protocol, chosen, batch, precision, reporter
-        )
     if judging.launched(nproc, device):
         return
     with distributed.joined(chosen):
+        known = isinstance(one, Statistics) and isinstance(other, Statistics)
+        extractor = None if known else network.load(chosen, reporter)
         report, statistics = judge(one, other, extractor, wanted, reporter)
     console.result(report.lines(), report.document(), json)
     if save_real is not None and statistics is not None:

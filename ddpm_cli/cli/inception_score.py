@@ -39,13 +39,14 @@ def inception_score(
     from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
+    network = judging.Network(weights, features, protocol, batch, precision)
     pictures = open_side(images, skip_bad)
     if isinstance(pictures, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
-    extractor = judging.extractor(weights, features, protocol, chosen, batch, precision, reporter)
     if judging.launched(nproc, device):
         return
     with distributed.joined(chosen):
+        extractor = network.load(chosen, reporter)
         result = judge_inception_score(pictures, extractor, splits, reporter)
     console.result(result.line(), result.document(), json)

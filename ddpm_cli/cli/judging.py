@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm_cli.cli import console
-
 if TYPE_CHECKING:
     import torch
 
-    from ddpm_cli.core.judging import Plan
     from ddpm_cli.core.metrics.extraction import Extractor
     from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -51,45 +49,65 @@ Precision = Annotated[
 ]
 
 
-def extractor(
-    weights: Path | None,
-    features: Path | None,
-    protocol: str | None,
-    device: torch.device,
-    batch: int,
-    precision: str,
-    reporter: Reporter,
-) -> Extractor:
-    """Load the network that the options name. Raises UsageError where they contradict."""
+@dataclass(frozen=True)
+class Network:
+    """The network in whose features pictures are judged, as the options name it."""
+
+    weights: Path | None = None
+    features: Path | None = None
+    protocol: str | None = None
+    batch: int = 64
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        from ddpm_cli.core.errors import UsageError
+        from ddpm_cli.core.metrics import protocols
+
+        if self.protocol is not None:
+            protocols.protocol(self.protocol)
+        for option, value in (("--weights", self.weights), ("--protocol", self.protocol)):
+            if self.features is not None and value is not None:
+                raise UsageError(
+                    f"{option} is for the Inception network and has no meaning with --features"
+                )
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"--precision {self.precision}: choose fp32 or bf16")
+
+    def load(self, device: torch.device, reporter: Reporter) -> Extractor:
+        """Load it in every process; the first one of a machine downloads it, or says what fails."""
+        from ddpm_cli.core.metrics import extraction, protocols
+        from ddpm_cli.core.runtime import devices, distributed
+
+        precision = devices.choose_precision(self.precision, device)
+        with distributed.first_on_machine():
+            if self.features is not None:
+                return extraction.load_local_extractor(self.features, device, self.batch, precision)
+            how = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
+            return extraction.load_extractor(
+                self.weights, how, device, self.batch, reporter, precision
+            )
+
+
+@dataclass(frozen=True)
+class InTraining:
+    """How a training is judged, as the options of `train` say."""
+
+    every: int  # images
+    count: int  # pictures
+    network: Network
+
+
+def in_training(
+    every: int | None, count: int, weights: Path | None, features: Path | None
+) -> InTraining | None:
+    """Read the options of `train`. Raises UsageError for a network without --fid-every."""
     from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.metrics import extraction, protocols
-    from ddpm_cli.core.runtime.devices import choose_precision
 
-    arithmetic = choose_precision("fp32" if precision == "auto" else precision, device)
-    if features is None:
-        how = protocols.protocol(protocol or protocols.PYTORCH_FID.name)
-        return extraction.load_extractor(weights, how, device, batch, reporter, arithmetic)
-    if weights is not None or protocol is not None:
-        given = "--weights" if weights is not None else "--protocol"
-        raise UsageError(f"{given} is for the Inception network and has no meaning with --features")
-    return extraction.load_local_extractor(features, device, batch, arithmetic)
-
-
-def plan(
-    every: int | None, count: int, weights: Path | None, features: Path | None, device: str
-) -> Plan | None:
-    """How a training is judged, or None. What is wrong with it is found before anything runs."""
-    from ddpm_cli.core.errors import UsageError
-
-    if every is None:
-        if weights is not None or features is not None:
-            raise UsageError("--fid-weights and --fid-features need --fid-every")
-        return None
-    from ddpm_cli.core.judging import Plan
-    from ddpm_cli.core.runtime.devices import choose_device
-
-    chosen, reporter = choose_device(device), console.reporter()
-    return Plan(every, count, extractor(weights, features, None, chosen, 64, "fp32", reporter))
+    if every is not None:
+        return InTraining(every, count, Network(weights, features))
+    if weights is not None or features is not None:
+        raise UsageError("--fid-weights and --fid-features need --fid-every")
+    return None
 
 
 def launched(nproc: int, device: str) -> bool:

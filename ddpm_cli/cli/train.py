@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +159,7 @@ def train(
     fid_every: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Images between scores: FID of drawn pictures against the training's, in "
             "scores.jsonl; the best weights are kept. Its cost is printed beforehand.",
             rich_help_panel=_JUDGING,
@@ -165,7 +167,7 @@ def train(
         ),
     ] = None,
     fid_n: Annotated[
-        int, typer.Option(help="Pictures drawn for a score.", rich_help_panel=_JUDGING)
+        int, typer.Option(min=2, help="Pictures drawn for a score.", rich_help_panel=_JUDGING)
     ] = 5000,
     fid_weights: Annotated[
         Path | None,
@@ -227,7 +229,7 @@ def train(
             patience=patience,
         ),
     )
-    judged = judging.plan(fid_every, fid_n, fid_weights, fid_features, device)
+    judged = judging.in_training(fid_every, fid_n, fid_weights, fid_features)
     if nproc > 1 and not dry_run and not distributed.under_launcher():
         _launch(request, nproc, device)
     else:
@@ -239,13 +241,13 @@ def _work(
     device: str,
     precision: str,
     microbatch: int | None,
-    judged: Any,
+    judged: judging.InTraining | None,
     *,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train in this process, alone or as one of several."""
-    from ddpm_cli.core.judging import TrainingScore
+    from ddpm_cli.core.judging import Plan, TrainingScore
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import session
     from ddpm_cli.core.training.trainer import Machine
@@ -264,10 +266,11 @@ def _work(
             )
             return
 
-        def scoring(run: Any, config: Any, pictures: Any) -> TrainingScore:
-            return TrainingScore(judged, run, config, pictures, reporter, machine.precision)
-
-        summary = session.run(plan, request, machine, reporter, scoring if judged else None)
+        scoring = None
+        if judged is not None:
+            how = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
+            scoring = partial(TrainingScore, how, reporter, machine.precision)
+        summary = session.run(plan, request, machine, reporter, scoring)
     console.result(_closing(summary), summary, as_json)
 
 

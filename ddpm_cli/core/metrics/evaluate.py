@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
-
-import numpy as np
 
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics import neighbours as balls
@@ -17,7 +14,7 @@ from ddpm_cli.core.metrics.pictures import Pictures
 from ddpm_cli.core.metrics.protocols import LOCAL
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
 from ddpm_cli.core.metrics.rows import Rows
-from ddpm_cli.core.metrics.scores import Gaussian, shuffled, split_score
+from ddpm_cli.core.metrics.scores import Gaussian, inception_score
 from ddpm_cli.core.metrics.sides import Side
 from ddpm_cli.core.metrics.spread import fid_floor, fid_spread
 from ddpm_cli.core.metrics.statistics import Origin, Statistics
@@ -47,6 +44,8 @@ class Wanted:
         names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
         if not names or names - set(METRICS):
             raise UsageError(f"--metrics {metrics}: choose from {','.join(METRICS)}")
+        if names == {"is"}:
+            raise UsageError("--metrics is needs no REAL: use ddpm inception-score FAKE")
         needs = {"kid": ("REAL", "FAKE"), "prdc": ("REAL", "FAKE"), "is": ("FAKE",), "fid": ()}
         for name in sorted(names):
             for side in needs[name]:
@@ -163,11 +162,7 @@ def _scored(
 
 
 def _inception_score(logits: Rows, splits: int) -> tuple[float, float]:
-    """Mean and population deviation over splits, one split in memory at a time."""
-    order = shuffled(len(logits))
-    bounds = [i * len(logits) // splits for i in range(splits + 1)]
-    scores = [split_score(logits.take(order[a:b]).numpy()) for a, b in pairwise(bounds)]
-    return float(np.mean(scores)), float(np.std(scores))
+    return inception_score(lambda indices: logits.take(indices).numpy(), len(logits), splits)
 
 
 def _known(side: Side) -> bool:

@@ -15,7 +15,6 @@ from scipy.special import log_softmax
 from ddpm_cli.core.errors import DdpmError
 
 Floats = NDArray[np.float64]
-Order = Callable[[int], NDArray[np.intp]]
 
 
 class Gaussian:
@@ -85,30 +84,25 @@ def shuffled(n: int) -> NDArray[np.intp]:
     return np.random.RandomState(2020).permutation(n)
 
 
-def as_given(n: int) -> NDArray[np.intp]:
-    """Keep the order of the files, as the original code of Salimans et al. does."""
-    return np.arange(n)
-
-
 def inception_score(
-    logits: NDArray[np.floating], splits: int = 10, order: Order = shuffled
+    logits: Callable[[NDArray[np.intp]], NDArray[np.floating]], n: int, splits: int = 10
 ) -> tuple[float, float]:
     """Inception Score (Salimans et al. 2016): mean and population deviation over equal splits.
 
-    exp(E_x KL(p(y|x) || p(y))) of logits (n, classes) without bias. Files often come sorted by
-    class, and a split of one class scores 1: so they are shuffled first. Raises DdpmError where
-    n < splits.
+    exp(E_x KL(p(y|x) || p(y))) of logits without bias; `logits` gives those of some of the n
+    pictures (len(indices), classes), so that one split is in memory at a time. Files often come
+    sorted by class, and a split of one class scores 1: so they are shuffled first. Raises DdpmError
+    where n < splits.
     """
-    n = len(logits)
     if not 1 <= splits <= n:
         raise DdpmError(f"{n} images cannot be cut into {splits} splits; choose fewer (--splits)")
-    ordered = logits[order(n)]
+    order = shuffled(n)
     bounds = [i * n // splits for i in range(splits + 1)]
-    scores = [split_score(ordered[start:end]) for start, end in pairwise(bounds)]
+    scores = [_split_score(logits(order[start:end])) for start, end in pairwise(bounds)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def split_score(logits: NDArray[np.floating]) -> float:
+def _split_score(logits: NDArray[np.floating]) -> float:
     """exp(E_x KL(p(y|x) || p(y))) of one split's logits (n, classes), in float64.
 
     Raises DdpmError where they are not finite.

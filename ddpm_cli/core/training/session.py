@@ -119,7 +119,7 @@ def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
     return height, width
 
 
-Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures], Score]
+Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures, int], Score]
 
 
 def run(
@@ -154,7 +154,7 @@ def run(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
     else:
-        score = scoring(run, config, training) if scoring else None
+        score = scoring(run, config, training, state.progress.images) if scoring else None
         Trainer(run, config, state, training, held_out, machine, reporter, score).train()
     distributed.barrier()
     progress = state.progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,13 +42,14 @@ class Machine:
 class Score(Protocol):
     """A judgement of the averaged weights now and then, which all processes take part in."""
 
-    every: int  # images
+    def announce(self, averaged: Denoiser, clock: Clock) -> None:
+        """Say beforehand what it will cost."""
 
-    def announce(self, averaged: Denoiser, images: int | None) -> None:
-        """Say beforehand what it will cost, in a training of so many images."""
+    def due(self, images: int, *, ending: bool) -> bool:
+        """Whether the weights should be judged after so many images."""
 
-    def __call__(self, averaged: Denoiser, images: int) -> None:
-        """Judge the averaged weights after so many images."""
+    def __call__(self, averaged: Denoiser, images: int, stop: Callable[[], bool]) -> None:
+        """Judge the averaged weights after so many images, or give it up when asked to stop."""
 
 
 class Trainer:
@@ -91,7 +93,7 @@ class Trainer:
         self.network.train()
         self._start_log()
         if self.score is not None:
-            self.score.announce(self.averaged, clock.images)
+            self.score.announce(self.averaged, clock)
 
         with stopping.listening() as request, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
@@ -130,10 +132,13 @@ class Trainer:
                 if saving:
                     self._judge(held_out)
                     self._save()
-                if self.score is not None and (
-                    clock.used >= 1 or crossed(progress.images, batch, self.score.every)
-                ):
-                    self.score(self.averaged, progress.images)
+
+                # Draw pictures and judge them when it is time: that may take minutes.
+                ended = clock.used >= 1 or self._out_of_patience()
+                if self.score is not None and self.score.due(progress.images, ending=ended):
+                    if not saving:
+                        self._save(hurried=True)
+                    self.score(self.averaged, progress.images, lambda: request.signal != 0)
 
         if self._out_of_patience():
             self.reporter.say(
