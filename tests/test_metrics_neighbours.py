@@ -15,6 +15,7 @@ from ddpm_cli.core.metrics.kernel import kid, squared_mmd
 from ddpm_cli.core.metrics.rows import Rows
 from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance
 from ddpm_cli.core.metrics.spread import fid_floor, fid_spread
+from ddpm_cli.core.runtime.reporting import Silent
 
 
 def normal(n: int, d: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -61,22 +62,22 @@ def test_mmd_is_unbiased() -> None:
 
 def test_kid_of_fewer_pictures_than_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = normal(30), normal(40, seed=1, shift=0.5)
-    found = kid(stored(real), stored(fake))
+    found = kid(stored(real), stored(fake), Silent())
     assert found.size == 30
     assert found.mean > 3 * found.std > 0
-    same = kid(stored(real), stored(fake[:30]))
+    same = kid(stored(real), stored(fake[:30]), Silent())
     assert same == (pytest.approx(squared_mmd(real, fake[:30])), 0.0, 30)
     monkeypatch.setattr(kernel, "SUBSET_SIZE", 10)
-    assert kid(stored(real), stored(fake)).std > found.std
+    assert kid(stored(real), stored(fake), Silent()).std > found.std
     with pytest.raises(DdpmError, match="at least 2 pictures"):
-        kid(stored(real[:1]), stored(fake))
+        kid(stored(real[:1]), stored(fake), Silent())
 
 
 def test_kid_equals_torch_fidelity() -> None:
     peer = pytest.importorskip("torch_fidelity.metric_kid")
     real, fake = normal(60, 2048).abs(), normal(70, 2048, 1, 0.05).abs()
     theirs = peer.kid_features_to_metric(fake, real, kid_subset_size=60, verbose=False)
-    ours = kid(stored(real), stored(fake))
+    ours = kid(stored(real), stored(fake), Silent())
     assert ours.mean == pytest.approx(theirs[peer.KEY_METRIC_KID_MEAN], abs=1e-5)
     assert ours.std == pytest.approx(theirs[peer.KEY_METRIC_KID_STD], abs=1e-5)
 
@@ -102,7 +103,7 @@ def test_neighbours_by_the_definition_in_any_blocks(
 ) -> None:
     monkeypatch.setattr(Rows.blocks, "__defaults__", (block,))
     real, fake = normal(53, 4, shift=9.0), normal(67, 4, 1, 9.5)
-    found = neighbours.neighbours(stored(real), stored(fake))
+    found = neighbours.neighbours(stored(real), stored(fake), Silent())
     assert found == pytest.approx(by_hand(real, fake), rel=1e-12)
     assert 0.2 < found.precision < 1
     assert 0.2 < found.recall < 1
@@ -111,7 +112,7 @@ def test_neighbours_by_the_definition_in_any_blocks(
 def test_precision_and_recall_equal_torch_fidelity() -> None:
     peer = pytest.importorskip("torch_fidelity.metric_prc")
     real, fake = normal(200, 6), normal(150, 6, 1, 0.6)
-    found = neighbours.neighbours(stored(real), stored(fake))
+    found = neighbours.neighbours(stored(real), stored(fake), Silent())
     precision, recall = peer.calculate_precision_recall_part(fake, real)
     assert (found.precision, found.recall) == (pytest.approx(precision), pytest.approx(recall))
     assert found.precision != found.recall
@@ -120,23 +121,23 @@ def test_precision_and_recall_equal_torch_fidelity() -> None:
 def test_a_collapsed_generator_has_high_precision_and_low_recall() -> None:
     real = normal(400, 8)
     fake = real[7] + 0.05 * normal(400, 8, 1)
-    found = neighbours.neighbours(stored(real), stored(fake))
+    found = neighbours.neighbours(stored(real), stored(fake), Silent())
     assert found.precision > 0.95
     assert found.recall < 0.05
     assert found.coverage < 0.2
-    swapped = neighbours.neighbours(stored(fake), stored(real))
+    swapped = neighbours.neighbours(stored(fake), stored(real), Silent())
     assert swapped.precision < 0.05 < 0.95 < swapped.recall
 
 
 def test_equal_distributions_and_copies() -> None:
     real = normal(500, 4)
-    found = neighbours.neighbours(stored(real), stored(normal(500, 4, 1)))
+    found = neighbours.neighbours(stored(real), stored(normal(500, 4, 1)), Silent())
     assert found.density == pytest.approx(1, abs=0.1)
     assert found.coverage > 0.9
-    copies = neighbours.neighbours(stored(real), stored(real))
+    copies = neighbours.neighbours(stored(real), stored(real), Silent())
     assert (copies.precision, copies.recall, copies.coverage) == (1, 1, 1)
     with pytest.raises(DdpmError, match="at least 6 pictures"):
-        neighbours.neighbours(stored(real[:5]), stored(real))
+        neighbours.neighbours(stored(real[:5]), stored(real), Silent())
 
 
 def gaussian(x: Tensor) -> Gaussian:
@@ -152,9 +153,9 @@ def test_the_spread_is_that_of_new_draws() -> None:
     real = gaussian(normal(5000, 6))
     draws = [normal(400, 6, seed, 0.3) for seed in range(1, 41)]
     wanted = np.std([fid(real, x) for x in draws])
-    found = [fid_spread(real, stored(x)) for x in draws[:8]]
+    found = [fid_spread(real, stored(x), Silent()) for x in draws[:8]]
     assert 0.6 * wanted < np.mean([s for s in found if s is not None]) < 1.6 * wanted
-    assert fid_spread(real, stored(draws[0][:3])) is None
+    assert fid_spread(real, stored(draws[0][:3]), Silent()) is None
 
 
 def test_the_floor_is_real_against_other_real(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,7 @@ def our_distance(extractor: Extractor, folders: Folders) -> float:
 
 
 @torch.no_grad()
-def test_pytorch_fid(
-    weights: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pytorch_fid(weights: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     score = pytest.importorskip("pytorch_fid.fid_score")
     network, extractor = their_pytorch_fid(weights, monkeypatch), ours(weights, PYTORCH_FID)
     theirs = []

@@ -33,6 +33,7 @@ def test_a_training_is_judged_now_and_then(train_tiny: Run, ddpm: Run, trained: 
     told = result.err.index("local-fid10 every 16 images: about")
     assert told < result.err.index("local-fid10 ", told + 20)
     assert ", 2 times: " in result.err[told:]
+    assert Path("run/scores.png").read_bytes().startswith(b"\x89PNG")
     best = min(rows(), key=lambda row: row["value"])
     held = weights.load(Path("run/best-local-fid10.safetensors"))
     assert held.images == best["images"]

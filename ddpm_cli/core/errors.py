@@ -5,8 +5,12 @@ Each message says what was seen, where, and how to mend it.
 
 import pickle
 import struct
+import zipfile
+import zlib
+from tokenize import TokenError
 
-# What reading a damaged file may raise: torch's unpickler checks little of what it is given.
+# What reading a damaged file may raise, beside OSError: torch's unpickler, zip and numpy's headers
+# check little of what they are given.
 DAMAGED_FILE = (
     pickle.UnpicklingError,
     struct.error,
@@ -16,8 +20,12 @@ DAMAGED_FILE = (
     EOFError,
     LookupError,
     RuntimeError,
+    SyntaxError,
+    TokenError,
     TypeError,
     ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 

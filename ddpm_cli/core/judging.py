@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ddpm_cli.core import weights
+from ddpm_cli.core import plots, weights
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -32,7 +32,7 @@ from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training.budget import Clock
 
 STEPS = 50  # of DDIM, for the pictures that a training is judged by
-_SCORES = "scores.jsonl"  # in the run directory
+_SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
 
 
 def is_run(spec: str) -> bool:
@@ -165,6 +165,7 @@ class TrainingScore:
         if distributed.is_first():
             lines = (json.dumps(entry) + "\n" for entry in self._rows)
             write_text(self.run.path / _SCORES, "".join(lines))
+            plots.score_curve(self.run.path / _CURVE, self._rows)
             if fid < best:
                 place = self.run.path / f"best-{self.plan.label}.safetensors"
                 network = cast(nn.Module, averaged.network)

@@ -34,6 +34,19 @@ def loss_curve(path: Path, rows: Sequence[Row]) -> None:
     write_figure(path, figure)
 
 
+def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw scores of a training, all of one label, by images seen; the best one is marked."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    images, values = ([row[name] for row in rows] for name in ("images", "value"))
+    axes.plot(images, values, "o-", color="tab:green", label=rows[0]["label"])
+    best = int(np.argmin(values))
+    axes.plot(images[best], values[best], "*", color="tab:red", markersize=14, label="best")
+    axes.set(xlabel="images seen", ylabel=rows[0]["label"], yscale="log")
+    _finish(axes)
+    write_figure(path, figure)
+
+
 def schedule_curves(path: Path, table: dict[str, Any]) -> None:
     """Draw what is left of the signal, the betas and the signal-to-noise ratio over time."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")

@@ -1,7 +1,7 @@
 """Peak memory of `ddpm fid` on 1,000 and on 10,000 pictures, each in a process of its own.
 
     python tests/benchmarks/memory.py --features FILE.safetensors [--metrics fid,kid,prdc]
-    python tests/benchmarks/memory.py --weights FILE.pth
+    python tests/benchmarks/memory.py --weights FILE.pth [--counts 1000 10000]
 
 With a local classifier it takes a minute, with Inception an hour or more on a CPU.
 """
@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
-COUNTS = (1_000, 10_000)
 
 
 def peak(command: list[str]) -> float:
@@ -39,12 +37,13 @@ def main() -> None:
     parser.add_argument("--features")
     parser.add_argument("--weights")
     parser.add_argument("--metrics", default="fid,kid,prdc,is")
+    parser.add_argument("--counts", type=int, nargs=2, default=(1_000, 10_000))
     given = parser.parse_args()
     network = ["--features", given.features] if given.features else ["--weights", given.weights]
     rng = np.random.default_rng(0)
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
-        for n in COUNTS:
+        for n in given.counts:
             sides = [Path(folder) / f"{side}{n}.npz" for side in "ab"]
             for path in sides:
                 np.savez(path, arr_0=rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8))

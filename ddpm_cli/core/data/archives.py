@@ -10,14 +10,13 @@ import hashlib
 import os
 import threading
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_picture
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
 FILE_LIMIT = 256 * 2**20  # bytes of one picture file, unpacked: above it, it is no picture of ours
 
@@ -109,7 +108,7 @@ class ZipFiles:
         try:
             with lock:
                 return archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+        except (OSError, *DAMAGED_FILE) as error:
             raise UnreadableError(f"{name}: {error}") from error
 
     def fingerprint(self) -> str:
@@ -157,7 +156,7 @@ def _unlistable(error: OSError) -> None:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except DAMAGED_FILE as error:
         why = "not a zip archive, or cut short in copying"
         raise DdpmError(f"{path}: {why} ({str(error).lower()})") from error
     except OSError as error:

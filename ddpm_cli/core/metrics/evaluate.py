@@ -78,7 +78,7 @@ def judge(
     second = _gathered(fake, extractor, keep_fake, "fake", reporter, cached=False)
     local = extractor is not None and extractor.protocol.local
     report = distributed.told_by_first(
-        lambda: _scored(first, second, extractor, wanted, local=local)
+        lambda: _scored(first, second, extractor, wanted, reporter, local=local)
     )
     _note_few(report, len(first.statistics.mean), reporter)
     _note_unlike(report, reporter)
@@ -131,7 +131,13 @@ def _gathered(
 
 
 def _scored(
-    real: Gathered, fake: Gathered, extractor: Extractor | None, wanted: Wanted, *, local: bool
+    real: Gathered,
+    fake: Gathered,
+    extractor: Extractor | None,
+    wanted: Wanted,
+    reporter: Reporter,
+    *,
+    local: bool,
 ) -> Report:
     """Compute what is wanted from what was gathered."""
     one, other = real.statistics, fake.statistics
@@ -140,18 +146,18 @@ def _scored(
         gaussian = Gaussian(one.mean, one.covariance)
         scores["fid"] = gaussian.distance(other.mean, other.covariance)
         if wanted.spread and fake.features is not None:
-            scores["fid_std"] = fid_spread(gaussian, fake.features)
+            scores["fid_std"] = fid_spread(gaussian, fake.features, reporter)
     if wanted.floor and real.features is not None:
         floor = fid_floor(real.features, other.n or len(real.features))
         scores["fid_floor"], scores["fid_floor_n"] = floor
     device = extractor.device if extractor else None
     if real.features is not None and fake.features is not None:
         if "kid" in wanted.metrics:
-            found = kid(real.features, fake.features, device)
+            found = kid(real.features, fake.features, reporter, device)
             scores |= {"kid": found.mean, "kid_std": found.std, "kid_subset": found.size}
         enough = min(len(real.features), len(fake.features)) >= balls.LEAST
         if "prdc" in wanted.metrics and (enough or len(wanted.metrics) == 1):
-            scores |= balls.neighbours(real.features, fake.features, device)._asdict()
+            scores |= balls.neighbours(real.features, fake.features, reporter, device)._asdict()
     if fake.logits is not None:
         splits = min(SPLITS, len(fake.logits))
         mean, std = _inception_score(fake.logits, splits)

@@ -64,7 +64,7 @@ def gather(
     for one in distributed.gathered(pictures.tally):
         tally.merge(one)
     pictures.tally = tally
-    tally.report(reporter, pictures.label)
+    tally.report(reporter, pictures.label, grey=extractor.protocol.channels == 1)
     if tally.count < 2:
         raise DdpmError(
             f"only {tally.count} images of {pictures.label} are readable; a score needs at least 2"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.rows import Rows
+from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SUBSETS = 100
 SUBSET_SIZE = 1000  # pictures, or all of the smaller side where it has fewer
@@ -24,7 +25,7 @@ class Kid(NamedTuple):
     size: int  # pictures in a subset
 
 
-def kid(real: Rows, fake: Rows, device: torch.device | None = None) -> Kid:
+def kid(real: Rows, fake: Rows, reporter: Reporter, device: torch.device | None = None) -> Kid:
     """KID: the unbiased squared MMD of 100 random subsets, under the kernel (x.y / d + 1)^3.
 
     It may be slightly negative: that says "no difference seen". Raises DdpmError below 2 pictures.
@@ -37,7 +38,7 @@ def kid(real: Rows, fake: Rows, device: torch.device | None = None) -> Kid:
         return Kid(squared_mmd(fake.take(whole), real.take(whole)), 0.0, size)
     rng = np.random.RandomState(SEED)
     values = []
-    for _ in range(SUBSETS):
+    for _ in track(range(SUBSETS), reporter, "KID", SUBSETS, "subsets"):
         x, y = (side.take(rng.choice(len(side), size, replace=False)) for side in (fake, real))
         values.append(squared_mmd(x.to(device), y.to(device)))
     return Kid(float(np.mean(values)), float(np.std(values)), size)

@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.archives import PictureFiles
 from ddpm_cli.core.data.files import Picture, UnreadableError
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.metrics.statistics import npz_members
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.downloads import sha256_of
@@ -75,9 +76,14 @@ class Tally:
         sizes = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         return f"{'/'.join(kind for kind, _ in self.formats.most_common())} {sizes}"
 
-    def report(self, reporter: Reporter, label: str) -> None:
-        """Say what was done to the pictures on the way, and which files were left out."""
+    def report(self, reporter: Reporter, label: str, *, grey: bool) -> None:
+        """Say what was done to the pictures on the way, and which files were left out.
+
+        `grey`: the network takes grey pictures as they are.
+        """
         for trait, times in self.traits.most_common():
+            if grey and trait == "grey":
+                continue
             reporter.say(f"{label}: {times} of {self.count} are {trait} ({TREATMENT[trait]})")
         if self.unreadable:
             shown = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
@@ -166,13 +172,12 @@ class ArrayPictures:
         self.label = str(path)
         self.tally = Tally()
         self._path = path
-        with zipfile.ZipFile(path) as archive:
-            if "arr_0.npy" not in archive.namelist():
-                held = ", ".join(sorted(npz_members(path))) or "nothing"
-                wanted = "images have arr_0, statistics mu and sigma"
-                raise DdpmError(f"{path} holds {held}; {wanted}")
-            with archive.open("arr_0.npy") as file:
-                self._shape = _picture_shape(file, path)
+        held = npz_members(path)
+        if "arr_0" not in held:
+            wanted = "images have arr_0, statistics mu and sigma"
+            raise DdpmError(f"{path} holds {', '.join(sorted(held)) or 'nothing'}; {wanted}")
+        with self._opened() as file:
+            self._shape = _picture_shape(file, path)
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -189,30 +194,32 @@ class ArrayPictures:
         each = height * width * channels
         step = max(1, min(RUN_LENGTH, RUN_BYTES // each))
         traits = ("grey",) if channels == 1 else ()
-        with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as file:
+        with self._opened() as file:
             _picture_shape(file, self._path)  # leaves the file at the first pixel
             file.seek(first * each, 1)
             for start in range(first, last, step):
                 count = min(step, last - start)
-                try:
-                    data = file.read(count * each)
-                except (zipfile.BadZipFile, EOFError, OSError) as error:
-                    raise DdpmError(f"{self._path} is damaged: {error}") from error
+                data = file.read(count * each)
                 if len(data) < count * each:
                     raise DdpmError(f"{self._path} ends before its {n} pictures do")
                 array = np.frombuffer(bytearray(data), np.uint8).reshape(count, *self._shape[1:])
                 self.tally.add((height, width), "npz", traits, count)
                 yield torch.from_numpy(array).permute(0, 3, 1, 2)
 
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        try:
+            with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as file:
+                yield file
+        except (OSError, *DAMAGED_FILE) as error:
+            raise DdpmError(f"{self._path} is damaged: {error}") from error
+
 
 def _picture_shape(file: IO[bytes], path: Path) -> tuple[int, int, int, int]:
     """Read an .npy header of pictures: (N, H, W, channels)."""
-    try:
-        old = np.lib.format.read_magic(file) == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DdpmError(f"{path}: arr_0 cannot be read: {error}") from error
+    old = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file)
     if len(shape) == 3:
         shape = (*shape, 1)
     if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:

@@ -17,7 +17,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.atomic import replacing
 
-BLOCK = 2048  # rows read at a time: 16 MiB of 2048 features
+BLOCK = 1024  # rows read at a time: 8 MiB of 2048 features
 
 
 class Rows:

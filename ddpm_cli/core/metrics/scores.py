@@ -25,9 +25,14 @@ class Gaussian:
 
     @cached_property
     def root(self) -> torch.Tensor:
-        """R (d, rank) with R R^T = the covariance."""
+        """R (d, rank) with R R^T = the covariance: Cholesky's, or by eigenvectors if singular."""
+        covariance = torch.from_numpy(self.covariance)
+        factor: torch.Tensor
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if not failed:
+            return factor
         with _one_thread():
-            values, vectors = torch.linalg.eigh(torch.from_numpy(self.covariance))
+            values, vectors = torch.linalg.eigh(covariance)
         rank = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # else rounding
         root: torch.Tensor = vectors[:, rank] * values[rank].sqrt()
         return root
@@ -44,8 +49,8 @@ class Gaussian:
     def trace_of_root(self, covariance: Floats) -> float:
         """Tr((S1 S2)^(1/2)) of this covariance and another (d, d), of any rank.
 
-        With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R, which is symmetric: two symmetric
-        eigenvalue problems, which always end and stay real, where a general matrix root may do
+        With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R, which is symmetric: a symmetric
+        eigenvalue problem, which always ends and stays real, where a general matrix root may do
         neither. What rounding made negative is zero.
         """
         similar = self.root.T @ torch.from_numpy(covariance) @ self.root

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from ddpm_cli.core.metrics.rows import BLOCK, Rows
 from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance, shuffled
 from ddpm_cli.core.metrics.statistics import Moments
+from ddpm_cli.core.runtime.reporting import Reporter, track
 
 RESAMPLES = 10
 
 
-def fid_spread(real: Gaussian, fake: Rows) -> float | None:
+def fid_spread(real: Gaussian, fake: Rows, reporter: Reporter) -> float | None:
     """Standard error of FID from the choice of fakes, by the block jackknife; None below 4 fakes.
 
     The fakes, shuffled, are parted into 10 blocks, and FID is computed 10 times, each time without
@@ -26,7 +27,7 @@ def fid_spread(real: Gaussian, fake: Rows) -> float | None:
     blocks = np.array_split(shuffled(n), min(RESAMPLES, n))
     whole = moments(fake, np.arange(n))
     values = []
-    for block in blocks:
+    for block in track(blocks, reporter, "FID without a part", len(blocks), "resamples"):
         rest = whole.without(moments(fake, block))
         values.append(real.distance(rest.mean, rest.covariance))
     count = len(values)

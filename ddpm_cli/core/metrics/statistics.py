@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.atomic import replacing
 
@@ -164,7 +164,7 @@ def read_statistics(path: Path) -> Statistics:
             images = str(arrays["images"]) if "images" in arrays else "statistics"
     except KeyError as error:
         raise DdpmError(f"{path} lacks an array: statistics need mu and sigma") from error
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(f"{path} holds no readable statistics: {error}") from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         shapes = f"mu {mean.shape}, sigma {covariance.shape}"
@@ -178,7 +178,7 @@ def _sizes(path: Path) -> dict[str, int]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {info.filename: info.file_size for info in archive.infolist()}
-    except zipfile.BadZipFile as error:
+    except DAMAGED_FILE as error:
         raise DdpmError(f"{path} is not an .npz file, or cut short in copying") from error
     except OSError as error:
         raise DdpmError(f"cannot open {path}: {error.strerror or error}") from error
