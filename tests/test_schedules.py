@@ -56,7 +56,7 @@ def test_every_length_is_a_noise_schedule(name: str, timesteps: int) -> None:
 
 def test_the_prior_is_a_unit_normal_in_ddpm_form() -> None:
     s = make("linear", 1000)
-    std = schedules.prior_std(float(s.sigma[-1]))
+    std = s.prior_std(float(s.sigma[-1]))
     assert std * s.alpha_bar[-1] ** 0.5 == pytest.approx(1, rel=1e-12)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.config import RunConfig, updated
+from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.plain import updated
 from ddpm_cli.core.presets import fitting, preset
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -258,6 +259,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _check(config: RunConfig, pictures: int) -> None:
+    config.check()
     if not config.budget.given:
         raise UsageError("no budget: give --images, --steps, --epochs or --minutes")
     if config.data.holdout >= pictures:
