@@ -14,6 +14,7 @@ from ddpm_cli.cli.fid import fid
 from ddpm_cli.cli.gif import gif
 from ddpm_cli.cli.inception_score import inception_score
 from ddpm_cli.cli.inspect_schedule import inspect_schedule
+from ddpm_cli.cli.nll import nll
 from ddpm_cli.cli.sample import sample
 from ddpm_cli.cli.train import train
 from ddpm_cli.core.errors import DdpmError
@@ -31,6 +32,7 @@ app.command()(sample)
 app.command()(gif)
 app.command()(fid)
 app.command()(inception_score)
+app.command()(nll)
 app.command()(inspect_schedule)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +118,7 @@ class ObjectiveConfig:
     weighting: str = "plain"
     weighting_gamma: float | None = None  # its gamma; None: its paper's
     weighting_k: float = 1.0  # P2's k
-    vlb_weight: float = 0.0  # of the bound that a learned variance adds; 0.001: improved DDPM
+    vlb_weight: float | None = None  # of the bound where a variance is learned; None: 0.001
     noise_levels: str = "uniform"
     noise_mean: float | None = None  # of ln sigma, for the normal ones; None: their paper's
     noise_std: float | None = None
@@ -126,16 +127,22 @@ class ObjectiveConfig:
         one_of("loss", self.loss, LOSSES)
         one_of("weighting", self.weighting, tuple(WEIGHTINGS))
         one_of("noise-levels", self.noise_levels, NOISE_LEVELS)
-        positive("vlb-weight", self.vlb_weight, zero=True)
         positive("weighting_k", self.weighting_k)
-        for name in ("weighting_gamma", "noise_std"):
+        for name in ("weighting_gamma", "vlb_weight", "noise_std"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
+        if self.noise_mean is not None and not math.isfinite(self.noise_mean):
+            raise UsageError(f"noise_mean must be finite, not {self.noise_mean}")
 
     @property
     def gamma(self) -> float:
         """The weighting's gamma, given or its paper's."""
         return self.weighting_gamma or WEIGHTINGS[self.weighting] or 0.0
+
+    @property
+    def bound_weight(self) -> float:
+        """The bound's weight, given or that of Nichol & Dhariwal (2021)."""
+        return 0.001 if self.vlb_weight is None else self.vlb_weight
 
     @property
     def normal(self) -> tuple[float, float]:
@@ -259,14 +266,11 @@ class RunConfig:
                 (bound or learned) and not steps
             ),
             "--vlb-weight trains the variance, which needs --learned-variance": (
-                objective.vlb_weight > 0 and not learned
-            ),
-            "--learned-variance is trained by the bound: add --vlb-weight 0.001, or --loss vlb": (
-                learned and not (objective.vlb_weight or objective.loss == "vlb")
+                objective.vlb_weight is not None and not learned
             ),
             "--loss vlb is the bound itself: it takes no --weighting and no --vlb-weight": (
                 objective.loss == "vlb"
-                and (objective.weighting != "plain" or objective.vlb_weight > 0)
+                and (objective.weighting != "plain" or objective.vlb_weight is not None)
             ),
             f"--weighting {objective.weighting} has no --weighting-gamma": (
                 objective.weighting_gamma is not None and gamma is None

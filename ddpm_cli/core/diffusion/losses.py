@@ -32,10 +32,10 @@ def training_loss(
     loss = DISTANCES[objective.loss](output.float(), target).mean(dim=(1, 2, 3))
     if objective.weighting != "plain":
         loss = weight(denoiser, noised.sigma, objective).to(loss) * loss
-    if objective.vlb_weight > 0:
+    if fraction is not None:
         seen = Prediction(denoiser.picture(output.detach(), x, noised.sigma), fraction)
         bound = variational_term(schedule, noised.x0, noised.sigma, seen)
-        loss = loss + objective.vlb_weight * len(schedule) * bound
+        loss = loss + objective.bound_weight * len(schedule) * bound
     return loss
 
 

@@ -16,7 +16,7 @@ from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.plain import updated
-from ddpm_cli.core.presets import fitting, preset
+from ddpm_cli.core.presets import SYSTEMS, fitting, preset
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
@@ -92,11 +92,11 @@ def plan(request: Request) -> Plan:
 
     config = updated(RunConfig(), chosen.settings)
     if request.config is not None:
-        config = updated(config, _settings_in(request.config), str(request.config))
+        config = _over(config, _settings_in(request.config), str(request.config))
     step = config.network.granularity
     size = request.size or nearest_size(source.native_size, step)
     settings = dict(request.settings)
-    settings["network"] = {
+    settings["network"] = settings.get("network", {}) | {
         "size": list(size),
         "channels": channels,
         "classes": list(source.classes) if conditional else [],
@@ -108,9 +108,16 @@ def plan(request: Request) -> Plan:
     if settings.get("budget"):  # one given limit replaces all of the preset's
         none = dict.fromkeys(("images", "steps", "epochs", "minutes"))
         settings["budget"] = none | settings["budget"]
-    config = updated(config, settings)
+    config = _over(config, settings)
     _check(config, len(source))
     return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
+
+
+def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
+    """The config under these settings; a schedule among them brings its system's along."""
+    diffusion = settings.get("diffusion")
+    schedule = diffusion.get("schedule") if isinstance(diffusion, dict) else None
+    return updated(updated(config, SYSTEMS.get(str(schedule), {})), settings, where)
 
 
 def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
