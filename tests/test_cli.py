@@ -16,13 +16,15 @@ from tests.conftest import Result
 
 Call = Callable[..., Result]
 
-COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "inspect-schedule")
+COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
 
 # The options of design that scripts rely on; a command may have more.
 OPTIONS = {
     "train": "--data --preset --config --size --channels --out --images --steps --epochs --minutes "
     "--batch --lr --seed --nproc --snapshot-every --resume --unconditional --class-drop --dry-run "
-    "--json --holdout --patience",
+    "--json --holdout --patience --schedule --timesteps --parameterisation --loss --weighting "
+    "--noise-levels --learned-variance --vlb-weight",
+    "nll": "--data -n --variance --seed --batch --device --nproc --json",
     "sample": "-n --steps --eta --guidance --sampler --class --seed --out --json",
     "gif": "-n --steps --eta --guidance --sampler --class --seed --out --json",
     "fid": "--weights --protocol --json",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ddpm_cli.core.config import NULL_CLASS, DiffusionConfig, ObjectiveConfig
@@ -60,6 +62,43 @@ def test_a_network_that_outputs_the_target_denoises_perfectly(
     # x0 = x - sigma n cancels: at sigma 157 two of float64's sixteen digits go.
     torch.testing.assert_close(denoiser(noised.x, SIGMA), x0, rtol=0, atol=1e-12 * 157)
     assert training_loss(denoiser, noised, None, OBJECTIVE).max() < 1e-12
+
+
+@given(st.floats(-6, 7), st.floats(-2, 2), st.floats(-3, 3))
+def test_all_parameterisations_of_one_denoiser_are_that_denoiser(
+    log_sigma: float, signal: float, n: float
+) -> None:
+    """D = x d^2 / (d^2 + sigma^2), exact for N(0, d^2), told in each paper's own way."""
+    sigma = torch.tensor([log_sigma], dtype=torch.float64).exp()
+    s, x0 = sigma[:, None, None, None], torch.full((1, 1, 1, 1), signal, dtype=torch.float64)
+    x = x0 + s * n
+    seen = x * 0.09 / (0.09 + s**2)
+    guess = (x - seen) / s  # of the noise
+    for name in PARAMETERISATIONS:
+        output = published_target(name, seen, guess, sigma)
+        made = Denoiser(lambda x, c, k, said=output: said, LINEAR, name)(x, sigma)
+        # D errs by 1e-16 of the state, which is at most 3,300.
+        torch.testing.assert_close(made, seen, rtol=1e-6, atol=1e-10, msg=name)
+
+
+def test_edms_scalars() -> None:
+    """Karras et al. (2022), table 1, at sigma 0.5 and 80: c_skip, c_out, c_in."""
+    made = PARAMETERISATIONS["edm"](torch.tensor([0.5, 80.0], dtype=torch.float64))
+    expected = [
+        [0.5, 3.906097418069607e-05],
+        [0.35355339059327373, 0.49999023466109294],
+        [1.414213562373095, 0.012499755866527323],
+    ]
+    torch.testing.assert_close(torch.stack(made), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_learned_variance_is_the_last_half_of_the_channels(noise: Callable[..., Tensor]) -> None:
+    x, output = noise(5, 3, 4, 4), noise(5, 6, 4, 4)
+    seen = Denoiser(lambda x, c, k: output, LINEAR, "x0").predict(x, SIGMA)
+    assert torch.equal(seen.x0, output[:, :3])
+    assert seen.fraction is not None
+    torch.testing.assert_close(seen.fraction, (output[:, 3:] + 1) / 2)
+    assert Denoiser(lambda x, c, k: output[:, :3], LINEAR, "x0").predict(x, SIGMA).fraction is None
 
 
 def test_the_network_sees_ddpms_state_and_timestep(noise: Callable[..., Tensor]) -> None:

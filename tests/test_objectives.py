@@ -33,22 +33,23 @@ FEW = {"schedule": "cosine", "timesteps": 4, "parameterisation": "v"}
 
 # A name, and what it changes in the tiny config of cosine and v.
 CHOICES: dict[str, dict[str, Any]] = {
-    "eps": {"diffusion": {"parameterisation": "eps"}},
-    "x0": {"diffusion": {"parameterisation": "x0"}},
-    "v": {},
+    "eps, l1": {"diffusion": {"parameterisation": "eps"}, "objective": {"loss": "l1"}},
+    "x0, huber": {"diffusion": {"parameterisation": "x0"}, "objective": {"loss": "huber"}},
+    "v, min-snr": {"objective": {"weighting": "min-snr"}},
+    "v, as edm": {"objective": {"weighting": "edm"}},
+    "v, hybrid": {"network": LEARNED},
+    "x0, by the bound": {
+        "diffusion": {"parameterisation": "x0"},
+        "objective": {"weighting": "vlb"},
+    },
     "edm": {"diffusion": EDM, "objective": {"noise_levels": "log-normal"}},
+    "edm on a ddpm's levels, p2": {
+        "diffusion": {"schedule": "quadratic", "parameterisation": "edm"},
+        "objective": {"weighting": "p2"},
+    },
     "flow": {"diffusion": FLOW},
     "flow, logit-normal": {"diffusion": FLOW, "objective": {"noise_levels": "logit-normal"}},
-    "quadratic, edm": {"diffusion": {"schedule": "quadratic", "parameterisation": "edm"}},
-    "l1": {"objective": {"loss": "l1"}},
-    "huber": {"objective": {"loss": "huber"}},
-    "vlb": {"objective": {"loss": "vlb"}, "network": LEARNED},
     "vlb, fixed": {"objective": {"loss": "vlb"}},
-    "hybrid": {"network": LEARNED},
-    "min-snr": {"objective": {"weighting": "min-snr"}},
-    "p2": {"objective": {"weighting": "p2"}},
-    "weighted as edm": {"objective": {"weighting": "edm"}},
-    "weighted by the bound": {"objective": {"weighting": "vlb"}},
     "importance": {"objective": {"noise_levels": "importance"}, "diffusion": FEW},
     "importance, vlb": {
         "objective": {"noise_levels": "importance", "loss": "vlb"},
@@ -76,15 +77,15 @@ def test_the_held_out_loss_falls_and_a_resume_goes_the_same_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(plots, "loss_curve", lambda *_: None)  # most of the time of so short a run
-    made = config(name, budget={"images": 160}, snapshot_every=80, optimiser={"lr": 2e-2})
+    made = config(name, budget={"images": 128}, snapshot_every=64, optimiser={"lr": 2e-2})
     straight = State.fresh(made, CPU.device)
     rows = train(tmp_path / "straight", made, straight)
     held_out = [row["loss_holdout"] for row in rows if row["loss_holdout"] is not None]
     assert all(math.isfinite(loss) for loss in held_out)
     assert held_out[-1] < 0.97 * held_out[0]  # under the same noise both times
     resumed = State.fresh(made, CPU.device)
-    snapshots.restore(tmp_path / "straight" / "snapshots" / "000000000080.pt", resumed)
-    assert resumed.progress.images == 80
+    snapshots.restore(tmp_path / "straight" / "snapshots" / "000000000064.pt", resumed)
+    assert resumed.progress.images == 64
     train(tmp_path / "resumed", made, resumed)
     assert same(straight.network.state_dict(), resumed.network.state_dict())
     assert same(straight.average.state_dict(), resumed.average.state_dict())
