@@ -21,6 +21,7 @@ from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.likelihood import bound, prior_term, surprise
 from tests.conftest import Result
 
+SHORT = ("--images", 8, "--preview", 0)  # a step
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
 
@@ -126,7 +127,7 @@ def test_normal_data_under_its_exact_denoiser(variance: str) -> None:
 @pytest.fixture
 def run(train_tiny: Callable[..., Result]) -> Path:
     """A tiny model of 12 timesteps of the photos, with a learned variance."""
-    made = train_tiny("--out", "run", "--timesteps", 12, "--learned-variance", "--preview", 0)
+    made = train_tiny(*SHORT, "--out", "run", "--timesteps", 12, "--learned-variance")
     assert made.code == 0, made.err
     return Path("run")
 
@@ -176,10 +177,10 @@ def test_what_the_command_refuses(
         result = ddpm("nll", *arguments)
         assert (result.code, words in result.err) == (code, True), (arguments, result.err)
         assert "Traceback" not in result.err
-    assert train_tiny("--out", "flow", "--schedule", "flow", "--preview", 0).code == 0
+    assert train_tiny(*SHORT, "--out", "flow", "--schedule", "flow").code == 0
     refused = ddpm("nll", "flow")
     assert (refused.code, "continuous noise levels" in refused.err) == (1, True)
-    assert train_tiny("--out", "fixed", "--timesteps", 3, "--preview", 0).code == 0
+    assert train_tiny(*SHORT, "--out", "fixed", "--timesteps", 3).code == 0
     refused = ddpm("nll", "fixed", "--variance", "learned")
     assert (refused.code, "has no learned variance" in refused.err) == (2, True)
     plain = ddpm("nll", "fixed", "-n", 2, "--json").json()

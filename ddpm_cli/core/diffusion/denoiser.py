@@ -105,7 +105,7 @@ class Denoiser:
         if output.shape[1] == x.shape[1]:
             return output, None
         output, variance = output.chunk(2, dim=1)
-        return output, (variance + 1) / 2
+        return output, (variance.to(x.dtype) + 1) / 2
 
     def picture(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised x0 that F means, in the precision of x."""
@@ -125,9 +125,7 @@ class Denoiser:
     def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
         """The denoised x0 and, where the network learned it, the variance's fraction."""
         output, fraction = self.output(x, sigma, condition)
-        return Prediction(
-            self.picture(output, x, sigma), None if fraction is None else fraction.to(x.dtype)
-        )
+        return Prediction(self.picture(output, x, sigma), fraction)
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """The denoised x0, in the precision of x."""

@@ -60,7 +60,7 @@ def variational_term(schedule: Schedule, x0: Tensor, sigma: Tensor, seen: Predic
     """
     below = schedule.below(sigma)
     log_small, log_large = log_variances(schedule, sigma, below)
-    fraction = torch.zeros_like(x0) if seen.fraction is None else seen.fraction.to(x0.dtype)
+    fraction = torch.zeros_like(x0) if seen.fraction is None else seen.fraction
     gap = over_pixels(log_large - log_small, x0) * fraction
     kept = torch.where(below > 0, below, sigma)  # any number: the decoder's rows have no KL
     gained = over_pixels(kept**-2 - sigma**-2, x0)  # signal-to-noise ratio

@@ -13,6 +13,7 @@ import torch
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.plain import updated
@@ -267,6 +268,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 def _check(config: RunConfig, pictures: int) -> None:
     config.check()
+    schedules.from_config(config.diffusion)  # refuses one that leaves no signal
     if not config.budget.given:
         raise UsageError("no budget: give --images, --steps, --epochs or --minutes")
     if config.data.holdout >= pictures:
