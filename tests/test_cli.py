@@ -85,7 +85,7 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("sample", "--sampler", "ddpm", "--eta", "0"), 2, "--sampler ddpm is --eta 1"),
         (("sample", "--seed", "-1"), 2, "--seed"),
         (("gif", "nowhere"), 1, "nowhere: no such run"),
-        (("inspect-schedule", "--schedule", "square"), 2, "linear, cosine"),
+        (("inspect-schedule", "--schedule", "square"), 2, "sigmoid, cosine, sigmoid-abar"),
         (("inspect-schedule", "--timesteps", "0"), 2, "--timesteps"),
         (("inspect-schedule", "--spacing", "odd"), 2, "trailing, leading, linspace"),
         (("inspect-schedule", "--image", "none.png"), 1, "none.png"),
