@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from local_standin import write_classifier
 
 from ddpm_cli.cli.app import main
@@ -32,6 +33,11 @@ TINY = {
     "snapshot_every": 32,
     "preview": 2,
 }
+
+
+# Properties are tried on the same examples every time, and leave nothing on the disk.
+settings.register_profile("ddpm", max_examples=50, deadline=None, database=None, derandomize=True)
+settings.load_profile("ddpm")
 
 
 class Result(NamedTuple):

@@ -16,13 +16,15 @@ from ddpm_cli.core.data import files
 
 Call = Callable[..., Result]
 
-COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "inspect-schedule")
+COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
 
 # The options of design that scripts rely on; a command may have more.
 OPTIONS = {
     "train": "--data --preset --config --size --channels --out --images --steps --epochs --minutes "
     "--batch --lr --seed --nproc --snapshot-every --resume --unconditional --class-drop --dry-run "
-    "--json --holdout --patience",
+    "--json --holdout --patience --schedule --timesteps --parameterisation --loss --weighting "
+    "--noise-levels --learned-variance --vlb-weight",
+    "nll": "--data -n --variance --seed --batch --device --nproc --json",
     "sample": "-n --steps --eta --guidance --sampler --class --seed --out --json",
     "gif": "-n --steps --eta --guidance --sampler --class --seed --out --json",
     "fid": "--weights --protocol --json",
@@ -83,7 +85,7 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("sample", "--sampler", "ddpm", "--eta", "0"), 2, "--sampler ddpm is --eta 1"),
         (("sample", "--seed", "-1"), 2, "--seed"),
         (("gif", "nowhere"), 1, "nowhere: no such run"),
-        (("inspect-schedule", "--schedule", "square"), 2, "linear, cosine"),
+        (("inspect-schedule", "--schedule", "square"), 2, "sigmoid, cosine, sigmoid-abar"),
         (("inspect-schedule", "--timesteps", "0"), 2, "--timesteps"),
         (("inspect-schedule", "--spacing", "odd"), 2, "trailing, leading, linspace"),
         (("inspect-schedule", "--image", "none.png"), 1, "none.png"),

@@ -16,6 +16,7 @@ ROOT = Path(ddpm_cli.__file__).parent
 FLOORS = {  # a module's floor is that of the longest prefix
     "core.errors": 0,
     "core.config": 0,
+    "core.plain": 0,
     "core.presets": 0,
     "core.plots": 0,
     "core.runtime": 0,
@@ -144,7 +145,9 @@ def test_only_snapshots_and_metric_weights_load_torch_files() -> None:
     assert loaders <= {"core/training/snapshots.py", "core/metrics/inception.py"}
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["fid"], ["inspect-schedule"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["sample"], ["fid"], ["nll"], ["inspect-schedule"]]
+)
 def test_help_does_not_import_torch(command: list[str]) -> None:
     program = (
         "import sys; from ddpm_cli.cli.app import main\n"

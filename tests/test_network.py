@@ -47,6 +47,14 @@ def test_shapes_and_gradients(time: str, channels: int, size: tuple[int, int]) -
     assert without == []  # so DDP never waits for an unused parameter
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_learned_variance_doubles_the_channels(patch: int) -> None:
+    network = UNet(replace(TINY, patch=patch, learned_variance=True))
+    assert network(torch.randn(2, 3, 8, 8), torch.zeros(2)).shape == (2, 6, 8, 8)
+    plain = parameter_count(UNet(replace(TINY, patch=patch)))
+    assert parameter_count(network) - plain == 3 * patch**2 * (9 * 8 + 1)
+
+
 def test_a_fresh_network_outputs_zero() -> None:
     assert UNet(TINY)(torch.randn(2, 3, 8, 8), torch.zeros(2)).abs().max() == 0
 

@@ -24,6 +24,7 @@ from ddpm_cli.core import config as c
 from ddpm_cli.core import weights
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.errors import DdpmError, DivergedError, UsageError
+from ddpm_cli.core.plain import updated
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import ema, snapshots
@@ -31,7 +32,7 @@ from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Machine, Trainer, crossed, learning_rate
 
 CPU = Machine(torch.device("cpu"))
-BASE = c.updated(c.RunConfig(), TINY | {"preview": 0})
+BASE = updated(c.RunConfig(), TINY | {"preview": 0})
 CONFIG = replace(BASE, network=replace(BASE.network, size=(8, 8)), data=c.DataConfig(flip=False))
 
 
@@ -203,13 +204,13 @@ def test_numbers_that_go_wrong_touch_nothing_and_end_the_run(
     newest = snapshots.listed(tmp_path / "snapshots")[-1].read_bytes()
     from ddpm_cli.core.training import trainer
 
-    real, calls = trainer.simple_loss, []
+    real, calls = trainer.training_loss, []
 
     def poisoned(*arguments: object) -> torch.Tensor:
         calls.append(1)
         return real(*arguments) * math.nan  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "simple_loss", poisoned)
+    monkeypatch.setattr(trainer, "training_loss", poisoned)
     with pytest.raises(DivergedError, match="20 steps in a row") as caught:
         trained(tmp_path, replace(CONFIG, budget=c.Budget(images=8000), snapshot_every=8000), state)
     assert caught.value.exit_code == 3
@@ -223,13 +224,13 @@ def test_one_bad_step_is_skipped_and_counted(
 ) -> None:
     from ddpm_cli.core.training import trainer
 
-    real, calls = trainer.simple_loss, []
+    real, calls = trainer.training_loss, []
 
     def poisoned_once(*arguments: object) -> torch.Tensor:
         calls.append(1)
         return real(*arguments) * (math.inf if len(calls) == 3 else 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "simple_loss", poisoned_once)
+    monkeypatch.setattr(trainer, "training_loss", poisoned_once)
     state = trained(tmp_path)
     assert (state.progress.skipped, state.progress.bad_steps, state.progress.steps) == (1, 0, 8)
     assert all(torch.isfinite(p).all() for p in state.average.parameters())

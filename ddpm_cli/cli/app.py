@@ -15,6 +15,7 @@ from ddpm_cli.cli.fid import fid
 from ddpm_cli.cli.gif import gif
 from ddpm_cli.cli.inception_score import inception_score
 from ddpm_cli.cli.inspect_schedule import inspect_schedule
+from ddpm_cli.cli.nll import nll
 from ddpm_cli.cli.sample import sample
 from ddpm_cli.cli.train import train
 from ddpm_cli.cli.train_classifier import train_classifier
@@ -35,6 +36,7 @@ app.command()(fid)
 app.command()(inception_score)
 app.command()(fetch_weights)
 app.command()(train_classifier)
+app.command()(nll)
 app.command()(inspect_schedule)
 
 

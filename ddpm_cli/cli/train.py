@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, judging, options
+from ddpm_cli.cli import console, diffusion, judging, options
 from ddpm_cli.core.presets import PRESETS
 
 _DATA = "Data"
@@ -106,6 +106,19 @@ def train(
             show_default="never",
         ),
     ] = None,
+    schedule: diffusion.Schedule = None,
+    timesteps: diffusion.Timesteps = None,
+    beta_min: diffusion.BetaMin = None,
+    beta_max: diffusion.BetaMax = None,
+    parameterisation: diffusion.Parameterisation = None,
+    loss: diffusion.Loss = None,
+    weighting: diffusion.Weighting = None,
+    weighting_gamma: diffusion.WeightingGamma = None,
+    noise_levels: diffusion.NoiseLevels = None,
+    noise_mean: diffusion.NoiseMean = None,
+    noise_std: diffusion.NoiseStd = None,
+    learned_variance: diffusion.LearnedVariance = None,
+    vlb_weight: diffusion.VlbWeight = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -221,6 +234,23 @@ def train(
         skip_bad=skip_bad,
         settings=_given(
             data={"flip": flip, "holdout": holdout},
+            network={"learned_variance": learned_variance},
+            diffusion={
+                "schedule": schedule,
+                "timesteps": timesteps,
+                "beta_min": beta_min,
+                "beta_max": beta_max,
+                "parameterisation": parameterisation,
+            },
+            objective={
+                "loss": loss,
+                "weighting": weighting,
+                "weighting_gamma": weighting_gamma,
+                "vlb_weight": vlb_weight,
+                "noise_levels": noise_levels,
+                "noise_mean": noise_mean,
+                "noise_std": noise_std,
+            },
             optimiser={"batch": batch, "lr": lr, "class_drop": class_drop, "seed": seed},
             budget={"images": images, "steps": steps, "epochs": epochs, "minutes": minutes},
             snapshot_every=snapshot_every,

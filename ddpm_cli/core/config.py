@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from ddpm_cli.core.errors import DdpmError, UsageError
-
-T = TypeVar("T")
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.plain import one_of, positive
 
 NULL_CLASS = -1  # the label that means "no condition"
+
+BETA_RANGED = ("linear", "linear-fixed", "quadratic", "sigmoid")  # from beta_min to beta_max
+CONTINUOUS = ("edm", "flow")  # schedules without timesteps: networks see any noise level
+SCHEDULES = (*BETA_RANGED, "cosine", "sigmoid-abar", *CONTINUOUS)
+PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow")
+LOSSES = ("l2", "l1", "huber", "vlb")
+WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0}  # their gamma
+NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, deviation of ln sigma
+NOISE_LEVELS = ("uniform", *NORMALS, "importance")
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,16 @@ class NetworkConfig:
     time: str = "add"  # how time and class enter a block: "add" (DDPM) or "scale-shift" (FiLM)
     patch: int = 1  # pixels are folded into channels in patch x patch squares
     dropout: float = 0.1
+    learned_variance: bool = False  # the output has a second half: where the variance lies
 
     def __post_init__(self) -> None:
-        _one_of("time", self.time, ("add", "scale-shift"))
-        _one_of("channels", self.channels, (1, 3, 4))
+        one_of("time", self.time, ("add", "scale-shift"))
+        one_of("channels", self.channels, (1, 3, 4))
         for name in ("width", "blocks", "heads", "patch"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if not self.multipliers or min(*self.multipliers, *self.size) < 1:
             raise UsageError("multipliers and size must be whole numbers of at least 1")
-        _positive("dropout", self.dropout, zero=True, below=1)
+        positive("dropout", self.dropout, zero=True, below=1)
         if any(level not in range(len(self.multipliers)) for level in self.attention_levels):
             raise UsageError(
                 f"attention_levels {self.attention_levels} name levels that do not exist"
@@ -78,13 +85,73 @@ class DiffusionConfig:
     """The noise process and what the network's output means."""
 
     schedule: str = "linear"
-    timesteps: int = 1000
+    timesteps: int = 1000  # levels that a sampler can choose from
     parameterisation: str = "eps"
+    beta_min: float = 1e-4  # of the first and the last timestep; "linear" scales both by 1000 / T
+    beta_max: float = 0.02
+    cosine_offset: float = 0.008  # s of Nichol & Dhariwal: keeps the first betas from vanishing
+    beta_cap: float = 0.999  # no beta is larger, which keeps abar above zero
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.schedule, ("linear", "cosine"))
-        _one_of("parameterisation", self.parameterisation, ("eps", "x0", "v"))
-        _positive("timesteps", self.timesteps)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("parameterisation", self.parameterisation, PARAMETERISATIONS)
+        positive("timesteps", self.timesteps)
+        positive("beta_min", self.beta_min)
+        positive("cosine_offset", self.cosine_offset)
+        if not self.beta_min <= self.beta_max <= 1:
+            raise UsageError(
+                f"betas go up from beta_min to beta_max, at most 1; not from {self.beta_min:g} to "
+                f"{self.beta_max:g}"
+            )
+        if not 0 < self.beta_cap < 1:
+            raise UsageError(
+                f"beta_cap must be more than 0 and less than 1, not {self.beta_cap:g}: a beta of 1 "
+                "leaves no signal at all (zero terminal SNR, sigma = infinity)"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training makes small, and at which noise levels."""
+
+    loss: str = "l2"  # of the network's output; vlb: the bound in bits/dim
+    weighting: str = "plain"
+    weighting_gamma: float | None = None  # its gamma; None: its paper's
+    weighting_k: float = 1.0  # P2's k
+    vlb_weight: float | None = None  # of the bound where a variance is learned; None: 0.001
+    noise_levels: str = "uniform"
+    noise_mean: float | None = None  # of ln sigma, for the normal ones; None: their paper's
+    noise_std: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("loss", self.loss, LOSSES)
+        one_of("weighting", self.weighting, tuple(WEIGHTINGS))
+        one_of("noise-levels", self.noise_levels, NOISE_LEVELS)
+        positive("weighting_k", self.weighting_k)
+        for name in ("weighting_gamma", "vlb_weight", "noise_std"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        if self.noise_mean is not None and not math.isfinite(self.noise_mean):
+            raise UsageError(f"noise_mean must be finite, not {self.noise_mean}")
+
+    @property
+    def gamma(self) -> float:
+        """The weighting's gamma, given or its paper's."""
+        return self.weighting_gamma or WEIGHTINGS[self.weighting] or 0.0
+
+    @property
+    def bound_weight(self) -> float:
+        """The bound's weight, given or that of Nichol & Dhariwal (2021)."""
+        return 0.001 if self.vlb_weight is None else self.vlb_weight
+
+    @property
+    def normal(self) -> tuple[float, float]:
+        """Mean and deviation of ln sigma where training's noise levels are normal."""
+        mean, std = NORMALS[self.noise_levels]
+        return (
+            mean if self.noise_mean is None else self.noise_mean,
+            std if self.noise_std is None else self.noise_std,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +164,7 @@ class DataConfig:
     holdout: int = 0  # pictures kept out of training for the validation loss
 
     def __post_init__(self) -> None:
-        _positive("holdout", self.holdout, zero=True)
+        positive("holdout", self.holdout, zero=True)
 
 
 @dataclass(frozen=True)
@@ -118,14 +185,14 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch", "lr", "clip", "ema_halflife", "ema_rampup"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("warmup", "decay", "weight_decay", "class_drop"):
-            _positive(name, getattr(self, name), zero=True)
+            positive(name, getattr(self, name), zero=True)
         for name in ("decay", "class_drop"):
             if getattr(self, name) > 1:
                 raise UsageError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
         for beta in self.betas:
-            _positive("betas", beta, zero=True, below=1)
+            positive("betas", beta, zero=True, below=1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +207,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if value is not None:
-                _positive(name, value)
+                positive(name, value)
 
     @property
     def given(self) -> bool:
@@ -159,11 +226,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """config.json. The first four parts are fixed once a run has begun, the rest may change."""
+    """config.json. The first five parts are fixed once a run has begun, the rest may change."""
 
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     budget: Budget = field(default_factory=lambda: Budget(images=102_400_000))
     snapshot_every: int = 1_000_000  # images
@@ -172,14 +240,52 @@ class RunConfig:
     patience: int = 0  # snapshots without a better loss after which training ends; 0: never
 
     def __post_init__(self) -> None:
-        _positive("snapshot-every", self.snapshot_every)
-        _positive("keep", self.keep)
-        _positive("preview", self.preview, zero=True)
-        _positive("patience", self.patience, zero=True)
+        positive("snapshot-every", self.snapshot_every)
+        positive("keep", self.keep)
+        positive("preview", self.preview, zero=True)
+        positive("patience", self.patience, zero=True)
+
+    def check(self) -> None:
+        """Raise UsageError where settings of different parts contradict each other."""
+        schedule, objective = self.diffusion.schedule, self.objective
+        default = DiffusionConfig()
+        betas = (self.diffusion.beta_min, self.diffusion.beta_max)
+        normal, gamma = objective.noise_levels in NORMALS, WEIGHTINGS[objective.weighting]
+        learned, steps = self.network.learned_variance, schedule not in CONTINUOUS
+        bound = objective.loss == "vlb" or objective.weighting == "vlb"
+        contradictions = {
+            f"--schedule {schedule} has no --beta-min and --beta-max; it is a curve of its own": (
+                schedule not in BETA_RANGED and betas != (default.beta_min, default.beta_max)
+            ),
+            f"--noise-levels {objective.noise_levels} needs a schedule of continuous noise levels; "
+            f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": normal and steps,
+            f"--noise-levels importance counts timesteps, and --schedule {schedule} has none": (
+                objective.noise_levels == "importance" and not steps
+            ),
+            f"the variational bound is one of timesteps, and --schedule {schedule} has none": (
+                (bound or learned) and not steps
+            ),
+            "--vlb-weight trains the variance, which needs --learned-variance": (
+                objective.vlb_weight is not None and not learned
+            ),
+            "--loss vlb is the bound itself: it takes no --weighting and no --vlb-weight": (
+                objective.loss == "vlb"
+                and (objective.weighting != "plain" or objective.vlb_weight is not None)
+            ),
+            f"--weighting {objective.weighting} has no --weighting-gamma": (
+                objective.weighting_gamma is not None and gamma is None
+            ),
+            f"--noise-levels {objective.noise_levels} has no --noise-mean and --noise-std": (
+                not normal and (objective.noise_mean, objective.noise_std) != (None, None)
+            ),
+        }
+        for contradiction, seen in contradictions.items():
+            if seen:
+                raise UsageError(contradiction)
 
     def differences(self, other: RunConfig) -> list[str]:
         """What a resume would change though it may not: lines such as "optimiser.lr 0.1 -> 0.2"."""
-        fixed = ("data", "network", "diffusion", "optimiser")
+        fixed = ("data", "network", "diffusion", "objective", "optimiser")
         return [
             f"{part}.{name} {was} -> {now}"
             for part in fixed
@@ -188,81 +294,7 @@ class RunConfig:
         ]
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as nested plain values, ready for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
-    """Build a dataclass from nested plain values, checking names and types.
-
-    Missing fields keep their defaults. Raises DdpmError that names the field.
-    """
-    if not isinstance(values, dict):
-        raise DdpmError(f"{where} should hold named settings, not {values!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise DdpmError(
-            f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(hints))}"
-        )
-    return kind(
-        **{name: _cast(value, hints[name], f"{where}.{name}") for name, value in values.items()}
-    )
-
-
-def updated(config: T, changes: dict[str, Any], where: str = "config") -> T:
-    """The same dataclass with some nested values replaced; the rest stays."""
-    return from_dict(type(config), _merged(to_dict(config), changes), where)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        deeper = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _merged(base[name], value) if deeper else value
-    return merged
-
-
-def _cast(value: Any, hint: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, where)
-    options = typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return None if value is None else _cast(value, options[0], where)
-    if typing.get_origin(hint) is tuple:
-        return _cast_tuple(value, options, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise DdpmError(f"{where} should be of type {hint.__name__}, not {value!r}")
-    return value
-
-
-def _cast_tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise DdpmError(f"{where} should be a list, not {value!r}")
-    kinds = (options[0],) * len(value) if options[-1] is Ellipsis else options
-    if len(kinds) != len(value):
-        raise DdpmError(f"{where} should hold {len(kinds)} values, not {value!r}")
-    return tuple(_cast(item, kind, where) for item, kind in zip(value, kinds, strict=True))
-
-
 def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
     names = [f.name for f in dataclasses.fields(one)]
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
     return [pair for pair in pairs if pair[1] != pair[2]]
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(
-            f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}"
-        )
-
-
-def _positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> None:
-    if not ((value >= 0 if zero else value > 0) and value < below):  # also catches NaN
-        low = "at least 0" if zero else "more than 0"
-        high = "finite" if below == math.inf else f"less than {below}"
-        raise UsageError(f"{name} must be {low} and {high}, not {value}")

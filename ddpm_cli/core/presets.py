@@ -80,6 +80,15 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+# What a schedule of continuous noise levels is trained with unless something else is asked for.
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "edm": {
+        "diffusion": {"parameterisation": "edm"},
+        "objective": {"noise_levels": "log-normal"},
+    },
+    "flow": {"diffusion": {"parameterisation": "flow"}},
+}
+
 
 def preset(name: str) -> Preset:
     """The preset of that name."""

@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor
 
-from ddpm_cli.core.config import RunConfig, from_dict, to_dict
+from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.plain import from_dict, to_dict
 from ddpm_cli.core.runtime.atomic import replacing
 from ddpm_cli.core.runtime.downloads import sha256_of
 

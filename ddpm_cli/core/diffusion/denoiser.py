@@ -17,8 +17,14 @@ from ddpm_cli.core.diffusion.schedules import Schedule
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """x (B, C, H, W) and sigma (B,) -> the denoised x0 (B, C, H, W). Sigmas are float64, on the CPU."""
 
+Predict = Callable[[Tensor, Tensor], "Prediction"]
+"""The same, with the variance where the network has learned one."""
+
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""F: scaled x (B, C, H, W), c_noise (B,), condition (B,) or None -> (B, C, H, W)."""
+"""F: scaled x (B, C, H, W), c_noise (B,), condition (B,) or None -> (B, C or 2 C, H, W)."""
+
+
+SIGMA_DATA = 0.5  # deviation of pictures in [-1, 1] that EDM assumes
 
 
 class Scalings(NamedTuple):
@@ -44,7 +50,33 @@ def _v(s: Tensor) -> Scalings:
     return Scalings(1 / (1 + s**2), -s * (1 + s**2).rsqrt(), (1 + s**2).rsqrt())
 
 
-PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {"eps": _eps, "x0": _x0, "v": _v}
+def _edm(s: Tensor) -> Scalings:
+    """F and its input have variance one for data of deviation 0.5 (Karras et al. 2022, table 1)."""
+    total = s**2 + SIGMA_DATA**2
+    return Scalings(SIGMA_DATA**2 / total, s * SIGMA_DATA * total.rsqrt(), total.rsqrt())
+
+
+def _flow(s: Tensor) -> Scalings:
+    """F is the velocity n - x0 of x_t = (1 - t) x0 + t n = x / (1 + sigma) (Liu et al. 2023)."""
+    return Scalings(1 / (1 + s), -s / (1 + s), 1 / (1 + s))
+
+
+PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {
+    "eps": _eps,
+    "x0": _x0,
+    "v": _v,
+    "edm": _edm,
+    "flow": _flow,
+}
+
+
+class Prediction(NamedTuple):
+    """What a network sees in a noisy state."""
+
+    x0: Tensor  # the denoised picture, (B, C, H, W)
+    # Where log variance stands between smallest and largest, (B, C, H, W) in about [0, 1] (Nichol &
+    # Dhariwal 2021, equation 15); None where the network has no such output.
+    fraction: Tensor | None = None
 
 
 class Denoiser:
@@ -59,11 +91,26 @@ class Denoiser:
         """The scalars but c_noise, at noise levels (B,)."""
         return self._scalings(sigma)
 
-    def output(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """F itself: x (B, C, H, W) at noise levels sigma (B,) -> (B, C, H, W)."""
-        c_in = _over_pixels(self.scalings(sigma).c_in, x)
-        c_noise = self.schedule.timestep(sigma).to(x.device)
-        return self.network((c_in * x).float(), c_noise, condition)
+    def output(
+        self, x: Tensor, sigma: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """F (B, C, H, W) at noise levels sigma (B,), and the fraction of a learned variance.
+
+        The fraction is (v + 1) / 2 of the last C of 2 C channels (Nichol & Dhariwal 2021, equation
+        15, as in their code); without those it is None.
+        """
+        c_in = over_pixels(self.scalings(sigma).c_in, x)
+        c_noise = self.schedule.c_noise(sigma).to(x.device)
+        output = self.network((c_in * x).float(), c_noise, condition)
+        if output.shape[1] == x.shape[1]:
+            return output, None
+        output, variance = output.chunk(2, dim=1)
+        return output, (variance.to(x.dtype) + 1) / 2
+
+    def picture(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The denoised x0 that F means, in the precision of x."""
+        c_skip, c_out, _ = self.scalings(sigma)
+        return over_pixels(c_skip, x) * x + over_pixels(c_out, x) * output.to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """What F should be for the picture x0 and the noise that hides it.
@@ -73,13 +120,16 @@ class Denoiser:
         """
         c_skip, c_out, _ = self.scalings(sigma)
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
-        return _over_pixels(of_x0, x0) * x0 + _over_pixels(of_noise, noise) * noise
+        return over_pixels(of_x0, x0) * x0 + over_pixels(of_noise, noise) * noise
+
+    def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """The denoised x0 and, where the network learned it, the variance's fraction."""
+        output, fraction = self.output(x, sigma, condition)
+        return Prediction(self.picture(output, x, sigma), fraction)
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """The denoised x0, in the precision of x."""
-        c_skip, c_out, _ = self.scalings(sigma)
-        output = self.output(x, sigma, condition).to(x.dtype)
-        return _over_pixels(c_skip, x) * x + _over_pixels(c_out, x) * output
+        return self.predict(x, sigma, condition).x0
 
 
 def clipped(denoise: Denoise) -> Denoise:
@@ -87,6 +137,6 @@ def clipped(denoise: Denoise) -> Denoise:
     return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
 
 
-def _over_pixels(scalar: Tensor, like: Tensor) -> Tensor:
+def over_pixels(scalar: Tensor, like: Tensor) -> Tensor:
     """(B,) float64 -> (B, 1, 1, 1) in the precision of `like`."""
     return scalar.to(like.device, like.dtype)[:, None, None, None]

@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.config import NORMALS, ObjectiveConfig
 from ddpm_cli.core.diffusion.schedules import Schedule
+
+_INSIDE = 1e-5  # shares are kept this far from 0 and 1, where noise levels may be 0 or infinite
 
 
 class Noised(NamedTuple):
@@ -24,13 +27,26 @@ class Noised(NamedTuple):
         return self.x0 + sigma * self.noise
 
 
-def uniform_sigmas(schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels of uniform timesteps (Ho et al. 2020, algorithm 1): float64 (count,), CPU.
+def shares(count: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in (0, 1), float64 (count,), on the CPU.
 
-    Drawn in strata, one to each 1/count of the schedule and in random order, which leaves every
-    single draw uniform and makes the batch's mean less noisy (Kingma et al. 2021, appendix I.1).
+    Drawn in strata, one to each 1/count and in random order, which leaves every single draw uniform
+    and makes the batch's mean less noisy (Kingma et al. 2021, appendix I.1).
     """
     within = torch.rand((), generator=generator, dtype=torch.float64)
     strata = torch.randperm(count, generator=generator)
-    t = ((strata + within) / count * len(schedule)).long().clamp_(max=len(schedule) - 1)
-    return torch.from_numpy(schedule.sigma)[t]
+    return ((strata + within) / count).clamp_(_INSIDE, 1 - _INSIDE)
+
+
+def training_sigmas(schedule: Schedule, objective: ObjectiveConfig, u: Tensor) -> Tensor:
+    """The noise levels to train at for shares u (B,): float64 (B,), on the CPU.
+
+    uniform: in the schedule's time, so uniform timesteps (Ho et al. 2020, algorithm 1) or flow's t.
+    log-normal: Karras et al. (2022), table 1. logit-normal: the same law, told of flow's t, as
+    ln sigma = logit t (Esser et al. 2024, equation 19).
+    """
+    if objective.noise_levels in NORMALS:
+        mean, std = objective.normal
+        normal: Tensor = torch.special.ndtri(u)
+        return (mean + std * normal).exp()
+    return schedule.at(u)

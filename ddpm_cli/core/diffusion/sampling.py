@@ -12,7 +12,6 @@ from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import Step
-from ddpm_cli.core.diffusion.schedules import prior_std
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
@@ -53,6 +52,6 @@ def sample(
     noise: draws (B, C, H, W); condition: (B,) labels or None.
     """
     sigmas = grids.sigmas(denoiser.schedule, how.steps, how.spacing)
-    start = noise() * prior_std(float(sigmas[0]))
+    start = noise() * denoiser.schedule.prior_std(float(sigmas[0]))
     denoise = clipped(guided(denoiser, condition, how.guidance))
     yield from samplers.ddim(denoise, start, sigmas, eta=how.eta, noise=noise)

@@ -8,6 +8,7 @@ Index 0 is one step of noise (Ho et al. count it as t = 1).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,36 +18,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.config import DiffusionConfig
+from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]
-
-_LARGEST_BETA = 0.999  # Nichol & Dhariwal (2021) section 3.2: keeps abar above zero
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A sequence of betas, and what follows from it."""
+    """A DDPM's noise levels: a table, and what follows from it."""
 
     name: str
-    beta: Table  # (T,)
+    sigma: Table  # (T,), ascending: noise relative to the signal, sqrt((1 - abar) / abar)
 
     def __len__(self) -> int:
-        return len(self.beta)
+        return len(self.sigma)
 
     @cached_property
     def alpha_bar(self) -> Table:
         """Share of the signal's variance left after t + 1 steps: the product of 1 - beta."""
-        return np.cumprod(1 - self.beta, dtype=np.float64)
+        return 1 / (1 + self.sigma**2)
 
     @cached_property
-    def sigma(self) -> Table:
-        """Noise level relative to the signal, sqrt((1 - abar) / abar), ascending."""
-        return np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
+    def beta(self) -> Table:
+        """Variance that a step adds to a state of variance one: 1 - abar_t / abar_(t - 1)."""
+        variance = self.sigma**2
+        return np.diff(variance, prepend=0.0) / (1 + variance)
 
     @cached_property
     def snr(self) -> Table:
         """Signal-to-noise ratio abar / (1 - abar) = 1 / sigma^2."""
-        return self.alpha_bar / (1 - self.alpha_bar)
+        return 1 / self.sigma**2
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep of noise levels (B,), float32: linear in log sigma, exact on the table."""
@@ -54,27 +55,134 @@ class Schedule:
         nearest = where.round()
         return torch.from_numpy(np.where(abs(where - nearest) < 1e-6, nearest, where)).float()
 
+    def below(self, sigma: Tensor) -> Tensor:
+        """The level under each of these levels of the table (B,); 0 under the lowest."""
+        index = np.searchsorted(self.sigma, sigma.numpy())
+        return torch.from_numpy(np.append(0.0, self.sigma)[index])
 
-def prior_std(sigma_max: float) -> float:
-    """Deviation of x where sampling starts: DDPM's x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
-    return math.sqrt(1 + sigma_max**2)
+    def at(self, u: Tensor) -> Tensor:
+        """The noise level at a share u (B,) in (0, 1) of the way: that of the timestep there."""
+        index = (u * len(self)).long().clamp_(max=len(self) - 1)
+        return torch.from_numpy(self.sigma)[index]
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """How the network is told noise levels (B,): float32, as the timestep."""
+        return self.timestep(sigma)
+
+    def prior_std(self, sigma_max: float) -> float:
+        """Deviation of x where sampling starts: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
+        return math.sqrt(1 + sigma_max**2)
 
 
-def linear(timesteps: int) -> Schedule:
+_SIGMA_MIN, _SIGMA_MAX, _RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), table 1
+
+
+class KarrasSchedule(Schedule):
+    """Every noise level from 0.002 to 80; the table is Karras et al.'s (2022) equation 5."""
+
+    def at(self, u: Tensor) -> Tensor:
+        """The noise level at a share u of the way, even in sigma^(1 / 7)."""
+        low, high = _SIGMA_MIN ** (1 / _RHO), _SIGMA_MAX ** (1 / _RHO)
+        levels: Tensor = (low + u * (high - low)) ** _RHO
+        return levels
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """ln(sigma) / 4 (Karras et al. 2022, table 1)."""
+        return (sigma.log() / 4).float()
+
+    def prior_std(self, sigma_max: float) -> float:
+        """Their sampling starts from noise alone."""
+        return sigma_max
+
+
+class FlowSchedule(Schedule):
+    """Rectified flow (Liu et al. 2023): x_t = (1 - t) x0 + t n, which is sigma = t / (1 - t)."""
+
+    def at(self, u: Tensor) -> Tensor:
+        """The noise level at t = u."""
+        return u / (1 - u)
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """1000 t, so that a network sees the same range as a DDPM's."""
+        return (1000 * sigma / (1 + sigma)).float()
+
+
+def linear(c: DiffusionConfig) -> Table:
     """Evenly spaced betas (Ho et al. 2020, section 4), scaled by 1000 / T as improved DDPM does."""
-    scale = 1000 / timesteps
-    beta = np.linspace(scale * 1e-4, scale * 0.02, timesteps)
-    return Schedule("linear", np.minimum(beta, _LARGEST_BETA))
+    return 1000 / c.timesteps * linear_fixed(c)
 
 
-def cosine(timesteps: int) -> Schedule:
+def linear_fixed(c: DiffusionConfig) -> Table:
+    """Evenly spaced betas, the same two ends for any T, as diffusers has them."""
+    return np.linspace(c.beta_min, c.beta_max, c.timesteps)
+
+
+def quadratic(c: DiffusionConfig) -> Table:
+    """Betas whose roots are evenly spaced ("quad" of Ho et al.'s code, "scaled linear")."""
+    return np.linspace(c.beta_min**0.5, c.beta_max**0.5, c.timesteps) ** 2
+
+
+def sigmoid(c: DiffusionConfig) -> Table:
+    """Betas along a sigmoid from -6 to 6 (Xu et al. 2022's code, and diffusers)."""
+    ramp = 1 / (1 + np.exp(-np.linspace(-6, 6, c.timesteps)))
+    return c.beta_min + ramp * (c.beta_max - c.beta_min)
+
+
+def cosine(c: DiffusionConfig) -> Table:
     """abar = cos^2 of an angle that grows with t (Nichol & Dhariwal 2021, equation 17)."""
-    offset = 0.008  # keeps the first betas from vanishing
-    t = np.arange(timesteps + 1) / timesteps
-    f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
-    return Schedule("cosine", np.minimum(1 - f[1:] / f[:-1], _LARGEST_BETA))
+    t = np.arange(c.timesteps + 1) / c.timesteps
+    s = c.cosine_offset
+    return _betas(np.cos((t + s) / (1 + s) * np.pi / 2) ** 2)
+
+
+def sigmoid_abar(c: DiffusionConfig) -> Table:
+    """abar along a sigmoid from 3 to -3, stretched to 1 and 0 (Jabri et al. 2022, algorithm 1)."""
+    t = np.arange(c.timesteps + 1) / c.timesteps
+    curve = 1 / (1 + np.exp(6 * t - 3))
+    return _betas((curve - curve[-1]) / (curve[0] - curve[-1]))
+
+
+def _betas(alpha_bar: Table) -> Table:
+    """abar at t = 0 … T -> the T betas."""
+    return 1 - alpha_bar[1:] / alpha_bar[:-1]
+
+
+BETAS: dict[str, Callable[[DiffusionConfig], Table]] = {
+    "linear": linear,
+    "linear-fixed": linear_fixed,
+    "quadratic": quadratic,
+    "sigmoid": sigmoid,
+    "cosine": cosine,
+    "sigmoid-abar": sigmoid_abar,
+}
+
+
+def from_betas(name: str, beta: Table) -> Schedule:
+    """The schedule of a DDPM's betas (T,). Raises UsageError where no signal is left."""
+    alpha_bar = np.cumprod(1 - beta, dtype=np.float64)
+    if not alpha_bar[-1] > 0:
+        raise UsageError(
+            f"schedule {name} with {len(beta)} timesteps leaves no signal at its end (zero "
+            "terminal SNR, sigma = infinity); use smaller betas, or fewer timesteps"
+        )
+    return Schedule(name, np.sqrt((1 - alpha_bar) / alpha_bar))
+
+
+def edm(c: DiffusionConfig) -> Schedule:
+    """Karras et al. (2022), equation 5, as the table that samplers choose from."""
+    low, high = _SIGMA_MIN ** (1 / _RHO), _SIGMA_MAX ** (1 / _RHO)
+    return KarrasSchedule(c.schedule, np.linspace(high, low, c.timesteps)[::-1] ** _RHO)
+
+
+def flow(c: DiffusionConfig) -> Schedule:
+    """t = 1 / (T + 1) … T / (T + 1): t = 1 is sigma = infinity, so it is left out."""
+    t = np.arange(1, c.timesteps + 1) / (c.timesteps + 1)
+    return FlowSchedule(c.schedule, t / (1 - t))
 
 
 def from_config(config: DiffusionConfig) -> Schedule:
     """The schedule a run is trained with."""
-    return {"linear": linear, "cosine": cosine}[config.schedule](config.timesteps)
+    if config.schedule in BETAS:
+        beta = BETAS[config.schedule](config)
+        return from_betas(config.schedule, np.minimum(beta, config.beta_cap))
+    return {"edm": edm, "flow": flow}[config.schedule](config)

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddpm_cli.core.config import from_dict
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.plain import from_dict
 from ddpm_cli.core.runtime.atomic import replacing
 
 _KEY = "ddpm-classifier"  # of the metadata

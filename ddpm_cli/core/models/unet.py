@@ -78,10 +78,11 @@ class UNet(nn.Module):
                 self.up.append(Upsample(channels))
 
         self.norm = normalisation(channels)
-        self.outputs = zeroed(nn.Conv2d(channels, folded, 3, padding=1))
+        outputs = folded * (2 if config.learned_variance else 1)
+        self.outputs = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), c_noise (B,), class labels (B,) or None -> F (B, C, H, W)."""
+        """x (B, C, H, W), c_noise (B,), class labels (B,) or None -> F (B, C or 2 C, H, W)."""
         c = self.condition(c_noise, condition)
         h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
         kept = [h]

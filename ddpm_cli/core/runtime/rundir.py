@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.config import RunConfig, from_dict, to_dict
+from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.plain import from_dict, to_dict
 from ddpm_cli.core.runtime.atomic import write_text
 
 RUNS = Path("runs")

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.config import RunConfig, updated
+from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.presets import fitting, preset
+from ddpm_cli.core.plain import updated
+from ddpm_cli.core.presets import SYSTEMS, fitting, preset
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
@@ -92,11 +94,11 @@ def plan(request: Request) -> Plan:
 
     config = updated(RunConfig(), chosen.settings)
     if request.config is not None:
-        config = updated(config, _settings_in(request.config), str(request.config))
+        config = _over(config, _settings_in(request.config), str(request.config))
     step = config.network.granularity
     size = request.size or nearest_size(source.native_size, step)
     settings = dict(request.settings)
-    settings["network"] = {
+    settings["network"] = settings.get("network", {}) | {
         "size": list(size),
         "channels": channels,
         "classes": list(source.classes) if conditional else [],
@@ -108,9 +110,16 @@ def plan(request: Request) -> Plan:
     if settings.get("budget"):  # one given limit replaces all of the preset's
         none = dict.fromkeys(("images", "steps", "epochs", "minutes"))
         settings["budget"] = none | settings["budget"]
-    config = updated(config, settings)
+    config = _over(config, settings)
     _check(config, len(source))
     return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
+
+
+def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
+    """The config under these settings; a schedule among them brings its system's along."""
+    diffusion = settings.get("diffusion")
+    schedule = diffusion.get("schedule") if isinstance(diffusion, dict) else None
+    return updated(updated(config, SYSTEMS.get(str(schedule), {})), settings, where)
 
 
 def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
@@ -272,6 +281,8 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _check(config: RunConfig, pictures: int) -> None:
+    config.check()
+    schedules.from_config(config.diffusion)  # refuses one that leaves no signal
     if not config.budget.given:
         raise UsageError("no budget: give --images, --steps, --epochs or --minutes")
     if config.data.holdout >= pictures:

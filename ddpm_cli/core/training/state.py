@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.config import OptimiserConfig, RunConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
@@ -30,12 +32,13 @@ class Progress:
 
 @dataclass
 class State:
-    """The networks, the optimiser and the progress."""
+    """The networks, the optimiser, the progress and, for importance sampling, the losses seen."""
 
     network: UNet
     average: UNet  # the exponential moving average of the network's weights
     optimiser: torch.optim.Optimizer
     progress: Progress = field(default_factory=Progress)
+    history: LossHistory | None = None
 
     @classmethod
     def fresh(cls, config: RunConfig, device: torch.device) -> State:
@@ -44,7 +47,10 @@ class State:
             torch.manual_seed(seeds.derive(config.optimiser.seed, "weights"))
             network = UNet(config.network)
         network = network.to(device).to(memory_format=torch.channels_last)
-        return cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
+        state = cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
+        if config.objective.noise_levels == "importance":
+            state.history = LossHistory(schedules.from_config(config.diffusion))
+        return state
 
     def as_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, by name."""
@@ -53,6 +59,7 @@ class State:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "progress": asdict(self.progress),
+            "history": self.history and self.history.state_dict(),
         }
 
     def restore(self, held: dict[str, Any]) -> None:
@@ -61,6 +68,8 @@ class State:
         self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
         self.progress = Progress(**held["progress"])
+        if self.history is not None:
+            self.history.load_state_dict(held["history"])
 
 
 def _optimiser(network: UNet, config: OptimiserConfig) -> torch.optim.Optimizer:

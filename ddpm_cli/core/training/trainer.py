@@ -17,8 +17,8 @@ from ddpm_cli.core.data.loader import Order, Pictures, mirrored
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.losses import simple_loss
-from ddpm_cli.core.diffusion.noising import Noised, uniform_sigmas
+from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import devices, distributed, seeds, stopping
 from ddpm_cli.core.runtime.reporting import Bar, Reporter
@@ -104,8 +104,10 @@ class Trainer:
                     group["lr"] = lr
 
                 # Take this process's share of the batch, hide it under noise, find the gradient.
-                noised, labels = self._draw()
-                self._accumulate(noised, labels)
+                noised, labels, importance = self._draw()
+                losses = self._accumulate(noised, labels, importance)
+                if self.state.history is not None:
+                    self._remember(noised.sigma, losses)
 
                 # Step, unless the numbers went bad.
                 norm = torch.nn.utils.clip_grad_norm_(
@@ -146,14 +148,23 @@ class Trainer:
                 f"the best weights are {self.run.best}"
             )
 
-    def _draw(self) -> tuple[Noised, Tensor | None]:
-        """This process's share of the next global batch, a function of (seed, images seen)."""
+    def _draw(self) -> tuple[Noised, Tensor | None, Tensor | None]:
+        """This process's share of the next global batch, a function of (seed, images seen).
+
+        The noised pictures, their labels and, where timesteps are drawn by importance, the weights
+        of their losses. Importance itself is a function of the losses before.
+        """
         learn, seen, device = self.config.optimiser, self.state.progress.images, self.machine.device
         mine = distributed.share(learn.batch)
         random = seeds.generator(learn.seed, "batch", seen)
         flips = torch.rand(learn.batch, generator=random) < 0.5
         drops = torch.rand(learn.batch, generator=random) < learn.class_drop
-        sigma = uniform_sigmas(self.denoiser.schedule, learn.batch, random)
+        u, history = shares(learn.batch, random), self.state.history
+        if history is None:
+            sigma, importance = self._sigmas(u), None
+        else:
+            sigma, weights = history.draw(u)
+            importance = weights[mine].to(device, torch.float32)
         images, labels = self.pictures.take(self.order.indices(seen, learn.batch)[mine])
         if self.config.data.flip:
             images = mirrored(images, flips[mine])
@@ -162,11 +173,19 @@ class Trainer:
         noise = torch.randn(shape, generator=noise_source, device=device)[mine]
         noised = Noised(to_unit(images.to(device)), noise, sigma[mine])
         if not self.config.network.classes:
-            return noised, None
-        return noised, labels.masked_fill(drops[mine], NULL_CLASS).to(device)
+            return noised, None, importance
+        return noised, labels.masked_fill(drops[mine], NULL_CLASS).to(device), importance
 
-    def _accumulate(self, noised: Noised, labels: Tensor | None) -> None:
-        """Add up the gradient of the mean loss over the global batch, a microbatch at a time."""
+    def _sigmas(self, u: Tensor) -> Tensor:
+        return training_sigmas(self.denoiser.schedule, self.config.objective, u)
+
+    def _accumulate(
+        self, noised: Noised, labels: Tensor | None, importance: Tensor | None
+    ) -> list[Tensor]:
+        """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
+
+        The losses, a tensor a microbatch, before they were weighted by importance.
+        """
         learn, progress = self.config.optimiser, self.state.progress
         if self.config.network.dropout:
             torch.manual_seed(
@@ -175,18 +194,34 @@ class Trainer:
         scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
         count = len(noised.x0)
         size = self.machine.microbatch or count
+        unweighted = []
         for start in range(0, count, size):
             part = slice(start, start + size)
             chunk = Noised(noised.x0[part], noised.noise[part], noised.sigma[part])
             with distributed.accumulating(self.network, last=start + size >= count):
                 with devices.autocast(self.machine.device, self.machine.precision):
-                    losses = simple_loss(
-                        self.denoiser, chunk, None if labels is None else labels[part]
+                    losses = training_loss(
+                        self.denoiser,
+                        chunk,
+                        None if labels is None else labels[part],
+                        self.config.objective,
                     )
+                unweighted.append(losses.detach())
+                if importance is not None:
+                    losses = importance[part] * losses
                 torch.autograd.backward(scale * losses.sum())
             finite = losses.detach().isfinite()
             self._losses[0] += losses.detach()[finite].sum()
             self._losses[1] += finite.sum()
+        return unweighted
+
+    def _remember(self, sigma: Tensor, losses: list[Tensor]) -> None:
+        """Let every process's history know the losses of the whole batch."""
+        history, mine = self.state.history, distributed.share(self.config.optimiser.batch)
+        assert history is not None
+        seen = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
+        seen[0, mine], seen[1, mine] = sigma, torch.cat(losses).to("cpu", torch.float64)
+        history.record(*distributed.total(seen))
 
     def _step(self, norm: float, lr: float) -> None:
         """Move the weights and their average; leave both alone where the gradient is not finite."""
@@ -257,7 +292,7 @@ class Trainer:
         if count == 0:
             return None
         random = seeds.generator(learn.seed, "holdout")
-        sigma = uniform_sigmas(self.denoiser.schedule, count, random)
+        sigma = self._sigmas(shares(count, random))
         summed = torch.zeros((), device=device)
         for start in range(0, count, learn.batch):
             whole = np.arange(start, min(start + learn.batch, count))
@@ -269,7 +304,8 @@ class Trainer:
             )
             condition = labels[mine].to(device) if self.config.network.classes else None
             if len(noised.x0):
-                summed += simple_loss(self.averaged, noised, condition).sum()
+                objective = self.config.objective
+                summed += training_loss(self.averaged, noised, condition, objective).sum()
         return float(distributed.total(summed)) / count
 
     def _judge(self, held_out: float | None) -> None:

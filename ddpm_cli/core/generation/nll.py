@@ -1,0 +1,171 @@
+"""Bits per dimension of pictures under a trained model: a weights file and --data to a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_cli.core.config import CONTINUOUS
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.pixels import to_unit
+from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.diffusion import likelihood
+from ddpm_cli.core.diffusion.denoiser import Prediction
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation.drawing import Model
+from ddpm_cli.core.runtime import devices, distributed, seeds
+from ddpm_cli.core.runtime.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The variational bound, averaged over pictures; all in bits per dimension."""
+
+    prior: float  # of the noisiest level
+    terms: tuple[float, ...]  # of each step down, t = 0 first: the decoder's, then KL divergences
+    spread: float  # standard error of the total over the pictures
+    count: int  # pictures
+
+    @property
+    def total(self) -> float:
+        """The bound on -log2 p(picture), a dimension being one channel of one pixel."""
+        return self.prior + sum(self.terms)
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON holds it."""
+        return {
+            "total": self.total,
+            "prior": self.prior,
+            "kl": sum(self.terms[1:]),
+            "decoder": self.terms[0],
+            "standard_error": self.spread,
+            "terms": list(self.terms),
+            "n": self.count,
+        }
+
+
+def choose_variance(model: Model, variance: str | None) -> str:
+    """The variance of the model's steps. Raises where the model has none such, or no steps."""
+    diffusion, learned = model.config.diffusion, model.config.network.learned_variance
+    if diffusion.schedule in CONTINUOUS:
+        raise DdpmError(
+            f"{model.path} was trained with --schedule {diffusion.schedule}: a model of continuous "
+            "noise levels has no variational bound, so no bits/dim"
+        )
+    chosen = variance or ("learned" if learned else "fixed-large")
+    if chosen not in likelihood.VARIANCES:
+        raise UsageError(
+            f"--variance {chosen!r} is unknown; choose one of {', '.join(likelihood.VARIANCES)}"
+        )
+    if chosen == "learned" and not learned:
+        raise UsageError(
+            f"{model.path} has no learned variance; choose --variance fixed-small or fixed-large"
+        )
+    return chosen
+
+
+def open_pictures(
+    model: Model, data: str | None, reporter: Reporter, *, skip_bad: bool
+) -> loader.Pictures:
+    """The pictures to judge, labelled as the model is. Raises DdpmError where they do not fit it.
+
+    Pictures of another size are brought to the model's only where it was trained on these same
+    ones: their bits/dim would be those of other pictures.
+    """
+    network = model.config.network
+    name = data or model.config.data.source
+    source = open_source(name)
+    native = (source.native_channels, *source.native_size)
+    wanted = (network.channels, *network.size)
+    if native != wanted and source.fingerprint != model.config.data.fingerprint:
+        raise DdpmError(
+            f"the pictures of {name} are {_size(native)}, and {model.path} is a model of "
+            f"{_size(wanted)}; bits/dim are of whole pictures, so bring them to that size first"
+        )
+    labels = _labels(model, source, name)
+    with distributed.first_on_machine():
+        held = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
+    return loader.Pictures(held.bytes, labels, held.rows)
+
+
+def measure(
+    model: Model,
+    pictures: loader.Pictures,
+    count: int,
+    seed: int,
+    batch: int,
+    variance: str,
+    reporter: Reporter,
+) -> Likelihood:
+    """The bound for `count` of the pictures, chosen by the seed; one evaluation a timestep each.
+
+    The noise of a picture depends on the seed and on which picture it is, so neither the batch nor
+    the number of processes changes the result.
+    """
+    count = min(count, len(pictures))
+    order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(pictures))[:count]
+    mine = order[distributed.share(count)]
+    steps = len(model.denoiser.schedule)
+    sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
+    with reporter.bar("judging", len(mine), "images") as bar:
+        for start in range(0, len(mine), batch):
+            chosen = mine[start : start + batch]
+            rows = []
+            for t, row in enumerate(_bound(model, pictures, chosen, seed, variance)):
+                rows.append(row)
+                bar.update(start + len(chosen) * t / steps)
+            values = torch.stack(rows)  # (terms and prior, pictures)
+            totals = values.sum(dim=0)
+            sums += torch.cat([values.sum(dim=1), totals.sum()[None], totals.square().sum()[None]])
+    *terms, prior, mean, square = (distributed.total(sums) / count).tolist()
+    deviation = math.sqrt(max(0.0, square - mean**2))
+    return Likelihood(prior, tuple(terms), deviation / math.sqrt(max(1, count - 1)), count)
+
+
+@torch.inference_mode()
+def _bound(
+    model: Model, pictures: loader.Pictures, chosen: NDArray[np.int64], seed: int, variance: str
+) -> Iterator[Tensor]:
+    """For some pictures the terms of the bound and the prior's: T + 1 tensors (B,), float64."""
+    images, labels = pictures.take(chosen)
+    x0 = to_unit(images.to(model.device))
+    condition = labels.to(model.device) if model.config.network.classes else None
+    numbers = [seeds.derive(seed, int(i)) for i in chosen]
+    noise = seeds.ImageNoise(numbers, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
+    schedule = model.denoiser.schedule
+
+    def predict(x: Tensor, sigma: Tensor) -> Prediction:
+        with devices.autocast(model.device, model.precision):
+            return model.denoiser.predict(x, sigma, condition)
+
+    for term in likelihood.bound(predict, schedule, x0, noise, variance):
+        yield term.to("cpu", torch.float64)
+    yield likelihood.prior_term(schedule, x0).cpu()
+
+
+def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
+    """The data's labels (N,) in the model's numbers."""
+    names = model.config.network.classes
+    if not names:
+        return np.full(len(source), -1)
+    unknown = [name for name in source.classes if name not in names]
+    if unknown or not source.classes:
+        has = f"a class {unknown[0]!r}" if unknown else "no classes"
+        raise DdpmError(
+            f"{data} has {has}, and {model.path} needs the class of each picture, one of "
+            f"{', '.join(names[:10])}{', …' if names[10:] else ''}: sort them into folders so named"
+        )
+    numbers = np.array([names.index(name) for name in source.classes])
+    return numbers[source.labels]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    channels, height, width = shape
+    return f"{height}x{width}x{channels}"
