@@ -47,6 +47,15 @@ def _v(s: Tensor) -> Scalings:
 PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {"eps": _eps, "x0": _x0, "v": _v}
 
 
+class Prediction(NamedTuple):
+    """What a network sees in a noisy state."""
+
+    x0: Tensor  # the denoised picture, (B, C, H, W)
+    # Where log variance stands between smallest and largest, (B, C, H, W) in about [0, 1] (Nichol &
+    # Dhariwal 2021, equation 15); None where the network has no such output.
+    fraction: Tensor | None = None
+
+
 class Denoiser:
     """A network seen as D(x, sigma, condition), by its parameterisation and its schedule."""
 
@@ -75,11 +84,15 @@ class Denoiser:
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
         return _over_pixels(of_x0, x0) * x0 + _over_pixels(of_noise, noise) * noise
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
         """The denoised x0, in the precision of x."""
         c_skip, c_out, _ = self.scalings(sigma)
         output = self.output(x, sigma, condition).to(x.dtype)
-        return _over_pixels(c_skip, x) * x + _over_pixels(c_out, x) * output
+        return Prediction(_over_pixels(c_skip, x) * x + _over_pixels(c_out, x) * output)
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The denoised x0 alone."""
+        return self.predict(x, sigma, condition).x0
 
 
 def clipped(denoise: Denoise) -> Denoise:
