@@ -17,6 +17,9 @@ from ddpm_cli.core.diffusion.schedules import Schedule
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """x (B, C, H, W) and sigma (B,) -> the denoised x0 (B, C, H, W). Sigmas are float64, on the CPU."""
 
+Predict = Callable[[Tensor, Tensor], "Prediction"]
+"""The same, with the variance where the network has learned one."""
+
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """F: scaled x (B, C, H, W), c_noise (B,), condition (B,) or None -> (B, C, H, W)."""
 
