@@ -103,11 +103,10 @@ def heun(
         if level > sigma:
             x = x + s_noise * math.sqrt(level**2 - sigma**2) * noise()
         x0 = denoise(x, torch.full_like(sigmas[:1], level).expand(len(x)))
-        slope = (x - x0) / level
-        end = x + (after - level) * slope
+        end = x0 + (after / level) * (x - x0)  # Euler's step, which ends at D itself
         if after > 0:
             slope_there = (end - denoise(end, sigmas[i + 1].expand(len(x)))) / after
-            end = x + (after - level) * (slope + slope_there) / 2
+            end = x + (after - level) * ((x - x0) / level + slope_there) / 2
         x = end
         yield Step(i, sigma, after, x, x0)
 
@@ -134,12 +133,13 @@ _WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12))
 def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
     """Improved PNDM (Zhang & Chen 2023, equation 38) of order 3: the slopes of three steps.
 
-    One evaluation a step. The last step takes its own slope alone, so that it ends at D.
+    One evaluation a step. The last step ends at D: nothing of older slopes is left at sigma 0.
     """
     slopes: list[Tensor] = []  # the newest first
     for i, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
         x0 = denoise(x, sigmas[i].expand(len(x)))
-        slopes = [(x - x0) / sigma, *slopes][: len(_WEIGHTS) if after > 0 else 1]
+        slopes = [(x - x0) / sigma, *slopes][: len(_WEIGHTS)]
         for weight, slope in zip(_WEIGHTS[len(slopes) - 1], slopes, strict=True):
             x = x + (after - sigma) * weight * slope
+        x = x if after > 0 else x0
         yield Step(i, sigma, after, x, x0)
