@@ -87,8 +87,7 @@ def draw(
     if x0 is not None and strip is not None and film is not None:
         plots.strip(strip, [_destruction(x0, table, _STAGES) for table in tables])
         films = [_destruction(x0, table, _FRAMES) for table in tables]
-        frames = [plots.frame(stages) for stages in zip(*films, strict=True)]
-        files.write_gif(film, frames, seconds=4, hold=1)
+        files.write_gif(film, plots.frames(films), seconds=4, hold=1)
     return written
 
 

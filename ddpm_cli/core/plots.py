@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ddpm_cli.core.runtime.atomic import replacing
@@ -98,26 +99,32 @@ def strip(path: Path, rows: Sequence[Sequence[Stage]]) -> None:
     write_figure(path, figure)
 
 
-def frame(stages: Sequence[Stage]) -> NDArray[np.uint8]:
-    """One moment of pictures being destroyed side by side: (3, H, W)."""
-    height, width = stages[0].picture.shape[1:]
-    figure = Figure(
-        figsize=(2.6 * len(stages), 2.6 * height / width + 0.5), layout="constrained", dpi=100
-    )
-    for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
-        _show(axes, stage)
-        axes.set_title(stage.schedule, fontsize=11)
-        axes.set_xlabel(f"t = {stage.timestep}, {stage.caption}", fontsize=9)
+def frames(films: Sequence[Sequence[Stage]]) -> list[NDArray[np.uint8]]:
+    """Draw pictures being destroyed side by side, each film's moments in turn: (3, H, W) each."""
+    height, width = films[0][0].picture.shape[1:]
+    size = (2.6 * len(films), 2.6 * height / width + 0.5)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
-    return pixels.transpose(2, 0, 1).copy()
+    places = figure.subplots(1, len(films), squeeze=False)[0]
+    shown = [_show(axes, film[0]) for axes, film in zip(places, films, strict=True)]
+    drawn = []
+    for moment in zip(*films, strict=True):
+        for axes, image, stage in zip(places, shown, moment, strict=True):
+            image.set_data(stage.picture.transpose(1, 2, 0))
+            axes.set_title(stage.schedule, fontsize=11)
+            axes.set_xlabel(f"t = {stage.timestep}, {stage.caption}", fontsize=9)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # the first moment's layout holds for all
+        pixels = np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
+        drawn.append(pixels.transpose(2, 0, 1).copy())
+    return drawn
 
 
-def _show(axes: Axes, stage: Stage) -> None:
-    axes.imshow(stage.picture.transpose(1, 2, 0), interpolation="nearest")
+def _show(axes: Axes, stage: Stage) -> AxesImage:
+    image = axes.imshow(stage.picture.transpose(1, 2, 0), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    return image
 
 
 def write_figure(path: Path, figure: Figure) -> None:
