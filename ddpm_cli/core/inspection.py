@@ -22,7 +22,7 @@ from ddpm_cli.core.plots import Stage
 from ddpm_cli.core.runtime import seeds
 
 _STAGES = 9  # pictures in a strip
-_FRAMES = 40  # of the GIF
+_FRAMES = 24  # of the GIF
 _LONGEST = 192  # pixels of a picture's longer side: more would hide the noise's grain
 _TAIL = 0.8  # where the last fifth of the timesteps begins
 _FAINT = 0.05  # of the picture's contrast: hardly visible under the noise
