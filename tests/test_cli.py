@@ -81,7 +81,11 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("sample",), 1, "train one with ddpm train"),
         (("sample", "--eta", "2"), 2, "--eta"),
         (("sample", "--steps", "0"), 2, "--steps"),
-        (("sample", "--sampler", "magic"), 2, "ddim or ddpm"),
+        (("sample", "--sampler", "magic"), 2, "ddim, ddpm, euler, heun, dpmpp-2m, ipndm"),
+        (("sample", "--sampler", "heun", "--eta", "1"), 2, "heun takes no --eta"),
+        (("gif", "--s-churn", "1"), 2, "ddim takes no --s-churn"),
+        (("sample", "--guidance-interval", "3"), 2, "two noise levels, such as 0.3,5"),
+        (("sample", "--guidance-rescale", "0.7"), 2, "no meaning at --guidance 1"),
         (("sample", "--sampler", "ddpm", "--eta", "0"), 2, "--sampler ddpm is --eta 1"),
         (("sample", "--seed", "-1"), 2, "--seed"),
         (("gif", "nowhere"), 1, "nowhere: no such run"),
@@ -91,6 +95,7 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("inspect-schedule", "--image", "none.png"), 1, "none.png"),
         (("inspect-schedule", "--image", "none.png", "--plot", "p.png"), 1, "none.png"),
         (("inspect-schedule", "--strip", "s.png"), 2, "--image"),
+        (("inspect-schedule", "--image", "i.png", "--strip", "s.gif"), 2, "end in .png"),
         (("inspect-schedule", "--steps", "2000"), 2, "1000"),
         (("train", "--epochs", "inf"), 2, "and finite"),
         (("train", "--config", "deep.json"), 1, "network should hold named settings"),
@@ -207,12 +212,58 @@ def test_inspect_schedule_draws(ddpm: Call) -> None:
     assert drawn.code == 0
     assert imageio.imread("curves.png").std() > 10
     strip = imageio.imread("cat-linear.png")
-    assert strip.shape == (20, 2 + 11 * 18, 3)
-    assert (strip[2:18, 2:18] == 200).all()
-    assert strip[2:18, -18:-2].std() > 60  # noise
+    height, width = strip.shape[:2]
+    assert width > 5 * height  # a row of pictures
+    assert np.median(strip[:, : width // 9]) > 190  # the first is grey as it was
+    assert strip[height // 3 : height // 2, -width // 12 :].std() > 60  # the last is noise
+    film = imageio.imread("cat-linear.gif", index=None)
+    assert len(film) == 24
+    assert film[-1].std() > film[0].std()
     again = ddpm("inspect-schedule", "--plot", "curves.png")
     assert (again.code, "curves.png exists" in again.err) == (1, True)
     assert ddpm("inspect-schedule", "--plot", "curves.png", "--overwrite").code == 0
+
+
+def test_inspect_schedule_compares(ddpm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_png(Path("cat.png"), np.full((3, 300, 400), 200, np.uint8))
+    monkeypatch.setenv("COLUMNS", "70")
+    both = ("inspect-schedule", "--schedule", "linear,cosine")
+    shown = ddpm(*both, "--plot", "curves.png", "--image", "cat.png", "--strip", "both.png")
+    assert shown.code == 0, shown.err
+    assert max(len(line) for line in shown.out.splitlines()) <= 70
+    text = " ".join(shown.out.split())
+    assert "linear: abar_T = 4.0e-05: 99.4 % of the picture is hidden at the end" in text
+    assert "linear: the last 20 % of the timesteps hold less than 3.9 % of the picture" in text
+    assert "cosine: the last 20 % of the timesteps hold less than 30.5 % of the picture" in text
+    assert imageio.imread("both.png").shape[0] > 1.5 * 120
+    assert imageio.imread("both.gif", index=0).shape[1] == 520
+    documents = ddpm(*both, "--json").json()["schedules"]
+    assert [table["schedule"] for table in documents] == ["linear", "cosine"]
+    short = ddpm("inspect-schedule", "--timesteps", "1").out
+    assert "1 steps visit 0" in short
+
+
+def test_inspect_schedule_shows_what_a_sampler_visits(ddpm: Call) -> None:
+    arguments = ("--schedule", "cosine", "--steps", 5, "--sampler", "heun", "--json")
+    table = ddpm("inspect-schedule", *arguments).json()
+    assert len(table["steps"]) == 5
+    assert table["steps"][-1] == 0
+    levels = np.exp(np.interp(table["steps"], range(1000), np.log(table["sigma"])))
+    assert levels[0] == pytest.approx(80, rel=1e-3)  # not 20,291
+
+
+def test_a_schedules_end_is_told_in_words() -> None:
+    from ddpm_cli.core import inspection
+
+    table = {"schedule": "short", "timesteps": 10, "alpha_bar": list(np.linspace(0.99, 0.09, 10))}
+    end, tail = inspection.diagnosis(table)
+    assert end.startswith("short: abar_T = 9.0e-02: 70.0 % of the picture is hidden")
+    assert end.endswith("from noise that training never saw")
+    assert tail == "short: the last 20 % of the timesteps hold less than 43.6 % of the picture"
+    table["alpha_bar"] = list(np.geomspace(0.99, 1e-6, 10))
+    end, tail = inspection.diagnosis(table)
+    assert end.endswith("sampling can start from pure noise")
+    assert "nearly redundant" in tail
 
 
 def test_json_is_alone_on_stdout(train_tiny: Call, ddpm: Call) -> None:

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpm_cli.core.config import NULL_CLASS, DiffusionConfig, ObjectiveConfig
+from ddpm_cli.core.config import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser, clipped
-from ddpm_cli.core.diffusion.guidance import guided
+from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
 
@@ -114,40 +113,6 @@ def test_the_network_sees_ddpms_state_and_timestep(noise: Callable[..., Tensor])
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * n  # Ho et al. (2020), equation 4
     torch.testing.assert_close(seen["x"], x_t.float(), rtol=1e-6, atol=1e-6)
     assert seen["c_noise"].tolist() == [0, 10, 300, 700, 999]
-
-
-def test_clipping() -> None:
-    x = torch.tensor([[[[-3.0, 0.5, 2.0]]]])
-    assert clipped(lambda x, s: x)(x, SIGMA[:1]).tolist() == [[[[-1.0, 0.5, 1.0]]]]
-
-
-def labelled(calls: list[int] | None = None) -> Denoiser:
-    """D = 10 for class 0, 20 for class 1, 4 for the null class."""
-    values = torch.tensor([4.0, 10.0, 20.0])
-
-    def network(x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
-        assert condition is not None
-        if calls is not None:
-            calls.append(len(x))
-        return values[condition + 1][:, None, None, None].expand_as(x)
-
-    return Denoiser(network, LINEAR, "x0")
-
-
-@pytest.mark.parametrize(
-    ("scale", "expected"), [(0, [4, 4]), (1, [10, 20]), (4, [28, 68]), (0.5, [7, 12])]
-)
-def test_guidance(scale: float, expected: list[float]) -> None:
-    calls: list[int] = []
-    denoise = guided(labelled(calls), torch.tensor([0, 1]), scale)
-    out = denoise(torch.zeros(2, 1, 1, 1), SIGMA[:2])
-    assert out.flatten().tolist() == expected
-    assert calls == [2 if scale in (0, 1) else 4]  # both branches in one pass, none needlessly
-
-
-def test_a_model_without_classes_is_not_guided() -> None:
-    denoiser = Denoiser(lambda x, c, k: x if k is None else x + NULL_CLASS, LINEAR, "x0")
-    assert guided(denoiser, None, 1)(torch.zeros(1, 1, 1, 1), SIGMA[:1]).item() == 0
 
 
 def uniform(count: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from conftest import Result
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.archives import picture_files
-from ddpm_cli.core.diffusion.sampling import Sampling
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import drawing
 from ddpm_cli.core.runtime.reporting import Silent
@@ -73,7 +73,7 @@ def test_classes_come_in_turn_by_name_or_number(model: drawing.Model) -> None:
 
 
 def test_more_steps_than_the_model_has(model: drawing.Model) -> None:
-    with pytest.raises(UsageError, match="1001 is more than the model's 1000"):
+    with pytest.raises(UsageError, match="the model's 1000 timesteps, not 1001"):
         drawing.make_request(model, 1, 0, None, Sampling(1001))
 
 
@@ -251,15 +251,42 @@ def test_the_newest_run_is_the_default(
 
 
 def test_impossible_requests() -> None:
-    for wrong in (
-        {"steps": 0},
-        {"eta": 1.5},
-        {"eta": -0.1},
-        {"guidance": -1.0},
-        {"guidance": float("nan")},
-        {"spacing": "even"},
-    ):
-        with pytest.raises(UsageError):
-            Sampling(**wrong)  # type: ignore[arg-type]
     with pytest.raises(DdpmError, match="-n"):
         drawing.Request(0, 0, (), Sampling())
+
+
+@pytest.mark.parametrize(
+    ("options", "nfe"),
+    [
+        ("--sampler ddpm --variance fixed-large", 3),
+        ("--eta 0.5 --spacing leading", 3),
+        ("--spacing quadratic --threshold none", 3),
+        ("--sampler euler", 3),
+        ("--sampler heun --s-churn 2 --s-min 0.1 --s-max 50 --s-noise 1.01", 5),
+        ("--sampler dpmpp-2m --guidance 3 --guidance-rescale 0.7 --threshold dynamic", 6),
+        ("--sampler ipndm --guidance 3 --guidance-interval 0.1,10", 4),
+    ],
+)
+def test_every_option_draws_and_is_recorded(
+    ddpm: Callable[..., Result], model: drawing.Model, options: str, nfe: int
+) -> None:
+    words = options.split()
+    result = ddpm("sample", "-n", 2, "--steps", 3, *words, "--out", "out", "--json")
+    assert result.code == 0, result.err
+    assert result.json()["nfe"] == nfe
+    recorded = json.loads(Path("out/sampling.json").read_text())
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        held = recorded[name.strip("-").replace("-", "_")]
+        assert value == (
+            ",".join(f"{x:g}" for x in held)
+            if isinstance(held, list)
+            else str(held).removesuffix(".0")
+        )
+    assert ddpm("sample", "-n", 2, "--steps", 3, *words, "--out", "out").code == 0  # completed
+    film = ddpm("gif", "-n", 2, "--steps", 3, *words, "--out", "film.gif", "--json")
+    assert film.json()["sampler"] == recorded["sampler"]
+
+
+def test_a_variance_that_was_not_learned(ddpm: Callable[..., Result], model: drawing.Model) -> None:
+    result = ddpm("sample", "-n", 1, "--steps", 2, "--sampler", "ddpm", "--variance", "learned")
+    assert (result.code, "use fixed-small" in result.err) == (2, True)

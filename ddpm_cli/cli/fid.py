@@ -77,7 +77,7 @@ def fid(
     when they miss some kinds of real pictures.
     """
     from ddpm_cli.core import judging as models
-    from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.diffusion.settings import Sampling
     from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.metrics.evaluate import Wanted, judge
     from ddpm_cli.core.metrics.sides import Side, open_side

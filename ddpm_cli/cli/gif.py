@@ -8,17 +8,16 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console, options
+from ddpm_cli.core.diffusion.settings import Sampling
 
 
+@options.with_sampling
 def gif(
     run: options.Run = None,
     count: Annotated[int, typer.Option("-n", help="How many pictures side by side.")] = 16,
-    steps: options.Steps = 50,
-    eta: options.Eta = None,
-    guidance: options.Guidance = 1.0,
-    sampler: options.Sampler = "ddim",
-    spacing: options.Spacing = "trailing",
     classes: options.Classes = None,
+    *,
+    how: Sampling,
     seed: options.Seed = 0,
     show: Annotated[
         str,
@@ -42,11 +41,9 @@ def gif(
     json: options.Json = False,
 ) -> None:
     """Show pictures appearing out of noise, as a GIF."""
-    from ddpm_cli.core.diffusion.sampling import Sampling
     from ddpm_cli.core.generation import animation, drawing, folder
     from ddpm_cli.core.runtime import devices, rundir
 
-    how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
     chosen = devices.choose_device(device)
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ddpm_cli.core.diffusion.settings import Sampling, default_spacing
 from ddpm_cli.core.errors import UsageError
 
 Json = Annotated[
@@ -29,25 +33,20 @@ Run = Annotated[
     Path | None,
     typer.Argument(help="A run directory or a weights file. Default: the newest run under runs/."),
 ]
-Steps = Annotated[int, typer.Option(help="Denoising steps, 1 to the model's number of timesteps.")]
-Eta = Annotated[
-    float | None,
-    typer.Option(
-        help="Fresh noise in each step: 0 is DDIM (the default), 1 is DDPM's ancestral sampling."
-    ),
-]
-Guidance = Annotated[
-    float,
-    typer.Option(
-        help="Classifier-free guidance x0_null + g (x0_class - x0_null): 1 is the plain class "
-        "model, 0 ignores the class, more is stronger. (The paper's w is g - 1.)"
-    ),
-]
-Sampler = Annotated[str, typer.Option(help="ddim, or ddpm: the same as --eta 1.")]
 Spacing = Annotated[
+    str | None,
+    typer.Option(
+        help="Which noise levels the steps visit: trailing (timesteps evenly apart from the very "
+        "last), leading, linspace, quadratic (dense where there is little noise), or karras "
+        "(between timesteps; EDM's rho 7, from 80 at most).",
+        show_default="trailing; karras where the sampler solves the flow",
+    ),
+]
+Sampler = Annotated[
     str,
     typer.Option(
-        help="Which timesteps the steps visit: trailing (from the very last), leading or linspace."
+        help="ddim or ddpm (the same as --eta 1); or, to solve the probability flow, from a noise "
+        "level of 80 at most: euler, heun, dpmpp-2m or ipndm."
     ),
 ]
 Classes = Annotated[
@@ -79,14 +78,106 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
-def resolve_eta(sampler: str, eta: float | None) -> float:
-    """The eta that a sampler's name and `--eta` ask for together."""
-    if sampler == "ddim":
-        return 0.0 if eta is None else eta
-    if sampler != "ddpm":
-        raise UsageError(f"--sampler {sampler!r} is unknown; choose ddim or ddpm")
-    if eta not in (None, 1.0):
+def asked(
+    steps: Annotated[
+        int,
+        typer.Option(min=1, help="Denoising steps, 1 to the model's number of timesteps."),
+    ] = 50,
+    sampler: Sampler = "ddim",
+    eta: Annotated[
+        float | None,
+        typer.Option(
+            help="Fresh noise in each step: 0 is DDIM, 1 is DDPM's ancestral sampling.",
+            show_default="0 for ddim, 1 for ddpm",
+        ),
+    ] = None,
+    variance: Annotated[
+        str,
+        typer.Option(
+            help="Of that fresh noise: fixed-small (the posterior's), fixed-large (beta's), or "
+            "learned, by models that learned one."
+        ),
+    ] = "fixed-small",
+    spacing: Spacing = None,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            help="Classifier-free guidance x0_null + g (x0_class - x0_null): 1 is the plain class "
+            "model, 0 ignores the class, more is stronger. (The paper's w is g - 1.)"
+        ),
+    ] = 1.0,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Guide at noise levels LOW < sigma <= HIGH alone, such as 0.3,5.",
+            show_default="all",
+        ),
+    ] = None,
+    guidance_rescale: Annotated[
+        float,
+        typer.Option(
+            help="Bring the guided x0's contrast back to the class model's: 0 not, 1 all the way."
+        ),
+    ] = 0.0,
+    threshold: Annotated[
+        str,
+        typer.Option(
+            help="Keep x0 within [-1, 1]: static (clip), dynamic (shrink, then clip: for strong "
+            "guidance) or none."
+        ),
+    ] = "static",
+    s_churn: Annotated[
+        float, typer.Option(help="Stochastic heun: fresh noise, in all; 0 is none.")
+    ] = 0.0,
+    s_min: Annotated[float, typer.Option(help="… added at noise levels from this")] = 0.0,
+    s_max: Annotated[float, typer.Option(help="… up to this")] = math.inf,
+    s_noise: Annotated[float, typer.Option(help="… with this deviation.")] = 1.0,
+) -> Sampling:
+    """Read the sampling options, filling in what the sampler decides."""
+    return Sampling(
+        steps=steps,
+        eta=eta if eta is not None else float(sampler == "ddpm"),
+        guidance=guidance,
+        spacing=spacing or default_spacing(sampler),
+        sampler=sampler,
+        variance=variance,
+        s_churn=s_churn,
+        s_min=s_min,
+        s_max=s_max,
+        s_noise=s_noise,
+        threshold=threshold,
+        guidance_interval=parse_interval(guidance_interval),
+        guidance_rescale=guidance_rescale,
+    )
+
+
+def parse_interval(text: str | None) -> tuple[float, float]:
+    """Read "0.3,5" as (0.3, 5.0); nothing is everything."""
+    if text is None:
+        return 0.0, math.inf
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
         raise UsageError(
-            f"--sampler ddpm is --eta 1 and cannot take --eta {eta:g}; use --sampler ddim"
-        )
-    return 1.0
+            f"--guidance-interval {text!r} should be two noise levels, such as 0.3,5"
+        ) from None
+    return low, high
+
+
+def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the sampling options in the place of its parameter `how: Sampling`."""
+    ours = inspect.signature(asked, eval_str=True).parameters
+    theirs = inspect.signature(command, eval_str=True).parameters
+
+    def called(**given: Any) -> None:
+        how = asked(**{name: given.pop(name) for name in ours})
+        command(how=how, **given)
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in theirs.items():
+        parameters += ours.values() if name == "how" else [parameter]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    return called

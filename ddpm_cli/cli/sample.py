@@ -10,17 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console, options
+from ddpm_cli.core.diffusion.settings import Sampling
 
 
+@options.with_sampling
 def sample(
     run: options.Run = None,
     count: Annotated[int, typer.Option("-n", help="How many pictures.")] = 16,
-    steps: options.Steps = 50,
-    eta: options.Eta = None,
-    guidance: options.Guidance = 1.0,
-    sampler: options.Sampler = "ddim",
-    spacing: options.Spacing = "trailing",
     classes: options.Classes = None,
+    *,
+    how: Sampling,
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
     out: Annotated[
@@ -38,11 +37,10 @@ def sample(
     json: options.Json = False,
 ) -> None:
     """Draw pictures from a trained model."""
-    from ddpm_cli.core.diffusion.sampling import Sampling
+    from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import drawing, folder
     from ddpm_cli.core.runtime import devices, distributed, launch, rundir
 
-    how = Sampling(steps, options.resolve_eta(sampler, eta), guidance, spacing)
     if nproc > 1 and not distributed.under_launcher():
         devices.check_processes(nproc, device)
         code = launch.launch(nproc, sys.argv[1:])
@@ -57,7 +55,7 @@ def sample(
     request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
         f"{model.path}: {model.images:,} images seen; "
-        f"{how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+        f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
     )
     started = time.monotonic()
     with distributed.joined(chosen):
@@ -68,7 +66,7 @@ def sample(
         "out": str(place),
         "n": count,
         "drawn": drawn,
-        "nfe": how.evaluations,
+        "nfe": evaluations(model.denoiser.schedule, how),
         "seconds": round(seconds, 3),
         "grid": str(place / "grid.png"),
         **folder.settings_of(model, request),

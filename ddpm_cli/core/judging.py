@@ -18,7 +18,7 @@ from ddpm_cli.core import plots, weights
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.sampling import Sampling
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation import drawing
 from ddpm_cli.core.metrics.evaluate import Wanted, judge
 from ddpm_cli.core.metrics.extraction import Extractor

@@ -132,11 +132,6 @@ class Denoiser:
         return self.predict(x, sigma, condition).x0
 
 
-def clipped(denoise: Denoise) -> Denoise:
-    """D whose pictures stay within [-1, 1] (Ho et al. 2020, section 3.2 and their code)."""
-    return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
-
-
 def over_pixels(scalar: Tensor, like: Tensor) -> Tensor:
     """(B,) float64 -> (B, 1, 1, 1) in the precision of `like`."""
     return scalar.to(like.device, like.dtype)[:, None, None, None]

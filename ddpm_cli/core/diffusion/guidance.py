@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022) as a wrapper D -> D."""
+"""Classifier-free guidance (Ho & Salimans 2022) as a wrapper of D."""
 
 from __future__ import annotations
 
@@ -6,25 +6,40 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config import NULL_CLASS
-from ddpm_cli.core.diffusion.denoiser import Denoise, Denoiser
+from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
+from ddpm_cli.core.diffusion.settings import Sampling
 
 
-def guided(denoiser: Denoiser, condition: Tensor | None, scale: float) -> Denoise:
-    """D = D_null + scale (D_condition - D_null), both in one forward pass.
+def guided(denoiser: Denoiser, condition: Tensor | None, how: Sampling) -> Predict:
+    """D = D_null + g (D_condition - D_null), both in one forward pass.
 
-    scale 1 is the plain conditional model, 0 the unconditional one; the paper's w is scale - 1.
+    g 1 is the plain conditional model, 0 the unconditional one; the paper's w is g - 1. Outside
+    the guidance interval the plain conditional model is asked alone. A learned variance is not
+    guided: it is the conditional model's.
     condition: (B,) class labels, or None for a model without classes, which nothing can guide.
     """
     if condition is None:
-        return denoiser
+        return denoiser.predict
     null = torch.full_like(condition, NULL_CLASS)
-    if scale in (0, 1):
-        chosen = condition if scale == 1 else null
-        return lambda x, sigma: denoiser(x, sigma, chosen)
     both = torch.cat([condition, null])
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        wanted, free = denoiser(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
-        return free + scale * (wanted - free)
+    def predict(x: Tensor, sigma: Tensor) -> Prediction:
+        if not how.guides_at(float(sigma[0])):
+            return denoiser.predict(x, sigma, condition)
+        if how.guidance == 0:
+            return denoiser.predict(x, sigma, null)
+        x0, fraction = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
+        wanted, free = x0.chunk(2)
+        mixed = free + how.guidance * (wanted - free)
+        if how.guidance_rescale:
+            mixed = _rescaled(mixed, wanted, how.guidance_rescale)
+        return Prediction(mixed, None if fraction is None else fraction[: len(x)])
 
-    return denoise
+    return predict
+
+
+def _rescaled(mixed: Tensor, wanted: Tensor, share: float) -> Tensor:
+    """Bring x0's deviation that share of the way back to `wanted`'s (Lin et al. 2024, 3.4)."""
+    over = (1, 2, 3)
+    factor = wanted.std(over, keepdim=True) / mixed.std(over, keepdim=True).clamp(min=1e-8)
+    return mixed * (share * factor + 1 - share)

@@ -1,46 +1,21 @@
-"""From noise to pictures: prior, grid, guidance, clipping and sampler put together."""
+"""From noise to pictures: prior, grid, guidance, threshold and sampler put together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ddpm_cli.core.diffusion import grids, samplers
-from ddpm_cli.core.diffusion.denoiser import Denoiser, clipped
+from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import Step
-from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.diffusion.schedules import Schedule
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.diffusion.thresholding import thresholded
 from ddpm_cli.core.runtime.seeds import ImageNoise
-
-SAMPLERS = ("ddim", "ddpm")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn from a model."""
-
-    steps: int = 50
-    eta: float = 0.0  # 0: DDIM, 1: DDPM's ancestral sampling
-    guidance: float = 1.0  # 1: the plain conditional model
-    spacing: str = "trailing"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"--steps must be at least 1, not {self.steps}")
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"--eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta}")
-        if not 0 <= self.guidance < float("inf"):
-            raise UsageError(f"--guidance must be 0 or more, not {self.guidance}")
-        if self.spacing not in grids.SPACINGS:
-            raise UsageError(f"--spacing {self.spacing!r} is none of {', '.join(grids.SPACINGS)}")
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations a picture takes (NFE); guidance takes two a step."""
-        return self.steps * (1 if self.guidance in (0, 1) else 2)
 
 
 @torch.inference_mode()
@@ -51,7 +26,56 @@ def sample(
 
     noise: draws (B, C, H, W); condition: (B,) labels or None.
     """
-    sigmas = grids.sigmas(denoiser.schedule, how.steps, how.spacing)
+    sigmas = grid(denoiser.schedule, how)
     start = noise() * denoiser.schedule.prior_std(float(sigmas[0]))
-    denoise = clipped(guided(denoiser, condition, how.guidance))
-    yield from samplers.ddim(denoise, start, sigmas, eta=how.eta, noise=noise)
+    predict = thresholded(guided(denoiser, condition, how), how.threshold)
+    yield from _steps(predict, start, sigmas, how, noise)
+
+
+def grid(schedule: Schedule, how: Sampling) -> Tensor:
+    """The noise levels that a sampler visits on this schedule, and a final 0: (steps + 1,).
+
+    Raises UsageError where the schedule has fewer timesteps than there are steps.
+    """
+    largest = grids.FLOW_SIGMA_MAX if how.follows_flow else math.inf
+    return grids.sigmas(schedule, how.steps, how.spacing, largest)
+
+
+def evaluations(schedule: Schedule, how: Sampling) -> int:
+    """Network evaluations a picture takes (NFE), counted by drawing one empty pixel."""
+    count = 0
+    pixel = torch.zeros(1, 1, 1, 1)
+
+    def predict(x: Tensor, sigma: Tensor) -> Prediction:
+        nonlocal count
+        count += 2 if how.guidance != 0 and how.guides_at(float(sigma[0])) else 1
+        return Prediction(pixel, pixel)
+
+    for _ in _steps(predict, pixel, grid(schedule, how), how, lambda: pixel):
+        pass
+    return count
+
+
+def _steps(
+    predict: Predict, x: Tensor, sigmas: Tensor, how: Sampling, noise: Callable[[], Tensor]
+) -> Iterator[Step]:
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return predict(x, sigma).x0
+
+    if how.sampler == "heun":
+        return samplers.heun(
+            denoise,
+            x,
+            sigmas,
+            noise=noise,
+            s_churn=how.s_churn,
+            s_min=how.s_min,
+            s_max=how.s_max,
+            s_noise=how.s_noise,
+        )
+    if how.sampler == "dpmpp-2m":
+        return samplers.dpmpp_2m(denoise, x, sigmas)
+    if how.sampler == "ipndm":
+        return samplers.ipndm(denoise, x, sigmas)
+    # ddpm is ddim at eta 1, and Euler's method is ddim at eta 0
+    return samplers.ddim(predict, x, sigmas, eta=how.eta, noise=noise, variance=how.variance)

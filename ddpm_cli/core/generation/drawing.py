@@ -19,7 +19,8 @@ from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.samplers import Step
-from ddpm_cli.core.diffusion.sampling import Sampling, sample
+from ddpm_cli.core.diffusion.sampling import grid, sample
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -70,9 +71,11 @@ def make_request(
 ) -> Request:
     """Check a wish against the model. Raises UsageError or DdpmError with what the model can do."""
     names = model.config.network.classes
-    if how.steps > model.config.diffusion.timesteps:
+    grid(model.denoiser.schedule, how)
+    if how.variance == "learned" and not model.config.network.learned_variance:
         raise UsageError(
-            f"--steps {how.steps} is more than the model's {model.config.diffusion.timesteps}"
+            f"{model.path} was trained without --learned-variance; "
+            "leave --variance at fixed-small or fixed-large"
         )
     if not names:
         if classes:

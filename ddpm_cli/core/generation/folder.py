@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def settings_of(model: Model, request: Request) -> dict[str, Any]:
         "images_seen": model.images,
         "seed": request.seed,
         "classes": [names[label] for label in request.labels],
-        **asdict(request.how),
+        **request.how.document(),
     }
 
 

@@ -9,7 +9,8 @@ from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.sampling import Sampling, sample
+from ddpm_cli.core.diffusion.sampling import sample
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise
 

@@ -1,0 +1,130 @@
+"""How pictures are drawn: the choices that `ddpm sample` offers, checked against each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ddpm_cli.core.errors import UsageError
+
+SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpmpp-2m", "ipndm")
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
+VARIANCES = ("fixed-small", "fixed-large", "learned")
+THRESHOLDS = ("static", "dynamic", "none")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn from a model. The defaults are deterministic DDIM's."""
+
+    steps: int = 50
+    eta: float = 0.0  # 0: DDIM, 1: DDPM's ancestral sampling
+    guidance: float = 1.0  # 1: the plain conditional model
+    spacing: str = "trailing"
+    sampler: str = "ddim"
+    variance: str = "fixed-small"  # of the fresh noise in each step, where eta > 0
+    s_churn: float = 0.0  # Heun's fresh noise, in all
+    s_min: float = 0.0  # the noise levels between which it is added
+    s_max: float = math.inf
+    s_noise: float = 1.0  # its standard deviation
+    threshold: str = "static"  # how x0 is kept within [-1, 1]
+    guidance_interval: tuple[float, float] = (0.0, math.inf)  # noise levels that are guided
+    guidance_rescale: float = 0.0  # 1: x0 keeps the spread of the plain conditional model's
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("sampler", SAMPLERS),
+            ("spacing", SPACINGS),
+            ("variance", VARIANCES),
+            ("threshold", THRESHOLDS),
+        ):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"--{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
+                )
+        self._check_ranges()
+        self._check_fit()
+
+    @property
+    def follows_flow(self) -> bool:
+        """Whether the sampler solves the probability flow's equation, and needs levels near it."""
+        return _follows_flow(self.sampler)
+
+    def guides_at(self, sigma: float) -> bool:
+        """Whether guidance acts at this noise level (Kynkäänniemi et al. 2024, equation 5)."""
+        low, high = self.guidance_interval
+        return self.guidance != 1 and low < sigma <= high
+
+    def document(self) -> dict[str, Any]:
+        """The choices as JSON holds them: a list for a pair, None for no bound."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def _check_ranges(self) -> None:
+        low, high = self.guidance_interval
+        for holds, wanted in (
+            (0 <= self.eta <= 1, f"--eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta:g}"),
+            (0 <= self.guidance < math.inf, f"--guidance must be 0 or more, not {self.guidance:g}"),
+            (
+                0 <= self.guidance_rescale <= 1,
+                f"--guidance-rescale must be between 0 and 1, not {self.guidance_rescale:g}",
+            ),
+            (0 <= low < high, f"--guidance-interval {low:g},{high:g} is empty: 0 <= LOW < HIGH"),
+            (0 <= self.s_churn < math.inf, f"--s-churn must be 0 or more, not {self.s_churn:g}"),
+            (0 <= self.s_min < self.s_max, f"--s-min {self.s_min:g} is not below --s-max"),
+            (0 < self.s_noise < math.inf, f"--s-noise must be more than 0, not {self.s_noise:g}"),
+        ):
+            if not holds:
+                raise UsageError(wanted)
+
+    def _check_fit(self) -> None:
+        """Refuse what would change nothing."""
+        churn = (self.s_min, self.s_max, self.s_noise)
+        for idle, why in (
+            (
+                self.sampler == "ddpm" and self.eta != 1,
+                f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
+            ),
+            (
+                self.follows_flow and self.eta != 0,
+                f"--sampler {self.sampler} takes no --eta; use --sampler ddim",
+            ),
+            (
+                self.eta == 0 and self.variance != "fixed-small",
+                f"--variance {self.variance} is of fresh noise, and there is none at --eta 0; "
+                "use --sampler ddpm, or ddim with --eta",
+            ),
+            (
+                self.sampler != "heun" and self.s_churn != 0,
+                f"--sampler {self.sampler} takes no --s-churn; use --sampler heun",
+            ),
+            (
+                self.s_churn == 0 and churn != (0, math.inf, 1),
+                "--s-min, --s-max and --s-noise have no meaning without --s-churn",
+            ),
+            (
+                self.guidance == 1 and self.guidance_interval != (0, math.inf),
+                "--guidance-interval has no meaning at --guidance 1, which guides nothing",
+            ),
+            (
+                self.guidance in (0, 1) and self.guidance_rescale != 0,
+                f"--guidance-rescale has no meaning at --guidance {self.guidance:g}",
+            ),
+        ):
+            if idle:
+                raise UsageError(why)
+
+
+def default_spacing(sampler: str) -> str:
+    """The spacing that a sampler is at its best with."""
+    return "karras" if _follows_flow(sampler) else "trailing"
+
+
+def _follows_flow(sampler: str) -> bool:
+    return sampler not in ("ddim", "ddpm")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if value == math.inf else value
