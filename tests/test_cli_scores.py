@@ -87,7 +87,10 @@ def test_a_run_is_drawn_without_files(score: Run, train_tiny: Run, photos: Path)
     weights = score(photos, "run/model.safetensors", "-n", 12, "--steps", 3, "--seed", 5)
     assert weights["fid"] == found["fid"]
     assert "REAL run is a run" in score("run", photos)
-    assert "-n is for drawing from a run" in score(photos, photos, "-n", 5)
+    assert "are for drawing from a run" in score(photos, photos, "-n", 5)
+    assert "are for drawing from a run" in score(photos, photos, "--sampler", "heun")
+    heun = ("--sampler", "heun", "--steps", 2, "--seed", 5)
+    assert score(photos, "run", "-n", 12, *heun)["fid"] != found["fid"]
 
 
 def test_a_run_scores_as_the_pictures_that_sample_writes(

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console, judging, options
+from ddpm_cli.core.diffusion.settings import Sampling
 
 SIDES = (
     "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
     "data set (cifar10:train)"
 )
-_DRAWING = "Where FAKE is a run"
 
 
+@options.with_sampling
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real pictures: {SIDES}.")],
     fake: Annotated[
@@ -41,18 +42,13 @@ def fid(
     features: judging.Features = None,
     count: Annotated[
         int | None,
-        typer.Option("-n", min=2, help="Pictures to draw.", rich_help_panel=_DRAWING),
+        typer.Option(
+            "-n", min=2, help="Pictures to draw where FAKE is a run.", show_default="5000"
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_DRAWING)] = 50,
-    eta: Annotated[
-        float, typer.Option(help="0 is DDIM, 1 DDPM's ancestral.", rich_help_panel=_DRAWING)
-    ] = 0.0,
-    guidance: Annotated[
-        float, typer.Option(help="As in ddpm sample.", rich_help_panel=_DRAWING)
-    ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Image i has seed + i.", rich_help_panel=_DRAWING)
-    ] = 0,
+    *,
+    how: Sampling,
+    seed: options.Seed = 0,
     batch: judging.Batch = 64,
     nproc: options.Nproc = 1,
     device: options.Device = "auto",
@@ -77,7 +73,6 @@ def fid(
     when they miss some kinds of real pictures.
     """
     from ddpm_cli.core import judging as models
-    from ddpm_cli.core.diffusion.settings import Sampling
     from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.metrics.evaluate import Wanted, judge
     from ddpm_cli.core.metrics.sides import Side, open_side
@@ -90,13 +85,12 @@ def fid(
     network = judging.Network(weights, features, protocol, batch, precision)
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    if count is not None and not models.is_run(fake):
-        raise UsageError(f"-n is for drawing from a run, and {fake} is none")
+    if (count is not None or how != Sampling()) and not models.is_run(fake):
+        raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
     chosen = devices.choose_device(device)
     one = open_side(real, skip_bad)
     other: Side
     if models.is_run(fake):
-        how = Sampling(steps, eta, guidance)
         other = models.drawn_by_run(Path(fake), count or 5000, seed, how, batch, chosen, reporter)
     else:
         other = open_side(fake, skip_bad)
