@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.diffusion.denoiser import Predict, Prediction, over_pixels
-from ddpm_cli.core.diffusion.schedules import Schedule
-
-VARIANCES = ("fixed-small", "fixed-large", "learned")
+from ddpm_cli.core.diffusion.schedules import Schedule, step_variances
 
 _LEAST = 1e-12  # no bin is less probable; as in the reference systems, so that results compare
 
@@ -76,16 +74,17 @@ def log_variances(schedule: Schedule, sigma: Tensor, below: Tensor) -> tuple[Ten
     The posterior's and beta (Ho et al. 2020, section 3.2); with the factor 1 / abar of the level
     below, which x = x0 + sigma n brings.
     """
-    a, b = sigma**2, below**2
-    large = (a - b) * (1 + b) / (1 + a)
-    small = torch.where(b > 0, b * (a - b) / a, _second_small(schedule))
-    return small.log(), large.log()
+    small, large = step_variances(sigma, below)
+    return torch.where(below > 0, small, _second_small(schedule)).log(), large.log()
 
 
 def _second_small(schedule: Schedule) -> float:
     """The small variance of the second step, in DDPM's scale; the first step's own would be 0."""
-    b, a = (schedule.sigma[:2] ** 2).tolist() if len(schedule) > 1 else (1.0, 1.0)
-    return b * (a - b) / a / (1 + b) if a > b else float(schedule.beta[0])
+    if len(schedule) == 1:
+        return float(schedule.beta[0])
+    first, second = schedule.sigma[:2].tolist()
+    small: float = step_variances(second, first)[0]
+    return small / (1 + first**2)
 
 
 def surprise(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.diffusion.denoiser import Denoise, Predict
+from ddpm_cli.core.diffusion.schedules import step_variances
 from ddpm_cli.core.errors import UsageError
 
 
@@ -68,8 +69,7 @@ def posterior_std(
     learned lies between their logarithms, by a fraction (B, C, H, W) that the network says (Nichol
     & Dhariwal 2021, equation 15). Raises UsageError where it says none.
     """
-    small = after**2 * (1 - (after / sigma) ** 2)
-    large = (sigma**2 - after**2) * (1 + after**2) / (1 + sigma**2)
+    small, large = step_variances(sigma, after)
     if variance == "fixed-small":
         return math.sqrt(small)
     if variance == "fixed-large":

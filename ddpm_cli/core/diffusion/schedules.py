@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ddpm_cli.core.config import DiffusionConfig
 from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]
+Level = TypeVar("Level", float, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,16 @@ class Schedule:
     def prior_std(self, sigma_max: float) -> float:
         """Deviation of x where sampling starts: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
         return math.sqrt(1 + sigma_max**2)
+
+
+def step_variances(sigma: Level, below: Level) -> tuple[Level, Level]:
+    """Small and large variance of DDPM's step from a noise level to one below it.
+
+    The posterior's given x0, and beta (Ho et al. 2020, section 3.2), both with the factor 1 / abar
+    of the level below, which x = x0 + sigma n brings.
+    """
+    a, b = sigma**2, below**2
+    return b * (a - b) / a, (a - b) * (1 + b) / (1 + a)
 
 
 _SIGMA_MIN, _SIGMA_MAX, _RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), table 1

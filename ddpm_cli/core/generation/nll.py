@@ -18,6 +18,7 @@ from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
+from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.drawing import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
@@ -60,10 +61,8 @@ def choose_variance(model: Model, variance: str | None) -> str:
             "noise levels has no variational bound, so no bits/dim"
         )
     chosen = variance or ("learned" if learned else "fixed-large")
-    if chosen not in likelihood.VARIANCES:
-        raise UsageError(
-            f"--variance {chosen!r} is unknown; choose one of {', '.join(likelihood.VARIANCES)}"
-        )
+    if chosen not in VARIANCES:
+        raise UsageError(f"--variance {chosen!r} is unknown; choose one of {', '.join(VARIANCES)}")
     if chosen == "learned" and not learned:
         raise UsageError(
             f"{model.path} has no learned variance; choose --variance fixed-small or fixed-large"
