@@ -82,9 +82,8 @@ def _second_small(schedule: Schedule) -> float:
     """The small variance of the second step, in DDPM's scale; the first step's own would be 0."""
     if len(schedule) == 1:
         return float(schedule.beta[0])
-    first, second = schedule.sigma[:2].tolist()
-    small: float = step_variances(second, first)[0]
-    return small / (1 + first**2)
+    first, second = float(schedule.sigma[0]), float(schedule.sigma[1])
+    return step_variances(second, first)[0] / (1 + first**2)
 
 
 def surprise(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
