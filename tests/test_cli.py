@@ -206,6 +206,15 @@ def test_inspect_schedule_is_the_contract(ddpm: Call) -> None:
     assert math.isclose(table["sigma"][-1], 20291.17, rel_tol=1e-6)
 
 
+def test_inspect_schedule_takes_betas(ddpm: Call) -> None:
+    stable = ("--schedule", "quadratic", "--beta-min", 0.00085, "--beta-max", 0.012)
+    table = ddpm("inspect-schedule", *stable, "--json").json()
+    assert table["beta"][500] == pytest.approx(0.004814954142, rel=1e-9)
+    result = ddpm("inspect-schedule", "--schedule", "cosine", "--beta-max", 0.01)
+    assert result.code == 2
+    assert "are for linear, linear-fixed, quadratic, sigmoid" in result.err
+
+
 def test_inspect_schedule_draws(ddpm: Call) -> None:
     files.write_png(Path("cat.png"), np.full((3, 16, 16), 200, np.uint8))
     drawn = ddpm("inspect-schedule", "--plot", "curves.png", "--image", "cat.png")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, options
+from ddpm_cli.cli import console, diffusion, options
+from ddpm_cli.core import config
 from ddpm_cli.core.errors import UsageError
 
 _ROWS = 11  # timesteps shown in the table
@@ -20,9 +21,14 @@ _MARKS = "*o+x#%@"  # of the schedules in it
 
 def inspect_schedule(
     schedule: Annotated[
-        str, typer.Option(help="A noise schedule, or several to compare: linear,cosine.")
+        str,
+        typer.Option(
+            help=f"One of {', '.join(config.SCHEDULES)}; or several to compare: linear,cosine."
+        ),
     ] = "linear",
     timesteps: Annotated[int, typer.Option(min=1, help="Number of timesteps T.")] = 1000,
+    beta_min: diffusion.BetaMin = None,
+    beta_max: diffusion.BetaMax = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +58,11 @@ def inspect_schedule(
     """Look at noise schedules: how much signal is left at each timestep."""
     from ddpm_cli.core import inspection
 
-    names = schedule.split(",")
+    names = [name.strip() for name in schedule.split(",")]
+    betas = {"beta_min": beta_min, "beta_max": beta_max}
+    given = {name: value for name, value in betas.items() if value is not None}
+    if given and not set(names) & set(config.BETA_RANGED):
+        raise UsageError(f"--beta-min and --beta-max are for {', '.join(config.BETA_RANGED)}")
     if image is None and strip is not None:
         raise UsageError("--strip names the file for an --image, and there is none")
     if strip is not None and strip.suffix.lower() != ".png":
@@ -62,7 +72,9 @@ def inspect_schedule(
     how = options.asked(
         steps=min(50, timesteps) if steps is None else steps, sampler=sampler, spacing=spacing
     )
-    tables = [inspection.tabulate(name, timesteps, how) for name in names]
+    tables = [
+        inspection.tabulate(config.DiffusionConfig(name, timesteps, **given), how) for name in names
+    ]
     written = inspection.draw(tables, plot, image, strip, overwrite=overwrite)
     width = shutil.get_terminal_size().columns
     paragraphs = [

@@ -28,9 +28,9 @@ _TAIL = 0.8  # where the last fifth of the timesteps begins
 _FAINT = 0.05  # of the picture's contrast: hardly visible under the noise
 
 
-def tabulate(name: str, timesteps: int, how: Sampling) -> dict[str, Any]:
+def tabulate(config: DiffusionConfig, how: Sampling) -> dict[str, Any]:
     """Every table of a schedule, and the timesteps that a sampler visits on it."""
-    schedule = schedules.from_config(DiffusionConfig(name, timesteps))
+    schedule = schedules.from_config(config)
     visited = schedule.timestep(sampling.grid(schedule, how)[:-1]).tolist()
     return {
         "schedule": schedule.name,
