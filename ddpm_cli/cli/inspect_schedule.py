@@ -60,7 +60,7 @@ def inspect_schedule(
 
     names = [name.strip() for name in schedule.split(",")]
     betas = {"beta_min": beta_min, "beta_max": beta_max}
-    given = {name: value for name, value in betas.items() if value is not None}
+    given: dict[str, Any] = {name: beta for name, beta in betas.items() if beta is not None}
     if given and not set(names) & set(config.BETA_RANGED):
         raise UsageError(f"--beta-min and --beta-max are for {', '.join(config.BETA_RANGED)}")
     if image is None and strip is not None:
