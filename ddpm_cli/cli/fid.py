@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, judging, options
+from ddpm_cli.cli import console, judging, options, processes
 from ddpm_cli.core.diffusion.settings import Sampling
 
 SIDES = (
@@ -95,7 +95,7 @@ def fid(
     else:
         other = open_side(fake, skip_bad)
     wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
-    if judging.launched(nproc, device):
+    if processes.launched(nproc, device):
         return
     with distributed.joined(chosen):
         known = isinstance(one, Statistics) and isinstance(other, Statistics)

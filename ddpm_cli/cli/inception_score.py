@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, judging, options
+from ddpm_cli.cli import console, judging, options, processes
 
 
 def inception_score(
@@ -44,7 +44,7 @@ def inception_score(
     if isinstance(pictures, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
-    if judging.launched(nproc, device):
+    if processes.launched(nproc, device):
         return
     with distributed.joined(chosen):
         extractor = network.load(chosen, reporter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,16 +107,3 @@ def in_training(
     if weights is not None or features is not None:
         raise UsageError("--fid-weights and --fid-features need --fid-every")
     return None
-
-
-def launched(nproc: int, device: str) -> bool:
-    """Start this same command as several processes, if they are asked for and not there yet."""
-    from ddpm_cli.core.runtime import devices, distributed, launch
-
-    if nproc == 1 or distributed.under_launcher():
-        return False
-    devices.check_processes(nproc, device)
-    code = launch.launch(nproc, sys.argv[1:])
-    if code:
-        raise typer.Exit(code)
-    return True

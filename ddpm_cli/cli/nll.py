@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, options
+from ddpm_cli.cli import console, options, processes
 
 
 def nll(
@@ -43,13 +42,9 @@ def nll(
     """
     from ddpm_cli.core.generation import drawing
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_pictures
-    from ddpm_cli.core.runtime import devices, distributed, launch, rundir
+    from ddpm_cli.core.runtime import devices, distributed, rundir
 
-    if nproc > 1 and not distributed.under_launcher():
-        devices.check_processes(nproc, device)
-        code = launch.launch(nproc, sys.argv[1:])
-        if code:
-            raise typer.Exit(code)
+    if processes.launched(nproc, device):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, options
+from ddpm_cli.cli import console, options, processes
 from ddpm_cli.core.diffusion.settings import Sampling
 
 
@@ -39,13 +38,9 @@ def sample(
     """Draw pictures from a trained model."""
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import drawing, folder
-    from ddpm_cli.core.runtime import devices, distributed, launch, rundir
+    from ddpm_cli.core.runtime import devices, distributed, rundir
 
-    if nproc > 1 and not distributed.under_launcher():
-        devices.check_processes(nproc, device)
-        code = launch.launch(nproc, sys.argv[1:])
-        if code:
-            raise typer.Exit(code)
+    if processes.launched(nproc, device):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
