@@ -289,4 +289,4 @@ def test_every_option_draws_and_is_recorded(
 
 def test_a_variance_that_was_not_learned(ddpm: Callable[..., Result], model: drawing.Model) -> None:
     result = ddpm("sample", "-n", 1, "--steps", 2, "--sampler", "ddpm", "--variance", "learned")
-    assert (result.code, "use fixed-small" in result.err) == (2, True)
+    assert (result.code, "use --variance fixed-small" in result.err) == (2, True)

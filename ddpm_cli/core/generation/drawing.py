@@ -75,7 +75,7 @@ def make_request(
     if how.variance == "learned" and not model.config.network.learned_variance:
         raise UsageError(
             f"{model.path} was trained without --learned-variance; "
-            "leave --variance at fixed-small or fixed-large"
+            "use --variance fixed-small or fixed-large"
         )
     if not names:
         if classes:
