@@ -24,11 +24,11 @@ def shapes(folder: Path, first: int, n: int, noise: float = 0.0, step: int = 1) 
     return folder
 
 
-def write_classifier(path: Path) -> Path:
+def write_classifier(path: Path, seed: int = 0) -> Path:
     """A classifier with seeded weights whose batch norms have seen the shapes."""
     config = ClassifierConfig((16, 16), 3, Shapes.classes, "shapes", width=8, accuracy=0.9)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = Classifier(config)
     source = Shapes()
     seen = torch.from_numpy(np.stack([source.picture(i, 3, (16, 16)) for i in range(60)]))

@@ -20,6 +20,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.plain import from_dict, to_dict, updated
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.stopping import StopRequest
 from ddpm_cli.core.training import snapshots
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Trainer
@@ -68,7 +69,9 @@ def config(name: str, **more: Any) -> RunConfig:
 def train(folder: Path, made: RunConfig, state: State) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     held_out = replace_rows(pictures(seed=1), 8)
-    Trainer(RunDirectory(folder), made, state, pictures(), held_out, CPU, Silent()).train()
+    Trainer(RunDirectory(folder), made, state, pictures(), held_out, CPU, Silent()).train(
+        StopRequest()
+    )
     return RunDirectory(folder).rows()
 
 

@@ -27,6 +27,7 @@ from ddpm_cli.core.errors import DdpmError, DivergedError, UsageError
 from ddpm_cli.core.plain import updated
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.stopping import StopRequest
 from ddpm_cli.core.training import ema, snapshots
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Machine, Trainer, crossed, learning_rate
@@ -58,7 +59,7 @@ def trained(
     none = replace_rows(pictures(), 0)
     Trainer(
         RunDirectory(folder), config, state, pictures(), held_out or none, machine, Silent()
-    ).train()
+    ).train(StopRequest())
     return state
 
 
@@ -98,16 +99,18 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
     straight = trained(tmp_path / "straight", config)
 
     # The learning rate looks ahead to the end of the budget, so the stop must come from outside.
+    request = StopRequest()
+
     class Stop(Silent):
         def update(self, done: float, note: str = "") -> None:
             if done > 40:
-                os.kill(os.getpid(), signal.SIGTERM)
+                request.note(signal.SIGTERM)
 
     run = RunDirectory(tmp_path / "halves")
     run.path.mkdir()
     first, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
     with pytest.raises(DdpmError, match="SIGTERM") as caught:
-        Trainer(run, config, first, pictures(), none, CPU, Stop()).train()
+        Trainer(run, config, first, pictures(), none, CPU, Stop()).train(request)
     assert caught.value.exit_code == 75
     assert 0 < first.progress.images < 96
     second = State.fresh(config, CPU.device)
@@ -183,13 +186,13 @@ def test_the_best_is_kept_and_patience_ends_a_run_that_gets_worse(tmp_path: Path
     state = State.fresh(config, CPU.device)
     run = RunDirectory(tmp_path)
     held_out = replace(negative, rows=negative.rows[::2])
-    Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train()
+    Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train(StopRequest())
     losses = [row["loss_holdout"] for row in run.rows() if row["loss_holdout"] is not None]
     best = int(np.argmin(losses))
     assert state.progress.images < 8000
     assert len(losses) == best + 1 + 3
     stopped_at = state.progress.images
-    Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train()
+    Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train(StopRequest())
     assert state.progress.images == stopped_at  # running it again does not go on
     images = [row["images"] for row in run.rows() if row["loss_holdout"] is not None]
     assert weights.load(run.best).images == images[best]

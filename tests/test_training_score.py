@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_standin import write_classifier
 
 from ddpm_cli.core import judging, weights
 from ddpm_cli.core.metrics.extraction import load_local_extractor
@@ -71,20 +72,70 @@ def test_a_score_is_given_up_when_a_signal_asks_to_stop(
     given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
     judged = judging.TrainingScore._judged
 
-    def interrupted(self: Any, averaged: Any, count: int, images: int, stop: Any) -> Report:
-        if images:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return judged(self, averaged, count, images, stop)
+    def interrupted_at(when: int) -> Any:
+        def interrupted(self: Any, averaged: Any, count: int, images: int) -> Report:
+            if images == when:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return judged(self, averaged, count, images)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(judging.TrainingScore, "_judged", interrupted)
-        result = train_tiny(*given, "--images", 48)
-    assert result.code == 75, result.err
-    assert not Path("run/scores.jsonl").exists()
+        return interrupted
+
+    for when, before in ((16, []), (48, [24, 32])):
+        with monkeypatch.context() as patch:
+            patch.setattr(judging.TrainingScore, "_judged", interrupted_at(when))
+            result = train_tiny(*given, "--images", 48)
+        assert result.code == 75, result.err
+        seen = [row["images"] for row in rows()] if before else []
+        assert seen == before  # the one given up is made one step of training later
     assert train_tiny(*given, "--images", 48).code == 0
-    assert len(rows()) == 2  # the one given up, one step of training later than it was due
-    assert rows()[0]["images"] in range(17, 48)
-    assert rows()[1]["images"] == 48
+    assert [row["images"] for row in rows()] == [24, 32, 48]
+
+
+def test_a_signal_before_the_first_step_ends_as_any_other(
+    train_tiny: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
+    walk = judging.TrainingPictures.walk
+
+    def interrupted(self: Any, part: slice) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return walk(self, part)
+
+    monkeypatch.setattr(judging.TrainingPictures, "walk", interrupted)
+    result = train_tiny(*given, "--images", 48)
+    assert (result.code, "run the same command again" in result.err) == (75, True)
+
+
+def test_scores_of_other_features_are_kept_apart(
+    train_tiny: Run, trained: Path, tmp_path: Path
+) -> None:
+    given = ("--fid-every", 16, "--fid-n", 10, "--out", "run", "--fid-features")
+    assert train_tiny(*given, trained, "--images", 16).code == 0
+    other = write_classifier(tmp_path / "other.safetensors", seed=1)
+    result = train_tiny(*given, other, "--images", 32)
+    assert result.code == 0
+    assert [row["images"] for row in rows()] == [16, 24, 32]  # none in these features yet: at once
+    assert "at 24 images (the best so far" in result.err
+    assert weights.load(Path("run/best-local-fid10.safetensors")).images > 16
+
+
+def test_a_model_of_few_timesteps_is_judged_in_as_many_steps(
+    train_tiny: Run, trained: Path, ddpm: Run
+) -> None:
+    given = ("--fid-every", 16, "--fid-n", 4, "--fid-features", trained, "--out", "run")
+    assert train_tiny(*given, "--images", 16, "--timesteps", 20).code == 0
+    assert rows()[0]["steps"] == 20
+    assert ddpm("sample", "run", "-n", 1, "--json").json()["nfe"] == 20
+
+
+def test_two_processes_score_as_one(train_tiny: Run, trained: Path) -> None:
+    """Shares that differ by one picture, and more processes than pictures in the announcement."""
+    given = ("--fid-every", 16, "--fid-n", 5, "--fid-features", trained, "--images", 16)
+    assert train_tiny(*given, "--out", "run").code == 0
+    assert train_tiny(*given, "--out", "two", "--nproc", 2).code == 0
+    one, two = rows()[0], rows(Path("two"))[0]
+    # weights differ by the rounding of gradients that are summed in another order
+    assert two["value"] == pytest.approx(one["value"], rel=0.02)
 
 
 def test_a_training_that_ends_by_patience_is_judged_at_its_end(

@@ -46,6 +46,7 @@ def fid(
             "-n", min=2, help="Pictures to draw where FAKE is a run.", show_default="5000"
         ),
     ] = None,
+    classes: options.Classes = None,
     *,
     how: Sampling,
     seed: options.Seed = 0,
@@ -75,30 +76,37 @@ def fid(
     from ddpm_cli.core import judging as models
     from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.metrics.evaluate import Wanted, judge
-    from ddpm_cli.core.metrics.sides import Side, open_side
+    from ddpm_cli.core.metrics.sides import open_side
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
+    if save_real is not None and save_real.suffix != ".npz":
+        raise UsageError(f"--save-real {save_real} should end in .npz")
     if save_real is not None and save_real.exists() and not overwrite:
         raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
     network = judging.Network(weights, features, protocol, batch, precision)
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    if (count is not None or how != Sampling()) and not models.is_run(fake):
+    drawing = models.is_run(fake)
+    if not drawing and (count, classes, seed, how) != (None, None, 0, Sampling()):
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
-    chosen = devices.choose_device(device)
     one = open_side(real, skip_bad)
-    other: Side
-    if models.is_run(fake):
-        other = models.drawn_by_run(Path(fake), count or 5000, seed, how, batch, chosen, reporter)
-    else:
-        other = open_side(fake, skip_bad)
-    wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
+    other = None if drawing else open_side(fake, skip_bad)
+    known = isinstance(one, Statistics) and isinstance(other, Statistics)
+    if known and network != judging.Network(batch=batch):
+        raise UsageError(
+            "both sides are statistics, so no network runs: --weights, --features, --protocol and "
+            "--precision have no meaning"
+        )
     if processes.launched(nproc, device):
         return
+    chosen = devices.choose_device(device)
+    if other is None:
+        request = models.Drawing(Path(fake), count or 5000, seed, classes, how)
+        other = models.drawn_by_run(request, batch, chosen, reporter)
+    wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.joined(chosen):
-        known = isinstance(one, Statistics) and isinstance(other, Statistics)
         extractor = None if known else network.load(chosen, reporter)
         report, statistics = judge(one, other, extractor, wanted, reporter)
     console.result(report.lines(), report.document(), json)

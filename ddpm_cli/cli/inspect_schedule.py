@@ -65,8 +65,9 @@ def inspect_schedule(
         raise UsageError(f"--beta-min and --beta-max are for {', '.join(config.BETA_RANGED)}")
     if image is None and strip is not None:
         raise UsageError("--strip names the file for an --image, and there is none")
-    if strip is not None and strip.suffix.lower() != ".png":
-        raise UsageError(f"--strip {strip} should end in .png")
+    for option, path in (("--strip", strip), ("--plot", plot)):
+        if path is not None and path.suffix.lower() != ".png":
+            raise UsageError(f"{option} {path} should end in .png")
     if image is not None and strip is None:
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
     how = options.asked(

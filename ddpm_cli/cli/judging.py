@@ -97,13 +97,13 @@ class InTraining:
 
 
 def in_training(
-    every: int | None, count: int, weights: Path | None, features: Path | None
+    every: int | None, count: int | None, weights: Path | None, features: Path | None
 ) -> InTraining | None:
-    """Read the options of `train`. Raises UsageError for a network without --fid-every."""
+    """Read the options of `train`. Raises UsageError for the others without --fid-every."""
     from ddpm_cli.core.errors import UsageError
 
     if every is not None:
-        return InTraining(every, count, Network(weights, features))
-    if weights is not None or features is not None:
-        raise UsageError("--fid-weights and --fid-features need --fid-every")
+        return InTraining(every, count or 5000, Network(weights, features))
+    if (count, weights, features) != (None, None, None):
+        raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")
     return None

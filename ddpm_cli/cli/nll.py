@@ -60,8 +60,9 @@ def nll(
         )
         result = measure(model, pictures, count, seed, batch, kind, reporter)
     document = result.document()
+    spread = "" if result.spread is None else f" ± {result.spread:.4f}"
     text = (
-        f"{result.total:.4f} bits/dim ± {result.spread:.4f} = {result.prior:.4g} prior "
+        f"{result.total:.4f} bits/dim{spread} = {result.prior:.4g} prior "
         f"+ {document['kl']:.4f} KL + {document['decoder']:.4f} decoder "
         f"({result.count} pictures, {kind} variance)"
     )

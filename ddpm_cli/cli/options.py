@@ -80,9 +80,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def asked(
     steps: Annotated[
-        int,
-        typer.Option(min=1, help="Denoising steps, 1 to the model's number of timesteps."),
-    ] = 50,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Denoising steps, 1 to the model's number of timesteps.",
+            show_default="50, or all where there are fewer",
+        ),
+    ] = None,
     sampler: Sampler = "ddim",
     eta: Annotated[
         float | None,
@@ -136,7 +140,7 @@ def asked(
 ) -> Sampling:
     """Read the sampling options, filling in what the sampler decides."""
     return Sampling(
-        steps=steps,
+        steps=steps or 0,
         eta=eta if eta is not None else float(sampler == "ddpm"),
         guidance=guidance,
         spacing=spacing or default_spacing(sampler),

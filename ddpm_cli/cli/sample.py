@@ -50,8 +50,10 @@ def sample(
     request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
         f"{model.path}: {model.images:,} images seen; "
-        f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+        f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
     )
+    if late := drawing.starts_late(model, request):
+        reporter.say(late)
     started = time.monotonic()
     with distributed.joined(chosen):
         place = out or distributed.told_by_first(lambda: folder.default_folder(model, request))

@@ -180,8 +180,14 @@ def train(
         ),
     ] = None,
     fid_n: Annotated[
-        int, typer.Option(min=2, help="Pictures drawn for a score.", rich_help_panel=_JUDGING)
-    ] = 5000,
+        int | None,
+        typer.Option(
+            min=2,
+            help="Pictures drawn for a score.",
+            rich_help_panel=_JUDGING,
+            show_default="5000",
+        ),
+    ] = None,
     fid_weights: Annotated[
         Path | None,
         typer.Option(
@@ -288,6 +294,10 @@ def _work(
     machine = Machine(chosen, devices.choose_precision(precision, chosen), microbatch)
     _announce(plan.summary(), reporter)
     with distributed.joined(chosen):
+        scoring = None
+        if judged is not None:
+            how = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
+            scoring = partial(TrainingScore, how, reporter, machine.precision)
         if dry_run:
             session.choose_directory(plan, request)
             session.read_pictures(plan, request, reporter)
@@ -296,10 +306,6 @@ def _work(
             )
             return
 
-        scoring = None
-        if judged is not None:
-            how = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
-            scoring = partial(TrainingScore, how, reporter, machine.precision)
         summary = session.run(plan, request, machine, reporter, scoring)
     console.result(_closing(summary), summary, as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -62,10 +63,12 @@ def train_classifier(
         "size": list(config.size),
         "channels": config.channels,
         "features": network.width,
-        "accuracy": config.accuracy,
+        "accuracy": config.accuracy if math.isfinite(config.accuracy) else None,
     }
+    rightly = "too few pictures to hold some out and measure the accuracy"
+    if math.isfinite(config.accuracy):
+        rightly = f"{100 * config.accuracy:.2f} % of held-out pictures named rightly"
     text = (
-        f"{place}: {100 * config.accuracy:.2f} % of held-out pictures named rightly, "
-        f"{network.width} features\nNext: ddpm fid REAL FAKE --features {place}"
+        f"{place}: {rightly}, {network.width} features\nNext: ddpm fid REAL FAKE --features {place}"
     )
     console.result(text, document, json)

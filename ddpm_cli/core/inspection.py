@@ -25,6 +25,7 @@ _STAGES = 9  # pictures in a strip
 _FRAMES = 24  # of the GIF
 _LONGEST = 192  # pixels of a picture's longer side: more would hide the noise's grain
 _TAIL = 0.8  # where the last fifth of the timesteps begins
+_CUT = 0.9989  # above it a beta was cut to the largest allowed
 _FAINT = 0.05  # of the picture's contrast: hardly visible under the noise
 
 
@@ -56,12 +57,20 @@ def diagnosis(table: dict[str, Any]) -> list[str]:
         end += "is hidden at the end, so sampling starts from noise that training never saw"
     else:
         end += "is hidden at the end, so sampling can start from pure noise"
+    lines = [end]
+    cut = sum(beta > _CUT for beta in table["beta"])
+    if cut > 1:
+        lines.append(
+            f"{name}: {cut} betas are cut to 0.999: {total} timesteps are too few for this schedule"
+        )
+    if total < 10:
+        return lines
     begin = int(_TAIL * total)
     tail = f"{name}: the last 20 % of the timesteps hold less than {_percent(left[begin])} of the "
     tail += "picture"
     if left[begin] < _FAINT:
         tail += ": they are nearly redundant, and few-step samplers lose little by skipping them"
-    return [end, tail]
+    return [*lines, tail]
 
 
 def draw(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from ddpm_cli.core import plots, weights
 from ddpm_cli.core.config import RunConfig
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data import loader
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation import drawing
 from ddpm_cli.core.metrics.evaluate import Wanted, judge
 from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.gathering import Keep, gather_cached
+from ddpm_cli.core.metrics.pictures import RUN_LENGTH, Pictures
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.sides import DrawnPictures, TrainingPictures
-from ddpm_cli.core.runtime import devices, distributed, rundir
+from ddpm_cli.core.runtime import devices, distributed, rundir, stopping
 from ddpm_cli.core.runtime.atomic import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
@@ -45,24 +46,33 @@ def is_run(spec: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """Which pictures of a run: those that `ddpm sample` would write."""
+
+    run: Path  # or a weights file
+    count: int
+    seed: int
+    classes: Sequence[str] | None
+    how: Sampling
+
+
 def drawn_by_run(
-    path: Path,
-    count: int,
-    seed: int,
-    how: Sampling,
-    batch: int,
-    device: torch.device,
-    reporter: Reporter,
+    asked: Drawing, batch: int, device: torch.device, reporter: Reporter
 ) -> DrawnPictures:
-    """Pictures of a run, drawn while they are judged: those that `ddpm sample` would write."""
+    """Pictures of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
     precision = devices.choose_precision("auto", device)
-    model = drawing.load_model(rundir.find_weights(path.expanduser()), device, precision)
-    request = drawing.make_request(model, count, seed, None, how)
+    model = drawing.load_model(rundir.find_weights(asked.run.expanduser()), device, precision)
+    request = drawing.make_request(model, asked.count, asked.seed, asked.classes, asked.how)
+    how = request.how
     reporter.say(
-        f"{model.path}: {model.images:,} images seen; drawing {count:,} pictures in {how.steps} "
-        f"steps, eta {how.eta:g}, guidance {how.guidance:g}, seed {seed}"
+        f"{model.path}: {model.images:,} images seen; drawing {asked.count:,} pictures: "
+        f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
+        f"seed {asked.seed}"
     )
-    return DrawnPictures(str(path), count, lambda indices: _drawn(model, request, indices, batch))
+    return DrawnPictures(
+        str(asked.run), asked.count, lambda indices: _drawn(model, request, indices, batch)
+    )
 
 
 def _drawn(
@@ -88,16 +98,31 @@ class Plan:
         return f"{prefix}fid{self.count if rest else f'{thousands}k'}"
 
 
-class _GivenUpError(Exception):
-    """A score that was begun and is not worth finishing."""
+class _Heeding:
+    """Pictures whose walk ends where any process is asked to stop: all agree before each batch."""
 
+    def __init__(
+        self, pictures: Pictures, batch: int, request: stopping.StopRequest, run: Path
+    ) -> None:
+        self.label, self.tally, self._pictures = pictures.label, pictures.tally, pictures
+        self._batch, self._request, self._run = batch, request, run
 
-def _until(stop: Callable[[], bool], batches: Iterator[Tensor], rounds: int) -> Iterator[Tensor]:
-    """Hand on batches, one a round, until any process is asked to stop: they agree each round."""
-    for _ in range(rounds):
-        if any(distributed.largest(stop())):
-            raise _GivenUpError
-        yield from islice(batches, 1)
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def content(self) -> str | None:
+        """What the pictures are."""
+        return self._pictures.content()
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Walk through a stretch. Raises PreemptedError or StoppedByUserError on a signal."""
+        batches = self._pictures.walk(part)
+        for _ in range(math.ceil(len(self) / distributed.world_size() / self._batch)):
+            (heard,) = distributed.largest(self._request.signal)
+            if heard:
+                raise stopping.stopped(int(heard), str(self._run))
+            yield from islice(batches, 1)
+        self.tally = self._pictures.tally
 
 
 class TrainingScore:
@@ -114,12 +139,15 @@ class TrainingScore:
         precision: torch.dtype,
         run: RunDirectory,
         config: RunConfig,
-        pictures: Pictures,
+        pictures: loader.Pictures,
         seen: int,
+        request: stopping.StopRequest,
     ) -> None:
         self.plan, self.run, self.config = plan, run, config
-        self.reporter, self.precision = reporter, precision
-        side = TrainingPictures(pictures, config.data.source, config.data.fingerprint)
+        self.reporter, self.precision, self.request = reporter, precision, request
+        self.steps = min(STEPS, config.diffusion.timesteps)
+        real = TrainingPictures(pictures, config.data.source, config.data.fingerprint)
+        side = _Heeding(real, RUN_LENGTH, request, run.path)
         self._real = gather_cached(side, plan.extractor, Keep(), "real", reporter).statistics
         self._rows = distributed.told_by_first(lambda: self._earlier(seen))
 
@@ -139,33 +167,30 @@ class TrainingScore:
             in_all = f", out of the training's {clock.seconds / 60:g} minutes"
         self.reporter.say(
             f"{self.plan.label} every {self.plan.every:,} images: about {seconds:.0f} s each"
-            f"{in_all} ({self.plan.count:,} pictures in {STEPS} steps)"
+            f"{in_all} ({self.plan.count:,} pictures in {self.steps} steps)"
         )
 
     def due(self, images: int, *, ending: bool) -> bool:
         """Whether a multiple of `every` was passed since the last score, or training ends."""
-        last = self._rows[-1]["images"] if self._rows else 0
+        last = max((row["images"] for row in self._alike()), default=0)
         return images // self.plan.every > last // self.plan.every or (ending and images > last)
 
-    def __call__(self, averaged: Denoiser, images: int, stop: Callable[[], bool]) -> None:
+    def __call__(self, averaged: Denoiser, images: int) -> None:
         """Judge the weights as they are now, and keep them if they are the best so far.
 
-        Where any process is asked to stop, all give it up between two batches of pictures.
+        Raises PreemptedError or StoppedByUserError, in all processes, where one is asked to stop.
         """
         started = time.monotonic()
-        try:
-            report = self._judged(averaged, self.plan.count, images, stop)
-        except _GivenUpError:
-            return
+        report = self._judged(averaged, self.plan.count, images)
         seconds, fid = time.monotonic() - started, cast(float, report.fid)
-        best = min((row["value"] for row in self._rows), default=math.inf)
-        row = {"images": images, "label": self.plan.label, "value": fid, "steps": STEPS}
+        best = min((row["value"] for row in self._alike()), default=math.inf)
+        row = {"images": images, "label": self.plan.label, "value": fid, "steps": self.steps}
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
-        self._rows.append(row)
+        self._rows.append(row | {"weights_sha256": self.plan.extractor.weights_sha256})
         if distributed.is_first():
             lines = (json.dumps(entry) + "\n" for entry in self._rows)
             write_text(self.run.path / _SCORES, "".join(lines))
-            plots.score_curve(self.run.path / _CURVE, self._rows)
+            plots.score_curve(self.run.path / _CURVE, self._alike())
             if fid < best:
                 place = self.run.path / f"best-{self.plan.label}.safetensors"
                 network = cast(nn.Module, averaged.network)
@@ -175,34 +200,39 @@ class TrainingScore:
             f"{self.plan.label} {fid:.3f} at {images:,} images ({word}; {seconds:.0f} s)"
         )
 
+    def _alike(self) -> list[dict[str, Any]]:
+        """The rows that compare: of as many pictures, in the features of the same weights."""
+        sha256 = self.plan.extractor.weights_sha256
+        return [
+            row
+            for row in self._rows
+            if row["label"] == self.plan.label and row["weights_sha256"] == sha256
+        ]
+
     def _timed(self, averaged: Denoiser, count: int) -> float:
         started = time.monotonic()
-        self._judged(averaged, count, 0, lambda: False)
+        self._judged(averaged, count, 0)
         return time.monotonic() - started
 
-    def _judged(
-        self, averaged: Denoiser, count: int, images: int, stop: Callable[[], bool]
-    ) -> Report:
+    def _judged(self, averaged: Denoiser, count: int, images: int) -> Report:
         extractor = self.plan.extractor
         names = self.config.network.classes
         model = drawing.Model(
             self.run.weights, averaged, self.config, images, "", extractor.device, self.precision
         )
-        request = drawing.Request(count, 0, tuple(range(len(names))), Sampling(STEPS))
-        rounds = math.ceil(count / distributed.world_size() / extractor.batch)
-
-        def draw(indices: range) -> Iterator[Tensor]:
-            return _until(stop, _drawn(model, request, indices, extractor.batch), rounds)
-
-        side = DrawnPictures(self.plan.label, count, draw)
+        request = drawing.Request(count, 0, tuple(range(len(names))), Sampling(self.steps))
+        drawn = DrawnPictures(
+            self.plan.label, count, lambda part: _drawn(model, request, part, extractor.batch)
+        )
+        side = _Heeding(drawn, extractor.batch, self.request, self.run.path)
         wanted = Wanted(frozenset({"fid"}), spread=False, cache=False)
         return judge(self._real, side, extractor, wanted, Silent())[0]
 
     def _earlier(self, seen: int) -> list[dict[str, Any]]:
-        """Scores of the same kind up to where the run stands; others are forgotten."""
+        """Scores up to where the run stands; what came after is undone."""
         try:
             text = (self.run.path / _SCORES).read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
         rows = [json.loads(line) for line in text.splitlines()]
-        return [row for row in rows if row["label"] == self.plan.label and row["images"] <= seen]
+        return [row for row in rows if row["images"] <= seen]

@@ -58,11 +58,6 @@ def weight(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Ten
     )
 
 
-def _plain(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """The error of F itself."""
-    return denoiser.scalings(sigma).c_out ** -2
-
-
 def _min_snr(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
     """min(SNR, gamma) (Hang et al. 2023, equation 7)."""
     return (sigma**-2).clamp(max=objective.gamma)
@@ -91,7 +86,6 @@ def _vlb(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tenso
 
 
 WEIGHTINGS: dict[str, Callable[[Denoiser, Tensor, ObjectiveConfig], Tensor]] = {
-    "plain": _plain,
     "min-snr": _min_snr,
     "p2": _p2,
     "edm": _edm,

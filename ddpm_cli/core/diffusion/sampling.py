@@ -38,7 +38,8 @@ def grid(schedule: Schedule, how: Sampling) -> Tensor:
     Raises UsageError where the schedule has fewer timesteps than there are steps.
     """
     largest = grids.FLOW_SIGMA_MAX if how.follows_flow else math.inf
-    return grids.sigmas(schedule, how.steps, how.spacing, largest)
+    steps = how.fitted(len(schedule)).steps
+    return grids.sigmas(schedule, steps, how.spacing, largest)
 
 
 def evaluations(schedule: Schedule, how: Sampling) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ddpm_cli.core.errors import UsageError
@@ -13,12 +13,14 @@ SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
 VARIANCES = ("fixed-small", "fixed-large", "learned")
 THRESHOLDS = ("static", "dynamic", "none")
 
+_STEPS = 50
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are drawn from a model. The defaults are deterministic DDIM's."""
 
-    steps: int = 50
+    steps: int = 0  # 0: 50, or the model's timesteps where it has fewer
     eta: float = 0.0  # 0: DDIM, 1: DDPM's ancestral sampling
     guidance: float = 1.0  # 1: the plain conditional model
     spacing: str = "trailing"
@@ -51,6 +53,10 @@ class Sampling:
         """Whether the sampler solves the probability flow's equation, and needs levels near it."""
         return _follows_flow(self.sampler)
 
+    def fitted(self, timesteps: int) -> Sampling:
+        """The same for a model of so many timesteps, its steps counted."""
+        return self if self.steps else replace(self, steps=min(_STEPS, timesteps))
+
     def guides_at(self, sigma: float) -> bool:
         """Whether guidance acts at this noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
@@ -71,7 +77,8 @@ class Sampling:
             ),
             (0 <= low < high, f"--guidance-interval {low:g},{high:g} is empty: 0 <= LOW < HIGH"),
             (0 <= self.s_churn < math.inf, f"--s-churn must be 0 or more, not {self.s_churn:g}"),
-            (0 <= self.s_min < self.s_max, f"--s-min {self.s_min:g} is not below --s-max"),
+            (self.s_min >= 0, f"--s-min must be 0 or more, not {self.s_min:g}"),
+            (self.s_min < self.s_max, f"--s-min {self.s_min:g} is not below --s-max"),
             (0 < self.s_noise < math.inf, f"--s-noise must be more than 0, not {self.s_noise:g}"),
         ):
             if not holds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
+
+_VISIBLE = 0.1  # share of a picture's contrast
 
 
 class Model(NamedTuple):
@@ -71,6 +74,7 @@ def make_request(
 ) -> Request:
     """Check a wish against the model. Raises UsageError or DdpmError with what the model can do."""
     names = model.config.network.classes
+    how = how.fitted(len(model.denoiser.schedule))
     grid(model.denoiser.schedule, how)
     if how.variance == "learned" and not model.config.network.learned_variance:
         raise UsageError(
@@ -97,6 +101,19 @@ def make_request(
         tuple(_label_of(name, names) for name in classes) if classes else tuple(range(len(names)))
     )
     return Request(count, seed, labels, how)
+
+
+def starts_late(model: Model, request: Request) -> str | None:
+    """Say it where the first of the steps is at a noise level that leaves a picture visible."""
+    schedule = model.denoiser.schedule
+    first = float(grid(schedule, request.how)[0])
+    left = 1 / math.sqrt(1 + first**2)
+    if left < _VISIBLE or first == schedule.sigma[-1]:
+        return None
+    return (
+        f"the first step is at sigma {first:.3g}, where {100 * left:.0f} % of a picture shows, and "
+        "is taken from noise: expect poor pictures, or use --spacing trailing"
+    )
 
 
 def draw(

@@ -31,7 +31,7 @@ class Likelihood:
 
     prior: float  # of the noisiest level
     terms: tuple[float, ...]  # of each step down, t = 0 first: the decoder's, then KL divergences
-    spread: float  # standard error of the total over the pictures
+    spread: float | None  # standard error of the total over the pictures; None of one
     count: int  # pictures
 
     @property
@@ -113,19 +113,21 @@ def measure(
     mine = order[distributed.share(count)]
     steps = len(model.denoiser.schedule)
     sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
-    with reporter.bar("judging", len(mine), "images") as bar:
+    with reporter.bar("judging", count * steps, "evaluations") as bar:
         for start in range(0, len(mine), batch):
             chosen = mine[start : start + batch]
             rows = []
             for t, row in enumerate(_bound(model, pictures, chosen, seed, variance)):
                 rows.append(row)
-                bar.update(start + len(chosen) * t / steps)
+                done = start * steps + len(chosen) * min(t + 1, steps)
+                bar.update(done * count / len(mine))  # as if the other processes were as far
             values = torch.stack(rows)  # (terms and prior, pictures)
             totals = values.sum(dim=0)
             sums += torch.cat([values.sum(dim=1), totals.sum()[None], totals.square().sum()[None]])
     *terms, prior, mean, square = (distributed.total(sums) / count).tolist()
     deviation = math.sqrt(max(0.0, square - mean**2))
-    return Likelihood(prior, tuple(terms), deviation / math.sqrt(max(1, count - 1)), count)
+    spread = None if count == 1 else deviation / math.sqrt(count - 1)
+    return Likelihood(prior, tuple(terms), spread, count)
 
 
 @torch.inference_mode()

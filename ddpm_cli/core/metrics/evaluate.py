@@ -53,6 +53,11 @@ class Wanted:
                     raise UsageError(
                         f"--metrics {name} needs the pictures of {side}, not their statistics"
                     )
+        if settings.get("floor") and "fid" not in names:
+            raise UsageError("--floor is of FID: leave fid among the --metrics")
+        counts = [len(side) for side in (real, fake) if not isinstance(side, Statistics)]
+        if "prdc" in names and min(counts) < balls.LEAST:
+            raise DdpmError(f"--metrics prdc needs {balls.LEAST} pictures on each side")
         return cls(names, **settings)
 
 
@@ -161,7 +166,7 @@ def _scored(
     if fake.logits is not None:
         splits = min(SPLITS, len(fake.logits))
         mean, std = _inception_score(fake.logits, splits)
-        scores |= {"inception_score": mean, "inception_score_std": std}
+        scores |= {"inception_score": mean, "inception_score_std": std, "splits": splits}
     origin = one.origin if one.origin.protocol else other.origin
     local = local or origin.protocol == LOCAL
     return Report(origin, local, one.n, other.n, one.images, other.images, **scores)
@@ -213,13 +218,14 @@ def _origin(side: Side, extractor: Extractor | None) -> Origin:
 
 
 def _note_few(report: Report, features: int, reporter: Reporter) -> None:
-    for what, n in (("n_real", report.n_real), ("n_fake", report.n_fake)):
-        if report.fid is not None and n is not None and n < features:
-            reporter.say(
-                f"{what}={n} is below {features}: the covariance is rank-deficient and FID is "
-                "biased upward; compare it only with FID at the same n"
-                + ("" if report.kid is None else ", or look at KID, which is not")
-            )
+    sides = (("n_real", report.n_real), ("n_fake", report.n_fake))
+    few = [f"{what}={n}" for what, n in sides if n is not None and n < features]
+    if report.fid is not None and few:
+        reporter.say(
+            f"{' and '.join(few)}, below {features}: the covariance is rank-deficient and FID is "
+            "biased upward; compare it only with FID at the same n"
+            + ("" if report.kid is None else ", or look at KID, which is not")
+        )
 
 
 def _note_unlike(report: Report, reporter: Reporter) -> None:

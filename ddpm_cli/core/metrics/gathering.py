@@ -100,13 +100,19 @@ def gather_cached(
     wanted = files if keep.features else files[:1]
     if distributed.told_by_first(lambda: all(file.is_file() for file in wanted)):
         reporter.say(f"{what}: {pictures.label} is in the cache ({place})")
-        features = Rows.open(files[1], extractor.network.width) if keep.features else None
-        return Gathered(read_statistics(files[0]), features)
+        statistics = distributed.told_by_first(lambda: read_statistics(files[0]))
+        opened = keep.features and distributed.is_first()
+        return Gathered(
+            statistics, Rows.open(files[1], extractor.network.width) if opened else None
+        )
     found = gather(pictures, extractor, keep, what, reporter)
     if distributed.is_first() and not pictures.tally.unreadable:
-        if found.features is not None:
-            found.features.save(files[1])
-        found.statistics.write(files[0])
+        try:
+            if found.features is not None:
+                found.features.save(files[1])
+            found.statistics.write(files[0])
+        except DdpmError as error:
+            reporter.say(f"not kept for the next call: {error}")
     return found
 
 

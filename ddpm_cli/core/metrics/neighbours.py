@@ -19,6 +19,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 K_MANIFOLD = 3  # neighbours, for precision and recall (Kynkaanniemi et al. 2019)
 K_DENSITY = 5  # neighbours, for density and coverage (Naeem et al. 2020)
 LEAST = K_DENSITY + 1  # pictures on a side
+MOST = 50_000  # as in Kynkaanniemi et al.: the work grows with the product of both sides
 
 
 class Neighbours(NamedTuple):
@@ -37,10 +38,12 @@ def neighbours(
 
     A ball reaches from a picture to the k-th nearest other one of its side. Precision and recall
     count what lies on its surface, density and coverage do not, as in their papers' code. Memory
-    does not grow with the number of pictures. Raises DdpmError for fewer than 6 on a side.
+    does not grow with the number of pictures; of more than 50,000 on a side, so many are chosen at
+    random. Raises DdpmError for fewer than 6 on a side.
     """
     if min(len(real), len(fake)) < LEAST:
         raise DdpmError(f"precision and recall need at least {LEAST} pictures on each side")
+    real, fake = (side.some(MOST) for side in (real, fake))
     centre = next(real.blocks()).mean(dim=0).to(device)  # near 0, float32 keeps more digits
     real_radii, fake_radii = (_radii(side, centre, reporter) for side in (real, fake))
     inside_real = torch.zeros(len(fake), dtype=torch.bool)

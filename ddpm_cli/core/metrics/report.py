@@ -30,6 +30,7 @@ class Report:
     coverage: float | None = None
     inception_score: float | None = None  # of FAKE
     inception_score_std: float | None = None
+    splits: int | None = None  # of the Inception Score
 
     @property
     def prefix(self) -> str:
@@ -84,7 +85,7 @@ class Report:
             return ""
         return (
             f"{self.prefix}Inception Score {self.inception_score:.4f} "
-            f"+/- {self.inception_score_std:.4f} (of the fakes)"
+            f"+/- {self.inception_score_std:.4f} (of the fakes, {self.splits} splits)"
         )
 
 

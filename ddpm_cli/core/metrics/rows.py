@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.scores import shuffled
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.atomic import replacing
 
@@ -79,6 +80,15 @@ class Rows:
             self._file.seek(int(indices[place]) * self._bytes)
             self._file.readinto(bytes_of[place * self._bytes : (place + 1) * self._bytes])  # type: ignore[attr-defined]
         return taken
+
+    def some(self, count: int) -> Rows:
+        """At most so many of the rows, chosen at random but always alike."""
+        if len(self) <= count:
+            return self
+        chosen, few = np.sort(shuffled(len(self))[:count]), Rows(self.width)
+        for start in range(0, count, BLOCK):
+            few.append(self.take(chosen[start : start + BLOCK]))
+        return few
 
     def collected(self) -> Rows:
         """Join the rows of all processes, in the order of their ranks, in the first one."""

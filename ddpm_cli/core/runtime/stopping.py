@@ -48,7 +48,9 @@ def listening() -> Iterator[StopRequest]:
 
 
 def stopped(number: int, run: str) -> DdpmError:
-    """The error that ends a run which signal `number` stopped, after its snapshot was written."""
+    """The error that ends a run which signal `number` stopped, after what it learned was saved."""
     name = signal.Signals(number).name
     kind = StoppedByUserError if number == signal.SIGINT else PreemptedError
-    return kind(f"stopped by {name}; a snapshot is in {run}: run the same command again to go on")
+    return kind(
+        f"stopped by {name}; {run} holds all that was learned: run the same command again to go on"
+    )

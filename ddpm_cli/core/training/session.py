@@ -19,7 +19,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.plain import updated
 from ddpm_cli.core.presets import SYSTEMS, fitting, preset
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import distributed, stopping
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
 from ddpm_cli.core.training import snapshots
@@ -128,7 +128,7 @@ def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
     return height, width
 
 
-Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures, int], Score]
+Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures, int, stopping.StopRequest], Score]
 
 
 def run(
@@ -158,13 +158,16 @@ def run(
         run.write_config(config)
         run.rewind_rows(state.progress.images)
         snapshots.supersede_newer(run.snapshots, state.progress.images)
-    if Clock(config, len(training), state.progress).used >= 1:
+    finished = Clock(config, len(training), state.progress).used >= 1
+    if finished:
         reporter.say(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
-    else:
-        score = scoring(run, config, training, state.progress.images) if scoring else None
-        Trainer(run, config, state, training, held_out, machine, reporter, score).train()
+    if scoring or not finished:
+        with stopping.listening() as stop:
+            seen = state.progress.images
+            score = scoring(run, config, training, seen, stop) if scoring else None
+            Trainer(run, config, state, training, held_out, machine, reporter, score).train(stop)
     distributed.barrier()
     progress = state.progress
     return {

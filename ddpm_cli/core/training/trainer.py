@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,8 +47,11 @@ class Score(Protocol):
     def due(self, images: int, *, ending: bool) -> bool:
         """Whether the weights should be judged after so many images."""
 
-    def __call__(self, averaged: Denoiser, images: int, stop: Callable[[], bool]) -> None:
-        """Judge the averaged weights after so many images, or give it up when asked to stop."""
+    def __call__(self, averaged: Denoiser, images: int) -> None:
+        """Judge the averaged weights after so many images.
+
+        Raises PreemptedError or StoppedByUserError where a signal asks to stop meanwhile.
+        """
 
 
 class Trainer:
@@ -81,7 +83,7 @@ class Trainer:
         self.order = Order(len(pictures), config.optimiser.seed)
         self.log_every = max(config.optimiser.batch, config.snapshot_every // 100)
 
-    def train(self) -> None:
+    def train(self, request: stopping.StopRequest) -> None:
         """Train until the budget is used.
 
         Raises PreemptedError or StoppedByUserError, after a snapshot, when a signal asks to stop,
@@ -92,10 +94,10 @@ class Trainer:
         clock = Clock(config, len(self.pictures), progress)
         self.network.train()
         self._start_log()
-        if self.score is not None:
+        if self.score is not None and clock.used < 1:
             self.score.announce(self.averaged, clock)
 
-        with stopping.listening() as request, self.reporter.bar("training", 100, "%") as bar:
+        with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
             while clock.used < 1 and not self._out_of_patience():
                 # Choose the learning rate.
@@ -125,7 +127,8 @@ class Trainer:
                 # Log, validate and save when it is time.
                 ending = clock.used >= 1 or signal != 0
                 saving = ending or self._snapshot_due()
-                if saving or crossed(progress.images, batch, self.log_every):
+                scoring = self._score_due()
+                if saving or scoring or crossed(progress.images, batch, self.log_every):
                     held_out = self._holdout_loss() if saving and not signal else None
                     self._log(bar, clock, lr, float(norm), held_out)
                 if signal:
@@ -134,13 +137,13 @@ class Trainer:
                 if saving:
                     self._judge(held_out)
                     self._save()
+                elif scoring:  # which may take minutes
+                    self._save(hurried=True)
+                if self.score is not None and scoring:
+                    self.score(self.averaged, progress.images)
 
-                # Draw pictures and judge them when it is time: that may take minutes.
-                ended = clock.used >= 1 or self._out_of_patience()
-                if self.score is not None and self.score.due(progress.images, ending=ended):
-                    if not saving:
-                        self._save(hurried=True)
-                    self.score(self.averaged, progress.images, lambda: request.signal != 0)
+            if self.score is not None and self._score_due(ending=True):
+                self.score(self.averaged, progress.images)
 
         if self._out_of_patience():
             self.reporter.say(
@@ -318,6 +321,10 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
+
+    def _score_due(self, *, ending: bool = False) -> bool:
+        images = self.state.progress.images
+        return self.score is not None and self.score.due(images, ending=ending)
 
     def _snapshot_due(self) -> bool:
         """At every multiple of snapshot_every, and once early, to have something to sample."""
