@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,11 @@ TINY = {
     "preview": 2,
 }
 
+
+# Tests run side by side, a process for each core, and many start processes of their own: were each
+# to use all cores for its small tensors, they would mostly wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # Properties are tried on the same examples every time, and leave nothing on the disk.
 settings.register_profile("ddpm", max_examples=50, deadline=None, database=None, derandomize=True)
