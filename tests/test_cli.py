@@ -265,6 +265,7 @@ def test_a_schedules_end_is_told_in_words() -> None:
     from ddpm_cli.core import inspection
 
     table = {"schedule": "short", "timesteps": 10, "alpha_bar": list(np.linspace(0.99, 0.09, 10))}
+    table["beta"] = [0.01] * 10
     end, tail = inspection.diagnosis(table)
     assert end.startswith("short: abar_T = 9.0e-02: 70.0 % of the picture is hidden")
     assert end.endswith("from noise that training never saw")
@@ -273,6 +274,10 @@ def test_a_schedules_end_is_told_in_words() -> None:
     end, tail = inspection.diagnosis(table)
     assert end.endswith("sampling can start from pure noise")
     assert "nearly redundant" in tail
+    table["beta"] = [0.1] * 7 + [0.999] * 3
+    assert "3 betas are cut to 0.999: 10 timesteps are too few" in inspection.diagnosis(table)[1]
+    one = {"schedule": "one", "timesteps": 1, "alpha_bar": [0.5], "beta": [0.5]}
+    assert len(inspection.diagnosis(one)) == 1
 
 
 def test_json_is_alone_on_stdout(train_tiny: Call, ddpm: Call) -> None:

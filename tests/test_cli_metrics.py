@@ -48,7 +48,7 @@ def test_fid_of_folders_and_of_saved_statistics(ddpm: Run, weights: Path, tmp_pa
     assert (document["n_real"], document["n_fake"]) == (4, 3)
     assert document["protocol"] == "pytorch-fid"
     assert document["weights_sha256"] == sha256_of(weights)
-    assert "n_fake=3 is below 2048" in err
+    assert "n_real=4 and n_fake=3 are below 2048" in err
     with np.load(saved) as arrays:
         assert arrays["sigma"].shape == (2048, 2048)
 

@@ -175,7 +175,7 @@ def test_few_pictures_leave_out_what_they_cannot_give(score: Run, tmp_path: Path
     assert found["precision"] is None
     assert found["fid_std"] is None
     only = score(tmp_path / "r", tmp_path / "f", "--metrics", "prdc")
-    assert "need at least 6 pictures" in only
+    assert "prdc needs 6 pictures on each side" in only
 
 
 def test_a_picture_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> None:
@@ -231,3 +231,40 @@ def test_fetch_weights(ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (result.code, asked) == (1, [PUBLISHED.url])
     assert "gave 5 bytes" in result.err
     assert not [path for path in (tmp_path / "stick").glob("*") if path.suffix == ".pth"]
+
+
+def test_what_would_be_ignored_is_refused(score: Run, ddpm: Run, tmp_path: Path) -> None:
+    one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
+    assert "--floor is of FID" in score(one, other, "--metrics", "kid", "--floor")
+    assert "needs no REAL" in score(one, other, "--metrics", "is")
+    assert "drawing from a run" in score(one, other, "--seed", 7)
+    assert "drawing from a run" in score(one, other, "--class", "circle")
+    assert "should end in .npz" in score(one, other, "--save-real", tmp_path / "s.txt")
+    saved = tmp_path / "s.npz"
+    score(one, other, "--save-real", saved)
+    assert ddpm("fid", saved, saved).code == 0
+    for given in (("--protocol", "clean-fid"), ("--weights", "none.pth"), ("--precision", "bf16")):
+        result = ddpm("fid", saved, saved, *given)
+        assert (result.code, "no network runs" in result.err) == (2, True)
+
+
+def test_a_cache_that_cannot_be_written_loses_no_score(
+    score: Run, ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
+    wanted = score(one, other, "--no-cache")["fid"]
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    result = ddpm("fid", one, other, "--features", trained, "--json")
+    assert result.code == 0, result.err
+    assert "not kept for the next call" in result.err
+    assert result.json()["fid"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_class_of_a_run_can_be_judged(score: Run, train_tiny: Run, photos: Path) -> None:
+    assert train_tiny("--out", "run").code == 0
+    names = json.loads(Path("run/config.json").read_text())["network"]["classes"]
+    drawn = score(photos, "run", "-n", 6, "--steps", 2)
+    one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
+    assert one["fid"] != drawn["fid"]
+    assert "perhaps" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")

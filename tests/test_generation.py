@@ -290,3 +290,11 @@ def test_every_option_draws_and_is_recorded(
 def test_a_variance_that_was_not_learned(ddpm: Callable[..., Result], model: drawing.Model) -> None:
     result = ddpm("sample", "-n", 1, "--steps", 2, "--sampler", "ddpm", "--variance", "learned")
     assert (result.code, "use --variance fixed-small" in result.err) == (2, True)
+
+
+def test_a_start_with_the_picture_in_sight_is_said(
+    ddpm: Callable[..., Result], model: drawing.Model
+) -> None:
+    given = ("sample", "-n", 1, "--steps", 1, "--spacing")
+    assert "expect poor pictures" in ddpm(*given, "leading").err
+    assert "poor" not in ddpm(*given, "trailing", "--out", "other").err

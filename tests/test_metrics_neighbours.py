@@ -172,3 +172,14 @@ def test_the_floor_is_real_against_other_real(monkeypatch: pytest.MonkeyPatch) -
     )
     wanted = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
     assert value == pytest.approx(wanted, rel=1e-6)
+
+
+def test_of_very_many_pictures_some_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = normal(300, 4, 0), normal(200, 4, 1)
+    rows = stored(real).some(40)
+    chosen = np.sort(np.random.RandomState(2020).permutation(300)[:40])
+    assert torch.equal(rows.take(np.arange(40)), real[chosen].float())
+    monkeypatch.setattr(neighbours, "MOST", 40)
+    found = neighbours.neighbours(stored(real), stored(fake), Silent())
+    fewer = neighbours.neighbours(rows, stored(fake).some(40), Silent())
+    assert found == fewer
