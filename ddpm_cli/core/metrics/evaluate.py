@@ -223,8 +223,8 @@ def _note_few(report: Report, features: int, reporter: Reporter) -> None:
     if report.fid is not None and few:
         reporter.say(
             f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {features}: the "
-            "covariance is rank-deficient and FID is biased upward; compare it only with FID at the "
-            "same n" + ("" if report.kid is None else ", or look at KID, which is not")
+            "covariance is rank-deficient and FID is biased upward; compare it with FID at the "
+            "same n alone" + ("" if report.kid is None else ", or look at KID, which is not")
         )
 
 
