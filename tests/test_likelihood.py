@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Result
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -19,7 +20,6 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.likelihood import bound, prior_term, surprise
-from tests.conftest import Result
 
 SHORT = ("--images", 8, "--preview", 0)  # a step
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Result
 from safetensors.torch import load_file
+from test_training import CONFIG, CPU, pictures, replace_rows, same
 
 from ddpm_cli.core import plots
 from ddpm_cli.core.config import RunConfig
@@ -24,8 +26,6 @@ from ddpm_cli.core.runtime.stopping import StopRequest
 from ddpm_cli.core.training import snapshots
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Trainer
-from tests.conftest import Result
-from tests.test_training import CONFIG, CPU, pictures, replace_rows, same
 
 FLOW = {"schedule": "flow", "parameterisation": "flow"}
 EDM = {"schedule": "edm", "parameterisation": "edm"}
