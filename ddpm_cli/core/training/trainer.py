@@ -127,8 +127,8 @@ class Trainer:
                 # Log, validate and save when it is time.
                 ending = clock.used >= 1 or signal != 0
                 saving = ending or self._snapshot_due()
-                scoring = self._score_due()
-                if saving or scoring or crossed(progress.images, batch, self.log_every):
+                score = self._due_score()
+                if saving or score is not None or crossed(progress.images, batch, self.log_every):
                     held_out = self._holdout_loss() if saving and not signal else None
                     self._log(bar, clock, lr, float(norm), held_out)
                 if signal:
@@ -137,13 +137,14 @@ class Trainer:
                 if saving:
                     self._judge(held_out)
                     self._save()
-                elif scoring:  # which may take minutes
+                elif score is not None:  # which may take minutes
                     self._save(hurried=True)
-                if self.score is not None and scoring:
-                    self.score(self.averaged, progress.images)
+                if score is not None:
+                    score(self.averaged, progress.images)
 
-            if self.score is not None and self._score_due(ending=True):
-                self.score(self.averaged, progress.images)
+            score = self._due_score(ending=True)
+            if score is not None:
+                score(self.averaged, progress.images)
 
         if self._out_of_patience():
             self.reporter.say(
@@ -322,9 +323,9 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
 
-    def _score_due(self, *, ending: bool = False) -> bool:
+    def _due_score(self, *, ending: bool = False) -> Score | None:
         images = self.state.progress.images
-        return self.score is not None and self.score.due(images, ending=ending)
+        return self.score if self.score and self.score.due(images, ending=ending) else None
 
     def _snapshot_due(self) -> bool:
         """At every multiple of snapshot_every, and once early, to have something to sample."""
