@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ddpm_cli.core.conditions import NOTHING
 from ddpm_cli.core.config import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser
@@ -60,7 +61,7 @@ def test_a_network_that_outputs_the_target_denoises_perfectly(
     noised = Noised(x0, n, SIGMA)
     # x0 = x - sigma n cancels: at sigma 157 two of float64's sixteen digits go.
     torch.testing.assert_close(denoiser(noised.x, SIGMA), x0, rtol=0, atol=1e-12 * 157)
-    assert training_loss(denoiser, noised, None, OBJECTIVE).max() < 1e-12
+    assert training_loss(denoiser, noised, NOTHING, OBJECTIVE).max() < 1e-12
 
 
 @given(st.floats(-6, 7), st.floats(-2, 2), st.floats(-3, 3))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.config import NULL_CLASS, DiffusionConfig
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
@@ -25,11 +26,11 @@ def labelled(calls: list[int] | None = None) -> Denoiser:
     """D = 10 for class 0, 20 for class 1, 4 for the null class."""
     values = torch.tensor([4.0, 10.0, 20.0])
 
-    def network(x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
-        assert condition is not None
+    def network(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        assert condition.labels is not None
         if calls is not None:
             calls.append(len(x))
-        return values[condition + 1][:, None, None, None].expand_as(x)
+        return values[condition.labels + 1][:, None, None, None].expand_as(x)
 
     return Denoiser(network, LINEAR, "x0")
 
@@ -43,21 +44,21 @@ def at(sigma: float) -> Tensor:
 )
 def test_guidance(scale: float, expected: list[float]) -> None:
     calls: list[int] = []
-    predict = guided(labelled(calls), torch.tensor([0, 1]), Sampling(guidance=scale))
+    predict = guided(labelled(calls), Condition(torch.tensor([0, 1])), Sampling(guidance=scale))
     assert predict(ZERO, SIGMA.expand(2)).x0.flatten().tolist() == expected
     assert calls == [2 if scale in (0, 1) else 4]  # both branches in one pass, none needlessly
 
 
 def test_a_model_without_classes_is_not_guided() -> None:
-    denoiser = Denoiser(lambda x, c, k: x if k is None else x + NULL_CLASS, LINEAR, "x0")
-    assert guided(denoiser, None, Sampling())(ZERO, SIGMA.expand(2)).x0.tolist() == ZERO.tolist()
+    denoiser = Denoiser(lambda x, c, k: x if k.says_nothing else x + NULL_CLASS, LINEAR, "x0")
+    assert guided(denoiser, NOTHING, Sampling())(ZERO, SIGMA.expand(2)).x0.tolist() == ZERO.tolist()
 
 
 @pytest.mark.parametrize("scale", [0, 4])
 def test_outside_its_interval_guidance_has_no_effect(scale: float) -> None:
     calls: list[int] = []
     how = Sampling(guidance=scale, guidance_interval=(0.3, 5.0))
-    predict = guided(labelled(calls), torch.tensor([0, 1]), how)
+    predict = guided(labelled(calls), Condition(torch.tensor([0, 1])), how)
     for sigma in (0.3, 5.1, 80.0):  # LOW itself is outside
         assert predict(ZERO, at(sigma)).x0.flatten().tolist() == [10, 20]
     assert calls == [2, 2, 2]  # one evaluation each
@@ -71,15 +72,15 @@ class Learned(Denoiser):
     def __init__(self) -> None:
         super().__init__(lambda x, c, k: x, LINEAR, "x0")
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
-        assert condition is not None
-        return Prediction(x, (condition / 10).float()[:, None, None, None].expand_as(x))
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+        assert condition.labels is not None
+        return Prediction(x, (condition.labels / 10).float()[:, None, None, None].expand_as(x))
 
 
 @pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("threshold", ["none", "static", "dynamic"])
 def test_a_learned_variance_passes_unguided(scale: float, threshold: str) -> None:
-    predict = guided(Learned(), torch.tensor([3, 7]), Sampling(guidance=scale))
+    predict = guided(Learned(), Condition(torch.tensor([3, 7])), Sampling(guidance=scale))
     _, fraction = thresholded(predict, threshold)(ZERO, at(1.0))
     assert fraction is not None
     assert fraction.flatten().tolist() == pytest.approx([0.3, 0.7])
@@ -89,13 +90,13 @@ def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> No
     wanted, free = noise(2, 3, 8, 8), noise(2, 3, 8, 8)
 
     class Two(Denoiser):
-        def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
-            assert condition is not None and condition.tolist() == [0, 0, -1, -1]
+        def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+            assert condition.labels is not None and condition.labels.tolist() == [0, 0, -1, -1]
             return Prediction(torch.cat([wanted, free]))
 
     def guided_by(share: float) -> Tensor:
         how = Sampling(guidance=5, guidance_rescale=share)
-        predict = guided(Two(lambda x, c, k: x, LINEAR, "x0"), torch.tensor([0, 0]), how)
+        predict = guided(Two(lambda x, c, k: x, LINEAR, "x0"), Condition(torch.tensor([0, 0])), how)
         return predict(wanted, at(1.0)).x0
 
     plain = free + 5 * (wanted - free)
@@ -109,9 +110,9 @@ def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> No
 class Gaussians(Denoiser):
     """The exact D of N(mean, 0.3^2): mean 0.4 for class 0, 0 without a class."""
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
-        assert condition is not None
-        mean = torch.where(condition == 0, 0.4, 0.0)[:, None, None, None]
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+        assert condition.labels is not None
+        mean = torch.where(condition.labels == 0, 0.4, 0.0)[:, None, None, None]
         variance = (sigma**2)[:, None, None, None]
         return Prediction((variance * mean + 0.3**2 * x) / (variance + 0.3**2))
 
@@ -124,7 +125,9 @@ def test_guided_gaussians_have_the_tilted_mean(
     """p_class^g p_null^(1 - g) of two Gaussians of one width is a third, with mean g 0.4."""
     count = 20_000
     denoiser = Gaussians(lambda x, c, k: x, LINEAR, "x0")
-    predict = guided(denoiser, torch.zeros(count, dtype=torch.int64), Sampling(guidance=scale))
+    predict = guided(
+        denoiser, Condition(torch.zeros(count, dtype=torch.int64)), Sampling(guidance=scale)
+    )
     sigmas = grids.sigmas(LINEAR, 200, "karras")
     draw = lambda: noise(count, 1, 1, 1)  # noqa: E731
     steps = samplers.ddim(predict, 80 * draw(), sigmas, eta=eta, noise=draw)

@@ -16,6 +16,7 @@ ROOT = Path(ddpm_cli.__file__).parent
 FLOORS = {  # a module's floor is that of the longest prefix
     "core.errors": 0,
     "core.config": 0,
+    "core.conditions": 0,
     "core.plain": 0,
     "core.presets": 0,
     "core.plots": 0,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import NULL_CLASS, NetworkConfig
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.blocks import Downsample, ResidualBlock, SelfAttention
@@ -40,7 +41,7 @@ def test_shapes_and_gradients(time: str, channels: int, size: tuple[int, int]) -
         UNet(replace(TINY, time=time, channels=channels, size=size, classes=("a", "b")))
     )
     x, c_noise = torch.randn(3, channels, *size), torch.tensor([0.0, 10.0, 999.0])
-    out = network(x, c_noise, torch.tensor([0, 1, NULL_CLASS]))
+    out = network(x, c_noise, Condition(torch.tensor([0, 1, NULL_CLASS])))
     assert out.shape == x.shape
     out.square().mean().backward()
     without = [name for name, p in network.named_parameters() if not p.grad.abs().sum() > 0]
@@ -62,7 +63,7 @@ def test_a_fresh_network_outputs_zero() -> None:
 def test_conditions_matter_and_no_label_is_the_null_class() -> None:
     network = randomised(UNet(replace(TINY, classes=("a", "b"))))
     x, t = torch.randn(1, 3, 8, 8).expand(3, -1, -1, -1), torch.zeros(3)
-    a, b, null = network(x, t, torch.tensor([0, 1, NULL_CLASS]))
+    a, b, null = network(x, t, Condition(torch.tensor([0, 1, NULL_CLASS])))
     assert min((a - b).abs().max(), (a - null).abs().max()) > 1e-3
     torch.testing.assert_close(network(x, t)[0], null)
     assert (network(x, t + 500)[0] - null).abs().max() > 1e-3

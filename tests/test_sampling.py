@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.config import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -41,11 +42,12 @@ class Counted:
     def __init__(self) -> None:
         self.seen = 0
 
-    def __call__(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         assert torch.isfinite(x).all()
         assert torch.isfinite(c_noise).all()
         self.seen += len(x)
-        shift = 0.0 if condition is None else 0.1 * condition[:, None, None, None]
+        labels = condition.labels
+        shift = 0.0 if labels is None else 0.1 * labels[:, None, None, None]
         return torch.tanh(x) * 0.7 + shift
 
 
@@ -63,7 +65,7 @@ def drawn(
     network = Counted()
     denoiser = Denoiser(network, schedule, parameterisation)
     noise = kind([0, 1], (1, 2, 2), CPU)
-    condition = None if how.guidance == 1 else torch.tensor([0, 1])
+    condition = NOTHING if how.guidance == 1 else Condition(torch.tensor([0, 1]))
     steps = list(sampling.sample(denoiser, noise, condition, how))
     assert [step.index for step in steps] == list(range(how.steps))
     assert steps[-1].sigma_next == 0
@@ -182,7 +184,7 @@ def test_cosines_first_jump_does_not_break_solvers_of_the_flow() -> None:
     """Gaussian data of deviation 0.5 under the cosine schedule, whose largest sigma is 20,291."""
     schedule = SCHEDULES["cosine", 1000]
 
-    def network(x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+    def network(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         # D(x) = x 0.25 / (0.25 + sigma^2) of the unscaled x, from c_in x and the timestep
         levels = np.interp(c_noise, range(1000), np.log(schedule.sigma))
         sigma = torch.from_numpy(levels).exp()
@@ -194,7 +196,7 @@ def test_cosines_first_jump_does_not_break_solvers_of_the_flow() -> None:
         for spacing in ("karras", "trailing"):
             how = Sampling(40, sampler=name, spacing=spacing, threshold="none")
             noise = ImageNoise(range(64), (1, 8, 8), CPU)
-            x = list(sampling.sample(denoiser, noise, None, how))[-1].x
+            x = list(sampling.sample(denoiser, noise, NOTHING, how))[-1].x
             # 4,096 draws know a deviation of 0.5 to 0.0055.
             assert x.std().item() == pytest.approx(0.5, abs=0.03), (name, spacing)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -20,8 +21,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 Predict = Callable[[Tensor, Tensor], "Prediction"]
 """The same, with the variance where the network has learned one."""
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""F: scaled x (B, C, H, W), c_noise (B,), condition (B,) or None -> (B, C or 2 C, H, W)."""
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+"""F: scaled x (B, C, H, W), c_noise (B,), condition -> (B, C or 2 C, H, W)."""
 
 
 SIGMA_DATA = 0.5  # deviation of pictures in [-1, 1] that EDM assumes
@@ -92,7 +93,7 @@ class Denoiser:
         return self._scalings(sigma)
 
     def output(
-        self, x: Tensor, sigma: Tensor, condition: Tensor | None = None
+        self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING
     ) -> tuple[Tensor, Tensor | None]:
         """F (B, C, H, W) at noise levels sigma (B,), and the fraction of a learned variance.
 
@@ -122,12 +123,12 @@ class Denoiser:
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
         return over_pixels(of_x0, x0) * x0 + over_pixels(of_noise, noise) * noise
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
         """The denoised x0 and, where the network learned it, the variance's fraction."""
         output, fraction = self.output(x, sigma, condition)
         return Prediction(self.picture(output, x, sigma), fraction)
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Tensor:
         """The denoised x0, in the precision of x."""
         return self.predict(x, sigma, condition).x0
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ddpm_cli.core.config import NULL_CLASS
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.settings import Sampling
 
 
-def guided(denoiser: Denoiser, condition: Tensor | None, how: Sampling) -> Predict:
+def guided(denoiser: Denoiser, condition: Condition, how: Sampling) -> Predict:
     """D = D_null + g (D_condition - D_null), both in one forward pass.
 
     g 1 is the plain conditional model, 0 the unconditional one; the paper's w is g - 1. Outside
     the guidance interval the plain conditional model is asked alone. A learned variance is not
     guided: it is the conditional model's.
-    condition: (B,) class labels, or None for a model without classes, which nothing can guide.
+    A model that knows neither classes nor texts cannot be guided.
     """
-    if condition is None:
+    if condition.says_nothing:
         return denoiser.predict
-    null = torch.full_like(condition, NULL_CLASS)
-    both = torch.cat([condition, null])
+    both = condition.and_null()
 
     def predict(x: Tensor, sigma: Tensor) -> Prediction:
         if not how.guides_at(float(sigma[0])):
             return denoiser.predict(x, sigma, condition)
         if how.guidance == 0:
-            return denoiser.predict(x, sigma, null)
+            return denoiser.predict(x, sigma, both.part(slice(len(x), None)))
         x0, fraction = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
         wanted, free = x0.chunk(2)
         mixed = free + how.guidance * (wanted - free)

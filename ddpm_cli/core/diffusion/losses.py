@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import ObjectiveConfig
 from ddpm_cli.core.diffusion.denoiser import SIGMA_DATA, Denoiser, Prediction
 from ddpm_cli.core.diffusion.likelihood import variational_term
@@ -15,7 +16,7 @@ from ddpm_cli.core.diffusion.noising import Noised
 
 
 def training_loss(
-    denoiser: Denoiser, noised: Noised, condition: Tensor | None, objective: ObjectiveConfig
+    denoiser: Denoiser, noised: Noised, condition: Condition, objective: ObjectiveConfig
 ) -> Tensor:
     """One number a picture (B,): by default L_simple (Ho et al. 2020, equation 14).
 

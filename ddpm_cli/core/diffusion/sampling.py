@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided
@@ -20,11 +21,11 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 
 @torch.inference_mode()
 def sample(
-    denoiser: Denoiser, noise: ImageNoise, condition: Tensor | None, how: Sampling
+    denoiser: Denoiser, noise: ImageNoise, condition: Condition, how: Sampling
 ) -> Iterator[Step]:
     """Draw one batch, yielding every step; the last step's `x` is the pictures in [-1, 1].
 
-    noise: draws (B, C, H, W); condition: (B,) labels or None.
+    noise: draws (B, C, H, W); condition: what the B pictures should show.
     """
     sigmas = grid(denoiser.schedule, how)
     start = noise() * denoiser.schedule.prior_std(float(sigmas[0]))

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ddpm_cli.core import weights
+from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion import schedules
@@ -146,11 +146,11 @@ def noise_of(model: Model, request: Request, indices: Sequence[int]) -> ImageNoi
     return ImageNoise([request.seed + i for i in indices], shape, model.device)
 
 
-def _condition(model: Model, request: Request, indices: Sequence[int]) -> Tensor | None:
+def _condition(model: Model, request: Request, indices: Sequence[int]) -> Condition:
     if not request.labels:
-        return None
+        return NOTHING
     labels = [request.label(i) for i in indices]
-    return torch.tensor(labels, dtype=torch.int64, device=model.device)
+    return Condition(torch.tensor(labels, dtype=torch.int64)).to(model.device)
 
 
 def _label_of(name: str, names: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import CONTINUOUS
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
@@ -137,7 +138,7 @@ def _bound(
     """For some pictures the terms of the bound and the prior's: T + 1 tensors (B,), float64."""
     images, labels = pictures.take(chosen)
     x0 = to_unit(images.to(model.device))
-    condition = labels.to(model.device) if model.config.network.classes else None
+    condition = Condition(labels if model.config.network.classes else None).to(model.device)
     numbers = [seeds.derive(seed, int(i)) for i in chosen]
     noise = seeds.ImageNoise(numbers, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
     schedule = model.denoiser.schedule

@@ -25,7 +25,7 @@ def sinusoidal(values: Tensor, width: int, longest: float = 10_000) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class Condition(nn.Module):
+class Conditioning(nn.Module):
     """Noise level and class as one vector (B, width) that every residual block reads."""
 
     def __init__(self, encoding: int, width: int, classes: int) -> None:

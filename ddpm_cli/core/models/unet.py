@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.config import NetworkConfig
 from ddpm_cli.core.models.blocks import (
     Downsample,
@@ -16,7 +17,7 @@ from ddpm_cli.core.models.blocks import (
     normalisation,
     zeroed,
 )
-from ddpm_cli.core.models.embeddings import Condition
+from ddpm_cli.core.models.embeddings import Conditioning
 
 
 class Stage(nn.Module):
@@ -44,7 +45,7 @@ class UNet(nn.Module):
         folded = config.channels * config.patch**2
         widths = [config.width * m for m in config.multipliers]
         levels = range(len(widths))
-        self.condition = Condition(config.width, 4 * config.width, len(config.classes))
+        self.condition = Conditioning(config.width, 4 * config.width, len(config.classes))
         self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
 
         channels, kept = config.width, [config.width]
@@ -81,9 +82,9 @@ class UNet(nn.Module):
         outputs = folded * (2 if config.learned_variance else 1)
         self.outputs = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), c_noise (B,), class labels (B,) or None -> F (B, C or 2 C, H, W)."""
-        c = self.condition(c_noise, condition)
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """x (B, C, H, W), c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
+        c = self.condition(c_noise, condition.labels)
         h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
         kept = [h]
         for layer in self.down:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8
@@ -24,11 +25,11 @@ def draw(
     count, network = config.preview, config.network
     if count == 0:
         return
-    labels = torch.arange(count, device=device) % len(network.classes) if network.classes else None
+    labels = torch.arange(count) % len(network.classes) if network.classes else None
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
     how = Sampling(min(_STEPS, config.diffusion.timesteps))
     x = None
-    for step in sample(denoiser, noise, labels, how):
+    for step in sample(denoiser, noise, Condition(labels).to(device), how):
         x = step.x
     assert x is not None
     pictures: np.ndarray = to_uint8(x).cpu().numpy()

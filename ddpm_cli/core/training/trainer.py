@@ -6,23 +6,21 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ddpm_cli.core import plots, weights
-from ddpm_cli.core.config import NULL_CLASS, OptimiserConfig, RunConfig
-from ddpm_cli.core.data.loader import Order, Pictures, mirrored
-from ddpm_cli.core.data.pixels import to_unit
+from ddpm_cli.core.config import OptimiserConfig, RunConfig
+from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import devices, distributed, seeds, stopping
 from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import ema, preview, snapshots
+from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import State
 
@@ -80,7 +78,7 @@ class Trainer:
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
-        self.order = Order(len(pictures), config.optimiser.seed)
+        self.batches = Batches(config, schedule, pictures, machine.device)
         self.log_every = max(config.optimiser.batch, config.snapshot_every // 100)
 
     def train(self, request: stopping.StopRequest) -> None:
@@ -106,10 +104,10 @@ class Trainer:
                     group["lr"] = lr
 
                 # Take this process's share of the batch, hide it under noise, find the gradient.
-                noised, labels, importance = self._draw()
-                losses = self._accumulate(noised, labels, importance)
+                share = self.batches.draw(progress.images, self.state.history)
+                losses = self._accumulate(share)
                 if self.state.history is not None:
-                    self._remember(noised.sigma, losses)
+                    self._remember(share.noised.sigma, losses)
 
                 # Step, unless the numbers went bad.
                 norm = torch.nn.utils.clip_grad_norm_(
@@ -129,7 +127,9 @@ class Trainer:
                 saving = ending or self._snapshot_due()
                 score = self._due_score()
                 if saving or score is not None or crossed(progress.images, batch, self.log_every):
-                    held_out = self._holdout_loss() if saving and not signal else None
+                    held_out = None
+                    if saving and not signal:
+                        held_out = self.batches.held_out_loss(self.averaged, self.held_out)
                     self._log(bar, clock, lr, float(norm), held_out)
                 if signal:
                     self._save(hurried=True)
@@ -152,40 +152,7 @@ class Trainer:
                 f"the best weights are {self.run.best}"
             )
 
-    def _draw(self) -> tuple[Noised, Tensor | None, Tensor | None]:
-        """This process's share of the next global batch, a function of (seed, images seen).
-
-        The noised pictures, their labels and, where timesteps are drawn by importance, the weights
-        of their losses. Importance itself is a function of the losses before.
-        """
-        learn, seen, device = self.config.optimiser, self.state.progress.images, self.machine.device
-        mine = distributed.share(learn.batch)
-        random = seeds.generator(learn.seed, "batch", seen)
-        flips = torch.rand(learn.batch, generator=random) < 0.5
-        drops = torch.rand(learn.batch, generator=random) < learn.class_drop
-        u, history = shares(learn.batch, random), self.state.history
-        if history is None:
-            sigma, importance = self._sigmas(u), None
-        else:
-            sigma, weights = history.draw(u)
-            importance = weights[mine].to(device, torch.float32)
-        images, labels = self.pictures.take(self.order.indices(seen, learn.batch)[mine])
-        if self.config.data.flip:
-            images = mirrored(images, flips[mine])
-        shape = (learn.batch, *images.shape[1:])
-        noise_source = seeds.generator(learn.seed, "noise", seen, device=device)
-        noise = torch.randn(shape, generator=noise_source, device=device)[mine]
-        noised = Noised(to_unit(images.to(device)), noise, sigma[mine])
-        if not self.config.network.classes:
-            return noised, None, importance
-        return noised, labels.masked_fill(drops[mine], NULL_CLASS).to(device), importance
-
-    def _sigmas(self, u: Tensor) -> Tensor:
-        return training_sigmas(self.denoiser.schedule, self.config.objective, u)
-
-    def _accumulate(
-        self, noised: Noised, labels: Tensor | None, importance: Tensor | None
-    ) -> list[Tensor]:
+    def _accumulate(self, share: Batch) -> list[Tensor]:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
 
         The losses, a tensor a microbatch, before they were weighted by importance.
@@ -196,23 +163,18 @@ class Trainer:
                 seeds.derive(learn.seed, "dropout", progress.images, distributed.rank())
             )
         scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
-        count = len(noised.x0)
-        size = self.machine.microbatch or count
+        size = self.machine.microbatch or len(share)
         unweighted = []
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            chunk = Noised(noised.x0[part], noised.noise[part], noised.sigma[part])
-            with distributed.accumulating(self.network, last=start + size >= count):
+        for start in range(0, len(share), size):
+            part = share.part(slice(start, start + size))
+            with distributed.accumulating(self.network, last=start + size >= len(share)):
                 with devices.autocast(self.machine.device, self.machine.precision):
                     losses = training_loss(
-                        self.denoiser,
-                        chunk,
-                        None if labels is None else labels[part],
-                        self.config.objective,
+                        self.denoiser, part.noised, part.condition, self.config.objective
                     )
                 unweighted.append(losses.detach())
-                if importance is not None:
-                    losses = importance[part] * losses
+                if part.importance is not None:
+                    losses = part.importance * losses
                 torch.autograd.backward(scale * losses.sum())
             finite = losses.detach().isfinite()
             self._losses[0] += losses.detach()[finite].sum()
@@ -288,29 +250,6 @@ class Trainer:
             f"loss {progress.loss_smooth:.4f}{skipped}",
         )
         self._start_log()
-
-    @torch.no_grad()
-    def _holdout_loss(self) -> float | None:
-        """The averaged weights' loss on the held-out pictures, under the same noise every time."""
-        count, learn, device = len(self.held_out), self.config.optimiser, self.machine.device
-        if count == 0:
-            return None
-        random = seeds.generator(learn.seed, "holdout")
-        sigma = self._sigmas(shares(count, random))
-        summed = torch.zeros((), device=device)
-        for start in range(0, count, learn.batch):
-            whole = np.arange(start, min(start + learn.batch, count))
-            images, labels = self.held_out.take(whole)
-            noise = torch.randn(images.shape, generator=random)
-            mine = distributed.share(len(whole))
-            noised = Noised(
-                to_unit(images[mine].to(device)), noise[mine].to(device), sigma[whole][mine]
-            )
-            condition = labels[mine].to(device) if self.config.network.classes else None
-            if len(noised.x0):
-                objective = self.config.objective
-                summed += training_loss(self.averaged, noised, condition, objective).sum()
-        return float(distributed.total(summed)) / count
 
     def _judge(self, held_out: float | None) -> None:
         """Is this the best model so far, by the held-out loss or the smoothed training loss?"""

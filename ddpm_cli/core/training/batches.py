@@ -1,0 +1,112 @@
+"""What a training step learns from: functions of the seed and of the images seen before it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_cli.core.conditions import Condition
+from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.data.loader import Order, Pictures, mirrored
+from ddpm_cli.core.data.pixels import to_unit
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.importance import LossHistory
+from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
+from ddpm_cli.core.diffusion.schedules import Schedule
+from ddpm_cli.core.runtime import distributed, seeds
+
+
+class Batch(NamedTuple):
+    """One process's share of a batch: B pictures under noise, and what they show."""
+
+    noised: Noised
+    condition: Condition
+    rows: NDArray[np.int64]  # (B,), which of the pictures they are
+    importance: Tensor | None  # (B,), weights of the losses where timesteps are drawn by importance
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its pictures."""
+        x0, noise, sigma = self.noised
+        importance = None if self.importance is None else self.importance[rows]
+        noised = Noised(x0[rows], noise[rows], sigma[rows])
+        return Batch(noised, self.condition.part(rows), self.rows[rows], importance)
+
+
+class Batches:
+    """Every process draws the numbers of the whole batch and takes its share of the pictures.
+
+    So neither a resume nor the number of processes changes what a step learns from.
+    """
+
+    def __init__(
+        self, config: RunConfig, schedule: Schedule, pictures: Pictures, device: torch.device
+    ) -> None:
+        self._config, self._schedule, self._device = config, schedule, device
+        self._pictures = pictures
+        self._order = Order(len(pictures), config.optimiser.seed)
+
+    def draw(self, seen: int, history: LossHistory | None) -> Batch:
+        """This process's share of the batch after `seen` images.
+
+        history: the losses so far, where timesteps are drawn by importance.
+        """
+        learn = self._config.optimiser
+        mine = distributed.share(learn.batch)
+        random = seeds.generator(learn.seed, "batch", seen)
+        flips = torch.rand(learn.batch, generator=random) < 0.5
+        drops = torch.rand(learn.batch, generator=random) < learn.class_drop
+        u = shares(learn.batch, random)
+        if history is None:
+            sigma = training_sigmas(self._schedule, self._config.objective, u)
+            importance = None
+        else:
+            sigma, weights = history.draw(u)
+            importance = weights[mine].to(self._device, torch.float32)
+
+        rows = self._order.indices(seen, learn.batch)[mine]
+        images, condition = self._shown(self._pictures, rows)
+        if self._config.data.flip:
+            images = mirrored(images, flips[mine])
+        noise = self._noise(learn.batch, seen)[mine]
+        noised = Noised(to_unit(images.to(self._device)), noise, sigma[mine])
+        return Batch(noised, condition.hidden(drops[mine]).to(self._device), rows, importance)
+
+    @torch.no_grad()
+    def held_out_loss(self, averaged: Denoiser, held_out: Pictures) -> float | None:
+        """The loss on held-out pictures, under the same noise every time; None without any."""
+        count, learn = len(held_out), self._config.optimiser
+        if count == 0:
+            return None
+        objective = self._config.objective
+        random = seeds.generator(learn.seed, "holdout")
+        sigma = training_sigmas(self._schedule, objective, shares(count, random))
+        summed = torch.zeros((), device=self._device)
+        for start in range(0, count, learn.batch):
+            whole = np.arange(start, min(start + learn.batch, count))
+            images, condition = self._shown(held_out, whole)
+            noise = torch.randn(images.shape, generator=random).to(self._device)
+            noised = Noised(to_unit(images.to(self._device)), noise, sigma[whole])
+            share = Batch(noised, condition.to(self._device), whole, None)
+            share = share.part(distributed.share(len(whole)))
+            if len(share):
+                losses = training_loss(averaged, share.noised, share.condition, objective)
+                summed += losses.sum()
+        return float(distributed.total(summed)) / count
+
+    def _shown(self, pictures: Pictures, rows: NDArray[np.int64]) -> tuple[Tensor, Condition]:
+        """Pictures (B, C, H, W) uint8, and what they show."""
+        images, labels = pictures.take(rows)
+        return images, Condition(labels if self._config.network.classes else None)
+
+    def _noise(self, count: int, seen: int) -> Tensor:
+        source = seeds.generator(self._config.optimiser.seed, "noise", seen, device=self._device)
+        shape = (count, self._config.network.channels, *self._config.network.size)
+        return torch.randn(shape, generator=source, device=self._device)
