@@ -22,8 +22,7 @@ TINY = {
     "network": {
         "width": 8,
         "multipliers": [1, 2],
-        "blocks": 1,
-        "attention_levels": [1],
+        "blocks": ["res", "res,attn"],
         "time": "scale-shift",
         "patch": 2,
         "dropout": 0.0,

@@ -17,6 +17,7 @@ FLOORS = {  # a module's floor is that of the longest prefix
     "core.errors": 0,
     "core.config": 0,
     "core.conditions": 0,
+    "core.architecture": 0,
     "core.plain": 0,
     "core.presets": 0,
     "core.plots": 0,

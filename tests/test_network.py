@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as nnf
 
+from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.conditions import Condition
-from ddpm_cli.core.config import NULL_CLASS, NetworkConfig
+from ddpm_cli.core.config import NULL_CLASS, RunConfig
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.models.blocks import Downsample, ResidualBlock, SelfAttention
-from ddpm_cli.core.models.embeddings import sinusoidal
+from ddpm_cli.core.models.attention import SelfAttention
+from ddpm_cli.core.models.blocks import Downsample, ResidualBlock
+from ddpm_cli.core.models.embeddings import Context, sinusoidal
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.plain import updated
+from ddpm_cli.core.presets import PRESETS
 
 TINY = NetworkConfig(
-    size=(8, 8), width=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), patch=2, dropout=0.0
+    size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"), patch=2, dropout=0.0
 )
+
+
+NONE = Context(torch.zeros(2, 32))
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
@@ -29,9 +37,22 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
-def test_the_cifar10_network_is_the_papers() -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "published"),
+    [
+        ("cifar10", {}, 35_746_307),
+        ("iddpm-cifar10", {}, 52_546_438),
+        ("edm-cifar10", {"augmented": False}, 55_732_739),
+        ("edm-cifar10", {"augmented": True}, 55_733_891),  # with its nine augmentation labels
+        ("adm-64", {"classes": tuple(map(str, range(1000)))}, 295_904_454),
+        ("celeba-64", {}, 78_700_803),  # 78.70 M
+    ],
+)
+def test_presets_are_the_papers_networks(name: str, change: dict[str, Any], published: int) -> None:
+    config = updated(RunConfig(), PRESETS[name].settings)
+    config.check()
     with torch.device("meta"):
-        assert parameter_count(UNet(NetworkConfig())) == 35_746_307
+        assert parameter_count(UNet(replace(config.network, **change))) == published
 
 
 @pytest.mark.parametrize("time", ["add", "scale-shift"])
@@ -78,14 +99,14 @@ def test_pictures_of_a_batch_do_not_see_each_other() -> None:
 
 def test_the_time_embedding_is_ddpms() -> None:
     """Their code: exponents from 0 to 1, all sines before all cosines."""
-    out = sinusoidal(torch.tensor([7.0]), 6)[0]
+    out = sinusoidal(torch.tensor([7.0]), 6, "sin-cos")[0]
     rates = [10_000 ** (-i / 2) for i in range(3)]
     expected = [math.sin(7 * r) for r in rates] + [math.cos(7 * r) for r in rates]
     torch.testing.assert_close(out, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_a_residual_block_against_the_paper_written_out() -> None:
-    block = randomised(ResidualBlock(8, 16, 12, "add", 0.0))
+    block = randomised(ResidualBlock(8, 16, replace(TINY, time_width=12)))
     x, c = torch.randn(2, 8, 5, 5), torch.randn(2, 12)
     p = dict(block.named_parameters())
 
@@ -103,12 +124,12 @@ def test_a_residual_block_against_the_paper_written_out() -> None:
         nnf.silu(group_norm(h, 4, "norm2")), p["conv2.weight"], p["conv2.bias"], padding=1
     )
     expected = h + nnf.conv2d(x, p["skip.weight"], p["skip.bias"])
-    torch.testing.assert_close(block(x, c), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(block(x, Context(nnf.silu(c))), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_against_the_paper_written_out(heads: int) -> None:
-    layer = randomised(SelfAttention(8, heads))
+    layer = randomised(SelfAttention(8, replace(TINY, heads=heads)))
     x = torch.randn(2, 8, 3, 4)
     q, k, v = layer.qkv(layer.norm(x)).flatten(2).chunk(3, dim=1)  # (B, C, pixels)
     out = torch.empty_like(q)
@@ -116,26 +137,38 @@ def test_attention_against_the_paper_written_out(heads: int) -> None:
         part = slice(h * 8 // heads, (h + 1) * 8 // heads)
         weights = torch.softmax(q[:, part].mT @ k[:, part] / math.sqrt(8 / heads), dim=-1)
         out[:, part] = v[:, part] @ weights.mT
-    torch.testing.assert_close(layer(x), x + layer.out(out.reshape(x.shape)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        layer(x, NONE), x + layer.out(out.reshape(x.shape)), rtol=1e-4, atol=1e-4
+    )
 
 
-def test_downsampling_pads_right_and_below() -> None:
-    layer = Downsample(1)
+@pytest.mark.parametrize(
+    ("padding", "picked"), [("after", [0, 2, 8, 10]), ("around", [0, 0, 0, 5])]
+)
+def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[float]) -> None:
+    layer = Downsample(1, replace(TINY, padding=padding))
     torch.nn.init.zeros_(layer.conv.weight)
     with torch.no_grad():
         layer.conv.weight[0, 0, 0, 0] = 1  # picks the window's upper left pixel
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert layer(x).flatten().tolist() == [0, 2, 8, 10]
+    assert layer(x, NONE).flatten().tolist() == picked
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"size": (30, 32)}, "multiples of 4; use --size 28 or 32"),
         ({"channels": 2}, "channels 2"),
         ({"width": 6}, "6 channels"),
         ({"width": 0}, "width"),
-        ({"attention_levels": (5,)}, "levels"),
+        ({"blocks": ("res", "res", "res")}, "3 recipes for 2 levels"),
+        ({"blocks": ("attn,res",)}, "must begin with res or conv"),
+        ({"blocks": ("res,dense",)}, "'dense' is unknown"),
+        ({"up_blocks": ("res",)}, "hold 1 res or conv, .* left 2"),
+        ({"blocks": ("res,class-attn",)}, "no|none"),
+        ({"blocks": ("res,text-attn",)}, "captions"),
+        ({"heads": 3}, "3 heads"),
+        ({"head_width": 16}, "heads of 16"),
+        ({"groups": 5}, "5 groups"),
         ({"time": "later"}, "add, scale-shift"),
     ],
 )

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.plain import one_of, positive
 
@@ -20,64 +21,6 @@ LOSSES = ("l2", "l1", "huber", "vlb")
 WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0}  # their gamma
 NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, deviation of ln sigma
 NOISE_LEVELS = ("uniform", *NORMALS, "importance")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The U-Net F(x, c_noise, condition); by default the CIFAR-10 network of Ho et al. (2020)."""
-
-    size: tuple[int, int] = (32, 32)  # height, width in pixels
-    channels: int = 3
-    classes: tuple[str, ...] = ()  # names; empty: unconditional
-    width: int = 128  # channels of the first level
-    multipliers: tuple[int, ...] = (
-        1,
-        2,
-        2,
-        2,
-    )  # of the width, one a level; each level halves the sides
-    blocks: int = 2  # residual blocks a level on the way down (one more on the way up)
-    attention_levels: tuple[int, ...] = (1,)  # levels with self-attention; 0 is the finest
-    heads: int = 1
-    time: str = "add"  # how time and class enter a block: "add" (DDPM) or "scale-shift" (FiLM)
-    patch: int = 1  # pixels are folded into channels in patch x patch squares
-    dropout: float = 0.1
-    learned_variance: bool = False  # the output has a second half: where the variance lies
-
-    def __post_init__(self) -> None:
-        one_of("time", self.time, ("add", "scale-shift"))
-        one_of("channels", self.channels, (1, 3, 4))
-        for name in ("width", "blocks", "heads", "patch"):
-            positive(name, getattr(self, name))
-        if not self.multipliers or min(*self.multipliers, *self.size) < 1:
-            raise UsageError("multipliers and size must be whole numbers of at least 1")
-        positive("dropout", self.dropout, zero=True, below=1)
-        if any(level not in range(len(self.multipliers)) for level in self.attention_levels):
-            raise UsageError(
-                f"attention_levels {self.attention_levels} name levels that do not exist"
-            )
-        for channels in (self.width * m for m in self.multipliers):
-            if channels % 4 or channels % self.heads:
-                raise UsageError(
-                    f"a level of {channels} channels cannot be split into groups of 4 and into "
-                    f"{self.heads} heads; use a width that is a multiple of both"
-                )
-        self._check_size()
-
-    @property
-    def granularity(self) -> int:
-        """Both sides of a picture must be multiples of this many pixels."""
-        return int(self.patch * 2 ** (len(self.multipliers) - 1))
-
-    def _check_size(self) -> None:
-        step = self.granularity
-        if any(side % step for side in self.size):
-            near = sorted({max(step, (s // step + up) * step) for s in self.size for up in (0, 1)})
-            raise UsageError(
-                f"pictures of {self.size[0]}x{self.size[1]} do not fit this network: both sides "
-                f"must be multiples of {step}; use --size {' or '.join(map(str, near))}, or "
-                "another --preset"
-            )
 
 
 @dataclass(frozen=True)

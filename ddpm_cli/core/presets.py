@@ -20,8 +20,7 @@ class Preset(NamedTuple):
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
-    "blocks": 1,
-    "attention_levels": [1],
+    "blocks": ["res", "res,attn"],
     "time": "scale-shift",
     "patch": 2,
     "dropout": 0.0,
@@ -35,12 +34,14 @@ _LEARNING = {
     "ema_halflife": 20_000,
 }
 
+_TWO, _THREE, _FOUR = "res,attn,res,attn", "res,attn,res,attn,res,attn", "res,res,res,res"
+_OPENAI = {"encoding": "cos-sin", "epsilon": 1e-5}  # where their networks differ from DDPM's
+
 PRESETS: dict[str, Preset] = {
     "shapes": Preset(
         "for the built-in shapes: minutes on a laptop's CPU",
         {
-            "network": _NETWORK
-            | {"patch": 4, "multipliers": [1, 2, 4], "attention_levels": [0, 1, 2]},
+            "network": _NETWORK | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
             "optimiser": _LEARNING,
             "data": {"flip": False},
@@ -65,7 +66,7 @@ PRESETS: dict[str, Preset] = {
         "for small pictures of anything: an hour on a laptop's CPU",
         {
             "network": _NETWORK
-            | {"width": 64, "multipliers": [1, 2, 2], "attention_levels": [1, 2]},
+            | {"width": 64, "multipliers": [1, 2, 2], "blocks": ["res", "res,attn", "res,attn"]},
             "diffusion": {"schedule": "cosine", "parameterisation": "v"},
             "optimiser": _LEARNING | {"lr": 1e-3, "ema_halflife": 50_000},
             "budget": {"images": 200_000},
@@ -77,6 +78,97 @@ PRESETS: dict[str, Preset] = {
         "the CIFAR-10 network and training of Ho et al. (2020), 35,746,307 parameters, for a GPU",
         {},
         unconditional=True,
+    ),
+    "iddpm-cifar10": Preset(
+        "those of Nichol & Dhariwal (2021), with learned variance, 52,546,438 parameters",
+        {
+            "network": {
+                "blocks": ["res,res,res", _THREE, _THREE, "res,res,res"],
+                "heads": 4,
+                "time": "scale-shift",
+                "dropout": 0.3,
+                "learned_variance": True,
+            }
+            | _OPENAI
+            | {"padding": "around"},
+            "diffusion": {"schedule": "cosine", "timesteps": 4000},
+            "optimiser": {"lr": 1e-4, "warmup": 0},
+            "budget": {"images": 64_000_000},
+        },
+        unconditional=True,
+    ),
+    "edm-cifar10": Preset(
+        "the DDPM++ and training of Karras et al. (2022), 55,733,891 parameters",
+        {
+            "network": {
+                "multipliers": [2, 2, 2],
+                "blocks": [_FOUR, "res,attn," * 3 + "res,attn", _FOUR],
+                "up_blocks": [f"{_FOUR},res", f"{_FOUR},res,attn", f"{_FOUR},res"],
+                "resample": "res",
+                "resample_skip": True,
+                "skip_scale": 0.5**0.5,
+                "dropout": 0.13,
+            },
+            "diffusion": {"schedule": "edm", "parameterisation": "edm"},
+            "objective": {"noise_levels": "log-normal"},
+            "optimiser": {
+                "batch": 512,
+                "lr": 1e-3,
+                "warmup": 10_000_000,
+                "ema_halflife": 500_000,
+            },
+            "data": {"flip": False},
+            "budget": {"images": 200_000_000},
+        },
+        unconditional=True,
+    ),
+    "adm-64": Preset(
+        "the ImageNet-64 network of Dhariwal & Nichol (2021), 295,904,454 parameters for 1,000 "
+        "classes, without a null class",
+        {
+            "network": {
+                "width": 192,
+                "multipliers": [1, 2, 3, 4],
+                "blocks": ["res,res,res", _THREE, _THREE, _THREE],
+                "head_width": 64,
+                "time": "scale-shift",
+                "resample": "res",
+                "learned_variance": True,
+                "null_class": False,
+            }
+            | _OPENAI,
+            "diffusion": {"schedule": "cosine"},
+            "optimiser": {"batch": 2048, "lr": 3e-4, "warmup": 0, "class_drop": 0.0},
+            "budget": {"images": 1_100_000_000},
+        },
+    ),
+    "celeba-64": Preset(
+        "the network for CelebA at 64x64 of Song et al. (2021, DDIM), 78,700,803 parameters",
+        {
+            "network": {
+                "multipliers": [1, 2, 2, 2, 4],
+                "blocks": ["res,res", "res,res", "res,attn,res,attn", "res,res", "res,res"],
+            },
+            "budget": {"images": 64_000_000},
+        },
+        unconditional=True,
+    ),
+    "photos-64": Preset(
+        "for folders of some ten thousand photos at 64x64, such as Animals-10, on a GPU (untuned)",
+        {
+            "network": {
+                "multipliers": [1, 2, 3, 4],
+                "blocks": ["res,res", "res,res", _TWO, _TWO],
+                "head_width": 64,
+                "time": "scale-shift",
+                "resample": "res",
+            },
+            "diffusion": {"schedule": "cosine", "parameterisation": "v"},
+            "optimiser": {"lr": 1e-4, "warmup": 500_000, "ema_halflife": 500_000},
+            "budget": {"images": 10_000_000},
+            "snapshot_every": 250_000,
+            "preview": 40,
+        },
     ),
 }
 

@@ -1,112 +1,132 @@
-"""The parts of the U-Net, as in Ho et al. (2020), appendix B."""
+"""Blocks of convolutions: residual (Ho et al. 2020, appendix B), ConvNeXt, and resampling."""
 
 from __future__ import annotations
 
-import math
-from typing import TypeVar, cast
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
-
-
-def normalisation(channels: int) -> nn.GroupNorm:
-    """Group normalisation: 32 groups, fewer where that would leave under 4 channels in one."""
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
-
-
-def glorot(layer: Layer) -> Layer:
-    """Start a layer from Glorot's uniform weights and zero biases, as DDPM does."""
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    return layer
-
-
-def zeroed(layer: Layer) -> Layer:
-    """Start a layer as zero, so that its block starts as the identity."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    return layer
+from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.models.embeddings import Context
+from ddpm_cli.core.models.layers import ChannelNorm, glorot, normalisation, zeroed
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the condition between them, around a skip connection.
+    """Two convolutions with the context between them, around a skip connection.
 
-    The condition is added ("add"), or scales and shifts the second normalisation ("scale-shift",
-    Nichol & Dhariwal 2021).
+    With `resampling` "down" or "up" it halves or doubles the sides on its way (Song et al. 2021,
+    BigGAN's; Dhariwal & Nichol 2021).
     """
 
     def __init__(
-        self, inputs: int, outputs: int, condition: int, time: str, dropout: float
+        self, inputs: int, outputs: int, config: NetworkConfig, resampling: str = ""
     ) -> None:
         super().__init__()
-        self.norm1 = normalisation(inputs)
+        self.resampling, self.scale = resampling, config.skip_scale
+        self.norm1 = normalisation(inputs, config)
         self.conv1 = glorot(nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.scale_shift = time == "scale-shift"
-        self.condition = glorot(nn.Linear(condition, 2 * outputs if self.scale_shift else outputs))
-        self.norm2 = normalisation(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.condition = _modulation(outputs, config)
+        self.norm2 = normalisation(outputs, config)
+        self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        straight = inputs == outputs and not (resampling and config.resample_skip)
+        self.skip = nn.Identity() if straight else glorot(nn.Conv2d(inputs, outputs, 1))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, inputs, H, W) -> (B, outputs, H, W), or half or twice H and W."""
+        h = nnf.silu(self.norm1(x))
+        if self.resampling:
+            x, h = _resampled(x, self.resampling), _resampled(h, self.resampling)
+        h = _modulated(self.norm2, self.conv1(h), self.condition(context.vector))
+        h = self.conv2(self.dropout(nnf.silu(h)))
+        return _scaled(self.skip(x) + h, self.scale)
+
+
+class ConvNeXtBlock(nn.Module):
+    """A wide depthwise convolution, then two layers on each pixel (Liu et al. 2022, figure 4)."""
+
+    def __init__(self, inputs: int, outputs: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.scale = config.skip_scale
+        self.depthwise = glorot(nn.Conv2d(inputs, inputs, 7, padding=3, groups=inputs))
+        self.condition = _modulation(inputs, config)
+        self.norm = ChannelNorm(inputs, eps=config.epsilon)
+        self.expand = glorot(nn.Conv2d(inputs, 4 * outputs, 1))
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = zeroed(nn.Conv2d(4 * outputs, outputs, 1))
         self.skip = nn.Identity() if inputs == outputs else glorot(nn.Conv2d(inputs, outputs, 1))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, inputs, H, W), condition (B, C) -> (B, outputs, H, W)."""
-        h = self.conv1(nnf.silu(self.norm1(x)))
-        c = self.condition(nnf.silu(condition))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = c.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + c)
-        h = self.conv2(self.dropout(nnf.silu(h)))
-        return torch.add(self.skip(x), h)
-
-
-class SelfAttention(nn.Module):
-    """Every pixel attends to every other (Vaswani et al. 2017), around a skip connection."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = normalisation(channels)
-        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1))
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
-        batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(
-            batch, 3, self.heads, channels // self.heads, height * width
-        )
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, pixels, channels of a head)
-        h = nnf.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(-1, -2).reshape(batch, channels, height, width)
-        return torch.add(x, self.out(h))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, inputs, H, W) -> (B, outputs, H, W)."""
+        h = _modulated(self.norm, self.depthwise(x), self.condition(context.vector))
+        h = self.out(self.dropout(nnf.gelu(self.expand(h))))
+        return _scaled(self.skip(x) + h, self.scale)
 
 
 class Downsample(nn.Module):
-    """Halve the sides by a strided convolution, padded right and below as TensorFlow's SAME."""
+    """Halve the sides: by a strided convolution, or by the mean of 2 x 2 pixels.
 
-    def __init__(self, channels: int) -> None:
+    The convolution is padded right and below, as TensorFlow's SAME does, or on all sides.
+    """
+
+    def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        self.conv = glorot(nn.Conv2d(channels, channels, 3, stride=2))
+        self.around = config.padding == "around"
+        padding = 1 if self.around else 0
+        self.conv = (
+            glorot(nn.Conv2d(channels, channels, 3, stride=2, padding=padding))
+            if config.resample == "conv"
+            else None
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, C, H, W) -> (B, C, H/2, W/2)."""
-        out: Tensor = self.conv(nnf.pad(x, (0, 1, 0, 1)))
+        if self.conv is None:
+            return _resampled(x, "down")
+        out: Tensor = self.conv(x if self.around else nnf.pad(x, (0, 1, 0, 1)))
         return out
 
 
 class Upsample(nn.Module):
-    """Double the sides by repeating pixels, then a convolution."""
+    """Double the sides by repeating pixels; then a convolution, unless it is only pooling's way."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        self.conv = glorot(nn.Conv2d(channels, channels, 3, padding=1))
+        convolved = config.resample == "conv"
+        self.conv = glorot(nn.Conv2d(channels, channels, 3, padding=1)) if convolved else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, C, H, W) -> (B, C, 2H, 2W)."""
-        out: Tensor = self.conv(nnf.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        out = _resampled(x, "up")
+        return out if self.conv is None else self.conv(out)
+
+
+def _modulation(channels: int, config: NetworkConfig) -> nn.Linear:
+    """What the context does to so many channels: one number each, or a scale and a shift."""
+    numbers = 2 * channels if config.time == "scale-shift" else channels
+    return glorot(nn.Linear(config.vector_width, numbers))
+
+
+def _modulated(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:
+    """Normalise h (B, C, H, W) under the context c.
+
+    c (B, C) is added before (DDPM); of c (B, 2 C) the first half scales, and the second shifts,
+    what comes after (FiLM, Perez et al. 2018; Nichol & Dhariwal 2021).
+    """
+    c = c[:, :, None, None]
+    if c.shape[1] == h.shape[1]:
+        return cast(Tensor, norm(h + c))
+    scale, shift = c.chunk(2, dim=1)
+    return cast(Tensor, norm(h) * (1 + scale) + shift)
+
+
+def _resampled(x: Tensor, way: str) -> Tensor:
+    """Means of 2 x 2 pixels ("down"), or each pixel as 2 x 2 ("up")."""
+    if way == "down":
+        return nnf.avg_pool2d(x, 2)
+    return nnf.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else scale * x

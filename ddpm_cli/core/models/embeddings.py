@@ -1,47 +1,83 @@
-"""Numbers and names as vectors: noise level and class."""
+"""Numbers and names as vectors: noise level, class, augmentation."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as nnf
 
+from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import NULL_CLASS
-from ddpm_cli.core.models.blocks import glorot
+from ddpm_cli.core.models.layers import glorot
+
+AUGMENTATIONS = 9  # numbers that say how training moved a picture
 
 
-def sinusoidal(values: Tensor, width: int, longest: float = 10_000) -> Tensor:
-    """Position encoding of real numbers, (B,) -> (B, width): sines, then cosines.
+class Context(NamedTuple):
+    """What every block is told besides the picture."""
 
-    Vaswani et al. (2017) section 3.5 as DDPM uses it: the exponents end at 1/`longest` exactly.
+    vector: Tensor  # (B, E): noise level and class, ready for a block's linear layer
+    classes: Tensor | None = None  # (B, E): the class alone, as ready
+    tokens: Tensor | None = None  # (B, L, D): the text
+    seen: Tensor | None = None  # (B, L) bool: which of the tokens are there
+
+
+def sinusoidal(values: Tensor, width: int, order: str, longest: float = 10_000) -> Tensor:
+    """Position encoding of real numbers (Vaswani et al. 2017, section 3.5): (B,) -> (B, width).
+
+    "sin-cos" is DDPM's: sines, then cosines, of rates that end at 1/`longest` exactly. "cos-sin" is
+    improved DDPM's: cosines first, and the rates stop one short of that.
     """
     half = width // 2
+    last = max(half - 1, 1) if order == "sin-cos" else half
     rates = torch.exp(
-        torch.arange(half, device=values.device, dtype=torch.float32)
-        * (-math.log(longest) / max(half - 1, 1))
+        torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(longest) / last)
     )
     angles = values.float()[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    parts = (angles.sin(), angles.cos())
+    return torch.cat(parts if order == "sin-cos" else parts[::-1], dim=1)
 
 
 class Conditioning(nn.Module):
-    """Noise level and class as one vector (B, width) that every residual block reads."""
+    """Noise level and condition as the context that the blocks read."""
 
-    def __init__(self, encoding: int, width: int, classes: int) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.encoding = encoding
-        self.first = glorot(nn.Linear(encoding, width))
+        self.config = config
+        width = config.vector_width
+        self.first = glorot(nn.Linear(config.width, width))
         self.second = glorot(nn.Linear(width, width))
-        self.classes = nn.Embedding(classes + 1, width) if classes else None  # row 0: null class
-
-    def forward(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
-        """c_noise (B,), labels (B,) int64 with NULL_CLASS for none -> (B, width)."""
-        vector: Tensor = self.second(
-            nn.functional.silu(self.first(sinusoidal(c_noise, self.encoding)))
+        self.augmented = (
+            glorot(nn.Linear(AUGMENTATIONS, config.width, bias=False)) if config.augmented else None
         )
+        self.classes = self.class_map = None
+        if config.classes:
+            rows = len(config.classes) + config.null_class  # row 0: the null class, if there is one
+            self.classes = nn.Embedding(rows, config.class_width or width)
+            if config.class_width is not None:
+                self.class_map = glorot(nn.Linear(config.class_width, width))
+
+    def forward(self, c_noise: Tensor, condition: Condition) -> Context:
+        """c_noise (B,) and what the B pictures should show -> context."""
+        encoded = sinusoidal(c_noise, self.config.width, self.config.encoding)
+        if self.augmented is not None:
+            moved = condition.augmented
+            if moved is None:
+                moved = encoded.new_zeros(len(encoded), AUGMENTATIONS)
+            encoded = encoded + self.augmented(moved)
+        vector = self.second(nnf.silu(self.first(encoded)))
         if self.classes is None:
-            return vector
+            return Context(nnf.silu(vector))
+        classes = self._classes(condition.labels, c_noise)
+        return Context(nnf.silu(vector + classes), nnf.silu(classes))
+
+    def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
+        assert self.classes is not None
         if labels is None:
             labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
-        return torch.add(vector, self.classes(labels + 1))
+        embedded: Tensor = self.classes(labels + self.config.null_class)
+        return embedded if self.class_map is None else self.class_map(embedded)

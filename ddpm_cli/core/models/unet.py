@@ -1,4 +1,4 @@
-"""The U-Net F(x, c_noise, condition) of Ho et al. (2020), appendix B, and its small relatives."""
+"""The U-Net F(x, c_noise, condition): one family, of which the published networks are members."""
 
 from __future__ import annotations
 
@@ -6,34 +6,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from ddpm_cli.core import architecture
+from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.conditions import NOTHING, Condition
-from ddpm_cli.core.config import NetworkConfig
-from ddpm_cli.core.models.blocks import (
-    Downsample,
-    ResidualBlock,
-    SelfAttention,
-    Upsample,
-    glorot,
-    normalisation,
-    zeroed,
-)
-from ddpm_cli.core.models.embeddings import Conditioning
+from ddpm_cli.core.models import attention, blocks
+from ddpm_cli.core.models.embeddings import Conditioning, Context
+from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 
 
 class Stage(nn.Module):
-    """A residual block, followed by self-attention on the levels that have it."""
+    """A residual or ConvNeXt block, and the attention that follows it."""
 
     def __init__(
-        self, config: NetworkConfig, inputs: int, outputs: int, *, attention: bool
+        self, kinds: architecture.Stage, inputs: int, outputs: int, config: NetworkConfig
     ) -> None:
         super().__init__()
-        self.block = ResidualBlock(inputs, outputs, 4 * config.width, config.time, config.dropout)
-        self.attention = SelfAttention(outputs, config.heads) if attention else None
+        widths = [inputs, *[outputs] * (len(kinds) - 1)]
+        self.blocks = nn.ModuleList(
+            _block(kind, width, outputs, config) for kind, width in zip(kinds, widths, strict=True)
+        )
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, inputs, H, W), condition (B, 4 width) -> (B, outputs, H, W)."""
-        x = self.block(x, condition)
-        return x if self.attention is None else self.attention(x)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, inputs, H, W) -> (B, outputs, H, W)."""
+        for block in self.blocks:
+            x = block(x, context)
+        return x
+
+
+def _block(kind: str, inputs: int, outputs: int, config: NetworkConfig) -> nn.Module:
+    match kind:
+        case "res":
+            return blocks.ResidualBlock(inputs, outputs, config)
+        case "conv":
+            return blocks.ConvNeXtBlock(inputs, outputs, config)
+        case "attn":
+            return attention.SelfAttention(outputs, config)
+        case "linear-attn":
+            return attention.LinearAttention(outputs, config)
+        case "class-attn":
+            return attention.ClassAttention(outputs, config)
+        case _:
+            return attention.ChannelAttention(outputs, config)
 
 
 class UNet(nn.Module):
@@ -43,62 +56,62 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         folded = config.channels * config.patch**2
-        widths = [config.width * m for m in config.multipliers]
-        levels = range(len(widths))
-        self.condition = Conditioning(config.width, 4 * config.width, len(config.classes))
+        self.conditioning = Conditioning(config)
         self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
 
         channels, kept = config.width, [config.width]
-        self.down = nn.ModuleList()
-        for level in levels:
-            attention = level in config.attention_levels
-            for _ in range(config.blocks):
-                self.down.append(Stage(config, channels, widths[level], attention=attention))
-                channels = widths[level]
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for depth, level in enumerate(config.levels):
+            if depth:
+                self.down.append(_resampler(channels, config, "down"))
                 kept.append(channels)
-            if level != levels[-1]:
-                self.down.append(Downsample(channels))
+            for kinds in level.down:
+                self.down.append(Stage(kinds, channels, level.width, config))
+                channels = level.width
                 kept.append(channels)
 
-        self.middle = nn.ModuleList(
-            [
-                Stage(config, channels, channels, attention=True),
-                Stage(config, channels, channels, attention=False),
-            ]
-        )
+        for kinds in config.bottom:
+            self.middle.append(Stage(kinds, channels, channels, config))
 
-        self.up = nn.ModuleList()
-        for level in reversed(levels):
-            attention = level in config.attention_levels
-            for _ in range(config.blocks + 1):
-                self.up.append(
-                    Stage(config, channels + kept.pop(), widths[level], attention=attention)
-                )
-                channels = widths[level]
-            if level != 0:
-                self.up.append(Upsample(channels))
+        for depth, level in reversed(list(enumerate(config.levels))):
+            for kinds in level.up:
+                self.up.append(Stage(kinds, channels + kept.pop(), level.width, config))
+                channels = level.width
+            if depth:
+                self.up.append(_resampler(channels, config, "up"))
 
-        self.norm = normalisation(channels)
+        self.norm = normalisation(channels, config)
         outputs = folded * (2 if config.learned_variance else 1)
         self.outputs = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """x (B, C, H, W), c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
-        c = self.condition(c_noise, condition.labels)
+        """x (B, C, H, W), c_noise (B,), condition -> F (B, C or 2 C, H, W), of any H and W."""
+        context = self.conditioning(c_noise, condition)
+        height, width = x.shape[2:]
+        below, right = (-side % self.config.granularity for side in (height, width))
+        if below or right:
+            x = nnf.pad(x, (0, right, 0, below))
+
         h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
         kept = [h]
         for layer in self.down:
-            h = layer(h, c) if isinstance(layer, Stage) else layer(h)
+            h = layer(h, context)
             kept.append(h)
         for layer in self.middle:
-            h = layer(h, c)
+            h = layer(h, context)
         for layer in self.up:
-            h = (
-                layer(torch.cat([h, kept.pop()], dim=1), c)
-                if isinstance(layer, Stage)
-                else layer(h)
-            )
-        return nnf.pixel_shuffle(self.outputs(nnf.silu(self.norm(h))), self.config.patch)
+            if isinstance(layer, Stage):
+                h = torch.cat([h, kept.pop()], dim=1)
+            h = layer(h, context)
+        h = self.outputs(nnf.silu(self.norm(h)))
+        return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
+
+
+def _resampler(channels: int, config: NetworkConfig, way: str) -> nn.Module:
+    if config.resample == "res":
+        return blocks.ResidualBlock(channels, channels, config, way)
+    kind = blocks.Downsample if way == "down" else blocks.Upsample
+    return kind(channels, config)
 
 
 def parameter_count(network: nn.Module) -> int:

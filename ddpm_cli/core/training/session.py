@@ -95,11 +95,9 @@ def plan(request: Request) -> Plan:
     config = updated(RunConfig(), chosen.settings)
     if request.config is not None:
         config = _over(config, _settings_in(request.config), str(request.config))
-    step = config.network.granularity
-    size = request.size or nearest_size(source.native_size, step)
     settings = dict(request.settings)
     settings["network"] = settings.get("network", {}) | {
-        "size": list(size),
+        "size": list(request.size or source.native_size),
         "channels": channels,
         "classes": list(source.classes) if conditional else [],
     }
@@ -112,7 +110,7 @@ def plan(request: Request) -> Plan:
         settings["budget"] = none | settings["budget"]
     config = _over(config, settings)
     _check(config, len(source))
-    return Plan(source, config, name, request.out or RUNS / _name(source.name, size))
+    return Plan(source, config, name, request.out or RUNS / _name(source.name, config.network.size))
 
 
 def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
@@ -120,12 +118,6 @@ def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") ->
     diffusion = settings.get("diffusion")
     schedule = diffusion.get("schedule") if isinstance(diffusion, dict) else None
     return updated(updated(config, SYSTEMS.get(str(schedule), {})), settings, where)
-
-
-def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
-    """The (height, width) nearest to `size` whose sides are multiples of `step`."""
-    height, width = (max(step, round(side / step) * step) for side in size)
-    return height, width
 
 
 Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures, int, stopping.StopRequest], Score]
