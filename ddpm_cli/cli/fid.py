@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console, judging, options, processes
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.cli.grouped import grouped
 
 SIDES = (
     "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
@@ -16,7 +16,7 @@ SIDES = (
 )
 
 
-@options.with_sampling
+@grouped
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real pictures: {SIDES}.")],
     fake: Annotated[
@@ -48,7 +48,7 @@ def fid(
     ] = None,
     classes: options.Classes = None,
     *,
-    how: Sampling,
+    sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     batch: judging.Batch = 64,
     nproc: options.Nproc = 1,
@@ -89,7 +89,8 @@ def fid(
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     drawing = models.is_run(fake)
-    if not drawing and (count, classes, seed, how) != (None, None, 0, Sampling()):
+    unsaid = (None, None, 0, options.SamplingOptions())
+    if not drawing and (count, classes, seed, sampling) != unsaid:
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
     one = open_side(real, skip_bad)
     other = None if drawing else open_side(fake, skip_bad)
@@ -103,7 +104,7 @@ def fid(
         return
     chosen = devices.choose_device(device)
     if other is None:
-        request = models.Drawing(Path(fake), count or 5000, seed, classes, how)
+        request = models.Drawing(Path(fake), count or 5000, seed, classes, sampling.how)
         other = models.drawn_by_run(request, batch, chosen, reporter)
     wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.joined(chosen):

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console, options
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.cli.grouped import grouped
 
 
-@options.with_sampling
+@grouped
 def gif(
     run: options.Run = None,
     count: Annotated[int, typer.Option("-n", help="How many pictures side by side.")] = 16,
     classes: options.Classes = None,
     *,
-    how: Sampling,
+    sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     show: Annotated[
         str,
@@ -48,7 +48,7 @@ def gif(
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = drawing.make_request(model, count, seed, classes, how)
+    request = drawing.make_request(model, count, seed, classes, sampling.how)
     path = out or rundir.free_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, console.reporter())

@@ -70,9 +70,9 @@ def inspect_schedule(
             raise UsageError(f"{option} {path} should end in .png")
     if image is not None and strip is None:
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
-    how = options.asked(
+    how = options.SamplingOptions(
         steps=min(50, timesteps) if steps is None else steps, sampler=sampler, spacing=spacing
-    )
+    ).how
     tables = [
         inspection.tabulate(config.DiffusionConfig(name, timesteps, **given), how) for name in names
     ]

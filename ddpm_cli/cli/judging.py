@@ -96,14 +96,53 @@ class InTraining:
     network: Network
 
 
-def in_training(
-    every: int | None, count: int | None, weights: Path | None, features: Path | None
-) -> InTraining | None:
-    """Read the options of `train`. Raises UsageError for the others without --fid-every."""
-    from ddpm_cli.core.errors import UsageError
+@dataclass(frozen=True)
+class InTrainingOptions:
+    """How a training is judged now and then."""
 
-    if every is not None:
-        return InTraining(every, count or 5000, Network(weights, features))
-    if (count, weights, features) != (None, None, None):
-        raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")
-    return None
+    fid_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images between scores: FID of drawn pictures against the training's, in "
+            "scores.jsonl; the best weights are kept. Its cost is printed beforehand.",
+            rich_help_panel="Judging",
+            show_default="never",
+        ),
+    ] = None
+    fid_n: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Pictures drawn for a score.",
+            rich_help_panel="Judging",
+            show_default="5000",
+        ),
+    ] = None
+    fid_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="FID Inception weights.",
+            rich_help_panel="Judging",
+            show_default="the published ones, downloaded once",
+        ),
+    ] = None
+    fid_features: Annotated[
+        Path | None,
+        typer.Option(
+            help="A classifier of ddpm train-classifier instead: scores are labelled local.",
+            rich_help_panel="Judging",
+        ),
+    ] = None
+
+    @property
+    def wanted(self) -> InTraining | None:
+        """What was asked for. Raises UsageError for the others without --fid-every."""
+        from ddpm_cli.core.errors import UsageError
+
+        if self.fid_every is not None:
+            network = Network(self.fid_weights, self.fid_features)
+            return InTraining(self.fid_every, self.fid_n or 5000, network)
+        if (self.fid_n, self.fid_weights, self.fid_features) != (None, None, None):
+            raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")
+        return None

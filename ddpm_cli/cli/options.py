@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -78,7 +77,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
-def asked(
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How pictures are drawn."""
+
     steps: Annotated[
         int | None,
         typer.Option(
@@ -86,30 +88,30 @@ def asked(
             help="Denoising steps, 1 to the model's number of timesteps.",
             show_default="50, or all where there are fewer",
         ),
-    ] = None,
-    sampler: Sampler = "ddim",
+    ] = None
+    sampler: Sampler = "ddim"
     eta: Annotated[
         float | None,
         typer.Option(
             help="Fresh noise in each step: 0 is DDIM, 1 is DDPM's ancestral sampling.",
             show_default="0 for ddim, 1 for ddpm",
         ),
-    ] = None,
+    ] = None
     variance: Annotated[
         str,
         typer.Option(
             help="Of that fresh noise: fixed-small (the posterior's), fixed-large (beta's), or "
             "learned, by models that learned one."
         ),
-    ] = "fixed-small",
-    spacing: Spacing = None,
+    ] = "fixed-small"
+    spacing: Spacing = None
     guidance: Annotated[
         float,
         typer.Option(
             help="Classifier-free guidance x0_null + g (x0_class - x0_null): 1 is the plain class "
             "model, 0 ignores the class, more is stronger. (The paper's w is g - 1.)"
         ),
-    ] = 1.0,
+    ] = 1.0
     guidance_interval: Annotated[
         str | None,
         typer.Option(
@@ -117,43 +119,45 @@ def asked(
             help="Guide at noise levels LOW < sigma <= HIGH alone, such as 0.3,5.",
             show_default="all",
         ),
-    ] = None,
+    ] = None
     guidance_rescale: Annotated[
         float,
         typer.Option(
             help="Bring the guided x0's contrast back to the class model's: 0 not, 1 all the way."
         ),
-    ] = 0.0,
+    ] = 0.0
     threshold: Annotated[
         str,
         typer.Option(
             help="Keep x0 within [-1, 1]: static (clip), dynamic (shrink, then clip: for strong "
             "guidance) or none."
         ),
-    ] = "static",
+    ] = "static"
     s_churn: Annotated[
         float, typer.Option(help="Stochastic heun: fresh noise, in all; 0 is none.")
-    ] = 0.0,
-    s_min: Annotated[float, typer.Option(help="… added at noise levels from this")] = 0.0,
-    s_max: Annotated[float, typer.Option(help="… up to this")] = math.inf,
-    s_noise: Annotated[float, typer.Option(help="… with this deviation.")] = 1.0,
-) -> Sampling:
-    """Read the sampling options, filling in what the sampler decides."""
-    return Sampling(
-        steps=steps or 0,
-        eta=eta if eta is not None else float(sampler == "ddpm"),
-        guidance=guidance,
-        spacing=spacing or default_spacing(sampler),
-        sampler=sampler,
-        variance=variance,
-        s_churn=s_churn,
-        s_min=s_min,
-        s_max=s_max,
-        s_noise=s_noise,
-        threshold=threshold,
-        guidance_interval=parse_interval(guidance_interval),
-        guidance_rescale=guidance_rescale,
-    )
+    ] = 0.0
+    s_min: Annotated[float, typer.Option(help="… added at noise levels from this")] = 0.0
+    s_max: Annotated[float, typer.Option(help="… up to this")] = math.inf
+    s_noise: Annotated[float, typer.Option(help="… with this deviation.")] = 1.0
+
+    @property
+    def how(self) -> Sampling:
+        """The choices checked against each other, with what the sampler decides filled in."""
+        return Sampling(
+            steps=self.steps or 0,
+            eta=self.eta if self.eta is not None else float(self.sampler == "ddpm"),
+            guidance=self.guidance,
+            spacing=self.spacing or default_spacing(self.sampler),
+            sampler=self.sampler,
+            variance=self.variance,
+            s_churn=self.s_churn,
+            s_min=self.s_min,
+            s_max=self.s_max,
+            s_noise=self.s_noise,
+            threshold=self.threshold,
+            guidance_interval=parse_interval(self.guidance_interval),
+            guidance_rescale=self.guidance_rescale,
+        )
 
 
 def parse_interval(text: str | None) -> tuple[float, float]:
@@ -167,21 +171,3 @@ def parse_interval(text: str | None) -> tuple[float, float]:
             f"--guidance-interval {text!r} should be two noise levels, such as 0.3,5"
         ) from None
     return low, high
-
-
-def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the sampling options in the place of its parameter `how: Sampling`."""
-    ours = inspect.signature(asked, eval_str=True).parameters
-    theirs = inspect.signature(command, eval_str=True).parameters
-
-    def called(**given: Any) -> None:
-        how = asked(**{name: given.pop(name) for name in ours})
-        command(how=how, **given)
-
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in theirs.items():
-        parameters += ours.values() if name == "how" else [parameter]
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
-    return called

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console, options, processes
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.cli.grouped import grouped
 
 
-@options.with_sampling
+@grouped
 def sample(
     run: options.Run = None,
     count: Annotated[int, typer.Option("-n", help="How many pictures.")] = 16,
     classes: options.Classes = None,
     *,
-    how: Sampling,
+    sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
     out: Annotated[
@@ -47,6 +47,7 @@ def sample(
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
+    how = sampling.how
     request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
         f"{model.path}: {model.images:,} images seen; "

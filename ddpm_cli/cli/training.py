@@ -1,0 +1,212 @@
+"""Options of `ddpm train` about pictures, length, learning and saving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddpm_cli.cli import options
+from ddpm_cli.cli.grouped import given
+from ddpm_cli.core.presets import PRESETS
+
+_DATA = "Data"
+_LENGTH = "Length"
+_LEARNING = "Learning"
+_SAVING = "Saving"
+_MACHINE = "Machine"
+
+_PRESET_HELP = "Settings to start from: " + "; ".join(f"{n}: {p.about}" for n, p in PRESETS.items())
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pictures."""
+
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
+            "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100.",
+            rich_help_panel=_DATA,
+        ),
+    ] = "shapes"
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"{_PRESET_HELP}.", rich_help_panel=_DATA, show_default="by the data"),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON or TOML file of settings over the preset's, such as a run's config.json.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Picture size in pixels, 64 or 64x128 (height x width): images are cropped to "
+            "that shape around their centre and resized.",
+            rich_help_panel=_DATA,
+            show_default="the images' own up to 64, else 64",
+        ),
+    ] = None
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            help="1 grey, 3 colour, 4 with alpha.",
+            rich_help_panel=_DATA,
+            show_default="1 if all are grey, else 3",
+        ),
+    ] = None
+    unconditional: Annotated[
+        bool | None,
+        typer.Option(
+            "--unconditional/--conditional",
+            help="Ignore the classes, or learn them.",
+            rich_help_panel=_DATA,
+            show_default="learn them, unless the preset says otherwise",
+        ),
+    ] = None
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            help="Mirror half of the images.", rich_help_panel=_DATA, show_default="by the preset"
+        ),
+    ] = None
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            help="Images kept out of training to measure a validation loss on.",
+            rich_help_panel=_DATA,
+            show_default="0",
+        ),
+    ] = None
+    skip_bad: options.SkipBad = False
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of DataConfig that were given."""
+        return given(flip=self.flip, holdout=self.holdout)
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    """When training ends."""
+
+    images: Annotated[
+        int | None, typer.Option(help="Stop after this many images seen.", rich_help_panel=_LENGTH)
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Stop after this many optimiser steps.", rich_help_panel=_LENGTH),
+    ] = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many passes over the data.", rich_help_panel=_LENGTH),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many minutes of training.", rich_help_panel=_LENGTH),
+    ] = None
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop when this many snapshots in a row bring no better (held-out) loss.",
+            rich_help_panel=_LENGTH,
+            show_default="never",
+        ),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of Budget that were given."""
+        return given(images=self.images, steps=self.steps, epochs=self.epochs, minutes=self.minutes)
+
+
+@dataclass(frozen=True)
+class LearningOptions:
+    """How the weights move."""
+
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images an optimiser step, over all processes together.", rich_help_panel=_LEARNING
+        ),
+    ] = None
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate (AdamW).", rich_help_panel=_LEARNING)
+    ] = None
+    class_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of labels hidden in training, which is what makes --guidance possible.",
+            rich_help_panel=_LEARNING,
+            show_default="0.1",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of weights, order and noise.", rich_help_panel=_LEARNING, show_default="0"
+        ),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of OptimiserConfig that were given."""
+        return given(batch=self.batch, lr=self.lr, class_drop=self.class_drop, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """What is written, and how often."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory.", rich_help_panel=_SAVING, show_default="runs/<data>-<size>"
+        ),
+    ] = None
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on from the newest snapshot if there is one; never: start a new run; or "
+            "a snapshot's path.",
+            rich_help_panel=_SAVING,
+        ),
+    ] = "auto"
+    snapshot_every: Annotated[
+        int | None, typer.Option(help="Images between snapshots.", rich_help_panel=_SAVING)
+    ] = None
+    keep: Annotated[
+        int | None, typer.Option(help="Snapshots kept.", rich_help_panel=_SAVING, show_default="2")
+    ] = None
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            help="Pictures in a preview grid, drawn at every snapshot; 0: none.",
+            rich_help_panel=_SAVING,
+        ),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of RunConfig that were given."""
+        return given(snapshot_every=self.snapshot_every, keep=self.keep, preview=self.preview)
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """What the work runs on."""
+
+    nproc: options.Nproc = 1
+    device: options.Device = "auto"
+    precision: options.Precision = "auto"
+    microbatch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images in a forward pass of a process; less needs less memory, learns the same.",
+            rich_help_panel=_MACHINE,
+            show_default="the process's whole share of --batch",
+        ),
+    ] = None
