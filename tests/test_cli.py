@@ -59,7 +59,6 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("train", "--preset", "huge"), 2, "shapes, mnist, small, cifar10"),
         (("train", "--size", "0"), 2, "--size '0'"),
         (("train", "--size", "ten"), 2, "--size 'ten'"),
-        (("train", "--size", "0"), 2, "should be pixels"),
         (("train", "--blocks", "res,dense"), 2, "'dense' is unknown"),
         (("train", "--multipliers", "1,two"), 2, "should be as 1,2,2,2"),
         (("train", "--channels", "2"), 2, "1, 3, 4"),

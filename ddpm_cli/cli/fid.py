@@ -80,7 +80,7 @@ def fid(
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
 
-    reporter = console.reporter()
+    reporter, how = console.reporter(), sampling.how
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")
     if save_real is not None and save_real.exists() and not overwrite:
@@ -104,7 +104,7 @@ def fid(
         return
     chosen = devices.choose_device(device)
     if other is None:
-        request = models.Drawing(Path(fake), count or 5000, seed, classes, sampling.how)
+        request = models.Drawing(Path(fake), count or 5000, seed, classes, how)
         other = models.drawn_by_run(request, batch, chosen, reporter)
     wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.joined(chosen):

@@ -44,11 +44,12 @@ def gif(
     from ddpm_cli.core.generation import animation, drawing, folder
     from ddpm_cli.core.runtime import devices, rundir
 
+    how = sampling.how
     chosen = devices.choose_device(device)
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = drawing.make_request(model, count, seed, classes, sampling.how)
+    request = drawing.make_request(model, count, seed, classes, how)
     path = out or rundir.free_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, console.reporter())

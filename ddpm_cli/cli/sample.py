@@ -40,6 +40,7 @@ def sample(
     from ddpm_cli.core.generation import drawing, folder
     from ddpm_cli.core.runtime import devices, distributed, rundir
 
+    how = sampling.how
     if processes.launched(nproc, device):
         return
     reporter = console.reporter()
@@ -47,7 +48,6 @@ def sample(
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
-    how = sampling.how
     request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
         f"{model.path}: {model.images:,} images seen; "
