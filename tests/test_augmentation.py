@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, Result
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpm_cli.core.data import augmentation
+from ddpm_cli.core.conditions import Condition
+from ddpm_cli.core.config import DataConfig, RunConfig
 from ddpm_cli.core.data.augmentation import draw_moves, labels, mirrored, moved
+from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.plain import updated
+from ddpm_cli.core.training.batches import Batches
 
+CPU = torch.device("cpu")
 NAMES = ("left", "top", "scale", "angle", "direction", "stretch", "right", "down")
 
 
@@ -150,7 +165,7 @@ def test_labels_are_the_papers() -> None:
         *(1.5 * math.cos(1), -1.5 * math.sin(1)),
         *(-0.25, 0.75),
     ]
-    assert told.shape == (1, augmentation.LABELS)
+    assert told.shape == (1, AUGMENTATIONS)
     torch.testing.assert_close(told, torch.tensor([expected]))
 
 
@@ -187,3 +202,129 @@ def test_a_share_of_the_batch_is_moved_as_the_whole(noise: Callable[..., Tensor]
         torch.testing.assert_close(
             moved(images[share], told[share]), moved(images, told)[share], rtol=0, atol=1e-6
         )
+
+
+CONFIG = updated(
+    RunConfig(), TINY | {"network": TINY["network"] | {"size": [8, 8], "augmented": True}}
+)
+
+
+def batches(**data: Any) -> Batches:
+    """Those of 20 pictures of noise, eight at a time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8)).astype(np.uint8)
+    pictures = Pictures(pixels, np.full(20, -1), np.arange(20))
+    config = replace(CONFIG, data=DataConfig(**data))
+    return Batches(config, schedules.from_config(config.diffusion), pictures, CPU)
+
+
+def test_a_batch_is_moved_as_it_says_and_nothing_else_changes() -> None:
+    augmented, plain = batches(augment=0.3), batches(flip=False)
+    kinds = set()
+    for seen in range(0, 160, 8):
+        batch, before = augmented.draw(seen, None), plain.draw(seen, None)
+        assert before.condition.augmented is None
+        assert batch.condition.augmented is not None
+        assert torch.equal(batch.noised.noise, before.noised.noise)
+        assert torch.equal(batch.noised.sigma, before.noised.sigma)
+        for told, x0, was in zip(
+            batch.condition.augmented, batch.noised.x0, before.noised.x0, strict=True
+        ):
+            kind = "moved" if told[1:].any() else "mirrored" if told[0] else "as it was"
+            kinds.add(kind)
+            assert torch.equal(x0, was) == (kind == "as it was")
+            assert torch.equal(x0, was.flip(-1)) == (kind == "mirrored")
+    assert kinds == {"as it was", "mirrored", "moved"}
+
+
+def test_two_processes_share_the_moves_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batches(augment=0.5).draw(16, None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append(batches(augment=0.5).draw(16, None))
+    told = [share.condition.augmented for share in shares]
+    pictures = [share.noised.x0 for share in shares]
+    assert torch.equal(torch.cat(told), whole.condition.augmented)
+    torch.testing.assert_close(torch.cat(pictures), whole.noised.x0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.1)])
+def test_flip_considers_mirroring_always(flip: bool, share: float) -> None:
+    drawing = batches(augment=0.2, flip=flip)
+    told = torch.cat([drawing.draw(s, None).condition.augmented for s in range(0, 1000, 8)])
+    assert told[:, 0].mean() == pytest.approx(share, abs=0.06)
+    assert told[:, 1].mean() == pytest.approx(0.1, abs=0.04)
+
+
+def randomised() -> UNet:
+    torch.manual_seed(0)
+    network = UNet(CONFIG.network)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def test_the_network_hears_its_labels_and_silence_is_zeros() -> None:
+    network, x, t = randomised(), torch.randn(4, 3, 8, 8), torch.tensor([0.0, 5.0, 300.0, 999.0])
+    told = labels(drawn(4, 1.0))
+    torch.testing.assert_close(
+        network(x, t), network(x, t, Condition(augmented=torch.zeros(4, AUGMENTATIONS)))
+    )
+    out = network(x, t, Condition(augmented=told))
+    assert (out - network(x, t)).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    out.square().mean().backward()
+    assert network.conditioning.augmented is not None
+    gradient = network.conditioning.augmented.weight.grad
+    assert gradient is not None
+    assert (gradient.abs().sum(dim=0) > 0).all()  # each of the nine
+
+
+def test_held_out_pictures_are_not_moved() -> None:
+    schedule = schedules.from_config(CONFIG.diffusion)
+    denoiser = Denoiser(randomised().eval(), schedule, CONFIG.diffusion.parameterisation)
+    held_out = Pictures(np.full((6, 3, 8, 8), 9, np.uint8), np.full(6, -1), np.arange(6))
+    one, other = (batches(augment=a).held_out_loss(denoiser, held_out) for a in (0.0, 1.0))
+    assert one == other
+
+
+def test_training_going_on_and_sampling(
+    train_tiny: Callable[..., Result], ddpm: Callable[..., Result]
+) -> None:
+    command = ("--augment", 0.4, "--out", "run", "--preview", 0, "--json")
+    assert train_tiny(*command).code == 0
+    straight = load_file("run/model.safetensors")
+    Path("run/snapshots/000000000064.pt").unlink()
+    assert train_tiny(*command).json()["resumed_at"] == 32
+    resumed = load_file("run/model.safetensors")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+    kept = json.loads(Path("run/config.json").read_text())
+    assert (kept["data"]["augment"], kept["network"]["augmented"]) == (0.4, True)
+    assert ddpm("sample", "run", "-n", 2, "--steps", 2).code == 0
+    changed = train_tiny("--augment", 0.2, "--out", "run")
+    assert (changed.code, "data.augment 0.4 -> 0.2" in changed.err) == (1, True)
+
+
+def test_half_precision_learns(train_tiny: Callable[..., Result]) -> None:
+    done = train_tiny(
+        "--augment", 1, "--precision", "bf16", "--images", 24, "--preview", 0, "--json"
+    )
+    assert done.code == 0
+    assert math.isfinite(done.json()["loss"])
+    assert done.json()["skipped_steps"] == 0
+
+
+def test_the_network_is_told_if_and_only_if_there_is_something_to_tell(
+    train_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    sizes = [
+        train_tiny(*options, "--dry-run", "--json").json()["parameters"]
+        for options in ((), ("--augment", 0.1), ("--augment", 0))
+    ]
+    assert sizes == [sizes[0], sizes[0] + 9 * 8, sizes[0]]
+    wrong = train_tiny("--augment", 1.2, "--dry-run")
+    assert (wrong.code, "augment is a probability between 0 and 1, not 1.2" in wrong.err) == (
+        2,
+        True,
+    )

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-LABELS = 9  # numbers that say how a picture was moved
-
 _STRENGTH = 0.2  # of scaling and stretching: a deviation is a factor of 2^0.2
 _SHIFT = 1 / 8  # a deviation of a translation, as a share of the picture's side
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))
