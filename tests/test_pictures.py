@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -273,10 +272,3 @@ def test_every_epoch_is_a_permutation_and_any_stretch_can_be_asked_for() -> None
     joined = np.concatenate([pieces[1], pieces[3], pieces[4], pieces[2], pieces[0]])
     assert (joined == loader.Order(10, seed=3).indices(0, 35)).all()
     assert (loader.Order(10, seed=4).indices(0, 10) != whole[:10]).any()
-
-
-def test_mirroring_flips_the_chosen(noise: Callable[..., torch.Tensor]) -> None:
-    images = noise(2, 1, 3, 3)
-    out = loader.mirrored(images, torch.tensor([True, False]))
-    assert torch.equal(out[0], images[0].flip(-1))
-    assert torch.equal(out[1], images[1])

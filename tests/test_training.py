@@ -380,6 +380,7 @@ def test_killed_and_run_again_ends_like_undisturbed(tiny: Path, photos: Path) ->
 
 def test_two_processes_learn_what_one_does(tiny: Path, photos: Path) -> None:
     command = ("train", "--data", photos, "--config", tiny, "--batch", 9, "--holdout", 5, "--json")
+    command = (*command, "--augment", 0.3)
     one = json.loads(finished(shell(*command, "--out", "one")))
     two = json.loads(finished(shell(*command, "--out", "two", "--nproc", 2)))
     assert one["images"] == two["images"]

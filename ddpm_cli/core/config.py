@@ -104,10 +104,13 @@ class DataConfig:
     source: str = "shapes"  # as given: a folder, a .zip, or a data set's name
     fingerprint: str = ""  # of the files' names and sizes, to notice that they changed
     flip: bool = True  # mirror half of the pictures left to right
+    augment: float = 0.0  # probability of each of the moves of non-leaky augmentation; 0: none
     holdout: int = 0  # pictures kept out of training for the validation loss
 
     def __post_init__(self) -> None:
         positive("holdout", self.holdout, zero=True)
+        if not 0 <= self.augment <= 1:
+            raise UsageError(f"augment is a probability between 0 and 1, not {self.augment}")
 
 
 @dataclass(frozen=True)

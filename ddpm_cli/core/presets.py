@@ -117,7 +117,7 @@ PRESETS: dict[str, Preset] = {
                 "warmup": 10_000_000,
                 "ema_halflife": 500_000,
             },
-            "data": {"flip": False},
+            "data": {"augment": 0.12},
             "budget": {"images": 200_000_000},
         },
         unconditional=True,

@@ -79,11 +79,6 @@ class Order:
         return self._permutation
 
 
-def mirrored(images: Tensor, chosen: Tensor) -> Tensor:
-    """Flip the chosen (B,) pictures of (B, C, H, W) left to right."""
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
-
-
 def prepare(
     source: Source,
     channels: int,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import RunConfig
-from ddpm_cli.core.data.loader import Order, Pictures, mirrored
+from ddpm_cli.core.data import augmentation
+from ddpm_cli.core.data.loader import Order, Pictures
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
@@ -73,10 +74,14 @@ class Batches:
 
         rows = self._order.indices(seen, learn.batch)[mine]
         images, condition = self._shown(self._pictures, rows)
-        if self._config.data.flip:
-            images = mirrored(images, flips[mine])
-        noise = self._noise(learn.batch, seen)[mine]
-        noised = Noised(to_unit(images.to(self._device)), noise, sigma[mine])
+        x0 = to_unit(images.to(self._device))
+        if self._config.data.augment:
+            moves = self._moves(seen)[mine]
+            x0 = augmentation.moved(x0, moves)
+            condition = condition._replace(augmented=augmentation.labels(moves))
+        elif self._config.data.flip:
+            x0 = augmentation.mirrored(x0, flips[mine])
+        noised = Noised(x0, self._noise(learn.batch, seen)[mine], sigma[mine])
         return Batch(noised, condition.hidden(drops[mine]).to(self._device), rows, importance)
 
     @torch.no_grad()
@@ -105,6 +110,13 @@ class Batches:
         """Pictures (B, C, H, W) uint8, and what they show."""
         images, labels = pictures.take(rows)
         return images, Condition(labels if self._config.network.classes else None)
+
+    def _moves(self, seen: int) -> Tensor:
+        """How augmentation moves the batch after `seen` images, (B, 8)."""
+        learn, data = self._config.optimiser, self._config.data
+        mirroring = 1.0 if data.flip else data.augment
+        random = seeds.generator(learn.seed, "augmentation", seen)
+        return augmentation.draw_moves(learn.batch, data.augment, mirroring, random)
 
     def _noise(self, count: int, seen: int) -> Tensor:
         source = seeds.generator(self._config.optimiser.seed, "noise", seen, device=self._device)

@@ -109,6 +109,8 @@ def plan(request: Request) -> Plan:
         none = dict.fromkeys(("images", "steps", "epochs", "minutes"))
         settings["budget"] = none | settings["budget"]
     config = _over(config, settings)
+    told = {"network": {"augmented": config.data.augment > 0}}  # of what its pictures go through
+    config = updated(config, told)
     _check(config, len(source))
     return Plan(source, config, name, request.out or RUNS / _name(source.name, config.network.size))
 
