@@ -1,4 +1,4 @@
-"""Named tensors in files: safetensors, which runs no code, and PyTorch's format where it runs none."""
+"""Named tensors in files, none of which runs code: safetensors, and PyTorch's plain state dicts."""
 
 from __future__ import annotations
 
