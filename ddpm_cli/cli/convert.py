@@ -2,16 +2,91 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ddpm_cli.cli import console, options
+from ddpm_cli.cli.grouped import grouped
 
 _FILES = "What the files do not say"
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """What the user says about weights where their files do not."""
+
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of the pictures in pixels, 64 or 64x128 (height x width).",
+            rich_help_panel=_FILES,
+            show_default="a config's sample_size",
+        ),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="How noise grew in training, as ddpm train names it: linear, cosine, ….",
+            rich_help_panel=_FILES,
+            show_default="the scheduler's",
+        ),
+    ] = None
+    timesteps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Timesteps T of the training.",
+            rich_help_panel=_FILES,
+            show_default="the scheduler's",
+        ),
+    ] = None
+    parameterisation: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network's output means: eps, x0 or v.",
+            rich_help_panel=_FILES,
+            show_default="the scheduler's, else eps",
+        ),
+    ] = None
+    rescale_timesteps: Annotated[
+        bool | None,
+        typer.Option(
+            help="OpenAI's: the network was told t x 1000 / T, not t.",
+            rich_help_panel=_FILES,
+            show_default="must be said where T is not 1000",
+        ),
+    ] = None
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="OpenAI's: heads of every attention.", rich_help_panel=_FILES),
+    ] = None
+    head_width: Annotated[
+        int | None,
+        typer.Option(min=1, help="… or channels of every head.", rich_help_panel=_FILES),
+    ] = None
+    attention_order: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI's: legacy, or new for models trained with --use_new_attention_order.",
+            rich_help_panel=_FILES,
+            show_default="legacy",
+        ),
+    ] = None
+    null_class: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="The class that meant no class in training, by its number: --guidance needs one.",
+            rich_help_panel=_FILES,
+            show_default="none",
+        ),
+    ] = None
+
+
+@grouped
 def convert(
     source: Annotated[
         Path,
@@ -30,72 +105,8 @@ def convert(
             help="diffusers: write a DDPMPipeline's folder.", show_default="weights of ddpm"
         ),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of the pictures in pixels, 64 or 64x128 (height x width).",
-            rich_help_panel=_FILES,
-            show_default="a config's sample_size",
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="How noise grew in training, as ddpm train names it: linear, cosine, ….",
-            rich_help_panel=_FILES,
-            show_default="the scheduler's",
-        ),
-    ] = None,
-    timesteps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Timesteps T of the training.",
-            rich_help_panel=_FILES,
-            show_default="the scheduler's",
-        ),
-    ] = None,
-    parameterisation: Annotated[
-        str | None,
-        typer.Option(
-            help="What the network's output means: eps, x0 or v.",
-            rich_help_panel=_FILES,
-            show_default="the scheduler's, else eps",
-        ),
-    ] = None,
-    rescale_timesteps: Annotated[
-        bool | None,
-        typer.Option(
-            help="OpenAI's: the network was told t x 1000 / T, not t.",
-            rich_help_panel=_FILES,
-            show_default="must be said where T is not 1000",
-        ),
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option(min=1, help="OpenAI's: heads of every attention.", rich_help_panel=_FILES),
-    ] = None,
-    head_width: Annotated[
-        int | None,
-        typer.Option(min=1, help="… or channels of every head.", rich_help_panel=_FILES),
-    ] = None,
-    attention_order: Annotated[
-        str | None,
-        typer.Option(
-            help="OpenAI's: legacy, or new for models trained with --use_new_attention_order.",
-            rich_help_panel=_FILES,
-            show_default="legacy",
-        ),
-    ] = None,
-    null_class: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="The class that meant no class in training, by its number: --guidance needs one.",
-            rich_help_panel=_FILES,
-            show_default="none",
-        ),
-    ] = None,
+    *,
+    said: FileOptions,
     json: options.Json = False,
 ) -> None:
     """Bring in other people's weights, or hand out your own; nothing is retrained.
@@ -109,17 +120,7 @@ def convert(
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.runtime.rundir import find_weights
 
-    told = Told(
-        size=options.parse_size(size),
-        null_class=null_class,
-        schedule=schedule,
-        timesteps=timesteps,
-        parameterisation=parameterisation,
-        rescale_timesteps=rescale_timesteps,
-        heads=heads,
-        head_width=head_width,
-        attention_order=attention_order,
-    )
+    told = Told(**asdict(said) | {"size": options.parse_size(said.size)})
     if to is None:
         done = bring_in(source, out, told)
         following = f"\nNext: ddpm sample {out}"

@@ -11,7 +11,7 @@ from torch import nn
 from ddpm_cli.core.architecture import NetworkConfig, Stage
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
-from ddpm_cli.core.plain import from_dict
+from ddpm_cli.core.plain import from_dict, to_dict
 
 
 class _Block(NamedTuple):
@@ -71,6 +71,13 @@ def read(document: dict[str, Any], where: str) -> UNet2DConfig:
     if isinstance(settings.get("sample_size"), int):
         settings["sample_size"] = [settings["sample_size"]] * 2
     return from_dict(UNet2DConfig, settings, where)
+
+
+def document(theirs: UNet2DConfig) -> dict[str, Any]:
+    """What a config.json holds, in which one number is a square's size."""
+    sides = theirs.sample_size
+    square = sides is not None and sides[0] == sides[1]
+    return to_dict(theirs) | ({"sample_size": sides[0]} if sides and square else {})
 
 
 def recipe(theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None) -> NetworkConfig:

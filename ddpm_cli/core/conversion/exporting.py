@@ -48,8 +48,8 @@ def export(source: Path, out: Path) -> dict[str, Any]:
             {"_class_name": "DDPMScheduler", "_diffusers_version": _VERSION, "clip_sample": True}
             | to_dict(noise),
         )
-        about = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION} | to_dict(unet)
-        _write(folder / "unet" / "config.json", about)
+        about = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
+        _write(folder / "unet" / "config.json", about | diffusers.document(unet))
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
         tensors.write(file, _laid_out(held.network, ours), {})
 
