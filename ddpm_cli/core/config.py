@@ -211,6 +211,11 @@ class RunConfig:
             f"--schedule {schedule} has no --beta-min and --beta-max; it is a curve of its own": (
                 schedule not in BETA_RANGED and betas != (default.beta_min, default.beta_max)
             ),
+            "--class-drop hides classes, and a network without a null class cannot: give 0": (
+                self.optimiser.class_drop > 0
+                and bool(self.network.classes)
+                and not self.network.null_class
+            ),
             f"--schedule {schedule} has no timesteps for time_scale to scale": (
                 not steps and self.diffusion.time_scale != 1
             ),

@@ -35,10 +35,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 def read(path: Path) -> Held:
     """Read a safetensors file. Raises DdpmError for any other."""
+    about = describe(path)
+    with safe_open(path, framework="pt") as file:
+        return Held({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
+
+
+def describe(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. Raises DdpmError for any other."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            return Held({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise DdpmError(f"{path} is no readable weights file (safetensors): {error}") from error
 

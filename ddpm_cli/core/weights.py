@@ -31,16 +31,26 @@ def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -
     tensors.write(path, state, {_KEY: {"config": to_dict(config), "images": images}})
 
 
+def describe(path: Path) -> RunConfig:
+    """The config in a weights file, without its tensors. Raises DdpmError for another file."""
+    return _read(path, tensors.describe(path))[0]
+
+
 def load(path: Path) -> Weights:
     """Read a weights file and build its network. Raises DdpmError for a file of something else."""
     held = tensors.read(path)
-    if _KEY not in held.about:
+    config, images = _read(path, held.about)
+    network = UNet(config.network)
+    tensors.fill(network, held.tensors, path)
+    return Weights(network.eval(), config, images, sha256_of(path))
+
+
+def _read(path: Path, about: dict[str, str]) -> tuple[RunConfig, int]:
+    """The config and the images seen in training, from a weights file's metadata."""
+    if _KEY not in about:
         raise DdpmError(
             f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled; "
             "other people's weights go through ddpm convert"
         )
-    document = tensors.document(path, held.about[_KEY])
-    config = from_dict(RunConfig, document["config"], f"the config in {path}")
-    network = UNet(config.network)
-    tensors.fill(network, held.tensors, path)
-    return Weights(network.eval(), config, int(document["images"]), sha256_of(path))
+    document = tensors.document(path, about[_KEY])
+    return from_dict(RunConfig, document["config"], f"the config in {path}"), document["images"]

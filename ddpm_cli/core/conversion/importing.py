@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ddpm_cli.core import tensors, weights
 from ddpm_cli.core.architecture import NetworkConfig
-from ddpm_cli.core.config import DataConfig, DiffusionConfig, Origin, RunConfig
+from ddpm_cli.core.config import DataConfig, DiffusionConfig, OptimiserConfig, Origin, RunConfig
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, taken
@@ -65,6 +65,7 @@ def convert(source: Path, out: Path, told: Told) -> dict[str, Any]:
         data=DataConfig(source=""),
         network=foreign.network,
         diffusion=foreign.diffusion,
+        optimiser=OptimiserConfig(class_drop=0.0 if told.null_class is None else 0.1),
         origin=Origin(str(source), sha256_of(foreign.file)),
     )
     config.check()
