@@ -225,7 +225,7 @@ def test_files_of_something_else(ddpm: Callable[..., Result], model: drawing.Mod
 
     weights.save(Path("short.safetensors"), shorter, model.config, 1)
     for name, words in (
-        ("text.safetensors", "not a weights file"),
+        ("text.safetensors", "no readable weights file"),
         ("other.safetensors", "not the config"),
         ("short.safetensors", "norm.weight"),
         ("nowhere", "no such run"),

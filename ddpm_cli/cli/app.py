@@ -10,6 +10,7 @@ import typer
 
 from ddpm_cli import __version__
 from ddpm_cli.cli import console
+from ddpm_cli.cli.convert import convert
 from ddpm_cli.cli.fetch_weights import fetch_weights
 from ddpm_cli.cli.fid import fid
 from ddpm_cli.cli.gif import gif
@@ -37,6 +38,7 @@ app.command()(inception_score)
 app.command()(fetch_weights)
 app.command()(train_classifier)
 app.command()(nll)
+app.command()(convert)
 app.command()(inspect_schedule)
 
 

@@ -55,7 +55,7 @@ def nll(
     with distributed.joined(chosen):
         pictures = open_pictures(model, data, reporter, skip_bad=skip_bad)
         reporter.say(
-            f"{model.path}: {model.images:,} images seen; {min(count, len(pictures))} of "
+            f"{model.path}: {model.past}; {min(count, len(pictures))} of "
             f"{len(pictures):,} pictures, {len(model.denoiser.schedule)} evaluations each"
         )
         result = measure(model, pictures, count, seed, batch, kind, reporter)

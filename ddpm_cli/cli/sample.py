@@ -50,7 +50,7 @@ def sample(
     )
     request = drawing.make_request(model, count, seed, classes, how)
     reporter.say(
-        f"{model.path}: {model.images:,} images seen; "
+        f"{model.path}: {model.past}; "
         f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
     )
     if late := drawing.starts_late(model, request):

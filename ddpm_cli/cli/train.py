@@ -55,6 +55,7 @@ def train(
         conditional=None if data.unconditional is None else not data.unconditional,
         out=saving.out,
         resume=saving.resume,
+        init_from=learning.init_from,
         skip_bad=data.skip_bad,
         settings={
             **learned,

@@ -155,6 +155,16 @@ class LearningOptions:
             show_default="0.1",
         ),
     ] = None
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run or weights file (of ddpm convert, too) whose weights a new training starts "
+            "from. They bring their network, size and noise process along; classes and captions "
+            "may be others. A resume goes on from its snapshot.",
+            rich_help_panel=_LEARNING,
+            show_default="random weights",
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(

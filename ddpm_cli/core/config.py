@@ -34,6 +34,7 @@ class DiffusionConfig:
     beta_max: float = 0.02
     cosine_offset: float = 0.008  # s of Nichol & Dhariwal: keeps the first betas from vanishing
     beta_cap: float = 0.999  # no beta is larger, which keeps abar above zero
+    time_scale: float = 1.0  # networks are told timesteps times this; 1000 / T in improved DDPM
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
@@ -41,6 +42,7 @@ class DiffusionConfig:
         positive("timesteps", self.timesteps)
         positive("beta_min", self.beta_min)
         positive("cosine_offset", self.cosine_offset)
+        positive("time_scale", self.time_scale)
         if not self.beta_min <= self.beta_max <= 1:
             raise UsageError(
                 f"betas go up from beta_min to beta_max, at most 1; not from {self.beta_min:g} to "
@@ -171,6 +173,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The weights that a training began with, or that were converted."""
+
+    path: str  # as given
+    sha256: str  # of the file
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """config.json. The first five parts are fixed once a run has begun, the rest may change."""
 
@@ -184,6 +194,7 @@ class RunConfig:
     keep: int = 2  # snapshots kept
     preview: int = 16  # pictures in a preview grid; 0: none
     patience: int = 0  # snapshots without a better loss after which training ends; 0: never
+    origin: Origin | None = None  # None: random weights
 
     def __post_init__(self) -> None:
         positive("snapshot-every", self.snapshot_every)
@@ -202,6 +213,14 @@ class RunConfig:
         contradictions = {
             f"--schedule {schedule} has no --beta-min and --beta-max; it is a curve of its own": (
                 schedule not in BETA_RANGED and betas != (default.beta_min, default.beta_max)
+            ),
+            "--class-drop hides classes, and a network without a null class cannot: give 0": (
+                self.optimiser.class_drop > 0
+                and bool(self.network.classes)
+                and not self.network.null_class
+            ),
+            f"--schedule {schedule} has no timesteps for time_scale to scale": (
+                not steps and self.diffusion.time_scale != 1
             ),
             f"--noise-levels {objective.noise_levels} needs a schedule of continuous noise levels; "
             f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": normal and steps,

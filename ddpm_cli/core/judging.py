@@ -66,7 +66,7 @@ def drawn_by_run(
     request = drawing.make_request(model, asked.count, asked.seed, asked.classes, asked.how)
     how = request.how
     reporter.say(
-        f"{model.path}: {model.images:,} images seen; drawing {asked.count:,} pictures: "
+        f"{model.path}: {model.past}; drawing {asked.count:,} pictures: "
         f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
         f"seed {asked.seed}"
     )

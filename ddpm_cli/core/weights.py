@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
 from torch import Tensor
 
+from ddpm_cli.core import tensors
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.plain import from_dict, to_dict
-from ddpm_cli.core.runtime.atomic import replacing
 from ddpm_cli.core.runtime.downloads import sha256_of
 
 _KEY = "ddpm"  # of the metadata
@@ -29,40 +26,31 @@ class Weights(NamedTuple):
     sha256: str  # of the file
 
 
-def save(path: Path, tensors: dict[str, Tensor], config: RunConfig, images: int) -> None:
+def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -> None:
     """Write a weights file, whole or not at all."""
-    about = json.dumps({"config": to_dict(config), "images": images})
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
-        partial.write_bytes(serialised(stored, metadata={"format": "pt", _KEY: about}))
+    tensors.write(path, state, {_KEY: {"config": to_dict(config), "images": images}})
+
+
+def describe(path: Path) -> RunConfig:
+    """The config in a weights file, without its tensors. Raises DdpmError for another file."""
+    return _read(path, tensors.describe(path))[0]
 
 
 def load(path: Path) -> Weights:
     """Read a weights file and build its network. Raises DdpmError for a file of something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DdpmError(f"{path} is not a weights file of ddpm (safetensors): {error}") from error
-    if about is None:
-        raise DdpmError(
-            f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled"
-        )
-    document = json.loads(about)
-    config = from_dict(RunConfig, document["config"], f"the config in {path}")
+    held = tensors.read(path)
+    config, images = _read(path, held.about)
     network = UNet(config.network)
-    _fill(network, tensors, path)
-    return Weights(network.eval(), config, int(document["images"]), sha256_of(path))
+    tensors.fill(network, held.tensors, path)
+    return Weights(network.eval(), config, images, sha256_of(path))
 
 
-def _fill(network: UNet, tensors: dict[str, Tensor], path: Path) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [
-        name for name in sorted(wanted.keys() | held.keys()) if wanted.get(name) != held.get(name)
-    ]
-    if wrong:
-        first = "; ".join(f"{name}: {held.get(name)}, not {wanted.get(name)}" for name in wrong[:3])
-        raise DdpmError(f"{path} does not fit the network its config describes: {first}")
-    network.load_state_dict(tensors)
+def _read(path: Path, about: dict[str, str]) -> tuple[RunConfig, int]:
+    """The config and the images seen in training, from a weights file's metadata."""
+    if _KEY not in about:
+        raise DdpmError(
+            f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled; "
+            "other people's weights go through ddpm convert"
+        )
+    document = tensors.document(path, about[_KEY])
+    return from_dict(RunConfig, document["config"], f"the config in {path}"), document["images"]

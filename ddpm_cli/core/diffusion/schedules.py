@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ class Schedule:
 
     name: str
     sigma: Table  # (T,), ascending: noise relative to the signal, sqrt((1 - abar) / abar)
+    time_scale: float = 1.0  # of the timesteps that a network is told
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -68,8 +69,8 @@ class Schedule:
         return torch.from_numpy(self.sigma)[index]
 
     def c_noise(self, sigma: Tensor) -> Tensor:
-        """How the network is told noise levels (B,): float32, as the timestep."""
-        return self.timestep(sigma)
+        """How the network is told noise levels (B,): float32, as the timestep, scaled."""
+        return self.timestep(sigma) * self.time_scale
 
     def prior_std(self, sigma_max: float) -> float:
         """Deviation of x where sampling starts: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
@@ -196,5 +197,6 @@ def from_config(config: DiffusionConfig) -> Schedule:
     """The schedule a run is trained with."""
     if config.schedule in BETAS:
         beta = BETAS[config.schedule](config)
-        return from_betas(config.schedule, np.minimum(beta, config.beta_cap))
+        schedule = from_betas(config.schedule, np.minimum(beta, config.beta_cap))
+        return replace(schedule, time_scale=config.time_scale)
     return {"edm": edm, "flow": flow}[config.schedule](config)

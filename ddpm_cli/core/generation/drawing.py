@@ -41,6 +41,14 @@ class Model(NamedTuple):
     device: torch.device
     precision: torch.dtype
 
+    @property
+    def past(self) -> str:
+        """What has become of it, for messages."""
+        origin = self.config.origin
+        if origin is not None and self.images == 0:
+            return f"the weights of {origin.path}"
+        return f"{self.images:,} images seen"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -92,6 +100,11 @@ def make_request(
                 "leave --guidance at 1"
             )
         return Request(count, seed, (), how)
+    if how.guidance != 1 and not model.config.network.null_class:
+        raise DdpmError(
+            f"{model.path} has no null class to guide away from; leave --guidance at 1 (of converted "
+            "weights, ddpm convert --null-class says which class is one)"
+        )
     if how.guidance != 1 and model.config.optimiser.class_drop == 0:
         raise DdpmError(
             f"{model.path} was trained with --class-drop 0, so it has no unconditional branch; "

@@ -81,6 +81,8 @@ def open_pictures(
     """
     network = model.config.network
     name = data or model.config.data.source
+    if not name:
+        raise UsageError(f"{model.path} does not say what it was trained on: give --data")
     source = open_source(name)
     native = (source.native_channels, *source.native_size)
     wanted = (network.channels, *network.size)

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
+from ddpm_cli.core import tensors
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
 PUBLISHED = RemoteFile(
@@ -162,32 +161,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DdpmError(f"--weights {path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *DAMAGED_FILE) as error:
-        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-        raise DdpmError(f"{path} is no readable weights file ({why}); {_wanted()}") from error
-    except OSError as error:
-        raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise DdpmError(f"{path} does not hold a flat state dict; {_wanted()}")
-    return state
+        return tensors.read_flat(path)
+    except DdpmError as error:
+        raise DdpmError(f"{error}; {_wanted()}") from error
 
 
 def _check(state: dict[str, Tensor], network: FidInception, path: Path) -> None:
-    needed = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    wrong = [
-        f"{key} is {tuple(state[key].shape) if key in state else 'missing'}, needs {shape}"
-        for key, shape in needed.items()
-        if not key.endswith("num_batches_tracked")  # counts training steps: the file may go without
-        and (key not in state or tuple(state[key].shape) != shape)
-    ]
-    wrong += [f"{key} is not in the network" for key in state if key not in needed]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        listed = "; ".join(wrong[:3]) + more
-        raise DdpmError(f"{path} is not the FID Inception network: {listed}; {_wanted()}")
+    counts = "num_batches_tracked"  # training steps: the file may go without
+    needed = {
+        key: value
+        for key, value in network.state_dict().items()
+        if not key.endswith(counts) or key in state
+    }
+    if wrong := tensors.misfits(state, needed):
+        raise DdpmError(
+            f"{path} is not the FID Inception network: {tensors.listed(wrong)}; {_wanted()}"
+        )
 
 
 def _wanted() -> str:

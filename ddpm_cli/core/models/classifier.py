@@ -6,18 +6,15 @@ network that learned to tell the classes of such pictures apart gives features t
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddpm_cli.core import tensors
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.plain import from_dict
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.plain import from_dict, to_dict
 
 _KEY = "ddpm-classifier"  # of the metadata
 
@@ -77,38 +74,21 @@ class Held(NamedTuple):
 
 def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
     """Write a classifier with what rebuilds it, whole or not at all."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    with replacing(path) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", _KEY: json.dumps(asdict(config))})
+    tensors.write(path, network.state_dict(), {_KEY: to_dict(config)})
 
 
 def load(path: Path) -> Held:
     """Read a classifier. Raises DdpmError for a file of something else."""
     if not path.is_file():
         raise DdpmError(f"--features {path}: no such file; ddpm train-classifier makes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DdpmError(f"--features {path} is no safetensors file: {error}") from error
-    if about is None:
+    held = tensors.read(path)
+    if _KEY not in held.about:
         raise DdpmError(
             f"--features {path} holds no classifier of ddpm train-classifier; "
             "FID Inception weights go to --weights"
         )
-    config = from_dict(ClassifierConfig, _json(about, path), f"the config in {path}")
+    about = tensors.document(path, held.about[_KEY])
+    config = from_dict(ClassifierConfig, about, f"the config in {path}")
     network = Classifier(config)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1].strip()
-        raise DdpmError(f"--features {path} does not fit its own config: {why}") from error
+    tensors.fill(network, held.tensors, path)
     return Held(network.eval(), config)
-
-
-def _json(about: str, path: Path) -> Any:
-    try:
-        return json.loads(about)
-    except ValueError as error:
-        raise DdpmError(f"--features {path} holds a damaged config: {error}") from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.config import Origin, RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import schedules
@@ -22,7 +22,7 @@ from ddpm_cli.core.presets import SYSTEMS, fitting, preset
 from ddpm_cli.core.runtime import distributed, stopping
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
-from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training import snapshots, starting
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress, State
 from ddpm_cli.core.training.trainer import Machine, Score, Trainer
@@ -42,6 +42,7 @@ class Request:
     conditional: bool | None = None
     out: Path | None = None
     resume: str = "auto"
+    init_from: Path | None = None  # whose weights a new run starts from
     skip_bad: bool = False
     settings: dict[str, Any] = field(default_factory=dict)  # over the preset's and the file's
 
@@ -92,12 +93,19 @@ def plan(request: Request) -> Plan:
     if request.conditional and not source.classes:
         raise UsageError(f"--conditional, but {request.data} has no class folders")
 
-    config = updated(RunConfig(), chosen.settings)
+    config, size = updated(RunConfig(), chosen.settings), request.size or source.native_size
+    if request.init_from is not None:
+        fallback = None if request.resume == "never" else request.out
+        config = _over(config, starting.settings(request.init_from, fallback))
+        size, channels = (
+            request.size or config.network.size,
+            request.channels or config.network.channels,
+        )
     if request.config is not None:
         config = _over(config, _settings_in(request.config), str(request.config))
     settings = dict(request.settings)
     settings["network"] = settings.get("network", {}) | {
-        "size": list(request.size or source.native_size),
+        "size": list(size),
         "channels": channels,
         "classes": list(source.classes) if conditional else [],
     }
@@ -112,7 +120,12 @@ def plan(request: Request) -> Plan:
     told = {"network": {"augmented": config.data.augment > 0}}  # of what its pictures go through
     config = updated(config, told)
     _check(config, len(source))
-    return Plan(source, config, name, request.out or RUNS / _name(source.name, config.network.size))
+    out = request.out or RUNS / _name(source.name, config.network.size)
+    if request.init_from is not None and not (
+        RunDirectory(out).config.exists() and request.resume != "never"
+    ):
+        starting.read(request.init_from, config.network)  # refuses those of another network
+    return Plan(source, config, name, out)
 
 
 def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
@@ -148,6 +161,8 @@ def run(
     reporter.say(f"Run directory: {run.path}")
     state = State.fresh(config, machine.device)
     resumed = _resume(run, state, request.resume, reporter)
+    origin = _origin(run, state, request, resumed, reporter)
+    config = replace(config, origin=origin)
     if distributed.is_first():
         run.write_config(config)
         run.rewind_rows(state.progress.images)
@@ -257,6 +272,20 @@ def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) ->
     images, steps = state.progress.images, state.progress.steps
     reporter.say(f"Resuming from {path} ({images:,} images, {steps:,} steps).")
     return images
+
+
+def _origin(
+    run: RunDirectory, state: State, request: Request, resumed: int, reporter: Reporter
+) -> Origin | None:
+    """What the run started from; where it starts now, its state takes those weights over."""
+    if resumed:
+        return run.read_config().origin if run.config.is_file() else None
+    if request.init_from is None:
+        return None
+    start = starting.read(request.init_from, state.network.config)
+    starting.give(state, start)
+    reporter.say(f"Starting from the weights of {request.init_from}.")
+    return start.origin
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

@@ -1,0 +1,269 @@
+"""The settings of diffusers' UNet2DModel, as a recipe of ours and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ddpm_cli.core.architecture import NetworkConfig, Stage
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.plain import from_dict, to_dict
+
+
+class _Block(NamedTuple):
+    """A type of their blocks, which are our levels."""
+
+    down: str  # its name on the way down
+    up: str
+    attends: bool
+    resample: str | None  # how it leads to the next level; None: as their config says elsewhere
+
+
+_BLOCKS = (
+    _Block("DownBlock2D", "UpBlock2D", False, "conv"),
+    _Block("AttnDownBlock2D", "AttnUpBlock2D", True, None),
+    _Block("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D", False, "res"),
+)
+_MIDDLES = {True: (("res", "attn"), ("res",)), False: (("res",), ("res",))}  # by add_attention
+
+
+@dataclass(frozen=True)
+class UNet2DConfig:
+    """A UNet2DModel's config.json: their names, and their defaults."""
+
+    sample_size: tuple[int, int] | None = None  # height, width
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    time_embedding_type: str = "positional"
+    time_embedding_dim: int | None = None
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
+    mid_block_type: str | None = "UNetMidBlock2D"
+    up_block_types: tuple[str, ...] = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    mid_block_scale_factor: float = 1
+    downsample_padding: int = 1
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    dropout: float = 0.0
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8
+    norm_num_groups: int = 32
+    attn_norm_num_groups: int | None = None
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = "default"
+    add_attention: bool = True
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+    num_train_timesteps: int | None = None
+
+
+def read(document: dict[str, Any], where: str) -> UNet2DConfig:
+    """Read a config.json. Raises DdpmError for settings that we do not know."""
+    settings = {name: value for name, value in document.items() if not name.startswith("_")}
+    if isinstance(settings.get("sample_size"), int):
+        settings["sample_size"] = [settings["sample_size"]] * 2
+    return from_dict(UNet2DConfig, settings, where)
+
+
+def document(theirs: UNet2DConfig) -> dict[str, Any]:
+    """What a config.json holds, in which one number is a square's size."""
+    sides = theirs.sample_size
+    square = sides is not None and sides[0] == sides[1]
+    return to_dict(theirs) | ({"sample_size": sides[0]} if sides and square else {})
+
+
+def recipe(theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None) -> NetworkConfig:
+    """The same network as a recipe of ours. Raises DdpmError for what ours cannot be."""
+    _refuse(theirs)
+    base = theirs.block_out_channels[0]
+    down = [block.attends for block in _down(theirs)]
+    up = [block.attends for block in reversed(_up(theirs))]
+    blocks = [_words(attends, theirs.layers_per_block) for attends in down]
+    up_blocks = [_words(attends, theirs.layers_per_block + 1) for attends in up]
+    classes = [str(i) for i in range(theirs.num_class_embeds or 0) if i != null_class]
+    return NetworkConfig(
+        size=size,
+        channels=theirs.in_channels,
+        classes=tuple(classes),
+        null_class=null_class is not None,
+        width=base,
+        multipliers=tuple(channels // base for channels in theirs.block_out_channels),
+        blocks=tuple(blocks),
+        up_blocks=() if up == down else tuple(up_blocks),
+        middle=",".join(sum(_MIDDLES[theirs.add_attention], ())),
+        head_width=theirs.attention_head_dim,
+        time="scale-shift" if theirs.resnet_time_scale_shift == "scale_shift" else "add",
+        time_width=theirs.time_embedding_dim,
+        encoding="sin-cos" if theirs.freq_shift else "cos-sin",
+        resample=_resampling(theirs),
+        padding="around" if theirs.downsample_padding else "after",
+        groups=theirs.norm_num_groups,
+        epsilon=theirs.norm_eps,
+        dropout=theirs.dropout,
+        learned_variance=theirs.out_channels == 2 * theirs.in_channels,
+    )
+
+
+def swapped(theirs: UNet2DConfig) -> bool:
+    """Whether sines and cosines come in the other order than ours of the same rates."""
+    return theirs.flip_sin_to_cos == bool(theirs.freq_shift)
+
+
+def settings(ours: NetworkConfig) -> UNet2DConfig:
+    """A UNet2DModel that is the same network. Raises DdpmError where there is none."""
+    _refuse_export(ours)
+    levels = ours.levels
+    attends = [_attends(level.down, level.up) for level in levels]
+    groups = _only("groups of normalisation", {n.num_groups for n in _norms(ours)})
+    classes = len(ours.classes) + ours.null_class
+    kind = {"conv": "conv", "res": "resnet"}[ours.resample]
+    return UNet2DConfig(
+        sample_size=ours.size,
+        in_channels=ours.channels,
+        out_channels=ours.channels * (2 if ours.learned_variance else 1),
+        time_embedding_dim=ours.time_width,
+        freq_shift=1 if ours.encoding == "sin-cos" else 0,
+        flip_sin_to_cos=ours.encoding == "cos-sin",
+        down_block_types=tuple(_type(there, ours).down for there, _ in attends),
+        up_block_types=tuple(_type(back, ours).up for _, back in reversed(attends)),
+        block_out_channels=tuple(level.width for level in levels),
+        layers_per_block=_only("res blocks", {len(level.down) for level in levels}),
+        downsample_padding=1 if ours.padding == "around" else 0,
+        downsample_type=kind,
+        upsample_type=kind,
+        dropout=ours.dropout,
+        attention_head_dim=_head_width(ours),
+        norm_num_groups=groups,
+        attn_norm_num_groups=groups if ours.time == "scale-shift" else None,
+        norm_eps=ours.epsilon,
+        resnet_time_scale_shift="scale_shift" if ours.time == "scale-shift" else "default",
+        add_attention=ours.bottom == _MIDDLES[True],
+        num_class_embeds=classes if ours.classes else None,
+    )
+
+
+def _refuse(c: UNet2DConfig) -> None:
+    """Raise DdpmError that names a setting which our network cannot follow."""
+    scaled = c.resnet_time_scale_shift == "scale_shift"
+    base = c.block_out_channels[0]
+    for name, fits in {
+        "center_input_sample": not c.center_input_sample,
+        "time_embedding_type": c.time_embedding_type == "positional",
+        "freq_shift": c.freq_shift in (0, 1),
+        "mid_block_type": c.mid_block_type == "UNetMidBlock2D",
+        "mid_block_scale_factor": c.mid_block_scale_factor == 1,
+        "downsample_padding": c.downsample_padding in (0, 1),
+        "downsample_type": c.downsample_type in ("conv", "resnet"),
+        "upsample_type": c.upsample_type == c.downsample_type,
+        "act_fn": c.act_fn in ("silu", "swish"),
+        "class_embed_type": c.class_embed_type is None,
+        "resnet_time_scale_shift": c.resnet_time_scale_shift in ("default", "scale_shift"),
+        # With scale_shift, the middle's attention has no normalisation unless this asks for it.
+        "attn_norm_num_groups": not c.add_attention
+        or c.attn_norm_num_groups == c.norm_num_groups
+        or (c.attn_norm_num_groups is None and not scaled),
+        "out_channels": c.out_channels in (c.in_channels, 2 * c.in_channels),
+        "block_out_channels": all(channels % base == 0 for channels in c.block_out_channels),
+        "down_block_types": len(c.down_block_types) == len(c.block_out_channels),
+        "up_block_types": len(c.up_block_types) == len(c.block_out_channels),
+    }.items():
+        if not fits:
+            raise DdpmError(
+                f"{name} {getattr(c, name)!r} of its config.json has no counterpart in our U-Net"
+            )
+
+
+def _down(c: UNet2DConfig) -> list[_Block]:
+    return _blocks(c.down_block_types, {block.down: block for block in _BLOCKS})
+
+
+def _up(c: UNet2DConfig) -> list[_Block]:
+    return _blocks(c.up_block_types, {block.up: block for block in _BLOCKS})
+
+
+def _blocks(types: tuple[str, ...], known: dict[str, _Block]) -> list[_Block]:
+    for kind in types:
+        if kind not in known:
+            raise DdpmError(
+                f"a block {kind} has no counterpart in our U-Net; those that have: "
+                f"{', '.join(known)}"
+            )
+    return [known[kind] for kind in types]
+
+
+def _resampling(c: UNet2DConfig) -> str:
+    """How the levels are parted; the last ones on either way part nothing."""
+    asked = {"conv": "conv", "resnet": "res"}[c.downsample_type]
+    parting = [*_down(c)[:-1], *_up(c)[:-1]]
+    kinds = {block.resample or asked for block in parting} or {"conv"}
+    if len(kinds) > 1:
+        raise DdpmError(
+            "some of its levels are parted by convolutions and others by resnets; ours are parted "
+            "all alike"
+        )
+    return kinds.pop()
+
+
+def _words(attends: bool, count: int) -> str:
+    return ",".join(["res,attn" if attends else "res"] * count)
+
+
+def _refuse_export(c: NetworkConfig) -> None:
+    for what, seen in {
+        "captions": c.text is not None,
+        f"pixels folded by {c.patch}": c.patch > 1,
+        f"attention over patches of {c.attn_patch}": c.attn_patch > 1,
+        f"a class_width of {c.class_width}": c.class_width is not None,
+        "resampling by pooling": c.resample == "pool",
+        "a convolution in a resampler's skip": c.resample_skip,
+        f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,
+        f"a middle of {c.middle}": c.bottom not in _MIDDLES.values(),
+        f"pictures of {c.size[0]}x{c.size[1]}, which it pads": any(
+            side % c.granularity for side in c.size
+        ),
+        **{f"{kind} blocks": True for kind in sorted(c.kinds - {"res", "attn"})},
+    }.items():
+        if seen:
+            raise DdpmError(f"diffusers' UNet2DModel has no counterpart for {what}")
+
+
+def _attends(*ways: tuple[Stage, ...]) -> list[bool]:
+    """Whether a level attends on either way, which must be after each of its blocks or none."""
+    return [_only("sequences of blocks", {len(stage) for stage in way}) == 2 for way in ways]
+
+
+def _type(attends: bool, c: NetworkConfig) -> _Block:
+    return next(b for b in _BLOCKS if b.attends == attends and b.resample in (None, c.resample))
+
+
+def _head_width(c: NetworkConfig) -> int | None:
+    if c.heads == 1 and c.head_width is None:
+        return None  # theirs is then the level's width, too
+    attending = {level.width for level in c.levels if "attn" in {*sum(level.down + level.up, ())}}
+    if c.bottom == _MIDDLES[True]:
+        attending.add(c.levels[-1].width)
+    widths = {width // c.heads_of(width) for width in attending}
+    return _only("widths of attention's heads", widths) if widths else None
+
+
+def _norms(c: NetworkConfig) -> list[nn.GroupNorm]:
+    with torch.device("meta"):
+        return [module for module in UNet(c).modules() if isinstance(module, nn.GroupNorm)]
+
+
+def _only(what: str, values: set[int]) -> int:
+    """The one value that all levels share. Raises DdpmError where there are several."""
+    if len(values) > 1:
+        raise DdpmError(
+            f"diffusers' UNet2DModel has one number of {what} for all levels, and these have "
+            + " and ".join(map(str, sorted(values)))
+        )
+    return next(iter(values))

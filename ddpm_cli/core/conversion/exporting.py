@@ -1,0 +1,106 @@
+"""A run of ours -> a pipeline folder of diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.core import tensors, weights
+from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.conversion import diffusers, reference, scheduler
+from ddpm_cli.core.conversion.checking import difference
+from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, given
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.plain import to_dict
+
+_VERSION = "0.30.0"  # of diffusers, from which on these files are read
+_MODEL = {
+    "_class_name": "DDPMPipeline",
+    "_diffusers_version": _VERSION,
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+}
+
+
+def export(source: Path, out: Path) -> dict[str, Any]:
+    """Write a weights file of ours as a DDPMPipeline's folder; what there is to say about it.
+
+    Raises DdpmError for what has no counterpart there, and where what was written computes
+    something else: then no folder is left.
+    """
+    if out.exists():
+        raise DdpmError(f"{out} is there already; choose another --out")
+    held = weights.load(source)
+    ours = held.config.network
+    unet = diffusers.settings(ours)
+    noise = scheduler.settings(held.config.diffusion, learned_variance=ours.learned_variance)
+    with _becoming(out) as folder:
+        _write(folder / "model_index.json", _MODEL)
+        _write(
+            folder / "scheduler" / "scheduler_config.json",
+            {"_class_name": "DDPMScheduler", "_diffusers_version": _VERSION, "clip_sample": True}
+            | to_dict(noise),
+        )
+        about = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
+        _write(folder / "unet" / "config.json", about | diffusers.document(unet))
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        tensors.write(file, _laid_out(held.network, ours), {})
+
+        again = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        written = diffusers.read(again, "the config written")
+        compute = partial(reference.diffusers_unet, tensors.read(file).tensors, written)
+        null_class = len(ours.classes) if ours.null_class else None
+        largest = difference(held.network, compute, held.config.diffusion, null_class)
+    return {
+        "out": str(out),
+        "source": str(source),
+        "parameters": parameter_count(held.network),
+        "largest_difference": largest,
+        "size": list(ours.size),
+        "channels": ours.channels,
+        "classes": len(ours.classes),
+        "schedule": noise.beta_schedule if noise.trained_betas is None else "trained_betas",
+        "timesteps": noise.num_train_timesteps,
+        "parameterisation": noise.prediction_type,
+    }
+
+
+def _laid_out(network: UNet, config: NetworkConfig) -> Tensors:
+    """The network's tensors as a UNet2DModel has them: the null class, if there is one, last."""
+    ours = network.state_dict()
+    ours.pop("conditioning.augmented.weight", None)  # what training moved is not told in drawing
+    if config.classes and config.null_class:
+        ours["conditioning.classes.weight"] = ours["conditioning.classes.weight"].roll(-1, dims=0)
+    return {
+        name: tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
+        for name, tensor in given(ours, DIFFUSERS, config).items()
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _becoming(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`, which becomes it at the end; on an error it goes."""
+    partial_folder: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial_folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        yield partial_folder
+        partial_folder.chmod(0o755)
+        partial_folder.rename(out)
+    except OSError as error:
+        raise DdpmError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        if partial_folder is not None:
+            shutil.rmtree(partial_folder, ignore_errors=True)

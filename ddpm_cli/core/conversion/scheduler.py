@@ -1,0 +1,126 @@
+"""The settings of diffusers' DDPM schedulers, as a noise process of ours and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from ddpm_cli.core.config import BETA_RANGED, DiffusionConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.schedules import Table
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.plain import from_dict
+
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+_NAMED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that all their schedulers know
+_ALIKE = 1e-5  # of betas, relative: they compute them in float32
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """What scheduler_config.json says of the training: their names, and their defaults."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+    rescale_betas_zero_snr: bool = False
+
+
+def read(document: dict[str, Any], where: str) -> SchedulerConfig:
+    """Read a scheduler_config.json, whose other settings are about sampling. Raises DdpmError."""
+    if "beta_schedule" not in document:
+        raise DdpmError(
+            f"{where} is of {document.get('_class_name')}, which has no betas: not a DDPM's"
+        )
+    known = {field.name for field in fields(SchedulerConfig)}
+    return from_dict(SchedulerConfig, {k: v for k, v in document.items() if k in known}, where)
+
+
+def noise_process(theirs: SchedulerConfig) -> DiffusionConfig:
+    """Our settings of the same betas. Raises DdpmError where no schedule of ours has them."""
+    if theirs.prediction_type not in _PREDICTIONS:
+        raise DdpmError(
+            f"prediction_type {theirs.prediction_type!r} has no counterpart; those that have: "
+            f"{', '.join(_PREDICTIONS)}"
+        )
+    wanted = _betas(theirs)
+    for candidate in _candidates(theirs, wanted):
+        if np.allclose(_table(candidate), wanted, rtol=_ALIKE, atol=0):
+            return candidate
+    raise DdpmError(f"trained_betas are none of our schedules ({', '.join(schedules.BETAS)})")
+
+
+def settings(ours: DiffusionConfig, *, learned_variance: bool) -> SchedulerConfig:
+    """Their settings of the same betas. Raises DdpmError for what is no DDPM."""
+    predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    for what, seen in {
+        f"schedule {ours.schedule}": ours.schedule not in schedules.BETAS,
+        f"parameterisation {ours.parameterisation}": ours.parameterisation not in predictions,
+        f"time_scale {ours.time_scale:g}": ours.time_scale != 1,
+    }.items():
+        if seen:
+            raise DdpmError(f"diffusers' DDPMScheduler has no counterpart for {what}")
+    scale = 1000 / ours.timesteps if ours.schedule == "linear" else 1
+    plain = SchedulerConfig(
+        num_train_timesteps=ours.timesteps,
+        beta_start=scale * ours.beta_min,
+        beta_end=scale * ours.beta_max,
+        prediction_type=predictions[ours.parameterisation],
+        variance_type="learned_range" if learned_variance else "fixed_small",
+    )
+    table = _table(ours)
+    for name in _NAMED:
+        candidate = replace(plain, beta_schedule=name)
+        if np.allclose(_betas(candidate), table, rtol=_ALIKE, atol=0):
+            return candidate
+    return replace(plain, trained_betas=tuple(table.tolist()))
+
+
+def _betas(c: SchedulerConfig) -> Table:
+    """The betas (T,) of their settings, by their formulas. Raises DdpmError for unknown ones."""
+    count, low, high = c.num_train_timesteps, c.beta_start, c.beta_end
+    if c.rescale_betas_zero_snr:
+        raise DdpmError(
+            "rescale_betas_zero_snr leaves no signal at the last timestep (zero terminal SNR, "
+            "sigma = infinity), where our noise levels end before"
+        )
+    if c.trained_betas is not None:
+        return np.array(c.trained_betas, dtype=np.float64)
+    if c.beta_schedule == "linear":
+        return np.linspace(low, high, count)
+    if c.beta_schedule == "scaled_linear":
+        return np.linspace(low**0.5, high**0.5, count) ** 2
+    if c.beta_schedule == "sigmoid":
+        ramp: Table = 1 / (1 + np.exp(-np.linspace(-6, 6, count)))
+        return low + (high - low) * ramp
+    if c.beta_schedule == "squaredcos_cap_v2":
+        angles = (np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2
+        left: Table = np.cos(angles) ** 2
+        return np.minimum(1 - left[1:] / left[:-1], 0.999)
+    raise DdpmError(
+        f"beta_schedule {c.beta_schedule!r} has no counterpart; those that have: "
+        f"{', '.join(_NAMED)}, sigmoid"
+    )
+
+
+def _table(c: DiffusionConfig) -> Table:
+    return np.minimum(schedules.BETAS[c.schedule](c), c.beta_cap)
+
+
+def _candidates(theirs: SchedulerConfig, betas: Table) -> Iterator[DiffusionConfig]:
+    """Our settings that may have those betas: with our usual ends, theirs, and the betas' own."""
+    usual = DiffusionConfig(
+        timesteps=len(betas), parameterisation=_PREDICTIONS[theirs.prediction_type]
+    )
+    for schedule in schedules.BETAS:
+        yield replace(usual, schedule=schedule)
+    for low, high in ((theirs.beta_start, theirs.beta_end), (betas[0], betas[-1])):
+        for schedule in BETA_RANGED if 0 < low <= high <= 1 else ():
+            yield replace(usual, schedule=schedule, beta_min=float(low), beta_max=float(high))
