@@ -106,8 +106,11 @@ class DataConfig:
     flip: bool = True  # mirror half of the pictures left to right
     holdout: int = 0  # pictures kept out of training for the validation loss
     captions: str = ""  # fingerprint of the captions learned; empty: none
-    templates: tuple[str, ...] = ()  # that captions are made of; empty: they lie beside the pictures
+    templates: tuple[
+        str, ...
+    ] = ()  # that captions are made of; empty: they lie beside the pictures
     examples: tuple[str, ...] = ()  # some captions, for pictures that are drawn unasked
+    example_labels: tuple[int, ...] = ()  # their pictures' classes, where both are learned
 
     def __post_init__(self) -> None:
         positive("holdout", self.holdout, zero=True)
@@ -240,7 +243,7 @@ class RunConfig:
         ]
 
 
-_TOLD_BY_FINGERPRINTS = {("data", "source"), ("data", "examples")}
+_TOLD_BY_FINGERPRINTS = {("data", name) for name in ("source", "examples", "example_labels")}
 
 
 def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:

@@ -20,12 +20,13 @@ from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 
-def fitted(config: TextConfig) -> TextConfig:
+def fitted(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
     """The config with what a frozen encoder decides: the vectors' width, the most tokens it reads.
 
-    Raises DdpmError where the encoder cannot be used.
+    Raises DdpmError where the encoder cannot be used, or a sentence has too many bytes to be read.
     """
     if config.encoder == "bytes":
+        as_bytes(sentences, config.length)
         return config
     encoder = FrozenEncoder(config.encoder)
     name = config.encoder

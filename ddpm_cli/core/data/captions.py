@@ -52,10 +52,12 @@ class Captions:
         count = (numbers >= 0).sum(axis=1)
         return numbers[np.arange(len(rows)), (draws * count).astype(np.int64)]
 
-    def examples(self, count: int) -> tuple[str, ...]:
-        """Some of the sentences, evenly spread over them."""
+    def examples(self, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Up to `count` of the sentences, evenly spread, and for each a picture that has it."""
         spread = np.linspace(0, len(self.sentences) - 1, min(count, len(self.sentences)))
-        return tuple(self.sentences[i] for i in spread.round().astype(int))
+        chosen = [int(number) for number in spread.round()]
+        rows = (int((self.numbers == number).any(axis=1).argmax()) for number in chosen)
+        return tuple(self.sentences[number] for number in chosen), tuple(rows)
 
 
 @dataclass(frozen=True)

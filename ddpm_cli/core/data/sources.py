@@ -116,6 +116,13 @@ def open_source(spec: str) -> Source:
     return FileSource(picture_files(path))
 
 
+def captions_of(source: Source, templates: Sequence[str]) -> Captions:
+    """Captions made of templates over the source's classes, or without any its own."""
+    if templates:
+        return captions.of_classes(templates, source.classes, source.labels)
+    return source.captions()
+
+
 def _classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names and labels from the first folder level at which the files part."""
     parents = [name.split("/")[:-1] for name in names]
