@@ -66,10 +66,9 @@ def drawn_by_run(
     """Pictures of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
     precision = devices.choose_precision("auto", device)
     model = drawing.load_model(rundir.find_weights(asked.run.expanduser()), device, precision)
-    with distributed.first_on_machine():
-        request = drawing.make_request(
-            model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
-        )
+    request = drawing.make_request(
+        model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
+    )
     how = request.how
     reporter.say(
         f"{model.path}: {model.images:,} images seen; drawing {request.count:,} pictures: "

@@ -1,4 +1,4 @@
-"""What pictures are said to show: captions beside them, or sentences made of their classes' names."""
+"""What pictures are said to show: captions beside them, or made of their classes' names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Captions:
         """The number of one sentence for each picture; `draws`, (B,) in [0, 1), say which."""
         numbers = self.numbers[rows]
         count = (numbers >= 0).sum(axis=1)
-        return numbers[np.arange(len(rows)), (draws * count).astype(np.int64)]
+        column = (draws * count).astype(np.int64)
+        return np.take_along_axis(numbers, column[:, None], axis=1)[:, 0]
 
     def examples(self, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Up to `count` of the sentences, evenly spread, and for each a picture that has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ _MODELS = {  # by the model_type of config.json
     "mt5": "MT5EncoderModel",
     "umt5": "UMT5EncoderModel",
 }
-_FILES = ("config.json", "*token*", "*vocab*", "merges.txt", "*.model", "model*.safetensors*")
+_FILES = ["config.json", "*token*", "*vocab*", "merges.txt", "*.model", "model*.safetensors*"]
 _PROBES, _PROBED = 64, 65_536  # places looked at to tell weights apart, bytes at each
 _AT_A_TIME = 64  # sentences in a forward pass
 
@@ -131,14 +132,14 @@ def _folder(name: str) -> Path:
 
 def _transformers() -> Any:
     try:
-        import transformers
+        library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise DdpmError(
             "a frozen text encoder needs the transformers library: pip install 'ddpm-cli[text]'"
         ) from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    return library
 
 
 def _first_line(error: Exception) -> str:
