@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, judging, options, processes
+from ddpm_cli.cli import conditions, console, judging, options, processes
 from ddpm_cli.cli.grouped import grouped
 
 SIDES = (
@@ -43,11 +43,14 @@ def fid(
     count: Annotated[
         int | None,
         typer.Option(
-            "-n", min=2, help="Pictures to draw where FAKE is a run.", show_default="5000"
+            "-n",
+            min=2,
+            help="Pictures to draw where FAKE is a run.",
+            show_default="5000, or as many as --class and --prompts say",
         ),
     ] = None,
-    classes: options.Classes = None,
     *,
+    shown: conditions.ShownOptions,
     sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     batch: judging.Batch = 64,
@@ -89,8 +92,8 @@ def fid(
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     drawing = models.is_run(fake)
-    unsaid = (None, None, 0, options.SamplingOptions())
-    if not drawing and (count, classes, seed, sampling) != unsaid:
+    unsaid = (None, conditions.ShownOptions(), 0, options.SamplingOptions())
+    if not drawing and (count, shown, seed, sampling) != unsaid:
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
     one = open_side(real, skip_bad)
     other = None if drawing else open_side(fake, skip_bad)
@@ -104,7 +107,7 @@ def fid(
         return
     chosen = devices.choose_device(device)
     if other is None:
-        request = models.Drawing(Path(fake), count or 5000, seed, classes, how)
+        request = models.Drawing(Path(fake), count, seed, shown.asked, how)
         other = models.drawn_by_run(request, batch, chosen, reporter)
     wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.joined(chosen):

@@ -7,16 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, options
+from ddpm_cli.cli import conditions, console, options
 from ddpm_cli.cli.grouped import grouped
 
 
 @grouped
 def gif(
     run: options.Run = None,
-    count: Annotated[int, typer.Option("-n", help="How many pictures side by side.")] = 16,
-    classes: options.Classes = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="How many pictures side by side.",
+            show_default="16, or as many as --class and --prompts say",
+        ),
+    ] = None,
     *,
+    shown: conditions.ShownOptions,
     sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     show: Annotated[
@@ -44,15 +51,15 @@ def gif(
     from ddpm_cli.core.generation import animation, drawing, folder
     from ddpm_cli.core.runtime import devices, rundir
 
-    how = sampling.how
+    how, reporter = sampling.how, console.reporter()
     chosen = devices.choose_device(device)
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = drawing.make_request(model, count, seed, classes, how)
+    request = drawing.make_request(model, count, seed, shown.asked, how, reporter)
     path = out or rundir.free_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
-    frames = animation.denoising(model, request, show, every, console.reporter())
+    frames = animation.denoising(model, request, show, every, reporter)
     animation.write(path, frames, seconds, hold)
     document = {"out": str(path), "frames": len(frames), **folder.settings_of(model, request)}
     console.result(f"{len(frames)} frames in {path}", document, json)

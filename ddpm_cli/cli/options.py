@@ -48,14 +48,6 @@ Sampler = Annotated[
         "level of 80 at most: euler, heun, dpmpp-2m or ipndm."
     ),
 ]
-Classes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class",
-        help="Draw this class, by name or number; repeat for several in turn.",
-        show_default="all",
-    ),
-]
 Seed = Annotated[int, typer.Option(min=0, help="Image i depends on seed + i alone.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier call left at --out.")
@@ -108,8 +100,9 @@ class SamplingOptions:
     guidance: Annotated[
         float,
         typer.Option(
-            help="Classifier-free guidance x0_null + g (x0_class - x0_null): 1 is the plain class "
-            "model, 0 ignores the class, more is stronger. (The paper's w is g - 1.)"
+            help="Classifier-free guidance x0_null + g (x0_given - x0_null), given a class or a "
+            "prompt: 1 is the plain model, 0 ignores what is given, more is stronger. (The paper's "
+            "w is g - 1.)"
         ),
     ] = 1.0
     guidance_interval: Annotated[
@@ -123,7 +116,7 @@ class SamplingOptions:
     guidance_rescale: Annotated[
         float,
         typer.Option(
-            help="Bring the guided x0's contrast back to the class model's: 0 not, 1 all the way."
+            help="Bring the guided x0's contrast back to the plain model's: 0 not, 1 all the way."
         ),
     ] = 0.0
     threshold: Annotated[

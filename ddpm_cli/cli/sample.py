@@ -8,16 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, options, processes
+from ddpm_cli.cli import conditions, console, options, processes
 from ddpm_cli.cli.grouped import grouped
 
 
 @grouped
 def sample(
     run: options.Run = None,
-    count: Annotated[int, typer.Option("-n", help="How many pictures.")] = 16,
-    classes: options.Classes = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="How many pictures.",
+            show_default="16, or as many as --class and --prompts say",
+        ),
+    ] = None,
     *,
+    shown: conditions.ShownOptions,
     sampling: options.SamplingOptions,
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
@@ -40,7 +47,7 @@ def sample(
     from ddpm_cli.core.generation import drawing, folder
     from ddpm_cli.core.runtime import devices, distributed, rundir
 
-    how = sampling.how
+    how, asked = sampling.how, shown.asked
     if processes.launched(nproc, device):
         return
     reporter = console.reporter()
@@ -48,27 +55,28 @@ def sample(
     model = drawing.load_model(
         rundir.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
-    request = drawing.make_request(model, count, seed, classes, how)
-    reporter.say(
-        f"{model.path}: {model.past}; "
-        f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
-    )
-    if late := drawing.starts_late(model, request):
-        reporter.say(late)
-    started = time.monotonic()
     with distributed.joined(chosen):
+        with distributed.first_on_machine():
+            request = drawing.make_request(model, count, seed, asked, how, reporter)
+        reporter.say(
+            f"{model.path}: {model.past}; "
+            f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+        )
+        if late := drawing.starts_late(model, request):
+            reporter.say(late)
+        started = time.monotonic()
         place = out or distributed.told_by_first(lambda: folder.default_folder(model, request))
         drawn = folder.write(place, model, request, batch, reporter, overwrite=overwrite)
     seconds = time.monotonic() - started
     document: dict[str, Any] = {
         "out": str(place),
-        "n": count,
+        "n": request.count,
         "drawn": drawn,
         "nfe": evaluations(model.denoiser.schedule, how),
         "seconds": round(seconds, 3),
         "grid": str(place / "grid.png"),
         **folder.settings_of(model, request),
     }
-    there = f" ({count - drawn} were there)" if drawn < count else ""
-    text = f"{count} pictures in {place}{there}, {seconds:.1f} s\nGrid: {place / 'grid.png'}"
-    console.result(text, document, json)
+    there = f" ({request.count - drawn} were there)" if drawn < request.count else ""
+    done = f"{request.count} pictures in {place}{there}, {seconds:.1f} s"
+    console.result(f"{done}\nGrid: {place / 'grid.png'}", document, json)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console, judging, options
+from ddpm_cli.cli.conditions import ConditionOptions
 from ddpm_cli.cli.diffusion import DiffusionOptions
 from ddpm_cli.cli.grouped import given, grouped
 from ddpm_cli.cli.network import NetworkOptions
@@ -24,6 +25,7 @@ from ddpm_cli.cli.training import (
 @grouped
 def train(
     data: DataOptions,
+    shown: ConditionOptions,
     length: LengthOptions,
     network: NetworkOptions,
     diffusion: DiffusionOptions,
@@ -52,16 +54,17 @@ def train(
         config=data.config,
         size=options.parse_size(data.size),
         channels=data.channels,
-        conditional=None if data.unconditional is None else not data.unconditional,
+        conditional=shown.conditional,
+        captions=shown.captioned,
         out=saving.out,
         resume=saving.resume,
         init_from=learning.init_from,
         skip_bad=data.skip_bad,
         settings={
             **learned,
-            "network": learned["network"] | network.settings(),
-            "data": data.settings(),
-            "optimiser": learning.settings(),
+            "network": learned["network"] | network.settings() | shown.network(),
+            "data": data.settings() | shown.data(),
+            "optimiser": learning.settings() | shown.optimiser(),
             "budget": length.settings(),
             **given(patience=length.patience),
             **saving.settings(),
@@ -84,7 +87,7 @@ def _work(
     """Train in this process, alone or as one of several."""
     from ddpm_cli.core.judging import Plan, TrainingScore
     from ddpm_cli.core.runtime import devices, distributed
-    from ddpm_cli.core.training import session
+    from ddpm_cli.core.training import captioning, session
     from ddpm_cli.core.training.trainer import Machine
 
     reporter = console.reporter()
@@ -99,7 +102,8 @@ def _work(
             scoring = partial(TrainingScore, asked, reporter, machine.precision)
         if dry_run:
             session.choose_directory(plan, request)
-            session.read_pictures(plan, request, reporter)
+            pictures = session.read_pictures(plan, request, reporter)
+            captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
             console.result(
                 "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
             )
@@ -124,12 +128,14 @@ def _launch(request: Any, nproc: int, device: str) -> None:
 
 
 def _announce(plan: dict[str, Any], reporter: Any) -> None:
-    classes = plan["classes"]
+    classes, text = plan["classes"], ""
+    if plan["captions"]:
+        text = f", {plan['captions']:,} captions ({plan['captions_from']}), as {plan['caption']!r}"
     named = f", {len(classes)} classes ({', '.join(classes[:12])}{', …' if classes[12:] else ''})"
     height, width = plan["size"]
     reporter.say(
         f"{plan['pictures']:,} images of {height}x{width}x{plan['channels']}"
-        + (named if classes else ", unconditional")
+        + (text + (named if classes else "") or ", unconditional")
     )
     reporter.say(f"Network: {plan['parameters']:,} parameters (preset {plan['preset']})")
     limits = []

@@ -61,15 +61,6 @@ class DataOptions:
             show_default="1 if all are grey, else 3",
         ),
     ] = None
-    unconditional: Annotated[
-        bool | None,
-        typer.Option(
-            "--unconditional/--conditional",
-            help="Ignore the classes, or learn them.",
-            rich_help_panel=_DATA,
-            show_default="learn them, unless the preset says otherwise",
-        ),
-    ] = None
     flip: Annotated[
         bool | None,
         typer.Option(
@@ -147,14 +138,6 @@ class LearningOptions:
     lr: Annotated[
         float | None, typer.Option(help="Highest learning rate (AdamW).", rich_help_panel=_LEARNING)
     ] = None
-    class_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of labels hidden in training, which is what makes --guidance possible.",
-            rich_help_panel=_LEARNING,
-            show_default="0.1",
-        ),
-    ] = None
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -174,7 +157,7 @@ class LearningOptions:
 
     def settings(self) -> dict[str, Any]:
         """The settings of OptimiserConfig that were given."""
-        return given(batch=self.batch, lr=self.lr, class_drop=self.class_drop, seed=self.seed)
+        return given(batch=self.batch, lr=self.lr, seed=self.seed)
 
 
 @dataclass(frozen=True)

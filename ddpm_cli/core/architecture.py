@@ -26,6 +26,7 @@ class TextConfig:
     width: int = 128  # of the learned transformer; or of the frozen encoder's vectors
     layers: int = 2  # of the learned transformer
     heads: int = 4
+    fingerprint: str = ""  # of a frozen encoder's weights
 
     def __post_init__(self) -> None:
         for name in ("length", "width", "layers", "heads"):

@@ -108,6 +108,12 @@ class DataConfig:
     flip: bool = True  # mirror half of the pictures left to right
     augment: float = 0.0  # probability of each of the moves of non-leaky augmentation; 0: none
     holdout: int = 0  # pictures kept out of training for the validation loss
+    captions: str = ""  # fingerprint of the captions learned; empty: none
+    templates: tuple[
+        str, ...
+    ] = ()  # that captions are made of; empty: they lie beside the pictures
+    examples: tuple[str, ...] = ()  # some captions, for pictures that are drawn unasked
+    example_labels: tuple[int, ...] = ()  # their pictures' classes, where both are learned
 
     def __post_init__(self) -> None:
         positive("holdout", self.holdout, zero=True)
@@ -255,8 +261,11 @@ class RunConfig:
             f"{part}.{name} {was} -> {now}"
             for part in fixed
             for name, was, now in _changed(getattr(self, part), getattr(other, part))
-            if (part, name) != ("data", "source")  # the fingerprint tells whether they are the same
+            if (part, name) not in _TOLD_BY_FINGERPRINTS
         ]
+
+
+_TOLD_BY_FINGERPRINTS = {("data", name) for name in ("source", "examples", "example_labels")}
 
 
 def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +32,9 @@ from ddpm_cli.core.runtime.atomic import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.wishes import Asked, Wishes, in_turn
 
+FID_COUNT = 5000  # pictures drawn of a run to be judged
 STEPS = 50  # of DDIM, for the pictures that a training is judged by
 _SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
 
@@ -51,9 +54,9 @@ class Drawing:
     """Which pictures of a run: those that `ddpm sample` would write."""
 
     run: Path  # or a weights file
-    count: int
+    count: int | None  # None: as many as the wish names, or else 5000
     seed: int
-    classes: Sequence[str] | None
+    asked: Asked
     how: Sampling
 
 
@@ -63,15 +66,17 @@ def drawn_by_run(
     """Pictures of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
     precision = devices.choose_precision("auto", device)
     model = drawing.load_model(rundir.find_weights(asked.run.expanduser()), device, precision)
-    request = drawing.make_request(model, asked.count, asked.seed, asked.classes, asked.how)
+    request = drawing.make_request(
+        model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
+    )
     how = request.how
     reporter.say(
-        f"{model.path}: {model.past}; drawing {asked.count:,} pictures: "
+        f"{model.path}: {model.past}; drawing {request.count:,} pictures: "
         f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
         f"seed {asked.seed}"
     )
     return DrawnPictures(
-        str(asked.run), asked.count, lambda indices: _drawn(model, request, indices, batch)
+        str(asked.run), request.count, lambda indices: _drawn(model, request, indices, batch)
     )
 
 
@@ -149,6 +154,7 @@ class TrainingScore:
         real = TrainingPictures(pictures, config.data.source, config.data.fingerprint)
         side = _Heeding(real, RUN_LENGTH, request, run.path)
         self._real = gather_cached(side, plan.extractor, Keep(), "real", reporter).statistics
+        self._wishes = self._as_the_data(pictures)
         self._rows = distributed.told_by_first(lambda: self._earlier(seen))
 
     def announce(self, averaged: Denoiser, clock: Clock) -> None:
@@ -216,17 +222,30 @@ class TrainingScore:
 
     def _judged(self, averaged: Denoiser, count: int, images: int) -> Report:
         extractor = self.plan.extractor
-        names = self.config.network.classes
         model = drawing.Model(
             self.run.weights, averaged, self.config, images, "", extractor.device, self.precision
         )
-        request = drawing.Request(count, 0, tuple(range(len(names))), Sampling(self.steps))
+        request = drawing.Request(count, 0, self._wishes, Sampling(self.steps))
         drawn = DrawnPictures(
             self.plan.label, count, lambda part: _drawn(model, request, part, extractor.batch)
         )
         side = _Heeding(drawn, extractor.batch, self.request, self.run.path)
         wanted = Wanted(frozenset({"fid"}), spread=False, cache=False)
         return judge(self._real, side, extractor, wanted, Silent())[0]
+
+    def _as_the_data(self, pictures: loader.Pictures) -> Wishes:
+        """Draw the pictures' captions, evenly spread over them, or the classes in turn."""
+        if pictures.captions is None:
+            return in_turn(self.config)
+        spread = np.linspace(0, len(pictures) - 1, min(self.plan.count, len(pictures)))
+        rows = pictures.rows[spread.astype(np.int64)]
+        numbers = pictures.captions.chosen(rows, np.zeros(len(rows)))
+        prompts = tuple(pictures.captions.sentences[number] for number in numbers)
+        classes = self.config.network.classes
+        labels = tuple(map(int, pictures.labels[rows])) if classes else ()
+        with distributed.first_on_machine():
+            device = self.plan.extractor.device
+            return Wishes(labels, prompts).read(self.config, device, self.reporter)
 
     def _earlier(self, seen: int) -> list[dict[str, Any]]:
         """Scores up to where the run stands; what came after is undone."""

@@ -18,6 +18,7 @@ from typing import Protocol
 from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_picture
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
+TEXTS = (".txt", ".csv", ".jsonl")
 FILE_LIMIT = 256 * 2**20  # bytes of one picture file, unpacked: above it, it is no picture of ours
 
 
@@ -32,8 +33,15 @@ class PictureFiles(Protocol):
     def names(self) -> tuple[str, ...]:
         """Names relative to the root, with `/` between folders, sorted."""
 
+    @property
+    def texts(self) -> frozenset[str]:
+        """Names of other files, which may say what the pictures show: .txt, .csv and .jsonl."""
+
     def read(self, index: int) -> bytes:
         """Read one file's bytes, from any thread or process. Raises UnreadableError."""
+
+    def text(self, name: str) -> str:
+        """Read one of the texts. Raises UnreadableError where it is not UTF-8."""
 
     def fingerprint(self) -> str:
         """Hash what tells one set of files from another, without reading them (64 hex digits)."""
@@ -56,13 +64,20 @@ class FolderFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         found = _walk(path)
-        self.names = _pictures_among(found)
+        self.names, self.texts = _pictures_among(found), _texts_among(found)
         if not self.names:
             raise DdpmError(_nothing_in(path, found))
 
     def read(self, index: int) -> bytes:
         """Read one file's bytes, from any thread or process."""
-        file = self.path / self.names[index]
+        return self._bytes(self.names[index])
+
+    def text(self, name: str) -> str:
+        """Read one of the texts. Raises UnreadableError where it is not UTF-8."""
+        return _as_text(self._bytes(name), str(self.path / name))
+
+    def _bytes(self, name: str) -> bytes:
+        file = self.path / name
         try:
             size = file.stat().st_size
             if size > FILE_LIMIT:
@@ -91,15 +106,22 @@ class ZipFiles:
         self._handle: tuple[int, zipfile.ZipFile, threading.Lock] | None = None
         with _open_zip(path) as archive:
             files = {_label(info): info for info in archive.infolist() if not info.is_dir()}
-        shown = (name for name in files if not any(map(_hidden, name.split("/"))))
-        self.names = _pictures_among(list(shown))
-        self._members = tuple(files[name] for name in self.names)
+        shown = [name for name in files if not any(map(_hidden, name.split("/")))]
+        self.names, self.texts = _pictures_among(shown), _texts_among(shown)
+        self._members = {name: files[name] for name in (*self.names, *self.texts)}
         if not self.names:
             raise DdpmError(_nothing_in(path, files))
 
     def read(self, index: int) -> bytes:
         """Unpack one member in memory, its size bounded, its CRC checked."""
-        member, name = self._members[index], f"{self.path}:{self.names[index]}"
+        return self._bytes(self.names[index])
+
+    def text(self, name: str) -> str:
+        """Read one of the texts. Raises UnreadableError where it is not UTF-8."""
+        return _as_text(self._bytes(name), f"{self.path}:{name}")
+
+    def _bytes(self, label: str) -> bytes:
+        member, name = self._members[label], f"{self.path}:{label}"
         if member.flag_bits & 1:
             raise UnreadableError(f"{name} is encrypted; unpack the archive and give the folder")
         if member.file_size > FILE_LIMIT:  # zipfile unpacks no more than this size, even if it lies
@@ -113,7 +135,7 @@ class ZipFiles:
 
     def fingerprint(self) -> str:
         """Hash names, sizes and CRCs."""
-        pairs = zip(self.names, self._members, strict=True)
+        pairs = ((name, self._members[name]) for name in self.names)
         return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
 
     def __getstate__(self) -> dict[str, object]:
@@ -134,6 +156,19 @@ def _pictures_among(names: Collection[str]) -> tuple[str, ...]:
     ]
     sheets = {f"{folder}grid.png" for folder in folders}
     return tuple(sorted(name for name in names if is_picture(name) and name not in sheets))
+
+
+def _texts_among(names: Collection[str]) -> frozenset[str]:
+    return frozenset(name for name in names if name.lower().endswith(TEXTS))
+
+
+def _as_text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(
+            f"{name} is not UTF-8 (byte {error.start + 1} is {data[error.start]:#04x}); save it so"
+        ) from error
 
 
 def _walk(root: Path) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.data.captions import Captions, Texts
 from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError
@@ -32,11 +33,13 @@ _AHEAD = 1024  # pictures submitted at a time, which bounds the memory of decodi
 
 @dataclass(frozen=True)
 class Pictures:
-    """Decoded pictures with labels, and which of them are in use."""
+    """Decoded pictures with labels and captions, and which of them are in use."""
 
     bytes: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
     labels: NDArray[np.int64]  # (rows,), -1 without classes
     rows: NDArray[np.int64]  # (N,), the rows that these pictures are
+    captions: Captions | None = None  # of all rows
+    texts: Texts | None = None  # their sentences, as the network reads them
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,6 +49,12 @@ class Pictures:
         rows = self.rows[indices]
         return torch.from_numpy(self.bytes[rows]), torch.from_numpy(self.labels[rows])
 
+    def told(self, indices: NDArray[np.int64], draws: NDArray[np.float64]) -> Tensor | None:
+        """A caption of each picture, (B, L) or (B, L, D); `draws`, (B,) in [0, 1), say which."""
+        if self.captions is None or self.texts is None:
+            return None
+        return self.texts.take(self.captions.chosen(self.rows[indices], draws))
+
     def split(self, holdout: int, seed: int) -> tuple[Pictures, Pictures]:
         """Part these pictures at random into (training, held out)."""
         if holdout >= len(self):
@@ -54,7 +63,7 @@ class Pictures:
             )
         order = np.random.default_rng(seeds.derive(seed, "holdout")).permutation(self.rows)
         parts = np.sort(order[holdout:]), np.sort(order[:holdout])
-        training, held_out = (Pictures(self.bytes, self.labels, rows) for rows in parts)
+        training, held_out = (replace(self, rows=rows) for rows in parts)
         return training, held_out
 
 

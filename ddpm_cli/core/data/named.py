@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import Picture, fit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
@@ -71,6 +72,8 @@ DATASETS: dict[str, _Torchvision | _Binary] = {
 class NamedSource:
     """One split ("train" or "test") of a data set of DATASETS."""
 
+    captioned = False
+
     def __init__(self, name: str, split: str) -> None:
         if split not in ("train", "test"):
             raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
@@ -93,6 +96,13 @@ class NamedSource:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def captions(self) -> Captions:
+        """Raise DdpmError: there are none."""
+        raise DdpmError(
+            f"{self.name} has classes and no captions; make some of the classes' names with "
+            '--caption "a photo of a {class}"'
+        )
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
         """One picture as uint8 (channels, height, width)."""

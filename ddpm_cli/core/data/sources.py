@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data import files, named
+from ddpm_cli.core.data import captions, files, named
 from ddpm_cli.core.data.archives import PictureFiles, picture_files
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import Picture
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
@@ -47,7 +48,14 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Changes when the pictures change."""
 
+    @property
+    def captioned(self) -> bool:
+        """Whether captions lie beside the pictures, to be learned unless the user says no."""
+
     def __len__(self) -> int: ...
+
+    def captions(self) -> Captions:
+        """What the pictures are said to show. Raises DdpmError where nothing or not all is said."""
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
         """One picture as uint8 (channels, height, width). Raises UnreadableError."""
@@ -61,11 +69,16 @@ class FileSource:
         whole = listing.path.resolve()
         self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
         self.classes, self.labels = _classes_of(listing.names)
+        self.captioned = captions.lie_beside(listing)
         self.fingerprint = listing.fingerprint()
         self.native_size, self.native_channels = self._probe()
 
     def __len__(self) -> int:
         return len(self._files.names)
+
+    def captions(self) -> Captions:
+        """Read the captions beside the pictures. Raises DdpmError where not all have one."""
+        return captions.of_files(self._files)
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
@@ -101,6 +114,13 @@ def open_source(spec: str) -> Source:
         known = ", ".join(["shapes", *named.DATASETS])
         raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")
     return FileSource(picture_files(path))
+
+
+def captions_of(source: Source, templates: Sequence[str]) -> Captions:
+    """Captions made of templates over the source's classes, or without any its own."""
+    if templates:
+        return captions.of_classes(templates, source.classes, source.labels)
+    return source.captions()
 
 
 def _classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

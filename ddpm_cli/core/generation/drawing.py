@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core import weights
-from ddpm_cli.core.conditions import NOTHING, Condition
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion import schedules
@@ -26,7 +24,9 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
+from ddpm_cli.core.wishes import Asked, Wishes, fitting
 
+USUALLY = 16  # pictures
 _VISIBLE = 0.1  # share of a picture's contrast
 
 
@@ -52,20 +52,20 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Which pictures: image i has the seed `seed + i`, and so its noise and its class."""
+    """Which pictures: image i has the seed `seed + i`, and so its noise and what it shows."""
 
     count: int
     seed: int
-    labels: tuple[int, ...]  # classes drawn in turn; empty for an unconditional model
+    wishes: Wishes
     how: Sampling
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise UsageError(f"-n must be at least 1, not {self.count}")
 
-    def label(self, index: int) -> int | None:
-        """The class of image `index`."""
-        return self.labels[(self.seed + index) % len(self.labels)] if self.labels else None
+    def about(self, index: int) -> tuple[int | None, str | None]:
+        """The class and the prompt of image `index`."""
+        return self.wishes.label(self.seed + index), self.wishes.prompt(self.seed + index)
 
 
 def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Model:
@@ -78,42 +78,51 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
 
 
 def make_request(
-    model: Model, count: int, seed: int, classes: Sequence[str] | None, how: Sampling
+    model: Model,
+    count: int | None,
+    seed: int,
+    asked: Asked,
+    how: Sampling,
+    reporter: Reporter,
+    usually: int = USUALLY,
 ) -> Request:
-    """Check a wish against the model. Raises UsageError or DdpmError with what the model can do."""
-    names = model.config.network.classes
+    """Check a wish against the model. Raises UsageError or DdpmError with what the model can do.
+
+    count: pictures; None: as many as the wish names, or else as `usually`.
+    """
     how = how.fitted(len(model.denoiser.schedule))
     grid(model.denoiser.schedule, how)
-    if how.variance == "learned" and not model.config.network.learned_variance:
+    _check(model, how)
+    wishes = fitting(model.config, asked, str(model.path))
+    if count is None:
+        count = wishes.count or usually
+    return Request(count, seed, wishes.read(model.config, model.device, reporter), how)
+
+
+def _check(model: Model, how: Sampling) -> None:
+    network = model.config.network
+    if how.variance == "learned" and not network.learned_variance:
         raise UsageError(
             f"{model.path} was trained without --learned-variance; "
             "use --variance fixed-small or fixed-large"
         )
-    if not names:
-        if classes:
-            raise DdpmError(
-                f"{model.path} was trained without classes, so --class has no meaning for it"
-            )
-        if how.guidance != 1:
-            raise DdpmError(
-                f"{model.path} was trained without classes, so there is nothing to guide towards; "
-                "leave --guidance at 1"
-            )
-        return Request(count, seed, (), how)
-    if how.guidance != 1 and not model.config.network.null_class:
+    if how.guidance == 1:
+        return
+    if not network.conditioned:
         raise DdpmError(
-            f"{model.path} has no null class to guide away from; leave --guidance at 1 (of converted "
-            "weights, ddpm convert --null-class says which class is one)"
+            f"{model.path} was trained without classes and captions, so there is nothing to guide "
+            "towards; leave --guidance at 1"
         )
-    if how.guidance != 1 and model.config.optimiser.class_drop == 0:
+    if not network.null_class:
+        raise DdpmError(
+            f"{model.path} has no null class to guide away from; leave --guidance at 1 (ddpm convert "
+            "--null-class says which class is one)"
+        )
+    if model.config.optimiser.class_drop == 0:
         raise DdpmError(
             f"{model.path} was trained with --class-drop 0, so it has no unconditional branch; "
             "leave --guidance at 1"
         )
-    labels = (
-        tuple(_label_of(name, names) for name in classes) if classes else tuple(range(len(names)))
-    )
-    return Request(count, seed, labels, how)
 
 
 def starts_late(model: Model, request: Request) -> str | None:
@@ -149,7 +158,8 @@ def steps_of(model: Model, request: Request, indices: Sequence[int]) -> Iterator
     """Draw one batch, yielding every step."""
     with devices.autocast(model.device, model.precision):
         noise = noise_of(model, request, indices)
-        yield from sample(model.denoiser, noise, _condition(model, request, indices), request.how)
+        wanted = request.wishes.condition([request.seed + i for i in indices], model.device)
+        yield from sample(model.denoiser, noise, wanted, request.how)
 
 
 def noise_of(model: Model, request: Request, indices: Sequence[int]) -> ImageNoise:
@@ -157,22 +167,3 @@ def noise_of(model: Model, request: Request, indices: Sequence[int]) -> ImageNoi
     network = model.config.network
     shape = (network.channels, *network.size)
     return ImageNoise([request.seed + i for i in indices], shape, model.device)
-
-
-def _condition(model: Model, request: Request, indices: Sequence[int]) -> Condition:
-    if not request.labels:
-        return NOTHING
-    labels = [request.label(i) for i in indices]
-    return Condition(torch.tensor(labels, dtype=torch.int64)).to(model.device)
-
-
-def _label_of(name: str, names: Sequence[str]) -> int:
-    if name in names:
-        return names.index(name)
-    if name.isdigit() and int(name) < len(names):
-        return int(name)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
-    raise DdpmError(
-        f"--class {name!r} is unknown to this model; perhaps {' or '.join(near)}? "
-        f"It has {len(names)} classes, numbered from 0"
-    )

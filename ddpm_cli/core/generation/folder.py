@@ -61,7 +61,9 @@ def settings_of(model: Model, request: Request) -> dict[str, Any]:
         "weights_sha256": model.sha256,
         "images_seen": model.images,
         "seed": request.seed,
-        "classes": [names[label] for label in request.labels],
+        "classes": [names[label] for label in request.wishes.labels],
+        "classes_at_random": request.wishes.at_random,
+        "prompts": list(request.wishes.prompts),
         **request.how.document(),
     }
 
@@ -111,10 +113,10 @@ def _write_manifest(folder: Path, model: Model, request: Request) -> None:
     names = model.config.network.classes
     lines = []
     for i in range(request.count):
-        label = request.label(i)
+        label, prompt = request.about(i)
         entry: dict[str, Any] = {"file": _file(folder, i).name, "seed": request.seed + i}
-        if label is not None:
-            entry["class"] = names[label]
+        entry |= {} if label is None else {"class": names[label]}
+        entry |= {} if prompt is None else {"prompt": prompt}
         lines.append(json.dumps(entry) + "\n")
     write_text(folder / "manifest.jsonl", "".join(lines))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core import texts
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import CONTINUOUS
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
-from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.data.sources import Source, captions_of, open_source
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
@@ -94,7 +95,11 @@ def open_pictures(
     labels = _labels(model, source, name)
     with distributed.first_on_machine():
         held = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
-    return loader.Pictures(held.bytes, labels, held.rows)
+        if network.text is None:
+            return replace(held, labels=labels)
+        told = captions_of(source, model.config.data.templates)
+        read = texts.read(network.text, told.sentences, model.device, reporter)
+    return replace(held, labels=labels, captions=told, texts=read)
 
 
 def measure(
@@ -140,7 +145,9 @@ def _bound(
     """For some pictures the terms of the bound and the prior's: T + 1 tensors (B,), float64."""
     images, labels = pictures.take(chosen)
     x0 = to_unit(images.to(model.device))
-    condition = Condition(labels if model.config.network.classes else None).to(model.device)
+    classes = labels if model.config.network.classes else None
+    text = pictures.told(chosen, np.zeros(len(chosen)))  # by the first of each picture's captions
+    condition = Condition(classes, text).to(model.device)
     numbers = [seeds.derive(seed, int(i)) for i in chosen]
     noise = seeds.ImageNoise(numbers, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
     schedule = model.denoiser.schedule

@@ -1,4 +1,4 @@
-"""Attention over pixels, over patches, over channels; each around a skip connection."""
+"""Attention over pixels, patches, channels and texts; each around a skip connection."""
 
 from __future__ import annotations
 
@@ -111,6 +111,35 @@ class ChannelAttention(nn.Module):
         means = x.mean(dim=(2, 3))[:, None]
         scales = 2 * self.mix(means).sigmoid()
         return torch.mul(x, scales.transpose(1, 2)[..., None].to(x))
+
+
+class CrossAttention(nn.Module):
+    """Every pixel attends to the tokens of its picture's text (Rombach et al. 2022, section 3.3).
+
+    With one token, as where there is no text, each pixel gets the same: a bias.
+    """
+
+    def __init__(self, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        assert config.text is not None
+        self.heads, self.scale = config.heads_of(channels), config.skip_scale
+        self.norm = normalisation(channels, config)
+        self.query = glorot(nn.Conv2d(channels, channels, 1))
+        self.token_norm = nn.LayerNorm(config.text.width)
+        self.key_value = glorot(nn.Linear(config.text.width, 2 * channels))
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
+        assert context.tokens is not None and context.seen is not None
+        batch, channels, height, width = x.shape
+        split = (self.heads, channels // self.heads)
+        q = self.query(self.norm(x)).reshape(batch, *split, height * width).transpose(-1, -2)
+        tokens = self.key_value(self.token_norm(context.tokens))
+        k, v = tokens.reshape(batch, -1, 2, *split).permute(2, 0, 3, 1, 4)  # (B, heads, L, …)
+        h = nnf.scaled_dot_product_attention(q, k, v, attn_mask=context.seen[:, None, None])
+        h = h.transpose(-1, -2).reshape(batch, channels, height, width)
+        return _added(x, self.out(h), self.scale)
 
 
 def _added(x: Tensor, h: Tensor, scale: float) -> Tensor:

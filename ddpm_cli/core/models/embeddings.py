@@ -1,4 +1,4 @@
-"""Numbers and names as vectors: noise level, class, augmentation."""
+"""What blocks are told besides the picture: noise level, class, augmentation, text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import NULL_CLASS
 from ddpm_cli.core.models.layers import glorot
+from ddpm_cli.core.models.text import TextEncoder
 
 AUGMENTATIONS = 9  # numbers that say how training moved a picture
 
@@ -60,6 +61,7 @@ class Conditioning(nn.Module):
             self.classes = nn.Embedding(rows, config.class_width or width)
             if config.class_width is not None:
                 self.class_map = glorot(nn.Linear(config.class_width, width))
+        self.text = None if config.text is None else TextEncoder(config.text)
 
     def forward(self, c_noise: Tensor, condition: Condition) -> Context:
         """c_noise (B,) and what the B pictures should show -> context."""
@@ -70,10 +72,17 @@ class Conditioning(nn.Module):
                 moved = encoded.new_zeros(len(encoded), AUGMENTATIONS)
             encoded = encoded + self.augmented(moved)
         vector = self.second(nnf.silu(self.first(encoded)))
-        if self.classes is None:
-            return Context(nnf.silu(vector))
-        classes = self._classes(condition.labels, c_noise)
-        return Context(nnf.silu(vector + classes), nnf.silu(classes))
+        classes = None
+        if self.classes is not None:
+            classes = self._classes(condition.labels, c_noise)
+            vector, classes = vector + classes, nnf.silu(classes)
+        tokens, seen = (None, None) if self.text is None else self._tokens(condition.text, c_noise)
+        return Context(nnf.silu(vector), classes, tokens, seen)
+
+    def _tokens(self, text: Tensor | None, c_noise: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.text is not None
+        tokens, seen = self.text(self.text.nothing(c_noise) if text is None else text)
+        return tokens, seen
 
     def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None

@@ -45,6 +45,8 @@ def _block(kind: str, inputs: int, outputs: int, config: NetworkConfig) -> nn.Mo
             return attention.LinearAttention(outputs, config)
         case "class-attn":
             return attention.ClassAttention(outputs, config)
+        case "text-attn":
+            return attention.CrossAttention(outputs, config)
         case _:
             return attention.ChannelAttention(outputs, config)
 

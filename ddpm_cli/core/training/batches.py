@@ -73,7 +73,9 @@ class Batches:
             importance = weights[mine].to(self._device, torch.float32)
 
         rows = self._order.indices(seen, learn.batch)[mine]
-        images, condition = self._shown(self._pictures, rows)
+        told = seeds.generator(learn.seed, "captions", seen)
+        which = torch.rand(learn.batch, generator=told, dtype=torch.float64)[mine]
+        images, condition = self._shown(self._pictures, rows, which)
         x0 = to_unit(images.to(self._device))
         if self._config.data.augment:
             moves = self._moves(seen)[mine]
@@ -96,7 +98,8 @@ class Batches:
         summed = torch.zeros((), device=self._device)
         for start in range(0, count, learn.batch):
             whole = np.arange(start, min(start + learn.batch, count))
-            images, condition = self._shown(held_out, whole)
+            first = torch.zeros(len(whole))  # of their captions
+            images, condition = self._shown(held_out, whole, first)
             noise = torch.randn(images.shape, generator=random).to(self._device)
             noised = Noised(to_unit(images.to(self._device)), noise, sigma[whole])
             share = Batch(noised, condition.to(self._device), whole, None)
@@ -106,10 +109,13 @@ class Batches:
                 summed += losses.sum()
         return float(distributed.total(summed)) / count
 
-    def _shown(self, pictures: Pictures, rows: NDArray[np.int64]) -> tuple[Tensor, Condition]:
-        """Pictures (B, C, H, W) uint8, and what they show."""
+    def _shown(
+        self, pictures: Pictures, rows: NDArray[np.int64], which: Tensor
+    ) -> tuple[Tensor, Condition]:
+        """Pictures (B, C, H, W) uint8, and what they show; `which`, (B,) in [0, 1): by caption."""
         images, labels = pictures.take(rows)
-        return images, Condition(labels if self._config.network.classes else None)
+        classes = labels if self._config.network.classes else None
+        return images, Condition(classes, pictures.told(rows, which.numpy()))
 
     def _moves(self, seen: int) -> Tensor:
         """How augmentation moves the batch after `seen` images, (B, 8)."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.sampling import sample
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise
+from ddpm_cli.core.wishes import in_turn
 
 _STEPS = 20
 
@@ -21,15 +22,15 @@ _STEPS = 20
 def draw(
     run: RunDirectory, denoiser: Denoiser, config: RunConfig, images: int, device: torch.device
 ) -> None:
-    """Write a grid of the averaged weights' pictures, the classes in turn."""
+    """Write a grid of the averaged weights' pictures, what they show in turn."""
     count, network = config.preview, config.network
     if count == 0:
         return
-    labels = torch.arange(count) % len(network.classes) if network.classes else None
+    wanted = in_turn(config).read(config, device, Silent()).condition(range(count), device)
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
     how = Sampling(min(_STEPS, config.diffusion.timesteps))
     x = None
-    for step in sample(denoiser, noise, Condition(labels).to(device), how):
+    for step in sample(denoiser, noise, wanted, how):
         x = step.x
     assert x is not None
     pictures: np.ndarray = to_uint8(x).cpu().numpy()

@@ -13,6 +13,7 @@ import torch
 
 from ddpm_cli.core.config import Origin, RunConfig
 from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -22,12 +23,15 @@ from ddpm_cli.core.presets import SYSTEMS, fitting, preset
 from ddpm_cli.core.runtime import distributed, stopping
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
-from ddpm_cli.core.training import snapshots, starting
+from ddpm_cli.core.training import captioning, snapshots, starting
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress, State
 from ddpm_cli.core.training.trainer import Machine, Score, Trainer
 
-_FOLLOW_DATA = ("size", "channels", "classes")
+_FOLLOW_DATA = {  # settings that a --config file does not bring to other pictures
+    "network": ("size", "channels", "classes"),
+    "data": ("source", "fingerprint", "captions", "examples", "example_labels"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Request:
     size: tuple[int, int] | None = None
     channels: int | None = None
     conditional: bool | None = None
+    captions: bool | None = None
     out: Path | None = None
     resume: str = "auto"
     init_from: Path | None = None  # whose weights a new run starts from
@@ -52,6 +57,7 @@ class Plan:
     """A run that could start: its pictures' source, its config and its directory."""
 
     source: Source
+    captions: Captions | None  # those that are learned
     config: RunConfig
     preset: str
     out: Path
@@ -73,6 +79,10 @@ class Plan:
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
+            "captions": 0 if self.captions is None else len(self.captions.sentences),
+            "captions_from": None if self.captions is None else self.captions.where,
+            "caption": None if self.captions is None else self.captions.sentences[0],
+            "text_encoder": None if config.network.text is None else config.network.text.encoder,
             "size": list(config.network.size),
             "channels": config.network.channels,
             "batch": batch,
@@ -89,9 +99,6 @@ def plan(request: Request) -> Plan:
     channels = request.channels or source.native_channels
     name = request.preset or fitting(source.name, channels, request.size or source.native_size)
     chosen = preset(name)
-    conditional = not chosen.unconditional if request.conditional is None else request.conditional
-    if request.conditional and not source.classes:
-        raise UsageError(f"--conditional, but {request.data} has no class folders")
 
     config, size = updated(RunConfig(), chosen.settings), request.size or source.native_size
     if request.init_from is not None:
@@ -104,28 +111,40 @@ def plan(request: Request) -> Plan:
     if request.config is not None:
         config = _over(config, _settings_in(request.config), str(request.config))
     settings = dict(request.settings)
-    settings["network"] = settings.get("network", {}) | {
+    data, network = settings.get("data", {}), settings.get("network", {})
+    if request.captions is False and data.get("templates"):
+        raise UsageError("--caption makes captions, and --no-captions learns none")
+    templates = data.get("templates", config.data.templates)
+    wanted = False if request.captions is None and chosen.unconditional else request.captions
+    told = captioning.learned(source, wanted, templates)
+    conditional = not (chosen.unconditional or told)
+    if request.conditional is not None:
+        conditional = request.conditional
+    if request.conditional and not source.classes:
+        raise UsageError(f"--conditional, but {request.data} has no class folders")
+    settings["network"] = network | {
         "size": list(size),
         "channels": channels,
         "classes": list(source.classes) if conditional else [],
+        **captioning.network_settings(config.network, network, told),
     }
-    settings["data"] = settings.get("data", {}) | {
+    settings["data"] = data | {
         "source": request.data,
         "fingerprint": source.fingerprint,
+        **captioning.data_settings(told, templates, source.labels if conditional else None),
     }
     if settings.get("budget"):  # one given limit replaces all of the preset's
         none = dict.fromkeys(("images", "steps", "epochs", "minutes"))
         settings["budget"] = none | settings["budget"]
     config = _over(config, settings)
-    told = {"network": {"augmented": config.data.augment > 0}}  # of what its pictures go through
-    config = updated(config, told)
+    config = updated(config, {"network": {"augmented": config.data.augment > 0}})
     _check(config, len(source))
     out = request.out or RUNS / _name(source.name, config.network.size)
     if request.init_from is not None and not (
         RunDirectory(out).config.exists() and request.resume != "never"
     ):
         starting.read(request.init_from, config.network)  # refuses those of another network
-    return Plan(source, config, name, out)
+    return Plan(source, told, config, name, out)
 
 
 def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
@@ -156,6 +175,7 @@ def run(
             f"{distributed.world_size()} processes"
         )
     pictures = read_pictures(plan, request, reporter)
+    pictures = captioning.with_texts(pictures, plan.captions, config, machine.device, reporter)
     training, held_out = pictures.split(config.data.holdout, config.optimiser.seed)
     run = RunDirectory(distributed.told_by_first(lambda: _open_directory(plan, request)))
     reporter.say(f"Run directory: {run.path}")
@@ -236,12 +256,10 @@ def _open_directory(plan: Plan, request: Request) -> Path:
 
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
     changes = run.read_config().differences(config)
-    if any(change.startswith("data.fingerprint") for change in changes):
-        changes = [
-            f"the pictures of {config.data.source} are not the ones it was trained on",
-            *changes,
-        ]
-        changes = [change for change in changes if not change.startswith("data.fingerprint")]
+    for name, what in (("data.fingerprint", "pictures"), ("data.captions", "captions")):
+        if any(change.startswith(name) for change in changes):
+            changed = f"the {what} of {config.data.source} are not the ones it was trained on"
+            changes = [changed, *(change for change in changes if not change.startswith(name))]
     if changes:
         raise DdpmError(
             f"{run.path} holds a run that this command would change: {'; '.join(changes[:5])}. "
@@ -299,8 +317,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
         raise DdpmError(f"--config {path} is neither JSON nor TOML: {error}") from error
     if not isinstance(settings, dict):
         raise DdpmError(f"--config {path} should hold named settings, like a run's config.json")
-    # These follow the pictures that this run is given.
-    for part, names in (("network", _FOLLOW_DATA), ("data", ("source", "fingerprint"))):
+    for part, names in _FOLLOW_DATA.items():
         if isinstance(settings.get(part), dict):
             settings[part] = {k: v for k, v in settings[part].items() if k not in names}
     return settings

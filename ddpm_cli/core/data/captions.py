@@ -1,0 +1,211 @@
+"""What pictures are said to show: captions beside them, or made of their classes' names."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_cli.core.data.archives import PictureFiles
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.devices import cores
+
+TABLES = ("captions.csv", "metadata.jsonl")  # at the top of a folder or .zip
+CLASS = "{class}"  # stands for the class's name in a template
+
+_TEXT_KEYS = ("text", "caption")
+_COLUMNS = (("file_name", "file"), _TEXT_KEYS)  # of a table; the first ones are Hugging Face's
+_NAMED = 5  # pictures listed in a message
+
+Told = tuple[str, str, str]  # where it stands, of which picture, what it says
+
+
+@dataclass(frozen=True)
+class Captions:
+    """One or several sentences for each of N pictures; in each step one of them is shown."""
+
+    where: str  # they come from
+    sentences: tuple[str, ...]  # each once
+    numbers: NDArray[np.int64]  # (N, K), which sentences are a picture's; -1 after its last
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a caption does, or the pictures' order."""
+        digest = hashlib.sha256(json.dumps(self.sentences).encode())
+        digest.update(repr(self.numbers.shape).encode() + self.numbers.tobytes())
+        return digest.hexdigest()
+
+    def chosen(self, rows: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The number of one sentence for each picture; `draws`, (B,) in [0, 1), say which."""
+        numbers = self.numbers[rows]
+        count = (numbers >= 0).sum(axis=1)
+        column = (draws * count).astype(np.int64)
+        return np.take_along_axis(numbers, column[:, None], axis=1)[:, 0]
+
+    def examples(self, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Up to `count` of the sentences, evenly spread, and for each a picture that has it."""
+        spread = np.linspace(0, len(self.sentences) - 1, min(count, len(self.sentences)))
+        chosen = [int(number) for number in spread.round()]
+        rows = (int((self.numbers == number).any(axis=1).argmax()) for number in chosen)
+        return tuple(self.sentences[number] for number in chosen), tuple(rows)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sentences as a network reads them, end to end: bytes (T,), or an encoder's vectors (T, D)."""
+
+    values: NDArray[np.uint8] | NDArray[np.float16]  # bytes are plus one: zero is no byte
+    ends: NDArray[np.int64]  # (M,), where each sentence ends
+
+    def take(self, numbers: NDArray[np.int64]) -> Tensor:
+        """(B, L) int64 or (B, L, D) float32, zeros after the end; L is the longest of all M."""
+        lengths = np.diff(self.ends, prepend=0)
+        out = np.zeros((len(numbers), lengths.max(), *self.values.shape[1:]), self.values.dtype)
+        for row, number in zip(out, numbers, strict=True):
+            end, length = self.ends[number], lengths[number]
+            row[:length] = self.values[end - length : end]
+        return torch.from_numpy(out).to(torch.int64 if out.ndim == 2 else torch.float32)
+
+
+def as_bytes(sentences: Sequence[str], length: int) -> Texts:
+    """Sentences as UTF-8. Raises DdpmError for one of more than `length` bytes."""
+    encoded = [sentence.encode() for sentence in sentences]
+    lengths = [len(sentence) for sentence in encoded]
+    check_lengths(sentences, lengths, length, "bytes")
+    return Texts(np.frombuffer(b"".join(encoded), np.uint8) + np.uint8(1), np.cumsum(lengths))
+
+
+def check_lengths(sentences: Sequence[str], lengths: Sequence[int], most: int, unit: str) -> None:
+    """Raise DdpmError for texts that are longer than a network reads."""
+    longest = int(np.argmax(lengths))
+    if lengths[longest] > most:
+        over = sum(length > most for length in lengths)
+        raise DdpmError(
+            f"{'a text has' if over == 1 else f'{over} texts have'} more than the {most} {unit} "
+            f"that are read of one; the longest has {lengths[longest]}: "
+            f"{sentences[longest][:60]!r}… Shorten it, or train with a larger --text-length"
+        )
+
+
+def of_classes(
+    templates: Sequence[str], classes: Sequence[str], labels: NDArray[np.int64]
+) -> Captions:
+    """Sentences made of the classes' names, as many for each picture as there are templates."""
+    if not classes:
+        raise DdpmError("--caption makes captions of class names, and these pictures have none")
+    for template in templates:
+        if CLASS not in template:
+            raise UsageError(
+                f"--caption {template!r} should say {CLASS} where the class's name goes"
+            )
+    of_class = [[template.replace(CLASS, name) for template in templates] for name in classes]
+    return gathered("class names", (of_class[label] for label in labels))
+
+
+def gathered(where: str, told: Iterable[Sequence[str]]) -> Captions:
+    """Captions from the sentences of each picture in turn."""
+    number: dict[str, int] = {}
+    rows = [[number.setdefault(text, len(number)) for text in texts] for texts in told]
+    numbers = np.full((len(rows), max(map(len, rows))), -1)
+    for i, row in enumerate(rows):
+        numbers[i, : len(row)] = row
+    return Captions(where, tuple(number), numbers)
+
+
+def lie_beside(listing: PictureFiles) -> bool:
+    """Whether a folder or .zip holds captions, or means to."""
+    return _table(listing) is not None or any(_beside(n) in listing.texts for n in listing.names)
+
+
+def of_files(listing: PictureFiles) -> Captions:
+    """Read the captions of a folder or .zip: a table at its top, or a .txt beside each picture.
+
+    Raises DdpmError where there are none, and for pictures that have none.
+    """
+    table = _table(listing)
+    told = _beside_each(listing) if table is None else _rows(listing, table)
+    texts: dict[str, list[str]] = {}
+    for place, picture, text in told:
+        if not text.strip():
+            raise DdpmError(f"{listing.path}: {place}: the caption of {picture} is empty")
+        texts.setdefault(picture, []).append(text.strip())
+    if not texts:
+        raise DdpmError(
+            f"{listing.path} holds no captions: put a .txt beside each image, or at the top "
+            "captions.csv (file,caption) or metadata.jsonl (file_name, text)"
+        )
+    missing = [picture for picture in listing.names if picture not in texts]
+    if missing:
+        shown = ", ".join(missing[:_NAMED]) + (", …" if missing[_NAMED:] else "")
+        raise DdpmError(
+            f"{listing.path}: {len(missing)} of {len(listing.names)} images have no caption "
+            f"{f'in {table}' if table else 'in a .txt beside them'}: {shown}. Write them, or add "
+            "--no-captions"
+        )
+    return gathered(table or ".txt files", (texts[picture] for picture in listing.names))
+
+
+def _beside_each(listing: PictureFiles) -> Iterator[Told]:
+    """What the .txt files beside pictures say; each of their lines is a caption."""
+    pairs = [(_beside(picture), picture) for picture in listing.names]
+    there = [pair for pair in pairs if pair[0] in listing.texts]
+    with ThreadPoolExecutor(cores()) as pool:
+        contents = pool.map(listing.text, (name for name, _ in there))
+        for (name, picture), content in zip(there, contents, strict=True):
+            lines = [line for line in content.splitlines() if line.strip()]
+            yield from ((name, picture, line) for line in lines or [""])
+
+
+def _beside(picture: str) -> str:
+    return str(PurePosixPath(picture).with_suffix(".txt"))
+
+
+def _table(listing: PictureFiles) -> str | None:
+    """The table that holds captions; a metadata.jsonl may tell of other things."""
+    for table in TABLES:
+        if table in listing.texts:
+            first = next(_parsed(listing, table), (0, {}))[1]
+            if table.endswith(".csv") or any(key in first for key in _TEXT_KEYS):
+                return table
+    return None
+
+
+def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
+    """What a table says: rows of a file's name and its caption, or several of them."""
+    for line, row in _parsed(listing, table):
+        place = f"{table} line {line}"
+        file, text = (next((row[k] for k in keys if k in row), None) for keys in _COLUMNS)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(file, str) or not (
+            isinstance(texts, list) and all(isinstance(one, str) for one in texts)
+        ):
+            wanted = " and ".join(" or ".join(keys) for keys in _COLUMNS)
+            raise DdpmError(f"{listing.path}: {place} should have {wanted}; it has {row}")
+        yield from ((place, str(PurePosixPath(file)), one) for one in texts)
+
+
+def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a .csv or .jsonl by their line numbers."""
+    content = listing.text(table)
+    if table.endswith(".csv"):
+        reader = csv.DictReader(io.StringIO(content))
+        yield from ((reader.line_num, row) for row in reader)
+        return
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DdpmError(f"{listing.path}: {table} line {number}: {error}") from error
+            yield number, row if isinstance(row, dict) else {"": row}

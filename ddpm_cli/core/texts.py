@@ -1,0 +1,89 @@
+"""Sentences as a network reads them: their bytes, or a frozen encoder's vectors, computed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddpm_cli.core.architecture import TextConfig
+from ddpm_cli.core.data.captions import Texts, as_bytes, check_lengths
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.frozen import FrozenEncoder, is_path
+from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.runtime.reporting import Reporter, track
+
+
+def fitted(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
+    """The config with what a frozen encoder decides: the vectors' width, the most tokens it reads.
+
+    Raises DdpmError where the encoder cannot be used, or a sentence has too many bytes to be read.
+    """
+    if config.encoder == "bytes":
+        as_bytes(sentences, config.length)
+        return config
+    encoder = FrozenEncoder(config.encoder)
+    name = config.encoder
+    if is_path(name):  # a run may be sampled from elsewhere
+        name = str(Path(name).expanduser().resolve())
+    length = min(config.length, encoder.longest or config.length)
+    return replace(
+        config, encoder=name, width=encoder.width, length=length, fingerprint=encoder.fingerprint
+    )
+
+
+def read(
+    config: TextConfig, sentences: Sequence[str], device: torch.device, reporter: Reporter
+) -> Texts:
+    """Sentences as a network of this config reads them.
+
+    A frozen encoder's vectors are kept in the cache. Raises DdpmError for sentences that are too
+    long, and for an encoder that is gone or no longer the one that the config names.
+    """
+    if config.encoder == "bytes":
+        return as_bytes(sentences, config.length)
+    key = sha256(json.dumps([config.fingerprint, *sentences]).encode()).hexdigest()[:24]
+    values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
+    if not (values.is_file() and ends.is_file()):
+        with replacing(values) as values_partial, replacing(ends) as ends_partial:
+            _encode(config, sentences, device, reporter, values_partial, ends_partial)
+    return Texts(
+        np.load(values, mmap_mode="r", allow_pickle=False), np.load(ends, allow_pickle=False)
+    )
+
+
+def _encode(
+    config: TextConfig,
+    sentences: Sequence[str],
+    device: torch.device,
+    reporter: Reporter,
+    values: Path,
+    ends: Path,
+) -> None:
+    """Write the vectors of the sentences, end to end, and where each ends."""
+    encoder = FrozenEncoder(config.encoder)
+    if encoder.fingerprint != config.fingerprint:
+        raise DdpmError(
+            f"the text encoder in {config.encoder} is not the one that this model was trained "
+            "with: its weights changed"
+        )
+    tokens = encoder.tokens(sentences)
+    lengths = [len(sentence) for sentence in tokens]
+    check_lengths(sentences, lengths, config.length, "tokens")
+    with ends.open("wb") as file:
+        np.save(file, np.cumsum(lengths))
+    out = np.lib.format.open_memmap(
+        values, mode="w+", dtype=np.float16, shape=(sum(lengths), config.width)
+    )
+    place = 0
+    vectors = encoder.vectors(tokens, device)
+    for vector in track(vectors, reporter, "reading captions", len(tokens), "captions"):
+        out[place : place + len(vector)] = vector
+        place += len(vector)
+    out.flush()

@@ -1,0 +1,86 @@
+"""What a training learns of captions: which ones, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddpm_cli.core import texts
+from ddpm_cli.core.architecture import NetworkConfig, TextConfig, reading_text
+from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.sources import Source, captions_of
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.plain import to_dict, updated
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.wishes import in_turn
+
+_EXAMPLES = 64  # captions kept in the config, for pictures that are drawn unasked
+
+
+def learned(source: Source, wanted: bool | None, templates: Sequence[str]) -> Captions | None:
+    """The captions to learn: made of templates, or those of the pictures; None for none."""
+    if wanted or (wanted is None and (templates or source.captioned)):
+        return captions_of(source, templates)
+    return None
+
+
+def network_settings(
+    config: NetworkConfig, given: dict[str, Any], told: Captions | None
+) -> dict[str, Any]:
+    """The network's settings for captions: what reads them, and text-attn wherever attn is.
+
+    given: the user's settings over the config.
+    """
+    if told is None:
+        if given.get("text"):
+            raise UsageError("--text-encoder and --text-length are for captions: there are none")
+        return {"text": None}
+    text = updated(config.text or TextConfig(), given.get("text", {}))
+    blocks, up_blocks, middle = (
+        given.get(name, getattr(config, name)) for name in ("blocks", "up_blocks", "middle")
+    )
+    return {
+        "text": to_dict(texts.fitted(text, told.sentences)),
+        "blocks": [reading_text(recipe) for recipe in blocks],
+        "up_blocks": [reading_text(recipe) for recipe in up_blocks],
+        "middle": reading_text(middle),
+    }
+
+
+def data_settings(
+    told: Captions | None, templates: Sequence[str], labels: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """What the config keeps of the captions; with `labels` also of their pictures' classes."""
+    if told is None:
+        return {"captions": "", "templates": [], "examples": [], "example_labels": []}
+    examples, rows = told.examples(_EXAMPLES)
+    return {
+        "captions": told.fingerprint,
+        "templates": list(templates),
+        "examples": list(examples),
+        "example_labels": [] if labels is None else [int(labels[row]) for row in rows],
+    }
+
+
+def with_texts(
+    pictures: Pictures,
+    told: Captions | None,
+    config: RunConfig,
+    device: torch.device,
+    reporter: Reporter,
+) -> Pictures:
+    """The pictures with their captions, as the network reads them."""
+    if told is None or config.network.text is None:
+        return pictures
+    with distributed.first_on_machine():
+        in_turn(config).read(config, device, reporter)  # previews find it in the cache
+        read = texts.read(config.network.text, told.sentences, device, reporter)
+    return replace(pictures, captions=told, texts=read)
