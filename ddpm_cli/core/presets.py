@@ -91,7 +91,7 @@ PRESETS: dict[str, Preset] = {
             }
             | _OPENAI
             | {"padding": "around"},
-            "diffusion": {"schedule": "cosine", "timesteps": 4000},
+            "diffusion": {"schedule": "cosine", "timesteps": 4000, "time_scale": 0.25},
             "optimiser": {"lr": 1e-4, "warmup": 0},
             "budget": {"images": 64_000_000},
         },

@@ -115,8 +115,8 @@ def _check(model: Model, how: Sampling) -> None:
         )
     if not network.null_class:
         raise DdpmError(
-            f"{model.path} has no null class to guide away from; leave --guidance at 1 (ddpm convert "
-            "--null-class says which class is one)"
+            f"{model.path} has no null class to guide away from; leave --guidance at 1 (ddpm "
+            "convert --null-class says which class is one)"
         )
     if model.config.optimiser.class_drop == 0:
         raise DdpmError(
