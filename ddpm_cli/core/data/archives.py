@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_picture
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
 FILE_LIMIT = 256 * 2**20  # bytes of one picture file, unpacked: above it, it is no picture of ours
+_SAMPLED = 64  # files, at most, of which a folder's fingerprint knows
+_BEGINNING = 2**14  # the first bytes
 
 
 class PictureFiles(Protocol):
@@ -36,7 +39,13 @@ class PictureFiles(Protocol):
         """Read one file's bytes, from any thread or process. Raises UnreadableError."""
 
     def fingerprint(self) -> str:
-        """Hash what tells one set of files from another, without reading them (64 hex digits)."""
+        """Hash what tells one set of pictures from another, wherever a copy lies (64 hex digits).
+
+        Without reading them all, so a change may go unnoticed that keeps a file's size.
+        """
+
+    def stamp(self) -> str:
+        """Hash what changes whenever a file is written, if only as a copy: what caches go by."""
 
 
 def picture_files(path: Path) -> PictureFiles:
@@ -72,15 +81,29 @@ class FolderFiles:
             raise UnreadableError(f"{file}: {error.strerror or error}") from error
 
     def fingerprint(self) -> str:
-        """Hash names, sizes and times of change."""
-        return _digest(self._line(name) for name in self.names)
+        """Hash names, sizes and how some of the files begin."""
+        sizes = (f"{name}\0{self._status(name)[:1]}" for name in self.names)
+        some = self.names[:: -(-len(self.names) // _SAMPLED)]
+        return _digest(chain(sizes, (f"{name}\0{self._beginning(name)}" for name in some)))
 
-    def _line(self, name: str) -> str:
+    def stamp(self) -> str:
+        """Hash names, sizes and times of change."""
+        return _digest(f"{name}\0{self._status(name)}" for name in self.names)
+
+    def _status(self, name: str) -> tuple[int, ...]:
+        """Size in bytes and time of change; nothing of a broken link: reading it will say so."""
         try:
             status = (self.path / name).stat()
-        except OSError:  # a broken link: reading it will say so
-            return f"{name}\0?"
-        return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            return ()
+        return status.st_size, status.st_mtime_ns
+
+    def _beginning(self, name: str) -> str:
+        try:
+            with (self.path / name).open("rb") as file:
+                return hashlib.sha256(file.read(_BEGINNING)).hexdigest()
+        except OSError:
+            return ""
 
 
 class ZipFiles:
@@ -115,6 +138,10 @@ class ZipFiles:
         """Hash names, sizes and CRCs."""
         pairs = zip(self.names, self._members, strict=True)
         return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
+
+    def stamp(self) -> str:
+        """The fingerprint: CRCs tell of every change."""
+        return self.fingerprint()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_handle": None}
