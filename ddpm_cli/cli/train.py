@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, diffusion, judging, options
+from ddpm_cli.cli import console, diffusion, judging, options, saving
 from ddpm_cli.core.presets import PRESETS
 
 _DATA = "Data"
 _LENGTH = "Length"
 _LEARNING = "Learning"
-_SAVING = "Saving"
 _JUDGING = "Judging"
 _MACHINE = "Machine"
 
@@ -142,33 +141,12 @@ def train(
             min=0, help="Of weights, order and noise.", rich_help_panel=_LEARNING, show_default="0"
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run directory.", rich_help_panel=_SAVING, show_default="runs/<data>-<size>"
-        ),
-    ] = None,
-    resume: Annotated[
-        str,
-        typer.Option(
-            help="auto: go on from the newest snapshot if there is one; never: start a new run; or "
-            "a snapshot's path.",
-            rich_help_panel=_SAVING,
-        ),
-    ] = "auto",
-    snapshot_every: Annotated[
-        int | None, typer.Option(help="Images between snapshots.", rich_help_panel=_SAVING)
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(help="Snapshots kept.", rich_help_panel=_SAVING, show_default="2")
-    ] = None,
-    preview: Annotated[
-        int | None,
-        typer.Option(
-            help="Pictures in a preview grid, drawn at every snapshot; 0: none.",
-            rich_help_panel=_SAVING,
-        ),
-    ] = None,
+    out: saving.Out = None,
+    resume: saving.Resume = "auto",
+    snapshot_every: saving.SnapshotEvery = None,
+    keep: saving.Keep = None,
+    keep_every: saving.KeepEvery = None,
+    preview: saving.Preview = None,
     fid_every: Annotated[
         int | None,
         typer.Option(
@@ -261,6 +239,7 @@ def train(
             budget={"images": images, "steps": steps, "epochs": epochs, "minutes": minutes},
             snapshot_every=snapshot_every,
             keep=keep,
+            keep_every=keep_every,
             preview=preview,
             patience=patience,
         ),
