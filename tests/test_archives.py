@@ -159,3 +159,27 @@ def test_damaged_and_oversized_members_are_named(
     (root / "gone.png").unlink()
     with pytest.raises(UnreadableError, match=r"gone\.png: No such file"):
         folder.read(1)
+
+
+def test_a_copy_has_the_same_fingerprint_but_another_stamp(tmp_path: Path) -> None:
+    """A run goes on from unpacked copies; what is cached of the files is made again."""
+    root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
+    first, stamp = picture_files(root).fingerprint(), picture_files(root).stamp()
+    os.utime(root / "b.png", ns=(10**18, 10**18))
+    assert picture_files(root).fingerprint() == first
+    assert picture_files(root).stamp() != stamp
+    (root / "b.png").write_text("c")  # of the same size, and no older by its date
+    os.utime(root / "b.png", ns=(10**18, 10**18))
+    assert picture_files(root).fingerprint() != first
+
+
+def test_a_fingerprint_reads_the_beginnings_of_few_files(tmp_path: Path) -> None:
+    root = fill(tmp_path / "in", **{f"{i:04}_DOT_png": "x" for i in range(130)})
+    first, stamp = picture_files(root).fingerprint(), picture_files(root).stamp()
+    changed = []
+    for name in sorted(path.name for path in root.iterdir()):
+        (root / name).write_text("y")
+        changed.append(picture_files(root).fingerprint() != first)
+        assert picture_files(root).stamp() != stamp
+        (root / name).write_text("x")
+    assert changed[0] and 32 <= sum(changed) <= 64

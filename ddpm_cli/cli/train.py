@@ -13,12 +13,12 @@ from ddpm_cli.cli.conditions import ConditionOptions
 from ddpm_cli.cli.diffusion import DiffusionOptions
 from ddpm_cli.cli.grouped import given, grouped
 from ddpm_cli.cli.network import NetworkOptions
+from ddpm_cli.cli.saving import SavingOptions
 from ddpm_cli.cli.training import (
     DataOptions,
     LearningOptions,
     LengthOptions,
     MachineOptions,
-    SavingOptions,
 )
 
 

@@ -15,7 +15,6 @@ from ddpm_cli.core.presets import PRESETS
 _DATA = "Data"
 _LENGTH = "Length"
 _LEARNING = "Learning"
-_SAVING = "Saving"
 _MACHINE = "Machine"
 
 _PRESET_HELP = "Settings to start from: " + "; ".join(f"{n}: {p.about}" for n, p in PRESETS.items())
@@ -158,43 +157,6 @@ class LearningOptions:
     def settings(self) -> dict[str, Any]:
         """The settings of OptimiserConfig that were given."""
         return given(batch=self.batch, lr=self.lr, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class SavingOptions:
-    """What is written, and how often."""
-
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run directory.", rich_help_panel=_SAVING, show_default="runs/<data>-<size>"
-        ),
-    ] = None
-    resume: Annotated[
-        str,
-        typer.Option(
-            help="auto: go on from the newest snapshot if there is one; never: start a new run; or "
-            "a snapshot's path.",
-            rich_help_panel=_SAVING,
-        ),
-    ] = "auto"
-    snapshot_every: Annotated[
-        int | None, typer.Option(help="Images between snapshots.", rich_help_panel=_SAVING)
-    ] = None
-    keep: Annotated[
-        int | None, typer.Option(help="Snapshots kept.", rich_help_panel=_SAVING, show_default="2")
-    ] = None
-    preview: Annotated[
-        int | None,
-        typer.Option(
-            help="Pictures in a preview grid, drawn at every snapshot; 0: none.",
-            rich_help_panel=_SAVING,
-        ),
-    ] = None
-
-    def settings(self) -> dict[str, Any]:
-        """The settings of RunConfig that were given."""
-        return given(snapshot_every=self.snapshot_every, keep=self.keep, preview=self.preview)
 
 
 @dataclass(frozen=True)

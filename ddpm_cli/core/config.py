@@ -104,7 +104,7 @@ class DataConfig:
     """Which pictures, and how they are shown."""
 
     source: str = "shapes"  # as given: a folder, a .zip, or a data set's name
-    fingerprint: str = ""  # of the files' names and sizes, to notice that they changed
+    fingerprint: str = ""  # of the pictures, to notice that they are others
     flip: bool = True  # mirror half of the pictures left to right
     augment: float = 0.0  # probability of each of the moves of non-leaky augmentation; 0: none
     holdout: int = 0  # pictures kept out of training for the validation loss
@@ -198,6 +198,7 @@ class RunConfig:
     budget: Budget = field(default_factory=lambda: Budget(images=102_400_000))
     snapshot_every: int = 1_000_000  # images
     keep: int = 2  # snapshots kept
+    keep_every: int | None = None  # images after each of which one snapshot is kept for good
     preview: int = 16  # pictures in a preview grid; 0: none
     patience: int = 0  # snapshots without a better loss after which training ends; 0: never
     origin: Origin | None = None  # None: random weights
@@ -205,6 +206,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         positive("snapshot-every", self.snapshot_every)
         positive("keep", self.keep)
+        if self.keep_every is not None:
+            positive("keep-every", self.keep_every)
         positive("preview", self.preview, zero=True)
         positive("patience", self.patience, zero=True)
 

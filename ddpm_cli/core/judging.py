@@ -151,7 +151,7 @@ class TrainingScore:
         self.plan, self.run, self.config = plan, run, config
         self.reporter, self.precision, self.request = reporter, precision, request
         self.steps = min(STEPS, config.diffusion.timesteps)
-        real = TrainingPictures(pictures, config.data.source, config.data.fingerprint)
+        real = TrainingPictures(pictures, config.data.source)
         side = _Heeding(real, RUN_LENGTH, request, run.path)
         self._real = gather_cached(side, plan.extractor, Keep(), "real", reporter).statistics
         self._wishes = self._as_the_data(pictures)

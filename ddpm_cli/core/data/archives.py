@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
 TEXTS = (".txt", ".csv", ".jsonl")
 FILE_LIMIT = 256 * 2**20  # bytes of one picture file, unpacked: above it, it is no picture of ours
+_SAMPLED = 64  # files, at most, of which a folder's fingerprint knows
+_BEGINNING = 2**14  # the first bytes
 
 
 class PictureFiles(Protocol):
@@ -44,7 +47,13 @@ class PictureFiles(Protocol):
         """Read one of the texts. Raises UnreadableError where it is not UTF-8."""
 
     def fingerprint(self) -> str:
-        """Hash what tells one set of files from another, without reading them (64 hex digits)."""
+        """Hash what tells one set of pictures from another, wherever a copy lies (64 hex digits).
+
+        Without reading them all, so a change may go unnoticed that keeps a file's size.
+        """
+
+    def stamp(self) -> str:
+        """Hash what changes whenever a file is written, if only as a copy: what caches go by."""
 
 
 def picture_files(path: Path) -> PictureFiles:
@@ -87,15 +96,29 @@ class FolderFiles:
             raise UnreadableError(f"{file}: {error.strerror or error}") from error
 
     def fingerprint(self) -> str:
-        """Hash names, sizes and times of change."""
-        return _digest(self._line(name) for name in self.names)
+        """Hash names, sizes and how some of the files begin."""
+        sizes = (f"{name}\0{self._status(name)[:1]}" for name in self.names)
+        some = self.names[:: -(-len(self.names) // _SAMPLED)]
+        return _digest(chain(sizes, (f"{name}\0{self._beginning(name)}" for name in some)))
 
-    def _line(self, name: str) -> str:
+    def stamp(self) -> str:
+        """Hash names, sizes and times of change."""
+        return _digest(f"{name}\0{self._status(name)}" for name in self.names)
+
+    def _status(self, name: str) -> tuple[int, ...]:
+        """Size in bytes and time of change; nothing of a broken link: reading it will say so."""
         try:
             status = (self.path / name).stat()
-        except OSError:  # a broken link: reading it will say so
-            return f"{name}\0?"
-        return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            return ()
+        return status.st_size, status.st_mtime_ns
+
+    def _beginning(self, name: str) -> str:
+        try:
+            with (self.path / name).open("rb") as file:
+                return hashlib.sha256(file.read(_BEGINNING)).hexdigest()
+        except OSError:
+            return ""
 
 
 class ZipFiles:
@@ -137,6 +160,10 @@ class ZipFiles:
         """Hash names, sizes and CRCs."""
         pairs = ((name, self._members[name]) for name in self.names)
         return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
+
+    def stamp(self) -> str:
+        """The fingerprint: CRCs tell of every change."""
+        return self.fingerprint()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_handle": None}

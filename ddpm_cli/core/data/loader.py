@@ -6,7 +6,6 @@ memory-mapped, so that all processes of a machine share it and the next start co
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -22,7 +21,7 @@ from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.atomic import check_space, replacing
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import Reporter, track
@@ -40,6 +39,7 @@ class Pictures:
     rows: NDArray[np.int64]  # (N,), the rows that these pictures are
     captions: Captions | None = None  # of all rows
     texts: Texts | None = None  # their sentences, as the network reads them
+    key: str = ""  # of all rows in the cache: another one where a file was written anew
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,11 +102,16 @@ def prepare(
     out.
     """
     shape = (len(source), channels, *size)
-    key = sha256(f"{source.fingerprint} {shape}".encode()).hexdigest()[:16]
+    key = sha256(f"{source.stamp} {shape}".encode()).hexdigest()[:16]
     place = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = place.with_suffix(".readable.npy")
     if not (place.is_file() and readable.is_file()):
-        _check_space(place, int(np.prod(shape)))
+        check_space(
+            place.parent,
+            int(np.prod(shape)),
+            "the decoded pictures",
+            "set DDPM_CACHE to a larger place, or use a smaller --size",
+        )
         with replacing(place) as partial, replacing(readable) as list_partial:
             rows, failures = _decode_all(source, shape, partial, reporter)
             _report(failures, len(source), reporter, skip_bad=skip_bad)
@@ -118,7 +123,8 @@ def prepare(
         raise DdpmError(
             f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad"
         )
-    return Pictures(np.load(place, mmap_mode="r", allow_pickle=False), source.labels, rows)
+    array = np.load(place, mmap_mode="r", allow_pickle=False)
+    return Pictures(array, source.labels, rows, key)
 
 
 def _decode_all(
@@ -158,15 +164,3 @@ def _report(failures: list[str], total: int, reporter: Reporter, *, skip_bad: bo
     if not skip_bad or len(failures) == total:
         raise DdpmError(f"{seen}. Mend or remove them, or add --skip-bad to leave them out")
     reporter.say(f"Left out {seen}")
-
-
-def _check_space(place: Path, needed: int) -> None:
-    folder = place
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DdpmError(
-            f"the decoded pictures need {needed / 1e9:.1f} GB in {place.parent}, which has "
-            f"{free / 1e9:.1f} GB free; set DDPM_CACHE to a larger place, or use a smaller --size"
-        )

@@ -46,7 +46,11 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the pictures change."""
+        """Tells these pictures from others, wherever a copy of them lies."""
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever the pictures may have: what was made of them is made again."""
 
     @property
     def captioned(self) -> bool:
@@ -70,7 +74,7 @@ class FileSource:
         self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
         self.classes, self.labels = _classes_of(listing.names)
         self.captioned = captions.lie_beside(listing)
-        self.fingerprint = listing.fingerprint()
+        self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
         self.native_size, self.native_channels = self._probe()
 
     def __len__(self) -> int:

@@ -73,10 +73,10 @@ class SourcePictures:
 class TrainingPictures:
     """The pictures that a training sees, at its size, without mirroring."""
 
-    def __init__(self, pictures: loader.Pictures, label: str, fingerprint: str) -> None:
+    def __init__(self, pictures: loader.Pictures, label: str) -> None:
         self.label = label
         self.tally = Tally()
-        self._pictures, self._fingerprint = pictures, fingerprint
+        self._pictures = pictures
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -94,7 +94,7 @@ class TrainingPictures:
     def content(self) -> str:
         """Hash what identifies the files, their size in training, and which are held out."""
         shape = self._pictures.bytes.shape
-        digest = sha256(f"{self._fingerprint} {shape}".encode())
+        digest = sha256(f"{self._pictures.key} {shape}".encode())
         digest.update(self._pictures.rows.tobytes())
         return digest.hexdigest()
 

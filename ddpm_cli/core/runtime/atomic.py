@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,29 +14,28 @@ from ddpm_cli.core.errors import DdpmError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving without error it becomes `path`.
+    """Give a temporary file beside `path`; on leaving without error it becomes `path`.
 
-    The parent folders are made. Raises DdpmError where the place cannot be written or is full.
+    The parent folders are made. After this neither a crash nor a power cut undoes it. Raises
+    DdpmError where the place cannot be written or is full.
     """
-    partial: Path | None = None
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        partial = Path(name)
+        partial.touch(exist_ok=False)
         yield partial
-        _flush(partial)
-        partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
+        _flush_folder(path.parent)
     except OSError as error:
         why = error.strerror or error
         raise DdpmError(
             f"cannot write {path}: {why}; free some space or choose another place"
         ) from error
     finally:
-        if partial is not None:
-            with suppress(FileNotFoundError):
-                partial.unlink()
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,12 +44,30 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def check_space(folder: Path, needed: int, what: str, mend: str) -> None:
+    """Raise DdpmError where a folder, there or yet to be made, has less than `needed` bytes free.
+
+    what: who needs them, in the plural ("the decoded pictures"); mend: what to do about it.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise DdpmError(
+            f"{what} need {_amount(needed)} in {folder}, which has {_amount(free)} free; {mend}"
+        )
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _amount(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can do that."""
+    with suppress(OSError):  # Windows and some network file systems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "snapshots"
 
     @property
+    def post_mortem(self) -> Path:
+        """Why a training diverged."""
+        return self.path / "post-mortem.json"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"

@@ -20,14 +20,14 @@ class Clock:
         self._last = time.monotonic()
         self.used = self._share(progress)
 
-    def tick(self, progress: Progress, signal: int) -> int:
-        """Count the time since the last tick; the signal that any process got, or 0."""
+    def tick(self, progress: Progress, *news: float) -> list[float]:
+        """Count the time since the last tick; the largest of each of the news of all processes."""
         now = time.monotonic()
         seconds = progress.seconds + now - self._last
         self._last = now
-        progress.seconds, heard = distributed.largest(seconds, float(signal))
+        progress.seconds, *heard = distributed.largest(seconds, *news)
         self.used = self._share(progress)
-        return int(heard)
+        return heard
 
     def _share(self, progress: Progress) -> float:
         by_images = progress.images / self.images if self.images else 0.0

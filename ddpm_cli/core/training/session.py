@@ -25,6 +25,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
 from ddpm_cli.core.training import captioning, snapshots, starting
 from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.saving import check_room
 from ddpm_cli.core.training.state import Progress, State
 from ddpm_cli.core.training.trainer import Machine, Score, Trainer
 
@@ -183,10 +184,7 @@ def run(
     resumed = _resume(run, state, request.resume, reporter)
     origin = _origin(run, state, request, resumed, reporter)
     config = replace(config, origin=origin)
-    if distributed.is_first():
-        run.write_config(config)
-        run.rewind_rows(state.progress.images)
-        snapshots.supersede_newer(run.snapshots, state.progress.images)
+    distributed.told_by_first(lambda: _make_ready(run, config, state.progress.images))
     finished = Clock(config, len(training), state.progress).used >= 1
     if finished:
         reporter.say(
@@ -224,7 +222,17 @@ def read_pictures(plan: Plan, request: Request, reporter: Reporter) -> loader.Pi
 
 
 def choose_directory(plan: Plan, request: Request) -> Path:
-    """The run directory to use. Raises DdpmError rather than touch another run or other files."""
+    """The run directory to use.
+
+    Raises DdpmError rather than touch another run or other files, or start without the space to
+    save in.
+    """
+    out = _directory(plan, request)
+    check_room(out, plan.config, plan.parameters)
+    return out
+
+
+def _directory(plan: Plan, request: Request) -> Path:
     out, run = plan.out, RunDirectory(plan.out)
     if request.resume not in ("auto", "never") and not Path(request.resume).is_file():
         held = snapshots.listed(run.snapshots)
@@ -243,6 +251,13 @@ def choose_directory(plan: Plan, request: Request) -> Path:
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DdpmError(f"{out} is not empty and holds no run; choose another --out")
     return out
+
+
+def _make_ready(run: RunDirectory, config: RunConfig, images: int) -> None:
+    """Write down what the run is, and undo what was logged and saved after so many images."""
+    run.write_config(config)
+    run.rewind_rows(images)
+    snapshots.supersede_newer(run.snapshots, images)
 
 
 def _open_directory(plan: Plan, request: Request) -> Path:
@@ -287,9 +302,19 @@ def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) ->
         return 0
     if not distributed.is_first():
         snapshots.restore(path, state)
-    images, steps = state.progress.images, state.progress.steps
-    reporter.say(f"Resuming from {path} ({images:,} images, {steps:,} steps).")
-    return images
+    progress, now = state.progress, distributed.world_size()
+    reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
+    if now != progress.processes:
+        masks = ", and dropout's masks are others" if state.network.config.dropout else ""
+        reporter.say(
+            f"It was trained by {_processes(progress.processes)} and goes on with "
+            f"{_processes(now)}: same batch and order; sums differ in the last digits{masks}."
+        )
+    return progress.images
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
 
 
 def _origin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,77 @@ from ddpm_cli.core.runtime.atomic import replacing
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training.state import State
 
+Held = dict[str, Any]  # what State.as_dict gives
 
-def write(folder: Path, state: State, keep: int) -> None:
-    """Write a snapshot named by the images seen, then delete all but the newest `keep`."""
-    with replacing(folder / f"{state.progress.images:012d}.pt") as partial:
+
+def write(folder: Path, held: Held) -> Path:
+    """Write a state as a snapshot named by the images seen, and read it again to be sure.
+
+    Raises DdpmError where it cannot be written, or is not there as it was written.
+    """
+    path = place(folder, held["progress"]["images"])
+    with replacing(path) as partial:
         try:
-            torch.save(state.as_dict(), partial)
-        except RuntimeError as error:  # how torch tells of a full disk
-            raise OSError(errno.ENOSPC, str(error).splitlines()[0]) from error
-    for old in listed(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+            with partial.open("wb") as file:  # so that other threads go on while it writes
+                torch.save(held, file)
+        except RuntimeError as error:  # torch's own, about what it was doing when the disk was full
+            why = error.__context__
+            raise why if isinstance(why, OSError) else OSError(errno.EIO, str(error)) from error
+        verify(partial)
+    return path
 
 
-def listed(folder: Path) -> list[Path]:
-    """The snapshots of a run, oldest first."""
-    return sorted(folder.glob("[0-9]*.pt"))
+def verify(path: Path) -> None:
+    """Compare every tensor's bytes with the checksum (CRC-32) that torch.save wrote beside them.
+
+    torch.load leaves that out: without this it would hand over the zeros that a failing disk, or a
+    power cut, left in the middle of a file. Raises DdpmError.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError as error:
+        raise DdpmError(f"{path}: no such file") from error
+    except (OSError, NotImplementedError, *DAMAGED_FILE) as error:
+        raise DdpmError(f"{path} is damaged or cut short ({_first_line(error)})") from error
+    if damaged is not None:
+        raise DdpmError(f"{path} is damaged: {damaged} in it is not what was written")
+
+
+def place(folder: Path, images: int) -> Path:
+    """The snapshot after so many images."""
+    return folder / f"{images:012d}.pt"
+
+
+def estimate(parameters: int) -> int:
+    """Bytes of a snapshot: float32 weights, their average, and the optimiser's two moments."""
+    return 4 * 4 * parameters
+
+
+def size(held: Any) -> int:
+    """Bytes of all tensors in a state, or in a part of it."""
+    if isinstance(held, torch.Tensor):
+        return held.nbytes
+    return sum(map(size, held.values())) if isinstance(held, dict) else 0
+
+
+def listed(folder: Path, kind: str = "pt") -> list[Path]:
+    """The snapshots of a run, fewest images first; of kind "superseded", those set aside."""
+    return sorted(folder.glob(f"[0-9]*.{kind}"))
+
+
+def prune(folder: Path, keep: int, keep_every: int | None) -> None:
+    """Delete all but the newest `keep` snapshots, and of those set aside likewise.
+
+    The first one after every `keep_every` images always stays.
+    """
+    for kind in ("pt", "superseded"):
+        held = listed(folder, kind)
+        reached = 0  # multiples of keep_every
+        for path in held[:-keep]:
+            before, reached = reached, int(path.stem) // keep_every if keep_every else 0
+            if reached == before:
+                path.unlink(missing_ok=True)
 
 
 def restore_newest(folder: Path, state: State, reporter: Reporter) -> Path | None:
@@ -53,15 +110,15 @@ def restore_newest(folder: Path, state: State, reporter: Reporter) -> Path | Non
 
 
 def restore(path: Path, state: State) -> None:
-    """Bring the state to one snapshot. Raises DdpmError for a torn file or another network's."""
+    """Bring the state to one snapshot. Raises DdpmError for a damaged file or another network's."""
+    verify(path)
     try:
-        held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        held: Held = torch.load(path, map_location="cpu", weights_only=True)
         state.restore(held)
-    except FileNotFoundError as error:
-        raise DdpmError(f"{path}: no such file") from error
     except (OSError, *DAMAGED_FILE) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DdpmError(f"{path} is not a whole snapshot of this run ({first[:120]})") from error
+        raise DdpmError(
+            f"{path} is not a whole snapshot of this run ({_first_line(error)})"
+        ) from error
 
 
 def supersede_newer(folder: Path, images: int) -> None:
@@ -69,3 +126,8 @@ def supersede_newer(folder: Path, images: int) -> None:
     for path in listed(folder):
         if int(path.stem) > images:
             path.rename(path.with_suffix(".superseded"))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

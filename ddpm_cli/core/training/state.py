@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from ddpm_cli.core.config import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
@@ -26,8 +27,10 @@ class Progress:
     loss_smooth: float = math.nan
     best: float = math.inf  # the lowest loss at a snapshot
     stale: int = 0  # snapshots since then
-    bad_steps: int = 0  # steps in a row whose gradient was not finite
+    bad_steps: int = 0  # steps in a row whose loss or gradient was not finite
     skipped: int = 0  # such steps in all
+    processes: int = 1  # that shared the last step
+    save_seconds: float = 0.0  # what the last save took, from the copy until it was on the disk
 
 
 @dataclass
@@ -62,6 +65,22 @@ class State:
             "history": self.history and self.history.state_dict(),
         }
 
+    def copied(self) -> dict[str, Any]:
+        """What `as_dict` gives, in memory of its own: training may go on while it is written."""
+        copied: dict[str, Any] = _copied(self.as_dict())
+        return copied
+
+    def finite(self) -> bool:
+        """Whether all weights, averages and the optimiser's moments are."""
+        moments = [
+            value
+            for kept in self.optimiser.state.values()
+            for value in kept.values()
+            if isinstance(value, torch.Tensor)
+        ]
+        tensors = [*self.network.parameters(), *self.average.parameters(), *moments]
+        return bool(get_total_norm(tensors, math.inf).isfinite())
+
     def restore(self, held: dict[str, Any]) -> None:
         """Take over what `as_dict` gave."""
         self.network.load_state_dict(held["network"])
@@ -70,6 +89,16 @@ class State:
         self.progress = Progress(**held["progress"])
         if self.history is not None:
             self.history.load_state_dict(held["history"])
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
 
 
 def _optimiser(network: UNet, config: OptimiserConfig) -> torch.optim.Optimizer:

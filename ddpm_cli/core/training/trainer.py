@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddpm_cli.core import plots, weights
 from ddpm_cli.core.config import OptimiserConfig, RunConfig
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import devices, distributed, seeds, stopping
-from ddpm_cli.core.runtime.reporting import Bar, Reporter
+from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory
-from ddpm_cli.core.training import ema, preview, snapshots
+from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.divergence import Health
+from ddpm_cli.core.training.journal import Journal
+from ddpm_cli.core.training.saving import Saver, crossed
 from ddpm_cli.core.training.state import State
-
-_BAD_STEPS = 20  # steps in a row without finite gradients after which training has diverged
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,21 @@ class Trainer:
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
         self.batches = Batches(config, schedule, pictures, machine.device)
-        self.log_every = max(config.optimiser.batch, config.snapshot_every // 100)
+        self.saver = Saver(run, config, state, self.averaged, machine.device)
+        self.journal = Journal(run, config, state.progress, machine.device)
+        self.health = Health(run, config, state.progress, pictures, machine.precision)
 
     def train(self, request: stopping.StopRequest) -> None:
         """Train until the budget is used.
 
         Raises PreemptedError or StoppedByUserError, after a snapshot, when a signal asks to stop,
-        and DivergedError when gradients stay non-finite.
+        DivergedError when numbers stay non-finite, and DdpmError where a save failed.
         """
-        config, progress = self.config, self.state.progress
+        config, progress, saver = self.config, self.state.progress, self.saver
         batch = config.optimiser.batch
         clock = Clock(config, len(self.pictures), progress)
+        progress.processes = distributed.world_size()
         self.network.train()
-        self._start_log()
         if self.score is not None and clock.used < 1:
             self.score.announce(self.averaged, clock)
 
@@ -106,42 +108,52 @@ class Trainer:
                 # Take this process's share of the batch, hide it under noise, find the gradient.
                 share = self.batches.draw(progress.images, self.state.history)
                 losses = self._accumulate(share)
-                if self.state.history is not None:
-                    self._remember(share.noised.sigma, losses)
-
-                # Step, unless the numbers went bad.
-                norm = torch.nn.utils.clip_grad_norm_(
-                    self.network.parameters(), config.optimiser.clip
-                )
+                norm, good = self._examine(losses)
                 progress.images += batch
                 progress.steps += 1
-                self._step(float(norm), lr)
 
-                # Agree with the other processes on the time and on whether to stop.
-                signal = clock.tick(progress, request.signal)
+                # Agree with the other processes on the time, on whether to stop, and on whether
+                # anything went wrong anywhere.
+                signal, bad, failed, progress.save_seconds = clock.tick(
+                    progress, request.signal, not good, saver.failed, saver.seconds
+                )
+                if failed:
+                    saver.finish()  # raises what went wrong
                 if clock.used >= 1:
                     signal = 0  # it ends here anyway, and whole
 
-                # Log, validate and save when it is time.
+                # Step, unless the numbers went bad.
+                self._step(share, losses, good=not bad)
+                self.health.note(lr, norm, good=not bad)
                 ending = clock.used >= 1 or signal != 0
-                saving = ending or self._snapshot_due()
+                saving = ending or saver.due()
                 score = self._due_score()
-                if saving or score is not None or crossed(progress.images, batch, self.log_every):
+                self._stay_finite(share, losses, weights_too=saving or score is not None)
+
+                # Log, validate and save when it is time.
+                if (
+                    saving
+                    or score is not None
+                    or crossed(progress.images, batch, self.journal.every)
+                ):
                     held_out = None
                     if saving and not signal:
                         held_out = self.batches.held_out_loss(self.averaged, self.held_out)
-                    self._log(bar, clock, lr, float(norm), held_out)
+                    self.journal.write(bar, clock.used, lr, norm, held_out)
                 if signal:
-                    self._save(hurried=True)
-                    raise stopping.stopped(signal, str(self.run.path))
+                    saver.start()
+                    saver.finish()
+                    raise stopping.stopped(int(signal), str(self.run.path))
                 if saving:
-                    self._judge(held_out)
-                    self._save()
-                elif score is not None:  # which may take minutes
-                    self._save(hurried=True)
+                    saver.start(best=self._is_best(held_out))
+                    saver.show(ending=ending)
+                elif score is not None:
+                    saver.start()
                 if score is not None:
+                    saver.finish()  # before what may take minutes
                     score(self.averaged, progress.images)
 
+            saver.finish()
             score = self._due_score(ending=True)
             if score is not None:
                 score(self.averaged, progress.images)
@@ -152,10 +164,10 @@ class Trainer:
                 f"the best weights are {self.run.best}"
             )
 
-    def _accumulate(self, share: Batch) -> list[Tensor]:
+    def _accumulate(self, share: Batch) -> Tensor:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
 
-        The losses, a tensor a microbatch, before they were weighted by importance.
+        The losses of this process's share (B,), before they are weighted by importance.
         """
         learn, progress = self.config.optimiser, self.state.progress
         if self.config.network.dropout:
@@ -173,91 +185,57 @@ class Trainer:
                         self.denoiser, part.noised, part.condition, self.config.objective
                     )
                 unweighted.append(losses.detach())
-                if part.importance is not None:
-                    losses = part.importance * losses
-                torch.autograd.backward(scale * losses.sum())
-            finite = losses.detach().isfinite()
-            self._losses[0] += losses.detach()[finite].sum()
-            self._losses[1] += finite.sum()
-        return unweighted
+                torch.autograd.backward(scale * _weighted(losses, part).sum())
+        return torch.cat(unweighted)
 
-    def _remember(self, sigma: Tensor, losses: list[Tensor]) -> None:
+    def _examine(self, losses: Tensor) -> tuple[float, bool]:
+        """Clip the gradient: its norm before that, and whether it and all losses are finite.
+
+        The one place where a step waits for the device.
+        """
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip)
+        seen: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
+        return seen[0], math.isfinite(seen[0]) and seen[1] == 1
+
+    def _step(self, share: Batch, losses: Tensor, *, good: bool) -> None:
+        """Move the weights, their average and the memory of losses; a bad step leaves all alone."""
+        learn, state = self.config.optimiser, self.state
+        if good:
+            state.optimiser.step()
+            decay = ema.decay_after(
+                learn.batch, state.progress.images, learn.ema_halflife, learn.ema_rampup
+            )
+            ema.update(state.average, state.network, decay)
+            if state.history is not None:
+                self._remember(state.history, share.noised.sigma, losses)
+            self.journal.count(_weighted(losses, share))
+        state.optimiser.zero_grad(set_to_none=True)
+
+    def _remember(self, history: LossHistory, sigma: Tensor, losses: Tensor) -> None:
         """Let every process's history know the losses of the whole batch."""
-        history, mine = self.state.history, distributed.share(self.config.optimiser.batch)
-        assert history is not None
+        mine = distributed.share(self.config.optimiser.batch)
         seen = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
-        seen[0, mine], seen[1, mine] = sigma, torch.cat(losses).to("cpu", torch.float64)
+        seen[0, mine], seen[1, mine] = sigma, losses.to("cpu", torch.float64)
         history.record(*distributed.total(seen))
 
-    def _step(self, norm: float, lr: float) -> None:
-        """Move the weights and their average; leave both alone where the gradient is not finite."""
-        learn, progress = self.config.optimiser, self.state.progress
-        if math.isfinite(norm):
-            self.state.optimiser.step()
-            decay = ema.decay_after(
-                learn.batch, progress.images, learn.ema_halflife, learn.ema_rampup
-            )
-            ema.update(self.state.average, self.state.network, decay)
-            progress.bad_steps = 0
-        else:
-            progress.bad_steps += 1
-            progress.skipped += 1
-        self.state.optimiser.zero_grad(set_to_none=True)
-        if progress.bad_steps == _BAD_STEPS:
-            raise DivergedError(
-                f"stopped: gradients were not finite for {_BAD_STEPS} steps in a row, up to step "
-                f"{progress.steps} (learning rate {lr:g}); the snapshot in {self.run.snapshots} is "
-                f"from before. Usual mends: --lr {learn.lr / 3:.1g}, or --precision fp32, "
-                "with a new --out"
-            )
+    def _stay_finite(self, share: Batch, losses: Tensor, *, weights_too: bool) -> None:
+        """Raise DivergedError where steps stay bad, or weights that are to be saved went wrong."""
+        trouble = self.health.trouble
+        if not trouble and weights_too:
+            (broken,) = distributed.largest(not self.state.finite())
+            trouble = "the weights are no longer finite" if broken else ""
+        if trouble:
+            self.saver.finish()
+            raise self.health.diverged(trouble, share, losses)
 
-    def _start_log(self) -> None:
-        progress = self.state.progress
-        self._losses = torch.zeros(2, device=self.machine.device)  # sum and count
-        self._logged = (progress.images, progress.seconds)
-
-    def _log(self, bar: Bar, clock: Clock, lr: float, norm: float, held_out: float | None) -> None:
-        """Write one row of metrics over what was seen since the last one."""
-        progress = self.state.progress
-        images = progress.images - self._logged[0]
-        seconds = progress.seconds - self._logged[1]
-        summed, count = distributed.total(self._losses).tolist()
-        loss = summed / count if count else math.nan
-        halflife = self.config.snapshot_every / 20  # of the smoothing, in images
-        keep = 0.5 ** (images / halflife)
-        old = progress.loss_smooth
-        if count:
-            progress.loss_smooth = loss if math.isnan(old) else keep * old + (1 - keep) * loss
-        speed = images / max(seconds, 1e-9)
-        if distributed.is_first():
-            self.run.append_row(
-                {
-                    "images": progress.images,
-                    "steps": progress.steps,
-                    "seconds": round(progress.seconds, 3),
-                    "loss": _finite(loss),
-                    "loss_smooth": _finite(progress.loss_smooth),
-                    "loss_holdout": held_out,
-                    "lr": lr,
-                    "grad_norm": _finite(norm),
-                    "images_per_second": round(speed, 2),
-                }
-            )
-        skipped = f", {progress.skipped} bad steps skipped" if progress.skipped else ""
-        bar.update(
-            100 * min(clock.used, 1),
-            f"{progress.images:,} images, {speed:,.1f} images/s, "
-            f"loss {progress.loss_smooth:.4f}{skipped}",
-        )
-        self._start_log()
-
-    def _judge(self, held_out: float | None) -> None:
+    def _is_best(self, held_out: float | None) -> bool:
         """Is this the best model so far, by the held-out loss or the smoothed training loss?"""
         progress = self.state.progress
         score = progress.loss_smooth if held_out is None else held_out
         better = score < progress.best
         progress.stale = 0 if better else progress.stale + 1
         progress.best = score if better else progress.best
+        return better
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
@@ -265,27 +243,6 @@ class Trainer:
     def _due_score(self, *, ending: bool = False) -> Score | None:
         images = self.state.progress.images
         return self.score if self.score and self.score.due(images, ending=ending) else None
-
-    def _snapshot_due(self) -> bool:
-        """At every multiple of snapshot_every, and once early, to have something to sample."""
-        images, batch = self.state.progress.images, self.config.optimiser.batch
-        every = self.config.snapshot_every
-        return crossed(images, batch, every) or images - batch < every // 10 <= images
-
-    def _save(self, *, hurried: bool = False) -> None:
-        """Write weights, snapshot, loss curve and preview; the first two where time presses."""
-        if not distributed.is_first():
-            return
-        run, config, state = self.run, self.config, self.state
-        tensors = state.average.state_dict()
-        weights.save(run.weights, tensors, config, state.progress.images)
-        if state.progress.stale == 0 and not hurried:
-            weights.save(run.best, tensors, config, state.progress.images)
-        snapshots.write(run.snapshots, state, config.keep)  # last: it says that all above is there
-        if hurried:
-            return
-        plots.loss_curve(run.loss_plot, run.rows())
-        preview.draw(run, self.averaged, config, state.progress.images, self.machine.device)
 
 
 def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
@@ -295,10 +252,5 @@ def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
     return config.lr * rise * fall
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def crossed(images: int, batch: int, every: int) -> bool:
-    """Whether the last batch reached or passed a multiple of `every`."""
-    return every > 0 and images // every > (images - batch) // every
+def _weighted(losses: Tensor, batch: Batch) -> Tensor:
+    return losses if batch.importance is None else batch.importance * losses

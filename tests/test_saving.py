@@ -1,0 +1,387 @@
+"""What a run leaves on the disk: whole, checked, bounded, and never of broken numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import stat
+import threading
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result
+from safetensors.torch import load_file
+from test_training import CONFIG, CPU, pictures, replace_rows, same, trained
+
+from ddpm_cli.core import config as c
+from ddpm_cli.core.data.loader import Order
+from ddpm_cli.core.errors import DdpmError, DivergedError
+from ddpm_cli.core.runtime import atomic
+from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.stopping import StopRequest
+from ddpm_cli.core.training import saving, snapshots, trainer
+from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.trainer import Trainer
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def snapshot_names(folder: Path) -> list[str]:
+    return [path.name.lstrip("0") for path in sorted((folder / "snapshots").iterdir())]
+
+
+@pytest.mark.parametrize("noise_levels", ["uniform", "importance"])
+def test_going_on_repeats_every_random_number(tmp_path: Path, noise_levels: str) -> None:
+    """Dropout, mirroring, hidden labels, order, noise and, by the losses before, noise levels."""
+    config = replace(
+        CONFIG,
+        network=replace(CONFIG.network, dropout=0.3, classes=("a", "b")),
+        diffusion=replace(CONFIG.diffusion, timesteps=4),
+        objective=c.ObjectiveConfig(noise_levels=noise_levels),
+        data=c.DataConfig(flip=True),
+        optimiser=replace(CONFIG.optimiser, class_drop=0.5, batch=7),  # ends within an epoch
+        snapshot_every=100,
+    )
+    whole, half = c.Budget(steps=24), c.Budget(steps=13)
+    straight = trained(tmp_path / "straight", replace(config, budget=whole))
+    trained(tmp_path / "halves", replace(config, budget=half))
+    state = State.fresh(config, CPU.device)
+    assert snapshots.restore_newest(tmp_path / "halves" / "snapshots", state, Silent())
+    assert state.progress.images == 91
+    if state.history is not None:
+        assert state.history.probabilities().std() > 0  # it has begun to choose
+    trained(tmp_path / "halves", replace(config, budget=whole), state)
+    one, other = straight.as_dict(), state.as_dict()
+    for name in ("network", "average"):
+        assert same(one[name], other[name]), name
+    for mine, its in zip(
+        one["optimiser"]["state"].values(), other["optimiser"]["state"].values(), strict=True
+    ):
+        assert same(mine, its)
+
+
+def damaged(contents: bytes, how: str) -> bytes:
+    middle = len(contents) // 2
+    if how == "one bit":
+        return contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1 :]
+    return {
+        "cut": contents[:middle],
+        "without its end": contents[:-100],
+        "emptied": b"",
+        "zeroed": bytes(len(contents)),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["cut", "without its end", "emptied", "zeroed", "one bit"])
+def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
+    trained(tmp_path)
+    older, newest = snapshots.listed(tmp_path / "snapshots")
+    newest.write_bytes(damaged(newest.read_bytes(), how))
+    state, listener = State.fresh(CONFIG, CPU.device), Listener()
+    assert snapshots.restore_newest(tmp_path / "snapshots", state, listener) == older
+    assert state.progress.images == 32
+    assert f"{newest} is damaged" in listener.said[0]
+
+
+def test_zeros_amid_the_numbers_are_noticed(tmp_path: Path) -> None:
+    """As a disk leaves them that lost a block: torch.load takes them for weights."""
+    trained(tmp_path)
+    newest = snapshots.listed(tmp_path / "snapshots")[-1]
+    weight = next(value for value in torch.load(newest)["network"].values() if value.numel() > 500)
+    contents, numbers = newest.read_bytes(), weight.numpy().tobytes()
+    zeroed = contents.replace(numbers[400:800], bytes(400), 1)
+    assert len(zeroed) == len(contents) and zeroed != contents
+    newest.write_bytes(zeroed)
+    torch.load(newest, weights_only=True)  # does not mind
+    with pytest.raises(DdpmError, match=r"is damaged: .*/data/.* is not what was written"):
+        snapshots.restore(newest, State.fresh(CONFIG, CPU.device))
+
+
+def test_a_snapshot_that_did_not_arrive_whole_never_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def careless(held: Any, file: Any) -> None:
+        save(held, file)
+        file.seek(2000)
+        file.write(bytes(100))
+
+    held = State.fresh(CONFIG, CPU.device).as_dict()
+    monkeypatch.setattr(torch, "save", careless)
+    with pytest.raises(DdpmError, match="is damaged"):
+        snapshots.write(tmp_path / "new", held)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_which_snapshots_stay(tmp_path: Path) -> None:
+    for images in range(5, 125, 10):
+        (tmp_path / f"{images:012d}.pt").touch()
+        (tmp_path / f"{images:012d}.superseded").touch()
+        snapshots.prune(tmp_path, 2, 40)
+    # The first one at or after 40 and after 80, and the last two.
+    assert [int(path.stem) for path in snapshots.listed(tmp_path)] == [45, 85, 105, 115]
+    held = snapshots.listed(tmp_path, "superseded")
+    assert [int(path.stem) for path in held] == [45, 85, 105, 115]
+    snapshots.prune(tmp_path, 1, None)
+    assert [int(path.stem) for path in snapshots.listed(tmp_path)] == [115]
+
+
+def test_snapshots_are_kept_as_asked(train_tiny: Callable[..., Result]) -> None:
+    kept = ("--snapshot-every", 8, "--keep", 1, "--keep-every", 24, "--preview", 0)
+    assert train_tiny("--out", "run", *kept).code == 0
+    assert snapshot_names(Path("run")) == ["24.pt", "48.pt", "64.pt"]
+    wrong = train_tiny("--out", "other", "--keep-every", 0)
+    assert (wrong.code, "keep-every must be more than 0" in wrong.err) == (2, True)
+
+
+def test_training_goes_on_while_a_save_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is the state as it was when the save began."""
+    write, may_go = snapshots.write, threading.Event()
+    seen: list[int] = []
+
+    def slow(folder: Path, held: dict[str, Any]) -> Path:
+        assert may_go.wait(60)
+        return write(folder, held)
+
+    class Steps(Silent):
+        def update(self, done: float, note: str = "") -> None:
+            if not may_go.is_set():
+                seen.append(len(snapshots.listed(tmp_path / "a" / "snapshots")))
+            if done >= 75:  # of the budget: the first save began long ago
+                may_go.set()
+
+    monkeypatch.setattr(snapshots, "write", slow)
+    config = replace(CONFIG, snapshot_every=1000, keep=3)  # the first save comes early, after 96
+    config = replace(config, budget=c.Budget(images=160))
+    (tmp_path / "a").mkdir()
+    state, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
+    Trainer(RunDirectory(tmp_path / "a"), config, state, pictures(), none, CPU, Steps()).train(
+        StopRequest()
+    )
+    assert len(seen) > 3 and max(seen) == 0
+    assert snapshot_names(tmp_path / "a") == ["104.pt", "160.pt"]
+    saved, wanted = State.fresh(config, CPU.device), replace(config, budget=c.Budget(images=104))
+    snapshots.restore(snapshots.place(tmp_path / "a" / "snapshots", 104), saved)
+    undisturbed = trained(tmp_path / "b", wanted)
+    assert same(saved.network.state_dict(), undisturbed.network.state_dict())
+    assert same(saved.average.state_dict(), undisturbed.average.state_dict())
+
+
+def test_a_save_that_fails_ends_the_run_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    full = [False]
+
+    def disk_usage(place: Path) -> Any:
+        return usage(10**9, 10**9, 0) if full[0] else usage(10**9, 0, 10**9)
+
+    class Fills(Silent):
+        def update(self, done: float, note: str = "") -> None:
+            full[0] = done > 50
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    config = replace(CONFIG, snapshot_every=40, budget=c.Budget(images=8000))
+    config = replace(config, budget=c.Budget(images=160))
+    state, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
+    run = RunDirectory(tmp_path)
+    with pytest.raises(DdpmError, match=r"which has 0\.0 MB free; free some space.*000000000080"):
+        Trainer(run, config, state, pictures(), none, CPU, Fills()).train(StopRequest())
+    assert 120 < state.progress.images <= 160
+    assert snapshot_names(tmp_path) == ["40.pt", "80.pt"]
+    full[0] = False
+    restored = State.fresh(config, CPU.device)
+    assert snapshots.restore_newest(run.snapshots, restored, Silent())
+
+
+def test_nothing_begins_without_space_to_save_in(
+    train_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needed(*arguments: object) -> float:
+        """Megabytes the command says it needs where there is next to nothing."""
+        usage = namedtuple("usage", "total used free")
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda place: usage(10, 10, 10))
+            result = train_tiny("--out", "run", *arguments)
+        assert result.code == 1
+        assert not Path("run").exists() or arguments == ("--images", 80)
+        words = result.err.split("the run's snapshots and weights need ")[1]
+        assert "which has 0.0 MB free; free some, lower --keep, or choose another" in words
+        return float(words.split(" MB")[0])
+
+    done = train_tiny("--dry-run", "--json")
+    one = 4 * done.json()["parameters"] / 1e6  # all weights in float32
+    assert needed("--dry-run") == pytest.approx((3 * 4 + 3) * one, abs=0.06)
+    assert needed("--keep", 5) == pytest.approx((6 * 4 + 3) * one, abs=0.06)
+    assert train_tiny("--out", "run").code == 0
+    assert needed("--images", 80) < needed_at_first(one)
+
+
+def needed_at_first(one: float) -> float:
+    return 0.6 * (3 * 4 + 3) * one  # two of the snapshots are there already
+
+
+def test_a_loss_that_is_not_finite_spoils_the_step_even_where_the_gradient_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves weights, average, optimiser and the history of losses as they were."""
+    config = replace(CONFIG, objective=c.ObjectiveConfig(noise_levels="importance"))
+    state = trained(tmp_path, config)
+    before = json.dumps(state.copied(), default=lambda value: value.tolist())
+    real = trainer.training_loss
+
+    def infinite(*arguments: Any) -> torch.Tensor:
+        return real(*arguments) + torch.tensor([math.inf, *7 * [0.0]])
+
+    monkeypatch.setattr(trainer, "training_loss", infinite)
+    after = trained(tmp_path, replace(config, budget=c.Budget(images=72)), state)
+    assert (after.progress.skipped, after.progress.images) == (1, 72)
+    for part in ("network", "average", "optimiser", "history"):
+        now = json.loads(json.dumps(after.copied()[part], default=lambda value: value.tolist()))
+        assert now == json.loads(before)[part], part
+    assert RunDirectory(tmp_path).rows()[-1]["skipped_steps"] == 1
+
+
+def test_a_post_mortem_tells_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = trained(tmp_path)
+    real = trainer.training_loss
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        return real(*arguments) * torch.tensor([1, 1, math.nan, *5 * [1]])
+
+    good = replace(CONFIG, budget=c.Budget(images=72), snapshot_every=8000)
+    trained(tmp_path, good, state)
+
+    class Poison(Silent):
+        def update(self, done: float, note: str = "") -> None:
+            if "80 images" in note:
+                monkeypatch.setattr(trainer, "training_loss", poisoned)
+
+    bad = replace(good, budget=c.Budget(images=8000), snapshot_every=100)
+    run, none = RunDirectory(tmp_path), replace_rows(pictures(), 0)
+    taken = np.arange(16)[::-1]  # rows are the source's, whatever the training takes of them
+    shown = replace(pictures(), rows=taken.copy())
+    with pytest.raises(DivergedError, match=r"lr 0\.0007 with a new --out") as caught:
+        Trainer(run, bad, state, shown, none, CPU, Poison()).train(StopRequest())
+    assert str(run.post_mortem) in str(caught.value)
+    told = json.loads(run.post_mortem.read_text())
+    assert "20 steps in a row" in told["what"]
+    assert (told["images"], told["steps"], told["processes"]) == (240, 30, 1)
+    assert told["last_good_step"]["images"] == 80
+    norms = {row["images"]: row["grad_norm"] for row in run.rows()}
+    assert told["last_good_step"]["grad_norm"] == norms[80]
+    assert [step["images"] for step in told["bad_steps"]] == list(range(88, 241, 8))
+    assert {step["grad_norm"] for step in told["bad_steps"]} == {"nan"}
+    (loss,) = told["last_batch"]["not_finite"]
+    assert loss["row"] == taken[Order(16, 0).indices(232, 8)[2]]
+    assert (loss["loss"], loss["sigma"] > 0, told["last_batch"]["losses"]) == ("nan", True, 8)
+    assert told["snapshot"].endswith("000000000200.pt")  # of good weights: bad steps change none
+    assert told["precision"] == "float32" and not any("fp32" in mend for mend in told["try"])
+
+
+@pytest.mark.parametrize("broken", ["network", "average"])
+def test_broken_weights_are_never_saved_nor_drawn(tmp_path: Path, broken: str) -> None:
+    """Here a bit flips in memory; the next loss would show it only in the one case."""
+    config = replace(CONFIG, preview=2)
+    state = trained(tmp_path, config)
+    files = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".png"))
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(getattr(state, broken).parameters()).view(-1)[3] = math.inf
+    with pytest.raises(DivergedError) as caught:
+        trained(tmp_path, replace(config, budget=c.Budget(images=8000)), state)
+    assert caught.value.exit_code == 3
+    assert "the weights are no longer finite" in str(caught.value)
+    now = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".png"))
+    assert now == files
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    assert "weights" in json.loads((tmp_path / "post-mortem.json").read_text())["what"]
+
+
+def test_the_time_of_a_save_is_written_down(tmp_path: Path) -> None:
+    state = trained(tmp_path, replace(CONFIG, budget=c.Budget(images=80)))
+    seconds = [row["save_seconds"] for row in RunDirectory(tmp_path).rows()]
+    assert seconds[0] == 0 < seconds[-1]
+    assert state.progress.save_seconds > 0
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def noted_fsync(handle: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        happened.append("name")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    atomic.write_text(tmp_path / "new" / "a.txt", "a")
+    assert happened == ["file", "name", "folder"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def test_a_new_file_is_as_readable_as_any(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    atomic.write_text(tmp_path / "ours", "a")
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "ours")}
+    assert len(modes) == 1
+
+
+def test_a_signal_waits_for_its_own_save(train_tiny: Callable[..., Result]) -> None:
+    """The process that exits with 75 has left the snapshot of its last step."""
+
+    class Signalled(Trainer):
+        def _accumulate(self, share: Any) -> torch.Tensor:
+            if self.state.progress.images == 24:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._accumulate(share)
+
+    from ddpm_cli.core.training import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Trainer", Signalled)
+        assert train_tiny("--out", "run", "--snapshot-every", 10**6).code == 75
+    assert snapshot_names(Path("run")) == ["32.pt"]
+    assert train_tiny("--out", "run", "--snapshot-every", 10**6).code == 0
+    assert train_tiny("--out", "straight", "--snapshot-every", 10**6).code == 0
+    one, other = (load_file(f"{name}/model.safetensors") for name in ("run", "straight"))
+    assert same(one, other)
+
+
+def test_saves_come_at_multiples_and_once_early(tmp_path: Path) -> None:
+    state = State.fresh(CONFIG, CPU.device)
+    config = replace(CONFIG, snapshot_every=200)
+    averaged: Any = None
+    saver = saving.Saver(RunDirectory(tmp_path), config, state, averaged, CPU.device)
+    due = []
+    for images in range(8, 500, 8):
+        state.progress.images = images
+        due += [images] if saver.due() else []
+    assert due == [24, 200, 400]
