@@ -93,7 +93,12 @@ def _work(
     reporter = console.reporter()
     plan = session.plan(request)
     chosen = devices.choose_device(how.device)
-    machine = Machine(chosen, devices.choose_precision(how.precision, chosen), how.microbatch)
+    machine = Machine(
+        chosen,
+        devices.choose_precision(how.precision, chosen),
+        how.microbatch,
+        compiled=how.compiled and devices.can_compile(chosen, reporter),
+    )
     _announce(plan.summary(), reporter)
     with distributed.joined(chosen):
         scoring = None

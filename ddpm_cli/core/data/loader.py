@@ -124,7 +124,7 @@ def prepare(
             f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad"
         )
     array = np.load(place, mmap_mode="r", allow_pickle=False)
-    return Pictures(array, source.labels, rows, key)
+    return Pictures(array, source.labels, rows, key=key)
 
 
 def _decode_all(

@@ -9,6 +9,7 @@ import torch
 
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.reporting import Reporter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -47,6 +48,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         raise UsageError(f"--precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
+
+
+def can_compile(device: torch.device, reporter: Reporter) -> bool:
+    """Whether torch can compile for this device, which takes a compiler; said where it cannot."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(1, device=device))
+    except Exception as error:  # of many kinds: a missing compiler, headers, an old GPU
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        reporter.say(f"--compile does not work here, so training goes on without: {why[0][:200]}")
+        return False
+    return True
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

@@ -34,6 +34,7 @@ class Machine:
     device: torch.device
     precision: torch.dtype = torch.float32
     microbatch: int | None = None  # images in one forward pass; None: the process's whole share
+    compiled: bool = False  # torch compiles the network before the first step
 
 
 class Score(Protocol):
@@ -74,6 +75,8 @@ class Trainer:
         self.run, self.config, self.state = run, config, state
         self.pictures, self.held_out = pictures, held_out
         self.machine, self.reporter = machine, reporter
+        if machine.compiled:
+            state.network.compile()  # in place, so that its weights keep their names
         self.network = distributed.data_parallel(state.network, machine.device)
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
