@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from ddpm_cli.core.architecture import NetworkConfig, Stage
@@ -117,12 +116,14 @@ def swapped(theirs: UNet2DConfig) -> bool:
     return theirs.flip_sin_to_cos == bool(theirs.freq_shift)
 
 
-def settings(ours: NetworkConfig) -> UNet2DConfig:
+def settings(network: UNet) -> UNet2DConfig:
     """A UNet2DModel that is the same network. Raises DdpmError where there is none."""
+    ours = network.config
     _refuse_export(ours)
     levels = ours.levels
     attends = [_attends(level.down, level.up) for level in levels]
-    groups = _only("groups of normalisation", {n.num_groups for n in _norms(ours)})
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    groups = _only("groups of normalisation", {norm.num_groups for norm in norms})
     classes = len(ours.classes) + ours.null_class
     kind = {"conv": "conv", "res": "resnet"}[ours.resample]
     return UNet2DConfig(
@@ -252,11 +253,6 @@ def _head_width(c: NetworkConfig) -> int | None:
         attending.add(c.levels[-1].width)
     widths = {width // c.heads_of(width) for width in attending}
     return _only("widths of attention's heads", widths) if widths else None
-
-
-def _norms(c: NetworkConfig) -> list[nn.GroupNorm]:
-    with torch.device("meta"):
-        return [module for module in UNet(c).modules() if isinstance(module, nn.GroupNorm)]
 
 
 def _only(what: str, values: set[int]) -> int:

@@ -39,7 +39,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         raise DdpmError(f"{out} is there already; choose another --out")
     held = weights.load(source)
     ours = held.config.network
-    unet = diffusers.settings(ours)
+    unet = diffusers.settings(held.network)
     noise = scheduler.settings(held.config.diffusion, learned_variance=ours.learned_variance)
     with _becoming(out) as folder:
         _write(folder / "model_index.json", _MODEL)

@@ -72,7 +72,7 @@ def convert(source: Path, out: Path, told: Told) -> dict[str, Any]:
     schedules.from_config(config.diffusion)  # refuses one that leaves no signal
     state = _null_first(foreign.state, foreign.layout, told.null_class)
     network = UNet(config.network)
-    network.load_state_dict(taken(state, foreign.layout, config.network))
+    network.load_state_dict(taken(state, foreign.layout, network))
     largest = difference(network, foreign.compute, config.diffusion, told.null_class)
     weights.save(out, network.state_dict(), config, images=0)
     return {

@@ -136,14 +136,13 @@ OPENAI = Layout(
 )
 
 
-def taken(theirs: Tensors, layout: Layout, config: NetworkConfig) -> Tensors:
-    """Their tensors under our names and in our shapes, float32.
+def taken(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
+    """Their tensors under the names of this network and in its shapes, float32.
 
     Raises DdpmError with what is missing, has another shape, or has no place in ours.
     """
-    with torch.device("meta"):
-        wanted = UNet(config).state_dict()
-    places = _places(layout, config)
+    wanted = network.state_dict()
+    places = _places(layout, network.config)
     expected = {
         theirs_name: piece
         for name, tensor in wanted.items()

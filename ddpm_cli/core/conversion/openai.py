@@ -56,7 +56,7 @@ def recipe(
         time_width=None if time_width == 4 * width else time_width,
         encoding="cos-sin",
         resample=resample,
-        padding="around",
+        padding="around" if resample == "conv" else "after",
         groups=32,
         epsilon=1e-5,
         dropout=0.0,
