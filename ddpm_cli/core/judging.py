@@ -193,18 +193,21 @@ class TrainingScore:
         row = {"images": images, "label": self.plan.label, "value": fid, "steps": self.steps}
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
         self._rows.append(row | {"weights_sha256": self.plan.extractor.weights_sha256})
-        if distributed.is_first():
-            lines = (json.dumps(entry) + "\n" for entry in self._rows)
-            write_text(self.run.path / _SCORES, "".join(lines))
-            plots.score_curve(self.run.path / _CURVE, self._alike())
-            if fid < best:
-                place = self.run.path / f"best-{self.plan.label}.safetensors"
-                network = cast(nn.Module, averaged.network)
-                weights.save(place, network.state_dict(), self.config, images)
+        network = cast(nn.Module, averaged.network) if fid < best else None
+        distributed.told_by_first(lambda: self._write(network, images))
         word = "the best so far" if fid < best else f"the best is {best:.3f}"
         self.reporter.say(
             f"{self.plan.label} {fid:.3f} at {images:,} images ({word}; {seconds:.0f} s)"
         )
+
+    def _write(self, best: nn.Module | None, images: int) -> None:
+        """Write all scores down, their curve and, where they are the best so far, the weights."""
+        lines = (json.dumps(entry) + "\n" for entry in self._rows)
+        write_text(self.run.path / _SCORES, "".join(lines))
+        plots.score_curve(self.run.path / _CURVE, self._alike())
+        if best is not None:
+            place = self.run.path / f"best-{self.plan.label}.safetensors"
+            weights.save(place, best.state_dict(), self.config, images)
 
     def _alike(self) -> list[dict[str, Any]]:
         """The rows that compare: of as many pictures, in the features of the same weights."""

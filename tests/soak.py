@@ -1,0 +1,156 @@
+"""A training that is killed about every minute, against the same one undisturbed.
+
+    python tests/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
+
+The undisturbed training runs for the given minutes; the other one until it has seen as many images.
+SIGKILL hits, by lot, one worker, the launcher, or all of them at once, at odd times about `--every`
+seconds apart; whenever the command has ended it is given again. Then the weights are compared. On
+the CPU two processes add the same two numbers whatever happens, so there they should be equal.
+
+Needs Linux (/proc). Not run by pytest: it takes three times --minutes, or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ddpm_cli.core.runtime.rundir import RunDirectory
+
+# Without a fall towards the budget's end the learning rate does not know how long the run will be.
+STEADY = {"optimiser": {"decay": 0.0, "warmup": 1_000}}
+GRACE = 60  # seconds for what outlives a kill to end by itself
+
+
+def start(place: Path, name: str, nproc: int, *budget: object) -> subprocess.Popen[bytes]:
+    command = ["train", "--data", "shapes", "--config", place / "steady.json", "--preview", 0]
+    command += ["--nproc", nproc, "--device", "cpu", "--snapshot-every", 1_000]
+    command += ["--out", place / name, *budget]
+    with (place / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ddpm_cli", *map(str, command)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def children(parent: int) -> list[int]:
+    """Processes below this one, nearest first."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found = [parent]
+    for one in found:
+        found += [pid for pid, its in parents.items() if its == one]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def strike(launcher: subprocess.Popen[bytes], lot: random.Random) -> tuple[str, int]:
+    """Kill somebody; who it was, and how many processes had to be ended because they stayed."""
+    workers = children(launcher.pid)
+    victims = {"launcher": [launcher.pid], "everything": [launcher.pid, *workers]}
+    if workers:
+        victims["a worker"] = [lot.choice(workers)]
+    who = lot.choice(sorted(victims))
+    kill(victims[who])
+    if who == "a worker":  # the launcher sees to it: it starts others, or ends
+        return who, 0
+    launcher.wait()
+    patience = time.monotonic() + GRACE
+    while any(map(alive, workers)) and time.monotonic() < patience:
+        time.sleep(0.2)
+    left = [pid for pid in workers if alive(pid)]
+    kill(left)
+    return who, len(left)
+
+
+def images(run: Path) -> int:
+    """Images seen at the newest snapshot."""
+    return max((int(path.stem) for path in run.glob("snapshots/*.pt")), default=0)
+
+
+def disturbed(place: Path, given: argparse.Namespace, budget: int) -> dict[str, int]:
+    """Train to the budget under fire; what happened, counted."""
+    lot, happened = random.Random(given.seed), {"starts": 0, "images lost": 0, "orphans": 0}
+    while True:
+        happened["starts"] += 1
+        running = start(place, "killed", given.nproc, "--images", budget)
+        while True:
+            try:
+                code = running.wait(timeout=given.every * lot.uniform(0.5, 1.5))
+                break
+            except subprocess.TimeoutExpired:
+                rows = RunDirectory(place / "killed").rows()
+                seen = int(rows[-1]["images"] or 0) if rows else 0
+                who, orphans = strike(running, lot)
+                happened[who] = happened.get(who, 0) + 1
+                happened["orphans"] += orphans
+                happened["images lost"] += max(0, seen - images(place / "killed"))
+                print(f"  at about {seen:,} images: SIGKILL to {who}", flush=True)
+        if code == 0:
+            return happened
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--every", type=float, default=60)
+    parser.add_argument("--nproc", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--place", type=Path)
+    given = parser.parse_args()
+    place = given.place or Path(tempfile.mkdtemp(prefix="soak-"))
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "steady.json").write_text(json.dumps(STEADY))
+
+    undisturbed = start(place, "straight", given.nproc, "--minutes", given.minutes)
+    if undisturbed.wait() != 0:
+        sys.exit(f"the undisturbed training failed; see {place}/straight.log")
+    budget = images(place / "straight")
+    print(f"undisturbed: {budget:,} images in {given.minutes:g} minutes", flush=True)
+    started = time.monotonic()
+    happened = disturbed(place, given, budget)
+    print(f"killed: {(time.monotonic() - started) / 60:.1f} minutes; {happened}")
+
+    one, other = (load_file(place / name / "model.safetensors") for name in ("straight", "killed"))
+    largest = max(float((one[name] - other[name]).abs().max()) for name in one)
+    equal = all(torch.equal(one[name], other[name]) for name in one)
+    print(f"weights: {'equal bit for bit' if equal else f'they differ by up to {largest:.2e}'}")
+    print(f"all is in {place}")
+    sys.exit(0 if equal or largest < 1e-3 else 1)
+
+
+if __name__ == "__main__":
+    main()
