@@ -45,7 +45,7 @@ class Journal:
             "seconds": round(progress.seconds, 3),
             "loss": _finite(loss),
             "loss_smooth": _finite(progress.loss_smooth),
-            "loss_holdout": held_out,
+            "loss_holdout": None if held_out is None else _finite(held_out),
             "lr": lr,
             "grad_norm": _finite(norm),
             "images_per_second": round(speed, 2),

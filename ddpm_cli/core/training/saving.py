@@ -42,7 +42,7 @@ class Saver:
         self._writer = ThreadPoolExecutor(1, "saving")
         self._pending: Future[None] | None = None
         self._curve_drawn = -math.inf
-        self.seconds = state.progress.save_seconds  # what the last save took
+        self.seconds = state.progress.save_seconds if distributed.is_first() else 0.0  # of a save
 
     @property
     def failed(self) -> bool:

@@ -79,12 +79,11 @@ def prune(folder: Path, keep: int, keep_every: int | None) -> None:
     The first one after every `keep_every` images always stays.
     """
     for kind in ("pt", "superseded"):
-        held = listed(folder, kind)
         reached = 0  # multiples of keep_every
-        for path in held[:-keep]:
+        for path in listed(folder, kind)[:-keep]:
             before, reached = reached, int(path.stem) // keep_every if keep_every else 0
             if reached == before:
-                path.unlink(missing_ok=True)
+                _delete(path)
 
 
 def restore_newest(folder: Path, state: State, reporter: Reporter) -> Path | None:
@@ -123,9 +122,19 @@ def restore(path: Path, state: State) -> None:
 
 def supersede_newer(folder: Path, images: int) -> None:
     """Set aside the snapshots of a course that was left: training goes on from before them."""
-    for path in listed(folder):
-        if int(path.stem) > images:
-            path.rename(path.with_suffix(".superseded"))
+    try:
+        for path in listed(folder):
+            if int(path.stem) > images:
+                path.replace(path.with_suffix(".superseded"))
+    except OSError as error:
+        raise DdpmError(f"cannot rename {error.filename}: {error.strerror}") from error
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DdpmError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def _first_line(error: Exception) -> str:
