@@ -19,6 +19,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import drawing
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, derive
+from ddpm_cli.core.wishes import Asked, Wishes
 
 CPU = torch.device("cpu")
 
@@ -29,6 +30,10 @@ def model(train_tiny: Callable[..., Result]) -> drawing.Model:
     return drawing.load_model(Path("runs/tiny/model.safetensors"), CPU, torch.float32)
 
 
+def asked(classes: list[str] | None) -> Asked:
+    return Asked(tuple(classes or ()))
+
+
 def pictures(
     model: drawing.Model,
     count: int,
@@ -37,7 +42,7 @@ def pictures(
     how: Sampling,
     classes: list[str] | None = None,
 ) -> np.ndarray:
-    request = drawing.make_request(model, count, seed, classes, how)
+    request = drawing.make_request(model, count, seed, asked(classes), how, Silent())
     batches = drawing.draw(model, request, range(count), batch, Silent())
     return np.concatenate([images for _, images in batches])
 
@@ -63,8 +68,8 @@ def test_a_picture_depends_on_its_seed_alone(model: drawing.Model, how: Sampling
 
 def test_classes_come_in_turn_by_name_or_number(model: drawing.Model) -> None:
     def labels(classes: list[str] | None, seed: int = 0) -> list[int | None]:
-        request = drawing.make_request(model, 4, seed, classes, Sampling(4))
-        return [request.label(i) for i in range(4)]
+        request = drawing.make_request(model, 4, seed, asked(classes), Sampling(4), Silent())
+        return [request.about(i)[0] for i in range(4)]
 
     assert labels(None) == [0, 1, 0, 1]
     assert labels(None, seed=1) == [1, 0, 1, 0]
@@ -74,7 +79,7 @@ def test_classes_come_in_turn_by_name_or_number(model: drawing.Model) -> None:
 
 def test_more_steps_than_the_model_has(model: drawing.Model) -> None:
     with pytest.raises(UsageError, match="the model's 1000 timesteps, not 1001"):
-        drawing.make_request(model, 1, 0, None, Sampling(1001))
+        drawing.make_request(model, 1, 0, Asked(), Sampling(1001), Silent())
 
 
 def test_the_folder_holds_exactly_n(ddpm: Callable[..., Result], model: drawing.Model) -> None:
@@ -252,7 +257,7 @@ def test_the_newest_run_is_the_default(
 
 def test_impossible_requests() -> None:
     with pytest.raises(DdpmError, match="-n"):
-        drawing.Request(0, 0, (), Sampling())
+        drawing.Request(0, 0, Wishes(), Sampling())
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,13 @@ FLOORS = {  # a module's floor is that of the longest prefix
     "core.data.files": 0,
     "core.data.archives": 0,
     "core.data": 1,
+    "core.models.frozen": 0,
     "core.models": 1,
     "core.diffusion.schedules": 1,
     "core.diffusion.grids": 1,
     "core.diffusion": 2,
     "core.weights": 2,
+    "core.wishes": 2,
     "core.training": 3,
     "core.conversion": 3,
     "core.generation": 3,
@@ -48,6 +50,8 @@ OWNERS = {
     "safetensors": {"core.tensors"},
     "matplotlib": {"core.plots"},
     "rich": {"cli.console"},
+    "transformers": {"core.models.frozen"},
+    "huggingface_hub": {"core.models.frozen"},
     "typer": {"cli"},
 }
 

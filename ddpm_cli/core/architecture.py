@@ -31,7 +31,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         for name in ("length", "width", "layers", "heads"):
             positive(name, getattr(self, name))
-        if self.width % self.heads:
+        if self.encoder == "bytes" and self.width % self.heads:
             raise UsageError(
                 f"a text width of {self.width} cannot be split into {self.heads} heads"
             )
@@ -168,8 +168,6 @@ class NetworkConfig:
             raise UsageError("class-attn makes its queries of classes, and there are none to learn")
         if "text-attn" in kinds and self.text is None:
             raise UsageError("text-attn attends to captions, and there are none to learn")
-        if self.text is not None and "text-attn" not in kinds:
-            raise UsageError("captions are read by text-attn blocks, and --blocks has none")
 
 
 class Level(NamedTuple):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddpm_cli.core import texts
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import RunConfig
-from ddpm_cli.core.data.captions import Texts
+from ddpm_cli.core.data import texts
+from ddpm_cli.core.data.texts import Texts
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -36,8 +36,11 @@ class Asked:
         """Put the options together; `file` has a prompt a line."""
         lines = () if file is None else _lines(file)
         found = (*(prompts or ()), *lines)
-        if any(not prompt.strip() for prompt in found):
-            raise UsageError("--prompt is empty; --guidance 0 draws without a prompt")
+        for prompt in found:
+            if not prompt.strip():
+                raise UsageError("--prompt is empty; --guidance 0 draws without a prompt")
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of no UTF-8
+                raise UsageError(f"--prompt {prompt!r} is not UTF-8")
         return cls(tuple(classes or ()), tuple(map(str.strip, found)), file is not None)
 
 

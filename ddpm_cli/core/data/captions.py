@@ -13,9 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ddpm_cli.core.data.archives import PictureFiles
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -59,43 +57,6 @@ class Captions:
         chosen = [int(number) for number in spread.round()]
         rows = (int((self.numbers == number).any(axis=1).argmax()) for number in chosen)
         return tuple(self.sentences[number] for number in chosen), tuple(rows)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Sentences as a network reads them, end to end: bytes (T,), or an encoder's vectors (T, D)."""
-
-    values: NDArray[np.uint8] | NDArray[np.float16]  # bytes are plus one: zero is no byte
-    ends: NDArray[np.int64]  # (M,), where each sentence ends
-
-    def take(self, numbers: NDArray[np.int64]) -> Tensor:
-        """(B, L) int64 or (B, L, D) float32, zeros after the end; L is the longest of all M."""
-        lengths = np.diff(self.ends, prepend=0)
-        out = np.zeros((len(numbers), lengths.max(), *self.values.shape[1:]), self.values.dtype)
-        for row, number in zip(out, numbers, strict=True):
-            end, length = self.ends[number], lengths[number]
-            row[:length] = self.values[end - length : end]
-        return torch.from_numpy(out).to(torch.int64 if out.ndim == 2 else torch.float32)
-
-
-def as_bytes(sentences: Sequence[str], length: int) -> Texts:
-    """Sentences as UTF-8. Raises DdpmError for one of more than `length` bytes."""
-    encoded = [sentence.encode() for sentence in sentences]
-    lengths = [len(sentence) for sentence in encoded]
-    check_lengths(sentences, lengths, length, "bytes")
-    return Texts(np.frombuffer(b"".join(encoded), np.uint8) + np.uint8(1), np.cumsum(lengths))
-
-
-def check_lengths(sentences: Sequence[str], lengths: Sequence[int], most: int, unit: str) -> None:
-    """Raise DdpmError for texts that are longer than a network reads."""
-    longest = int(np.argmax(lengths))
-    if lengths[longest] > most:
-        over = sum(length > most for length in lengths)
-        raise DdpmError(
-            f"{'a text has' if over == 1 else f'{over} texts have'} more than the {most} {unit} "
-            f"that are read of one; the longest has {lengths[longest]}: "
-            f"{sentences[longest][:60]!r}… Shorten it, or train with a larger --text-length"
-        )
 
 
 def of_classes(

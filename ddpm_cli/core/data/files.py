@@ -6,13 +6,14 @@ A picture is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.atomic import replacing
@@ -20,6 +21,8 @@ from ddpm_cli.core.runtime.atomic import replacing
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
+
+_LEGIBLE, _FONT, _LINES = 96, 11, 4  # of captions: pixels of width and of height, and lines at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
@@ -122,6 +125,24 @@ def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) 
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
     return sheet
+
+
+def captioned(pictures: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.uint8]:
+    """Pictures (N, C, H, W), enlarged where they are small, each with its caption beneath it."""
+    factor = max(1, round(_LEGIBLE / pictures.shape[3]))
+    large = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
+    n, channels, height, width = large.shape
+    font = ImageFont.load_default(_FONT)
+    columns = max(8, int(width / font.getlength("n")))
+    wrapped = [textwrap.wrap(caption, columns)[:_LINES] for caption in captions]
+    below = (_FONT + 2) * max(map(len, wrapped)) + 4
+    out = np.full((n, channels, height + below, width), 255, dtype=np.uint8)
+    out[:, :, :height] = large
+    for picture, lines in zip(out, wrapped, strict=True):
+        strip = Image.new("L", (width, below), 255)
+        ImageDraw.Draw(strip).multiline_text((1, 1), "\n".join(lines), fill=0, font=font, spacing=2)
+        picture[: min(channels, 3), height:] = np.asarray(strip)
+    return out
 
 
 def enlarge(picture: Picture, least: int = 512) -> Picture:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.data.captions import Captions, Texts
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.data.sources import Source
+from ddpm_cli.core.data.texts import Texts
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.atomic import check_space, replacing

@@ -41,7 +41,10 @@ def write(
     if distributed.is_first():
         _write_manifest(folder, model, request)
         shown = range(min(request.count, _IN_GRID))
-        files.write_png(folder / "grid.png", _grid([_file(folder, i) for i in shown], model))
+        prompts = [request.about(i)[1] for i in shown]
+        files.write_png(
+            folder / "grid.png", _grid([_file(folder, i) for i in shown], prompts, model)
+        )
     return drawn
 
 
@@ -103,10 +106,13 @@ def _settings_in(folder: Path) -> Any:
         return None
 
 
-def _grid(paths: Sequence[Path], model: Model) -> files.Picture:
+def _grid(paths: Sequence[Path], prompts: Sequence[str | None], model: Model) -> files.Picture:
     channels = model.config.network.channels
-    pictures = [files.decode(path.read_bytes(), str(path), channels) for path in paths]
-    return files.enlarge(files.grid(np.stack(pictures)), 256)
+    pictures = np.stack([files.decode(path.read_bytes(), str(path), channels) for path in paths])
+    captions = [prompt for prompt in prompts if prompt is not None]
+    if captions:
+        return files.grid(files.captioned(pictures, captions), gap=6)
+    return files.enlarge(files.grid(pictures), 256)
 
 
 def _write_manifest(folder: Path, model: Model, request: Request) -> None:

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core import texts
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import CONTINUOUS
-from ddpm_cli.core.data import loader
+from ddpm_cli.core.data import loader, texts
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source
 from ddpm_cli.core.diffusion import likelihood

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,11 +131,12 @@ def _folder(name: str) -> Path:
 
 def _transformers() -> Any:
     try:
-        library: Any = importlib.import_module("transformers")
+        import transformers
     except ImportError as error:
         raise DdpmError(
             "a frozen text encoder needs the transformers library: pip install 'ddpm-cli[text]'"
         ) from error
+    library: Any = transformers
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library

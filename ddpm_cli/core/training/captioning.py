@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_cli.core import texts
 from ddpm_cli.core.architecture import NetworkConfig, TextConfig, reading_text
 from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.data import texts
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.data.sources import Source, captions_of
@@ -47,12 +48,14 @@ def network_settings(
     blocks, up_blocks, middle = (
         given.get(name, getattr(config, name)) for name in ("blocks", "up_blocks", "middle")
     )
-    return {
-        "text": to_dict(texts.fitted(text, told.sentences)),
+    recipes = {
         "blocks": [reading_text(recipe) for recipe in blocks],
         "up_blocks": [reading_text(recipe) for recipe in up_blocks],
         "middle": reading_text(middle),
     }
+    if "text-attn" not in json.dumps(recipes):
+        raise UsageError("captions are read by text-attn blocks, and --blocks has none")
+    return {"text": to_dict(texts.fitted(text, told.sentences)), **recipes}
 
 
 def data_settings(

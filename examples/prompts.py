@@ -1,0 +1,143 @@
+"""Does a model of captions understand them? Train on shapes, draw what it never saw, and judge.
+
+Some pairs of colour and figure are left out of the training pictures altogether, as red circles;
+each colour and each figure is there, in other pairs. A hundred prompts then ask for left-out pairs
+alone. 20 minutes of training on two CPU cores:
+
+    python examples/prompts.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.shapes import COLOURS, FIGURES, SIZES, Figure, Shapes, draw
+
+LEFT_OUT = frozenset(zip(COLOURS, FIGURES, strict=True))  # red circles, green squares, …
+PICTURES = 12_000  # of which a sixth is left out
+PROMPTS = 100
+SIDE = 32  # pixels
+GUIDANCE = 4
+
+
+class Seen(NamedTuple):
+    """What a picture of shapes shows."""
+
+    size: str
+    colour: str
+    figure: str
+    ground: str
+
+
+def write_folder(folder: Path) -> None:
+    """Write shapes and captions.csv into a folder, without the pairs that are left out."""
+    source = Shapes(PICTURES)
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "caption"])
+        for index in range(PICTURES):
+            shown = source.describe(index)
+            if (shown.colour, shown.figure) not in LEFT_OUT:
+                name = f"{index:05d}.png"
+                files.write_png(folder / name, source.picture(index, 3, (SIDE, SIDE)))
+                table.writerow([name, shown.caption])
+
+
+def prompts() -> list[str]:
+    """A hundred captions of pairs that were left out, on all grounds and in both sizes."""
+    told = [
+        f"a {size} {colour} {figure} on {ground}"
+        for size, ground, (colour, figure) in product(SIZES, COLOURS, sorted(LEFT_OUT))
+        if ground != colour
+    ]
+    return [told[i % len(told)] for i in range(PROMPTS)]
+
+
+def judge(picture: files.Picture) -> Seen:
+    """Say what a picture (3, H, W) uint8 shows: the figure that, so coloured, is nearest to it."""
+    names = list(COLOURS)
+    palette = np.array([COLOURS[name] for name in names], dtype=np.float64)
+    pixels = picture.astype(np.float64).transpose(1, 2, 0)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    ground = _nearest(np.median(border, axis=0), palette)
+    distance = np.linalg.norm(pixels - palette[ground], axis=2)
+    inside = pixels[distance >= 0.7 * distance.max()]
+    others = palette.copy()
+    others[ground] = np.inf
+    colour = _nearest(np.median(inside, axis=0), others)
+
+    towards = palette[colour] - palette[ground]
+    cover = ((pixels - palette[ground]) @ towards / (towards @ towards)).clip(0, 1)
+    covers, kinds = _covers(picture.shape[1])  # the nearest by |a - b|^2 = |a|^2 - 2 a b + |b|^2
+    figure, radius = kinds[int((np.square(covers).sum(1) - 2 * covers @ cover.ravel()).argmin())]
+    size = "small" if radius < (SIZES["small"][1] + SIZES["large"][0]) / 2 else "large"
+    return Seen(size, names[colour], figure, names[ground])
+
+
+def _nearest(colour: NDArray[np.float64], palette: NDArray[np.float64]) -> int:
+    return int(np.square(palette - colour).sum(axis=1).argmin())
+
+
+@cache
+def _covers(side: int) -> tuple[NDArray[np.float64], list[tuple[str, float]]]:
+    """Every figure in every size about the middle: where it lies (K, side x side), what it is."""
+    blank = Figure("circle", "white", "black", "small", 0, 0, 1)
+    white, black = (COLOURS[name][0] for name in ("white", "black"))
+    places, radii = (-0.06, 0.0, 0.06), np.linspace(0.5, 0.9, 9)
+    covers, kinds = [], []
+    for figure, radius, x, y in product(FIGURES, radii, places, places):
+        shown = replace(blank, figure=figure, radius=float(radius), x=x, y=y)
+        covers.append((draw(shown, (side, side))[0] - float(black)) / (white - black))
+        kinds.append((figure, float(radius)))
+    return np.stack(covers).reshape(len(covers), -1), kinds
+
+
+def main() -> None:
+    """Write the pictures, train, draw, and judge what was drawn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20, help="of training")
+    parser.add_argument("--place", type=Path, default=Path("prompts"), help="a folder to work in")
+    wanted = parser.parse_args()
+    data, run, drawn = (wanted.place / name for name in ("shapes", "run", "drawn"))
+    if not (data / "captions.csv").exists():
+        data.mkdir(parents=True)
+        write_folder(data)
+    (wanted.place / "prompts.txt").write_text("\n".join(prompts()) + "\n", encoding="utf-8")
+
+    train = ["train", "--data", data, "--out", run, "--preset", "shapes", "--captions"]
+    _ddpm(*train, "--minutes", wanted.minutes)
+    sample = ["sample", run, "--prompts", wanted.place / "prompts.txt", "--guidance", GUIDANCE]
+    _ddpm(*sample, "--out", drawn)
+
+    right = {"colour and figure": 0, "colour": 0, "figure": 0, "ground": 0, "size": 0}
+    for line in (drawn / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        _, size, colour, figure, _, ground = entry["prompt"].split()
+        path = drawn / entry["file"]
+        seen = judge(files.decode(path.read_bytes(), path.name))
+        same = {"colour": seen.colour == colour, "figure": seen.figure == figure}
+        same |= {"ground": seen.ground == ground, "size": seen.size == size}
+        same["colour and figure"] = same["colour"] and same["figure"]
+        right = {name: count + same[name] for name, count in right.items()}
+    print(json.dumps(right, indent=2))
+
+
+def _ddpm(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "ddpm_cli", *map(str, arguments)], check=True)
+
+
+if __name__ == "__main__":
+    main()
