@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, diffusion, judging, options
+from ddpm_cli.cli import console, diffusion, judging, launching, options
 from ddpm_cli.core.presets import PRESETS
 
 _DATA = "Data"
@@ -204,6 +203,13 @@ def train(
         ),
     ] = None,
     nproc: options.Nproc = 1,
+    nnodes: launching.Nnodes = 1,
+    node_rank: launching.NodeRank = 0,
+    rdzv_endpoint: launching.RdzvEndpoint = None,
+    max_restarts: launching.MaxRestarts = 3,
+    time_limit: launching.TimeLimit = None,
+    requeue: launching.Requeue = False,
+    stall_timeout: launching.StallTimeout = 600.0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     microbatch: Annotated[
@@ -225,7 +231,7 @@ def train(
     The budget is --images, --steps, --epochs or --minutes, whichever ends first; without any, the
     preset's. Unset options take the preset's values.
     """
-    from ddpm_cli.core.runtime import distributed
+    from ddpm_cli.core.runtime import stopping
     from ddpm_cli.core.training.session import Request
 
     request = Request(
@@ -238,6 +244,8 @@ def train(
         out=out,
         resume=resume,
         skip_bad=skip_bad,
+        time_limit=stopping.parse_time_limit(time_limit),
+        stall_timeout=stall_timeout,
         settings=_given(
             data={"flip": flip, "holdout": holdout},
             network={"learned_variance": learned_variance},
@@ -266,10 +274,10 @@ def train(
         ),
     )
     judged = judging.in_training(fid_every, fid_n, fid_weights, fid_features)
-    if nproc > 1 and not dry_run and not distributed.under_launcher():
-        _launch(request, nproc, device)
-    else:
-        _work(request, device, precision, microbatch, judged, dry_run=dry_run, as_json=json)
+    processes = launching.Processes(nproc, nnodes, node_rank, rdzv_endpoint, max_restarts, requeue)
+    if dry_run or not launching.launched(request, processes, device):
+        with launching.requeueing(requeue):
+            _work(request, device, precision, microbatch, judged, dry_run=dry_run, as_json=json)
 
 
 def _work(
@@ -289,11 +297,11 @@ def _work(
     from ddpm_cli.core.training.trainer import Machine
 
     reporter = console.reporter()
-    plan = session.plan(request)
     chosen = devices.choose_device(device)
     machine = Machine(chosen, devices.choose_precision(precision, chosen), microbatch)
-    _announce(plan.summary(), reporter)
     with distributed.joined(chosen):
+        plan = distributed.alike(lambda: session.plan(request))
+        _announce(plan.summary(), reporter)
         scoring = None
         if judged is not None:
             how = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
@@ -308,20 +316,6 @@ def _work(
 
         summary = session.run(plan, request, machine, reporter, scoring)
     console.result(_closing(summary), summary, as_json)
-
-
-def _launch(request: Any, nproc: int, device: str) -> None:
-    """Check everything once, then start this same command as several processes."""
-    from ddpm_cli.core.runtime import devices, launch
-    from ddpm_cli.core.training import session
-
-    devices.check_processes(nproc, device)
-    plan = session.plan(request)
-    session.choose_directory(plan, request)
-    session.read_pictures(plan, request, console.reporter())
-    code = launch.launch(nproc, sys.argv[1:])
-    if code:
-        raise typer.Exit(code)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "snapshots"
 
     @property
+    def logs(self) -> Path:
+        """What processes other than the first printed, how each ended, and where it hung."""
+        return self.path / "logs"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"

@@ -28,6 +28,7 @@ class Progress:
     stale: int = 0  # snapshots since then
     bad_steps: int = 0  # steps in a row whose gradient was not finite
     skipped: int = 0  # such steps in all
+    save_seconds: float = 0.0  # what the last save took, from the copy until it was on the disk
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
 from ddpm_cli.core.errors import DivergedError
-from ddpm_cli.core.runtime import devices, distributed, seeds, stopping
+from ddpm_cli.core.runtime import devices, distributed, seeds, stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import ema, preview, snapshots
@@ -95,7 +95,8 @@ class Trainer:
         self.network.train()
         self._start_log()
         if self.score is not None and clock.used < 1:
-            self.score.announce(self.averaged, clock)
+            with watchdog.paused():
+                self.score.announce(self.averaged, clock)
 
         with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
@@ -121,6 +122,7 @@ class Trainer:
 
                 # Agree with the other processes on the time and on whether to stop.
                 signal = clock.tick(progress, request.signal)
+                watchdog.step()
                 if clock.used >= 1:
                     signal = 0  # it ends here anyway, and whole
 
@@ -140,11 +142,13 @@ class Trainer:
                 elif score is not None:  # which may take minutes
                     self._save(hurried=True)
                 if score is not None:
-                    score(self.averaged, progress.images)
+                    with watchdog.paused():
+                        score(self.averaged, progress.images)
 
             score = self._due_score(ending=True)
             if score is not None:
-                score(self.averaged, progress.images)
+                with watchdog.paused():
+                    score(self.averaged, progress.images)
 
         if self._out_of_patience():
             self.reporter.say(
