@@ -65,6 +65,7 @@ def main() -> None:
     if "--traceback" in sys.argv:
         os.environ["DDPM_TRACEBACK"] = "1"  # so that workers heed it too
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
     worker.begin()
     try:
         app()

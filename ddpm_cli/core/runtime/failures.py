@@ -40,7 +40,7 @@ class Failure:
             memory = " (out of memory?)" if self.killed == signal.SIGKILL else ""
             return f"{who} was killed by {signal.Signals(self.killed).name}{memory}."
         if self.lost:
-            return f"{who} lost the others, which failed first: {self.message}."
+            return f"{who} lost the others."
         return f"{who} failed first: {self.message}."
 
 

@@ -210,7 +210,10 @@ class _Agent(LocalElasticAgent):
                 process.kill()
             raise EndedError("interrupted again: left at once", 130)
         if not running:
-            raise EndedError(f"stopped by {signal.Signals(number).name} before training", 75)
+            code = 130 if number == signal.SIGINT else 75
+            raise EndedError(
+                f"stopped by {signal.Signals(number).name}, with no work under way", code
+            )
         self._signal = self._signal or number
         if not self._deadline:
             self._deadline = time.monotonic() + stopping.grace(self._how.save_seconds())

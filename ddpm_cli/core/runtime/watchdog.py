@@ -58,8 +58,8 @@ class _Watch:
         while not self._over.wait(patience / 20):
             if not self._paused and time.monotonic() - self._last > patience:
                 _end(
-                    f"{worker.name()}: no step ended for {self.seconds:g} seconds "
-                    f"(--stall-timeout); where it hangs is in {self.path}"
+                    f"no step ended for {self.seconds:g} seconds (--stall-timeout); where it "
+                    f"hangs is in {self.path}"
                 )
 
 

@@ -69,18 +69,20 @@ def tell(error: Exception) -> bool:
     if launched():
         wanted = purpose is None or os.environ.get("DDPM_TRACEBACK")
         trace = "".join(traceback.format_exception(error)) if wanted else ""
-        record(str(error), purpose, trace, lost=lost)
+        record(str(error) if purpose else _line(error), purpose, trace, lost=lost)
         if os.environ.get("RANK") != "0":  # whose stderr is the terminal; the others' is their log
             print(trace or error, file=sys.stderr)
         return True
     if purpose is None and "RANK" in os.environ:
-        first = (str(error).splitlines() or [""])[0]
-        print(
-            f"ddpm: {name()} lost the others: {first}" if lost else f"ddpm: {name()} failed:",
-            file=sys.stderr,
-        )
+        how = f"lost the others: {_line(error)}" if lost else "failed:"
+        print(f"ddpm: {name()} {how}", file=sys.stderr)
         return lost
     return False
+
+
+def _line(error: Exception) -> str:
+    """The error as Python's tracebacks end, cut to one line."""
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[0]
 
 
 def lost_others(error: BaseException) -> bool:
