@@ -67,8 +67,11 @@ def _own_place(
     cache = request.getfixturevalue("session_cache")
     monkeypatch.setenv("DDPM_CACHE", str(cache))
     monkeypatch.setenv("DDPM_TRACEBACK", "")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith(
+            ("SLURM_", "TORCHELASTIC")
+        ):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,11 @@ FLOORS = {  # a module's floor is that of the longest prefix
     "cli": 5,
 }
 OWNERS = {
-    "torch.distributed": {"core.runtime.distributed", "core.runtime.launch"},
+    "torch.distributed": {
+        "core.runtime.distributed",
+        "core.runtime.launch",
+        "core.runtime.failures",
+    },
     "torch.nn.parallel": {"core.runtime.distributed"},
     "PIL": {"core.data.files"},
     "imageio": {"core.data.files"},

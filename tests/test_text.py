@@ -113,9 +113,7 @@ def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
     torch.testing.assert_close(network(x, t), expected, rtol=1e-4, atol=1e-5)
     shape = (3, 5) if text is BYTES else (3, 5, 6)
     none = torch.zeros(shape, dtype=torch.int64 if text is BYTES else torch.float32)
-    torch.testing.assert_close(
-        network(x, t, Condition(text=none)), expected, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(network(x, t, Condition(text=none)), expected, rtol=1e-4, atol=1e-5)
     some = none.clone()
     some[0, :2] = 7
     given = network(x, t, Condition(text=some))

@@ -20,7 +20,8 @@ from ddpm_cli.cli.nll import nll
 from ddpm_cli.cli.sample import sample
 from ddpm_cli.cli.train import train
 from ddpm_cli.cli.train_classifier import train_classifier
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, EndedError
+from ddpm_cli.core.runtime import worker
 
 app = typer.Typer(
     name="ddpm",
@@ -66,10 +67,22 @@ def main() -> None:
     if "--traceback" in sys.argv:
         os.environ["DDPM_TRACEBACK"] = "1"  # so that workers heed it too
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
+    worker.begin()
     try:
         app()
     except DdpmError as error:
-        if os.environ.get("DDPM_TRACEBACK"):
+        told = worker.tell(error)
+        if os.environ.get("DDPM_TRACEBACK") and not (told or isinstance(error, EndedError)):
             raise
-        console.fail(str(error))
+        if not told:
+            console.fail(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as ending:
+        if ending.code:
+            worker.record("", int(ending.code), lost=True)  # another process tells why
+        raise
+    except Exception as error:
+        if not worker.tell(error):
+            raise
+        sys.exit(1)

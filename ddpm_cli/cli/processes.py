@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-import typer
+from ddpm_cli.cli import console
 
 
 def launched(nproc: int, device: str) -> bool:
     """Start this same command as several processes, if they are asked for and not there yet."""
-    from ddpm_cli.core.runtime import devices, distributed, launch
+    from ddpm_cli.core.runtime import devices, distributed, launch, slurm
 
-    if nproc == 1 or distributed.under_launcher():
+    if nproc == 1:
+        slurm.attach()
+        return False
+    if distributed.under_launcher():
         return False
     devices.check_processes(nproc, device)
-    code = launch.launch(nproc, sys.argv[1:])
-    if code:
-        raise typer.Exit(code)
+    launch.launch(launch.Launch(nproc), sys.argv[1:], console.reporter())
     return True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, judging, options
+from ddpm_cli.cli import console, judging, launching, options
 from ddpm_cli.cli.conditions import ConditionOptions
 from ddpm_cli.cli.diffusion import DiffusionOptions
 from ddpm_cli.cli.grouped import given, grouped
@@ -44,7 +43,7 @@ def train(
     The budget is --images, --steps, --epochs or --minutes, whichever ends first; without any, the
     preset's. Unset options take the preset's values.
     """
-    from ddpm_cli.core.runtime import distributed
+    from ddpm_cli.core.runtime import stopping
     from ddpm_cli.core.training.session import Request
 
     learned = diffusion.settings()
@@ -60,6 +59,8 @@ def train(
         resume=saving.resume,
         init_from=learning.init_from,
         skip_bad=data.skip_bad,
+        time_limit=stopping.parse_time_limit(machine.time_limit),
+        stall_timeout=machine.stall_timeout,
         settings={
             **learned,
             "network": learned["network"] | network.settings() | shown.network(),
@@ -70,10 +71,17 @@ def train(
             **saving.settings(),
         },
     )
-    if machine.nproc > 1 and not dry_run and not distributed.under_launcher():
-        _launch(request, machine.nproc, machine.device)
-    else:
-        _work(request, machine, judged.wanted, dry_run=dry_run, as_json=json)
+    processes = launching.Processes(
+        machine.nproc,
+        machine.nnodes,
+        machine.node_rank,
+        machine.rdzv_endpoint,
+        machine.max_restarts,
+        machine.requeue,
+    )
+    if dry_run or not launching.launched(request, processes, machine.device):
+        with launching.requeueing(machine.requeue):
+            _work(request, machine, judged.wanted, dry_run=dry_run, as_json=json)
 
 
 def _work(
@@ -91,7 +99,6 @@ def _work(
     from ddpm_cli.core.training.trainer import Machine
 
     reporter = console.reporter()
-    plan = session.plan(request)
     chosen = devices.choose_device(how.device)
     machine = Machine(
         chosen,
@@ -99,8 +106,9 @@ def _work(
         how.microbatch,
         compiled=how.compiled and devices.can_compile(chosen, reporter),
     )
-    _announce(plan.summary(), reporter)
     with distributed.joined(chosen):
+        plan = distributed.alike(lambda: session.plan(request))
+        _announce(plan.summary(), reporter)
         scoring = None
         if judged is not None:
             asked = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
@@ -116,20 +124,6 @@ def _work(
 
         summary = session.run(plan, request, machine, reporter, scoring)
     console.result(_closing(summary), summary, as_json)
-
-
-def _launch(request: Any, nproc: int, device: str) -> None:
-    """Check everything once, then start this same command as several processes."""
-    from ddpm_cli.core.runtime import devices, launch
-    from ddpm_cli.core.training import session
-
-    devices.check_processes(nproc, device)
-    plan = session.plan(request)
-    session.choose_directory(plan, request)
-    session.read_pictures(plan, request, console.reporter())
-    code = launch.launch(nproc, sys.argv[1:])
-    if code:
-        raise typer.Exit(code)
 
 
 def _announce(plan: dict[str, Any], reporter: Any) -> None:

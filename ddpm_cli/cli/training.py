@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import options
+from ddpm_cli.cli import launching, options
 from ddpm_cli.cli.grouped import given
 from ddpm_cli.core.presets import PRESETS
 
@@ -164,6 +164,13 @@ class MachineOptions:
     """What the work runs on."""
 
     nproc: options.Nproc = 1
+    nnodes: launching.Nnodes = 1
+    node_rank: launching.NodeRank = 0
+    rdzv_endpoint: launching.RdzvEndpoint = None
+    max_restarts: launching.MaxRestarts = 3
+    time_limit: launching.TimeLimit = None
+    requeue: launching.Requeue = False
+    stall_timeout: launching.StallTimeout = 600.0
     device: options.Device = "auto"
     precision: options.Precision = "auto"
     microbatch: Annotated[

@@ -57,3 +57,11 @@ class StoppedByUserError(DdpmError):
     """Ctrl-C; a snapshot was written."""
 
     exit_code = 130
+
+
+class EndedError(DdpmError):
+    """Processes that this one started ended, as the first of them told."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import distributed, slurm
 from ddpm_cli.core.runtime.reporting import Reporter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -29,12 +29,13 @@ def choose_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         count = torch.cuda.device_count()
-        if distributed.local_rank() >= count:
+        index = 0 if slurm.one_gpu_each() else distributed.local_rank()
+        if index >= count:
             raise UsageError(
-                f"process {distributed.local_rank()} of this machine has no GPU: {count} visible "
+                f"process {index} of this machine has no GPU: {count} visible "
                 "(CUDA_VISIBLE_DEVICES); use a smaller --nproc, or --device cpu"
             )
-        return torch.device("cuda", distributed.local_rank())
+        return torch.device("cuda", index)
     if name == "mps" and not torch.backends.mps.is_available():
         raise UsageError(
             "--device mps: this machine or this torch has no Metal GPU; use --device cpu"

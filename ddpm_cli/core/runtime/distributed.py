@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime import watchdog, worker
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # for ranks that wait while one of them reads all the pictures
+_GATHERING = 600.0  # seconds until all processes have come
+_HANDSHAKE = 60.0  # seconds until all have heard of each other
 
 
 def under_launcher() -> bool:
@@ -55,11 +58,55 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    with watchdog.deadline(_GATHERING, _nobody_came):
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    with watchdog.deadline(_HANDSHAKE, lambda: _cannot_talk(device)):
+        for place in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
+            heard = torch.ones(1, device=place)
+            dist.all_reduce(heard)
+            assert heard.item() == world_size()
+    yield
+    dist.destroy_process_group()  # not after an error: that is told before the others can notice
+
+
+def _nobody_came() -> str:
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return (
+        f"{worker.name()} waited {_GATHERING:.0f} s for {world_size()} processes to meet at "
+        f"{where}; were all started, and can each reach that address (a firewall, a wrong name)?"
+    )
+
+
+def _cannot_talk(device: torch.device) -> str:
+    try_this = "a firewall, or the wrong network: GLOO_SOCKET_IFNAME=eth0 names the right one"
+    if device.type == "cuda":
+        try_this = (
+            "in this order: NCCL_P2P_DISABLE=1 (boards whose GPUs cannot reach each other), "
+            "NCCL_SOCKET_IFNAME=eth0 (the right network), NCCL_DEBUG=INFO (to see more); a firewall"
+        )
+    return (
+        f"{worker.name()} ({device}) did not hear from the others within {_HANDSHAKE:.0f} s of "
+        f"the start. Try {try_this}"
+    )
+
+
+def alike(work: Callable[[], T]) -> T:
+    """What `work` gives in every process, or one error where it fails in any.
+
+    The first process in which it raises a DdpmError does so, the others leave with its code.
+    """
+    failure, value = None, None
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        value = work()
+    except DdpmError as error:
+        failure = error
+    codes = gathered(failure.exit_code if failure else 0)
+    code = next((code for code in codes if code), 0)
+    if failure and codes.index(code) == rank():
+        raise failure
+    if code:
+        raise SystemExit(code)
+    return cast(T, value)
 
 
 @contextmanager
@@ -151,7 +198,6 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 

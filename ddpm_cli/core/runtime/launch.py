@@ -1,57 +1,266 @@
-"""Start the same command as several processes of this machine, by torch's own launcher."""
+"""Start the same command as several processes, by torch's elastic agent, and again if one dies."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import sys
+import tempfile
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+)
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, EndedError
+from ddpm_cli.core.runtime import stopping, worker
 from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.failures import Failure, first_failure
+from ddpm_cli.core.runtime.reporting import Reporter
+
+_MEETING = 600  # seconds that nodes wait for each other
+_PARTING = 60  # seconds that nodes which ended wait for each other
 
 
-def launch(processes: int, command: Sequence[str]) -> int:
-    """Run `ddpm COMMAND` in `processes` workers; the first failed worker's exit code, or 0.
+@dataclass(frozen=True)
+class Nodes:
+    """The machines that work together, and where they meet. One meets itself anywhere."""
 
-    torchrun's environment (RANK, WORLD_SIZE, …) tells each worker which one it is.
+    count: int = 1
+    rank: int = 0  # of this one; 0 hosts the meeting point
+    endpoint: str = "127.0.0.1:0"  # port 0: the system picks a free one
+
+    @property
+    def address(self) -> str:
+        """Under which name or number the others reach this machine."""
+        host, _, port = self.endpoint.rpartition(":")
+        if self.rank == 0:
+            return host
+        if not host.replace(".", "").isdigit():
+            return socket.gethostname()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            probe.connect((host, int(port)))
+            return str(probe.getsockname()[0])
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many processes to start on this machine, and what to do when one dies."""
+
+    processes: int
+    nodes: Nodes = field(default_factory=Nodes)
+    max_restarts: int = 0
+    logs: Path | None = None  # a folder for what all but the first process print
+    save_seconds: Callable[[], float] = lambda: 0.0  # what the last snapshot took
+
+
+def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
+    """Run `ddpm COMMAND` in workers, with torchrun's environment (RANK, WORLD_SIZE, …).
+
+    Raises EndedError with the exit code and the message of the first worker that failed, unless
+    they ended well. One that died, of an error of ours or by a signal, makes all start again, up
+    to `max_restarts` times; one that ended on purpose does not.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",  # port 0: the system picks a free one
-        max_restarts=0,
-        monitor_interval=0.1,
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # we tell it in fewer words
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a shared one keeps what died wrote
+    with ExitStack() as kept:
+        folder = how.logs or Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ddpm-")))
+        logs = _Logs(folder, how.processes)
+        left = how.max_restarts
+        while True:
+            agent = _Agent(how, command, logs, left, reporter)
+            try:
+                with stopping.handling(agent.pass_on):
+                    return agent.work()
+            except RendezvousConnectionError as error:  # the node with the meeting point is gone
+                left = agent.left - 1
+                if left < 0 or how.nodes.rank == 0 or not logs.starts:
+                    raise DdpmError(_no_meeting(how.nodes, error)) from error
+                reporter.say(f"{how.nodes.endpoint} is gone; waiting for it to come back")
+            except RendezvousClosedError as error:
+                raise DdpmError(
+                    "the training ended on another node; what that one printed tells why"
+                ) from error
+            except (RendezvousError, OSError) as error:
+                raise DdpmError(_no_meeting(how.nodes, error)) from error
+
+
+def _no_meeting(nodes: Nodes, error: Exception) -> str:
+    why = str(error.__cause__ or error).strip().splitlines()[0]
+    if nodes.count == 1:
+        return f"cannot start several processes: {why}"
+    return (
+        f"the {nodes.count} nodes did not meet at {nodes.endpoint} ({why}); is the command with "
+        "--node-rank 0 running there, and is the port free and open to the others?"
     )
-    for number in (signal.SIGUSR1, signal.SIGUSR2):  # torch's launcher passes SIGTERM on, not these
-        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        elastic_launch(config, sys.executable)("-m", "ddpm_cli", *command)
-    except ChildFailedError as error:
-        return _exit_code(error)
-    except SignalException as stop:  # passed on to the workers, which had 30 s to save
-        return 130 if stop.sigval == signal.SIGINT else 75
-    except OSError as error:
-        raise DdpmError(f"cannot start {processes} processes: {error}") from error
-    return 0
 
 
-def _exit_code(error: ChildFailedError) -> int:
-    rank, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
-    if first.exitcode < 0:  # killed: the shell's way of telling, 128 + signal
-        name = signal.Signals(-first.exitcode).name
-        raise DdpmError(
-            f"process {rank} was killed by {name}"
-            + ("; is the machine out of memory? " if name == "SIGKILL" else "; ")
-            + "run the same command again to go on from the last snapshot"
-        ) from error
-    return int(first.exitcode)
+class _Logs(LogsSpecs):
+    """Where workers print and how they end: the first on the terminal, the others into files."""
+
+    def __init__(self, folder: Path, processes: int) -> None:
+        super().__init__()
+        self.folder, self.starts = folder, 0
+        self._threads = str(max(1, cores() // processes))
+        self._started = time.time()
+
+    @property
+    def root_log_dir(self) -> str:
+        """The folder of all logs."""
+        return str(self.folder)
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Files for the workers about to start, whose environment is completed."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._started))
+        folder = self.folder / (f"{stamp}-restart{self.starts}" if self.starts else stamp)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = LogsDest()
+        for local, env in envs.items():
+            path = folder / f"rank{env['RANK']}"
+            first = env["RANK"] == "0"
+            files.stdouts[local] = "" if first else f"{path}.out"
+            files.stderrs[local] = "" if first else f"{path}.err"
+            files.error_files[local] = f"{path}.end.json"
+            env[worker.ENDING] = files.error_files[local]
+            env[worker.LAUNCHER] = str(os.getpid())
+            env[worker.STARTED] = str(self._started)
+            env["TORCHELASTIC_RESTART_COUNT"] = str(self.starts)  # whatever the reason
+            env.setdefault("OMP_NUM_THREADS", self._threads)
+        self.starts += 1
+        return files
+
+
+class _Agent(LocalElasticAgent):
+    """torch's agent, which here passes signals on and lets workers end on purpose."""
+
+    def __init__(
+        self, how: Launch, command: Sequence[str], logs: _Logs, left: int, reporter: Reporter
+    ) -> None:
+        nodes = how.nodes
+        meeting = RendezvousParameters(
+            "c10d",
+            nodes.endpoint,
+            run_id=os.environ.get("SLURM_JOB_ID", "ddpm") if nodes.count > 1 else uuid.uuid4().hex,
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
+            local_addr=nodes.address,
+            is_host=nodes.rank == 0,
+            join_timeout=_MEETING,
+            read_timeout=_MEETING,
+        )
+        spec = WorkerSpec(
+            role="ddpm",
+            local_world_size=how.processes,
+            rdzv_handler=get_rendezvous_handler(meeting),
+            entrypoint=sys.executable,
+            args=("-m", "ddpm_cli", *command),
+            max_restarts=left,
+            monitor_interval=0.1,
+            local_addr=nodes.address,
+        )
+        super().__init__(spec, logs, exit_barrier_timeout=_PARTING)
+        self._how, self._spec, self._reporter, self._logs = how, spec, reporter, logs
+        self._signal, self._deadline = 0, 0.0
+
+    @property
+    def left(self) -> int:
+        """How often the workers may still be started again."""
+        return int(self._remaining_restarts)
+
+    def work(self) -> None:
+        """Start the workers and stay until they ended. Raises EndedError unless they did well."""
+        try:
+            result = self.run()
+            if result is None:
+                raise RendezvousClosedError
+            if result.is_failed():
+                raise self._ended(first_failure(result.failures))
+        finally:
+            self._spec.rdzv_handler.shutdown()
+
+    def pass_on(self, number: int, frame: FrameType | None = None) -> None:
+        """Signal handler: the workers get the same signal, and time to save.
+
+        A second Ctrl-C leaves at once.
+        """
+        running = self._running()
+        if number == signal.SIGINT == self._signal:
+            for process in running:
+                process.kill()
+            raise EndedError("interrupted again: left at once", 130)
+        if not running:
+            code = 130 if number == signal.SIGINT else 75
+            raise EndedError(
+                f"stopped by {signal.Signals(number).name}, with no work under way", code
+            )
+        self._signal = self._signal or number
+        if not self._deadline:
+            self._deadline = time.monotonic() + stopping.grace(self._how.save_seconds())
+        for process in running:
+            process.send_signal(number)
+
+    def _running(self) -> list[Any]:
+        handlers = getattr(self._pcontext, "subprocess_handlers", {})
+        return [h.proc for h in handlers.values() if h.proc.poll() is None]
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        for number in stopping.SIGNALS:  # torch takes some of them when it starts processes
+            signal.signal(number, self.pass_on)
+        return started
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """As torch does; but where a worker ended on purpose, or was told to, none is restarted."""
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.FAILED:
+            first = first_failure(result.failures)
+            if first.purpose is not None or self._signal or first.stopped:
+                self._exit_barrier()  # type: ignore[no-untyped-call]
+                raise self._ended(first)
+            if self.left:
+                self._reporter.say(
+                    f"{first.line} Starting all again from the newest snapshot "
+                    f"({self._logs.starts} of {self._how.max_restarts}; logs in "
+                    f"{self._logs.folder})."
+                )
+        elif self._deadline and time.monotonic() > self._deadline:
+            for process in self._running():
+                process.kill()
+        return result
+
+    def _ended(self, first: Failure) -> EndedError:
+        """What the first failure means for the whole command."""
+        if first.purpose is not None:
+            return EndedError(first.message, first.purpose)
+        again = "run the same command again to go on from the newest snapshot"
+        number = self._signal or first.stopped
+        if first.stopped and number:
+            return EndedError(
+                f"stopped by {signal.Signals(number).name} before the first step; {again}",
+                130 if number == signal.SIGINT else 75,
+            )
+        if self._deadline and time.monotonic() > self._deadline:
+            return EndedError(f"the processes did not end in time and were killed; {again}", 1)
+        where = f"\nThe logs are in {self._logs.folder}" if self._how.logs else ""
+        return EndedError(f"{first.line}{where}\n{first.traceback or again}", 1)

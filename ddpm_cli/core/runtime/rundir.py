@@ -52,6 +52,11 @@ class RunDirectory:
         return self.path / "post-mortem.json"
 
     @property
+    def logs(self) -> Path:
+        """What processes other than the first printed, how each ended, and where it hung."""
+        return self.path / "logs"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"

@@ -1,56 +1,134 @@
-"""Signals that ask a training to stop: noted at once, heeded between two steps."""
+"""What asks a training to stop, a signal or the end of its time, heeded between two steps."""
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError
+from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, UsageError
+from ddpm_cli.core.runtime import slurm, worker
 
+OUT_OF_TIME: int = getattr(signal, "SIGXCPU", 24)  # the number that stands for the time limit
 _PREEMPTIONS = tuple(  # Windows has only the first
     getattr(signal, name)
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
     if hasattr(signal, name)
 )
+SIGNALS = (signal.SIGINT, *_PREEMPTIONS)
+
+_GRACE = 120.0  # seconds that a launcher gives its workers to save, at least
+_TORCHRUN_GRACE = 30.0
+_FIRST_SAVE = 10.0  # seconds a snapshot is thought to take before one was taken
+_LEAVING = 5.0  # seconds to end the processes once all is saved
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class TimeLimit:
+    """The moment by which a training must have saved and ended."""
+
+    def __init__(self, end: float, used: Callable[[], tuple[float, float]]) -> None:
+        """`end` in seconds since 1970; `used` tells what a snapshot and a step take, in seconds."""
+        self._end, self._used = end, used
+
+    def near(self) -> bool:
+        """Whether the time left is what saving needs, with room to spare."""
+        save, step = self._used()
+        return self._end - time.time() < 2 * (save or _FIRST_SAVE) + 2 * step + _LEAVING
 
 
 class StopRequest:
     """Which signal, if any, asked to stop."""
 
-    def __init__(self) -> None:
-        self.signal = 0
+    def __init__(self, limit: TimeLimit | None = None) -> None:
+        self._noted, self._limit = 0, limit
+
+    @property
+    def signal(self) -> int:
+        """The number of the first signal noted, OUT_OF_TIME when time runs out, else 0."""
+        if not self._noted and self._limit is not None and self._limit.near():
+            self._noted = OUT_OF_TIME
+        return self._noted
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Signal handler: the first signal counts, but a second Ctrl-C leaves at once."""
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
+        if number == signal.SIGINT and self._noted == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = self.signal or number
+        self._noted = self._noted or number
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def listening(limit: TimeLimit | None = None) -> Iterator[StopRequest]:
     """Catch the signals for the length of a block (in the main thread; elsewhere none arrive)."""
-    request = StopRequest()
+    request = StopRequest(limit)
+    with handling(request.note):
+        yield request
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Give the signals that ask to stop to `handler` for the length of a block."""
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
-    before = {
-        number: signal.signal(number, request.note) for number in (signal.SIGINT, *_PREEMPTIONS)
-    }
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def stopped(number: int, run: str) -> DdpmError:
     """The error that ends a run which signal `number` stopped, after what it learned was saved."""
-    name = signal.Signals(number).name
+    why = signal.Signals(number).name if number != OUT_OF_TIME else "the end of its time"
     kind = StoppedByUserError if number == signal.SIGINT else PreemptedError
     return kind(
-        f"stopped by {name}; {run} holds all that was learned: run the same command again to go on"
+        f"stopped by {why}; {run} holds all that was learned: run the same command again to go on"
+    )
+
+
+def parse_time_limit(text: str | None) -> float | None:
+    """Read "4h", "90m", "1d12h" or "3600" as seconds."""
+    if text is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms]?)", text)
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise UsageError(
+            f"--time-limit {text!r} should be a time such as 4h, 90m or 3600 (seconds)"
+        )
+    return seconds
+
+
+def end_of_time(limit: float | None) -> float | None:
+    """When a run of `limit` seconds, or SLURM's job, must be over, in seconds since 1970.
+
+    The limit counts from the launcher's start, however often it started us again.
+    """
+    started = float(os.environ.get(worker.STARTED, time.time()))
+    ends = [slurm.end_time(), None if limit is None else started + limit]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def grace(save: float) -> float:
+    """Seconds that workers get to save and end, where the last snapshot took `save` seconds."""
+    return max(_GRACE, 3 * save)
+
+
+def short_grace(save: float) -> str | None:
+    """What to say where an outer torchrun would kill us before a snapshot was written."""
+    given = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _TORCHRUN_GRACE))
+    if worker.launched() or "TORCHELASTIC_RUN_ID" not in os.environ or save < given:
+        return None
+    return (
+        f"torchrun kills its workers {given:.0f} s after SIGTERM, but the last snapshot took "
+        f"{save:.0f} s: start them by ddpm train --nproc, which waits, or set "
+        f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace(save):.0f} for torchrun"
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.plain import updated
 from ddpm_cli.core.presets import SYSTEMS, fitting, preset
-from ddpm_cli.core.runtime import distributed, stopping
+from ddpm_cli.core.runtime import distributed, stopping, watchdog, worker
+from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.locking import locked
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory, free_name
 from ddpm_cli.core.training import captioning, snapshots, starting
@@ -50,6 +55,8 @@ class Request:
     resume: str = "auto"
     init_from: Path | None = None  # whose weights a new run starts from
     skip_bad: bool = False
+    time_limit: float | None = None  # seconds from the start of the command
+    stall_timeout: float = 600.0  # seconds without a step after which a process ends; 0: never
     settings: dict[str, Any] = field(default_factory=dict)  # over the preset's and the file's
 
 
@@ -175,15 +182,30 @@ def run(
             f"--batch {config.optimiser.batch} is less than one image for each of "
             f"{distributed.world_size()} processes"
         )
-    pictures = read_pictures(plan, request, reporter)
-    pictures = captioning.with_texts(pictures, plan.captions, config, machine.device, reporter)
-    training, held_out = pictures.split(config.data.holdout, config.optimiser.seed)
-    run = RunDirectory(distributed.told_by_first(lambda: _open_directory(plan, request)))
+    decoded = read_pictures(plan, request, reporter)
+    pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
+    parts = pictures.split(config.data.holdout, config.optimiser.seed)
+    with ExitStack() as kept:
+        open_directory = partial(_open_directory, plan, request, reporter, kept)
+        run = RunDirectory(distributed.told_by_first(open_directory))
+        return _train(run, config, request, machine, reporter, scoring, parts)
+
+
+def _train(
+    run: RunDirectory,
+    config: RunConfig,
+    request: Request,
+    machine: Machine,
+    reporter: Reporter,
+    scoring: Scoring | None,
+    pictures: tuple[loader.Pictures, loader.Pictures],
+) -> dict[str, Any]:
+    """Train in a run directory that is ours."""
+    training, held_out = pictures
     reporter.say(f"Run directory: {run.path}")
     state = State.fresh(config, machine.device)
-    resumed = _resume(run, state, request.resume, reporter)
-    origin = _origin(run, state, request, resumed, reporter)
-    config = replace(config, origin=origin)
+    resumed = _resume(run, state, request, reporter)
+    config = replace(config, origin=_origin(run, state, request, resumed, reporter))
     distributed.told_by_first(lambda: _make_ready(run, config, state.progress.images))
     finished = Clock(config, len(training), state.progress).used >= 1
     if finished:
@@ -191,9 +213,12 @@ def run(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
     if scoring or not finished:
-        with stopping.listening() as stop:
+        limit = _time_limit(request, state.progress)
+        stalls = watchdog.watching(run.logs, request.stall_timeout)
+        with stopping.listening(limit) as stop, stalls:
             seen = state.progress.images
-            score = scoring(run, config, training, seen, stop) if scoring else None
+            with watchdog.paused():
+                score = scoring(run, config, training, seen, stop) if scoring else None
             Trainer(run, config, state, training, held_out, machine, reporter, score).train(stop)
     distributed.barrier()
     progress = state.progress
@@ -234,11 +259,14 @@ def choose_directory(plan: Plan, request: Request) -> Path:
 
 def _directory(plan: Plan, request: Request) -> Path:
     out, run = plan.out, RunDirectory(plan.out)
-    if request.resume not in ("auto", "never") and not Path(request.resume).is_file():
+    mode = _mode(run, request)
+    if mode not in ("auto", "never") and not Path(mode).is_file():
         held = snapshots.listed(run.snapshots)
         newest = f"; the newest in {run.path} is {held[-1]}" if held else ""
-        raise DdpmError(f"--resume {request.resume}: no such file{newest}")
-    if request.resume == "never":
+        raise DdpmError(f"--resume {mode}: no such file{newest}")
+    if mode == "never":
+        if request.out is None and worker.may_restart():
+            raise UsageError("--resume never with a launcher that restarts needs --out")
         if request.out is None:
             return free_name(out)
         if run.config.exists():
@@ -248,7 +276,8 @@ def _directory(plan: Plan, request: Request) -> Path:
     elif run.config.exists():
         _check_same(run, plan.config)
         return out
-    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+    ours = (run.logs.name,)
+    if out.is_dir() and any(p.name[0] != "." and p.name not in ours for p in out.iterdir()):
         raise DdpmError(f"{out} is not empty and holds no run; choose another --out")
     return out
 
@@ -260,13 +289,29 @@ def _make_ready(run: RunDirectory, config: RunConfig, images: int) -> None:
     snapshots.supersede_newer(run.snapshots, images)
 
 
-def _open_directory(plan: Plan, request: Request) -> Path:
+def _mode(run: RunDirectory, request: Request) -> str:
+    """How to resume: started again, a training goes on from its own snapshots, however it began."""
+    again = request.resume == "never" or snapshots.listed(run.snapshots)
+    return "auto" if again and worker.restarted() else request.resume
+
+
+def _open_directory(plan: Plan, request: Request, reporter: Reporter, kept: ExitStack) -> Path:
+    """Make the run directory and lock it for as long as `kept` is open."""
     out = choose_directory(plan, request)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        kept.enter_context(locked(out, reporter.say))
     except OSError as error:
-        raise DdpmError(f"cannot make {out}: {error.strerror}; choose another --out") from error
+        raise DdpmError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     return out
+
+
+def _time_limit(request: Request, progress: Progress) -> stopping.TimeLimit | None:
+    def used() -> tuple[float, float]:
+        return progress.save_seconds, progress.seconds / max(1, progress.steps)
+
+    end = stopping.end_of_time(request.time_limit)
+    return None if end is None else stopping.TimeLimit(end, used)
 
 
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
@@ -282,19 +327,20 @@ def _check_same(run: RunDirectory, config: RunConfig) -> None:
         )
 
 
-def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) -> int:
+def _resume(run: RunDirectory, state: State, request: Request, reporter: Reporter) -> int:
     """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start.
 
     The first process chooses, so that all go on from the same one.
     """
 
     def chosen() -> Path | None:
+        resume = _mode(run, request)
         if resume == "never":
             return None
         if resume == "auto":
             return snapshots.restore_newest(run.snapshots, state, reporter)
         snapshots.restore(Path(resume), state)
-        return Path(resume)
+        return _adopt(run, Path(resume), state.progress.images)
 
     path = distributed.told_by_first(chosen)
     if path is None:
@@ -304,6 +350,8 @@ def _resume(run: RunDirectory, state: State, resume: str, reporter: Reporter) ->
         snapshots.restore(path, state)
     progress, now = state.progress, distributed.world_size()
     reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
+    if warning := stopping.short_grace(progress.save_seconds):
+        reporter.say(warning)
     if now != progress.processes:
         masks = ", and dropout's masks are others" if state.network.config.dropout else ""
         reporter.say(
@@ -329,6 +377,16 @@ def _origin(
     starting.give(state, start)
     reporter.say(f"Starting from the weights of {request.init_from}.")
     return start.origin
+
+
+def _adopt(run: RunDirectory, path: Path, images: int) -> Path:
+    """Copy a snapshot from elsewhere into the run: started again, it must not go back further."""
+    if path.resolve().parent == run.snapshots.resolve():
+        return path
+    snapshots.supersede_newer(run.snapshots, images - 1)
+    with replacing(run.snapshots / f"{images:012d}.pt") as partial:
+        shutil.copyfile(path, partial)
+    return path
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.runtime import devices, distributed, seeds, stopping
+from ddpm_cli.core.runtime import devices, distributed, seeds, stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import ema
@@ -98,7 +98,8 @@ class Trainer:
         progress.processes = distributed.world_size()
         self.network.train()
         if self.score is not None and clock.used < 1:
-            self.score.announce(self.averaged, clock)
+            with watchdog.paused():
+                self.score.announce(self.averaged, clock)
 
         with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
@@ -120,6 +121,7 @@ class Trainer:
                 signal, bad, failed, progress.save_seconds = clock.tick(
                     progress, request.signal, not good, saver.failed, saver.seconds
                 )
+                watchdog.step()
                 if failed:
                     saver.finish()  # raises what went wrong
                 if clock.used >= 1:
@@ -154,12 +156,14 @@ class Trainer:
                     saver.start()
                 if score is not None:
                     saver.finish()  # before what may take minutes
-                    score(self.averaged, progress.images)
+                    with watchdog.paused():
+                        score(self.averaged, progress.images)
 
             saver.finish()
             score = self._due_score(ending=True)
             if score is not None:
-                score(self.averaged, progress.images)
+                with watchdog.paused():
+                    score(self.averaged, progress.images)
 
         if self._out_of_patience():
             self.reporter.say(

@@ -1,0 +1,107 @@
+"""What a process does that shares its work with others: it tells once, and briefly, how it ended.
+
+Our own launcher gives each worker a file for that (torch's TORCHELASTIC_ERROR_FILE). From it the
+launcher knows which worker failed first, and which ended on purpose and must not be started again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from ddpm_cli.core.errors import DdpmError
+
+LAUNCHER = "DDPM_LAUNCHER"  # the process id of the launcher, in its workers' environment
+STARTED = "DDPM_STARTED"  # when the launcher was started, in seconds since 1970
+ENDING = "TORCHELASTIC_ERROR_FILE"
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def launched() -> bool:
+    """Whether our own launcher started this process."""
+    return os.environ.get(LAUNCHER) == str(os.getppid())
+
+
+def restarted() -> bool:
+    """Whether this work was begun before and is started again by a launcher or by SLURM."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
+
+
+def may_restart() -> bool:
+    """Whether an outer torchrun would start the same command again if a process died."""
+    return not launched() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def begin() -> None:
+    """End with the launcher, however it ends, and show the stacks if native code crashes."""
+    if not launched():
+        return
+    faulthandler.enable()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if not launched():  # it was gone before it could be bound to
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name() -> str:
+    """This process among all, for messages."""
+    return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+
+
+def tell(error: Exception) -> bool:
+    """Tell how this process failed, unless it works alone; whether that was told.
+
+    The launcher tells the first failure only. Without it, under torchrun or srun, the process that
+    failed shows its traceback, and those that merely lost it say so in a line.
+    """
+    purpose = error.exit_code if isinstance(error, DdpmError) else None
+    lost = purpose is None and lost_others(error)
+    if launched():
+        wanted = purpose is None or os.environ.get("DDPM_TRACEBACK")
+        trace = "".join(traceback.format_exception(error)) if wanted else ""
+        record(str(error) if purpose else _line(error), purpose, trace, lost=lost)
+        if os.environ.get("RANK") != "0":  # whose stderr is the terminal; the others' is their log
+            print(trace or error, file=sys.stderr)
+        return True
+    if purpose is None and "RANK" in os.environ:
+        how = f"lost the others: {_line(error)}" if lost else "failed:"
+        print(f"ddpm: {name()} {how}", file=sys.stderr)
+        return lost
+    return False
+
+
+def _line(error: Exception) -> str:
+    """The error as Python's tracebacks end, cut to one line."""
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an error only says that other processes are gone: the consequence, not the cause."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in kinds or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def record(message: str, purpose: int | None, trace: str = "", *, lost: bool = False) -> None:
+    """Leave word for the launcher; `purpose` is the exit code of an end on purpose."""
+    file = os.environ.get(ENDING)
+    if not (launched() and file):
+        return
+    about = {"py_callstack": trace, "timestamp": str(int(time.time()))}  # as torch names them
+    ending = {
+        "message": {"message": message, "extraInfo": about},
+        "host": socket.gethostname(),
+        "moment": time.time(),
+        "purpose": purpose,
+        "lost": lost,
+    }
+    Path(file).write_text(json.dumps(ending), encoding="utf-8")

@@ -1,0 +1,93 @@
+"""Processes that go wrong at a chosen step, by a sitecustomize.py that Python runs at its start.
+
+It wraps `Clock.tick`, which every process calls at the end of every step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SITE = """
+import json, os, signal, threading
+from pathlib import Path
+
+def wrap():
+    from ddpm_cli.core.runtime.stopping import StopRequest
+    from ddpm_cli.core.training.budget import Clock
+    tick, note, noted = Clock.tick, StopRequest.note, threading.Event()
+
+    def noting(self, *given):
+        note(self, *given)
+        noted.set()
+
+    def ticking(self, progress, *given):
+        for deed in json.loads(os.environ["MISDEEDS"]):
+            mine = deed["rank"] == int(os.environ.get("RANK", 0))
+            if mine and progress.images == deed["images"]:
+                try:
+                    Path(deed["once"]).touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                commit(deed["what"])
+        return tick(self, progress, *given)
+
+    def commit(what):
+        if what == "raise":
+            raise ValueError("the cat sat on the keyboard")
+        if what == "hang":
+            threading.Event().wait()
+        if what.startswith("launcher "):  # and wait until it was passed on
+            os.kill(os.getppid(), getattr(signal, what.split()[1]))
+            noted.wait()
+            return
+        os.kill(os.getpid(), getattr(signal, what))
+
+    Clock.tick, StopRequest.note = ticking, noting
+
+if os.environ.get("MISDEEDS") and "RANK" in os.environ:
+    wrap()
+"""
+
+
+class Misdeeds:
+    """A folder for PYTHONPATH, and the environment under which workers misbehave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(SITE)
+
+    def environment(self, *deeds: tuple[int, int, str]) -> dict[str, str]:
+        """`deeds`: (rank, images, what), each done once: SIGKILL, hang, raise, launcher SIGTERM."""
+        told = [
+            {
+                "rank": rank,
+                "images": images,
+                "what": what,
+                "once": str(self.folder / f"{rank}-{images}-{what.replace(' ', '-')}"),
+            }
+            for rank, images, what in deeds
+        ]
+        path = [str(self.folder), str(Path(__file__).parent.parent)]
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path),
+            "MISDEEDS": json.dumps(told),
+        }
+
+
+def started(arguments: tuple[Any, ...], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """`ddpm ARGUMENTS` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ddpm_cli", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

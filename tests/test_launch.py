@@ -1,0 +1,117 @@
+"""Several processes: stopped, killed and failing, they end as the user can expect."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from misdeeds import Misdeeds, started
+from safetensors.torch import load_file
+
+from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.training import snapshots
+
+End = tuple[int, str, str]  # exit code, stdout, stderr
+IMAGES = 96  # 12 steps; snapshots after 32, 64 and 96
+
+
+@pytest.fixture
+def train(tmp_path: Path, photos: Path) -> Callable[..., End]:
+    """Train the tiny network in two processes that commit the given misdeeds."""
+    config = tmp_path / "two.json"
+    config.write_text(json.dumps(TINY | {"preview": 0}))
+    misdeeds = Misdeeds(tmp_path / "site")
+
+    def call(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> End:
+        given = ("train", "--data", photos, "--config", config, "--images", IMAGES, "--nproc", 2)
+        process = started((*given, *arguments), misdeeds.environment(*deeds))
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+    return call
+
+
+def same(run: str, other: str) -> bool:
+    """Whether two runs ended with the same weights, bit for bit, and logged the same losses."""
+    one, two = (load_file(Path(name) / "model.safetensors") for name in (run, other))
+    losses = [[r["loss"] for r in RunDirectory(Path(name)).rows()] for name in (run, other)]
+    return losses[0] == losses[1] and all(tensor.equal(two[name]) for name, tensor in one.items())
+
+
+def newest(run: str) -> int:
+    """The images seen at the newest snapshot."""
+    return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
+
+
+def test_signals_and_sudden_deaths_change_nothing(train: Callable[..., End]) -> None:
+    """One course of training, disturbed four times, against an undisturbed one."""
+    assert train("--out", "calm")[0] == 0
+
+    code, _, err = train("--out", "run", deeds=((1, 16, "SIGUSR1"),))
+    assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
+    assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (16, 1, False)
+
+    code, _, err = train("--out", "run", deeds=((1, 40, "launcher SIGTERM"),))
+    assert (code, "stopped by SIGTERM; run holds all" in err) == (75, True), err
+    assert (newest("run"), "Traceback" in err) == (40, False)
+
+    code, out, err = train("--out", "run", "--json", deeds=((1, 72, "SIGKILL"), (0, 88, "raise")))
+    assert code == 0, err
+    assert "process 1" in err and "was killed by SIGKILL" in err
+    assert "process 0" in err and "failed first: ValueError: the cat sat" in err
+    assert err.count("Resuming from run/snapshots/000000000064.pt") == 2
+    assert "Traceback" not in err
+    assert json.loads(out)["images"] == IMAGES
+    assert same("run", "calm")
+
+
+def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> None:
+    code, out, err = train("--out", "run", "--max-restarts", 0, deeds=((1, 16, "raise"),))
+    assert (code, out) == (1, "")
+    told = err[err.index("ddpm: ") :]
+    assert told.startswith(f"ddpm: process 1 on {os.uname().nodename} failed first: ValueError")
+    assert told.strip().endswith("ValueError: the cat sat on the keyboard")
+    assert err.count("Traceback") == 1
+    logs = {path.name for path in Path("run/logs").glob("*/*")}
+    assert {"rank0.end.json", "rank1.end.json", "rank1.err"} <= logs
+    (log,) = Path("run/logs").glob("*/rank1.err")
+    assert "the cat sat on the keyboard" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--config", "none.json"), "none.json: no such file"),
+        (("--node-rank", 2, "--nnodes", 2), "--node-rank 2 should be less than --nnodes 2"),
+        (("--nnodes", 2), "needs --rdzv-endpoint HOST:PORT"),
+        (("--requeue",), "SLURM_JOB_ID is not set"),
+        (("--time-limit", "soon"), "should be a time such as 4h"),
+    ],
+)
+def test_what_cannot_be_is_said_once_before_any_process_starts(
+    train_tiny: Callable[..., Any], options: tuple[Any, ...], message: str
+) -> None:
+    result = train_tiny("--nproc", 2, *options)
+    assert result.code in (1, 2)
+    assert (message in result.err, result.err.count("ddpm:")) == (True, 1)
+    assert not Path("runs").exists()
+
+
+def test_two_tasks_of_srun_are_one_training(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    """`srun -n 2 ddpm train`: nothing but SLURM's variables."""
+    environment = Misdeeds(tmp_path / "site").environment()
+    environment |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
+    environment |= {"SLURM_JOB_ID": str(os.getpid())}  # from which follows the port
+    command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--json")
+    tasks = [
+        started(command, environment | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
+        for task in (0, 1)
+    ]
+    ends = [task.communicate(timeout=240) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], ends
+    assert (json.loads(ends[0][0])["images"], ends[1][0]) == (64, "")

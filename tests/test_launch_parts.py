@@ -1,0 +1,349 @@
+"""The parts around processes, one by one: SLURM, time limits, locks, stalls, who failed first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import Result
+
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime import slurm, stopping, worker
+from ddpm_cli.core.runtime.failures import first_failure
+from ddpm_cli.core.runtime.launch import Nodes
+from ddpm_cli.core.runtime.locking import locked
+from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training.budget import Clock
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scontrol that writes down what it was asked; the file it writes to."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\necho first\necho second\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu7", "gpu7"),
+        ("gpu[03-05,9],login", "gpu03"),
+        ("a-1.example.org,b", "a-1.example.org"),
+        ("rack[2-3]node[08-10]", "rack2node08"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
+    assert slurm.first_host(nodes) == first
+
+
+def test_scontrol_reads_the_lists_that_we_cannot(scontrol: Path) -> None:
+    assert slurm.first_host("odd{1..3}") == "first"
+    assert scontrol.read_text() == "show hostnames odd{1..3}\n"
+
+
+def attached(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, str]:
+    """What torch.distributed reads, after SLURM gave these variables."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    with monkeypatch.context() as patch:
+        for name in ("MASTER_ADDR", "MASTER_PORT", "ENVIRONMENT"):
+            patch.delenv(name, raising=False)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        before = dict(os.environ)
+        slurm.attach()
+        now = {name: os.environ[name] for name in names if name in os.environ}
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+    return now
+
+
+def test_tasks_of_srun_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+    nodes = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "3", "SLURM_JOB_NODELIST": "gpu[03-04]"}
+    place = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu03"}
+    assert attached(monkeypatch, **task, **nodes) == place | {"MASTER_PORT": "29697"}
+    ours = {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
+    assert attached(monkeypatch, **task, **nodes, **ours) == place | ours
+    assert attached(monkeypatch, **task, RANK="0", WORLD_SIZE="2") == {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+    }
+
+
+def test_a_lone_task_and_a_batch_script_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attached(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="1") == {}
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}
+    assert attached(monkeypatch, **script) == {}
+    assert attached(monkeypatch, **script, SLURM_STEP_NUM_TASKS="4")["WORLD_SIZE"] == "4"
+
+
+def test_nodes_know_their_address() -> None:
+    assert Nodes(2, 0, "gpu03:29500").address == "gpu03"
+    assert Nodes(2, 1, "gpu03:29500").address == os.uname().nodename
+    assert Nodes(2, 1, "127.0.0.1:29500").address == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("4h", 14400), ("90m", 5400), ("3600", 3600), ("1d12h", 129600), ("1.5h", 5400), ("20s", 20)],
+)
+def test_time_limits(text: str, seconds: float) -> None:
+    assert stopping.parse_time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "4 h", "-3", "0", "h", "1:30:00"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--time-limit"):
+        stopping.parse_time_limit(text)
+
+
+def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(worker.STARTED, "1000")
+    assert stopping.end_of_time(None) is None
+    assert stopping.end_of_time(60) == 1060
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1030")
+    assert stopping.end_of_time(60) == 1030
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "NONE")
+    assert stopping.end_of_time(60) == 1060
+
+
+def test_time_runs_out_where_saving_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the last snapshot's 30 s, two steps of 4 s, and 5 s to leave: 73 s."""
+    now = [0.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    request = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
+    for now[0], heard in ((900.0, 0), (926.9, 0), (927.1, stopping.OUT_OF_TIME)):
+        assert request.signal == heard
+    assert "the end of its time" in str(stopping.stopped(request.signal, "run"))
+    first = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
+    first.note(signal.SIGUSR1)
+    assert first.signal == signal.SIGUSR1
+
+
+def test_a_training_out_of_time_saves_and_is_put_back(
+    train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    saved_before: list[bool] = []
+    requeue = slurm.requeue
+
+    def requeued() -> None:
+        saved_before.append(bool(snapshots.listed(Path("run/snapshots"))))
+        requeue()
+
+    monkeypatch.setattr(slurm, "requeue", requeued)
+    result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
+    assert (result.code, "stopped by the end of its time; run holds all" in result.err) == (
+        75,
+        True,
+    )
+    assert (scontrol.read_text(), saved_before) == ("requeue 77\n", [True])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1))
+    assert train_tiny("--out", "run", "--images", 10**6).code == 75
+    assert scontrol.read_text() == "requeue 77\n"
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+    assert train_tiny("--out", "run", "--requeue", "--images", 64).code == 0
+    assert scontrol.read_text() == "requeue 77\n"
+
+
+@pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_being_started_again_is_noticed(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    assert not worker.restarted()
+    for value, again in (("0", False), ("", False), ("2", True)):
+        monkeypatch.setenv(count, value)
+        assert worker.restarted() == again
+
+
+def test_started_again_a_training_goes_on_however_it_began(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train_tiny("--out", "old", "--images", 8).code == 0
+    (start,) = Path("old/snapshots").glob("*8.pt")
+    for resume, begun in (("never", 0), (start, 8)):
+        command = ("--out", f"new-{begun}", "--resume", resume, "--json", "--images")
+        assert train_tiny(*command, 16).json()["resumed_at"] == begun
+        with monkeypatch.context() as patch:
+            patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+            assert train_tiny(*command, 24).json()["resumed_at"] == 16
+
+
+def test_never_resuming_needs_a_name_where_it_may_be_started_again(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    result = train_tiny("--resume", "never")
+    assert (result.code, "needs --out" in result.err) == (2, True)
+
+
+def test_what_a_run_began_from_elsewhere_is_kept_in_it(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before its first snapshot, it does not fall back behind where it began."""
+    assert train_tiny("--out", "old", "--images", 16).code == 0
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    (start,) = Path("old/snapshots").glob("*16.pt")
+
+    def killed(self: Clock, *given: Any) -> Any:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "tick", killed)
+        assert train_tiny("--out", "run", "--resume", start, "--images", 24).code == 9
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = train_tiny("--out", "run", "--resume", start, "--images", 24, "--json")
+    assert again.json()["resumed_at"] == 16
+
+
+def test_one_training_at_a_time(train_tiny: Run) -> None:
+    run = Path("run")
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from ddpm_cli.core.runtime.locking import locked\n"
+        "with locked(Path('run'), print):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program]
+    left = run / "snapshots" / ".000000000032.pt.abc.part"
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        left.touch()
+        refused = train_tiny("--out", "run")
+        other.kill()
+    assert refused.code == 1
+    assert f"run is being written by process {other.pid} on {os.uname().nodename}" in refused.err
+    assert left.exists()
+    (run / ".metrics.jsonl.abc.part").touch()
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    assert not list(run.rglob("*.part"))
+
+
+def test_without_locks_the_host_and_process_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def unsupported(*given: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    said: list[str] = []
+    with locked(tmp_path, said.append):
+        assert "without locks" in said[0]
+        with pytest.raises(DdpmError, match=f"process {os.getpid()} on"), locked(tmp_path, print):
+            pass
+    gone = {"host": os.uname().nodename, "pid": 2**22 + 1}
+    elsewhere = {"host": "another", "pid": os.getpid()}
+    for holder in (gone, elsewhere):
+        (tmp_path / ".lock").write_text(json.dumps(holder))
+        with locked(tmp_path, said.append):
+            pass
+
+
+STALL = """
+import sys, threading, time
+from pathlib import Path
+from ddpm_cli.core.runtime import watchdog
+with watchdog.watching(Path("logs"), 0.5):
+    with watchdog.paused():
+        threading.Event().wait(3)
+    for _ in range(30):
+        time.sleep(0.1)
+        watchdog.step()
+    print("lively", flush=True)
+    def stuck_here():
+        threading.Event().wait()
+    stuck_here()
+"""
+
+
+def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
+    """Neither a long pause nor more steps than the time has seconds for are stalls."""
+    done = subprocess.run(
+        [sys.executable, "-c", STALL], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "lively\n"), done.stderr
+    assert "no step ended for 0.5 seconds (--stall-timeout)" in done.stderr
+    assert "stuck_here" in Path("logs/stacks-rank0.txt").read_text()
+
+
+def test_a_training_that_does_not_stall_leaves_nothing(train_tiny: Run) -> None:
+    assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
+    assert list(Path("run/logs").iterdir()) == []
+
+
+def test_a_deadline_ends_the_process(tmp_path: Path) -> None:
+    program = (
+        "import threading; from ddpm_cli.core.runtime import watchdog\n"
+        "with watchdog.deadline(60, lambda: 'in time'): pass\n"
+        "with watchdog.deadline(0.1, lambda: 'nobody answers'): threading.Event().wait()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "ddpm: nobody answers\n")
+
+
+def told(moment: float, purpose: int | None = None, *, lost: bool = False) -> SimpleNamespace:
+    """A worker that left word."""
+    about = {"py_callstack": "", "timestamp": str(int(moment))}
+    message = {"message": f"at {moment}", "extraInfo": about}
+    data = {"message": message, "host": "h", "moment": moment, "purpose": purpose, "lost": lost}
+    return SimpleNamespace(exitcode=1, timestamp=int(moment), error_file_data=data)
+
+
+def killed(moment: int, number: int) -> SimpleNamespace:
+    """A worker that a signal ended, as torch's agent noticed at some moment."""
+    return SimpleNamespace(exitcode=-number, timestamp=moment, error_file_data={"message": "?"})
+
+
+@pytest.mark.parametrize(
+    "first_to_last",
+    [
+        # An error of ours; a process that thereby lost the others; one killed as it hung.
+        [told(100.2), told(100.3, lost=True), killed(131, signal.SIGKILL)],
+        # A process killed, which is noticed late; one that lost it; one ended when starting.
+        [killed(101, signal.SIGKILL), told(100.2, lost=True), killed(101, signal.SIGTERM)],
+        # A lost connection, long after which torch's agent kills what hangs.
+        [told(100.2, lost=True), killed(131, signal.SIGKILL)],
+        # An end on purpose; those that leave because of it.
+        [told(100.2, 1), told(100.1, 1, lost=True), told(100.4, lost=True)],
+    ],
+)
+def test_which_failure_explains_the_others(first_to_last: list[Any]) -> None:
+    for order in itertools.permutations(range(len(first_to_last))):
+        failures = {rank: first_to_last[i] for rank, i in enumerate(order)}
+        assert first_failure(failures).rank == order.index(0)
+
+
+def test_torchruns_patience_is_compared_with_a_snapshots_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert stopping.short_grace(100.0) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert stopping.short_grace(20.0) is None
+    assert "30 s after SIGTERM, but the last snapshot took 41 s" in str(stopping.short_grace(41.0))
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
+    assert stopping.short_grace(41.0) is None
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
+    assert stopping.short_grace(41.0) is None
+    assert (stopping.grace(0.0), stopping.grace(200.0)) == (120.0, 600.0)
