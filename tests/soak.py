@@ -2,10 +2,11 @@
 
     python tests/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
 
-The undisturbed training runs for the given minutes; the other one until it has seen as many images.
-SIGKILL hits, by lot, one worker, the launcher, or all of them at once, at odd times about `--every`
-seconds apart; whenever the command has ended it is given again. Then the weights are compared. On
-the CPU two processes add the same two numbers whatever happens, so there they should be equal.
+The undisturbed training runs for the given minutes; the other until it has seen as many images.
+SIGKILL hits, by lot, one worker, the launcher, or all of them at once, about `--every` seconds
+after training goes on, now and then while it still starts; whenever the command has ended it is
+given again. Then the weights are compared. On the CPU two processes add the same two numbers
+whatever happens, so there they should be equal.
 
 Needs Linux (/proc). Not run by pytest: it takes three times --minutes, or more.
 """
@@ -31,6 +32,7 @@ from ddpm_cli.core.runtime.rundir import RunDirectory
 # Without a fall towards the budget's end the learning rate does not know how long the run will be.
 STEADY = {"optimiser": {"decay": 0.0, "warmup": 1_000}}
 GRACE = 60  # seconds for what outlives a kill to end by itself
+EARLY = 0.2  # share of the kills that do not wait until training goes on
 
 
 def start(place: Path, name: str, nproc: int, *budget: object) -> subprocess.Popen[bytes]:
@@ -101,25 +103,37 @@ def images(run: Path) -> int:
     return max((int(path.stem) for path in run.glob("snapshots/*.pt")), default=0)
 
 
+def ended(running: subprocess.Popen[bytes], run: Path, seconds: float, *, early: bool) -> bool:
+    """Wait some seconds, unless `early` after the next row of metrics; whether it has ended."""
+    before = [row["images"] for row in RunDirectory(run).rows()]
+    while not early and running.poll() is None:
+        if [row["images"] for row in RunDirectory(run).rows()] != before:
+            break
+        time.sleep(0.2)
+    try:
+        running.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def disturbed(place: Path, given: argparse.Namespace, budget: int) -> dict[str, int]:
     """Train to the budget under fire; what happened, counted."""
     lot, happened = random.Random(given.seed), {"starts": 0, "images lost": 0, "orphans": 0}
     while True:
         happened["starts"] += 1
         running = start(place, "killed", given.nproc, "--images", budget)
-        while True:
-            try:
-                code = running.wait(timeout=given.every * lot.uniform(0.5, 1.5))
-                break
-            except subprocess.TimeoutExpired:
-                rows = RunDirectory(place / "killed").rows()
-                seen = int(rows[-1]["images"] or 0) if rows else 0
-                who, orphans = strike(running, lot)
-                happened[who] = happened.get(who, 0) + 1
-                happened["orphans"] += orphans
-                happened["images lost"] += max(0, seen - images(place / "killed"))
-                print(f"  at about {seen:,} images: SIGKILL to {who}", flush=True)
-        if code == 0:
+        seconds = given.every * lot.uniform(0.5, 1.5)
+        while not ended(running, place / "killed", seconds, early=lot.random() < EARLY):
+            rows = RunDirectory(place / "killed").rows()
+            seen = int(rows[-1]["images"] or 0) if rows else 0
+            who, orphans = strike(running, lot)
+            happened[who] = happened.get(who, 0) + 1
+            happened["orphans"] += orphans
+            happened["images lost"] += max(0, seen - images(place / "killed"))
+            print(f"  at about {seen:,} images: SIGKILL to {who}", flush=True)
+            seconds = given.every * lot.uniform(0.5, 1.5)
+        if running.returncode == 0:
             return happened
 
 
