@@ -71,7 +71,8 @@ def read(
     """
     if config.encoder == "bytes":
         return _as_bytes(sentences, config.length)
-    key = sha256(json.dumps([config.fingerprint, *sentences]).encode()).hexdigest()[:24]
+    about = json.dumps([config.fingerprint, config.length, *sentences])
+    key = sha256(about.encode()).hexdigest()[:24]
     values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
     if not (values.is_file() and ends.is_file()):
         with replacing(values) as values_partial, replacing(ends) as ends_partial:
