@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+from ddpm_cli.core.runtime.rundir import RunDirectory
+
 SITE = """
 import json, os, signal, threading
 from pathlib import Path
@@ -91,3 +95,10 @@ def started(arguments: tuple[Any, ...], environment: dict[str, str]) -> subproce
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def same(run: str, other: str) -> bool:
+    """Whether two runs ended with the same weights, bit for bit, and logged the same losses."""
+    one, two = (load_file(Path(name) / "model.safetensors") for name in (run, other))
+    losses = [[r["loss"] for r in RunDirectory(Path(name)).rows()] for name in (run, other)]
+    return losses[0] == losses[1] and all(tensor.equal(two[name]) for name, tensor in one.items())

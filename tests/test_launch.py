@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from misdeeds import Misdeeds, started
-from safetensors.torch import load_file
+from misdeeds import Misdeeds, same, started
 
-from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import snapshots
 
 End = tuple[int, str, str]  # exit code, stdout, stderr
@@ -36,35 +34,27 @@ def train(tmp_path: Path, photos: Path) -> Callable[..., End]:
     return call
 
 
-def same(run: str, other: str) -> bool:
-    """Whether two runs ended with the same weights, bit for bit, and logged the same losses."""
-    one, two = (load_file(Path(name) / "model.safetensors") for name in (run, other))
-    losses = [[r["loss"] for r in RunDirectory(Path(name)).rows()] for name in (run, other)]
-    return losses[0] == losses[1] and all(tensor.equal(two[name]) for name, tensor in one.items())
-
-
 def newest(run: str) -> int:
     """The images seen at the newest snapshot."""
     return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
 
 
 def test_signals_and_sudden_deaths_change_nothing(train: Callable[..., End]) -> None:
-    """One course of training, disturbed four times, against an undisturbed one."""
+    """One course of training, disturbed three times, against an undisturbed one."""
     assert train("--out", "calm")[0] == 0
 
     code, _, err = train("--out", "run", deeds=((1, 16, "SIGUSR1"),))
     assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
-    assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (16, 1, False)
+    assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (24, 1, False)
 
     code, _, err = train("--out", "run", deeds=((1, 40, "launcher SIGTERM"),))
     assert (code, "stopped by SIGTERM; run holds all" in err) == (75, True), err
-    assert (newest("run"), "Traceback" in err) == (40, False)
+    assert newest("run") in (40, 48) and "Traceback" not in err  # the other one may hear it first
 
-    code, out, err = train("--out", "run", "--json", deeds=((1, 72, "SIGKILL"), (0, 88, "raise")))
+    code, out, err = train("--out", "run", "--json", deeds=((1, 80, "SIGKILL"),))
     assert code == 0, err
-    assert "process 1" in err and "was killed by SIGKILL" in err
-    assert "process 0" in err and "failed first: ValueError: the cat sat" in err
-    assert err.count("Resuming from run/snapshots/000000000064.pt") == 2
+    assert f"process 1 on {os.uname().nodename} was killed by SIGKILL" in err
+    assert err.count("Resuming from run/snapshots/000000000064.pt") == 1
     assert "Traceback" not in err
     assert json.loads(out)["images"] == IMAGES
     assert same("run", "calm")

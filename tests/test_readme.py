@@ -1,4 +1,4 @@
-"""The README is true: its tree, its commands, its links; and the example scripts parse."""
+"""The README is true: its tree, its commands, its links."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-import typer
-
 import ddpm_cli
-from ddpm_cli.cli.app import app
 
 TOP = Path(ddpm_cli.__file__).parent.parent
 README = (TOP / "README.md").read_text()
@@ -54,18 +50,6 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert len(commands) == 2
     assert commands[1].endswith("/pytest")
     assert "README.md" in (TOP / ".ci" / "run").read_text()
-
-
-@pytest.mark.parametrize("script", sorted((TOP / "examples").glob("*.sh")), ids=lambda p: p.name)
-def test_examples_parse_and_use_options_that_exist(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True)
-    calls = re.findall(r"^ddpm ([a-z-]+) (.*)$", script.read_text(), flags=re.MULTILINE)
-    assert calls
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for command, arguments in calls:
-        known = {name for p in commands[command].params for name in (*p.opts, *p.secondary_opts)}
-        for option in re.findall(r"(?<=\s)--?[a-z-]+", f" {arguments}"):
-            assert option in known, f"{script.name}: {command} {option}"
 
 
 def test_the_project_speaks_of_itself_alone() -> None:

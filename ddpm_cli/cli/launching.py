@@ -1,4 +1,4 @@
-"""Options of `ddpm train` about its processes, and the launching of them."""
+"""Options of `ddpm train` about machine and processes, and the launching of these."""
 
 from __future__ import annotations
 
@@ -10,126 +10,100 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console
+from ddpm_cli.cli import console, options
 from ddpm_cli.core.errors import PreemptedError, UsageError
 
 _PANEL = "Machine"
 
-Nnodes = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Machines that train together, each running this command with --nproc, its own "
-        "--node-rank and the same --rdzv-endpoint.",
-        rich_help_panel=_PANEL,
-    ),
-]
-NodeRank = Annotated[
-    int,
-    typer.Option(min=0, help="Which of them this is, from 0.", rich_help_panel=_PANEL),
-]
-RdzvEndpoint = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Where the machines meet: an address of the one with --node-rank 0, and a free port.",
-        rich_help_panel=_PANEL,
-    ),
-]
-MaxRestarts = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        help="With --nproc: how often all processes are started again, from the newest snapshot, "
-        "when one of them dies.",
-        rich_help_panel=_PANEL,
-    ),
-]
-TimeLimit = Annotated[
-    str | None,
-    typer.Option(
-        help="Save and stop (exit code 75) before this time is over: 4h, 90m, 1d12h or seconds.",
-        rich_help_panel=_PANEL,
-        show_default="when the SLURM job ends (SLURM_JOB_END_TIME), if it is one",
-    ),
-]
-Requeue = Annotated[
-    bool,
-    typer.Option(
-        "--requeue",
-        help="When stopped by a signal or for lack of time, put this SLURM job back into the "
-        "queue once all is saved (scontrol requeue).",
-        rich_help_panel=_PANEL,
-    ),
-]
-StallTimeout = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        help="Seconds without a finished step after which a process writes down where it hangs, in "
-        "the run's logs/, and ends; 0: never.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
 
 @dataclass(frozen=True)
-class Processes:
-    """What was asked for."""
+class MachineOptions:
+    """What the work runs on."""
 
-    nproc: int = 1
-    nnodes: int = 1
-    node_rank: int = 0
-    rdzv_endpoint: str | None = None
-    max_restarts: int = 3
-    requeue: bool = False
+    nproc: options.Nproc = 1
+    nnodes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Machines that train together, each running this command with --nproc, its own "
+            "--node-rank and the same --rdzv-endpoint.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 1
+    node_rank: Annotated[
+        int,
+        typer.Option(min=0, help="Which of them this is, from 0.", rich_help_panel=_PANEL),
+    ] = 0
+    rdzv_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the machines meet: an address of that with --node-rank 0, and a free port.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How often all processes are started again, from the newest snapshot, when one "
+            "of several dies.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 3
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Save and stop (exit code 75) before this time ends: 4h, 90m, 1d12h or seconds.",
+            rich_help_panel=_PANEL,
+            show_default="when the SLURM job ends (SLURM_JOB_END_TIME), if it is one",
+        ),
+    ] = None
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="When stopped by a signal or for lack of time, put this SLURM job back into the "
+            "queue once all is saved (scontrol requeue).",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+    stall_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds without a finished step after which a process writes down where it "
+            "hangs, in the run's logs/, and ends; 0: never.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 600.0
+    device: options.Device = "auto"
+    precision: options.Precision = "auto"
+    microbatch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images in a forward pass of a process; less needs less memory, learns the same.",
+            rich_help_panel=_PANEL,
+            show_default="the process's whole share of --batch",
+        ),
+    ] = None
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let torch compile the network first: minutes, then faster steps, on GPUs above "
+            "all. The weights are the same with and without.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
 
 
-def launched(request: Any, asked: Processes, device: str) -> bool:
-    """Where several processes are asked for and not there yet: check all once, then start them.
+def check(request: Any, asked: MachineOptions) -> None:
+    """Refuse what cannot be, before anything starts."""
+    from ddpm_cli.core.runtime import devices, slurm
 
-    Raises EndedError where they did not end well.
-    """
-    from ddpm_cli.core.runtime import devices, distributed, launch, slurm
-    from ddpm_cli.core.runtime.rundir import RunDirectory
-    from ddpm_cli.core.training import session
-
-    _check(request, asked)
-    if asked.nproc == 1 and asked.nnodes == 1:
-        slurm.attach()
-        return False
-    if distributed.under_launcher():
-        return False
-    nodes = launch.Nodes()
-    if asked.rdzv_endpoint:
-        nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
-    devices.check_processes(asked.nproc, device)
-    reporter = console.reporter()
-    plan = session.plan(request)
-    out = session.choose_directory(plan, request)
-    session.read_pictures(plan, request, reporter)
-    run = RunDirectory(out)
-    how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs)
-    launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)
-    return True
-
-
-@contextmanager
-def requeueing(wanted: bool) -> Iterator[None]:
-    """Where the block was preempted, after it saved: put the SLURM job back into the queue."""
-    from ddpm_cli.core.runtime import distributed, slurm
-
-    try:
-        yield
-    except PreemptedError:
-        if wanted and distributed.is_first():
-            slurm.requeue()
-        raise
-
-
-def _check(request: Any, asked: Processes) -> None:
-    from ddpm_cli.core.runtime import slurm
-
+    devices.check_processes(asked.nproc, asked.device)
     if asked.requeue:
         slurm.check_requeue()
     nameless = request.resume == "never" and request.out is None
@@ -149,3 +123,43 @@ def _check(request: Any, asked: Processes) -> None:
             f"--nnodes {asked.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the machine "
             f"with --node-rank 0 such as node01:29500 (seen: {asked.rdzv_endpoint or 'none'})"
         )
+
+
+def launched(request: Any, asked: MachineOptions) -> bool:
+    """Where several processes are asked for and not there yet: check all once, then start them.
+
+    Raises EndedError where they did not end well.
+    """
+    from ddpm_cli.core.runtime import distributed, launch, slurm
+    from ddpm_cli.core.runtime.rundir import RunDirectory
+    from ddpm_cli.core.training import session
+
+    if asked.nproc == 1 and asked.nnodes == 1:
+        slurm.attach()
+        return False
+    if distributed.under_launcher():
+        return False
+    nodes = launch.Nodes()
+    if asked.rdzv_endpoint:
+        nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
+    reporter = console.reporter()
+    plan = session.plan(request)
+    out = session.choose_directory(plan, request)
+    session.read_pictures(plan, request, reporter)
+    run = RunDirectory(out)
+    how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
+    launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)
+    return True
+
+
+@contextmanager
+def requeueing(wanted: bool) -> Iterator[None]:
+    """Where the block was preempted, after it saved: put the SLURM job back into the queue."""
+    from ddpm_cli.core.runtime import distributed, slurm
+
+    try:
+        yield
+    except PreemptedError:
+        if wanted and distributed.is_first():
+            slurm.requeue()
+        raise

@@ -11,14 +11,10 @@ from ddpm_cli.cli import console, judging, launching, options
 from ddpm_cli.cli.conditions import ConditionOptions
 from ddpm_cli.cli.diffusion import DiffusionOptions
 from ddpm_cli.cli.grouped import given, grouped
+from ddpm_cli.cli.launching import MachineOptions
 from ddpm_cli.cli.network import NetworkOptions
 from ddpm_cli.cli.saving import SavingOptions
-from ddpm_cli.cli.training import (
-    DataOptions,
-    LearningOptions,
-    LengthOptions,
-    MachineOptions,
-)
+from ddpm_cli.cli.training import DataOptions, LearningOptions, LengthOptions
 
 
 @grouped
@@ -71,15 +67,8 @@ def train(
             **saving.settings(),
         },
     )
-    processes = launching.Processes(
-        machine.nproc,
-        machine.nnodes,
-        machine.node_rank,
-        machine.rdzv_endpoint,
-        machine.max_restarts,
-        machine.requeue,
-    )
-    if dry_run or not launching.launched(request, processes, machine.device):
+    launching.check(request, machine)
+    if dry_run or not launching.launched(request, machine):
         with launching.requeueing(machine.requeue):
             _work(request, machine, judged.wanted, dry_run=dry_run, as_json=json)
 

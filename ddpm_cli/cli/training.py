@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import launching, options
+from ddpm_cli.cli import options
 from ddpm_cli.cli.grouped import given
 from ddpm_cli.core.presets import PRESETS
 
 _DATA = "Data"
 _LENGTH = "Length"
 _LEARNING = "Learning"
-_MACHINE = "Machine"
 
 _PRESET_HELP = "Settings to start from: " + "; ".join(f"{n}: {p.about}" for n, p in PRESETS.items())
 
@@ -157,37 +156,3 @@ class LearningOptions:
     def settings(self) -> dict[str, Any]:
         """The settings of OptimiserConfig that were given."""
         return given(batch=self.batch, lr=self.lr, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class MachineOptions:
-    """What the work runs on."""
-
-    nproc: options.Nproc = 1
-    nnodes: launching.Nnodes = 1
-    node_rank: launching.NodeRank = 0
-    rdzv_endpoint: launching.RdzvEndpoint = None
-    max_restarts: launching.MaxRestarts = 3
-    time_limit: launching.TimeLimit = None
-    requeue: launching.Requeue = False
-    stall_timeout: launching.StallTimeout = 600.0
-    device: options.Device = "auto"
-    precision: options.Precision = "auto"
-    microbatch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Images in a forward pass of a process; less needs less memory, learns the same.",
-            rich_help_panel=_MACHINE,
-            show_default="the process's whole share of --batch",
-        ),
-    ] = None
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Let torch compile the network first: minutes, then faster steps, on GPUs above "
-            "all. The weights are the same with and without.",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = False

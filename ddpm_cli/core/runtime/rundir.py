@@ -81,6 +81,11 @@ class RunDirectory:
             return []
         return list(_whole_lines(text))
 
+    def save_seconds(self) -> float:
+        """What the last snapshot took, as the metrics tell; 0 if none was taken."""
+        rows = self.rows()
+        return (rows[-1].get("save_seconds") or 0.0) if rows else 0.0
+
     def rewind_rows(self, images: int) -> None:
         """Forget what was logged after `images` images: a resumed run logs it again."""
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]

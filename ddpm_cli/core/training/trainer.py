@@ -151,7 +151,8 @@ class Trainer:
                     raise stopping.stopped(int(signal), str(self.run.path))
                 if saving:
                     saver.start(best=self._is_best(held_out))
-                    saver.show(ending=ending)
+                    with watchdog.paused():
+                        saver.show(ending=ending)
                 elif score is not None:
                     saver.start()
                 if score is not None:

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The command of each pod of a Kubernetes job whose operator sets MASTER_ADDR, MASTER_PORT, and,
+# counting pods, WORLD_SIZE and RANK (Kubeflow's PyTorchJob does). OUT is on a shared volume.
+# A pod that is evicted gets SIGTERM: give it terminationGracePeriodSeconds of 120 or more.
+set -euo pipefail
+pods=$WORLD_SIZE pod=$RANK
+unset WORLD_SIZE RANK # here they would count processes
+exec ddpm train --data "${DATA:?a folder or .zip of images}" --out "${OUT:?the run directory}" \
+    --nproc "${GPUS:-1}" --nnodes "$pods" --node-rank "$pod" \
+    --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"

@@ -1,0 +1,115 @@
+"""Processes and nodes that die, hang and come back at random: the end is always the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from misdeeds import Misdeeds, same, started
+
+pytestmark = pytest.mark.chaos
+
+IMAGES = 96
+DEEDS = (
+    *("SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "raise"),
+    *("launcher SIGTERM", "launcher SIGUSR1", "launcher SIGUSR2", "launcher SIGHUP"),
+    *("launcher SIGINT", "launcher SIGKILL"),
+)
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Path) -> Start:
+    """Start a training of the tiny network whose processes commit the given misdeeds."""
+    config = tmp_path / "two.json"
+    config.write_text(json.dumps(TINY | {"preview": 0}))
+    misdeeds = Misdeeds(tmp_path / "site")
+
+    def call(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> Any:
+        given = ("train", "--data", photos, "--config", config, "--images", IMAGES)
+        return started((*given, *arguments), misdeeds.environment(*deeds))
+
+    return call
+
+
+@pytest.fixture
+def calm(start: Start) -> Iterator[str]:
+    """An undisturbed run's name."""
+    ended(start("--nproc", 2, "--out", "calm"))
+    yield "calm"
+
+
+def ended(process: subprocess.Popen[str], *codes: int) -> str:
+    """What a process printed on stderr, once it ended with one of the codes, by default 0."""
+    _, err = process.communicate(timeout=400)
+    assert process.returncode in (codes or (0,)), err
+    return err
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_the_weights_are_the_same(start: Start, calm: str, seed: int) -> None:
+    draw = random.Random(seed)
+    moments = sorted(draw.sample(range(8, IMAGES, 8), 3))
+    deeds = tuple((draw.randrange(2), images, draw.choice(DEEDS)) for images in moments)
+    for _ in range(len(deeds) + 1):
+        process = start("--nproc", 2, "--out", "run", deeds=deeds)
+        err = ended(process, 0, 75, 130, -signal.SIGKILL)
+        assert "Traceback" not in err, (deeds, err)
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0, deeds
+    assert same("run", calm), deeds
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(start: Start, calm: str) -> None:
+    hang = ((1, 40, "hang"),)
+    err = ended(start("--nproc", 2, "--out", "run", "--stall-timeout", 10, deeds=hang))
+    assert "no step ended for 10 seconds" in err
+    assert "in commit" in Path("run/logs/stacks-rank1.txt").read_text()
+    assert "in all_reduce" in Path("run/logs/stacks-rank0.txt").read_text()
+    assert same("run", calm)
+
+
+def test_the_impatient_leave_at_once(start: Start, tmp_path: Path) -> None:
+    process = start("--nproc", 2, "--out", "run", deeds=((1, 16, "hang"),))
+    while process.poll() is None and not (tmp_path / "site" / "1-16-hang").exists():
+        time.sleep(0.05)
+    while process.poll() is None:  # Ctrl-C, again and again
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    assert "left at once" in ended(process, 130)
+
+
+def test_a_worker_dies_more_often_than_is_allowed(start: Start) -> None:
+    deeds = tuple((1, images, "SIGKILL") for images in (8, 16))
+    err = ended(start("--nproc", 2, "--out", "run", "--max-restarts", 1, deeds=deeds), 1)
+    assert err.count("was killed by SIGKILL") == 2
+    assert "run the same command again to go on from the newest snapshot" in err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_node_that_dies_and_comes_back(start: Start, calm: str, rank: int) -> None:
+    """One of two nodes is lost, be it the one where they meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = ("--nnodes", 2, "--rdzv-endpoint", endpoint, "--out", "run", "--node-rank")
+    deed = ((rank, 48, "launcher SIGKILL"),)
+    nodes = [start(*command, node, deeds=deed) for node in (0, 1)]
+    while all(node.poll() is None for node in nodes):
+        time.sleep(0.05)
+    (lost,) = (i for i, node in enumerate(nodes) if node.poll() is not None)
+    ended(nodes[lost], -signal.SIGKILL)
+    nodes[lost] = start(*command, lost, deeds=deed)
+    for node in nodes:
+        assert "Traceback" not in ended(node)
+    assert same("run", calm)
