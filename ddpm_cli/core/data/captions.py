@@ -19,7 +19,7 @@ from ddpm_cli.core.data.archives import PictureFiles
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.devices import cores
 
-TABLES = ("captions.csv", "metadata.jsonl")  # at the top of a folder or .zip
+_CSV, _JSONL = "captions.csv", "metadata.jsonl"  # at the top of a folder or .zip
 CLASS = "{class}"  # stands for the class's name in a template
 
 _TEXT_KEYS = ("text", "caption")
@@ -134,12 +134,10 @@ def _beside(picture: str) -> str:
 
 def _table(listing: PictureFiles) -> str | None:
     """The table that holds captions; a metadata.jsonl may tell of other things."""
-    for table in TABLES:
-        if table in listing.texts:
-            first = next(_parsed(listing, table), (0, {}))[1]
-            if table.endswith(".csv") or any(key in first for key in _TEXT_KEYS):
-                return table
-    return None
+    if _CSV in listing.texts:
+        return _CSV
+    first = next(_parsed(listing, _JSONL), (0, {}))[1] if _JSONL in listing.texts else {}
+    return _JSONL if any(key in first for key in _TEXT_KEYS) else None
 
 
 def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
@@ -159,7 +157,7 @@ def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
 def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a .csv or .jsonl by their line numbers."""
     content = listing.text(table)
-    if table.endswith(".csv"):
+    if table == _CSV:
         reader = csv.DictReader(io.StringIO(content))
         yield from ((reader.line_num, row) for row in reader)
         return
