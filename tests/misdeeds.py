@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from ddpm_cli.core.runtime.rundir import RunDirectory
 
+End = tuple[int, str, str]  # exit code, stdout, stderr
+
 SITE = """
 import json, os, signal, threading
 from pathlib import Path
@@ -95,6 +97,16 @@ def started(arguments: tuple[Any, ...], environment: dict[str, str]) -> subproce
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def ending(process: subprocess.Popen[str]) -> End:
+    """Wait for a process, which is not left behind; its workers end with it."""
+    with process:
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()
+    return process.returncode, out, err
 
 
 def same(run: str, other: str) -> bool:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from misdeeds import Misdeeds, same, started
+from misdeeds import End, Misdeeds, ending, same, started
 
 from ddpm_cli.core.training import snapshots
 
-End = tuple[int, str, str]  # exit code, stdout, stderr
 IMAGES = 96  # 12 steps; snapshots after 32, 64 and 96
 
 
@@ -27,9 +26,7 @@ def train(tmp_path: Path, photos: Path) -> Callable[..., End]:
 
     def call(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> End:
         given = ("train", "--data", photos, "--config", config, "--images", IMAGES, "--nproc", 2)
-        process = started((*given, *arguments), misdeeds.environment(*deeds))
-        out, err = process.communicate(timeout=240)
-        return process.returncode, out, err
+        return ending(started((*given, *arguments), misdeeds.environment(*deeds)))
 
     return call
 
@@ -102,6 +99,6 @@ def test_two_tasks_of_srun_are_one_training(tiny: Path, photos: Path, tmp_path: 
         started(command, environment | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
         for task in (0, 1)
     ]
-    ends = [task.communicate(timeout=240) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], ends
-    assert (json.loads(ends[0][0])["images"], ends[1][0]) == (64, "")
+    (code, out, _), (other, nothing, _) = ends = [ending(task) for task in tasks]
+    assert (code, other) == (0, 0), ends
+    assert (json.loads(out)["images"], nothing) == (64, "")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from misdeeds import Misdeeds, same, started
+from misdeeds import Misdeeds, ending, same, started
 
 pytestmark = pytest.mark.chaos
 
@@ -50,8 +50,8 @@ def calm(start: Start) -> Iterator[str]:
 
 def ended(process: subprocess.Popen[str], *codes: int) -> str:
     """What a process printed on stderr, once it ended with one of the codes, by default 0."""
-    _, err = process.communicate(timeout=400)
-    assert process.returncode in (codes or (0,)), err
+    code, _, err = ending(process)
+    assert code in (codes or (0,)), err
     return err
 
 
