@@ -132,7 +132,7 @@ def launched(request: Any, asked: MachineOptions) -> bool:
     """
     from ddpm_cli.core.runtime import distributed, launch, slurm
     from ddpm_cli.core.runtime.rundir import RunDirectory
-    from ddpm_cli.core.training import session
+    from ddpm_cli.core.training import planning, resuming, session
 
     if asked.nproc == 1 and asked.nnodes == 1:
         slurm.attach()
@@ -143,8 +143,8 @@ def launched(request: Any, asked: MachineOptions) -> bool:
     if asked.rdzv_endpoint:
         nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
     reporter = console.reporter()
-    plan = session.plan(request)
-    out = session.choose_directory(plan, request)
+    plan = planning.plan(request)
+    out = resuming.choose_directory(plan, request)
     session.read_pictures(plan, request, reporter)
     run = RunDirectory(out)
     how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)

@@ -40,7 +40,7 @@ def train(
     preset's. Unset options take the preset's values.
     """
     from ddpm_cli.core.runtime import stopping
-    from ddpm_cli.core.training.session import Request
+    from ddpm_cli.core.training.planning import Request
 
     learned = diffusion.settings()
     request = Request(
@@ -84,7 +84,7 @@ def _work(
     """Train in this process, alone or as one of several."""
     from ddpm_cli.core.judging import Plan, TrainingScore
     from ddpm_cli.core.runtime import devices, distributed
-    from ddpm_cli.core.training import captioning, session
+    from ddpm_cli.core.training import captioning, planning, resuming, session
     from ddpm_cli.core.training.trainer import Machine
 
     reporter = console.reporter()
@@ -96,14 +96,14 @@ def _work(
         compiled=how.compiled and devices.can_compile(chosen, reporter),
     )
     with distributed.joined(chosen):
-        plan = distributed.alike(lambda: session.plan(request))
+        plan = distributed.alike(lambda: planning.plan(request))
         _announce(plan.summary(), reporter)
         scoring = None
         if judged is not None:
             asked = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
             scoring = partial(TrainingScore, asked, reporter, machine.precision)
         if dry_run:
-            session.choose_directory(plan, request)
+            resuming.choose_directory(plan, request)
             pictures = session.read_pictures(plan, request, reporter)
             captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
             console.result(

@@ -1,0 +1,140 @@
+"""Which directory a run lives in, and the state from which it goes on there."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime import distributed, stopping, worker
+from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.locking import locked
+from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.rundir import RunDirectory, free_name
+from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training.planning import Plan, Request
+from ddpm_cli.core.training.saving import check_room
+from ddpm_cli.core.training.state import State
+
+
+def choose_directory(plan: Plan, request: Request) -> Path:
+    """The run directory to use.
+
+    Raises DdpmError rather than touch another run or other files, or start without the space to
+    save in.
+    """
+    out = _directory(plan, request)
+    check_room(out, plan.config, plan.parameters)
+    return out
+
+
+def _directory(plan: Plan, request: Request) -> Path:
+    out, run = plan.out, RunDirectory(plan.out)
+    mode = _mode(run, request)
+    if mode not in ("auto", "never") and not Path(mode).is_file():
+        held = snapshots.listed(run.snapshots)
+        newest = f"; the newest in {run.path} is {held[-1]}" if held else ""
+        raise DdpmError(f"--resume {mode}: no such file{newest}")
+    if mode == "never":
+        if request.out is None and worker.may_restart():
+            raise UsageError("--resume never with a launcher that restarts needs --out")
+        if request.out is None:
+            return free_name(out)
+        if run.config.exists():
+            raise DdpmError(
+                f"{out} holds a run, which --resume never would overwrite; choose another --out"
+            )
+    elif run.config.exists():
+        _check_same(run, plan.config)
+        return out
+    ours = (run.logs.name,)
+    if out.is_dir() and any(p.name[0] != "." and p.name not in ours for p in out.iterdir()):
+        raise DdpmError(f"{out} is not empty and holds no run; choose another --out")
+    return out
+
+
+def _check_same(run: RunDirectory, config: RunConfig) -> None:
+    changes = run.read_config().differences(config)
+    for name, what in (("data.fingerprint", "pictures"), ("data.captions", "captions")):
+        if any(change.startswith(name) for change in changes):
+            changed = f"the {what} of {config.data.source} are not the ones it was trained on"
+            changes = [changed, *(change for change in changes if not change.startswith(name))]
+    if changes:
+        raise DdpmError(
+            f"{run.path} holds a run that this command would change: {'; '.join(changes[:5])}. "
+            "Run it as before to go on, or choose another --out (or --resume never) for a new run"
+        )
+
+
+def open_directory(plan: Plan, request: Request, reporter: Reporter, kept: ExitStack) -> Path:
+    """Make the run directory and lock it for as long as `kept` is open."""
+    out = choose_directory(plan, request)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        kept.enter_context(locked(out, reporter.say))
+    except OSError as error:
+        raise DdpmError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    return out
+
+
+def make_ready(run: RunDirectory, config: RunConfig, images: int) -> None:
+    """Write down what the run is, and undo what was logged and saved after so many images."""
+    run.write_config(config)
+    run.rewind_rows(images)
+    snapshots.supersede_newer(run.snapshots, images)
+
+
+def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter) -> int:
+    """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start.
+
+    The first process chooses, so that all go on from the same one.
+    """
+
+    def chosen() -> Path | None:
+        mode = _mode(run, request)
+        if mode == "never":
+            return None
+        if mode == "auto":
+            return snapshots.restore_newest(run.snapshots, state, reporter)
+        snapshots.restore(Path(mode), state)
+        return _adopt(run, Path(mode), state.progress.images)
+
+    path = distributed.told_by_first(chosen)
+    if path is None:
+        reporter.say(f"No snapshot in {run.path}: starting from scratch.")
+        return 0
+    if not distributed.is_first():
+        snapshots.restore(path, state)
+    progress, now = state.progress, distributed.world_size()
+    reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
+    if warning := stopping.short_grace(progress.save_seconds):
+        reporter.say(warning)
+    if now != progress.processes:
+        masks = ", and dropout's masks are others" if state.network.config.dropout else ""
+        reporter.say(
+            f"It was trained by {_processes(progress.processes)} and goes on with "
+            f"{_processes(now)}: same batch and order; sums differ in the last digits{masks}."
+        )
+    return progress.images
+
+
+def _mode(run: RunDirectory, request: Request) -> str:
+    """How to resume: started again, a training goes on from its own snapshots, however it began."""
+    again = request.resume == "never" or snapshots.listed(run.snapshots)
+    return "auto" if again and worker.restarted() else request.resume
+
+
+def _adopt(run: RunDirectory, path: Path, images: int) -> Path:
+    """Copy a snapshot from elsewhere into the run: started again, it must not go back further."""
+    if path.resolve().parent == run.snapshots.resolve():
+        return path
+    snapshots.supersede_newer(run.snapshots, images - 1)
+    with replacing(run.snapshots / f"{images:012d}.pt") as partial:
+        shutil.copyfile(path, partial)
+    return path
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
