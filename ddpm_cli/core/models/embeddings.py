@@ -21,7 +21,9 @@ AUGMENTATIONS = 9  # numbers that say how training moved a picture
 class Context(NamedTuple):
     """What every block is told besides the picture."""
 
-    vector: Tensor  # (B, E): noise level and class, ready for a block's linear layer
+    vector: (
+        Tensor  # (B, E): noise level, class and text as a whole, ready for a block's linear layer
+    )
     classes: Tensor | None = None  # (B, E): the class alone, as ready
     tokens: Tensor | None = None  # (B, L, D): the text
     seen: Tensor | None = None  # (B, L) bool: which of the tokens are there
@@ -61,7 +63,10 @@ class Conditioning(nn.Module):
             self.classes = nn.Embedding(rows, config.class_width or width)
             if config.class_width is not None:
                 self.class_map = glorot(nn.Linear(config.class_width, width))
-        self.text = None if config.text is None else TextEncoder(config.text)
+        self.text = self.text_map = None
+        if config.text is not None:
+            self.text = TextEncoder(config.text)
+            self.text_map = glorot(nn.Linear(config.text.width, width))
 
     def forward(self, c_noise: Tensor, condition: Condition) -> Context:
         """c_noise (B,) and what the B pictures should show -> context."""
@@ -76,13 +81,12 @@ class Conditioning(nn.Module):
         if self.classes is not None:
             classes = self._classes(condition.labels, c_noise)
             vector, classes = vector + classes, nnf.silu(classes)
-        tokens, seen = (None, None) if self.text is None else self._tokens(condition.text, c_noise)
+        if self.text is None or self.text_map is None:
+            return Context(nnf.silu(vector), classes)
+        text = self.text.nothing(c_noise) if condition.text is None else condition.text
+        tokens, seen = self.text(text)
+        vector = vector + self.text_map(_mean(tokens, seen))
         return Context(nnf.silu(vector), classes, tokens, seen)
-
-    def _tokens(self, text: Tensor | None, c_noise: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.text is not None
-        tokens, seen = self.text(self.text.nothing(c_noise) if text is None else text)
-        return tokens, seen
 
     def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None
@@ -90,3 +94,9 @@ class Conditioning(nn.Module):
             labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
         embedded: Tensor = self.classes(labels + self.config.null_class)
         return embedded if self.class_map is None else self.class_map(embedded)
+
+
+def _mean(tokens: Tensor, seen: Tensor) -> Tensor:
+    """The mean (B, D) of those of the tokens (B, L, D) that count, seen (B, L)."""
+    there = seen[:, :, None].to(tokens.dtype)
+    return (tokens * there).sum(dim=1) / there.sum(dim=1)
