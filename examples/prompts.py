@@ -1,8 +1,8 @@
 """Does a model of captions understand them? Train on shapes, draw what it never saw, and judge.
 
-Shapes have 360 captions: size, colour, figure and ground. A third of them is left out of the training
-pictures altogether, so that each word is there, in other combinations. A hundred prompts then ask for
-combinations that were left out alone. 20 minutes of training on two CPU cores:
+Shapes have 360 captions: size, colour, figure and ground. A third of them is left out of the
+training pictures altogether, so each word is there in other combinations. A hundred prompts then
+ask for combinations that were left out, and for no others. 20 minutes on two CPU cores:
 
     python examples/prompts.py
 """

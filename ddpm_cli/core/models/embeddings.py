@@ -21,9 +21,7 @@ AUGMENTATIONS = 9  # numbers that say how training moved a picture
 class Context(NamedTuple):
     """What every block is told besides the picture."""
 
-    vector: (
-        Tensor  # (B, E): noise level, class and text as a whole, ready for a block's linear layer
-    )
+    vector: Tensor  # (B, E): noise level, class, the whole text; ready for a linear layer
     classes: Tensor | None = None  # (B, E): the class alone, as ready
     tokens: Tensor | None = None  # (B, L, D): the text
     seen: Tensor | None = None  # (B, L) bool: which of the tokens are there
