@@ -75,6 +75,11 @@ def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_
         torch.testing.assert_close(output(network, Condition(labels, text)), output(held))
 
 
+def test_augmentation_may_be_left(tmp_path: Path) -> None:
+    held = saved(tmp_path / "w.safetensors", replace(PLAIN, augmented=True))
+    torch.testing.assert_close(output(begun(tmp_path / "w.safetensors", PLAIN)), output(held))
+
+
 def test_classes_are_known_by_name(tmp_path: Path) -> None:
     cats = replace(PLAIN, classes=("cat", "dog"), null_class=False)
     table = saved(tmp_path / "w.safetensors", cats).conditioning.classes.weight
