@@ -22,7 +22,7 @@ from ddpm_cli.core.conversion.exporting import export
 from ddpm_cli.core.conversion.importing import Told, convert
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.unet import UNet, parameter_count
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of diffusers' own imports
@@ -135,11 +135,38 @@ def test_their_networks_become_ours_and_come_back(name: str, tmp_path: Path) -> 
     told = Told(null_class=None if classes is None else 4)
     convert(tmp_path / "back", tmp_path / "again.safetensors", told)
     twice = weights.load(tmp_path / "again.safetensors")
-    for key, tensor in held.network.state_dict().items():
-        assert torch.equal(twice.network.state_dict()[key], tensor), key
+    first, second = held.network.state_dict(), twice.network.state_dict()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert first.keys() == second.keys()
     assert twice.config.diffusion == held.config.diffusion
     if classes is None:  # whose names are numbers
         assert twice.config.network == held.config.network
+
+
+def test_the_cifar10_network_is_the_default() -> None:
+    """The config of google/ddpm-cifar10-32."""
+    down = ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"]
+    document = (
+        SMALL
+        | DDPM
+        | {
+            "_class_name": "UNet2DModel",
+            "sample_size": 32,
+            "block_out_channels": [128, 256, 256, 256],
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+            "dropout": 0.1,
+            "down_block_types": down,
+            "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        }
+    )
+    found = diffusers.recipe(diffusers.read(document, "it"), (32, 32), None)
+    assert found == NetworkConfig(null_class=False, groups=32)
+    with torch.device("meta"):
+        network = UNet(found)
+    assert parameter_count(network) == 35_746_307
+    again = diffusers.read(diffusers.document(diffusers.settings(network)), "it")
+    assert diffusers.recipe(again, (32, 32), None) == found
 
 
 def test_old_names_flat_folders_and_bin_files(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
 def _laid_out(network: UNet, config: NetworkConfig) -> Tensors:
     """The network's tensors as a UNet2DModel has them: the null class, if there is one, last."""
     ours = network.state_dict()
-    ours.pop("conditioning.augmented.weight", None)  # what training moved is not told in drawing
+    ours.pop("conditioning.augmented.weight", None)  # drawing tells of no moves
     if config.classes and config.null_class:
         ours["conditioning.classes.weight"] = ours["conditioning.classes.weight"].roll(-1, dims=0)
     return {

@@ -23,6 +23,7 @@ from ddpm_cli.core.training.state import State
 # stage, which start as the identity.
 _ADDED = re.compile(r"(conditioning\.(class_map|text|augmented)|.*\.blocks\.[1-9]\d*)\.")
 _CLASSES = "conditioning.classes.weight"
+_AUGMENTED = "conditioning.augmented.weight"  # without effect on pictures that were not moved
 _OWN = ("classes", "null_class")  # settings of a network that follow the new training
 
 
@@ -62,6 +63,8 @@ def read(path: Path, config: NetworkConfig) -> Start:
     if _CLASSES in wanted:
         rows = tensors.get(_CLASSES, torch.zeros(1, wanted[_CLASSES].shape[1]))
         tensors[_CLASSES] = _by_name(rows, held.config.network, config)
+    if _AUGMENTED not in wanted:
+        tensors.pop(_AUGMENTED, None)
     needed = {name: tensor for name, tensor in wanted.items() if not _is_added(name, tensors)}
     if wrong := misfits(tensors, needed):
         raise DdpmError(
