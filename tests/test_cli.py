@@ -136,7 +136,7 @@ def test_a_traceback_on_demand(ddpm: Call) -> None:
 def test_an_output_that_cannot_be_made(train_tiny: Call) -> None:
     Path("a-file").write_text("precious")
     result = train_tiny("--out", "a-file/run")
-    assert (result.code, "cannot make a-file/run" in result.err) == (1, True)
+    assert (result.code, "cannot write a-file/run" in result.err) == (1, True)
     assert Path("a-file").read_text() == "precious"
 
 
