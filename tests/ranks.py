@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-SECONDS = 240  # to wait for a process: far more than any needs
+SECONDS = 600  # to wait for a process: far more than any needs, however busy the machine
 
 
 class Ended(NamedTuple):
