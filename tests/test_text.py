@@ -91,17 +91,20 @@ class Bias(nn.Module):
 
 @pytest.mark.parametrize("text", [BYTES, VECTORS])
 def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
-    """Its weights are the same, and a learned bias stands where captions are attended to."""
+    """Its weights are the same, and learned biases stand where captions would be read."""
     network = randomised(UNet(replace(TINY, text=text)))
     blocks, middle = ("res", "res,attn,channel-attn"), "res,attn,channel-attn,res"
     plain = UNet(replace(TINY, text=None, blocks=blocks, middle=middle)).eval()
     theirs = network.state_dict()
     plain.load_state_dict({n: theirs[n] for n in plain.state_dict() if n in theirs}, strict=False)
+    conditioning = network.conditioning
+    with torch.no_grad():
+        plain.conditioning.second.bias += conditioning.text_map(conditioning.text.null)
     places = dict(network.named_modules())
     biases = 0
     for name, layer in places.items():
         if isinstance(layer, CrossAttention):
-            token = layer.token_norm(network.conditioning.text.null)
+            token = layer.token_norm(conditioning.text.null)
             value = layer.key_value(token).chunk(2)[1]
             bias = layer.out.weight[:, :, 0, 0] @ value + layer.out.bias
             plain.get_submodule(name.rpartition(".")[0])[int(name.rpartition(".")[2])] = Bias(bias)

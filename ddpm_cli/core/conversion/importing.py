@@ -226,6 +226,8 @@ def _plain(file: Path) -> Tensors:
             "it. Where you trust it, load it with the code it came with, and save the network's "
             "tensors in the layout of diffusers or of guided-diffusion"
         )
+    if not file.exists():
+        raise DdpmError(f"{file}: no such file or folder")
     try:
         state = tensors.read_flat(file)
     except DdpmError as error:
