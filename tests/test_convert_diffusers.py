@@ -269,6 +269,8 @@ def test_our_schedules_become_their_schedulers_and_come_back(name: str, steps: i
         ({"down_block_types": ["DownBlock2D", "AttnSkipDownBlock2D"]}, "AttnSkipDownBlock2D"),
         ({"downsample_type": "resnet", "upsample_type": "resnet"}, "parted"),
         ({"block_out_channels": [8, 12]}, "block_out_channels"),
+        ({"block_out_channels": []}, "block_out_channels"),
+        ({"block_out_channels": [0, 8]}, "block_out_channels"),
         ({"in_channels": 2, "out_channels": 2}, "channels 2"),
         ({"dual_cross_attention": True}, "dual_cross_attention"),
         ({"norm_num_groups": 3}, "groups"),
@@ -315,6 +317,7 @@ def test_schedulers_that_ours_cannot_be_are_refused(changes: dict[str, Any], wor
         ({"blocks": ("res,linear-attn",)}, {}, "linear-attn blocks"),
         ({"blocks": ("res", "res,res")}, {}, "res blocks for all levels"),
         ({"blocks": ("res,attn,res", "res,res")}, {}, "sequences of blocks"),
+        ({"blocks": ("res,attn,attn",)}, {}, "attention twice in a row"),
         ({"resample": "pool"}, {}, "pooling"),
         ({"skip_scale": 0.5}, {}, "scaled by 0.5"),
         ({"size": (9, 8)}, {}, "pads"),
@@ -456,3 +459,4 @@ def test_the_commands(ddpm: Callable[..., Result], tmp_path: Path) -> None:
     assert ddpm("convert", "w.safetensors", "--to", "jax", "--out", "b").code == 2
     result = ddpm("convert", "w.safetensors", "--out", "b.safetensors")
     assert (result.code, len(result.err.splitlines())) == (1, 1), result.err
+    assert "add --to" in result.err

@@ -154,7 +154,7 @@ def settings(network: UNet) -> UNet2DConfig:
 def _refuse(c: UNet2DConfig) -> None:
     """Raise DdpmError that names a setting which our network cannot follow."""
     scaled = c.resnet_time_scale_shift == "scale_shift"
-    base = c.block_out_channels[0]
+    widths = c.block_out_channels
     for name, fits in {
         "center_input_sample": not c.center_input_sample,
         "time_embedding_type": c.time_embedding_type == "positional",
@@ -172,7 +172,8 @@ def _refuse(c: UNet2DConfig) -> None:
         or c.attn_norm_num_groups == c.norm_num_groups
         or (c.attn_norm_num_groups is None and not scaled),
         "out_channels": c.out_channels in (c.in_channels, 2 * c.in_channels),
-        "block_out_channels": all(channels % base == 0 for channels in c.block_out_channels),
+        "block_out_channels": min(widths, default=0) > 0
+        and all(width % widths[0] == 0 for width in widths),
         "down_block_types": len(c.down_block_types) == len(c.block_out_channels),
         "up_block_types": len(c.up_block_types) == len(c.block_out_channels),
     }.items():
@@ -223,6 +224,9 @@ def _refuse_export(c: NetworkConfig) -> None:
         f"pixels folded by {c.patch}": c.patch > 1,
         f"attention over patches of {c.attn_patch}": c.attn_patch > 1,
         f"a class_width of {c.class_width}": c.class_width is not None,
+        "attention twice in a row": any(
+            len(stage) > 2 for level in c.levels for stage in (*level.down, *level.up)
+        ),
         "resampling by pooling": c.resample == "pool",
         "a convolution in a resampler's skip": c.resample_skip,
         f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,

@@ -94,11 +94,9 @@ def _diffusers(source: Path, told: Told) -> Foreign:
     folder = source / "unet" if (source / "unet").is_dir() else source
     place = folder / "config.json"
     document = _document(place)
-    if document.get("_class_name") != "UNet2DModel":
-        raise DdpmError(
-            f"{place} is of {document.get('_class_name')}; of diffusers' networks ddpm can be "
-            "UNet2DModel"
-        )
+    kind = document.get("_class_name", "something else; to hand out a run of ddpm, add --to")
+    if kind != "UNet2DModel":
+        raise DdpmError(f"{place} is not of diffusers' UNet2DModel but of {kind}")
     _refuse_idle(told, f"{place} says it", "heads", "head_width", "attention_order")
     _refuse_idle(told, "diffusers' networks are told plain timesteps", "rescale_timesteps")
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
@@ -126,7 +124,8 @@ def _openai(source: Path, told: Told) -> Foreign:
     if openai.FIRST not in raw:
         raise DdpmError(
             f"{source} holds {', '.join(list(raw)[:3])}, …: no network of improved- or "
-            "guided-diffusion; of a model of diffusers give the folder"
+            "guided-diffusion; of a model of diffusers give the folder, and to hand out weights of "
+            "ddpm add --to"
         )
     if told.size is None:
         raise UsageError(f"{source} does not say how large the pictures are: give --size")
