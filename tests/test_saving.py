@@ -354,6 +354,47 @@ def test_a_new_file_is_as_readable_as_any(tmp_path: Path) -> None:
     assert len(modes) == 1
 
 
+def test_a_run_whose_snapshots_are_gone_is_not_overwritten(
+    train_tiny: Callable[..., Result],
+) -> None:
+    assert train_tiny("--out", "run").code == 0
+    shutil.rmtree("run/snapshots")
+    before = {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
+    again = train_tiny("--out", "run", "--images", 96)
+    assert (again.code, "has no snapshot any more" in again.err) == (1, True)
+    assert "--resume never" in again.err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_run_that_died_before_its_first_snapshot_begins_again(
+    train_tiny: Callable[..., Result],
+) -> None:
+    """Rows were logged and weights written, but no save had ended."""
+    assert train_tiny("--out", "run", "--images", 8, "--json").code == 0
+    shutil.rmtree("run/snapshots")
+    again = train_tiny("--out", "run", "--json")
+    assert (again.code, again.json()["resumed_at"]) == (0, 0)
+
+
+def test_other_files_among_the_snapshots_are_left_alone(
+    train_tiny: Callable[..., Result],
+) -> None:
+    assert train_tiny("--out", "run").code == 0
+    newest = snapshots.listed(Path("run/snapshots"))[-1]
+    mine = {Path(f"run/snapshots/{name}.pt") for name in ("0-mine", "7", "99 best", "9999999999999")}
+    for path in mine:
+        shutil.copyfile(newest, path)
+    more = ("--snapshot-every", 8, "--keep", 1)
+    again = train_tiny("--out", "run", "--images", 96, *more, "--json")
+    assert again.code == 0, again.err
+    assert (again.json()["resumed_at"], mine <= set(newest.parent.iterdir())) == (64, True)
+
+    # Going on from one of them makes it the run's newest.
+    only = ("--resume", "run/snapshots/7.pt", "--images", 64)
+    assert train_tiny("--out", "run", *only).code == 0
+    assert [int(path.stem) for path in snapshots.listed(newest.parent)] == [64]
+
+
 def test_a_signal_waits_for_its_own_save(train_tiny: Callable[..., Result]) -> None:
     """The process that exits with 75 has left the snapshot of its last step."""
 

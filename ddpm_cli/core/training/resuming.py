@@ -97,7 +97,14 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
         if mode == "never":
             return None
         if mode == "auto":
-            return snapshots.restore_newest(run.snapshots, state, reporter)
+            newest = snapshots.restore_newest(run.snapshots, state, reporter)
+            if newest is None and run.save_seconds():
+                raise DdpmError(
+                    f"{run.path} holds a run, but {run.snapshots} has no snapshot any more, and a "
+                    "fresh start would overwrite the run's weights and metrics; bring a snapshot "
+                    "back from a copy, or start a new run with --resume never"
+                )
+            return newest
         snapshots.restore(Path(mode), state)
         return _adopt(run, Path(mode), state.progress.images)
 
