@@ -68,10 +68,18 @@ def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_
             blocks=tuple(map(reading_text, PLAIN.blocks)),
             middle=reading_text(PLAIN.middle),
         ),
+        replace(
+            PLAIN,
+            text=TextConfig("an encoder", width=4),
+            blocks=tuple(map(reading_text, PLAIN.blocks)),
+            middle=reading_text(PLAIN.middle),
+        ),
     ):
         network = begun(tmp_path / "w.safetensors", more)
         labels = torch.tensor([0, NULL_CLASS]) if more.classes else None
         text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]]) if more.text else None
+        if more.text and more.text.encoder != "bytes":
+            text = text[:, :, None] * torch.tensor([1.0, -2.0, 0.5, 3.0])
         torch.testing.assert_close(output(network, Condition(labels, text)), output(held))
 
 

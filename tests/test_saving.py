@@ -381,7 +381,9 @@ def test_other_files_among_the_snapshots_are_left_alone(
 ) -> None:
     assert train_tiny("--out", "run").code == 0
     newest = snapshots.listed(Path("run/snapshots"))[-1]
-    mine = {Path(f"run/snapshots/{name}.pt") for name in ("0-mine", "7", "99 best", "9999999999999")}
+    mine = {
+        Path(f"run/snapshots/{name}.pt") for name in ("0-mine", "7", "99 best", "9999999999999")
+    }
     for path in mine:
         shutil.copyfile(newest, path)
     more = ("--snapshot-every", 8, "--keep", 1)

@@ -21,7 +21,7 @@ from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.attention import CrossAttention
-from ddpm_cli.core.models.embeddings import Context
+from ddpm_cli.core.models.embeddings import Conditioning, Context
 from ddpm_cli.core.models.text import ByteTransformer, TextEncoder
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import Silent
@@ -98,8 +98,10 @@ def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
     theirs = network.state_dict()
     plain.load_state_dict({n: theirs[n] for n in plain.state_dict() if n in theirs}, strict=False)
     conditioning = network.conditioning
+    null = conditioning.text.null
     with torch.no_grad():
-        plain.conditioning.second.bias += conditioning.text_map(conditioning.text.null)
+        even = (null - null.mean()) / (null.var(correction=0) + 1e-5).sqrt()
+        plain.conditioning.second.bias += conditioning.text_map(even)
     places = dict(network.named_modules())
     biases = 0
     for name, layer in places.items():
@@ -205,3 +207,41 @@ def test_fresh_attention_to_tokens_is_the_identity() -> None:
     x = torch.randn(1, 8, 2, 2)
     context = Context(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
     assert torch.equal(CrossAttention(8, TINY)(x, context), x)
+
+
+def test_the_mean_of_a_frozen_encoders_vectors_does_not_depend_on_their_size() -> None:
+    conditioning = randomised(Conditioning(replace(TINY, text=VECTORS)))
+    tokens = torch.randn(2, 3, 6)
+    tokens[1, 2] = 0  # the second text is shorter
+    one, other = (conditioning(torch.zeros(2), Condition(text=k * tokens)) for k in (1, 100))
+    torch.testing.assert_close(one.vector, other.vector, rtol=1e-3, atol=1e-3)
+
+    even = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0, keepdim=True)
+    told = [conditioning.text_map(even[0].mean(0)), conditioning.text_map(even[1, :2].mean(0))]
+    time = conditioning.second(nn.functional.silu(conditioning.first(time_of(conditioning))))
+    torch.testing.assert_close(
+        one.vector, nn.functional.silu(time + torch.stack(told)), rtol=1e-3, atol=1e-3
+    )
+
+
+def time_of(conditioning: Conditioning) -> Tensor:
+    """How time zero is encoded: no sines, all cosines."""
+    half = conditioning.config.width // 2
+    return torch.cat([torch.zeros(2, half), torch.ones(2, half)], dim=1)
+
+
+@pytest.mark.parametrize("text", [BYTES, VECTORS])
+def test_a_fresh_networks_blocks_begin_to_hear_of_captions(text: TextConfig) -> None:
+    """The map of the mean starts as zero, and leaves it with the first step that reaches it."""
+    torch.manual_seed(0)
+    network = UNet(replace(TINY, text=text))
+    shown = encoded("ab", "c") if text is BYTES else torch.randn(2, 3, 6)
+    x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
+    mapped = network.conditioning.text_map
+    assert not any(p.any() for p in mapped.parameters())
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (network(x, t, Condition(text=shown)) - x).square().mean().backward()
+        optimiser.step()
+    assert all(p.any() for p in mapped.parameters())

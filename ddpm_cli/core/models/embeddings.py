@@ -12,7 +12,7 @@ from torch.nn import functional as nnf
 from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import NULL_CLASS
-from ddpm_cli.core.models.layers import glorot
+from ddpm_cli.core.models.layers import glorot, zeroed
 from ddpm_cli.core.models.text import TextEncoder
 
 AUGMENTATIONS = 9  # numbers that say how training moved a picture
@@ -64,7 +64,7 @@ class Conditioning(nn.Module):
         self.text = self.text_map = None
         if config.text is not None:
             self.text = TextEncoder(config.text)
-            self.text_map = glorot(nn.Linear(config.text.width, width))
+            self.text_map = zeroed(nn.Linear(config.text.width, width))
 
     def forward(self, c_noise: Tensor, condition: Condition) -> Context:
         """c_noise (B,) and what the B pictures should show -> context."""
@@ -83,7 +83,8 @@ class Conditioning(nn.Module):
             return Context(nnf.silu(vector), classes)
         text = self.text.nothing(c_noise) if condition.text is None else condition.text
         tokens, seen = self.text(text)
-        vector = vector + self.text_map(_mean(tokens, seen))
+        even = nnf.layer_norm(tokens, tokens.shape[-1:])  # frozen encoders' vectors are of any size
+        vector = vector + self.text_map(_mean(even, seen))
         return Context(nnf.silu(vector), classes, tokens, seen)
 
     def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
