@@ -79,8 +79,8 @@ def main() -> None:
             console.fail(str(error))
         sys.exit(error.exit_code)
     except SystemExit as ending:
-        if ending.code:
-            worker.record("", int(ending.code), lost=True)  # another process tells why
+        if isinstance(ending.code, int) and ending.code:  # because another process failed
+            worker.record("another process told why it ended", ending.code, lost=True)
         raise
     except Exception as error:
         if not worker.tell(error):

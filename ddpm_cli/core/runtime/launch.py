@@ -255,7 +255,7 @@ class _Agent(LocalElasticAgent):
             return EndedError(first.message, first.purpose)
         again = "run the same command again to go on from the newest snapshot"
         number = self._signal or first.stopped
-        if first.stopped and number:
+        if number and (first.stopped or first.lost):  # not all were listening yet
             return EndedError(
                 f"stopped by {signal.Signals(number).name} before the first step; {again}",
                 130 if number == signal.SIGINT else 75,
