@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.training import snapshots
 
 End = tuple[int, str, str]  # exit code, stdout, stderr
 
@@ -110,7 +112,18 @@ def ending(process: subprocess.Popen[str]) -> End:
 
 
 def same(run: str, other: str) -> bool:
-    """Whether two runs ended with the same weights, bit for bit, and logged the same losses."""
-    one, two = (load_file(Path(name) / "model.safetensors") for name in (run, other))
-    losses = [[r["loss"] for r in RunDirectory(Path(name)).rows()] for name in (run, other)]
-    return losses[0] == losses[1] and all(tensor.equal(two[name]) for name, tensor in one.items())
+    """Whether two runs ended alike: weights, best weights, losses, and what patience goes by."""
+    for weights in ("model", "best"):
+        one, two = (load_file(Path(name) / f"{weights}.safetensors") for name in (run, other))
+        if not all(tensor.equal(two[name]) for name, tensor in one.items()):
+            return False
+    return outcome(run) == outcome(other)
+
+
+def outcome(run: str) -> tuple[object, ...]:
+    """The losses that a run logged, and the progress that its newest snapshot holds."""
+    here = RunDirectory(Path(run))
+    names = ("images", "loss", "loss_smooth", "loss_holdout")
+    newest = torch.load(snapshots.listed(here.snapshots)[-1], weights_only=True)["progress"]
+    kept = [newest[name] for name in ("images", "loss_smooth", "best", "stale")]
+    return [[row[name] for name in names] for row in here.rows()], kept

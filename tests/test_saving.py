@@ -8,28 +8,33 @@ import os
 import shutil
 import signal
 import stat
+import sys
 import threading
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from conftest import Result
+from misdeeds import same as alike
 from safetensors.torch import load_file
 from test_training import CONFIG, CPU, pictures, replace_rows, same, trained
 
 from ddpm_cli.core import config as c
 from ddpm_cli.core.data.loader import Order
-from ddpm_cli.core.errors import DdpmError, DivergedError
-from ddpm_cli.core.runtime import atomic
+from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError
+from ddpm_cli.core.runtime import atomic, watchdog
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.stopping import StopRequest
 from ddpm_cli.core.training import saving, snapshots, trainer
+from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Trainer
 
@@ -354,6 +359,128 @@ def test_a_new_file_is_as_readable_as_any(tmp_path: Path) -> None:
     assert len(modes) == 1
 
 
+def test_a_snapshot_is_on_the_disk_before_it_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    fsync, verify = os.fsync, snapshots.verify
+    monkeypatch.setattr(os, "fsync", lambda handle: (happened.append("disk"), fsync(handle)))
+    monkeypatch.setattr(snapshots, "verify", lambda path: (happened.append("read"), verify(path)))
+    snapshots.write(tmp_path, State.fresh(CONFIG, CPU.device).as_dict())
+    assert happened[:2] == ["disk", "read"]
+
+
+def test_the_watchdog_waits_for_saves_and_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, seen = [True], set()
+
+    @contextmanager
+    def paused() -> Iterator[None]:
+        watched.append(False)
+        yield
+        watched.pop()
+
+    def noting(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def noted(*arguments: Any, **named: Any) -> Any:
+            seen.add((name, watched[-1]))
+            return function(*arguments, **named)
+
+        return noted
+
+    monkeypatch.setattr(watchdog, "paused", paused)
+    for kind, name in (
+        (saving.Saver, "_start"),
+        (saving.Saver, "_finish"),
+        (saving.Saver, "_show"),
+        (Batches, "held_out_loss"),
+        (Trainer, "_accumulate"),
+    ):
+        monkeypatch.setattr(kind, name, noting(getattr(kind, name), name))
+    trained(tmp_path, replace(CONFIG, budget=c.Budget(images=16)))
+    waits = {(name, False) for name in ("_start", "_finish", "_show", "held_out_loss")}
+    assert seen == waits | {("_accumulate", True)}
+
+
+def test_a_signal_changes_nothing_but_the_time(tmp_path: Path) -> None:
+    """One comes between two rows of metrics, another at the step of a snapshot and validation."""
+    config = replace(CONFIG, snapshot_every=1600, budget=c.Budget(images=192), preview=1)
+    unseen = replace_rows(pictures(seed=1), 6)
+    moments = {24, 160}
+
+    class Signalled(Trainer):
+        def _accumulate(self, share: Batch) -> torch.Tensor:
+            ahead = self.state.progress.images + 8
+            if ahead in moments:
+                moments.remove(ahead)
+                request.note(signal.SIGTERM)
+            return super()._accumulate(share)
+
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    codes = []
+    while not codes or codes[-1]:
+        state, request = State.fresh(config, CPU.device), StopRequest()
+        snapshots.restore_newest(run.snapshots, state, Silent())
+        one = Signalled(run, config, state, pictures(), unseen, CPU, Silent())
+        try:
+            one.train(request)
+            codes.append(0)
+        except PreemptedError as error:
+            codes.append(error.exit_code)
+    assert codes == [75, 75, 0]
+    trained(tmp_path / "calm", config, held_out=unseen)
+    assert [row["images"] for row in run.rows()] == list(range(16, 193, 16))
+    assert alike(str(run.path), str(tmp_path / "calm"))
+    assert run.preview(160).is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_second_ctrl_c_does_not_wait_for_the_save(tiny: Path, photos: Path) -> None:
+    program = """
+import os, signal, threading
+from pathlib import Path
+from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training.trainer import Trainer
+accumulate = Trainer._accumulate
+def interrupted(self, share):
+    os.kill(os.getpid(), signal.SIGINT)
+    return accumulate(self, share)
+def slow(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(30)
+    Path("waited").touch()
+Trainer._accumulate, snapshots.write = interrupted, slow
+"""
+    command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--preview", 0)
+    (left,) = ranks.run(1, program, *command)
+    assert (left.code, "left at once" in left.err) == (130, True), left.err
+    assert not Path("waited").exists()
+
+
+def test_the_same_command_with_a_snapshot_goes_back_to_it_only_once(
+    train_tiny: Callable[..., Result],
+) -> None:
+    assert train_tiny("--out", "first").code == 0
+    older, newer = snapshots.listed(Path("first/snapshots"))
+
+    def resumed_at(snapshot: Path, images: int) -> int:
+        given = ("--out", "run", "--resume", snapshot, "--images", images, "--preview", 0)
+        result = train_tiny(*given, "--json")
+        assert result.code == 0, result.err
+        assert ("went on from" in result.err) == (result.json()["resumed_at"] > 64)
+        return int(result.json()["resumed_at"])
+
+    assert resumed_at(older, 72) == 32
+    assert resumed_at(older, 80) == 72
+    assert resumed_at(newer, 72) == 64  # another one: as asked
+    older.write_bytes(b"")
+    newer.unlink()  # it is not needed any more
+    assert resumed_at(newer, 80) == 72
+    never = train_tiny("--out", "run", "--resume", "never")
+    assert (never.code, "--resume auto goes on with it" in never.err) == (1, True)
+
+
 def test_a_run_whose_snapshots_are_gone_is_not_overwritten(
     train_tiny: Callable[..., Result],
 ) -> None:
@@ -381,9 +508,8 @@ def test_other_files_among_the_snapshots_are_left_alone(
 ) -> None:
     assert train_tiny("--out", "run").code == 0
     newest = snapshots.listed(Path("run/snapshots"))[-1]
-    mine = {
-        Path(f"run/snapshots/{name}.pt") for name in ("0-mine", "7", "99 best", "9999999999999")
-    }
+    names = ("0-mine", "7", "99 best", "9999999999999")
+    mine = {Path(f"run/snapshots/{name}.pt") for name in names}
     for path in mine:
         shutil.copyfile(newest, path)
     more = ("--snapshot-every", 8, "--keep", 1)

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "snapshots"
 
     @property
+    def resumed(self) -> Path:
+        """Which snapshot the run went on from last that `--resume` named."""
+        return self.path / "resumed.json"
+
+    @property
     def post_mortem(self) -> Path:
         """Why a training diverged."""
         return self.path / "post-mortem.json"

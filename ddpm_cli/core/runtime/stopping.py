@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,19 @@ def listening(limit: TimeLimit | None = None) -> Iterator[StopRequest]:
     """Catch the signals for the length of a block (in the main thread; elsewhere none arrive)."""
     request = StopRequest(limit)
     with handling(request.note):
-        yield request
+        try:
+            yield request
+        except KeyboardInterrupt:
+            _leave()
+
+
+def _leave() -> None:
+    """End this process at once: Python itself would wait for a save that is being written."""
+    message = "interrupted again: left at once"
+    worker.record(message, StoppedByUserError.exit_code)
+    if not worker.launched():
+        print(f"ddpm: {message}", file=sys.stderr, flush=True)
+    os._exit(StoppedByUserError.exit_code)
 
 
 @contextmanager

@@ -15,20 +15,31 @@ from ddpm_cli.core.training.state import Progress
 
 
 class Journal:
-    """A row tells of what was seen since the row before it."""
+    """A row tells of what was seen since the row before it, also where a signal came between."""
 
     def __init__(
         self, run: RunDirectory, config: RunConfig, progress: Progress, device: torch.device
     ) -> None:
         self._run, self._config, self._progress = run, config, progress
-        self._losses = torch.zeros(2, device=device)  # their sum and count
+        mine = progress.unlogged_losses[distributed.rank() :: distributed.world_size()]
+        self._losses = torch.tensor(mine, device=device).reshape(-1, 2).sum(0)  # sum and count
+        self._since = (
+            progress.images - progress.unlogged_images,
+            progress.seconds - progress.unlogged_seconds,
+        )
         self.every = max(config.optimiser.batch, config.snapshot_every // 100)  # images
-        self._turn_page()
 
     def count(self, losses: Tensor) -> None:
         """Count the losses (B,) of this process's share of a batch, without waiting for them."""
         self._losses[0] += losses.sum()
         self._losses[1] += len(losses)
+
+    def keep(self) -> None:
+        """Leave what is yet to be logged to the next snapshot. All processes call this."""
+        progress = self._progress
+        progress.unlogged_images = progress.images - self._since[0]
+        progress.unlogged_seconds = progress.seconds - self._since[1]
+        progress.unlogged_losses = distributed.gathered(self._losses.tolist())
 
     def write(self, bar: Bar, used: float, lr: float, norm: float, held_out: float | None) -> None:
         """Write one row, and show the same on the bar: `used` is the share of the budget."""
@@ -68,7 +79,10 @@ class Journal:
 
     def _turn_page(self) -> None:
         self._losses.zero_()
-        self._since = (self._progress.images, self._progress.seconds)
+        progress = self._progress
+        self._since = (progress.images, progress.seconds)
+        progress.unlogged_images, progress.unlogged_seconds = 0, 0.0
+        progress.unlogged_losses = []
 
 
 def _finite(value: float) -> float | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.config import Origin, RunConfig
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.plain import from_dict, to_dict
 from ddpm_cli.core.runtime import distributed, stopping, worker
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.atomic import replacing, write_text
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.locking import locked
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory, free_name
@@ -35,7 +38,7 @@ def _directory(plan: Plan, request: Request) -> Path:
     mode = _mode(run, request)
     if mode not in ("auto", "never") and not Path(mode).is_file():
         held = snapshots.listed(run.snapshots)
-        newest = f"; the newest in {run.path} is {held[-1]}" if held else ""
+        newest = f"; --resume auto goes on from {held[-1]}" if held else ""
         raise DdpmError(f"--resume {mode}: no such file{newest}")
     if mode == "never":
         if request.out is None and worker.may_restart():
@@ -44,7 +47,8 @@ def _directory(plan: Plan, request: Request) -> Path:
             return free_name(out)
         if run.config.exists():
             raise DdpmError(
-                f"{out} holds a run, which --resume never would overwrite; choose another --out"
+                f"{out} holds a run, which --resume never would overwrite; --resume auto goes on "
+                "with it, and another --out begins a new one"
             )
     elif run.config.exists():
         _check_same(run, plan.config)
@@ -97,6 +101,11 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
         if mode == "never":
             return None
         if mode == "auto":
+            if request.resume not in ("auto", "never"):
+                reporter.say(
+                    f"{run.path} went on from {request.resume} before: now from its own newest "
+                    "snapshot. To go back to that one again, choose another --out."
+                )
             newest = snapshots.restore_newest(run.snapshots, state, reporter)
             if newest is None and run.save_seconds():
                 raise DdpmError(
@@ -129,18 +138,31 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
 
 def _mode(run: RunDirectory, request: Request) -> str:
     """How to resume: started again, a training goes on from its own snapshots, however it began."""
-    again = request.resume == "never" or snapshots.listed(run.snapshots)
-    return "auto" if again and worker.restarted() else request.resume
+    held = snapshots.listed(run.snapshots)
+    if worker.restarted():
+        return "auto" if request.resume == "never" or held else request.resume
+    return "auto" if held and _went_on_from(run, request.resume) else request.resume
+
+
+def _went_on_from(run: RunDirectory, given: str) -> bool:
+    """Whether the run's snapshots come after this one, which may be deleted by now."""
+    if given in ("auto", "never") or not run.resumed.is_file():
+        return False
+    path, recorded = Path(given), from_dict(Origin, json.loads(run.resumed.read_text("utf-8")))
+    return sha256_of(path) == recorded.sha256 if path.is_file() else given == recorded.path
 
 
 def _adopt(run: RunDirectory, path: Path, images: int) -> Path:
-    """Copy a snapshot from elsewhere into the run: started again, it must not go back further."""
-    if path.resolve().parent == run.snapshots.resolve():
-        return path
-    snapshots.supersede_newer(run.snapshots, images - 1)
-    with replacing(run.snapshots / f"{images:012d}.pt") as partial:
-        shutil.copyfile(path, partial)
-    return path
+    """Make a snapshot the run's newest, from which the same command goes on: it is noted down."""
+    origin = Origin(str(path), sha256_of(path))
+    own = snapshots.place(run.snapshots, images)
+    if path.resolve() != own.resolve():
+        with replacing(own) as partial:
+            shutil.copyfile(path, partial)
+            snapshots.supersede_newer(run.snapshots, images - 1)
+    snapshots.supersede_newer(run.snapshots, images)
+    write_text(run.resumed, json.dumps(to_dict(origin), indent=2) + "\n")
+    return own
 
 
 def _processes(count: int) -> str:

@@ -13,7 +13,7 @@ from ddpm_cli.core import plots, weights
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import distributed, watchdog
 from ddpm_cli.core.runtime.atomic import check_space
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import preview, snapshots
@@ -26,7 +26,7 @@ class Saver:
     """The first process writes; the others learn how that ended, so that all go on or none.
 
     A save begins with a copy of the state. Everything else, which takes the longest, happens beside
-    the training, one save at a time.
+    the training, one save at a time. The watchdog does not count the time that is spent here.
     """
 
     def __init__(
@@ -61,15 +61,18 @@ class Saver:
 
         Raises DdpmError where the save before it failed.
         """
-        distributed.told_by_first(lambda: self._start(best=best))
+        with watchdog.paused():
+            distributed.told_by_first(lambda: self._start(best=best))
 
     def finish(self) -> None:
         """Wait until the last save is on the disk. Raises DdpmError where it failed."""
-        distributed.told_by_first(self._finish)
+        with watchdog.paused():
+            distributed.told_by_first(self._finish)
 
     def show(self, *, ending: bool) -> None:
         """Draw a preview and, now and then and in the end, the loss curve."""
-        distributed.told_by_first(lambda: self._show(ending=ending))
+        with watchdog.paused():
+            distributed.told_by_first(lambda: self._show(ending=ending))
 
     def _start(self, *, best: bool) -> None:
         self._finish()

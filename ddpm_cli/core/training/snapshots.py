@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def write(folder: Path, held: Held) -> Path:
         try:
             with partial.open("wb") as file:  # so that other threads go on while it writes
                 torch.save(held, file)
+                os.fsync(file.fileno())  # what is read again below is what the disk has taken
         except RuntimeError as error:  # torch's own, about what it was doing when the disk was full
             why = error.__context__
             raise why if isinstance(why, OSError) else OSError(errno.EIO, str(error)) from error
@@ -70,7 +72,7 @@ def size(held: Any) -> int:
 
 def listed(folder: Path, kind: str = "pt") -> list[Path]:
     """The snapshots of a run, fewest images first; of kind "superseded", those set aside."""
-    return sorted(folder.glob(f"[0-9]*.{kind}"))
+    return sorted(folder.glob(f"{12 * '[0-9]'}.{kind}"))  # others are the user's own files
 
 
 def prune(folder: Path, keep: int, keep_every: int | None) -> None:

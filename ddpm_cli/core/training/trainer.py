@@ -103,6 +103,7 @@ class Trainer:
 
         with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
+            self._judge(self._due_score())  # where a signal came before it
             while clock.used < 1 and not self._out_of_patience():
                 # Choose the learning rate.
                 lr = learning_rate(config.optimiser, progress.images, clock.used)
@@ -130,41 +131,33 @@ class Trainer:
                 # Step, unless the numbers went bad.
                 self._step(share, losses, good=not bad)
                 self.health.note(lr, norm, good=not bad)
-                ending = clock.used >= 1 or signal != 0
-                saving = ending or saver.due()
+                ending = clock.used >= 1
+                judging = ending or saver.due()
                 score = self._due_score()
-                self._stay_finite(share, losses, weights_too=saving or score is not None)
+                saving = judging or signal != 0 or score is not None
+                self._stay_finite(share, losses, weights_too=saving)
 
-                # Log, validate and save when it is time.
-                if (
-                    saving
-                    or score is not None
-                    or crossed(progress.images, batch, self.journal.every)
-                ):
-                    held_out = None
-                    if saving and not signal:
+                # Validate, log and save when it is time; a signal only adds a snapshot.
+                held_out = None
+                if judging:
+                    with watchdog.paused():
                         held_out = self.batches.held_out_loss(self.averaged, self.held_out)
+                logging = judging or score is not None
+                if logging or crossed(progress.images, batch, self.journal.every):
                     self.journal.write(bar, clock.used, lr, norm, held_out)
-                if signal:
-                    saver.start()
-                    saver.finish()
-                    raise stopping.stopped(int(signal), str(self.run.path))
                 if saving:
-                    saver.start(best=self._is_best(held_out))
-                    with watchdog.paused():
-                        saver.show(ending=ending)
-                elif score is not None:
-                    saver.start()
-                if score is not None:
+                    self.journal.keep()
+                    saver.start(best=judging and self._is_best(held_out))
+                if signal or score is not None:
                     saver.finish()  # before what may take minutes
-                    with watchdog.paused():
-                        score(self.averaged, progress.images)
+                if judging:
+                    saver.show(ending=ending)
+                if signal:
+                    raise stopping.stopped(int(signal), str(self.run.path))
+                self._judge(score)
 
             saver.finish()
-            score = self._due_score(ending=True)
-            if score is not None:
-                with watchdog.paused():
-                    score(self.averaged, progress.images)
+            self._judge(self._due_score(ending=True))
 
         if self._out_of_patience():
             self.reporter.say(
@@ -244,6 +237,11 @@ class Trainer:
         progress.stale = 0 if better else progress.stale + 1
         progress.best = score if better else progress.best
         return better
+
+    def _judge(self, score: Score | None) -> None:
+        if score is not None:
+            with watchdog.paused():
+                score(self.averaged, self.state.progress.images)
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
