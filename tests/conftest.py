@@ -127,6 +127,21 @@ def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callabl
     return call
 
 
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scontrol that writes down what it was asked; the file it writes to."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = requeue ]; then kill -TERM $$; fi\n'  # it ends the job it is in
+        f'echo "$@" >> {asked}\necho first\necho second\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return asked
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier's file for --features."""

@@ -36,11 +36,16 @@ def newest(run: str) -> int:
     return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
 
 
-def test_signals_and_sudden_deaths_change_nothing(train: Callable[..., End]) -> None:
+def test_signals_and_sudden_deaths_change_nothing(
+    train: Callable[..., End], scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One course of training, disturbed three times, against an undisturbed one."""
     assert train("--out", "calm")[0] == 0
 
-    code, _, err = train("--out", "run", deeds=((1, 16, "SIGUSR1"),))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    code, _, err = train("--out", "run", "--requeue", deeds=((1, 16, "SIGUSR1"),))
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert scontrol.read_text() == "requeue 77\n"  # and outlived the processes' end
     assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
     assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (24, 1, False)
 

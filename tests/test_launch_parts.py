@@ -9,35 +9,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Result
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
-from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.runtime import slurm, stopping, worker
+from ddpm_cli.cli import launching
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.errors import DdpmError, EndedError, UsageError
+from ddpm_cli.core.runtime import launch, slurm, stopping, worker
 from ddpm_cli.core.runtime.failures import first_failure
 from ddpm_cli.core.runtime.launch import Nodes
 from ddpm_cli.core.runtime.locking import locked
+from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training import snapshots
 from ddpm_cli.core.training.budget import Clock
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A scontrol that writes down what it was asked; the file it writes to."""
-    asked = tmp_path / "asked"
-    program = tmp_path / "bin" / "scontrol"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\necho first\necho second\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-    return asked
 
 
 @pytest.mark.parametrize(
@@ -161,6 +153,97 @@ def test_a_training_out_of_time_saves_and_is_put_back(
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
     assert train_tiny("--out", "run", "--requeue", "--images", 64).code == 0
     assert scontrol.read_text() == "requeue 77\n"
+
+
+def test_what_scontrol_says_does_not_hide_that_all_is_saved(
+    train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    (scontrol.parent / "bin" / "scontrol").write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
+    assert (result.code, result.err.count("ddpm: ")) == (75, 1), result.err
+    assert "run holds all that was learned: run the same command again" in result.err
+    assert "the job is not in the queue again: scontrol requeue 77 failed: no" in result.err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_pictures_are_read_ends_and_puts_back(
+    train_tiny: Run,
+    scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    number: int,
+    code: int,
+) -> None:
+    """Before anything was learned: at once, by the launcher as by one process alone."""
+
+    def prepare(*given: Any, **more: Any) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(loader, "prepare", prepare)
+    result = train_tiny("--out", "run", "--requeue", "--nproc", processes)
+    assert result.code == code, result.err
+    assert f"stopped by {signal.Signals(number).name} before the first step" in result.err
+    assert scontrol.exists() == (code == 75)
+    assert not Path("run").exists()
+
+
+def test_a_signal_before_all_is_imported_is_heeded(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = launching.check
+
+    def signalled(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        check(*given)
+
+    monkeypatch.setattr(launching, "check", signalled)
+    result = train_tiny("--out", "run")
+    assert (result.code, "stopped by SIGTERM before the first step" in result.err) == (75, True)
+
+
+@pytest.fixture
+def ignoring_hangups() -> Iterator[None]:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("ignoring_hangups")
+def test_signals_that_we_were_started_to_ignore_stay_ignored() -> None:
+    with stopping.listening() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (stop.signal, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("ignoring_hangups")
+def test_the_launcher_ignores_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though torch takes SIGTERM, SIGINT and SIGHUP when it starts processes."""
+    seen: list[Any] = []
+
+    def start(*given: Any) -> dict[int, Any]:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        return {}
+
+    def work(agent: Any) -> None:
+        agent._start_workers(None)
+        seen.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
+        seen.append(agent.pass_on)
+        raise EndedError("seen", 1)
+
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
+    monkeypatch.setattr(launch._Agent, "work", work)
+    with pytest.raises(EndedError):
+        launch.launch(launch.Launch(2), [], Silent())
+    assert seen == [signal.SIG_IGN, seen[2], seen[2]]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console, options
-from ddpm_cli.core.errors import PreemptedError, UsageError
+from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 
 _PANEL = "Machine"
 
@@ -125,10 +126,11 @@ def check(request: Any, asked: MachineOptions) -> None:
         )
 
 
-def launched(request: Any, asked: MachineOptions) -> bool:
+def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
     """Where several processes are asked for and not there yet: check all once, then start them.
 
-    Raises EndedError where they did not end well.
+    Raises EndedError where they did not end well, and what `stop` (a StopRequest) raises where a
+    signal comes before they are there.
     """
     from ddpm_cli.core.runtime import distributed, launch, slurm
     from ddpm_cli.core.runtime.rundir import RunDirectory
@@ -143,23 +145,38 @@ def launched(request: Any, asked: MachineOptions) -> bool:
     if asked.rdzv_endpoint:
         nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
     reporter = console.reporter()
-    plan = planning.plan(request)
-    out = resuming.choose_directory(plan, request)
-    session.read_pictures(plan, request, reporter)
-    run = RunDirectory(out)
-    how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
-    launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)
+    with stop.at_once():
+        plan = planning.plan(request)
+        out = resuming.choose_directory(plan, request)
+        session.read_pictures(plan, request, reporter)
+        run = RunDirectory(out)
+        how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
+        launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)
     return True
 
 
 @contextmanager
-def requeueing(wanted: bool) -> Iterator[None]:
-    """Where the block was preempted, after it saved: put the SLURM job back into the queue."""
-    from ddpm_cli.core.runtime import distributed, slurm
+def requeueing(asked: MachineOptions) -> Iterator[None]:
+    """Where the block was preempted, after all was saved: put the SLURM job back into the queue.
 
+    One process does that: the launcher of the first node, after its workers ended, or the first
+    process, where another launcher started them.
+    """
     try:
         yield
-    except PreemptedError:
-        if wanted and distributed.is_first():
-            slurm.requeue()
+    except DdpmError as error:
+        if asked.requeue and error.exit_code == PreemptedError.exit_code:
+            _requeue(asked, error)
         raise
+
+
+def _requeue(asked: MachineOptions, ending: DdpmError) -> None:
+    from ddpm_cli.core.runtime import distributed, slurm, stopping, worker
+
+    if worker.launched() or asked.node_rank or not distributed.is_first():
+        return
+    try:
+        with stopping.handling(signal.SIG_IGN):  # scontrol inherits that: it outlives what it ends
+            slurm.requeue()
+    except DdpmError as error:
+        raise PreemptedError(f"{ending}; the job is not in the queue again: {error}") from error

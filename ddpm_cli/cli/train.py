@@ -40,42 +40,44 @@ def train(
     preset's. Unset options take the preset's values.
     """
     from ddpm_cli.core.runtime import stopping
-    from ddpm_cli.core.training.planning import Request
 
-    learned = diffusion.settings()
-    request = Request(
-        data=data.data,
-        preset=data.preset,
-        config=data.config,
-        size=options.parse_size(data.size),
-        channels=data.channels,
-        conditional=shown.conditional,
-        captions=shown.captioned,
-        out=saving.out,
-        resume=saving.resume,
-        init_from=learning.init_from,
-        skip_bad=data.skip_bad,
-        time_limit=stopping.parse_time_limit(machine.time_limit),
-        stall_timeout=machine.stall_timeout,
-        settings={
-            **learned,
-            "network": learned["network"] | network.settings() | shown.network(),
-            "data": data.settings() | shown.data(),
-            "optimiser": learning.settings() | shown.optimiser(),
-            "budget": length.settings(),
-            **given(patience=length.patience),
-            **saving.settings(),
-        },
-    )
-    launching.check(request, machine)
-    if dry_run or not launching.launched(request, machine):
-        with launching.requeueing(machine.requeue):
-            _work(request, machine, judged.wanted, dry_run=dry_run, as_json=json)
+    with launching.requeueing(machine), stopping.listening() as stop:
+        from ddpm_cli.core.training.planning import Request  # brings torch, which takes a while
+
+        learned = diffusion.settings()
+        request = Request(
+            data=data.data,
+            preset=data.preset,
+            config=data.config,
+            size=options.parse_size(data.size),
+            channels=data.channels,
+            conditional=shown.conditional,
+            captions=shown.captioned,
+            out=saving.out,
+            resume=saving.resume,
+            init_from=learning.init_from,
+            skip_bad=data.skip_bad,
+            time_limit=stopping.parse_time_limit(machine.time_limit),
+            stall_timeout=machine.stall_timeout,
+            settings={
+                **learned,
+                "network": learned["network"] | network.settings() | shown.network(),
+                "data": data.settings() | shown.data(),
+                "optimiser": learning.settings() | shown.optimiser(),
+                "budget": length.settings(),
+                **given(patience=length.patience),
+                **saving.settings(),
+            },
+        )
+        launching.check(request, machine)
+        if dry_run or not launching.launched(request, machine, stop):
+            _work(request, machine, stop, judged.wanted, dry_run=dry_run, as_json=json)
 
 
 def _work(
     request: Any,
     how: MachineOptions,
+    stop: Any,
     judged: judging.InTraining | None,
     *,
     dry_run: bool,
@@ -96,22 +98,23 @@ def _work(
         compiled=how.compiled and devices.can_compile(chosen, reporter),
     )
     with distributed.joined(chosen):
-        plan = distributed.alike(lambda: planning.plan(request))
-        _announce(plan.summary(), reporter)
-        scoring = None
-        if judged is not None:
-            asked = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
-            scoring = partial(TrainingScore, asked, reporter, machine.precision)
-        if dry_run:
-            resuming.choose_directory(plan, request)
-            pictures = session.read_pictures(plan, request, reporter)
-            captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
-            console.result(
-                "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
-            )
-            return
+        with stop.at_once():
+            plan = distributed.alike(lambda: planning.plan(request))
+            _announce(plan.summary(), reporter)
+            scoring = None
+            if judged is not None:
+                asked = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
+                scoring = partial(TrainingScore, asked, reporter, machine.precision)
+            if dry_run:
+                resuming.choose_directory(plan, request)
+                pictures = session.read_pictures(plan, request, reporter)
+                captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
+                console.result(
+                    "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
+                )
+                return
 
-        summary = session.run(plan, request, machine, reporter, scoring)
+        summary = session.run(plan, request, machine, reporter, stop, scoring)
     console.result(_closing(summary), summary, as_json)
 
 

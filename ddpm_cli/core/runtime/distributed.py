@@ -113,21 +113,24 @@ def alike(work: Callable[[], T]) -> T:
 def first_on_machine() -> Iterator[None]:
     """Let the first process of each machine go through the block before its others do.
 
-    Where it fails it tells why, and the others just leave.
+    Where it fails it tells why, and the others just leave with its exit code.
     """
     if local_rank() == 0:
-        failed = True
+        failed = 1
         try:
             yield
-            failed = False
+            failed = 0
+        except DdpmError as error:
+            failed = error.exit_code
+            raise
         finally:
-            (failures,) = largest(float(failed))
+            (code,) = largest(failed)
     else:
-        (failures,) = largest(0.0)
-        if not failures:
+        (code,) = largest(0)
+        if not code:
             yield
-    if failures:
-        raise SystemExit(1)
+    if code:
+        raise SystemExit(int(code))
 
 
 def barrier() -> None:

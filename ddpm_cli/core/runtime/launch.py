@@ -181,6 +181,7 @@ class _Agent(LocalElasticAgent):
         )
         super().__init__(spec, logs, exit_barrier_timeout=_PARTING)
         self._how, self._spec, self._reporter, self._logs = how, spec, reporter, logs
+        self._heeded = stopping.heeded()
         self._signal, self._deadline = 0, 0.0
 
     @property
@@ -227,7 +228,7 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         started: dict[int, Any] = super()._start_workers(worker_group)
         for number in stopping.SIGNALS:  # torch takes some of them when it starts processes
-            signal.signal(number, self.pass_on)
+            signal.signal(number, self.pass_on if number in self._heeded else signal.SIG_IGN)
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -253,14 +254,15 @@ class _Agent(LocalElasticAgent):
         """What the first failure means for the whole command."""
         if first.purpose is not None:
             return EndedError(first.message, first.purpose)
-        again = "run the same command again to go on from the newest snapshot"
         number = self._signal or first.stopped
         if number and (first.stopped or first.lost):  # not all were listening yet
             return EndedError(
-                f"stopped by {signal.Signals(number).name} before the first step; {again}",
+                f"stopped by {signal.Signals(number).name} before the first step; {stopping.AGAIN}",
                 130 if number == signal.SIGINT else 75,
             )
         if self._deadline and time.monotonic() > self._deadline:
-            return EndedError(f"the processes did not end in time and were killed; {again}", 1)
+            return EndedError(
+                f"the processes did not end in time and were killed; {stopping.AGAIN}", 1
+            )
         where = f"\nThe logs are in {self._logs.folder}" if self._how.logs else ""
-        return EndedError(f"{first.line}{where}\n{first.traceback or again}", 1)
+        return EndedError(f"{first.line}{where}\n{first.traceback or stopping.AGAIN}", 1)

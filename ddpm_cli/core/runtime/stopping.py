@@ -22,11 +22,14 @@ _PREEMPTIONS = tuple(  # Windows has only the first
     if hasattr(signal, name)
 )
 SIGNALS = (signal.SIGINT, *_PREEMPTIONS)
+_ALWAYS = ("SIGTERM", "SIGXCPU")  # no shell and no nohup lets a command ignore these
 
 _GRACE = 120.0  # seconds that a launcher gives its workers to save, at least
 _TORCHRUN_GRACE = 30.0
 _FIRST_SAVE = 10.0  # seconds a snapshot is thought to take before one was taken
 _LEAVING = 5.0  # seconds to end the processes once all is saved
+
+AGAIN = "run the same command again to go on from the newest snapshot"
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -48,12 +51,13 @@ class StopRequest:
     """Which signal, if any, asked to stop."""
 
     def __init__(self, limit: TimeLimit | None = None) -> None:
-        self._noted, self._limit = 0, limit
+        self._noted, self._at_once = 0, False
+        self.limit = limit  # known once the run is
 
     @property
     def signal(self) -> int:
         """The number of the first signal noted, OUT_OF_TIME when time runs out, else 0."""
-        if not self._noted and self._limit is not None and self._limit.near():
+        if not self._noted and self.limit is not None and self.limit.near():
             self._noted = OUT_OF_TIME
         return self._noted
 
@@ -62,12 +66,31 @@ class StopRequest:
         if number == signal.SIGINT and self._noted == signal.SIGINT:
             raise KeyboardInterrupt
         self._noted = self._noted or number
+        self._leave()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise as soon as a signal comes, or came, in a block where nothing was learned yet.
+
+        PreemptedError or StoppedByUserError. Elsewhere whoever works asks for the signal.
+        """
+        self._at_once = True
+        try:
+            self._leave()
+            yield
+        finally:
+            self._at_once = False
+
+    def _leave(self) -> None:
+        if self._at_once and self._noted:
+            name = signal.Signals(self._noted).name
+            raise _ended_by(self._noted)(f"stopped by {name} before the first step; {AGAIN}")
 
 
 @contextmanager
-def listening(limit: TimeLimit | None = None) -> Iterator[StopRequest]:
+def listening() -> Iterator[StopRequest]:
     """Catch the signals for the length of a block (in the main thread; elsewhere none arrive)."""
-    request = StopRequest(limit)
+    request = StopRequest()
     with handling(request.note):
         try:
             yield request
@@ -84,13 +107,25 @@ def _leave() -> None:
     os._exit(StoppedByUserError.exit_code)
 
 
+def heeded() -> list[int]:
+    """The signals that ask to stop, but for those that this process was started to ignore.
+
+    `nohup` makes a command ignore SIGHUP, and a shell's `&` may make it ignore SIGINT.
+    """
+    return [
+        number
+        for number in SIGNALS
+        if number.name in _ALWAYS or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
 @contextmanager
-def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
     """Give the signals that ask to stop to `handler` for the length of a block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in heeded()}
     try:
         yield
     finally:
@@ -101,10 +136,13 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 def stopped(number: int, run: str) -> DdpmError:
     """The error that ends a run which signal `number` stopped, after what it learned was saved."""
     why = signal.Signals(number).name if number != OUT_OF_TIME else "the end of its time"
-    kind = StoppedByUserError if number == signal.SIGINT else PreemptedError
-    return kind(
+    return _ended_by(number)(
         f"stopped by {why}; {run} holds all that was learned: run the same command again to go on"
     )
+
+
+def _ended_by(number: int) -> type[DdpmError]:
+    return StoppedByUserError if number == signal.SIGINT else PreemptedError
 
 
 def parse_time_limit(text: str | None) -> float | None:

@@ -29,11 +29,13 @@ def run(
     request: Request,
     machine: Machine,
     reporter: Reporter,
+    stop: stopping.StopRequest,
     scoring: Scoring | None = None,
 ) -> dict[str, Any]:
     """Train as planned, alone or as one of several processes; a summary of how it ended.
 
-    `scoring` makes what judges the weights now and then, once run and pictures are known.
+    `scoring` makes what judges the weights now and then, once run and pictures are known. Raises
+    PreemptedError or StoppedByUserError where `stop` noted a signal.
     """
     config = plan.config
     if config.optimiser.batch < distributed.world_size():
@@ -41,13 +43,14 @@ def run(
             f"--batch {config.optimiser.batch} is less than one image for each of "
             f"{distributed.world_size()} processes"
         )
-    decoded = read_pictures(plan, request, reporter)
-    pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
+    with stop.at_once():
+        decoded = read_pictures(plan, request, reporter)
+        pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
     parts = pictures.split(config.data.holdout, config.optimiser.seed)
     with ExitStack() as kept:
         open_directory = partial(resuming.open_directory, plan, request, reporter, kept)
         run = RunDirectory(distributed.told_by_first(open_directory))
-        return _train(run, config, request, machine, reporter, scoring, parts)
+        return _train(run, config, request, machine, reporter, stop, scoring, parts)
 
 
 def _train(
@@ -56,6 +59,7 @@ def _train(
     request: Request,
     machine: Machine,
     reporter: Reporter,
+    stop: stopping.StopRequest,
     scoring: Scoring | None,
     pictures: tuple[loader.Pictures, loader.Pictures],
 ) -> dict[str, Any]:
@@ -72,9 +76,8 @@ def _train(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
     if scoring or not finished:
-        limit = _time_limit(request, state.progress)
-        stalls = watchdog.watching(run.logs, request.stall_timeout)
-        with stopping.listening(limit) as stop, stalls:
+        stop.limit = _time_limit(request, state.progress)
+        with watchdog.watching(run.logs, request.stall_timeout):
             seen = state.progress.images
             with watchdog.paused():
                 score = scoring(run, config, training, seen, stop) if scoring else None
