@@ -115,6 +115,8 @@ def test_templates_over_class_names() -> None:
         of_classes(["a photo"], ["cat"], np.array([0]))
     with pytest.raises(DdpmError, match="these pictures have none"):
         of_classes(["a {class}"], [], np.array([-1]))
+    with pytest.raises(DdpmError, match=r"'caf\\udce9' is not UTF-8: rename its folder"):
+        of_classes(["a {class}"], ["caf\udce9"], np.array([0]))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,9 @@ def test_templates_over_class_names() -> None:
             b"file,caption\na.png",
             "line 2 should have file_name or file and text or",
         ),
+        ("captions.csv", b'file,caption\ndark/0.png,"x\ndark/1.png,y', "line 3: unexpected end of"),
+        ("captions.csv", b'file,caption\na,"' + b"x" * 140_000, "line 2: field larger than"),
+        ("metadata.jsonl", rb'{"file_name": "a.png", "text": "\ud83d"}', r"a.png holds half a let"),
         ("metadata.jsonl", b'{"text": 3}', "line 1 should have file_name or file and text or capt"),
         ("metadata.jsonl", b"{text", "metadata.jsonl line 1: Expecting property name"),
     ],
@@ -151,6 +156,15 @@ def test_what_is_wrong_with_captions_is_said(
         source = open_source(str(photos))
         assert source.captioned
         source.captions()
+
+
+def test_lines_of_a_table_may_end_in_any_way(photos: Path) -> None:
+    write(photos, "csv", words(photos))
+    table = (photos / "captions.csv").read_bytes()
+    for ending in (b"\r", b"\r\n"):
+        (photos / "captions.csv").write_bytes(table.replace(b"\n", ending))
+        found = open_source(str(photos)).captions()
+        assert [found.sentences[n] for n in found.numbers[:, 0]] == list(words(photos).values())
 
 
 def test_missing_captions_are_counted_and_some_named(
@@ -234,6 +248,20 @@ def test_a_folder_with_captions_is_learned_so(
     assert train_tiny("--dry-run", "--json", "--preset", "cifar10").json()["captions"] == 0
 
 
+def test_a_captioned_runs_recipe_serves_without_captions(
+    train_tiny: Callable[..., Result], ddpm: Callable[..., Result], photos: Path
+) -> None:
+    assert train_tiny("--caption", "a {class}", "--images", 8, "--out", "runs/a").code == 0
+    recipe = ("train", "--config", "runs/a/config.json", "--dry-run", "--json")
+    done = ddpm(*recipe, "--data", photos, "--no-captions")
+    assert done.code == 0, done.err
+    assert done.json()["classes"] == ["dark", "light"]
+    bare = ddpm(*recipe, "--data", photos / "dark")  # no classes for the run's template
+    assert (bare.code, bare.json()["captions"]) == (0, 0), bare.err
+    again = ddpm(*recipe, "--data", photos)
+    assert again.json()["captions"] == 2  # as the run had them
+
+
 def test_a_resumed_run_goes_the_same_way(
     train_tiny: Callable[..., Result], captioned: Path
 ) -> None:
@@ -264,7 +292,7 @@ def test_changed_captions_are_not_the_same_run(
         (["--caption", "a photo"], 2, "should say {class}"),
         (["--no-captions", "--text-length", "9"], 2, "are for captions: there are none"),
         (["--text-length", "9"], 1, "more than the 9 bytes"),
-        (["--blocks", "res", "--config", "m.json"], 2, "text-attn blocks, and --blocks has none"),
+        (["--blocks", "res", "--config", "m.json"], 2, "--blocks should have text-attn"),
     ],
 )
 def test_contradictions_are_refused(

@@ -324,6 +324,8 @@ def test_schedulers_that_ours_cannot_be_are_refused(changes: dict[str, Any], wor
         ({"width": 32}, {}, "8 and 16"),
         ({"blocks": ("res,attn",), "heads": 2}, {}, "widths of attention's heads"),
         ({"middle": "res"}, {}, "a middle of res"),
+        ({"blocks": ("res,attn,attn",)}, {}, "several attn after one res"),
+        ({}, {}, "gives zeros for any picture"),  # fresh weights
         ({}, {"schedule": "edm", "parameterisation": "edm"}, "schedule edm"),
         ({}, {"time_scale": 0.5}, "time_scale 0.5"),
     ],

@@ -382,7 +382,7 @@ def _other_shape(state: dict[str, Tensor]) -> None:
     ("change", "words"),
     [
         (_wider_time, "encodes the noise level in 64 numbers"),
-        (_six_channels, "takes 6 channels and gives 3"),
+        (_six_channels, "takes 6 channels and gives 3: a super-resolution network"),
         (_no_way_up, "output_blocks"),
         (
             _other_shape,

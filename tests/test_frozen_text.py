@@ -177,3 +177,15 @@ def test_training_and_drawing_with_a_frozen_encoder(
     shutil.rmtree(encoder)
     gone = ddpm(*draw, "--prompt", "a light day", "--out", "day")
     assert gone.code == 1 and "no such folder" in gone.err and not Path("day").exists()
+
+    moved = write_encoder(encoder.with_name("moved"), "clip")  # the same random weights
+    options = ("--caption", "a {class} picture", "--text-encoder", moved, "--images", 32)
+    again = train_tiny(*options, "--out", "runs/a")
+    assert again.code == 0 and "Resuming from" in again.err, again.err
+    shutil.move(moved, moved.with_name("further"))
+    options = ("--prompt", "a light day", "--out", "day", "--text-encoder")
+    done = ddpm(*draw, *options, moved.with_name("further"))
+    assert done.code == 0, done.err
+    other = write_encoder(encoder.with_name("t5"), "t5")
+    refused = ddpm(*draw, "--prompt", "night", "--out", "other", "--text-encoder", other)
+    assert refused.code == 1 and "not the one that this model was trained with" in refused.err

@@ -83,6 +83,46 @@ def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_
         torch.testing.assert_close(output(network, Condition(labels, text)), output(held))
 
 
+def test_captions_may_be_new_beside_any_other_block(tmp_path: Path) -> None:
+    stages = replace(PLAIN, blocks=("res", "res,attn,channel-attn"), middle="res,attn,attn,res")
+    held = saved(tmp_path / "w.safetensors", stages)
+    more = replace(
+        stages,
+        text=TextConfig(length=4, width=8, layers=1, heads=1),
+        blocks=tuple(map(reading_text, stages.blocks)),
+        middle=reading_text(stages.middle),
+    )
+    assert (more.blocks[1], more.middle) == (
+        "res,attn,channel-attn,text-attn",
+        "res,attn,attn,text-attn,res",
+    )
+    network = begun(tmp_path / "w.safetensors", more)
+    text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(output(network, Condition(text=text)), output(held))
+
+
+def test_blocks_are_not_added_where_residual_sums_are_scaled(tmp_path: Path) -> None:
+    scaled = replace(PLAIN, skip_scale=0.5)
+    held = saved(tmp_path / "w.safetensors", scaled)
+    classes = begun(tmp_path / "w.safetensors", replace(scaled, classes=("a",)))
+    torch.testing.assert_close(output(classes), output(held))
+    with pytest.raises(DdpmError, match=r"scales its residual sums by 0\.5"):
+        starting.read(tmp_path / "w.safetensors", replace(scaled, blocks=("res,attn", "res,attn")))
+
+
+def test_weights_that_read_captions_need_captions(
+    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    saved(
+        tmp_path / "w.safetensors",
+        replace(PLAIN, text=TextConfig(length=40, width=8, layers=1, heads=1)),
+    )
+    command = ("train", "--data", photos, "--init-from", tmp_path / "w.safetensors", "--dry-run")
+    refused = ddpm(*command)
+    assert refused.code == 2 and "those weights read captions, and none are learned" in refused.err
+    assert ddpm(*command, "--caption", "a {class}").code == 0
+
+
 def test_augmentation_may_be_left(tmp_path: Path) -> None:
     held = saved(tmp_path / "w.safetensors", replace(PLAIN, augmented=True))
     torch.testing.assert_close(output(begun(tmp_path / "w.safetensors", PLAIN)), output(held))

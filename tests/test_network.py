@@ -175,3 +175,13 @@ def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[
 def test_impossible_networks_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         replace(TINY, **change)
+
+
+def test_only_levels_that_attend_are_split_into_heads() -> None:
+    shape = {"width": 8, "multipliers": (1, 3), "blocks": ("res", "res,attn"), "head_width": 12}
+    network = UNet(replace(TINY, **shape, middle="res"))
+    assert network(torch.zeros(1, 3, 8, 8), torch.zeros(1)).shape == (1, 3, 8, 8)
+    with pytest.raises(UsageError, match="a level of 8 channels cannot be split into heads of 12"):
+        replace(TINY, **(shape | {"blocks": ("res,attn", "res")}), middle="res")
+    with pytest.raises(UsageError, match="a level of 24 channels cannot be split into heads of 16"):
+        replace(TINY, **(shape | {"blocks": ("res", "res"), "head_width": 16}), middle="res,attn")

@@ -101,10 +101,16 @@ def test_conditions_hold_what_is_shown() -> None:
         (CLASSES, Asked(("dgo",)), r"'dgo' is unknown to this model; perhaps dog\?"),
         (CLASSES, Asked(("4",)), "It has 4 classes, numbered from 0"),
         (CLASSES, Asked(("cat:0",)), "asks for no picture"),
+        (CLASSES, Asked(("²",)), "'²' is unknown to this model"),
+        (CLASSES, Asked(("cat:²",)), "'cat:²' is unknown to this model"),
+        (CLASSES, Asked(("9" * 5000,)), "is unknown to this model"),
+        (CLASSES, Asked(("cat:1000000000",)), "asks for more than 1,000,000 pictures"),
+        (CLASSES, Asked(("random:" + "9" * 5000,)), "asks for more than 1,000,000 pictures"),
         (CLASSES, Asked((), ("x",)), "without captions, so --prompt has no meaning .* use --class"),
         (CAPTIONS, Asked(("cat",)), "without classes, so --class has no meaning .* use --prompt"),
         (BASE, Asked(("cat",)), "without classes, so --class has no meaning for it$"),
         (BASE, Asked((), ("x",)), "without captions, so --prompt has no meaning for it$"),
+        (CAPTIONS, Asked((), ("x",), encoder="t5"), "has no frozen text encoder"),
         (BOTH, Asked((), ("x",)), "give both --class and --prompt, or neither"),
         (BOTH, Asked(("cat",)), "give both --class and --prompt, or neither"),
         (CAPTIONS, Asked((), ("a longer prompt: 17",)), "more than the 16 bytes .* has 19"),
@@ -190,9 +196,30 @@ def test_a_file_of_prompts_and_counted_classes_say_how_many(ddpm: Callable[..., 
     done = ddpm("sample", model(CLASSES), "--class", "cat:2", "--steps", 1, "--out", "c", "--json")
     assert (done.json()["n"], [e["class"] for e in manifest("c")]) == (2, ["cat", "cat"])
     done = ddpm("gif", model(CLASSES), "--class", "emu:2", "--steps", 2, "--json")
-    assert done.json()["classes"] == ["emu", "emu"]
+    assert done.json()["classes"] == ["emu:2"]
     done = ddpm("gif", model(CAPTIONS), "--prompt", "a", "-n", 1, "--steps", 2, "--json")
     assert done.json()["prompts"] == ["a"]
+
+
+def test_fewer_pictures_have_a_folder_of_their_own(ddpm: Callable[..., Result]) -> None:
+    path = model(CLASSES)
+    for count, folder in ((3, "generated"), (2, "generated-2"), (4, "generated")):
+        done = ddpm("sample", path, "-n", count, "--steps", 1, "--json")
+        assert done.code == 0, done.err
+        assert (done.json()["out"], len(drawn(folder))) == (folder, count)
+
+
+def test_a_model_of_captions_alone_needs_no_null_class_to_be_guided(
+    ddpm: Callable[..., Result],
+) -> None:
+    network = replace(CAPTIONS.network, null_class=False)
+    few = ("-n", 1, "--steps", 1, "--guidance", 2)
+    done = ddpm("sample", model(replace(CAPTIONS, network=network)), *few)
+    assert done.code == 0, done.err
+    classes = replace(network, classes=ANIMALS)
+    optimiser = replace(BOTH.optimiser, class_drop=0.0)
+    done = ddpm("sample", model(replace(BOTH, network=classes, optimiser=optimiser), "both"), *few)
+    assert (done.code, "no null class" in done.err) == (1, True), done.err
 
 
 def test_fid_draws_prompts(ddpm: Callable[..., Result], photos: Path, trained: Path) -> None:

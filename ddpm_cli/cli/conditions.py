@@ -123,10 +123,18 @@ class ShownOptions:
         Path | None,
         typer.Option(help="A text file with a prompt a line: one picture of each, or -n in turn."),
     ] = None
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the frozen encoder that the model was trained with, or its name on "
+            "the Hugging Face hub.",
+            show_default="where it lay in training",
+        ),
+    ] = None
 
     @property
     def asked(self) -> Asked:
         """The wish that they are. Raises DdpmError where it cannot be read."""
         from ddpm_cli.core.wishes import Asked
 
-        return Asked.of(self.classes, self.prompt, self.prompts)
+        return Asked.of(self.classes, self.prompt, self.prompts, self.text_encoder)

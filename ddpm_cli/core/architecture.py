@@ -151,7 +151,10 @@ class NetworkConfig:
                     + ("groups of 4" if self.groups is None else f"{self.groups} groups")
                     + "; use another --width"
                 )
-            if channels % (self.head_width or self.heads):
+        levels = [(level.width, (*level.down, *level.up)) for level in self.levels]
+        for channels, stages in (*levels, (levels[-1][0], self.bottom)):
+            attends = any(kind in ATTENTION for stage in stages for kind in stage)
+            if attends and channels % (self.head_width or self.heads):
                 parts = (
                     f"{self.heads} heads"
                     if self.head_width is None
@@ -202,8 +205,19 @@ def _stages(name: str, recipe: str) -> tuple[Stage, ...]:
 
 
 def reading_text(recipe: str) -> str:
-    """The recipe with text-attn after every self-attention, unless it has text-attn already."""
+    """The recipe with text-attn at the end of each stage of self-attention, unless it has some.
+
+    At the end: the blocks before it keep their places, and so weights without it fit.
+    """
     if "text-attn" in recipe:
         return recipe
-    words = [word.strip() for word in recipe.split(",")]
-    return ",".join(f"{word},text-attn" if word == "attn" else word for word in words)
+    stages = _stages("blocks", recipe)
+    return ",".join(
+        kind for stage in stages for kind in (*stage, *(["text-attn"] if "attn" in stage else []))
+    )
+
+
+def not_reading_text(recipe: str) -> str:
+    """The recipe without its text-attn."""
+    kinds = (word.strip() for word in recipe.split(","))
+    return ",".join(kind for kind in kinds if kind != "text-attn")

@@ -268,10 +268,19 @@ class RunConfig:
         ]
 
 
-_TOLD_BY_FINGERPRINTS = {("data", name) for name in ("source", "examples", "example_labels")}
+_TOLD_BY_FINGERPRINTS = {
+    *(("data", name) for name in ("source", "examples", "example_labels")),
+    ("network", "text.encoder"),
+}
 
 
 def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
-    names = [f.name for f in dataclasses.fields(one)]
-    pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
-    return [pair for pair in pairs if pair[1] != pair[2]]
+    """The settings of two alike that differ, and their values; of parts within as "text.width"."""
+    found: list[tuple[str, Any, Any]] = []
+    for name in (f.name for f in dataclasses.fields(one)):
+        was, now = getattr(one, name), getattr(other, name)
+        if dataclasses.is_dataclass(was) and type(was) is type(now):
+            found += ((f"{name}.{inner}", *values) for inner, *values in _changed(was, now))
+        elif was != now:
+            found.append((name, was, now))
+    return found

@@ -13,12 +13,14 @@ import torch
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import texts
+from ddpm_cli.core.data.captions import is_text
 from ddpm_cli.core.data.texts import Texts
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _ALL, _RANDOM = "all", "random"  # in a class's place
+_MOST = 1_000_000  # pictures that classes may be asked for
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,15 @@ class Asked:
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     one_each: bool = False  # the prompts came in a file: one picture of each unless -n is given
+    encoder: str | None = None  # where the frozen text encoder lies now; None: where it did
 
     @classmethod
     def of(
-        cls, classes: Sequence[str] | None, prompts: Sequence[str] | None, file: Path | None
+        cls,
+        classes: Sequence[str] | None,
+        prompts: Sequence[str] | None,
+        file: Path | None,
+        encoder: str | None = None,
     ) -> Asked:
         """Put the options together; `file` has a prompt a line."""
         lines = () if file is None else _lines(file)
@@ -39,9 +46,10 @@ class Asked:
         for prompt in found:
             if not prompt.strip():
                 raise UsageError("--prompt is empty; --guidance 0 draws without a prompt")
-            if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of no UTF-8
+            if not is_text(prompt):
                 raise UsageError(f"--prompt {prompt!r} is not UTF-8")
-        return cls(tuple(classes or ()), tuple(map(str.strip, found)), file is not None)
+        stripped = tuple(map(str.strip, found))
+        return cls(tuple(classes or ()), stripped, file is not None, encoder)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Wishes:
     prompts: tuple[str, ...] = ()  # in turn; empty where it knows no texts
     at_random: bool = False  # the classes come at random, not in turn
     count: int | None = None  # pictures, where the wishes say how many
+    encoder: str | None = field(default=None, compare=False)  # where it lies now, as Asked
     texts: Texts | None = field(
         default=None, compare=False
     )  # the prompts as the network reads them
@@ -77,7 +86,8 @@ class Wishes:
         """The same with the prompts read. Raises DdpmError for one that is too long."""
         if config.network.text is None:
             return self
-        return replace(self, texts=texts.read(config.network.text, self.prompts, device, reporter))
+        text = replace(config.network.text, encoder=self.encoder or config.network.text.encoder)
+        return replace(self, texts=texts.read(text, self.prompts, device, reporter))
 
 
 def in_turn(config: RunConfig) -> Wishes:
@@ -101,8 +111,11 @@ def fitting(config: RunConfig, asked: Asked, name: str) -> Wishes:
         raise DdpmError(
             f"{name} was trained without captions, so --prompt has no meaning for it{instead}"
         )
+    frozen = config.network.text is not None and config.network.text.encoder != "bytes"
+    if asked.encoder is not None and not frozen:
+        raise DdpmError(f"{name} has no frozen text encoder, so --text-encoder has no meaning")
     if not asked.classes and not asked.prompts:
-        return in_turn(config)
+        return replace(in_turn(config), encoder=asked.encoder)
     if classes and knows_text and not (asked.classes and asked.prompts):
         raise DdpmError(
             f"{name} learned classes and captions together: give both --class and --prompt, or "
@@ -111,7 +124,8 @@ def fitting(config: RunConfig, asked: Asked, name: str) -> Wishes:
     counts = [len(asked.prompts)] if asked.one_each else []
     wishes = _of_classes(asked.classes, classes) if asked.classes else Wishes()
     counts += [] if wishes.count is None else [wishes.count]
-    return replace(wishes, prompts=asked.prompts, count=max(counts, default=None))
+    count = max(counts, default=None)
+    return replace(wishes, prompts=asked.prompts, count=count, encoder=asked.encoder)
 
 
 def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
@@ -120,10 +134,12 @@ def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
     numbered = False
     for wish in asked:
         name, colon, times = wish.rpartition(":")
-        if not colon or wish in names or not times.isdigit():
+        if not colon or wish in names or not _is_number(times):
             name, times = wish, ""
         if times == "0" * len(times) and times:
             raise UsageError(f"--class {wish!r} asks for no picture")
+        if len(times) > len(str(_MOST)) or int(times or 1) > _MOST:
+            raise UsageError(f"--class {wish!r} asks for more than {_MOST:,} pictures")
         numbered = numbered or bool(times)
         if name == _RANDOM and name not in names:
             if len(asked) > 1:
@@ -138,13 +154,18 @@ def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
 def _label(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
-    if name.isdigit() and int(name) < len(names):
+    if _is_number(name) and len(name) <= len(str(_MOST)) and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
     raise DdpmError(
         f"--class {name!r} is unknown to this model; perhaps {' or '.join(near)}? "
         f"It has {len(names)} classes, numbered from 0"
     )
+
+
+def _is_number(word: str) -> bool:
+    """Whether it is a whole number in 0 to 9 alone: "²" is a digit, too."""
+    return word.isascii() and word.isdecimal()
 
 
 def _lines(file: Path) -> list[str]:

@@ -26,7 +26,7 @@ def difference(
     """The largest difference of two networks' outputs, as a share of the largest output.
 
     They see the same random pictures, small ones: a convolution is the same on all sizes. Raises
-    DdpmError where the networks differ by more than rounding.
+    DdpmError where the networks differ by more than rounding, or nothing can differ from zero.
     """
     config = network.config
     side = 2 * config.granularity
@@ -42,6 +42,11 @@ def difference(
     wanted = theirs(x, t, classes)
     if ours.shape != wanted.shape:
         raise DdpmError(f"the converted network gives {ours.shape[1:]}, not {wanted.shape[1:]}")
+    if not wanted.any():
+        raise DdpmError(
+            "the network gives zeros for any picture, as one that was never trained: whether the "
+            "converted one is the same cannot be told, so it was not kept"
+        )
     found = float((ours - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
     if not found <= _LARGEST:
         raise DdpmError(

@@ -235,6 +235,9 @@ def _refuse_export(c: NetworkConfig) -> None:
             side % c.granularity for side in c.size
         ),
         **{f"{kind} blocks": True for kind in sorted(c.kinds - {"res", "attn"})},
+        "several attn after one res": any(
+            stage.count("attn") > 1 for level in c.levels for stage in (*level.down, *level.up)
+        ),
     }.items():
         if seen:
             raise DdpmError(f"diffusers' UNet2DModel has no counterpart for {what}")

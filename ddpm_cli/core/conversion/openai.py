@@ -29,6 +29,11 @@ def recipe(
     width, channels = state[FIRST].shape[:2]
     outputs = state["out.2.weight"].shape[0]
     encoded = state["time_embed.0.weight"].shape[1]
+    if channels == 6:
+        raise DdpmError(
+            f"it takes 6 channels and gives {outputs}: a super-resolution network, which is shown "
+            "a small picture beside the noisy one; ddpm's networks see the noisy one alone"
+        )
     if outputs not in (channels, 2 * channels):
         raise DdpmError(f"it takes {channels} channels and gives {outputs}: no plain diffusion")
     if encoded != width:

@@ -70,6 +70,9 @@ def of_classes(
             raise UsageError(
                 f"--caption {template!r} should say {CLASS} where the class's name goes"
             )
+    for name in classes:
+        if not is_text(name):
+            raise DdpmError(f"the class {name!r} is not UTF-8: rename its folder")
     of_class = [[template.replace(CLASS, name) for template in templates] for name in classes]
     return gathered("class names", (of_class[label] for label in labels))
 
@@ -82,6 +85,11 @@ def gathered(where: str, told: Iterable[Sequence[str]]) -> Captions:
     for i, row in enumerate(rows):
         numbers[i, : len(row)] = row
     return Captions(where, tuple(number), numbers)
+
+
+def is_text(words: str) -> bool:
+    """Whether UTF-8 can spell them: halves of a letter (surrogates) cannot be spelt."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def lie_beside(listing: PictureFiles) -> bool:
@@ -100,6 +108,11 @@ def of_files(listing: PictureFiles) -> Captions:
     for place, picture, text in told:
         if not text.strip():
             raise DdpmError(f"{listing.path}: {place}: the caption of {picture} is empty")
+        if not is_text(text):
+            raise DdpmError(
+                f"{listing.path}: {place}: the caption of {picture} holds half a letter (a lone "
+                f"surrogate): {text[:60]!r}"
+            )
         texts.setdefault(picture, []).append(text.strip())
     if not texts:
         raise DdpmError(
@@ -158,8 +171,13 @@ def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, 
     """The rows of a .csv or .jsonl by their line numbers."""
     content = listing.text(table)
     if table == _CSV:
-        reader = csv.DictReader(io.StringIO(content))
-        yield from ((reader.line_num, row) for row in reader)
+        reader = csv.DictReader(io.StringIO(content, newline=None), strict=True)
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as error:
+            raise DdpmError(
+                f"{listing.path}: {table} line {reader.line_num}: {error}; is a quote left open?"
+            ) from error
         return
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():

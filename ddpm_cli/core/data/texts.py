@@ -115,7 +115,7 @@ def _encode(
     if encoder.fingerprint != config.fingerprint:
         raise DdpmError(
             f"the text encoder in {config.encoder} is not the one that this model was trained "
-            "with: its weights changed"
+            "with: its weights are others; --text-encoder says where that lies"
         )
     tokens = encoder.tokens(sentences)
     lengths = [len(sentence) for sentence in tokens]

@@ -113,7 +113,7 @@ def _check(model: Model, how: Sampling) -> None:
             f"{model.path} was trained without classes and captions, so there is nothing to guide "
             "towards; leave --guidance at 1"
         )
-    if not network.null_class:
+    if network.classes and not network.null_class:
         raise DdpmError(
             f"{model.path} has no null class to guide away from; leave --guidance at 1 (ddpm "
             "convert --null-class says which class is one)"

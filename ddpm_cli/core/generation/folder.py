@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -49,11 +50,19 @@ def write(
 
 
 def default_folder(model: Model, request: Request) -> Path:
-    """`generated` beside the weights, or the first of `generated-2`, … without other pictures."""
+    """`generated` beside the weights, or the first of `generated-2`, … without other pictures.
+
+    More of the same ones are others, too: a folder holds exactly as many as were asked for.
+    """
     settings = settings_of(model, request)
     first = model.path.parent / _FOLDER
     names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
-    return next(name for name in names if not name.exists() or _settings_in(name) == settings)
+    return next(
+        name
+        for name in names
+        if not name.exists()
+        or (_settings_in(name) == settings and not _beyond(name, request.count))
+    )
 
 
 def settings_of(model: Model, request: Request) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def settings_of(model: Model, request: Request) -> dict[str, Any]:
         "weights_sha256": model.sha256,
         "images_seen": model.images,
         "seed": request.seed,
-        "classes": [names[label] for label in request.wishes.labels],
+        "classes": _runs([names[label] for label in request.wishes.labels]),
         "classes_at_random": request.wishes.at_random,
         "prompts": list(request.wishes.prompts),
         **request.how.document(),
@@ -81,8 +90,7 @@ def _open(folder: Path, model: Model, request: Request, *, overwrite: bool) -> N
                 f"{folder} holds other files ({held[0].name}, …); "
                 "choose another --out, or --overwrite"
             )
-        beyond = [path for path in _drawn(folder) if int(path.stem) >= request.count]
-        if beyond:
+        if _beyond(folder, request.count):
             raise DdpmError(f"{folder} holds more than {request.count} pictures; add --overwrite")
     if held and overwrite:
         if not (folder / _SETTINGS).is_file():
@@ -93,6 +101,17 @@ def _open(folder: Path, model: Model, request: Request, *, overwrite: bool) -> N
         for path in _drawn(folder):
             path.unlink()
     write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def _runs(names: Sequence[str]) -> list[str]:
+    """Names as --class takes them, those that follow each other alike counted: "cat:8"."""
+    counted = ((name, len(list(some))) for name, some in itertools.groupby(names))
+    return [f"{name}:{n}" if n > 1 or ":" in name else name for name, n in counted]
+
+
+def _beyond(folder: Path, count: int) -> bool:
+    """Whether it holds more than so many pictures."""
+    return any(int(path.stem) >= count for path in _drawn(folder))
 
 
 def _drawn(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_cli.core.architecture import NetworkConfig, TextConfig, reading_text
+from ddpm_cli.core.architecture import NetworkConfig, TextConfig, not_reading_text, reading_text
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import texts
 from ddpm_cli.core.data.captions import Captions
@@ -38,12 +38,17 @@ def network_settings(
 ) -> dict[str, Any]:
     """The network's settings for captions: what reads them, and text-attn wherever attn is.
 
-    given: the user's settings over the config.
+    given: the user's settings over the config, whose text-attn goes where there are no captions.
     """
     if told is None:
         if given.get("text"):
             raise UsageError("--text-encoder and --text-length are for captions: there are none")
-        return {"text": None}
+        recipes = {
+            "blocks": [not_reading_text(recipe) for recipe in config.blocks],
+            "up_blocks": [not_reading_text(recipe) for recipe in config.up_blocks],
+            "middle": not_reading_text(config.middle),
+        }
+        return {"text": None} | {k: v for k, v in recipes.items() if k not in given}
     text = updated(config.text or TextConfig(), given.get("text", {}))
     blocks, up_blocks, middle = (
         given.get(name, getattr(config, name)) for name in ("blocks", "up_blocks", "middle")
@@ -54,7 +59,10 @@ def network_settings(
         "middle": reading_text(middle),
     }
     if "text-attn" not in json.dumps(recipes):
-        raise UsageError("captions are read by text-attn blocks, and --blocks has none")
+        raise UsageError(
+            "pixels read captions in text-attn blocks: --blocks should have text-attn, or attn, "
+            "which one follows"
+        )
     return {"text": to_dict(texts.fitted(text, told.sentences)), **recipes}
 
 

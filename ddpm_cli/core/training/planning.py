@@ -137,9 +137,15 @@ def _what_is_shown(
         raise UsageError("--caption makes captions, and --no-captions learns none")
     if request.conditional and not source.classes:
         raise UsageError(f"--conditional, but {request.data} has no class folders")
-    templates = data.get("templates", config.data.templates)
+    # A file's templates stay behind where the pictures have no classes to name.
+    templates = data.get("templates", config.data.templates if source.classes else ())
     wanted = False if request.captions is None and not unasked else request.captions
     told = captioning.learned(source, wanted, templates)
+    if told is None and request.init_from is not None and config.network.text is not None:
+        raise UsageError(
+            f"--init-from {request.init_from}: those weights read captions, and none are learned; "
+            "give --captions, or --caption to make some of class names"
+        )
     conditional = (unasked and not told) if request.conditional is None else request.conditional
     settings = {
         "network": {

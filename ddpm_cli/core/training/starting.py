@@ -66,6 +66,11 @@ def read(path: Path, config: NetworkConfig) -> Start:
     if _AUGMENTED not in wanted:
         tensors.pop(_AUGMENTED, None)
     needed = {name: tensor for name, tensor in wanted.items() if not _is_added(name, tensors)}
+    if config.skip_scale != 1 and any(".blocks." in name for name in wanted.keys() - needed.keys()):
+        raise DdpmError(
+            f"--init-from {path} scales its residual sums by {config.skip_scale:g}, and so would a "
+            "block more: it cannot start without effect. Leave out captions and --blocks"
+        )
     if wrong := misfits(tensors, needed):
         raise DdpmError(
             f"--init-from {path} is of another network than this training's: {listed(wrong)}; "
