@@ -352,6 +352,7 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
+@pytest.mark.chaos
 def test_killed_and_run_again_ends_like_undisturbed(tiny: Path, photos: Path) -> None:
     command = ("train", "--data", photos, "--config", tiny, "--images", 1600, "--preview", 0)
     finished(shell(*command, "--out", "straight", "--snapshot-every", 160))
@@ -421,6 +422,7 @@ def test_torchrun_works_too(tiny: Path, photos: Path) -> None:
     assert json.loads(done.stdout)["images"] == 64
 
 
+@pytest.mark.chaos
 def test_an_error_in_a_worker_is_one_line_and_its_exit_code(tiny: Path, photos: Path) -> None:
     victim = shell("train", "--data", photos, "--config", tiny, "--batch", 1, "--nproc", 2)
     _, err = victim.communicate(timeout=120)
