@@ -137,7 +137,7 @@ def test_templates_over_class_names() -> None:
             b"file,caption\na.png",
             "line 2 should have file_name or file and text or",
         ),
-        ("captions.csv", b'file,caption\ndark/0.png,"x\ndark/1.png,y', "line 3: unexpected end of"),
+        ("captions.csv", b'file,caption\ndark/0.png,"x\ndark/1.png,y', "line 2: unexpected end of"),
         ("captions.csv", b'file,caption\na,"' + b"x" * 140_000, "line 2: field larger than"),
         ("metadata.jsonl", rb'{"file_name": "a.png", "text": "\ud83d"}', r"a.png holds half a let"),
         ("metadata.jsonl", b'{"text": 3}', "line 1 should have file_name or file and text or capt"),

@@ -175,9 +175,8 @@ def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, 
         try:
             yield from ((reader.line_num, row) for row in reader)
         except csv.Error as error:
-            raise DdpmError(
-                f"{listing.path}: {table} line {reader.line_num}: {error}; is a quote left open?"
-            ) from error
+            place = f"{table} line {reader.line_num + 1}"  # where the row begins
+            raise DdpmError(f"{listing.path}: {place}: {error}; is a quote left open?") from error
         return
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
