@@ -7,5 +7,5 @@
 #SBATCH --signal=USR1@300
 #SBATCH --requeue --open-mode=append
 set -euo pipefail
-srun ddpm train --data "${1:?a folder or .zip of images}" --out "runs/$SLURM_JOB_NAME" \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ddpm train --data "${1:?a folder or .zip of images}" --out "runs/$SLURM_JOB_NAME" \
     --nproc "${SLURM_GPUS_ON_NODE:-8}" --requeue

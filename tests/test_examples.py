@@ -17,7 +17,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.sh"))
 
 TOOLS = {  # instead of the real ones
     "ddpm": 'printf "%s\\t" "$@" >> {log}; echo >> {log}',
-    "srun": 'exec "$@"',
+    "srun": 'test "$1" = --cpus-per-task=16 && shift && exec "$@"',  # which it may not inherit
     "scontrol": "echo node07; echo node08",
 }
 SEVERAL = "--nnodes 2 --node-rank 1 --rdzv-endpoint"
@@ -41,7 +41,12 @@ def commands(tmp_path: Path, photos: Path) -> Callable[[Path], list[list[str]]]:
         **os.environ,
         **{"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_NAME": "cats"},
         **{"SLURM_JOB_NODELIST": "node[07-08]", "SLURM_NNODES": "2", "SLURM_NODEID": "1"},
-        **{"SLURM_GPUS_ON_NODE": "4", "MASTER_ADDR": "head", "MASTER_PORT": "29500"},
+        **{
+            "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_CPUS_PER_TASK": "16",
+            "MASTER_ADDR": "head",
+            "MASTER_PORT": "29500",
+        },
         **{"WORLD_SIZE": "2", "RANK": "1", "DATA": str(photos), "OUT": "runs/cats", "GPUS": "4"},
         **{"CIFAR10_TRAIN": str(photos)},
     }

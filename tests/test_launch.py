@@ -69,8 +69,6 @@ def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> N
     assert told.startswith(f"ddpm: process 1 on {os.uname().nodename} failed first: ValueError")
     assert told.strip().endswith("ValueError: the cat sat on the keyboard")
     assert err.count("Traceback") == 1
-    logs = {path.name for path in Path("run/logs").glob("*/*")}
-    assert {"rank0.end.json", "rank1.end.json", "rank1.err"} <= logs
     (log,) = Path("run/logs").glob("*/rank1.err")
     assert "the cat sat on the keyboard" in log.read_text()
 

@@ -15,13 +15,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from conftest import Result
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ddpm_cli.cli import launching
 from ddpm_cli.core.data import loader
-from ddpm_cli.core.errors import DdpmError, EndedError, UsageError
-from ddpm_cli.core.runtime import launch, slurm, stopping, worker
+from ddpm_cli.core.errors import (
+    DdpmError,
+    DivergedError,
+    EndedError,
+    PreemptedError,
+    StoppedByUserError,
+    UsageError,
+)
+from ddpm_cli.core.runtime import devices, launch, slurm, stopping, worker
 from ddpm_cli.core.runtime.failures import first_failure
 from ddpm_cli.core.runtime.launch import Nodes
 from ddpm_cli.core.runtime.locking import locked
@@ -104,6 +113,78 @@ def test_time_limits(text: str, seconds: float) -> None:
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--time-limit"):
         stopping.parse_time_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "index"),
+    [
+        ({"RANK": "3", "SLURM_PROCID": "3"}, 1, 0),  # srun: each task sees its own
+        ({"RANK": "3", "SLURM_PROCID": "3", "SLURM_GPUS_PER_TASK": "1"}, 4, 3),  # or all do
+        ({"RANK": "3", "SLURM_PROCID": "0", "SLURM_GPUS_PER_TASK": "8"}, 8, 3),  # a launcher in one
+        ({"RANK": "3"}, 1, None),
+        ({"RANK": "3", "SLURM_PROCID": "3", "TORCHELASTIC_RUN_ID": "x"}, 1, None),
+    ],
+)
+def test_each_process_takes_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int, index: int | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    for name, value in (environment | {"LOCAL_RANK": "3"}).items():
+        monkeypatch.setenv(name, value)
+    if index is None:
+        with pytest.raises(UsageError, match="process 3 of this machine has no GPU"):
+            devices.choose_device("cuda")
+    else:
+        assert devices.choose_device("cuda").index == index
+
+
+BEGUN = "import os; from ddpm_cli.core.runtime import worker; worker.begin(); "
+BEGUN += "print(os.environ[worker.STARTED])"
+
+
+def test_the_time_limit_counts_from_the_first_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes over the launcher's start; what another command left behind is not ours."""
+
+    def started() -> float:
+        return float(subprocess.check_output([sys.executable, "-c", BEGUN], text=True))
+
+    before = time.time()
+    monkeypatch.setenv(worker.STARTED, "1000")
+    assert before <= started() <= time.time()
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getpid()))
+    assert started() == 1000
+
+
+def test_how_a_worker_ended_is_told_though_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file for it is not on the run's disk; and it is whole, or not there."""
+    logs = launch._Logs(tmp_path / "run", tmp_path / "own", 1)
+    (file,) = logs.reify({0: {"RANK": "0"}}).error_files.values()
+    assert Path(file).is_relative_to(tmp_path / "own")
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
+    monkeypatch.setenv(worker.ENDING, file)
+    with monkeypatch.context() as patch:
+
+        def full(self: Path, *given: Any, **more: Any) -> None:
+            self.touch()
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "write_text", full)
+        worker.record("the disk is full", 1)
+    nothing = ProcessFailure(0, 1, 1, file)
+    assert first_failure({0: nothing}).message == "it ended with exit code 1"
+    worker.record("the disk is full", 1)
+    failure = first_failure({0: ProcessFailure(0, 1, 1, file)})
+    assert (failure.message, failure.purpose) == ("the disk is full", 1)
+
+
+def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, silent in (("0", False), ("3", True)):
+        monkeypatch.setenv("RANK", rank)
+        for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
+            assert worker.tell(error) == silent
+        assert not worker.tell(DdpmError("of this process alone"))
 
 
 def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ def choose_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         count = torch.cuda.device_count()
-        index = 0 if slurm.one_gpu_each() else distributed.local_rank()
+        alone = count == 1 and slurm.is_task()  # SLURM shows each task its own GPU only
+        index = 0 if alone else distributed.local_rank()
         if index >= count:
             raise UsageError(
                 f"process {index} of this machine has no GPU: {count} visible "

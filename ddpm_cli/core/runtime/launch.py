@@ -40,6 +40,7 @@ from ddpm_cli.core.runtime.failures import Failure, first_failure
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _MEETING = 600  # seconds that nodes wait for each other
+_ELSEWHERE = "the training ended on another node; what that one printed tells why"
 _PARTING = 60  # seconds that nodes which ended wait for each other
 
 
@@ -85,8 +86,8 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # we tell it in fewer words
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a shared one keeps what died wrote
     with ExitStack() as kept:
-        folder = how.logs or Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ddpm-")))
-        logs = _Logs(folder, how.processes)
+        own = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ddpm-")))
+        logs = _Logs(how.logs or own, own / "endings", how.processes)
         left = how.max_restarts
         while True:
             agent = _Agent(how, command, logs, left, reporter)
@@ -99,9 +100,7 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
                     raise DdpmError(_no_meeting(how.nodes, error)) from error
                 reporter.say(f"{how.nodes.endpoint} is gone; waiting for it to come back")
             except RendezvousClosedError as error:
-                raise DdpmError(
-                    "the training ended on another node; what that one printed tells why"
-                ) from error
+                raise DdpmError(_ELSEWHERE) from error
             except (RendezvousError, OSError) as error:
                 raise DdpmError(_no_meeting(how.nodes, error)) from error
 
@@ -119,9 +118,10 @@ def _no_meeting(nodes: Nodes, error: Exception) -> str:
 class _Logs(LogsSpecs):
     """Where workers print and how they end: the first on the terminal, the others into files."""
 
-    def __init__(self, folder: Path, processes: int) -> None:
+    def __init__(self, folder: Path, endings: Path, processes: int) -> None:
         super().__init__()
         self.folder, self.starts = folder, 0
+        self._endings = endings  # elsewhere: that the run's disk is full can still be told
         self._threads = str(max(1, cores() // processes))
         self._started = time.time()
 
@@ -134,17 +134,18 @@ class _Logs(LogsSpecs):
         """Files for the workers about to start, whose environment is completed."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._started))
         folder = self.folder / (f"{stamp}-restart{self.starts}" if self.starts else stamp)
-        folder.mkdir(parents=True, exist_ok=True)
+        endings = self._endings / str(self.starts)
+        for made in (folder, endings):
+            made.mkdir(parents=True, exist_ok=True)
         files = LogsDest()
         for local, env in envs.items():
             path = folder / f"rank{env['RANK']}"
             first = env["RANK"] == "0"
             files.stdouts[local] = "" if first else f"{path}.out"
             files.stderrs[local] = "" if first else f"{path}.err"
-            files.error_files[local] = f"{path}.end.json"
+            files.error_files[local] = str(endings / f"rank{env['RANK']}.end.json")
             env[worker.ENDING] = files.error_files[local]
             env[worker.LAUNCHER] = str(os.getpid())
-            env[worker.STARTED] = str(self._started)
             env["TORCHELASTIC_RESTART_COUNT"] = str(self.starts)  # whatever the reason
             env.setdefault("OMP_NUM_THREADS", self._threads)
         self.starts += 1
@@ -253,7 +254,7 @@ class _Agent(LocalElasticAgent):
     def _ended(self, first: Failure) -> EndedError:
         """What the first failure means for the whole command."""
         if first.purpose is not None:
-            return EndedError(first.message, first.purpose)
+            return EndedError(first.message or _ELSEWHERE, first.purpose)
         number = self._signal or first.stopped
         if number and (first.stopped or first.lost):  # not all were listening yet
             return EndedError(

@@ -40,9 +40,11 @@ def first_host(nodes: str) -> str:
     return _scontrol("show", "hostnames", nodes).split()[0]
 
 
-def one_gpu_each() -> bool:
-    """Whether SLURM shows each task its own GPU alone (--gpus-per-task)."""
-    return "SLURM_GPUS_PER_TASK" in os.environ
+def is_task() -> bool:
+    """Whether srun itself started this process as one of several, and no launcher below it."""
+    env = os.environ
+    ours = "SLURM_PROCID" in env and env.get("RANK") == env["SLURM_PROCID"]
+    return ours and "TORCHELASTIC_RUN_ID" not in env
 
 
 def end_time() -> float | None:

@@ -15,14 +15,16 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError, StoppedByUserError
 
 LAUNCHER = "DDPM_LAUNCHER"  # the process id of the launcher, in its workers' environment
-STARTED = "DDPM_STARTED"  # when the launcher was started, in seconds since 1970
+STARTED = "DDPM_STARTED"  # when the first command was started, in seconds since 1970
 ENDING = "TORCHELASTIC_ERROR_FILE"
 
+_SHARED = (PreemptedError, StoppedByUserError, DivergedError)  # raised in every process
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -43,8 +45,12 @@ def may_restart() -> bool:
 
 
 def begin() -> None:
-    """End with the launcher, however it ends, and show the stacks if native code crashes."""
+    """Note when the command started; a launcher's worker takes that over, and ends with it.
+
+    However the launcher ends. And a worker shows the stacks if native code crashes.
+    """
     if not launched():
+        os.environ[STARTED] = str(time.time())
         return
     faulthandler.enable()
     if sys.platform == "linux":
@@ -62,7 +68,8 @@ def tell(error: Exception) -> bool:
     """Tell how this process failed, unless it works alone; whether that was told.
 
     The launcher tells the first failure only. Without it, under torchrun or srun, the process that
-    failed shows its traceback, and those that merely lost it say so in a line.
+    failed shows its traceback, and those that merely lost it say so in a line; what ends
+    all alike is left to the first to tell.
     """
     purpose = error.exit_code if isinstance(error, DdpmError) else None
     lost = purpose is None and lost_others(error)
@@ -72,6 +79,8 @@ def tell(error: Exception) -> bool:
         record(str(error) if purpose else _line(error), purpose, trace, lost=lost)
         if os.environ.get("RANK") != "0":  # whose stderr is the terminal; the others' is their log
             print(trace or error, file=sys.stderr)
+        return True
+    if isinstance(error, _SHARED) and os.environ.get("RANK", "0") != "0":
         return True
     if purpose is None and "RANK" in os.environ:
         how = f"lost the others: {_line(error)}" if lost else "failed:"
@@ -104,4 +113,7 @@ def record(message: str, purpose: int | None, trace: str = "", *, lost: bool = F
         "purpose": purpose,
         "lost": lost,
     }
-    Path(file).write_text(json.dumps(ending), encoding="utf-8")
+    with suppress(OSError):  # a full disk may be what we tell of
+        partial = Path(f"{file}.part")
+        partial.write_text(json.dumps(ending), encoding="utf-8")
+        partial.replace(file)  # whole or not at all: torch's agent reads it
