@@ -167,7 +167,7 @@ def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[
         ({"blocks": ("res,class-attn",)}, "no|none"),
         ({"blocks": ("res,text-attn",)}, "captions"),
         ({"heads": 3}, "3 heads"),
-        ({"head_width": 16}, "heads of 16"),
+        ({"head_width": 32}, "heads of 32"),
         ({"groups": 5}, "5 groups"),
         ({"time": "later"}, "add, scale-shift"),
     ],
