@@ -92,6 +92,7 @@ def test_what_cannot_be_is_said_once_before_any_process_starts(
     assert not Path("runs").exists()
 
 
+@pytest.mark.chaos
 def test_two_tasks_of_srun_are_one_training(tiny: Path, photos: Path, tmp_path: Path) -> None:
     """`srun -n 2 ddpm train`: nothing but SLURM's variables."""
     environment = Misdeeds(tmp_path / "site").environment()

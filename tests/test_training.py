@@ -402,6 +402,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny: Path, photos: Path) -> 
     assert (again["resumed_at"], again["images"]) == (seen, seen + 8)
 
 
+@pytest.mark.chaos
 def test_torchrun_works_too(tiny: Path, photos: Path) -> None:
     command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--json")
     launcher = [
