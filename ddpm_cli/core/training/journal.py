@@ -15,7 +15,7 @@ from ddpm_cli.core.training.state import Progress
 
 
 class Journal:
-    """A row tells of what was seen since the row before it, also where a signal came between."""
+    """A row tells of what was seen since the row before it, over all stops in between."""
 
     def __init__(
         self, run: RunDirectory, config: RunConfig, progress: Progress, device: torch.device

@@ -148,7 +148,11 @@ def _went_on_from(run: RunDirectory, given: str) -> bool:
     """Whether the run's snapshots come after this one, which may be deleted by now."""
     if given in ("auto", "never") or not run.resumed.is_file():
         return False
-    path, recorded = Path(given), from_dict(Origin, json.loads(run.resumed.read_text("utf-8")))
+    try:
+        recorded = from_dict(Origin, json.loads(run.resumed.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise DdpmError(f"{run.resumed} cannot be read ({error}); --resume auto goes on") from error
+    path = Path(given)
     return sha256_of(path) == recorded.sha256 if path.is_file() else given == recorded.path
 
 

@@ -29,7 +29,7 @@ class Progress:
     stale: int = 0  # snapshots since then
     bad_steps: int = 0  # steps in a row whose loss or gradient was not finite
     skipped: int = 0  # such steps in all
-    unlogged_images: int = 0  # seen since the last row of metrics, where a signal came before one
+    unlogged_images: int = 0  # seen since the last row of metrics, where a snapshot came first
     unlogged_seconds: float = 0.0
     unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by process
     processes: int = 1  # that shared the last step

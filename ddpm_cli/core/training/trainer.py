@@ -103,7 +103,6 @@ class Trainer:
 
         with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
-            self._judge(self._due_score())  # where a signal came before it
             while clock.used < 1 and not self._out_of_patience():
                 # Choose the learning rate.
                 lr = learning_rate(config.optimiser, progress.images, clock.used)
@@ -132,25 +131,24 @@ class Trainer:
                 self._step(share, losses, good=not bad)
                 self.health.note(lr, norm, good=not bad)
                 ending = clock.used >= 1
-                judging = ending or saver.due()
+                validating = ending or saver.due()
                 score = self._due_score()
-                saving = judging or signal != 0 or score is not None
+                saving = validating or signal != 0 or score is not None
                 self._stay_finite(share, losses, weights_too=saving)
 
-                # Validate, log and save when it is time; a signal only adds a snapshot.
+                # Validate, log and save when it is time; signals and scores only add snapshots.
                 held_out = None
-                if judging:
+                if validating:
                     with watchdog.paused():
                         held_out = self.batches.held_out_loss(self.averaged, self.held_out)
-                logging = judging or score is not None
-                if logging or crossed(progress.images, batch, self.journal.every):
+                if validating or crossed(progress.images, batch, self.journal.every):
                     self.journal.write(bar, clock.used, lr, norm, held_out)
                 if saving:
                     self.journal.keep()
-                    saver.start(best=judging and self._is_best(held_out))
+                    saver.start(best=validating and self._is_best(held_out))
                 if signal or score is not None:
                     saver.finish()  # before what may take minutes
-                if judging:
+                if validating:
                     saver.show(ending=ending)
                 if signal:
                     raise stopping.stopped(int(signal), str(self.run.path))
