@@ -30,7 +30,7 @@ from ddpm_cli.core.errors import (
     StoppedByUserError,
     UsageError,
 )
-from ddpm_cli.core.runtime import devices, launch, slurm, stopping, worker
+from ddpm_cli.core.runtime import devices, launch, locking, slurm, stopping, worker
 from ddpm_cli.core.runtime.failures import first_failure
 from ddpm_cli.core.runtime.launch import Nodes
 from ddpm_cli.core.runtime.locking import locked
@@ -410,16 +410,34 @@ def test_without_locks_the_host_and_process_are_asked(
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     said: list[str] = []
+    lock = tmp_path / ".lock"
     with locked(tmp_path, said.append):
         assert "without locks" in said[0]
-        with pytest.raises(DdpmError, match=f"process {os.getpid()} on"), locked(tmp_path, print):
-            pass
-    gone = {"host": os.uname().nodename, "pid": 2**22 + 1}
-    elsewhere = {"host": "another", "pid": os.getpid()}
-    for holder in (gone, elsewhere):
-        (tmp_path / ".lock").write_text(json.dumps(holder))
+        told = json.loads(lock.read_text())
+    parent = told | {"pid": os.getppid()}  # alive, but began before us
+    assert locking._started(os.getppid()) != told["started"] == locking._started(os.getpid())
+    lock.write_text(json.dumps(parent | {"started": locking._started(os.getppid())}))
+    seen = f"process {os.getppid()} on .*; if there is none, delete {lock}"
+    with pytest.raises(DdpmError, match=seen), locked(tmp_path, print):
+        pass
+    gone = told | {"pid": 2**22 + 1}
+    elsewhere = parent | {"host": "another"}
+    for holder in (gone, elsewhere, parent, told):  # the last two: their numbers were given again
+        lock.write_text(json.dumps(holder))
         with locked(tmp_path, said.append):
             pass
+
+
+def test_a_gpu_out_of_memory_is_an_error_of_one_line(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(Clock, "tick", full)
+    result = train_tiny("--out", "run")
+    assert (result.code, result.err.count("Traceback")) == (1, 0)
+    assert "memory (CUDA out of memory); use a smaller --microbatch" in result.err
 
 
 STALL = """
@@ -451,7 +469,7 @@ def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
 
 def test_a_training_that_does_not_stall_leaves_nothing(train_tiny: Run) -> None:
     assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
-    assert list(Path("run/logs").iterdir()) == []
+    assert not Path("run/logs").exists()
 
 
 def test_a_deadline_ends_the_process(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.runtime import distributed, slurm
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime import distributed, slurm, worker
 from ddpm_cli.core.runtime.reporting import Reporter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -61,6 +62,16 @@ def can_compile(device: torch.device, reporter: Reporter) -> bool:
         reporter.say(f"--compile does not work here, so training goes on without: {why[0][:200]}")
         return False
     return True
+
+
+@contextmanager
+def enough_memory(mend: str) -> Iterator[None]:
+    """Say in a line that a GPU's memory ran out within the block, and how to mend it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        why = str(error).split(". ")[0]
+        raise DdpmError(f"{worker.name()} ran out of the GPU's memory ({why}); {mend}") from error
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

@@ -29,16 +29,19 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         free = _lock(file)
         holder = _holder(file)
+        mend = "stop that one, or choose another --out"
         if free is None:
             free = not _alive_here(holder)
+            mend += f"; if there is none, delete {file.name}"
             say(f"{folder} is on a file system without locks: let only one training write to it")
         if not free:
             raise DdpmError(
                 f"{folder} is being written by process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')}; stop that one, or choose another --out"
+                f"{holder.get('host', '?')}; {mend}"
             )
         file.truncate(0)
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        pid = os.getpid()
+        json.dump({"host": socket.gethostname(), "pid": pid, "started": _started(pid)}, file)
         file.flush()
         for name in _OURS:
             for left in (folder / name).glob(".*.part"):
@@ -72,12 +75,30 @@ def _holder(file: IO[str]) -> dict[str, Any]:
 
 
 def _alive_here(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname():
+    """Whether the holder still lives on this machine, and is not just another of its number.
+
+    In a container that starts again, host and number are those of the process that was killed.
+    """
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    if pid == os.getpid() or holder.get("started") != _started(pid):
+        return False
+    if sys.platform == "win32":  # where os.kill would end it
         return False
     try:
-        os.kill(int(holder["pid"]), 0)
-    except (KeyError, ValueError, ProcessLookupError):
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
     except PermissionError:  # another user's
         return True
     return True
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in ticks since the system did; None where there is no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]  # field 22; the second, a name, may hold blanks

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddpm_cli.core.runtime import worker
@@ -52,6 +52,8 @@ class _Watch:
         self._file.close()
         if self.path.stat().st_size == 0:
             self.path.unlink()
+            with suppress(OSError):  # others may write there
+                self.path.parent.rmdir()
 
     def _guard(self) -> None:
         patience = self.seconds + _GRACE

@@ -12,7 +12,7 @@ from ddpm_cli.core.config import Origin, RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.unet import parameter_count
-from ddpm_cli.core.runtime import distributed, stopping, watchdog
+from ddpm_cli.core.runtime import devices, distributed, stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.training import captioning, resuming, starting
@@ -50,6 +50,7 @@ def run(
     with ExitStack() as kept:
         open_directory = partial(resuming.open_directory, plan, request, reporter, kept)
         run = RunDirectory(distributed.told_by_first(open_directory))
+        kept.enter_context(devices.enough_memory("use a smaller --microbatch: it learns the same"))
         return _train(run, config, request, machine, reporter, stop, scoring, parts)
 
 
