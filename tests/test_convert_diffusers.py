@@ -317,7 +317,6 @@ def test_schedulers_that_ours_cannot_be_are_refused(changes: dict[str, Any], wor
         ({"blocks": ("res,linear-attn",)}, {}, "linear-attn blocks"),
         ({"blocks": ("res", "res,res")}, {}, "res blocks for all levels"),
         ({"blocks": ("res,attn,res", "res,res")}, {}, "sequences of blocks"),
-        ({"blocks": ("res,attn,attn",)}, {}, "attention twice in a row"),
         ({"resample": "pool"}, {}, "pooling"),
         ({"skip_scale": 0.5}, {}, "scaled by 0.5"),
         ({"size": (9, 8)}, {}, "pads"),

@@ -224,9 +224,6 @@ def _refuse_export(c: NetworkConfig) -> None:
         f"pixels folded by {c.patch}": c.patch > 1,
         f"attention over patches of {c.attn_patch}": c.attn_patch > 1,
         f"a class_width of {c.class_width}": c.class_width is not None,
-        "attention twice in a row": any(
-            len(stage) > 2 for level in c.levels for stage in (*level.down, *level.up)
-        ),
         "resampling by pooling": c.resample == "pool",
         "a convolution in a resampler's skip": c.resample_skip,
         f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,
