@@ -162,15 +162,15 @@ def test_grey_or_mixed_pictures_choose_channels_and_size(tmp_path: Path) -> None
         files.write_png(tmp_path / "grey" / f"{i}.png", np.full((1, 20, 30), 9, np.uint8))
     assert sources.open_source(str(tmp_path / "grey")).native_channels == 1
     assert sources.open_source(str(tmp_path / "grey")).native_size == (20, 30)
+    files.write_png(tmp_path / "grey" / "big.png", np.zeros((3, 200, 30), np.uint8))
+    assert sources.open_source(str(tmp_path / "grey")).native_channels == 3
+    assert sources.open_source(str(tmp_path / "grey")).native_size == (64, 64)
 
 
 def test_a_folder_that_is_here_wins_over_a_data_set_of_its_name(photos: Path) -> None:
     assert len(sources.open_source("shapes")) == 12_000
     photos.rename("shapes")
     assert len(sources.open_source("shapes")) == 24
-    files.write_png(tmp_path / "grey" / "big.png", np.zeros((3, 200, 30), np.uint8))
-    assert sources.open_source(str(tmp_path / "grey")).native_channels == 3
-    assert sources.open_source(str(tmp_path / "grey")).native_size == (64, 64)
 
 
 def test_unknown_data_names_what_is_known() -> None:
