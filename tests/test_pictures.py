@@ -167,6 +167,12 @@ def test_grey_or_mixed_pictures_choose_channels_and_size(tmp_path: Path) -> None
     assert sources.open_source(str(tmp_path / "grey")).native_size == (64, 64)
 
 
+def test_a_folder_that_is_here_wins_over_a_data_set_of_its_name(photos: Path) -> None:
+    assert len(sources.open_source("shapes")) == 12_000
+    photos.rename("shapes")
+    assert len(sources.open_source("shapes")) == 24
+
+
 def test_unknown_data_names_what_is_known() -> None:
     with pytest.raises(DdpmError, match=r"nowhere.*shapes.*cifar10"):
         sources.open_source("nowhere")

@@ -108,11 +108,12 @@ class FileSource:
 
 def open_source(spec: str) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
-    if spec == "shapes":
-        return Shapes()
     name, _, split = spec.partition(":")
-    if name in named.DATASETS and not Path(spec).exists():
-        return named.NamedSource(name, split or "train")
+    if not Path(spec).exists():  # a folder that is here wins over a data set of its name
+        if spec == "shapes":
+            return Shapes()
+        if name in named.DATASETS:
+            return named.NamedSource(name, split or "train")
     path = Path(spec).expanduser()
     if not path.exists():
         known = ", ".join(["shapes", *named.DATASETS])
