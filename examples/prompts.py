@@ -2,7 +2,7 @@
 
 Shapes have 360 captions: size, colour, figure and ground. A third of them is left out of the
 training pictures altogether, so each word is there in other combinations. A hundred prompts then
-ask for combinations that were left out, and for no others. A quarter of an hour on a CPU:
+ask for combinations that were left out, and for no others:
 
     python examples/prompts.py
 """
