@@ -109,12 +109,17 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of 24 pictures of 8x8 in two classes: dark ones and light ones."""
+    return write_photos(tmp_path / "photos")
+
+
+def write_photos(folder: Path) -> Path:
+    """Write the pictures of the fixture `photos` into a folder; that folder."""
     rng = np.random.default_rng(0)
     for label, base in (("dark", 40), ("light", 200)):
         for i in range(12):
             pixels = (base + rng.integers(-20, 20, (3, 8, 8))).astype(np.uint8)
-            files.write_png(tmp_path / "photos" / label / f"{i}.png", pixels)
-    return tmp_path / "photos"
+            files.write_png(folder / label / f"{i}.png", pixels)
+    return folder
 
 
 @pytest.fixture

@@ -49,6 +49,12 @@ def wrap():
             raise ValueError("the cat sat on the keyboard")
         if what == "hang":
             threading.Event().wait()
+        if what == "all SIGKILL":
+            launcher = os.getppid()
+            workers = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+            for pid in (launcher, *(int(pid) for pid in workers if int(pid) != os.getpid())):
+                os.kill(pid, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         if what.startswith("launcher "):  # and wait until it was passed on
             os.kill(os.getppid(), getattr(signal, what.split()[1]))
             noted.wait()
@@ -71,7 +77,11 @@ class Misdeeds:
         (folder / "sitecustomize.py").write_text(SITE)
 
     def environment(self, *deeds: tuple[int, int, str]) -> dict[str, str]:
-        """`deeds`: (rank, images, what), each done once: SIGKILL, hang, raise, launcher SIGTERM."""
+        """`deeds`: (rank, images, what), each done once.
+
+        What may be SIGKILL (or another signal, to itself), hang, raise, launcher SIGTERM (or
+        another signal, to the launcher), all SIGKILL.
+        """
         told = [
             {
                 "rank": rank,

@@ -8,19 +8,19 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, write_photos
 from misdeeds import Misdeeds, ending, same, started
 
 pytestmark = pytest.mark.chaos
 
 IMAGES = 96
 DEEDS = (
-    *("SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "raise"),
+    *("SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "raise", "all SIGKILL"),
     *("launcher SIGTERM", "launcher SIGUSR1", "launcher SIGUSR2", "launcher SIGHUP"),
     *("launcher SIGINT", "launcher SIGKILL"),
 )
@@ -28,24 +28,31 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, photos: Path) -> Start:
+def start(tmp_path: Path) -> Start:
     """Start a training of the tiny network whose processes commit the given misdeeds."""
-    config = tmp_path / "two.json"
+    return starting(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of an undisturbed run."""
+    place = tmp_path_factory.mktemp("calm")
+    ended(starting(place)("--nproc", 2, "--out", place / "run"))
+    return str(place / "run")
+
+
+def starting(place: Path) -> Start:
+    """What starts trainings whose pictures, settings and cache lie in a folder."""
+    config, photos = place / "two.json", write_photos(place / "photos")
     config.write_text(json.dumps(TINY | {"preview": 0}))
-    misdeeds = Misdeeds(tmp_path / "site")
+    misdeeds = Misdeeds(place / "site")
 
-    def call(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> Any:
+    def start(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> Any:
         given = ("train", "--data", photos, "--config", config, "--images", IMAGES)
-        return started((*given, *arguments), misdeeds.environment(*deeds))
+        environment = misdeeds.environment(*deeds) | {"DDPM_CACHE": str(place / "cache")}
+        return started((*given, *arguments), environment)
 
-    return call
-
-
-@pytest.fixture
-def calm(start: Start) -> Iterator[str]:
-    """An undisturbed run's name."""
-    ended(start("--nproc", 2, "--out", "calm"))
-    yield "calm"
+    return start
 
 
 def ended(process: subprocess.Popen[str], *codes: int) -> str:
@@ -57,9 +64,12 @@ def ended(process: subprocess.Popen[str], *codes: int) -> str:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_the_weights_are_the_same(start: Start, calm: str, seed: int) -> None:
+    """A process dies at a random step, and two more things go wrong."""
     draw = random.Random(seed)
-    moments = sorted(draw.sample(range(8, IMAGES, 8), 3))
-    deeds = tuple((draw.randrange(2), images, draw.choice(DEEDS)) for images in moments)
+    moments, whats = draw.sample(range(8, IMAGES, 8), 3), ("SIGKILL", *draw.sample(DEEDS, 2))
+    deeds = tuple(
+        (draw.randrange(2), images, what) for images, what in zip(moments, whats, strict=True)
+    )
     for _ in range(len(deeds) + 1):
         process = start("--nproc", 2, "--out", "run", deeds=deeds)
         err = ended(process, 0, 75, 130, -signal.SIGKILL)
