@@ -84,7 +84,6 @@ def _work(
     as_json: bool,
 ) -> None:
     """Train in this process, alone or as one of several."""
-    from ddpm_cli.core.judging import Plan, TrainingScore
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import captioning, planning, resuming, session
     from ddpm_cli.core.training.trainer import Machine
@@ -101,10 +100,7 @@ def _work(
         with stop.at_once():
             plan = distributed.alike(lambda: planning.plan(request))
             _announce(plan.summary(), reporter)
-            scoring = None
-            if judged is not None:
-                asked = Plan(judged.every, judged.count, judged.network.load(chosen, reporter))
-                scoring = partial(TrainingScore, asked, reporter, machine.precision)
+            scoring = None if judged is None else _scoring(judged, machine, reporter)
             if dry_run:
                 resuming.choose_directory(plan, request)
                 pictures = session.read_pictures(plan, request, reporter)
@@ -116,6 +112,13 @@ def _work(
 
         summary = session.run(plan, request, machine, reporter, stop, scoring)
     console.result(_closing(summary), summary, as_json)
+
+
+def _scoring(judged: judging.InTraining, machine: Any, reporter: Any) -> Any:
+    from ddpm_cli.core.judging import Plan, TrainingScore  # brings torchvision
+
+    asked = Plan(judged.every, judged.count, judged.network.load(machine.device, reporter))
+    return partial(TrainingScore, asked, reporter, machine.precision)
 
 
 def _announce(plan: dict[str, Any], reporter: Any) -> None:

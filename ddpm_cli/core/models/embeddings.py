@@ -12,7 +12,7 @@ from torch.nn import functional as nnf
 from ddpm_cli.core.architecture import NetworkConfig
 from ddpm_cli.core.conditions import Condition
 from ddpm_cli.core.config import NULL_CLASS
-from ddpm_cli.core.models.layers import glorot, zeroed
+from ddpm_cli.core.models.layers import embedding, glorot, zeroed
 from ddpm_cli.core.models.text import TextEncoder
 
 AUGMENTATIONS = 9  # numbers that say how training moved a picture
@@ -58,7 +58,7 @@ class Conditioning(nn.Module):
         self.classes = self.class_map = None
         if config.classes:
             rows = len(config.classes) + config.null_class  # row 0: the null class, if there is one
-            self.classes = nn.Embedding(rows, config.class_width or width)
+            self.classes = embedding(rows, config.class_width or width)
             if config.class_width is not None:
                 self.class_map = glorot(nn.Linear(config.class_width, width))
         self.text = self.text_map = None

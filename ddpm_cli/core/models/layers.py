@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.architecture import NetworkConfig
@@ -22,6 +23,15 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """So many vectors to learn, standard normal at first, as torch's own are.
+
+    Drawn by randn: torch's own way would, where a network is only counted (on the meta device),
+    import the compiler, for seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.randn(rows, width), freeze=False)
 
 
 def glorot(layer: Layer) -> Layer:

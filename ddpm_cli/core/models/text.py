@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.architecture import TextConfig
-from ddpm_cli.core.models.layers import glorot, zeroed
+from ddpm_cli.core.models.layers import embedding, glorot, zeroed
 
 BYTES = 256  # values of a byte
 
@@ -48,8 +48,8 @@ class ByteTransformer(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.values = nn.Embedding(1 + BYTES, config.width)
-        self.places = nn.Embedding(config.length, config.width)
+        self.values = embedding(1 + BYTES, config.width)
+        self.places = embedding(config.length, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ddpm_cli.core import plots, weights
+from ddpm_cli.core import weights
 from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
@@ -102,6 +102,8 @@ class Saver:
         self.seconds = time.monotonic() - started
 
     def _show(self, *, ending: bool) -> None:
+        from ddpm_cli.core import plots  # brings matplotlib, for one process of many
+
         images = self._state.progress.images
         preview.draw(self._run, self._averaged, self._config, images, self._device)
         if ending or time.monotonic() - self._curve_drawn > _CURVE_EVERY:
