@@ -31,7 +31,7 @@ def embedding(rows: int, width: int) -> nn.Embedding:
     Drawn by randn: torch's own way would, where a network is only counted (on the meta device),
     import the compiler, for seconds.
     """
-    return nn.Embedding.from_pretrained(torch.randn(rows, width), freeze=False)
+    return nn.Embedding(rows, width, _weight=torch.randn(rows, width))
 
 
 def glorot(layer: Layer) -> Layer:
