@@ -114,7 +114,7 @@ def _covers(side: int) -> tuple[NDArray[np.float64], list[tuple[str, float]]]:
 def main() -> None:
     """Write the pictures, train, draw, and judge what was drawn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=100_000, help="seen in training")
+    parser.add_argument("--images", type=int, default=120_000, help="seen in training")
     parser.add_argument("--place", type=Path, default=Path("prompts"), help="a folder to work in")
     wanted = parser.parse_args()
     data, run, drawn = (wanted.place / name for name in ("shapes", "run", "drawn"))

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 from local_standin import shapes
 from PIL import Image
 
@@ -151,15 +150,9 @@ def test_two_processes_find_what_one_finds(ddpm: Run, trained: Path, tmp_path: P
     real, fake = shapes(tmp_path / "r", 0, 31), shapes(tmp_path / "f", 200, 25, noise=30)
     command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is", "--json"]
     one = ddpm(*command, "--no-cache").json()
-    more = ["--no-cache", "--nproc", "2", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ddpm_cli", *map(str, command), *more],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    two = json.loads(done.stdout)
+    both = ranks.run(2, "", *command, "--no-cache", "--device", "cpu")
+    assert [ended.code for ended in both] == [0, 0], both[0].err
+    two = json.loads(both[0].out)
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, float):

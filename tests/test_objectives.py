@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from conftest import Result
 from safetensors.torch import load_file
@@ -104,11 +103,10 @@ def test_importance_is_the_same_on_two_processes(
     """Two timesteps are seen ten times each within the first three of its eight steps."""
     options = ["--timesteps", 2, "--noise-levels", "importance", "--batch", 9, "--preview", 0]
     one = train_tiny(*options, "--out", "run1", "--json").json()
-    command = [sys.executable, "-m", "ddpm_cli", "train", "--data", photos, "--config", tiny]
-    command += [*options, "--out", "run2", "--nproc", 2, "--json"]
-    done = subprocess.run(map(str, command), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    two = json.loads(done.stdout)
+    command = ["train", "--data", photos, "--config", tiny, *options, "--out", "run2", "--json"]
+    both = ranks.run(2, "", *command)
+    assert [ended.code for ended in both] == [0, 0], both[0].err
+    two = json.loads(both[0].out)
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)  # sums in another order
     alone, together = (load_file(f"run{n}/model.safetensors") for n in (1, 2))
     for name, tensor in alone.items():

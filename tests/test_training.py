@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from conftest import TINY, Result
 from safetensors.torch import load_file
@@ -373,11 +374,15 @@ def test_killed_and_run_again_ends_like_undisturbed(tiny: Path, photos: Path) ->
     assert rows[0] == rows[1]
 
 
-def test_two_processes_learn_what_one_does(tiny: Path, photos: Path) -> None:
-    command = ("train", "--data", photos, "--config", tiny, "--batch", 9, "--holdout", 5, "--json")
-    command = (*command, "--augment", 0.3)
-    one = json.loads(finished(shell(*command, "--out", "one")))
-    two = json.loads(finished(shell(*command, "--out", "two", "--nproc", 2)))
+def test_two_processes_learn_what_one_does(
+    train_tiny: Callable[..., Result], tiny: Path, photos: Path
+) -> None:
+    options = ("--batch", 9, "--holdout", 5, "--augment", 0.3, "--json")
+    one = train_tiny(*options, "--out", "one").json()
+    command = ("train", "--data", photos, "--config", tiny, *options, "--out", "two")
+    both = ranks.run(2, "", *command)
+    assert [ended.code for ended in both] == [0, 0], both[0].err
+    two = json.loads(both[0].out)
     assert one["images"] == two["images"]
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)  # sums in another order
     assert one["best_loss"] == pytest.approx(two["best_loss"], rel=1e-4)
