@@ -26,6 +26,7 @@ from ddpm_cli.core import weights
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.errors import DdpmError, DivergedError, UsageError
 from ddpm_cli.core.plain import updated
+from ddpm_cli.core.runtime import devices, watchdog
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.stopping import StopRequest
@@ -435,6 +436,25 @@ def test_an_error_in_a_worker_is_one_line_and_its_exit_code(tiny: Path, photos: 
     assert victim.returncode == 2
     assert "--batch 1 is less than one image for each of 2 processes" in err
     assert "Traceback" not in err
+
+
+def test_compiling_is_no_stall_and_changes_nothing(
+    train_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, compiling = [], torch.nn.Module.compile
+
+    def eager(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        watched.append(not watchdog._watch._paused)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiling(self, backend=eager))
+    monkeypatch.setattr(devices, "can_compile", lambda *given: True)
+    assert train_tiny("--out", "plain").code == 0
+    assert not watched
+    assert train_tiny("--out", "compiled", "--compile").code == 0
+    assert watched and not any(watched)
+    one, other = (load_file(f"{name}/model.safetensors") for name in ("plain", "compiled"))
+    assert same(one, other)
 
 
 def test_resuming_by_the_command_line(train_tiny: Callable[..., Result]) -> None:

@@ -100,6 +100,8 @@ class Trainer:
         if self.score is not None and clock.used < 1:
             with watchdog.paused():
                 self.score.announce(self.averaged, clock)
+        if self.machine.compiled and clock.used < 1:
+            self._compile()
 
         with self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
@@ -162,6 +164,13 @@ class Trainer:
                 f"No better loss for {progress.stale} snapshots: stopped early; "
                 f"the best weights are {self.run.best}"
             )
+
+    def _compile(self) -> None:
+        """Let torch compile the network, which it does when it is first used, forth and back."""
+        self.reporter.say("Compiling the network: this can take minutes.")
+        with watchdog.paused():
+            self._accumulate(self.batches.draw(self.state.progress.images, self.state.history))
+        self.state.optimiser.zero_grad(set_to_none=True)
 
     def _accumulate(self, share: Batch) -> Tensor:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
