@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ranks
 import torch
 from safetensors.torch import load_file
 
@@ -115,7 +116,7 @@ def ending(process: subprocess.Popen[str]) -> End:
     """Wait for a process, which is not left behind; its workers end with it."""
     with process:
         try:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=ranks.SECONDS)
         finally:
             process.kill()
     return process.returncode, out, err

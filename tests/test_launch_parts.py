@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from conftest import Result
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -460,7 +461,11 @@ with watchdog.watching(Path("logs"), 0.5):
 def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
     """Neither a long pause nor more steps than the time has seconds for are stalls."""
     done = subprocess.run(
-        [sys.executable, "-c", STALL], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", STALL],
+        capture_output=True,
+        text=True,
+        timeout=ranks.SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "lively\n"), done.stderr
     assert "no step ended for 0.5 seconds (--stall-timeout)" in done.stderr
@@ -479,7 +484,11 @@ def test_a_deadline_ends_the_process(tmp_path: Path) -> None:
         "with watchdog.deadline(0.1, lambda: 'nobody answers'): threading.Event().wait()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=ranks.SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (1, "ddpm: nobody answers\n")
 

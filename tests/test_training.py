@@ -349,7 +349,7 @@ def shell(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=ranks.SECONDS)
     assert process.returncode == 0, err
     return out
 
@@ -399,7 +399,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny: Path, photos: Path) -> 
     while running.poll() is None and len(RunDirectory(Path("run")).rows()) < 2:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=ranks.SECONDS)
     assert running.returncode == 130, err
     assert "Traceback" not in err
     seen = int(snapshots.listed(Path("run/snapshots"))[-1].stem)
@@ -423,7 +423,7 @@ def test_torchrun_works_too(tiny: Path, photos: Path) -> None:
         [*launcher, "-m", "ddpm_cli", *map(str, command)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=ranks.SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 64
@@ -432,7 +432,7 @@ def test_torchrun_works_too(tiny: Path, photos: Path) -> None:
 @pytest.mark.chaos
 def test_an_error_in_a_worker_is_one_line_and_its_exit_code(tiny: Path, photos: Path) -> None:
     victim = shell("train", "--data", photos, "--config", tiny, "--batch", 1, "--nproc", 2)
-    _, err = victim.communicate(timeout=120)
+    _, err = victim.communicate(timeout=ranks.SECONDS)
     assert victim.returncode == 2
     assert "--batch 1 is less than one image for each of 2 processes" in err
     assert "Traceback" not in err
