@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,12 @@ TINY = {
 # to use all cores for its small tensors, they would mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C, and nohup SIGHUP; so would all that the tests start.
+if sys.platform != "win32":
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 # Properties are tried on the same examples every time, and leave nothing on the disk.
 settings.register_profile("ddpm", max_examples=50, deadline=None, database=None, derandomize=True)
