@@ -308,3 +308,37 @@ def test_a_data_set_without_captions_says_how_to_make_some(
 ) -> None:
     done = ddpm("train", "--data", photos, "--captions")
     assert done.code == 1 and "holds no captions" in done.err
+
+
+def test_a_caption_whose_comma_is_not_in_quotes_is_not_cut(
+    train_tiny: Callable[..., Result], photos: Path
+) -> None:
+    rows = "".join(f"{name},{text}\n" for name, text in words(photos).items())
+    (photos / "captions.csv").write_text(f"file,caption\n{rows}")
+    result = train_tiny("--dry-run")
+    assert (result.code, "line 2 has more columns than the header" in result.err) == (1, True)
+
+
+def test_captions_left_aside_are_not_read(train_tiny: Callable[..., Result], photos: Path) -> None:
+    (photos / "metadata.jsonl").write_text("{no json}\n")
+    result = train_tiny("--dry-run")
+    assert (result.code, "--no-captions leaves it aside" in result.err) == (1, True)
+    assert train_tiny("--dry-run", "--no-captions").code == 0
+
+
+def test_texts_may_end_in_capitals(train_tiny: Callable[..., Result], photos: Path) -> None:
+    for name, text in words(photos).items():
+        (photos / name).with_suffix(".TXT").write_text(text)
+    assert train_tiny("--dry-run", "--json").json()["captions"] == 10
+
+
+@pytest.mark.parametrize("kind", ["class-attn", "text-attn"])
+def test_a_runs_config_starts_another_whatever_its_blocks_attend_to(
+    ddpm: Callable[..., Result], tiny: Path, captioned: Path, kind: str
+) -> None:
+    shown = "--captions" if kind == "text-attn" else "--no-captions"
+    command = ("train", "--data", captioned, shown, "--images", 8)
+    assert ddpm(*command, "--config", tiny, "--blocks", f"res,{kind}", "--out", "run").code == 0
+    for source in (("--config", "run/config.json"), ("--init-from", "run")):
+        result = ddpm(*command, *source, "--out", "new", "--dry-run")
+        assert result.code == 0, result.err

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -538,3 +539,41 @@ def test_torchruns_patience_is_compared_with_a_snapshots_time(
     monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
     assert stopping.short_grace(41.0) is None
     assert (stopping.grace(0.0), stopping.grace(200.0)) == (120.0, 600.0)
+
+
+def test_nodes_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port of the first one is taken; or nobody is there."""
+    monkeypatch.setattr(launch, "_MEETING", 1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(DdpmError, match="2 nodes did not meet at"):
+            launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+    with pytest.raises(DdpmError, match=r"did not meet at .*refused"):
+        launch.launch(launch.Launch(1, Nodes(2, 1, endpoint)), ["train"], Silent())
+
+
+def test_a_node_that_waits_for_the_first_heeds_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    with stopping.listening() as stop, pytest.raises(PreemptedError), stop.at_once():
+        launch.launch(launch.Launch(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1", "host:99999", "host:6²", ":29500", "host:0"])
+def test_where_nodes_meet_is_a_host_and_a_port(train_tiny: Run, endpoint: str) -> None:
+    result = train_tiny("--nnodes", 2, "--rdzv-endpoint", endpoint)
+    assert (result.code, "needs --rdzv-endpoint HOST:PORT" in result.err) == (2, True)
+
+
+def test_a_dry_run_of_several_processes_checks_what_they_would(
+    train_tiny: Run, tmp_path: Path
+) -> None:
+    result = train_tiny("--nproc", 4, "--batch", 2, "--device", "cpu", "--dry-run")
+    assert (result.code, "one image for each of 4 processes" in result.err) == (2, True)
+    (tmp_path / "torn.pt").write_bytes(b"torn")
+    result = train_tiny("--resume", tmp_path / "torn.pt", "--dry-run")
+    assert (result.code, "torn.pt is damaged or cut short" in result.err) == (1, True)

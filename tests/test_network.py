@@ -166,6 +166,7 @@ def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[
         ({"up_blocks": ("res",)}, "hold 1 res or conv, .* left 2"),
         ({"blocks": ("res,class-attn",)}, "no|none"),
         ({"blocks": ("res,text-attn",)}, "captions"),
+        ({"width": 5, "groups": 5, "multipliers": (1,)}, "width 5 should be even"),
         ({"heads": 3}, "3 heads"),
         ({"head_width": 32}, "heads of 32"),
         ({"groups": 5}, "5 groups"),
@@ -174,7 +175,7 @@ def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[
 )
 def test_impossible_networks_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        replace(TINY, **change)
+        UNet(replace(TINY, **change))
 
 
 def test_only_levels_that_attend_are_split_into_heads() -> None:

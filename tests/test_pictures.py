@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from conftest import Result
 from PIL import Image
 
 from ddpm_cli.core.data import files, loader, named, sources
@@ -278,3 +280,14 @@ def test_every_epoch_is_a_permutation_and_any_stretch_can_be_asked_for() -> None
     joined = np.concatenate([pieces[1], pieces[3], pieces[4], pieces[2], pieces[0]])
     assert (joined == loader.Order(10, seed=3).indices(0, 35)).all()
     assert (loader.Order(10, seed=4).indices(0, 10) != whole[:10]).any()
+
+
+def test_a_picture_beside_class_folders_is_named(
+    train_tiny: Callable[..., Result], photos: Path
+) -> None:
+    (photos / "dark" / "0.png").rename(photos / "cover.png")
+    told = "1 of 24 images lies in no class folder (cover.png)"
+    result = train_tiny("--dry-run")
+    assert (result.code, told in result.err) == (0, True)
+    result = train_tiny("--dry-run", "--conditional")
+    assert (result.code, f"--conditional, but {told}" in result.err) == (2, True)

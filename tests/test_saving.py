@@ -554,3 +554,24 @@ def test_saves_come_at_multiples_and_once_early(tmp_path: Path) -> None:
         state.progress.images = images
         due += [images] if saver.due() else []
     assert due == [24, 200, 400]
+
+
+def test_weights_that_lost_their_snapshot_are_kept(train_tiny: Callable[..., Result]) -> None:
+    """Those of a run so short that its metrics do not tell of a save."""
+    given = ("--out", "run", "--snapshot-every", 32_000, "--images")
+    assert train_tiny(*given, 16).code == 0
+    before = {name: Path("run", name).read_bytes() for name in ("model.safetensors",)}
+    shutil.rmtree("run/snapshots")
+    again = train_tiny(*given, 8)
+    assert (again.code, "it is model.safetensors.superseded now" in again.err) == (0, True)
+    for name, content in before.items():
+        assert Path(f"run/{name}.superseded").read_bytes() == content != Path("run", name)
+
+
+def test_a_run_that_begins_at_its_end_has_weights(train_tiny: Callable[..., Result]) -> None:
+    assert train_tiny("--out", "one").code == 0
+    (newest,) = snapshots.listed(Path("one/snapshots"))[-1:]
+    other = train_tiny("--out", "other", "--resume", newest, "--json")
+    assert (other.code, "budget is used up" in other.err) == (0, True)
+    held = [load_file(f"{run}/model.safetensors") for run in ("one", "other")]
+    assert same(*held)

@@ -119,7 +119,7 @@ def check(request: Any, asked: MachineOptions) -> None:
     if asked.nnodes == 1:
         return
     host, _, port = (asked.rdzv_endpoint or "").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not options.is_number(port) or not 0 < int(port) < 1 << 16:
         raise UsageError(
             f"--nnodes {asked.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the machine "
             f"with --node-rank 0 such as node01:29500 (seen: {asked.rdzv_endpoint or 'none'})"
@@ -142,11 +142,12 @@ def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
     if distributed.under_launcher():
         return False
     nodes = launch.Nodes()
-    if asked.rdzv_endpoint:
+    if asked.nnodes > 1 and asked.rdzv_endpoint:
         nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
     reporter = console.reporter()
     with stop.at_once():
         plan = planning.plan(request)
+        session.check_batch(plan.config, asked.nproc * asked.nnodes)
         out = resuming.choose_directory(plan, request)
         session.read_pictures(plan, request, reporter)
         run = RunDirectory(out)

@@ -57,12 +57,17 @@ OverwriteFile = Annotated[
 ]
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number, of plain digits."""
+    return text.isascii() and text.isdecimal()
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Read "64" or "64x128" (height x width) as (height, width)."""
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+    if len(sides) > 2 or not all(is_number(side) and int(side) > 0 for side in sides):
         raise UsageError(
             f"--size {text!r} should be pixels such as 64, or height x width such as 64x128"
         )

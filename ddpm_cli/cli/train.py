@@ -102,7 +102,9 @@ def _work(
             _announce(plan.summary(), reporter)
             scoring = None if judged is None else _scoring(judged, machine, reporter)
             if dry_run:
+                session.check_batch(plan.config, how.nproc * how.nnodes)
                 resuming.choose_directory(plan, request)
+                resuming.check_named(request)
                 pictures = session.read_pictures(plan, request, reporter)
                 captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
                 console.result(
@@ -131,6 +133,8 @@ def _announce(plan: dict[str, Any], reporter: Any) -> None:
         f"{plan['pictures']:,} images of {height}x{width}x{plan['channels']}"
         + (text + (named if classes else "") or ", unconditional")
     )
+    if plan["no_classes_because"] and not plan["captions"]:
+        reporter.say(f"No classes are learned: {plan['no_classes_because']}.")
     reporter.say(f"Network: {plan['parameters']:,} parameters (preset {plan['preset']})")
     limits = []
     if plan["images"]:

@@ -89,7 +89,6 @@ class NetworkConfig:
         if not self.multipliers or min(*self.multipliers, *self.size) < 1:
             raise UsageError("multipliers and size must be whole numbers of at least 1")
         self._check_widths()
-        self._check_blocks()
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -143,7 +142,17 @@ class NetworkConfig:
         """Groups of normalisation: 32, or fewer that leave no less than 4 channels in each."""
         return self.groups or math.gcd(32, channels // 4)
 
+    def check(self) -> None:
+        """Raise UsageError where blocks attend to what pictures are not given."""
+        kinds = self.kinds
+        if "class-attn" in kinds and not self.classes:
+            raise UsageError("class-attn makes its queries of classes, and there are none to learn")
+        if "text-attn" in kinds and self.text is None:
+            raise UsageError("text-attn attends to captions, and there are none to learn")
+
     def _check_widths(self) -> None:
+        if self.width % 2:
+            raise UsageError(f"width {self.width} should be even: noise levels are pairs of waves")
         for channels in (self.width * m for m in self.multipliers):
             if (self.groups is None and channels % 4) or channels % (self.groups or 1):
                 raise UsageError(
@@ -164,13 +173,6 @@ class NetworkConfig:
                     f"a level of {channels} channels cannot be split into {parts}; use another "
                     "--width or --heads"
                 )
-
-    def _check_blocks(self) -> None:
-        kinds = self.kinds
-        if "class-attn" in kinds and not self.classes:
-            raise UsageError("class-attn makes its queries of classes, and there are none to learn")
-        if "text-attn" in kinds and self.text is None:
-            raise UsageError("text-attn attends to captions, and there are none to learn")
 
 
 class Level(NamedTuple):

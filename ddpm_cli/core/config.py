@@ -213,6 +213,7 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise UsageError where settings of different parts contradict each other."""
+        self.network.check()
         schedule, objective = self.diffusion.schedule, self.objective
         default = DiffusionConfig()
         betas = (self.diffusion.beta_min, self.diffusion.beta_max)

@@ -94,7 +94,7 @@ def is_text(words: str) -> bool:
 
 def lie_beside(listing: PictureFiles) -> bool:
     """Whether a folder or .zip holds captions, or means to."""
-    return _table(listing) is not None or any(_beside(n) in listing.texts for n in listing.names)
+    return _table(listing) is not None or bool(_texts_beside(listing))
 
 
 def of_files(listing: PictureFiles) -> Captions:
@@ -132,8 +132,7 @@ def of_files(listing: PictureFiles) -> Captions:
 
 def _beside_each(listing: PictureFiles) -> Iterator[Told]:
     """What the .txt files beside pictures say; each of their lines is a caption."""
-    pairs = [(_beside(picture), picture) for picture in listing.names]
-    there = [pair for pair in pairs if pair[0] in listing.texts]
+    there = _texts_beside(listing)
     with ThreadPoolExecutor(cores()) as pool:
         contents = pool.map(listing.text, (name for name, _ in there))
         for (name, picture), content in zip(there, contents, strict=True):
@@ -141,8 +140,14 @@ def _beside_each(listing: PictureFiles) -> Iterator[Told]:
             yield from ((name, picture, line) for line in lines or [""])
 
 
-def _beside(picture: str) -> str:
-    return str(PurePosixPath(picture).with_suffix(".txt"))
+def _texts_beside(listing: PictureFiles) -> list[tuple[str, str]]:
+    """The .txt (or .TXT) of each picture that has one, and that picture."""
+    texts = {}
+    for name in listing.texts:
+        path = PurePosixPath(name)
+        texts[str(path.with_suffix(path.suffix.lower()))] = name
+    pairs = ((str(PurePosixPath(name).with_suffix(".txt")), name) for name in listing.names)
+    return [(texts[text], name) for text, name in pairs if text in texts]
 
 
 def _table(listing: PictureFiles) -> str | None:
@@ -157,6 +162,11 @@ def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
     """What a table says: rows of a file's name and its caption, or several of them."""
     for line, row in _parsed(listing, table):
         place = f"{table} line {line}"
+        if None in row:  # where csv puts what the header has no name for
+            raise DdpmError(
+                f"{listing.path}: {place} has more columns than the header: put a caption with "
+                "commas into quotes"
+            )
         file, text = (next((row[k] for k in keys if k in row), None) for keys in _COLUMNS)
         texts = [text] if isinstance(text, str) else text
         if not isinstance(file, str) or not (
@@ -167,7 +177,7 @@ def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
         yield from ((place, str(PurePosixPath(file)), one) for one in texts)
 
 
-def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
     """The rows of a .csv or .jsonl by their line numbers."""
     content = listing.text(table)
     if table == _CSV:
@@ -183,5 +193,6 @@ def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str, 
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DdpmError(f"{listing.path}: {table} line {number}: {error}") from error
+                place = f"{listing.path}: {table} line {number}"
+                raise DdpmError(f"{place}: {error}; --no-captions leaves it aside") from error
             yield number, row if isinstance(row, dict) else {"": row}

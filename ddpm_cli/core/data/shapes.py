@@ -96,6 +96,7 @@ class Shapes:
     native_size = (32, 32)
     native_channels = 3
     classes = tuple(FIGURES)
+    astray = ()
     captioned = False  # its classes are learned unless its captions are asked for
 
     def __init__(self, length: int = 12_000) -> None:

@@ -45,6 +45,10 @@ class Source(Protocol):
         """(N,) indices into classes; -1 without classes."""
 
     @property
+    def astray(self) -> tuple[str, ...]:
+        """Pictures that lie in no class folder where others do, so that there are no classes."""
+
+    @property
     def fingerprint(self) -> str:
         """Tells these pictures from others, wherever a copy of them lies."""
 
@@ -72,13 +76,17 @@ class FileSource:
         self._files = listing
         whole = listing.path.resolve()
         self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
-        self.classes, self.labels = _classes_of(listing.names)
-        self.captioned = captions.lie_beside(listing)
+        self.classes, self.labels, self.astray = _classes_of(listing.names)
         self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
         self.native_size, self.native_channels = self._probe()
 
     def __len__(self) -> int:
         return len(self._files.names)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether captions lie beside the pictures. Raises DdpmError for a table that is none."""
+        return captions.lie_beside(self._files)
 
     def captions(self) -> Captions:
         """Read the captions beside the pictures. Raises DdpmError where not all have one."""
@@ -128,13 +136,19 @@ def captions_of(source: Source, templates: Sequence[str]) -> Captions:
     return source.captions()
 
 
-def _classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names and labels from the first folder level at which the files part."""
+def _classes_of(
+    names: Sequence[str],
+) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[str, ...]]:
+    """Class names and labels from the first folder level at which the files part.
+
+    Where some lie in no folder there, none; and those that do not, if others do.
+    """
     parents = [name.split("/")[:-1] for name in names]
     while all(parents) and len({parts[0] for parts in parents}) == 1:
         parents = [parts[1:] for parts in parents]
     if not all(parents):
-        return (), np.full(len(names), -1)
+        astray = [name for name, parts in zip(names, parents, strict=True) if not parts]
+        return (), np.full(len(names), -1), tuple(astray) if any(parents) else ()
     classes = sorted({parts[0] for parts in parents})
     index = {name: i for i, name in enumerate(classes)}
-    return tuple(classes), np.array([index[parts[0]] for parts in parents])
+    return tuple(classes), np.array([index[parts[0]] for parts in parents]), ()

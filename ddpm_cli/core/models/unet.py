@@ -56,6 +56,7 @@ class UNet(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        config.check()
         self.config = config
         folded = config.channels * config.patch**2
         self.conditioning = Conditioning(config)

@@ -40,6 +40,7 @@ from ddpm_cli.core.runtime.failures import Failure, first_failure
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _MEETING = 600  # seconds that nodes wait for each other
+_KNOCK = 5  # seconds to wait for an answer of the first one
 _ELSEWHERE = "the training ended on another node; what that one printed tells why"
 _PARTING = 60  # seconds that nodes which ended wait for each other
 
@@ -90,12 +91,14 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
         logs = _Logs(how.logs or own, own / "endings", how.processes)
         left = how.max_restarts
         while True:
-            agent = _Agent(how, command, logs, left, reporter)
+            _find_first_node(how.nodes, reporter)
+            agent = None
             try:
+                agent = _Agent(how, command, logs, left, reporter)
                 with stopping.handling(agent.pass_on):
                     return agent.work()
             except RendezvousConnectionError as error:  # the node with the meeting point is gone
-                left = agent.left - 1
+                left = (left if agent is None else agent.left) - 1
                 if left < 0 or how.nodes.rank == 0 or not logs.starts:
                     raise DdpmError(_no_meeting(how.nodes, error)) from error
                 reporter.say(f"{how.nodes.endpoint} is gone; waiting for it to come back")
@@ -103,6 +106,28 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
                 raise DdpmError(_ELSEWHERE) from error
             except (RendezvousError, OSError) as error:
                 raise DdpmError(_no_meeting(how.nodes, error)) from error
+
+
+def _find_first_node(nodes: Nodes, reporter: Reporter) -> None:
+    """Wait until the meeting point answers, in Python, which heeds signals: torch's wait does not.
+
+    Raises DdpmError where it does not answer in time.
+    """
+    if nodes.rank == 0:
+        return
+    host, _, port = nodes.endpoint.rpartition(":")
+    until, said = time.monotonic() + _MEETING, False
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise DdpmError(_no_meeting(nodes, error)) from error
+            if not said:
+                reporter.say(f"Waiting for {nodes.endpoint} ({error.strerror or error})")
+                said = True
+        time.sleep(_KNOCK / 10)
 
 
 def _no_meeting(nodes: Nodes, error: Exception) -> str:

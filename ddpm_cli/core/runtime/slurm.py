@@ -50,7 +50,7 @@ def is_task() -> bool:
 def end_time() -> float | None:
     """When SLURM will end this job, in seconds since 1970; None where it does not say."""
     given = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(given) if given.isdigit() else None
+    return float(given) if given.isascii() and given.isdecimal() else None
 
 
 def check_requeue() -> None:

@@ -76,6 +76,7 @@ class Plan:
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
+            "no_classes_because": _astray(self.source) or None,
             "captions": 0 if self.captions is None else len(self.captions.sentences),
             "captions_from": None if self.captions is None else self.captions.where,
             "caption": None if self.captions is None else self.captions.sentences[0],
@@ -136,7 +137,8 @@ def _what_is_shown(
     if request.captions is False and data.get("templates"):
         raise UsageError("--caption makes captions, and --no-captions learns none")
     if request.conditional and not source.classes:
-        raise UsageError(f"--conditional, but {request.data} has no class folders")
+        why = _astray(source) or f"{request.data} has no class folders"
+        raise UsageError(f"--conditional, but {why}")
     # A file's templates stay behind where the pictures have no classes to name.
     templates = data.get("templates", config.data.templates if source.classes else ())
     wanted = False if request.captions is None and not unasked else request.captions
@@ -159,6 +161,16 @@ def _what_is_shown(
         },
     }
     return settings, told
+
+
+def _astray(source: Source) -> str:
+    """Why pictures of which most lie in folders have no classes; empty where nothing is amiss."""
+    lost = source.astray
+    if not lost:
+        return ""
+    lie = "lies" if len(lost) == 1 else "lie"
+    named = ", ".join(lost[:3]) + (", …" if lost[3:] else "")
+    return f"{len(lost)} of {len(source)} images {lie} in no class folder ({named})"
 
 
 def _over(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:

@@ -59,6 +59,12 @@ def _directory(plan: Plan, request: Request) -> Path:
     return out
 
 
+def check_named(request: Request) -> None:
+    """Raise DdpmError where --resume names a snapshot that is damaged, or none."""
+    if request.resume not in ("auto", "never"):
+        snapshots.verify(Path(request.resume))
+
+
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
     changes = run.read_config().differences(config)
     for name, what in (("data.fingerprint", "pictures"), ("data.captions", "captions")):
@@ -113,6 +119,8 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
                     "fresh start would overwrite the run's weights and metrics; bring a snapshot "
                     "back from a copy, or start a new run with --resume never"
                 )
+            if newest is None:
+                _set_aside(run, reporter)
             return newest
         snapshots.restore(Path(mode), state)
         return _adopt(run, Path(mode), state.progress.images)
@@ -134,6 +142,18 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
             f"{_processes(now)}: same batch and order; sums differ in the last digits{masks}."
         )
     return progress.images
+
+
+def _set_aside(run: RunDirectory, reporter: Reporter) -> None:
+    """Keep weights that lie where a start from scratch will write its own.
+
+    They are of a run that died before its first snapshot, or of a short one that lost it.
+    """
+    for weights in (run.weights, run.best):
+        if weights.exists():
+            kept = weights.with_name(f"{weights.name}.superseded")
+            weights.replace(kept)
+            reporter.say(f"{weights} has no snapshot to go with it: it is {kept.name} now.")
 
 
 def _mode(run: RunDirectory, request: Request) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ddpm_cli.core import weights
 from ddpm_cli.core.config import Origin, RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import UsageError
@@ -38,11 +39,7 @@ def run(
     PreemptedError or StoppedByUserError where `stop` noted a signal.
     """
     config = plan.config
-    if config.optimiser.batch < distributed.world_size():
-        raise UsageError(
-            f"--batch {config.optimiser.batch} is less than one image for each of "
-            f"{distributed.world_size()} processes"
-        )
+    check_batch(config, distributed.world_size())
     with stop.at_once():
         decoded = read_pictures(plan, request, reporter)
         pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
@@ -76,6 +73,7 @@ def _train(
         reporter.say(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
+        distributed.told_by_first(lambda: _write_missing_weights(run, config, state))
     if scoring or not finished:
         stop.limit = _time_limit(request, state.progress)
         with watchdog.watching(run.logs, request.stall_timeout):
@@ -98,6 +96,21 @@ def _train(
         "skipped_steps": progress.skipped,
         "resumed_at": resumed,
     }
+
+
+def _write_missing_weights(run: RunDirectory, config: RunConfig, state: State) -> None:
+    """A run that began with another's last snapshot has none yet."""
+    if not run.weights.exists():
+        weights.save(run.weights, state.average.state_dict(), config, state.progress.images)
+
+
+def check_batch(config: RunConfig, processes: int) -> None:
+    """Raise UsageError where a batch is less than one image for each process."""
+    batch = config.optimiser.batch
+    if batch < processes:
+        raise UsageError(
+            f"--batch {batch} is less than one image for each of {processes} processes"
+        )
 
 
 def read_pictures(plan: Plan, request: Request, reporter: Reporter) -> loader.Pictures:
