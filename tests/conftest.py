@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -113,10 +114,16 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def written_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `photos`, which are written once: that waits for the disk."""
+    return write_photos(tmp_path_factory.mktemp("written") / "photos")
+
+
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path: Path, written_photos: Path) -> Path:
     """A folder of 24 pictures of 8x8 in two classes: dark ones and light ones."""
-    return write_photos(tmp_path / "photos")
+    return shutil.copytree(written_photos, tmp_path / "photos")
 
 
 def write_photos(folder: Path) -> Path:

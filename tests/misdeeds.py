@@ -88,9 +88,9 @@ class Misdeeds:
                 "rank": rank,
                 "images": images,
                 "what": what,
-                "once": str(self.folder / f"{rank}-{images}-{what.replace(' ', '-')}"),
+                "once": str(self.folder / f"{i}-{rank}-{images}-{what.replace(' ', '-')}"),
             }
-            for rank, images, what in deeds
+            for i, (rank, images, what) in enumerate(deeds)
         ]
         path = [str(self.folder), str(Path(__file__).parent.parent)]
         return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 from conftest import TINY
 from misdeeds import End, Misdeeds, ending, same, started
 
@@ -36,23 +37,12 @@ def newest(run: str) -> int:
     return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
 
 
-def test_signals_and_sudden_deaths_change_nothing(
-    train: Callable[..., End], scontrol: Path, monkeypatch: pytest.MonkeyPatch
+def test_sudden_death_changes_nothing(
+    train: Callable[..., End], photos: Path, tmp_path: Path
 ) -> None:
-    """One course of training, disturbed three times, against an undisturbed one."""
-    assert train("--out", "calm")[0] == 0
-
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    code, _, err = train("--out", "run", "--requeue", deeds=((1, 16, "SIGUSR1"),))
-    monkeypatch.delenv("SLURM_JOB_ID")
-    assert scontrol.read_text() == "requeue 77\n"  # and outlived the processes' end
-    assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
-    assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (24, 1, False)
-
-    code, _, err = train("--out", "run", deeds=((1, 40, "launcher SIGTERM"),))
-    assert (code, "stopped by SIGTERM; run holds all" in err) == (75, True), err
-    assert newest("run") in (40, 48) and "Traceback" not in err  # the other one may hear it first
-
+    given = ("--data", photos, "--config", tmp_path / "two.json", "--images", IMAGES)
+    calm = ranks.run(2, "", "train", *given, "--out", "calm")
+    assert [ended.code for ended in calm] == [0, 0], calm[0].err
     code, out, err = train("--out", "run", "--json", deeds=((1, 80, "SIGKILL"),))
     assert code == 0, err
     assert f"process 1 on {os.uname().nodename} was killed by SIGKILL" in err
@@ -60,6 +50,23 @@ def test_signals_and_sudden_deaths_change_nothing(
     assert "Traceback" not in err
     assert json.loads(out)["images"] == IMAGES
     assert same("run", "calm")
+
+
+def test_signals_save_and_a_job_is_queued_again(
+    train: Callable[..., End], scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    code, _, err = train("--out", "run", "--requeue", deeds=((1, 16, "launcher SIGTERM"),))
+    assert scontrol.read_text() == "requeue 77\n"  # and outlived the processes' end
+    assert (code, "stopped by SIGTERM; run holds all" in err) == (75, True), err
+    assert newest("run") in (16, 24) and "Traceback" not in err  # the other one may hear it first
+
+
+@pytest.mark.chaos
+def test_a_signal_to_one_process_stops_all(train: Callable[..., End]) -> None:
+    code, _, err = train("--out", "run", deeds=((1, 16, "SIGUSR1"),))
+    assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
+    assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (24, 1, False)
 
 
 def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> None:

@@ -19,8 +19,8 @@ from misdeeds import Misdeeds, ending, same, started
 pytestmark = pytest.mark.chaos
 
 IMAGES = 96
-DEEDS = (
-    *("SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "raise", "all SIGKILL"),
+OTHERS = (
+    *("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "raise", "all SIGKILL"),
     *("launcher SIGTERM", "launcher SIGUSR1", "launcher SIGUSR2", "launcher SIGHUP"),
     *("launcher SIGINT", "launcher SIGKILL"),
 )
@@ -62,14 +62,26 @@ def ended(process: subprocess.Popen[str], *codes: int) -> str:
     return err
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_the_weights_are_the_same(start: Start, calm: str, seed: int) -> None:
-    """A process dies at a random step, and two more things go wrong."""
+def somewhere(seed: int) -> tuple[int, int]:
+    """One of two processes, and the images at the end of one of its steps."""
     draw = random.Random(seed)
-    moments, whats = draw.sample(range(8, IMAGES, 8), 3), ("SIGKILL", *draw.sample(DEEDS, 2))
-    deeds = tuple(
-        (draw.randrange(2), images, what) for images, what in zip(moments, whats, strict=True)
-    )
+    return draw.randrange(2), draw.randrange(8, IMAGES, 8)
+
+
+@pytest.mark.parametrize("first", range(0, 20, 5))
+def test_processes_killed_at_random_steps(start: Start, calm: str, first: int) -> None:
+    """Twenty seeds, five to a training."""
+    deeds = tuple((*somewhere(seed), "SIGKILL") for seed in range(first, first + 5))
+    err = ended(start("--nproc", 2, "--out", "run", "--max-restarts", 5, deeds=deeds))
+    assert err.count("was killed by SIGKILL") == len(deeds)
+    assert "Traceback" not in err
+    assert same("run", calm), deeds
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_whatever_else_happens_the_weights_are_the_same(start: Start, calm: str, turn: int) -> None:
+    """Each of the others once, three or four to a training."""
+    deeds = tuple((*somewhere(seed), OTHERS[seed]) for seed in range(turn, len(OTHERS), 4))
     for _ in range(len(deeds) + 1):
         process = start("--nproc", 2, "--out", "run", deeds=deeds)
         err = ended(process, 0, 75, 130, -signal.SIGKILL)
@@ -91,7 +103,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(start: Start, calm: str
 
 def test_the_impatient_leave_at_once(start: Start, tmp_path: Path) -> None:
     process = start("--nproc", 2, "--out", "run", deeds=((1, 16, "hang"),))
-    while process.poll() is None and not (tmp_path / "site" / "1-16-hang").exists():
+    while process.poll() is None and not (tmp_path / "site" / "0-1-16-hang").exists():
         time.sleep(0.05)
     while process.poll() is None:  # Ctrl-C, again and again
         process.send_signal(signal.SIGINT)

@@ -449,9 +449,10 @@ def test_compiling_is_no_stall_and_changes_nothing(
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiling(self, backend=eager))
     monkeypatch.setattr(devices, "can_compile", lambda *given: True)
-    assert train_tiny("--out", "plain").code == 0
+    small = ("--multipliers", "1", "--blocks", "res", "--images", 16)
+    assert train_tiny("--out", "plain", *small).code == 0
     assert not watched
-    assert train_tiny("--out", "compiled", "--compile").code == 0
+    assert train_tiny("--out", "compiled", "--compile", *small).code == 0
     assert watched and not any(watched)
     one, other = (load_file(f"{name}/model.safetensors") for name in ("plain", "compiled"))
     assert same(one, other)

@@ -53,6 +53,8 @@ def _directory(plan: Plan, request: Request) -> Path:
     elif run.config.exists():
         _check_same(run, plan.config)
         return out
+    if out.exists() and not out.is_dir():
+        raise DdpmError(f"{out} is a file; choose another --out")
     ours = (run.logs.name,)
     if out.is_dir() and any(p.name[0] != "." and p.name not in ours for p in out.iterdir()):
         raise DdpmError(f"{out} is not empty and holds no run; choose another --out")

@@ -41,6 +41,9 @@ def run(
     config = plan.config
     check_batch(config, distributed.world_size())
     with stop.at_once():
+        distributed.alike(
+            lambda: resuming.choose_directory(plan, request)
+        )  # before what takes long
         decoded = read_pictures(plan, request, reporter)
         pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
     parts = pictures.split(config.data.holdout, config.optimiser.seed)
