@@ -123,7 +123,8 @@ def written_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def photos(tmp_path: Path, written_photos: Path) -> Path:
     """A folder of 24 pictures of 8x8 in two classes: dark ones and light ones."""
-    return shutil.copytree(written_photos, tmp_path / "photos")
+    copy = shutil.copyfile  # and not its time: what is cached of one test's is not another's
+    return shutil.copytree(written_photos, tmp_path / "photos", copy_function=copy)
 
 
 def write_photos(folder: Path) -> Path:
