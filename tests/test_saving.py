@@ -476,6 +476,8 @@ def test_the_same_command_with_a_snapshot_goes_back_to_it_only_once(
     assert resumed_at(newer, 72) == 64  # another one: as asked
     older.write_bytes(b"")
     newer.unlink()  # it is not needed any more
+    dry = train_tiny("--out", "run", "--resume", newer, "--preview", 0, "--dry-run")
+    assert dry.code == 0, dry.err
     assert resumed_at(newer, 80) == 72
     never = train_tiny("--out", "run", "--resume", "never")
     assert (never.code, "--resume auto goes on with it" in never.err) == (1, True)

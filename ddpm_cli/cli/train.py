@@ -104,7 +104,7 @@ def _work(
             if dry_run:
                 session.check_batch(plan.config, how.nproc * how.nnodes)
                 resuming.choose_directory(plan, request)
-                resuming.check_named(request)
+                resuming.check_named(plan, request)
                 pictures = session.read_pictures(plan, request, reporter)
                 captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
                 console.result(

@@ -61,10 +61,11 @@ def _directory(plan: Plan, request: Request) -> Path:
     return out
 
 
-def check_named(request: Request) -> None:
-    """Raise DdpmError where --resume names a snapshot that is damaged, or none."""
-    if request.resume not in ("auto", "never"):
-        snapshots.verify(Path(request.resume))
+def check_named(plan: Plan, request: Request) -> None:
+    """Raise DdpmError where training would go on from a snapshot named by --resume, damaged."""
+    mode = _mode(RunDirectory(plan.out), request)
+    if mode not in ("auto", "never"):
+        snapshots.verify(Path(mode))
 
 
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
