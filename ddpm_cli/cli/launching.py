@@ -13,6 +13,7 @@ import typer
 
 from ddpm_cli.cli import console, options
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
+from ddpm_cli.core.plain import is_number
 
 _PANEL = "Machine"
 
@@ -119,7 +120,7 @@ def check(request: Any, asked: MachineOptions) -> None:
     if asked.nnodes == 1:
         return
     host, _, port = (asked.rdzv_endpoint or "").rpartition(":")
-    if not host or not options.is_number(port) or not 0 < int(port) < 1 << 16:
+    if not host or not is_number(port) or not 0 < int(port) < 1 << 16:
         raise UsageError(
             f"--nnodes {asked.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the machine "
             f"with --node-rank 0 such as node01:29500 (seen: {asked.rdzv_endpoint or 'none'})"

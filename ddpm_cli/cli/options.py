@@ -11,6 +11,7 @@ import typer
 
 from ddpm_cli.core.diffusion.settings import Sampling, default_spacing
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.plain import is_number
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, the rest on stderr.")
@@ -55,11 +56,6 @@ Overwrite = Annotated[
 OverwriteFile = Annotated[
     bool, typer.Option("--overwrite", help="Replace the file if it is there.")
 ]
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a whole number, of plain digits."""
-    return text.isascii() and text.isdecimal()
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -88,3 +88,8 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
         low = "at least 0" if zero else "more than 0"
         high = "finite" if below == math.inf else f"less than {below}"
         raise UsageError(f"{name} must be {low} and {high}, not {value}")
+
+
+def is_number(word: str) -> bool:
+    """Whether it is a whole number in 0 to 9 alone: "²" is a digit, too."""
+    return word.isascii() and word.isdecimal()

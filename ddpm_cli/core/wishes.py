@@ -16,6 +16,7 @@ from ddpm_cli.core.data import texts
 from ddpm_cli.core.data.captions import is_text
 from ddpm_cli.core.data.texts import Texts
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.plain import is_number
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -134,7 +135,7 @@ def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
     numbered = False
     for wish in asked:
         name, colon, times = wish.rpartition(":")
-        if not colon or wish in names or not _is_number(times):
+        if not colon or wish in names or not is_number(times):
             name, times = wish, ""
         if times == "0" * len(times) and times:
             raise UsageError(f"--class {wish!r} asks for no picture")
@@ -154,18 +155,13 @@ def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
 def _label(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
-    if _is_number(name) and len(name) <= len(str(_MOST)) and int(name) < len(names):
+    if is_number(name) and len(name) <= len(str(_MOST)) and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
     raise DdpmError(
         f"--class {name!r} is unknown to this model; perhaps {' or '.join(near)}? "
         f"It has {len(names)} classes, numbered from 0"
     )
-
-
-def _is_number(word: str) -> bool:
-    """Whether it is a whole number in 0 to 9 alone: "²" is a digit, too."""
-    return word.isascii() and word.isdecimal()
 
 
 def _lines(file: Path) -> list[str]:

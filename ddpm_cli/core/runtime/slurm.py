@@ -7,6 +7,7 @@ import re
 import subprocess
 
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.plain import is_number
 
 
 def attach() -> None:
@@ -50,7 +51,7 @@ def is_task() -> bool:
 def end_time() -> float | None:
     """When SLURM will end this job, in seconds since 1970; None where it does not say."""
     given = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(given) if given.isascii() and given.isdecimal() else None
+    return float(given) if is_number(given) else None
 
 
 def check_requeue() -> None:
