@@ -22,6 +22,7 @@ from conftest import Result
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from ddpm_cli import __version__
 from ddpm_cli.cli import launching
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import (
@@ -187,6 +188,20 @@ def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatc
         for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
             assert worker.tell(error) == silent
         assert not worker.tell(DdpmError("of this process alone"))
+
+
+@pytest.mark.parametrize(("place", "code"), [({}, -signal.SIGABRT), ({"RANK": "1"}, 0)])
+def test_one_of_several_ends_before_python_is_taken_apart(place: dict[str, str], code: int) -> None:
+    """Meanwhile a thread of gloo may free a tensor, which aborts; here something always does."""
+    program = "import atexit, os; from ddpm_cli.cli.app import main; atexit.register(os.abort)"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{program}; main()", "--version"],
+        env=os.environ | place | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (code, f"ddpm {__version__}\n"), ended.stderr
 
 
 def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:

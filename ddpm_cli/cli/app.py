@@ -69,6 +69,11 @@ def main() -> None:
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
     worker.begin()
+    worker.leave(_run())
+
+
+def _run() -> int | str | None:
+    """Run the command; the exit code."""
     try:
         app()
     except DdpmError as error:
@@ -77,12 +82,13 @@ def main() -> None:
             raise
         if not told:
             console.fail(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except SystemExit as ending:
         if isinstance(ending.code, int) and ending.code:  # because another process failed
             worker.record("another process told why it ended", ending.code, lost=True)
-        raise
+        return ending.code
     except Exception as error:
         if not worker.tell(error):
             raise
-        sys.exit(1)
+        return 1
+    return 0

@@ -17,6 +17,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError, StoppedByUserError
 
@@ -98,6 +99,20 @@ def lost_others(error: BaseException) -> bool:
     """Whether an error only says that other processes are gone: the consequence, not the cause."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return "DistError" in kinds or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def leave(code: int | str | None) -> NoReturn:
+    """End with an exit code; one of several processes ends at once, all being written.
+
+    Python's own end would take the interpreter from under the threads of torch.distributed: one
+    that frees its last tensor meanwhile aborts the process.
+    """
+    if "RANK" in os.environ and isinstance(code, int):
+        with suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def record(message: str, purpose: int | None, trace: str = "", *, lost: bool = False) -> None:
