@@ -24,15 +24,20 @@ def training_loss(
     the variance alone (Nichol & Dhariwal 2021, equation 16). Loss "vlb" is L_vlb, in bits/dim.
     """
     x, schedule = noised.x, denoiser.schedule
-    output, fraction = denoiser.output(x, noised.sigma, condition)
     if objective.loss == "vlb":
-        seen = Prediction(denoiser.picture(output, x, noised.sigma), fraction)
+        seen = denoiser.predict(x, noised.sigma, condition)
         return len(schedule) * variational_term(schedule, noised.x0, noised.sigma, seen)
 
+    # Sent to a GPU before the network runs there: sending waits for all that was begun before.
     target = denoiser.target(noised.x0, noised.noise, noised.sigma)
-    loss = DISTANCES[objective.loss](output.float(), target).mean(dim=(1, 2, 3))
+    weights = None
     if objective.weighting != "plain":
-        loss = weight(denoiser, noised.sigma, objective).to(loss) * loss
+        weights = weight(denoiser, noised.sigma, objective).to(target)
+
+    output, fraction = denoiser.output(x, noised.sigma, condition)
+    loss = DISTANCES[objective.loss](output.float(), target).mean(dim=(1, 2, 3))
+    if weights is not None:
+        loss = weights * loss
     if fraction is not None:
         seen = Prediction(denoiser.picture(output.detach(), x, noised.sigma), fraction)
         bound = variational_term(schedule, noised.x0, noised.sigma, seen)
