@@ -2,13 +2,13 @@
 
     python tests/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
 
-The undisturbed training runs for the given minutes; the other until it has seen as many images.
-SIGKILL hits, by lot, one worker, the launcher, or all of them at once, about `--every` seconds
-after training goes on, now and then while it still starts; whenever the command has ended it is
-given again. Then the weights are compared. On the CPU two processes add the same two numbers
-whatever happens, so there they should be equal.
+For the given minutes SIGKILL hits, by lot, one worker, the launcher, or all of them at once, about
+`--every` seconds after training goes on, now and then while it still starts; whenever the command
+has ended it is given again. In the end SIGTERM stops it, an undisturbed training sees as many
+images, and the weights are compared. On the CPU two processes add the same two numbers whatever
+happens, so there they should be equal.
 
-Needs Linux (/proc). Not run by pytest: it takes three times --minutes, or more.
+Needs Linux (/proc). Not run by pytest: it takes --minutes, and half as long again or more.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from ddpm_cli.core.runtime.rundir import RunDirectory
 
 # Without a fall towards the budget's end the learning rate does not know how long the run will be.
 STEADY = {"optimiser": {"decay": 0.0, "warmup": 1_000}}
+ENDLESS = 10**9  # images
+LATE = 600  # seconds after its time to find a training that goes on and can be stopped
 GRACE = 60  # seconds for what outlives a kill to end by itself
 EARLY = 0.2  # share of the kills that do not wait until training goes on
 
@@ -117,14 +119,20 @@ def ended(running: subprocess.Popen[bytes], run: Path, seconds: float, *, early:
     return True
 
 
-def disturbed(place: Path, given: argparse.Namespace, budget: int) -> dict[str, int]:
-    """Train to the budget under fire; what happened, counted."""
+def disturbed(place: Path, given: argparse.Namespace) -> dict[str, int]:
+    """Train under fire, then stop and save; what happened, counted."""
     lot, happened = random.Random(given.seed), {"starts": 0, "images lost": 0, "orphans": 0}
-    while True:
+    until = time.monotonic() + 60 * given.minutes
+    while time.monotonic() < until + LATE:
         happened["starts"] += 1
-        running = start(place, "killed", given.nproc, "--images", budget)
+        running = start(place, "killed", given.nproc, "--images", ENDLESS)
         seconds = given.every * lot.uniform(0.5, 1.5)
         while not ended(running, place / "killed", seconds, early=lot.random() < EARLY):
+            if time.monotonic() > until:
+                running.send_signal(signal.SIGTERM)
+                if running.wait() != 75:
+                    sys.exit(f"it did not stop as told; see {place}/killed.log")
+                return happened
             rows = RunDirectory(place / "killed").rows()
             seen = int(rows[-1]["images"] or 0) if rows else 0
             who, orphans = strike(running, lot)
@@ -133,8 +141,7 @@ def disturbed(place: Path, given: argparse.Namespace, budget: int) -> dict[str, 
             happened["images lost"] += max(0, seen - images(place / "killed"))
             print(f"  at about {seen:,} images: SIGKILL to {who}", flush=True)
             seconds = given.every * lot.uniform(0.5, 1.5)
-        if running.returncode == 0:
-            return happened
+    sys.exit(f"it trains no more; see {place}/killed.log")
 
 
 def main() -> None:
@@ -149,14 +156,13 @@ def main() -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / "steady.json").write_text(json.dumps(STEADY))
 
-    undisturbed = start(place, "straight", given.nproc, "--minutes", given.minutes)
+    started = time.monotonic()
+    happened = disturbed(place, given)
+    budget = images(place / "killed")
+    print(f"killed: {budget:,} images, {(time.monotonic() - started) / 60:.1f} minutes; {happened}")
+    undisturbed = start(place, "straight", given.nproc, "--images", budget)
     if undisturbed.wait() != 0:
         sys.exit(f"the undisturbed training failed; see {place}/straight.log")
-    budget = images(place / "straight")
-    print(f"undisturbed: {budget:,} images in {given.minutes:g} minutes", flush=True)
-    started = time.monotonic()
-    happened = disturbed(place, given, budget)
-    print(f"killed: {(time.monotonic() - started) / 60:.1f} minutes; {happened}")
 
     one, other = (load_file(place / name / "model.safetensors") for name in ("straight", "killed"))
     largest = max(float((one[name] - other[name]).abs().max()) for name in one)

@@ -42,7 +42,7 @@ def operations(config: RunConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def images_per_second(config: RunConfig, machine: Machine) -> float:
+def images_per_second(config: RunConfig, machine: Machine, steps: int) -> float:
     shape = (PICTURES, config.network.channels, *config.network.size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     pictures = Pictures(images, np.full(PICTURES, -1), np.arange(PICTURES))
@@ -50,7 +50,7 @@ def images_per_second(config: RunConfig, machine: Machine) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), State.fresh(config, machine.device)
         trainer = Trainer(run, config, state, pictures, nothing, machine, Silent())
-        trainer.journal.every = config.optimiser.batch * 10
+        trainer.journal.every = config.optimiser.batch * max(1, steps // 20)
         trainer.train(StopRequest())
         rows = run.rows()
     first, last = rows[len(rows) // 2], rows[-1]
@@ -74,7 +74,9 @@ def main() -> None:
         budget = Budget(steps=given.steps)
         config = replace(config, preview=0, budget=budget, snapshot_every=100 * given.steps * batch)
         chosen = devices.choose_precision(precision, device)
-        speed = images_per_second(config, Machine(device, chosen, compiled=bool(compiled)))
+        speed = images_per_second(
+            config, Machine(device, chosen, compiled=bool(compiled)), given.steps
+        )
         print(
             f"{case}, batch {batch}: {speed:,.0f} images/s, {1000 * batch / speed:.1f} ms a step, "
             f"{speed * operations(config) / 1e12:.4g} TFLOP/s",
