@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The command of each pod of a Kubernetes job whose operator sets MASTER_ADDR, MASTER_PORT, and,
 # counting pods, WORLD_SIZE and RANK (Kubeflow's PyTorchJob does). OUT is on a shared volume.
-# A pod that is evicted gets SIGTERM: give it terminationGracePeriodSeconds of 120 or more.
+# A pod that is evicted gets SIGTERM: give it terminationGracePeriodSeconds of 150 or more, and
+# restartPolicy: OnFailure, so that it goes on after its exit code 75.
 set -euo pipefail
 pods=$WORLD_SIZE pod=$RANK
 unset WORLD_SIZE RANK # here they would count processes

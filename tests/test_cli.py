@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import Result
 
+from ddpm_cli.cli import console
 from ddpm_cli.core.data import files
 
 Call = Callable[..., Result]
@@ -124,6 +127,18 @@ def test_bad_input_is_a_line_and_an_exit_code(
     if "Usage" not in result.err:
         assert result.err.splitlines()[-1].startswith("ddpm: ")
     assert sorted(map(str, Path().rglob("*"))) == before  # nothing written, nothing lost
+
+
+def test_a_reader_who_leaves_does_not_end_the_work() -> None:
+    """Such as a terminal that is closed, or `tee` at Ctrl-C; rich would leave with exit code 1."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as gone, redirect_stderr(gone), console.unread():
+        terminal = console.Terminal()
+        terminal.say("hello")
+        with terminal.bar("training", 2, "images") as bar:
+            bar.update(1)
+        console.fail("stopped")
 
 
 def test_a_traceback_on_demand(ddpm: Call) -> None:

@@ -86,6 +86,7 @@ def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> N
         (("--config", "none.json"), "none.json: no such file"),
         (("--node-rank", 2, "--nnodes", 2), "--node-rank 2 should be less than --nnodes 2"),
         (("--nnodes", 2), "needs --rdzv-endpoint HOST:PORT"),
+        (("--nnodes", 2, "--resume", "never", "--out", "x"), "must find the run"),
         (("--requeue",), "SLURM_JOB_ID is not set"),
         (("--time-limit", "soon"), "should be a time such as 4h"),
     ],

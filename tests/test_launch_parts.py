@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import ranks
 import torch
 from conftest import Result
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ddpm_cli import __version__
@@ -33,13 +35,14 @@ from ddpm_cli.core.errors import (
     StoppedByUserError,
     UsageError,
 )
-from ddpm_cli.core.runtime import devices, launch, locking, slurm, stopping, worker
+from ddpm_cli.core.runtime import devices, launch, locking, slurm, stopping, watchdog, worker
 from ddpm_cli.core.runtime.failures import first_failure
 from ddpm_cli.core.runtime.launch import Nodes
 from ddpm_cli.core.runtime.locking import locked
 from ddpm_cli.core.runtime.reporting import Silent
-from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.training import session, snapshots
 from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.state import Progress
 
 Run = Callable[..., Result]
 
@@ -227,6 +230,55 @@ def test_time_runs_out_where_saving_still_fits(monkeypatch: pytest.MonkeyPatch) 
     assert first.signal == signal.SIGUSR1
 
 
+def test_what_comes_with_a_save_takes_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of 10 s, a validation and preview of 100, steps of 2: 2 (110 + 2) + 5 s."""
+    now = [0.0]
+    monkeypatch.setenv(worker.STARTED, "0")
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    progress = Progress(steps=10, seconds=20.0, save_seconds=10.0, looking_seconds=100.0)
+    request: Any = SimpleNamespace(time_limit=1000.0)
+    limit = session._time_limit(request, progress)
+    assert limit is not None
+    for now[0], near in ((770.0, False), (772.0, True)):
+        assert limit.near() == near
+
+
+def test_a_second_ctrl_c_leaves_at_once_whatever_asked_before() -> None:
+    request = stopping.StopRequest()
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        request.note(number)
+    assert request.signal == signal.SIGUSR1
+    with pytest.raises(KeyboardInterrupt):
+        request.note(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_processes_are_started_stops_too(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """Then torch heeds it, in a way of its own."""
+
+    def work(*given: Any) -> None:
+        raise SignalException(f"got {number}", number)
+
+    monkeypatch.setattr(launch._Agent, "work", work)
+    with pytest.raises(EndedError, match=f"stopped by {number.name} while") as ended:
+        launch.launch(launch.Launch(2), [], Silent())
+    assert ended.value.exit_code == code
+
+
+def test_nodes_meet_before_they_read_pictures(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait ten minutes for each other, and once they have met for as long as it takes."""
+    launched: list[launch.Launch] = []
+    monkeypatch.setattr(launch, "launch", lambda how, *given: launched.append(how))
+    monkeypatch.setattr(loader, "prepare", lambda *given, **more: pytest.fail("it reads"))
+    nodes = ("--nnodes", 2, "--node-rank", 1, "--rdzv-endpoint", "127.0.0.1:29500")
+    assert train_tiny(*nodes, "--out", "run").code == 0
+    assert launched[0].nodes == Nodes(2, 1, "127.0.0.1:29500")
+
+
 def test_a_training_out_of_time_saves_and_is_put_back(
     train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,10 +417,11 @@ def test_started_again_a_training_goes_on_however_it_began(
             assert train_tiny(*command, 24).json()["resumed_at"] == 16
 
 
+@pytest.mark.parametrize("outer", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_JOB_ID"])
 def test_never_resuming_needs_a_name_where_it_may_be_started_again(
-    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch, outer: str
 ) -> None:
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv(outer, "3")
     result = train_tiny("--resume", "never")
     assert (result.code, "needs --out" in result.err) == (2, True)
 
@@ -488,6 +541,27 @@ def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
     assert "stuck_here" in Path("logs/stacks-rank0.txt").read_text()
 
 
+def test_a_suspended_process_has_not_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it does not run, by SIGSTOP or a suspended machine, its clock may run on."""
+    missed, woken, ended = [0.0], threading.Event(), []
+    clock = time.monotonic
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock() + missed[0])
+
+    def end(message: str) -> None:
+        ended.append(message)
+        woken.set()
+
+    monkeypatch.setattr(watchdog, "_end", end)
+    watch = watchdog._Watch(tmp_path / "logs" / "stacks.txt", 1.0)
+    monkeypatch.setattr(watch, "step", woken.set)
+    missed[0] = 1000.0
+    assert woken.wait(60)
+    watch.close()
+    assert not ended
+
+
 def test_a_training_that_does_not_stall_leaves_nothing(train_tiny: Run) -> None:
     assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
     assert not Path("run/logs").exists()
@@ -557,13 +631,15 @@ def test_torchruns_patience_is_compared_with_a_snapshots_time(
 
 
 def test_nodes_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port of the first one is taken; or nobody is there."""
+    """The port of the first one is taken; or the others do not come; or it does not."""
     monkeypatch.setattr(launch, "_MEETING", 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(DdpmError, match="2 nodes did not meet at"):
             launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+    with pytest.raises(DdpmError, match=r"did not meet at .* \(not all came in time"):
+        launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
     with pytest.raises(DdpmError, match=r"did not meet at .*refused"):
         launch.launch(launch.Launch(1, Nodes(2, 1, endpoint)), ["train"], Silent())
 

@@ -34,7 +34,7 @@ from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.stopping import StopRequest
 from ddpm_cli.core.training import saving, snapshots, trainer
-from ddpm_cli.core.training.batches import Batch, Batches
+from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Trainer
 
@@ -393,12 +393,12 @@ def test_the_watchdog_waits_for_saves_and_validation(
         (saving.Saver, "_start"),
         (saving.Saver, "_finish"),
         (saving.Saver, "_show"),
-        (Batches, "held_out_loss"),
+        (Trainer, "_validate"),
         (Trainer, "_accumulate"),
     ):
         monkeypatch.setattr(kind, name, noting(getattr(kind, name), name))
     trained(tmp_path, replace(CONFIG, budget=c.Budget(images=16)))
-    waits = {(name, False) for name in ("_start", "_finish", "_show", "held_out_loss")}
+    waits = {(name, False) for name in ("_start", "_finish", "_show", "_validate")}
     assert seen == waits | {("_accumulate", True)}
 
 
@@ -433,6 +433,31 @@ def test_a_signal_changes_nothing_but_the_time(tmp_path: Path) -> None:
     assert [row["images"] for row in run.rows()] == list(range(16, 193, 16))
     assert alike(str(run.path), str(tmp_path / "calm"))
     assert run.preview(160).is_file()
+
+
+def test_a_save_under_way_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else goes wrong meanwhile: a process that shares its work leaves at once then."""
+    begun, failed = threading.Event(), threading.Event()
+    write = snapshots.write
+
+    def slow(folder: Path, held: dict[str, Any]) -> Path:
+        begun.set()
+        assert failed.wait(60)
+        return write(folder, held)
+
+    def fails(self: Trainer, share: Batch) -> torch.Tensor:
+        if self.saver._pending is None:
+            return accumulate(self, share)
+        assert begun.wait(60)
+        threading.Timer(0.2, failed.set).start()
+        raise ValueError("the other process is gone")
+
+    accumulate = Trainer._accumulate
+    monkeypatch.setattr(snapshots, "write", slow)
+    monkeypatch.setattr(Trainer, "_accumulate", fails)
+    with pytest.raises(ValueError, match="gone"):
+        trained(tmp_path)
+    assert snapshot_names(tmp_path) != []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

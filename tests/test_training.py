@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,15 @@ from safetensors.torch import load_file
 from ddpm_cli.core import config as c
 from ddpm_cli.core import weights
 from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.errors import DdpmError, DivergedError, UsageError
 from ddpm_cli.core.plain import updated
 from ddpm_cli.core.runtime import devices, watchdog
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.rundir import RunDirectory
 from ddpm_cli.core.runtime.stopping import StopRequest
-from ddpm_cli.core.training import ema, snapshots
+from ddpm_cli.core.training import ema, snapshots, trainer
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Machine, Trainer, crossed, learning_rate
 
@@ -130,6 +133,23 @@ def test_microbatches_learn_the_same(tmp_path: Path) -> None:
     for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         # Adam divides by the gradient's size, so where that is near 0 rounding is magnified.
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+def test_validation_keeps_to_microbatch_and_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit into memory at once when training does not when validating either."""
+    loss, seen = trainer.training_loss, set()
+
+    def noted(denoiser: Denoiser, noised: Noised, *given: Any) -> torch.Tensor:
+        seen.add((torch.is_grad_enabled(), len(noised.x0), torch.is_autocast_enabled("cpu")))
+        return loss(denoiser, noised, *given)
+
+    monkeypatch.setattr(trainer, "training_loss", noted)
+    machine = replace(CPU, microbatch=3, precision=torch.bfloat16)
+    config = replace(CONFIG, budget=c.Budget(images=16))
+    trained(tmp_path, config, machine=machine, held_out=replace_rows(pictures(seed=1), 7))
+    assert seen == {(True, 3, True), (True, 2, True), (False, 3, True), (False, 1, True)}
 
 
 def test_a_seed_decides_everything(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def main() -> None:
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
     worker.begin()
-    worker.leave(_run())
+    with console.unread():
+        worker.leave(_run())
 
 
 def _run() -> int | str | None:

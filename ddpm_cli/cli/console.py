@@ -7,8 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -104,6 +104,40 @@ def result(text: str, document: dict[str, Any], as_json: bool) -> None:
 def fail(message: str) -> None:
     """Print the one line that explains a failure."""
     print(f"ddpm: {message}", file=sys.stderr)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let nobody's reading stderr, such as a terminal that was closed, not end the work."""
+    with redirect_stderr(cast(TextIO, _Unread(sys.stderr))):
+        yield
+
+
+class _Unread:
+    """A stream that leads nowhere from when it cannot be written any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._forget()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._forget()
+
+    def _forget(self) -> None:
+        with suppress(OSError), open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def _finite(value: Any) -> Any:

@@ -66,7 +66,7 @@ class MachineOptions:
         typer.Option(
             "--requeue",
             help="When stopped by a signal or for lack of time, put this SLURM job back into the "
-            "queue once all is saved (scontrol requeue).",
+            "queue once all is saved (scontrol requeue); Ctrl-C and SIGINT end it for good.",
             rich_help_panel=_PANEL,
         ),
     ] = False
@@ -108,10 +108,10 @@ def check(request: Any, asked: MachineOptions) -> None:
     devices.check_processes(asked.nproc, asked.device)
     if asked.requeue:
         slurm.check_requeue()
-    nameless = request.resume == "never" and request.out is None
-    if nameless and (asked.requeue or asked.nnodes > 1):
+    if request.resume == "never" and asked.nnodes > 1:
         raise UsageError(
-            "--resume never with --requeue or --nnodes needs --out: all must find the same run"
+            "--resume never with --nnodes: a node that comes back must find the run; begin a new "
+            "one by an --out that is not there yet"
         )
     if asked.node_rank >= asked.nnodes:
         raise UsageError(
@@ -150,7 +150,8 @@ def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
         plan = planning.plan(request)
         session.check_batch(plan.config, asked.nproc * asked.nnodes)
         out = resuming.choose_directory(plan, request)
-        session.read_pictures(plan, request, reporter)
+        if nodes.count == 1:  # several wait longer for each other once they have met
+            session.read_pictures(plan, request, reporter)
         run = RunDirectory(out)
         how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
         launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)

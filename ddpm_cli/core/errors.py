@@ -29,6 +29,12 @@ DAMAGED_FILE = (
 )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, cut to 200 characters; its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 class DdpmError(Exception):
     """Something in the user's input, data or machine is at fault. The message is one line."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, first_line
 
 _MODELS = {  # by the model_type of config.json
     "clip": "CLIPTextModel",
@@ -46,7 +46,7 @@ class FrozenEncoder:
             config = self._library.AutoConfig.from_pretrained(self._folder)
             self._tokenizer = self._library.AutoTokenizer.from_pretrained(self._folder)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise DdpmError(f"--text-encoder {name}: {_first_line(error)}") from error
+            raise DdpmError(f"--text-encoder {name}: {first_line(error)}") from error
         self._kind = config.model_type
         if self._kind not in _MODELS:
             raise DdpmError(
@@ -96,7 +96,7 @@ class FrozenEncoder:
         try:
             model = kind.from_pretrained(self._folder, use_safetensors=True, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
-            raise DdpmError(f"--text-encoder {self.name}: {_first_line(error)}") from error
+            raise DdpmError(f"--text-encoder {self.name}: {first_line(error)}") from error
         return model.eval()
 
 
@@ -125,7 +125,7 @@ def _folder(name: str) -> Path:
     except Exception as error:  # the hub's, its transport's and the network's own errors
         raise DdpmError(
             f"--text-encoder {name}: no such folder, and it cannot be fetched from the Hugging "
-            f"Face hub: {_first_line(error)}. Without network, bring its folder and name that"
+            f"Face hub: {first_line(error)}. Without network, bring its folder and name that"
         ) from error
 
 
@@ -140,7 +140,3 @@ def _transformers() -> Any:
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -38,6 +38,16 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def from_disk_next(descriptor: int) -> None:
+    """Bring an open file to the disk and let memory forget it: who reads it next, reads the disk.
+
+    Where the system cannot forget, the next reading may be of memory.
+    """
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole."""
     with replacing(path) as partial:

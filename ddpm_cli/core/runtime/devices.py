@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 from ddpm_cli.core.runtime import distributed, slurm, worker
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -58,8 +58,8 @@ def can_compile(device: torch.device, reporter: Reporter) -> bool:
     try:
         torch.compile(torch.sin)(torch.zeros(1, device=device))
     except Exception as error:  # of many kinds: a missing compiler, headers, an old GPU
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        reporter.say(f"--compile does not work here, so training goes on without: {why[0][:200]}")
+        why = first_line(error)
+        reporter.say(f"--compile does not work here, so training goes on without: {why}")
         return False
     return True
 

@@ -24,7 +24,7 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousClosedError,
@@ -33,7 +33,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from ddpm_cli.core.errors import DdpmError, EndedError
+from ddpm_cli.core.errors import DdpmError, EndedError, first_line
 from ddpm_cli.core.runtime import stopping, worker
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.failures import Failure, first_failure
@@ -104,6 +104,8 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
                 reporter.say(f"{how.nodes.endpoint} is gone; waiting for it to come back")
             except RendezvousClosedError as error:
                 raise DdpmError(_ELSEWHERE) from error
+            except SignalException as stop:  # torch heeds signals while it starts processes
+                raise _stopped(int(stop.sigval), "while processes were starting") from stop
             except (RendezvousError, OSError) as error:
                 raise DdpmError(_no_meeting(how.nodes, error)) from error
 
@@ -130,8 +132,14 @@ def _find_first_node(nodes: Nodes, reporter: Reporter) -> None:
         time.sleep(_KNOCK / 10)
 
 
+def _stopped(number: int, when: str) -> EndedError:
+    name, code = signal.Signals(number).name, 130 if number == signal.SIGINT else 75
+    return EndedError(f"stopped by {name} {when}; {stopping.AGAIN}", code)
+
+
 def _no_meeting(nodes: Nodes, error: Exception) -> str:
-    why = str(error.__cause__ or error).strip().splitlines()[0]
+    told = error.__cause__ or error
+    why = first_line(told) if str(told) else "not all came in time"
     if nodes.count == 1:
         return f"cannot start several processes: {why}"
     return (
@@ -208,7 +216,7 @@ class _Agent(LocalElasticAgent):
         super().__init__(spec, logs, exit_barrier_timeout=_PARTING)
         self._how, self._spec, self._reporter, self._logs = how, spec, reporter, logs
         self._heeded = stopping.heeded()
-        self._signal, self._deadline = 0, 0.0
+        self._signal, self._interrupted, self._deadline = 0, False, 0.0
 
     @property
     def left(self) -> int:
@@ -232,16 +240,14 @@ class _Agent(LocalElasticAgent):
         A second Ctrl-C leaves at once.
         """
         running = self._running()
-        if number == signal.SIGINT == self._signal:
+        if number == signal.SIGINT and self._interrupted:
             for process in running:
                 process.kill()
             raise EndedError("interrupted again: left at once", 130)
         if not running:
-            code = 130 if number == signal.SIGINT else 75
-            raise EndedError(
-                f"stopped by {signal.Signals(number).name}, with no work under way", code
-            )
+            raise _stopped(number, "with no work under way")
         self._signal = self._signal or number
+        self._interrupted |= number == signal.SIGINT
         if not self._deadline:
             self._deadline = time.monotonic() + stopping.grace(self._how.save_seconds())
         for process in running:
@@ -266,10 +272,10 @@ class _Agent(LocalElasticAgent):
                 self._exit_barrier()  # type: ignore[no-untyped-call]
                 raise self._ended(first)
             if self.left:
+                allowed = self._how.max_restarts
                 self._reporter.say(
                     f"{first.line} Starting all again from the newest snapshot "
-                    f"({self._logs.starts} of {self._how.max_restarts}; logs in "
-                    f"{self._logs.folder})."
+                    f"({allowed - self.left + 1} of {allowed}; logs in {self._logs.folder})."
                 )
         elif self._deadline and time.monotonic() > self._deadline:
             for process in self._running():
@@ -282,10 +288,7 @@ class _Agent(LocalElasticAgent):
             return EndedError(first.message or _ELSEWHERE, first.purpose)
         number = self._signal or first.stopped
         if number and (first.stopped or first.lost):  # not all were listening yet
-            return EndedError(
-                f"stopped by {signal.Signals(number).name} before the first step; {stopping.AGAIN}",
-                130 if number == signal.SIGINT else 75,
-            )
+            return _stopped(number, "before the first step")
         if self._deadline and time.monotonic() > self._deadline:
             return EndedError(
                 f"the processes did not end in time and were killed; {stopping.AGAIN}", 1

@@ -38,7 +38,7 @@ class TimeLimit:
     """The moment by which a training must have saved and ended."""
 
     def __init__(self, end: float, used: Callable[[], tuple[float, float]]) -> None:
-        """`end` in seconds since 1970; `used` tells what a snapshot and a step take, in seconds."""
+        """`end` in seconds since 1970; `used` tells what saving and a step take, in seconds."""
         self._end, self._used = end, used
 
     def near(self) -> bool:
@@ -51,7 +51,7 @@ class StopRequest:
     """Which signal, if any, asked to stop."""
 
     def __init__(self, limit: TimeLimit | None = None) -> None:
-        self._noted, self._at_once = 0, False
+        self._noted, self._interrupted, self._at_once = 0, False, False
         self.limit = limit  # known once the run is
 
     @property
@@ -63,8 +63,9 @@ class StopRequest:
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Signal handler: the first signal counts, but a second Ctrl-C leaves at once."""
-        if number == signal.SIGINT and self._noted == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
         self._noted = self._noted or number
         self._leave()
 
@@ -95,10 +96,10 @@ def listening() -> Iterator[StopRequest]:
         try:
             yield request
         except KeyboardInterrupt:
-            _leave()
+            _quit()
 
 
-def _leave() -> None:
+def _quit() -> None:
     """End this process at once: Python itself would wait for a save that is being written."""
     message = "interrupted again: left at once"
     worker.record(message, StoppedByUserError.exit_code)

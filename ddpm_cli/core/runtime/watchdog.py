@@ -57,8 +57,14 @@ class _Watch:
 
     def _guard(self) -> None:
         patience = self.seconds + _GRACE
+        woken = time.monotonic()
         while not self._over.wait(patience / 20):
-            if not self._paused and time.monotonic() - self._last > patience:
+            slept, woken = time.monotonic() - woken, time.monotonic()
+            if self._paused:
+                continue
+            if slept > patience / 2:  # the process was suspended, and its clock ran on
+                self.step()
+            elif woken - self._last > patience:
                 _end(
                     f"no step ended for {self.seconds:g} seconds (--stall-timeout); where it "
                     f"hangs is in {self.path}"

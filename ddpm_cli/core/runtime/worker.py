@@ -41,8 +41,9 @@ def restarted() -> bool:
 
 
 def may_restart() -> bool:
-    """Whether an outer torchrun would start the same command again if a process died."""
-    return not launched() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    """Whether an outer torchrun, or SLURM, may start the same command again."""
+    torchrun = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    return not launched() and (torchrun or "SLURM_JOB_ID" in os.environ)
 
 
 def begin() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,7 @@ from ddpm_cli.core.config import RunConfig
 from ddpm_cli.core.data import augmentation
 from ddpm_cli.core.data.loader import Order, Pictures
 from ddpm_cli.core.data.pixels import to_unit
-from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
-from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
 from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.runtime import distributed, seeds
@@ -32,6 +31,11 @@ class Batch(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def parts(self, size: int | None) -> list[Batch]:
+        """Parts of at most so many pictures, in order; itself alone for None."""
+        size = size or max(1, len(self))
+        return [self.part(slice(i, i + size)) for i in range(0, len(self), size)]
 
     def part(self, rows: slice) -> Batch:
         """Some of its pictures."""
@@ -86,16 +90,11 @@ class Batches:
         noised = Noised(x0, self._noise(learn.batch, seen)[mine], sigma[mine])
         return Batch(noised, condition.hidden(drops[mine]).to(self._device), rows, importance)
 
-    @torch.no_grad()
-    def held_out_loss(self, averaged: Denoiser, held_out: Pictures) -> float | None:
-        """The loss on held-out pictures, under the same noise every time; None without any."""
+    def held_out(self, held_out: Pictures) -> Iterator[Batch]:
+        """This process's shares of the held-out pictures, under the same noise every time."""
         count, learn = len(held_out), self._config.optimiser
-        if count == 0:
-            return None
-        objective = self._config.objective
         random = seeds.generator(learn.seed, "holdout")
-        sigma = training_sigmas(self._schedule, objective, shares(count, random))
-        summed = torch.zeros((), device=self._device)
+        sigma = training_sigmas(self._schedule, self._config.objective, shares(count, random))
         for start in range(0, count, learn.batch):
             whole = np.arange(start, min(start + learn.batch, count))
             first = torch.zeros(len(whole))  # of their captions
@@ -103,11 +102,7 @@ class Batches:
             noise = torch.randn(images.shape, generator=random).to(self._device)
             noised = Noised(to_unit(images.to(self._device)), noise, sigma[whole])
             share = Batch(noised, condition.to(self._device), whole, None)
-            share = share.part(distributed.share(len(whole)))
-            if len(share):
-                losses = training_loss(averaged, share.noised, share.condition, objective)
-                summed += losses.sum()
-        return float(distributed.total(summed)) / count
+            yield share.part(distributed.share(len(whole)))
 
     def _shown(
         self, pictures: Pictures, rows: NDArray[np.int64], which: Tensor

@@ -42,7 +42,10 @@ def _directory(plan: Plan, request: Request) -> Path:
         raise DdpmError(f"--resume {mode}: no such file{newest}")
     if mode == "never":
         if request.out is None and worker.may_restart():
-            raise UsageError("--resume never with a launcher that restarts needs --out")
+            raise UsageError(
+                "--resume never needs --out where torchrun or SLURM may start the command again: "
+                "it then goes on there"
+            )
         if request.out is None:
             return free_name(out)
         if run.config.exists():

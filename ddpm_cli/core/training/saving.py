@@ -44,6 +44,16 @@ class Saver:
         self._curve_drawn = -math.inf
         self.seconds = state.progress.save_seconds if distributed.is_first() else 0.0  # of a save
 
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        """Let a save that is under way come to its end, whatever else went wrong.
+
+        But who asks to stop twice does not wait.
+        """
+        self._writer.shutdown(wait=kind is not KeyboardInterrupt)
+
     @property
     def failed(self) -> bool:
         """Whether the last save has ended badly: `finish` says how."""

@@ -41,9 +41,8 @@ def run(
     config = plan.config
     check_batch(config, distributed.world_size())
     with stop.at_once():
-        distributed.alike(
-            lambda: resuming.choose_directory(plan, request)
-        )  # before what takes long
+        # Before what takes long.
+        distributed.alike(lambda: resuming.choose_directory(plan, request))
         decoded = read_pictures(plan, request, reporter)
         pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
     parts = pictures.split(config.data.holdout, config.optimiser.seed)
@@ -141,7 +140,8 @@ def _origin(
 
 def _time_limit(request: Request, progress: Progress) -> stopping.TimeLimit | None:
     def used() -> tuple[float, float]:
-        return progress.save_seconds, progress.seconds / max(1, progress.steps)
+        save, step = progress.save_seconds, progress.seconds / max(1, progress.steps)
+        return (save + progress.looking_seconds if save else 0.0), step
 
     end = stopping.end_of_time(request.time_limit)
     return None if end is None else stopping.TimeLimit(end, used)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
+from ddpm_cli.core.runtime.atomic import from_disk_next, replacing
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training.state import State
 
@@ -28,7 +27,8 @@ def write(folder: Path, held: Held) -> Path:
         try:
             with partial.open("wb") as file:  # so that other threads go on while it writes
                 torch.save(held, file)
-                os.fsync(file.fileno())  # what is read again below is what the disk has taken
+                file.flush()
+                from_disk_next(file.fileno())
         except RuntimeError as error:  # torch's own, about what it was doing when the disk was full
             why = error.__context__
             raise why if isinstance(why, OSError) else OSError(errno.EIO, str(error)) from error
@@ -48,7 +48,7 @@ def verify(path: Path) -> None:
     except FileNotFoundError as error:
         raise DdpmError(f"{path}: no such file") from error
     except (OSError, NotImplementedError, *DAMAGED_FILE) as error:
-        raise DdpmError(f"{path} is damaged or cut short ({_first_line(error)})") from error
+        raise DdpmError(f"{path} is damaged or cut short ({first_line(error)})") from error
     if damaged is not None:
         raise DdpmError(f"{path} is damaged: {damaged} in it is not what was written")
 
@@ -118,7 +118,7 @@ def restore(path: Path, state: State) -> None:
         state.restore(held)
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(
-            f"{path} is not a whole snapshot of this run ({_first_line(error)})"
+            f"{path} is not a whole snapshot of this run ({first_line(error)})"
         ) from error
 
 
@@ -137,8 +137,3 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise DdpmError(f"cannot delete {path}: {error.strerror}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,7 +104,7 @@ class Trainer:
         if self.machine.compiled and clock.used < 1:
             self._compile()
 
-        with self.reporter.bar("training", 100, "%") as bar:
+        with saver, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
             while clock.used < 1 and not self._out_of_patience():
                 # Choose the learning rate.
@@ -139,10 +140,10 @@ class Trainer:
                 self._stay_finite(share, losses, weights_too=saving)
 
                 # Validate, log and save when it is time; signals and scores only add snapshots.
-                held_out = None
+                held_out, looked = None, time.monotonic()
                 if validating:
                     with watchdog.paused():
-                        held_out = self.batches.held_out_loss(self.averaged, self.held_out)
+                        held_out = self._validate()
                 if validating or crossed(progress.images, batch, self.journal.every):
                     self.journal.write(bar, clock.used, lr, norm, held_out)
                 if saving:
@@ -152,6 +153,7 @@ class Trainer:
                     saver.finish()  # before what may take minutes
                 if validating:
                     saver.show(ending=ending)
+                    progress.looking_seconds = time.monotonic() - looked
                 if signal:
                     raise stopping.stopped(int(signal), str(self.run.path))
                 self._judge(score)
@@ -183,18 +185,29 @@ class Trainer:
                 seeds.derive(learn.seed, "dropout", progress.images, distributed.rank())
             )
         scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
-        size = self.machine.microbatch or len(share)
-        unweighted = []
-        for start in range(0, len(share), size):
-            part = share.part(slice(start, start + size))
-            with distributed.accumulating(self.network, last=start + size >= len(share)):
-                with devices.autocast(self.machine.device, self.machine.precision):
-                    losses = training_loss(
-                        self.denoiser, part.noised, part.condition, self.config.objective
-                    )
+        parts, unweighted = share.parts(self.machine.microbatch), []
+        for part in parts:
+            with distributed.accumulating(self.network, last=part is parts[-1]):
+                losses = self._losses(self.denoiser, part)
                 unweighted.append(losses.detach())
                 torch.autograd.backward(scale * _weighted(losses, part).sum())
         return torch.cat(unweighted)
+
+    def _losses(self, denoiser: Denoiser, part: Batch) -> Tensor:
+        """The loss of each picture (B,)."""
+        with devices.autocast(self.machine.device, self.machine.precision):
+            return training_loss(denoiser, part.noised, part.condition, self.config.objective)
+
+    @torch.no_grad()
+    def _validate(self) -> float | None:
+        """The averaged network's loss on the held-out pictures; None without any."""
+        if not len(self.held_out):
+            return None
+        summed = torch.zeros((), device=self.machine.device)
+        for share in self.batches.held_out(self.held_out):
+            for part in share.parts(self.machine.microbatch):
+                summed += self._losses(self.averaged, part).sum()
+        return float(distributed.total(summed)) / len(self.held_out)
 
     def _examine(self, losses: Tensor) -> tuple[float, bool]:
         """Clip the gradient: its norm before that, and whether it and all losses are finite.
