@@ -243,7 +243,7 @@ class _Agent(LocalElasticAgent):
         if number == signal.SIGINT and self._interrupted:
             for process in running:
                 process.kill()
-            raise EndedError("interrupted again: left at once", 130)
+            stopping.leave_at_once()
         if not running:
             raise _stopped(number, "with no work under way")
         self._signal = self._signal or number

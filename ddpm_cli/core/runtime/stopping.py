@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, UsageError
 from ddpm_cli.core.runtime import slurm, worker
@@ -96,11 +97,14 @@ def listening() -> Iterator[StopRequest]:
         try:
             yield request
         except KeyboardInterrupt:
-            _quit()
+            leave_at_once()
 
 
-def _quit() -> None:
-    """End this process at once: Python itself would wait for a save that is being written."""
+def leave_at_once() -> NoReturn:
+    """End this process after a second Ctrl-C: Python itself would wait for a save being written.
+
+    And a third Ctrl-C would meet it while it takes itself apart.
+    """
     message = "interrupted again: left at once"
     worker.record(message, StoppedByUserError.exit_code)
     if not worker.launched():
