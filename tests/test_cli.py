@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -139,6 +141,36 @@ def test_a_reader_who_leaves_does_not_end_the_work() -> None:
         with terminal.bar("training", 2, "images") as bar:
             bar.update(1)
         console.fail("stopped")
+
+
+WORK = """
+from ddpm_cli.cli import app, console
+def work():
+    console.reporter().say('it goes on')
+    console.result('done', {}, False)
+app.app = work
+app.main()
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("place", [{}, {"RANK": "0"}])
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [("2>&1 | true", 0), (">&- 2>&-", 0), ("2> /dev/full", 0), ("> /dev/full", 1)],
+)
+def test_a_result_that_nobody_reads_is_no_failure(
+    where: str, code: int, place: dict[str, str]
+) -> None:
+    """But one that is to be kept, and cannot be, is."""
+    command = f'{sys.executable} -c "{WORK}" {where}; exit ${{PIPESTATUS[0]}}'
+    environment = os.environ | place | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert ("No space left" in ended.stderr) == (code == 1)
 
 
 def test_a_traceback_on_demand(ddpm: Call) -> None:

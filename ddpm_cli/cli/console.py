@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.reporting import Bar, Reporter, Silent
 
 _PLAIN_EVERY = 30.0  # seconds between progress lines where there is no terminal
@@ -98,7 +100,8 @@ def reporter() -> Reporter:
 def result(text: str, document: dict[str, Any], as_json: bool) -> None:
     """Print a command's result on stdout: its text, or one JSON document."""
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(_finite(document), indent=2, allow_nan=False) if as_json else text)
+        whole = json.dumps(_finite(document), indent=2, allow_nan=False) if as_json else text
+        print(whole, flush=True)
 
 
 def fail(message: str) -> None:
@@ -108,36 +111,63 @@ def fail(message: str) -> None:
 
 @contextmanager
 def unread() -> Iterator[None]:
-    """Let nobody's reading stderr, such as a terminal that was closed, not end the work."""
-    with redirect_stderr(cast(TextIO, _Unread(sys.stderr))):
-        yield
+    """Let the work go on where nobody reads what is printed: a closed terminal, a pipe that broke.
+
+    Nor does what stderr cannot take for another reason end it. What stdout cannot is a DdpmError.
+    """
+    out, err = _Unread(sys.stdout), _Unread(sys.stderr, notices=True)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            yield
+        finally:
+            out.end()
+            err.end()
 
 
 class _Unread:
-    """A stream that leads nowhere from when it cannot be written any more."""
+    """A stream, or None where it is closed, that leads nowhere once its reader is gone."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, *, notices: bool = False) -> None:
+        self._stream, self._notices = stream, notices
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            self._forget()
+        if self._stream is not None:
+            with self._forgiving():
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        if self._stream is not None:
+            with self._forgiving():
+                self._stream.flush()
+
+    def end(self) -> None:
+        """Flush; what cannot be written now is not tried again when Python ends."""
         try:
-            self._stream.flush()
+            if self._stream is not None:
+                self._stream.flush()
         except OSError:
             self._forget()
 
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            gone = error.errno in (errno.EPIPE, errno.EIO)
+            if gone or not self._notices:
+                self._forget()
+            if not (gone or self._notices):
+                raise DdpmError(f"cannot write the result: {error.strerror}") from error
+
     def _forget(self) -> None:
-        with suppress(OSError), open(os.devnull, "w") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), self._stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError):
+            os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 def _finite(value: Any) -> Any:

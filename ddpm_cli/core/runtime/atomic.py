@@ -44,7 +44,7 @@ def from_disk_next(descriptor: int) -> None:
     Where the system cannot forget, the next reading may be of memory.
     """
     os.fsync(descriptor)
-    if hasattr(os, "posix_fadvise"):
+    with suppress(AttributeError, OSError):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

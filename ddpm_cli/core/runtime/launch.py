@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -163,6 +164,10 @@ class _Logs(LogsSpecs):
         """The folder of all logs."""
         return str(self.folder)
 
+    def discard(self) -> None:
+        """Remove what only this launcher reads."""
+        shutil.rmtree(self._endings.parent, ignore_errors=True)
+
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Files for the workers about to start, whose environment is completed."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._started))
@@ -243,6 +248,7 @@ class _Agent(LocalElasticAgent):
         if number == signal.SIGINT and self._interrupted:
             for process in running:
                 process.kill()
+            self._logs.discard()
             stopping.leave_at_once()
         if not running:
             raise _stopped(number, "with no work under way")

@@ -103,8 +103,9 @@ def listening() -> Iterator[StopRequest]:
 def leave_at_once() -> NoReturn:
     """End this process after a second Ctrl-C: Python itself would wait for a save being written.
 
-    And a third Ctrl-C would meet it while it takes itself apart.
+    A third Ctrl-C no longer matters.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     message = "interrupted again: left at once"
     worker.record(message, StoppedByUserError.exit_code)
     if not worker.launched():

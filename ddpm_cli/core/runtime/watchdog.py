@@ -57,14 +57,15 @@ class _Watch:
 
     def _guard(self) -> None:
         patience = self.seconds + _GRACE
-        woken = time.monotonic()
-        while not self._over.wait(patience / 20):
-            slept, woken = time.monotonic() - woken, time.monotonic()
-            if self._paused:
-                continue
-            if slept > patience / 2:  # the process was suspended, and its clock ran on
-                self.step()
-            elif woken - self._last > patience:
+        nap = patience / 50
+        while True:
+            begun = time.monotonic()
+            if self._over.wait(nap):
+                return
+            now = time.monotonic()
+            if now - begun > 2 * nap:  # the process was suspended, and its clock ran on
+                self._last += now - begun - nap
+            if not self._paused and now - self._last > patience:
                 _end(
                     f"no step ended for {self.seconds:g} seconds (--stall-timeout); where it "
                     f"hangs is in {self.path}"

@@ -52,7 +52,8 @@ class Saver:
 
         But who asks to stop twice does not wait.
         """
-        self._writer.shutdown(wait=kind is not KeyboardInterrupt)
+        with watchdog.paused():
+            self._writer.shutdown(wait=kind is not KeyboardInterrupt)
 
     @property
     def failed(self) -> bool:

@@ -140,10 +140,12 @@ class Trainer:
                 self._stay_finite(share, losses, weights_too=saving)
 
                 # Validate, log and save when it is time; signals and scores only add snapshots.
-                held_out, looked = None, time.monotonic()
+                held_out = None
                 if validating:
+                    looked = time.monotonic()
                     with watchdog.paused():
                         held_out = self._validate()
+                    looking = time.monotonic() - looked
                 if validating or crossed(progress.images, batch, self.journal.every):
                     self.journal.write(bar, clock.used, lr, norm, held_out)
                 if saving:
@@ -152,8 +154,9 @@ class Trainer:
                 if signal or score is not None:
                     saver.finish()  # before what may take minutes
                 if validating:
+                    looked = time.monotonic()
                     saver.show(ending=ending)
-                    progress.looking_seconds = time.monotonic() - looked
+                    progress.looking_seconds = looking + time.monotonic() - looked
                 if signal:
                     raise stopping.stopped(int(signal), str(self.run.path))
                 self._judge(score)
