@@ -9,7 +9,7 @@
 #SBATCH --requeue --open-mode=append
 set -euo pipefail
 export DATA=${1:?a folder or .zip of images}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export MEETING="$first:29500"
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'exec ddpm train --data "$DATA" --out "runs/$SLURM_JOB_NAME" --requeue \
     --nproc "${SLURM_GPUS_ON_NODE:-8}" --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" \

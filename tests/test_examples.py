@@ -18,7 +18,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.sh"))
 TOOLS = {  # instead of the real ones
     "ddpm": 'printf "%s\\t" "$@" >> {log}; echo >> {log}',
     "srun": 'test "$1" = --cpus-per-task=16 && shift && exec "$@"',  # which it may not inherit
-    "scontrol": "echo node07; echo node08",
+    "scontrol": "echo node07; seq 8 99999",  # more than a pipe holds: who reads one line breaks it
 }
 SEVERAL = "--nnodes 2 --node-rank 1 --rdzv-endpoint"
 ON_CLUSTERS = {
