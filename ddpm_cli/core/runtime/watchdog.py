@@ -57,14 +57,11 @@ class _Watch:
 
     def _guard(self) -> None:
         patience = self.seconds + _GRACE
-        nap = patience / 50
-        while True:
-            begun = time.monotonic()
-            if self._over.wait(nap):
-                return
-            now = time.monotonic()
-            if now - begun > 2 * nap:  # the process was suspended, and its clock ran on
-                self._last += now - begun - nap
+        nap, now = patience / 50, time.monotonic()
+        while not self._over.wait(nap):
+            before, now = now, time.monotonic()
+            if now - before > 2 * nap:  # the process was suspended, and its clock ran on
+                self._last += now - before - nap
             if not self._paused and now - self._last > patience:
                 _end(
                     f"no step ended for {self.seconds:g} seconds (--stall-timeout); where it "
