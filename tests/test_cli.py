@@ -141,6 +141,7 @@ def test_a_reader_who_leaves_does_not_end_the_work() -> None:
         with terminal.bar("training", 2, "images") as bar:
             bar.update(1)
         console.fail("stopped")
+        assert os.fstat(write).st_rdev == Path(os.devnull).stat().st_rdev  # where it leads now
 
 
 WORK = """

@@ -240,7 +240,7 @@ def test_what_comes_with_a_save_takes_time_too(monkeypatch: pytest.MonkeyPatch) 
     now = [0.0]
     monkeypatch.setenv(worker.STARTED, "0")
     monkeypatch.setattr(time, "time", lambda: now[0])
-    progress = Progress(steps=10, seconds=20.0, save_seconds=10.0, looking_seconds=100.0)
+    progress = Progress(steps=10, seconds=20.0, save_seconds=10.0, validation_seconds=100.0)
     request: Any = SimpleNamespace(time_limit=1000.0)
     limit = session._time_limit(request, progress)
     assert limit is not None

@@ -141,7 +141,7 @@ def _origin(
 def _time_limit(request: Request, progress: Progress) -> stopping.TimeLimit | None:
     def used() -> tuple[float, float]:
         save, step = progress.save_seconds, progress.seconds / max(1, progress.steps)
-        return (save + progress.looking_seconds if save else 0.0), step
+        return (save + progress.validation_seconds if save else 0.0), step
 
     end = stopping.end_of_time(request.time_limit)
     return None if end is None else stopping.TimeLimit(end, used)

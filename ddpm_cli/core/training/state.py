@@ -34,7 +34,7 @@ class Progress:
     unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by process
     processes: int = 1  # that shared the last step
     save_seconds: float = 0.0  # what the last save took, from the copy until it was on the disk
-    looking_seconds: float = 0.0  # what validation, preview and curve took last
+    validation_seconds: float = 0.0  # what validation, preview and curve took last
 
 
 @dataclass

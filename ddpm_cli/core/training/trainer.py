@@ -156,7 +156,7 @@ class Trainer:
                 if validating:
                     looked = time.monotonic()
                     saver.show(ending=ending)
-                    progress.looking_seconds = looking + time.monotonic() - looked
+                    progress.validation_seconds = looking + time.monotonic() - looked
                 if signal:
                     raise stopping.stopped(int(signal), str(self.run.path))
                 self._judge(score)
