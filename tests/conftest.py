@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from local_standin import write_classifier
 
 from ddpm_cli.cli.app import main
 from ddpm_cli.core.data import files
+from tests.support.local_standin import write_classifier
 
 TINY = {
     "network": {

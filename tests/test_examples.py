@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import Result
 
 from ddpm_cli.cli.app import app
+from tests.conftest import Result
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.sh"))
 

@@ -10,18 +10,18 @@ import typer
 
 from ddpm_cli import __version__
 from ddpm_cli.cli import console
-from ddpm_cli.cli.convert import convert
-from ddpm_cli.cli.fetch_weights import fetch_weights
-from ddpm_cli.cli.fid import fid
-from ddpm_cli.cli.gif import gif
-from ddpm_cli.cli.inception_score import inception_score
-from ddpm_cli.cli.inspect_schedule import inspect_schedule
-from ddpm_cli.cli.nll import nll
-from ddpm_cli.cli.sample import sample
-from ddpm_cli.cli.train import train
-from ddpm_cli.cli.train_classifier import train_classifier
+from ddpm_cli.cli.commands.convert import convert
+from ddpm_cli.cli.commands.fetch_weights import fetch_weights
+from ddpm_cli.cli.commands.fid import fid
+from ddpm_cli.cli.commands.gif import gif
+from ddpm_cli.cli.commands.inception_score import inception_score
+from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
+from ddpm_cli.cli.commands.nll import nll
+from ddpm_cli.cli.commands.sample import sample
+from ddpm_cli.cli.commands.train import train
+from ddpm_cli.cli.commands.train_classifier import train_classifier
 from ddpm_cli.core.errors import DdpmError, EndedError
-from ddpm_cli.core.runtime import worker
+from ddpm_cli.core.runtime.elastic import worker
 
 app = typer.Typer(
     name="ddpm",

@@ -9,7 +9,8 @@ from ddpm_cli.cli import console
 
 def launched(nproc: int, device: str) -> bool:
     """Start this same command as several processes, if they are asked for and not there yet."""
-    from ddpm_cli.core.runtime import devices, distributed, launch, slurm
+    from ddpm_cli.core.runtime import devices, distributed
+    from ddpm_cli.core.runtime.elastic import launch, slurm
 
     if nproc == 1:
         slurm.attach()

@@ -20,11 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from inception_standin import standin_weights
-
 from ddpm_cli.core.metrics.extraction import load_extractor
 from ddpm_cli.core.metrics.protocols import PYTORCH_FID
 from ddpm_cli.core.runtime.reporting import Silent
+from tests.support.inception_standin import standin_weights
 
 
 def peer(state: dict[str, torch.Tensor], batch: int) -> Callable[[torch.Tensor], None]:

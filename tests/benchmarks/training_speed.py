@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm_cli.core.config import Budget, RunConfig
+from ddpm_cli.core.config.presets import preset
+from ddpm_cli.core.config.run import Budget, RunConfig
+from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.models.unet import UNet
-from ddpm_cli.core.plain import updated
-from ddpm_cli.core.presets import preset
 from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
-from ddpm_cli.core.runtime.rundir import RunDirectory
-from ddpm_cli.core.runtime.stopping import StopRequest
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.state import State
 from ddpm_cli.core.training.trainer import Machine, Trainer
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 
 def speed(run: Path, images: int) -> float:

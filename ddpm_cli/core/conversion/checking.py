@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.conditions import Condition
-from ddpm_cli.core.config import NULL_CLASS, DiffusionConfig
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 

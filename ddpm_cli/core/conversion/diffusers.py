@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ddpm_cli.core.architecture import NetworkConfig, Stage
+from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
+from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
-from ddpm_cli.core.plain import from_dict, to_dict
 
 
 class _Block(NamedTuple):
@@ -240,7 +240,7 @@ def _refuse_export(c: NetworkConfig) -> None:
             raise DdpmError(f"diffusers' UNet2DModel has no counterpart for {what}")
 
 
-def _attends(*ways: tuple[Stage, ...]) -> list[bool]:
+def _attends(*ways: tuple[StageBlocks, ...]) -> list[bool]:
     """Whether a level attends on either way, which must be after each of its blocks or none."""
     return [_only("sequences of blocks", {len(stage) for stage in way}) == 2 for way in ways]
 

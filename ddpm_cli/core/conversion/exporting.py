@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core import tensors, weights
-from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion import diffusers, reference, scheduler
 from ddpm_cli.core.conversion.checking import difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, given
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.plain import to_dict
 
 _VERSION = "0.30.0"  # of diffusers, from which on these files are read
 _MODEL = {

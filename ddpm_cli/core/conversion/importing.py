@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_cli.core import tensors, weights
-from ddpm_cli.core.architecture import NetworkConfig
-from ddpm_cli.core.config import DataConfig, DiffusionConfig, OptimiserConfig, Origin, RunConfig
+from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import DataConfig, DiffusionConfig, OptimiserConfig, Origin, RunConfig
+from ddpm_cli.core.config.serialisation import one_of
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, taken
@@ -18,7 +19,6 @@ from ddpm_cli.core.conversion.reference import Heads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.plain import one_of
 from ddpm_cli.core.runtime.downloads import sha256_of
 
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.architecture import NetworkConfig, Stage
+from ddpm_cli.core.checkpoints.tensors import listed, misfits
+from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
-from ddpm_cli.core.tensors import listed, misfits
 
 Tensors = dict[str, Tensor]
 
@@ -58,7 +58,7 @@ def _parts(config: NetworkConfig) -> Iterator[Part]:
 
 
 def _blocks(
-    side: str, stages: tuple[Stage, ...], level: int, places: Iterator[int]
+    side: str, stages: tuple[StageBlocks, ...], level: int, places: Iterator[int]
 ) -> Iterator[Part]:
     for number, stage in enumerate(stages):
         index = next(places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.conversion.layout import Tensors
 from ddpm_cli.core.conversion.reference import Heads
 from ddpm_cli.core.errors import DdpmError

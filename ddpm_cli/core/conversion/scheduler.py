@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.config import BETA_RANGED, DiffusionConfig
+from ddpm_cli.core.config.run import BETA_RANGED, DiffusionConfig
+from ddpm_cli.core.config.serialisation import from_dict
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.schedules import Table
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.plain import from_dict
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _NAMED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that all their schedulers know

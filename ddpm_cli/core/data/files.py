@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.files import replacing
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.conditioning.tokens import Texts
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.data.sources import Source
-from ddpm_cli.core.data.texts import Texts
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.atomic import check_space, replacing
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.files import check_space, replacing
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _NAMED = 10  # unreadable files listed in a message

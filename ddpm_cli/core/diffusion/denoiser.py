@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.conditions import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import NOTHING, Condition
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ddpm_cli.core.conditions import Condition
+from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.settings import Sampling
 

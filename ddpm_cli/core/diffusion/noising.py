@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config import NORMALS, ObjectiveConfig
+from ddpm_cli.core.config.run import NORMALS, ObjectiveConfig
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 _INSIDE = 1e-5  # shares are kept this far from 0 and 1, where noise levels may be 0 or infinite

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.conditions import Condition
+from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided

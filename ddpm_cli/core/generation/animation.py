@@ -12,8 +12,8 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import Picture
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation import drawing
-from ddpm_cli.core.generation.drawing import Model, Request
+from ddpm_cli.core.generation import generate
+from ddpm_cli.core.generation.generate import Model, Request
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SHOWN = ("xt", "x0", "both")
@@ -37,9 +37,9 @@ def denoising(
     The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which keeps its variance.
     """
     indices = range(request.count)
-    start = drawing.noise_of(model, request, indices)()
+    start = generate.noise_of(model, request, indices)()
     frames = [] if show == "x0" else [_frame(start, start, show)]
-    steps = drawing.steps_of(model, request, indices)
+    steps = generate.steps_of(model, request, indices)
     for step in track(steps, reporter, "sampling", request.how.steps, "steps"):
         if (step.index + 1) % every == 0 or step.index + 1 == request.how.steps:
             frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))

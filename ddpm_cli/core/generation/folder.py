@@ -14,9 +14,9 @@ import torch
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation.drawing import Model, Request, draw
+from ddpm_cli.core.generation.generate import Model, Request, draw
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.atomic import write_text
+from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights

@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.conditions import Condition
-from ddpm_cli.core.config import CONTINUOUS
-from ddpm_cli.core.data import loader, texts
+from ddpm_cli.core.conditioning import tokens
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.run import CONTINUOUS
+from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation.drawing import Model
+from ddpm_cli.core.generation.generate import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -97,7 +98,7 @@ def open_pictures(
         if network.text is None:
             return replace(held, labels=labels)
         told = captions_of(source, model.config.data.templates)
-        read = texts.read(network.text, told.sentences, model.device, reporter)
+        read = tokens.read(network.text, told.sentences, model.device, reporter)
     return replace(held, labels=labels, captions=told, texts=read)
 
 

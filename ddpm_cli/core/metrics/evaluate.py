@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.metrics import neighbours as balls
+from ddpm_cli.core.metrics import prdc as balls
+from ddpm_cli.core.metrics.collect import Gathered, Keep, gather, gather_cached
 from ddpm_cli.core.metrics.extraction import Extractor
-from ddpm_cli.core.metrics.gathering import Gathered, Keep, gather, gather_cached
-from ddpm_cli.core.metrics.kernel import kid
-from ddpm_cli.core.metrics.pictures import Pictures
+from ddpm_cli.core.metrics.feature_store import Rows
+from ddpm_cli.core.metrics.images import Pictures
+from ddpm_cli.core.metrics.inputs import Side
+from ddpm_cli.core.metrics.kid import kid
 from ddpm_cli.core.metrics.protocols import LOCAL
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
-from ddpm_cli.core.metrics.rows import Rows
 from ddpm_cli.core.metrics.scores import Gaussian, inception_score
-from ddpm_cli.core.metrics.sides import Side
-from ddpm_cli.core.metrics.spread import fid_floor, fid_spread
 from ddpm_cli.core.metrics.statistics import Origin, Statistics
+from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 

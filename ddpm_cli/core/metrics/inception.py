@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
-from ddpm_cli.core import tensors
+from ddpm_cli.core.checkpoints import tensors
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.downloads import RemoteFile
 

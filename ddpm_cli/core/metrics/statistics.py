@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.atomic import replacing
+from ddpm_cli.core.runtime.files import replacing
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, unpacked: 2048 features need 34 million
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models.embeddings import Context
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 

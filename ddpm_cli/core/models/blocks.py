@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models.embeddings import Context
 from ddpm_cli.core.models.layers import ChannelNorm, glorot, normalisation, zeroed
 

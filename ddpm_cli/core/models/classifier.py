@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ddpm_cli.core import tensors
+from ddpm_cli.core.checkpoints import tensors
+from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.plain import from_dict, to_dict
 
 _KEY = "ddpm-classifier"  # of the metadata
 

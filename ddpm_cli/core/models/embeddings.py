@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.architecture import NetworkConfig
-from ddpm_cli.core.conditions import Condition
-from ddpm_cli.core.config import NULL_CLASS
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import NULL_CLASS
 from ddpm_cli.core.models.layers import embedding, glorot, zeroed
 from ddpm_cli.core.models.text import TextEncoder
 

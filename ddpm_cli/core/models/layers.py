@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ddpm_cli.core.architecture import NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
 
 Layer = TypeVar("Layer", nn.Conv1d, nn.Conv2d, nn.Linear)
 

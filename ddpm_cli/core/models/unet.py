@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core import architecture
-from ddpm_cli.core.architecture import NetworkConfig
-from ddpm_cli.core.conditions import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.models import attention, blocks
 from ddpm_cli.core.models.embeddings import Conditioning, Context
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
@@ -18,7 +17,7 @@ class Stage(nn.Module):
     """A residual or ConvNeXt block, and the attention that follows it."""
 
     def __init__(
-        self, kinds: architecture.Stage, inputs: int, outputs: int, config: NetworkConfig
+        self, kinds: StageBlocks, inputs: int, outputs: int, config: NetworkConfig
     ) -> None:
         super().__init__()
         widths = [inputs, *[outputs] * (len(kinds) - 1)]

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line
-from ddpm_cli.core.runtime import distributed, slurm, worker
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.elastic import slurm, worker
 from ddpm_cli.core.runtime.reporting import Reporter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import watchdog, worker
+from ddpm_cli.core.runtime.elastic import watchdog, worker
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.atomic import replacing
 from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.runtime.files import replacing
 from ddpm_cli.core.runtime.reporting import Reporter
 
 BLOCK = 2**20  # bytes read at a time

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.conditions import Condition
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
 from ddpm_cli.core.data.loader import Order, Pictures
 from ddpm_cli.core.data.pixels import to_unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.training.state import Progress
 

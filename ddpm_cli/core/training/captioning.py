@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_cli.core.architecture import NetworkConfig, TextConfig, not_reading_text, reading_text
-from ddpm_cli.core.config import RunConfig
-from ddpm_cli.core.data import texts
+from ddpm_cli.core.conditioning import tokens
+from ddpm_cli.core.conditioning.requests import in_turn
+from ddpm_cli.core.config.network import NetworkConfig, TextConfig, not_reading_text, reading_text
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import to_dict, updated
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.data.sources import Source, captions_of
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.plain import to_dict, updated
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.wishes import in_turn
 
 _EXAMPLES = 64  # captions kept in the config, for pictures that are drawn unasked
 
@@ -63,7 +63,7 @@ def network_settings(
             "pixels read captions in text-attn blocks: --blocks should have text-attn, or attn, "
             "which one follows"
         )
-    return {"text": to_dict(texts.fitted(text, told.sentences)), **recipes}
+    return {"text": to_dict(tokens.fitted(text, told.sentences)), **recipes}
 
 
 def data_settings(
@@ -93,5 +93,5 @@ def with_texts(
         return pictures
     with distributed.first_on_machine():
         in_turn(config).read(config, device, reporter)  # previews find it in the cache
-        read = texts.read(config.network.text, told.sentences, device, reporter)
+        read = tokens.read(config.network.text, told.sentences, device, reporter)
     return replace(pictures, captions=told, texts=read)

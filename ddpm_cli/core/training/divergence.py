@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.atomic import write_text
-from ddpm_cli.core.runtime.rundir import RunDirectory
-from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.config.presets import SYSTEMS, fitting, preset
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.plain import updated
-from ddpm_cli.core.presets import SYSTEMS, fitting, preset
-from ddpm_cli.core.runtime.rundir import RUNS, RunDirectory
-from ddpm_cli.core.training import captioning, starting
+from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
+from ddpm_cli.core.training import captioning, initial_weights
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress
 
@@ -102,7 +102,7 @@ def plan(request: Request) -> Plan:
     config, size = updated(RunConfig(), chosen.settings), request.size or source.native_size
     if request.init_from is not None:
         fallback = None if request.resume == "never" else request.out
-        config = _over(config, starting.settings(request.init_from, fallback))
+        config = _over(config, initial_weights.settings(request.init_from, fallback))
         size = request.size or config.network.size
         channels = request.channels or config.network.channels
     if request.config is not None:
@@ -122,7 +122,7 @@ def plan(request: Request) -> Plan:
     out = request.out or RUNS / _name(source.name, config.network.size)
     resumes = RunDirectory(out).config.exists() and request.resume != "never"
     if request.init_from is not None and not resumes:
-        starting.read(request.init_from, config.network)  # refuses those of another network
+        initial_weights.read(request.init_from, config.network)  # refuses those of another network
     return Plan(source, told, config, name, out)
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.conditioning.requests import in_turn
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.sampling import sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.runtime.reporting import Silent
-from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise
-from ddpm_cli.core.wishes import in_turn
 
 _STEPS = 20
 

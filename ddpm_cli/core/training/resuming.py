@@ -7,16 +7,17 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddpm_cli.core.config import Origin, RunConfig
+from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.config.run import Origin, RunConfig
+from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.plain import from_dict, to_dict
-from ddpm_cli.core.runtime import distributed, stopping, worker
-from ddpm_cli.core.runtime.atomic import replacing, write_text
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
-from ddpm_cli.core.runtime.locking import locked
+from ddpm_cli.core.runtime.elastic import stopping, worker
+from ddpm_cli.core.runtime.files import replacing, write_text
+from ddpm_cli.core.runtime.locks import locked
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.rundir import RunDirectory, free_name
-from ddpm_cli.core.training import snapshots
+from ddpm_cli.core.runtime.run_directory import RunDirectory, free_name
 from ddpm_cli.core.training.planning import Plan, Request
 from ddpm_cli.core.training.saving import check_room
 from ddpm_cli.core.training.state import State

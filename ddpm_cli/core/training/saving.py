@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from ddpm_cli.core import weights
-from ddpm_cli.core.config import RunConfig
+from ddpm_cli.core.checkpoints import snapshots, weights
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import distributed, watchdog
-from ddpm_cli.core.runtime.atomic import check_space
-from ddpm_cli.core.runtime.rundir import RunDirectory
-from ddpm_cli.core.training import preview, snapshots
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.elastic import watchdog
+from ddpm_cli.core.runtime.files import check_space
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training import preview
 from ddpm_cli.core.training.state import State
 
 _CURVE_EVERY = 60.0  # seconds between drawings of the loss curve, which takes longer than a step
@@ -113,7 +114,7 @@ class Saver:
         self.seconds = time.monotonic() - started
 
     def _show(self, *, ending: bool) -> None:
-        from ddpm_cli.core import plots  # brings matplotlib, for one process of many
+        from ddpm_cli.core.figures import plots  # brings matplotlib, for one process of many
 
         images = self._state.progress.images
         preview.draw(self._run, self._averaged, self._config, images, self._device)

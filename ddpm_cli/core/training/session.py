@@ -8,15 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ddpm_cli.core import weights
-from ddpm_cli.core.config import Origin, RunConfig
+from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.run import Origin, RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.unet import parameter_count
-from ddpm_cli.core.runtime import devices, distributed, stopping, watchdog
+from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.rundir import RunDirectory
-from ddpm_cli.core.training import captioning, resuming, starting
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training import captioning, initial_weights, resuming
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.planning import Plan, Request
 from ddpm_cli.core.training.state import Progress, State
@@ -132,8 +133,8 @@ def _origin(
         return run.read_config().origin if run.config.is_file() else None
     if request.init_from is None:
         return None
-    start = starting.read(request.init_from, state.network.config)
-    starting.give(state, start)
+    start = initial_weights.read(request.init_from, state.network.config)
+    initial_weights.give(state, start)
     reporter.say(f"Starting from the weights of {request.init_from}.")
     return start.origin
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
-from ddpm_cli.core.config import OptimiserConfig, RunConfig
+from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.models.unet import UNet

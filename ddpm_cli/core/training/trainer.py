@@ -10,20 +10,21 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ddpm_cli.core.config import OptimiserConfig, RunConfig
+from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.data.loader import Pictures
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.runtime import devices, distributed, seeds, stopping, watchdog
+from ddpm_cli.core.runtime import devices, distributed, seeds
+from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.rundir import RunDirectory
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.divergence import Health
-from ddpm_cli.core.training.journal import Journal
+from ddpm_cli.core.training.metrics_log import Journal
 from ddpm_cli.core.training.saving import Saver, crossed
 from ddpm_cli.core.training.state import State
 

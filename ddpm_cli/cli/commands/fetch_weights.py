@@ -1,0 +1,31 @@
+"""`ddpm fetch-weights`: bring what the scores download, for machines without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import console
+from ddpm_cli.cli.options import common
+
+
+def fetch_weights(
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder to put the file into, for --weights on another machine.",
+            show_default="the cache, where fid finds it",
+        ),
+    ] = None,
+    json: common.Json = False,
+) -> None:
+    """Download the FID Inception weights, verified by sha256; on a cluster, from the login node."""
+    from ddpm_cli.core.metrics.inception import PUBLISHED
+    from ddpm_cli.core.runtime.downloads import fetch
+
+    path = fetch(PUBLISHED, console.reporter(), folder=to)
+    document = {"path": str(path), "sha256": PUBLISHED.sha256, "bytes": PUBLISHED.size}
+    text = f"{path}  ({PUBLISHED.size:,} bytes, sha256 {PUBLISHED.sha256})"
+    console.result(text, document, json)

@@ -1,0 +1,66 @@
+"""`ddpm gif`: pictures appearing out of noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import console
+from ddpm_cli.cli.options import common, conditioning
+from ddpm_cli.cli.options.groups import grouped
+
+
+@grouped
+def gif(
+    run: common.Run = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="How many pictures side by side.",
+            show_default="16, or as many as --class and --prompts say",
+        ),
+    ] = None,
+    *,
+    shown: conditioning.ShownOptions,
+    sampling: common.SamplingOptions,
+    seed: common.Seed = 0,
+    show: Annotated[
+        str,
+        typer.Option(
+            help="xt: the noisy state; x0: what the model sees in it; both: side by side."
+        ),
+    ] = "xt",
+    every: Annotated[int, typer.Option(min=1, help="Show every k-th step.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Length of the animation, in seconds.")
+    ] = 4.0,
+    hold: Annotated[float, typer.Option(min=0.0, help="Seconds to hold the last frame.")] = 2.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The GIF.", show_default="denoising.gif, denoising-2.gif, … beside the weights"
+        ),
+    ] = None,
+    overwrite: common.OverwriteFile = False,
+    device: common.Device = "auto",
+    json: common.Json = False,
+) -> None:
+    """Show pictures appearing out of noise, as a GIF."""
+    from ddpm_cli.core.generation import animation, folder, generate
+    from ddpm_cli.core.runtime import devices, run_directory
+
+    how, reporter = sampling.how, console.reporter()
+    chosen = devices.choose_device(device)
+    model = generate.load_model(
+        run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
+    )
+    request = generate.make_request(model, count, seed, shown.asked, how, reporter)
+    path = out or run_directory.free_name(model.path.parent / "denoising.gif")
+    animation.check(path, show, overwrite=overwrite)
+    frames = animation.denoising(model, request, show, every, reporter)
+    animation.write(path, frames, seconds, hold)
+    document = {"out": str(path), "frames": len(frames), **folder.settings_of(model, request)}
+    console.result(f"{len(frames)} frames in {path}", document, json)

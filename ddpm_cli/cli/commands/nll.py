@@ -1,0 +1,78 @@
+"""`ddpm nll`: how likely a model finds pictures, in bits per dimension."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import console, processes
+from ddpm_cli.cli.options import common
+
+
+def nll(
+    run: common.Run = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The pictures: a folder, a .zip, shapes, or a data set's name (cifar10:test).",
+            show_default="those it was trained on",
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("-n", min=1, help="How many of them, chosen by --seed; at most all.")
+    ] = 128,
+    variance: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the model's steps: fixed-small, fixed-large or learned.",
+            show_default="learned if it is, else fixed-large",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the noise.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes speed only.")] = 64,
+    skip_bad: common.SkipBad = False,
+    nproc: common.Nproc = 1,
+    device: common.Device = "auto",
+    precision: common.Precision = "auto",
+    json: common.Json = False,
+) -> None:
+    """Bits per dimension of pictures under a model, by the variational bound; fewer is better.
+
+    Every picture takes one evaluation of the network for each of the model's timesteps.
+    """
+    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation.nll import choose_variance, measure, open_pictures
+    from ddpm_cli.core.runtime import devices, distributed, run_directory
+
+    if processes.launched(nproc, device):
+        return
+    reporter = console.reporter()
+    chosen = devices.choose_device(device)
+    model = generate.load_model(
+        run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
+    )
+    kind = choose_variance(model, variance)
+    with distributed.joined(chosen):
+        pictures = open_pictures(model, data, reporter, skip_bad=skip_bad)
+        reporter.say(
+            f"{model.path}: {model.past}; {min(count, len(pictures))} of "
+            f"{len(pictures):,} pictures, {len(model.denoiser.schedule)} evaluations each"
+        )
+        result = measure(model, pictures, count, seed, batch, kind, reporter)
+    document = result.document()
+    spread = "" if result.spread is None else f" ± {result.spread:.4f}"
+    text = (
+        f"{result.total:.4f} bits/dim{spread} = {result.prior:.4g} prior "
+        f"+ {document['kl']:.4f} KL + {document['decoder']:.4f} decoder "
+        f"({result.count} pictures, {kind} variance)"
+    )
+    about = {
+        "variance": kind,
+        "timesteps": len(result.terms),
+        "data": data or model.config.data.source,
+        "weights": str(model.path),
+        "weights_sha256": model.sha256,
+        "seed": seed,
+    }
+    console.result(text, document | about, json)

@@ -1,0 +1,83 @@
+"""`ddpm sample`: pictures from a trained model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddpm_cli.cli import console, processes
+from ddpm_cli.cli.options import common, conditioning
+from ddpm_cli.cli.options.groups import grouped
+
+
+@grouped
+def sample(
+    run: common.Run = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="How many pictures.",
+            show_default="16, or as many as --class and --prompts say",
+        ),
+    ] = None,
+    *,
+    shown: conditioning.ShownOptions,
+    sampling: common.SamplingOptions,
+    seed: common.Seed = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for 000000.png and up, grid.png and manifest.jsonl. A folder left half "
+            "done by the same command is completed.",
+            show_default="generated/, generated-2/, … beside the weights",
+        ),
+    ] = None,
+    overwrite: common.Overwrite = False,
+    nproc: common.Nproc = 1,
+    device: common.Device = "auto",
+    precision: common.Precision = "auto",
+    json: common.Json = False,
+) -> None:
+    """Draw pictures from a trained model."""
+    from ddpm_cli.core.diffusion.sampling import evaluations
+    from ddpm_cli.core.generation import folder, generate
+    from ddpm_cli.core.runtime import devices, distributed, run_directory
+
+    how, asked = sampling.how, shown.asked
+    if processes.launched(nproc, device):
+        return
+    reporter = console.reporter()
+    chosen = devices.choose_device(device)
+    model = generate.load_model(
+        run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
+    )
+    with distributed.joined(chosen):
+        with distributed.first_on_machine():
+            request = generate.make_request(model, count, seed, asked, how, reporter)
+        reporter.say(
+            f"{model.path}: {model.past}; "
+            f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+        )
+        if late := generate.starts_late(model, request):
+            reporter.say(late)
+        started = time.monotonic()
+        place = out or distributed.told_by_first(lambda: folder.default_folder(model, request))
+        drawn = folder.write(place, model, request, batch, reporter, overwrite=overwrite)
+    seconds = time.monotonic() - started
+    document: dict[str, Any] = {
+        "out": str(place),
+        "n": request.count,
+        "drawn": drawn,
+        "nfe": evaluations(model.denoiser.schedule, how),
+        "seconds": round(seconds, 3),
+        "grid": str(place / "grid.png"),
+        **folder.settings_of(model, request),
+    }
+    there = f" ({request.count - drawn} were there)" if drawn < request.count else ""
+    done = f"{request.count} pictures in {place}{there}, {seconds:.1f} s"
+    console.result(f"{done}\nGrid: {place / 'grid.png'}", document, json)

@@ -1,0 +1,1 @@
+"""Groups of options, as dataclasses that commands take."""

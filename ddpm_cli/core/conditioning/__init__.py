@@ -1,0 +1,1 @@
+"""What images should show: conditions, requests, tokenised captions."""

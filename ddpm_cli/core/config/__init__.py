@@ -1,0 +1,1 @@
+"""What defines a run: plain Python, without torch; each setting is declared once."""

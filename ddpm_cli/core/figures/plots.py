@@ -1,0 +1,154 @@
+"""Plots, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.run_directory import Row
+
+
+def loss_curve(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the training loss, and the validation loss where there is one, by images seen."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+
+    def curve(column: str, style: str, colour: str, label: str, alpha: float = 1.0) -> None:
+        points = [(row["images"], row[column]) for row in rows if row[column] is not None]
+        if points:
+            x, y = np.array(points, dtype=float).T
+            axes.plot(x, y, style, color=colour, label=label, alpha=alpha)
+
+    curve("loss", "-", "tab:blue", "loss", alpha=0.25)
+    curve("loss_smooth", "-", "tab:blue", "smoothed")
+    curve("loss_holdout", "o-", "tab:orange", "held out")
+    axes.set(xlabel="images seen", ylabel="mean squared error of F", yscale="log")
+    _finish(axes)
+    write_figure(path, figure)
+
+
+def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw scores of a training, all of one label, by images seen; the best one is marked."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    images, values = ([row[name] for row in rows] for name in ("images", "value"))
+    axes.plot(images, values, "o-", color="tab:green", label=rows[0]["label"])
+    best = int(np.argmin(values))
+    axes.plot(images[best], values[best], "*", color="tab:red", markersize=14, label="best")
+    axes.set(xlabel="images seen", ylabel=rows[0]["label"], ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _finish(axes)
+    write_figure(path, figure)
+
+
+class Stage(NamedTuple):
+    """A picture some way into its destruction."""
+
+    schedule: str
+    timestep: int
+    left: float  # share sqrt(abar) of the picture in it
+    picture: NDArray[np.uint8]  # (C, H, W)
+
+    @property
+    def caption(self) -> str:
+        """How much of the picture is left."""
+        percent = 100 * self.left
+        return f"{percent:.0f} % left" if percent >= 10 else f"{percent:.1g} % left"
+
+
+def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
+    """Draw abar, beta, the signal-to-noise ratio, and the noise levels that a sampler visits."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (signal, ratio), (noise, visits) = figure.subplots(2, 2)
+    for table in tables:
+        name, t = table["schedule"], np.arange(table["timesteps"])
+        (line,) = signal.plot(t, table["alpha_bar"], label=name)
+        ratio.plot(t, table["snr"], color=line.get_color(), label=name)
+        noise.plot(t, table["beta"], color=line.get_color(), label=name)
+        levels = np.exp(np.interp(table["steps"], t, np.log(table["sigma"])))
+        visits.plot(
+            np.arange(1, len(levels) + 1), levels, ".-", lw=0.8, color=line.get_color(), label=name
+        )
+    signal.set(title="signal left", xlabel="timestep", ylabel="abar")
+    ratio.set(
+        title="signal-to-noise ratio", xlabel="timestep", ylabel="abar / (1 - abar)", yscale="log"
+    )
+    noise.set(title="noise added by a step", xlabel="timestep", ylabel="beta", yscale="log")
+    steps = len(tables[0]["steps"])
+    visits.set(
+        title=f"noise levels that {steps} sampling steps visit",
+        xlabel="step",
+        ylabel="sigma",
+        yscale="log",
+    )
+    for axes in (signal, ratio, noise, visits):
+        _finish(axes)
+    write_figure(path, figure)
+
+
+def strip(path: Path, rows: Sequence[Sequence[Stage]]) -> None:
+    """Draw pictures being destroyed: a row a schedule, a column a timestep."""
+    height, width = rows[0][0].picture.shape[1:]
+    figure = Figure(
+        figsize=(1.25 * len(rows[0]) + 0.3, (1.18 * height / width + 0.2) * len(rows) + 0.2),
+        layout="compressed",
+    )
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for row, stages in zip(grid, rows, strict=True):
+        for axes, stage in zip(row, stages, strict=True):
+            _show(axes, stage)
+            axes.set_xlabel(stage.caption, fontsize=8, labelpad=2)
+        row[0].set_ylabel(stages[0].schedule, fontsize=11)
+    for axes, stage in zip(grid[0], rows[0], strict=True):
+        axes.set_title(f"t = {stage.timestep}", fontsize=9, pad=3)
+    write_figure(path, figure)
+
+
+def frames(films: Sequence[Sequence[Stage]]) -> list[NDArray[np.uint8]]:
+    """Draw pictures being destroyed side by side, each film's moments in turn: (3, H, W) each."""
+    height, width = films[0][0].picture.shape[1:]
+    size = (2.6 * len(films), 2.6 * height / width + 0.5)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    places = figure.subplots(1, len(films), squeeze=False)[0]
+    shown = [_show(axes, film[0]) for axes, film in zip(places, films, strict=True)]
+    drawn = []
+    for moment in zip(*films, strict=True):
+        for axes, image, stage in zip(places, shown, moment, strict=True):
+            image.set_data(stage.picture.transpose(1, 2, 0))
+            axes.set_title(stage.schedule, fontsize=11)
+            axes.set_xlabel(f"t = {stage.timestep}, {stage.caption}", fontsize=9)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # the first moment's layout holds for all
+        pixels = np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
+        drawn.append(pixels.transpose(2, 0, 1).copy())
+    return drawn
+
+
+def _show(axes: Axes, stage: Stage) -> AxesImage:
+    image = axes.imshow(stage.picture.transpose(1, 2, 0), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    FigureCanvasAgg(figure)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,135 @@
+"""What a user may name as one side of a comparison -> pictures to walk through, or statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.archives import picture_files
+from ddpm_cli.core.data.named import DATASETS
+from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.metrics.images import RUN_LENGTH, ArrayPictures, FilePictures, Pictures, Tally
+from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
+from ddpm_cli.core.runtime.devices import cores
+
+Side = Pictures | Statistics
+
+
+def open_side(spec: str | Path, skip_bad: bool = False) -> Side:
+    """Open what the user named.
+
+    A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), or a data set's
+    name ("cifar10:train", "shapes"). Raises DdpmError where there is nothing to judge.
+    """
+    path = Path(spec).expanduser()
+    if not path.exists() and _names_a_data_set(str(spec)):
+        return SourcePictures(open_source(str(spec)), str(spec))
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_statistics(path) if "mu" in npz_members(path) else ArrayPictures(path)
+    return FilePictures(picture_files(path), skip_bad)
+
+
+def _names_a_data_set(spec: str) -> bool:
+    return spec == "shapes" or spec.partition(":")[0] in DATASETS
+
+
+class SourcePictures:
+    """A data set by its name, at its own size, nothing cropped, flipped or cut out."""
+
+    def __init__(self, source: Source, label: str) -> None:
+        self.label = label
+        self.tally = Tally()
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Read a stretch of the data set."""
+        self.tally = Tally()
+        size, channels = self._source.native_size, self._source.native_channels
+        indices = range(len(self))[part]
+        with ThreadPoolExecutor(cores()) as pool:
+            for start in range(0, len(indices), RUN_LENGTH):
+                chosen = indices[start : start + RUN_LENGTH]
+                found = list(pool.map(lambda i: self._source.picture(i, channels, size), chosen))
+                images = torch.from_numpy(np.stack(found))
+                _count(self.tally, images, "data set")
+                yield images
+
+    def content(self) -> str:
+        """Hash what identifies the data set and its split."""
+        shape = (self._source.native_channels, *self._source.native_size)
+        return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
+
+
+class TrainingPictures:
+    """The pictures that a training sees, at its size, without mirroring."""
+
+    def __init__(self, pictures: loader.Pictures, label: str) -> None:
+        self.label = label
+        self.tally = Tally()
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Read a stretch of the pictures."""
+        self.tally = Tally()
+        indices = np.arange(len(self))[part]
+        for start in range(0, len(indices), RUN_LENGTH):
+            images, _ = self._pictures.take(indices[start : start + RUN_LENGTH])
+            images = _opaque(images)
+            _count(self.tally, images, "data")
+            yield images
+
+    def content(self) -> str:
+        """Hash what identifies the files, their size in training, and which are held out."""
+        shape = self._pictures.bytes.shape
+        digest = sha256(f"{self._pictures.key} {shape}".encode())
+        digest.update(self._pictures.rows.tobytes())
+        return digest.hexdigest()
+
+
+class DrawnPictures:
+    """Pictures that a model draws while they are judged; none is written."""
+
+    def __init__(self, label: str, count: int, draw: Callable[[range], Iterable[Tensor]]) -> None:
+        self.label = label
+        self.tally = Tally()
+        self._count, self._draw = count, draw
+
+    def __len__(self) -> int:
+        return self._count
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Draw the pictures of a stretch of indices."""
+        self.tally = Tally()
+        for batch in self._draw(range(self._count)[part]):
+            images = _opaque(batch)
+            _count(self.tally, images, "drawn")
+            yield images
+
+    def content(self) -> None:
+        """Nothing is known of them before they are drawn."""
+
+
+def _count(tally: Tally, images: Tensor, kind: str) -> None:
+    n, channels, height, width = images.shape
+    tally.add((height, width), kind, ("grey",) if channels == 1 else (), n)
+
+
+def _opaque(images: Tensor) -> Tensor:
+    """Lay pictures (n, 4, H, W) on white, as the files of such pictures would be read."""
+    if images.shape[1] != 4:
+        return images
+    alpha = images[:, 3:].float() / 255
+    return (images[:, :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Several processes: starting, stopping, watching and restarting them."""

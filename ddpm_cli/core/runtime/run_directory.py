@@ -1,0 +1,173 @@
+"""The run directory: where everything about one training lies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import from_dict, to_dict
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.files import write_text
+
+RUNS = Path("runs")
+
+Row = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names within one run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Everything about the run, readable without torch."""
+        return self.path / "config.json"
+
+    @property
+    def weights(self) -> Path:
+        """The newest EMA weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The EMA weights of the lowest validation (or smoothed training) loss."""
+        return self.path / "best.safetensors"
+
+    @property
+    def snapshots(self) -> Path:
+        """Full training states."""
+        return self.path / "snapshots"
+
+    @property
+    def resumed(self) -> Path:
+        """Which snapshot the run went on from last that `--resume` named."""
+        return self.path / "resumed.json"
+
+    @property
+    def post_mortem(self) -> Path:
+        """Why a training diverged."""
+        return self.path / "post-mortem.json"
+
+    @property
+    def logs(self) -> Path:
+        """What processes other than the first printed, how each ended, and where it hung."""
+        return self.path / "logs"
+
+    @property
+    def loss_plot(self) -> Path:
+        """The loss curve."""
+        return self.path / "loss.png"
+
+    def preview(self, images: int) -> Path:
+        """The preview grid drawn when `images` images had been seen."""
+        return self.path / "samples" / f"{images:09d}.png"
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.json."""
+        write_text(self.config, json.dumps(to_dict(config), indent=2) + "\n")
+
+    def read_config(self) -> RunConfig:
+        """Read config.json."""
+        return read_config(self.config)
+
+    def rows(self) -> list[Row]:
+        """What metrics.jsonl holds, whole lines only."""
+        try:
+            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return list(_whole_lines(text))
+
+    def save_seconds(self) -> float:
+        """What the last snapshot took, as the metrics tell; 0 if none was taken."""
+        rows = self.rows()
+        return (rows[-1].get("save_seconds") or 0.0) if rows else 0.0
+
+    def rewind_rows(self, images: int) -> None:
+        """Forget what was logged after `images` images: a resumed run logs it again."""
+        rows = [row for row in self.rows() if (row["images"] or 0) <= images]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        lines = (
+            [_csv_line(list(rows[0])), *(_csv_line(list(r.values())) for r in rows)] if rows else []
+        )
+        write_text(self.path / "metrics.csv", "".join(lines))
+
+    def append_row(self, row: Row) -> None:
+        """Add one line to metrics.jsonl and metrics.csv."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+            with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
+                if file.tell() == 0:
+                    file.write(_csv_line(list(row)))
+                file.write(_csv_line(list(row.values())))
+        except OSError as error:
+            raise DdpmError(f"cannot write metrics into {self.path}: {error.strerror}") from error
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a config.json. Raises DdpmError with the place of what is wrong."""
+    try:
+        return from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError as error:
+        raise DdpmError(f"{path}: no such file") from error
+    except (ValueError, OSError) as error:
+        raise DdpmError(f"{path} is not a run's config.json: {error}") from error
+
+
+def find_weights(given: Path | None) -> Path:
+    """The weights file that a command should use: of a run, a file itself, or of the newest run."""
+    if given is None:
+        return _newest_weights()
+    if given.is_dir():
+        weights = RunDirectory(given).weights
+        if not weights.is_file():
+            raise DdpmError(
+                f"{given} is not a run: it has no {weights.name}; train one with ddpm train"
+            )
+        return weights
+    if given.is_file():
+        return given
+    raise DdpmError(f"{given}: no such run or weights file{_existing()}")
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
+    names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))
+    return path if not path.exists() else next(name for name in names if not name.exists())
+
+
+def _newest_weights() -> Path:
+    found = sorted(
+        RUNS.glob(f"*/{RunDirectory(RUNS).weights.name}"), key=lambda path: path.stat().st_mtime
+    )
+    if not found:
+        raise DdpmError(f"there is no trained run under {RUNS}/ here; train one with ddpm train")
+    return found[-1]
+
+
+def _existing() -> str:
+    names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
+    return f"; there are {', '.join(names[:5])}" if names else ""
+
+
+def _whole_lines(text: str) -> Iterator[Any]:
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # cut short by a crash
+
+
+def _csv_line(values: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()

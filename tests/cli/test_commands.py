@@ -1,0 +1,335 @@
+"""The command line as its users meet it: good and bad input, exit codes, one line of error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from ddpm_cli.cli import console
+from ddpm_cli.core.data import files
+from tests.conftest import Result
+
+Call = Callable[..., Result]
+
+COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
+
+# The options of design that scripts rely on; a command may have more.
+OPTIONS = {
+    "train": "--data --preset --config --size --channels --out --images --steps --epochs --minutes "
+    "--batch --lr --seed --nproc --snapshot-every --resume --unconditional --class-drop --dry-run "
+    "--json --holdout --patience --schedule --timesteps --parameterisation --loss --weighting "
+    "--noise-levels --learned-variance --vlb-weight",
+    "nll": "--data -n --variance --seed --batch --device --nproc --json",
+    "sample": "-n --steps --eta --guidance --sampler --class --seed --out --json",
+    "gif": "-n --steps --eta --guidance --sampler --class --seed --out --json",
+    "fid": "--weights --protocol --json",
+    "inception-score": "--weights --protocol --json",
+    "inspect-schedule": "--schedule --timesteps --steps --spacing --plot --image --json",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_options(
+    ddpm: Call, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    result = ddpm(command, "--help")
+    assert result.code == 0
+    words = result.out.replace("│", " ").split()
+    assert [option for option in OPTIONS[command].split() if option not in words] == []
+
+
+def test_the_program_names_itself(ddpm: Call) -> None:
+    assert ddpm("--version").out.startswith("ddpm 0.")
+    overview = ddpm("--help").out
+    assert all(command in overview for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("train", "--data", "missing"), 1, "missing: no such folder or .zip"),
+        (("train", "--data", "empty"), 1, "no images in empty"),
+        (("train", "--data", "broken"), 1, "none of the images"),
+        (("train", "--preset", "huge"), 2, "shapes, mnist, small, cifar10"),
+        (("train", "--size", "0"), 2, "--size '0'"),
+        (("train", "--size", "ten"), 2, "--size 'ten'"),
+        (("train", "--blocks", "res,dense"), 2, "'dense' is unknown"),
+        (("train", "--multipliers", "1,two"), 2, "should be as 1,2,2,2"),
+        (("train", "--channels", "2"), 2, "1, 3, 4"),
+        (("train", "--batch", "0"), 2, "batch must be more than 0"),
+        (("train", "--lr", "-1"), 2, "lr must be more than 0"),
+        (("train", "--lr", "nan"), 2, "lr must be more than 0"),
+        (("train", "--images", "-5"), 2, "images must be more than 0"),
+        (("train", "--class-drop", "2"), 2, "between 0 and 1"),
+        (("train", "--holdout", "99999"), 2, "leaves nothing"),
+        (("train", "--nproc", "0"), 2, "--nproc"),
+        (("train", "--device", "tpu"), 2, "auto, cpu, cuda, mps"),
+        (("train", "--device", "cuda"), 2, "no GPU"),
+        (("train", "--precision", "fp8"), 2, "auto, fp32, bf16"),
+        (("train", "--config", "none.json"), 1, "none.json: no such file"),
+        (("train", "--config", "broken/picture.png"), 1, "neither JSON nor TOML"),
+        (("train", "--config", "typo.json"), 1, "'learning_rate'"),
+        (("train", "--config", "kind.json"), 1, "optimiser.batch should be of type int"),
+        (("train", "--images", "8", "--out", "a-file"), 1, "a-file"),
+        (("train", "--images", "many"), 2, "--images"),
+        (("train", "--colour"), 2, "--colour"),
+        (("sample",), 1, "train one with ddpm train"),
+        (("sample", "--eta", "2"), 2, "--eta"),
+        (("sample", "--steps", "0"), 2, "--steps"),
+        (("sample", "--sampler", "magic"), 2, "ddim, ddpm, euler, heun, dpmpp-2m, ipndm"),
+        (("sample", "--sampler", "heun", "--eta", "1"), 2, "heun takes no --eta"),
+        (("gif", "--s-churn", "1"), 2, "ddim takes no --s-churn"),
+        (("sample", "--guidance-interval", "3"), 2, "two noise levels, such as 0.3,5"),
+        (("sample", "--guidance-rescale", "0.7"), 2, "no meaning at --guidance 1"),
+        (("sample", "--sampler", "ddpm", "--eta", "0"), 2, "--sampler ddpm is --eta 1"),
+        (("sample", "--seed", "-1"), 2, "--seed"),
+        (("gif", "nowhere"), 1, "nowhere: no such run"),
+        (("inspect-schedule", "--schedule", "square"), 2, "sigmoid, cosine, sigmoid-abar"),
+        (("inspect-schedule", "--timesteps", "0"), 2, "--timesteps"),
+        (("inspect-schedule", "--spacing", "odd"), 2, "trailing, leading, linspace"),
+        (("inspect-schedule", "--image", "none.png"), 1, "none.png"),
+        (("inspect-schedule", "--image", "none.png", "--plot", "p.png"), 1, "none.png"),
+        (("inspect-schedule", "--strip", "s.png"), 2, "--image"),
+        (("inspect-schedule", "--image", "i.png", "--strip", "s.gif"), 2, "end in .png"),
+        (("inspect-schedule", "--steps", "2000"), 2, "1000"),
+        (("train", "--epochs", "inf"), 2, "and finite"),
+        (("train", "--config", "deep.json"), 1, "network should hold named settings"),
+        (("train", "--resume", "gone.pt"), 1, "gone.pt: no such file"),
+        (("inspect-schedule", "--image", "broken/picture.png"), 1, "broken/picture.png"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_bad_input_is_a_line_and_an_exit_code(
+    ddpm: Call, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/picture.png").write_bytes(b"not a picture")
+    Path("a-file").write_text("precious")
+    Path("typo.json").write_text(json.dumps({"optimiser": {"learning_rate": 1}}))
+    Path("deep.json").write_text(json.dumps({"network": 3}))
+    Path("kind.json").write_text(json.dumps({"optimiser": {"batch": "many"}}))
+    before = sorted(map(str, Path().rglob("*")))
+    result = ddpm(*arguments)
+    assert result.code == code, result.err
+    assert words in " ".join(result.err.replace("│", " ").split()), result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    if "Usage" not in result.err:
+        assert result.err.splitlines()[-1].startswith("ddpm: ")
+    assert sorted(map(str, Path().rglob("*"))) == before  # nothing written, nothing lost
+
+
+def test_a_reader_who_leaves_does_not_end_the_work() -> None:
+    """Such as a terminal that is closed, or `tee` at Ctrl-C; rich would leave with exit code 1."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as gone, redirect_stderr(gone), console.unread():
+        terminal = console.Terminal()
+        terminal.say("hello")
+        with terminal.bar("training", 2, "images") as bar:
+            bar.update(1)
+        console.fail("stopped")
+        assert os.fstat(write).st_rdev == Path(os.devnull).stat().st_rdev  # where it leads now
+
+
+WORK = """
+from ddpm_cli.cli import app, console
+def work():
+    console.reporter().say('it goes on')
+    console.result('done', {}, False)
+app.app = work
+app.main()
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("place", [{}, {"RANK": "0"}])
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [("2>&1 | true", 0), (">&- 2>&-", 0), ("2> /dev/full", 0), ("> /dev/full", 1)],
+)
+def test_a_result_that_nobody_reads_is_no_failure(
+    where: str, code: int, place: dict[str, str]
+) -> None:
+    """But one that is to be kept, and cannot be, is."""
+    command = f'{sys.executable} -c "{WORK}" {where}; exit ${{PIPESTATUS[0]}}'
+    environment = os.environ | place | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("PYTHONUNBUFFERED", None)
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert ("No space left" in ended.stderr) == (code == 1)
+
+
+def test_a_traceback_on_demand(ddpm: Call) -> None:
+    from ddpm_cli.core.errors import DdpmError
+
+    with pytest.raises(DdpmError):
+        ddpm("train", "--data", "missing", "--traceback")
+
+
+def test_an_output_that_cannot_be_made(train_tiny: Call) -> None:
+    Path("a-file").write_text("precious")
+    result = train_tiny("--out", "a-file/run")
+    assert (result.code, "cannot write a-file/run" in result.err) == (1, True)
+    assert Path("a-file").read_text() == "precious"
+
+
+def test_a_dry_run_checks_and_trains_nothing(train_tiny: Call, photos: Path) -> None:
+    result = train_tiny("--dry-run", "--json")
+    plan = result.json()
+    assert result.code == 0
+    assert plan["pictures"] == 24
+    assert plan["classes"] == ["dark", "light"]
+    assert (plan["images"], plan["steps"]) == (64, 8)
+    assert plan["out"] == "runs/photos-8"
+    assert plan["parameters"] > 1000
+    assert list(Path().iterdir()) == []
+    (photos / "dark" / "3.png").write_bytes(b"broken")
+    broken = train_tiny("--dry-run")
+    assert (broken.code, "dark/3.png" in broken.err) == (1, True)
+    assert train_tiny("--dry-run", "--skip-bad").code == 0
+
+
+def test_the_papers_network_is_a_preset(ddpm: Call, photos: Path) -> None:
+    plan = ddpm("train", "--data", photos, "--preset", "cifar10", "--dry-run", "--json").json()
+    assert plan["parameters"] == 35_746_307
+    assert plan["classes"] == []
+    arguments = ("--preset", "cifar10", "--conditional", "--dry-run", "--json")
+    with_classes = ddpm("train", "--data", photos, *arguments).json()
+    assert with_classes["parameters"] == 35_746_307 + 3 * 512  # two classes and none
+    assert with_classes["classes"] == ["dark", "light"]
+
+
+def test_training_tells_where_it_is_and_what_it_does(train_tiny: Call) -> None:
+    result = train_tiny()
+    assert result.code == 0
+    lines = result.err.splitlines()
+    assert "24 images of 8x8x3, 2 classes (dark, light)" in lines[0]
+    assert any("No snapshot in runs/photos-8: starting from scratch" in line for line in lines)
+    assert any(line.startswith("training: 100 %, 64 images") for line in lines)
+    assert "Run directory: runs/photos-8" in result.out
+
+
+def test_a_runs_config_starts_another_run(train_tiny: Call, ddpm: Call, photos: Path) -> None:
+    assert train_tiny("--out", "first", "--lr", "0.001").code == 0
+    command = ("train", "--data", photos, "--config", "first/config.json")
+    assert ddpm(*command, "--out", "second", "--images", 16).code == 0
+    one, two = (json.loads(Path(name, "config.json").read_text()) for name in ("first", "second"))
+    assert two["optimiser"]["lr"] == 0.001
+    for part in ("network", "diffusion", "optimiser", "data"):
+        assert one[part] == two[part]
+
+
+def test_settings_in_toml(ddpm: Call, photos: Path) -> None:
+    Path("mine.toml").write_text("[network]\nwidth = 8\npatch = 2\n[budget]\nsteps = 1\n")
+    arguments = ("--config", "mine.toml", "--batch", 4, "--dry-run", "--json")
+    plan = ddpm("train", "--data", photos, *arguments).json()
+    assert (plan["steps"], plan["images"]) == (1, 4)
+
+
+def test_inspect_schedule_is_the_contract(ddpm: Call) -> None:
+    arguments = ("--schedule", "cosine", "--timesteps", 1000, "--steps", 50, "--spacing", "leading")
+    table = ddpm("inspect-schedule", *arguments, "--json").json()
+    assert (table["schedule"], table["timesteps"]) == ("cosine", 1000)
+    assert table["beta"][0] == pytest.approx(4.128422482e-05, rel=1e-9)
+    assert table["alpha_bar"][499] == pytest.approx(0.4938435904, rel=1e-9)
+    assert table["snr"][499] == pytest.approx(table["sigma"][499] ** -2, rel=1e-9)
+    assert table["steps"] == list(range(980, -1, -20))
+    shown = ddpm("inspect-schedule").out
+    assert "linear, 1000 timesteps" in shown
+    assert "4.036e-05" in shown
+    assert math.isclose(table["sigma"][-1], 20291.17, rel_tol=1e-6)
+
+
+def test_inspect_schedule_takes_betas(ddpm: Call) -> None:
+    stable = ("--schedule", "quadratic", "--beta-min", 0.00085, "--beta-max", 0.012)
+    table = ddpm("inspect-schedule", *stable, "--json").json()
+    assert table["beta"][500] == pytest.approx(0.004814954142, rel=1e-9)
+    result = ddpm("inspect-schedule", "--schedule", "cosine", "--beta-max", 0.01)
+    assert result.code == 2
+    assert "are for linear, linear-fixed, quadratic, sigmoid" in result.err
+
+
+def test_inspect_schedule_draws(ddpm: Call) -> None:
+    files.write_png(Path("cat.png"), np.full((3, 16, 16), 200, np.uint8))
+    drawn = ddpm("inspect-schedule", "--plot", "curves.png", "--image", "cat.png")
+    assert drawn.code == 0
+    assert imageio.imread("curves.png").std() > 10
+    strip = imageio.imread("cat-linear.png")
+    height, width = strip.shape[:2]
+    assert width > 5 * height  # a row of pictures
+    assert np.median(strip[:, : width // 9]) > 190  # the first is grey as it was
+    assert strip[height // 3 : height // 2, -width // 12 :].std() > 60  # the last is noise
+    film = imageio.imread("cat-linear.gif", index=None)
+    assert len(film) == 24
+    assert film[-1].std() > film[0].std()
+    again = ddpm("inspect-schedule", "--plot", "curves.png")
+    assert (again.code, "curves.png exists" in again.err) == (1, True)
+    assert ddpm("inspect-schedule", "--plot", "curves.png", "--overwrite").code == 0
+
+
+def test_inspect_schedule_compares(ddpm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_png(Path("cat.png"), np.full((3, 300, 400), 200, np.uint8))
+    monkeypatch.setenv("COLUMNS", "70")
+    both = ("inspect-schedule", "--schedule", "linear,cosine")
+    shown = ddpm(*both, "--plot", "curves.png", "--image", "cat.png", "--strip", "both.png")
+    assert shown.code == 0, shown.err
+    assert max(len(line) for line in shown.out.splitlines()) <= 70
+    text = " ".join(shown.out.split())
+    assert "linear: abar_T = 4.0e-05: 99.4 % of the picture is hidden at the end" in text
+    assert "linear: the last 20 % of the timesteps hold less than 3.9 % of the picture" in text
+    assert "cosine: the last 20 % of the timesteps hold less than 30.5 % of the picture" in text
+    assert imageio.imread("both.png").shape[0] > 1.5 * 120
+    assert imageio.imread("both.gif", index=0).shape[1] == 520
+    documents = ddpm(*both, "--json").json()["schedules"]
+    assert [table["schedule"] for table in documents] == ["linear", "cosine"]
+    short = ddpm("inspect-schedule", "--timesteps", "1").out
+    assert "1 steps visit 0" in short
+
+
+def test_inspect_schedule_shows_what_a_sampler_visits(ddpm: Call) -> None:
+    arguments = ("--schedule", "cosine", "--steps", 5, "--sampler", "heun", "--json")
+    table = ddpm("inspect-schedule", *arguments).json()
+    assert len(table["steps"]) == 5
+    assert table["steps"][-1] == 0
+    levels = np.exp(np.interp(table["steps"], range(1000), np.log(table["sigma"])))
+    assert levels[0] == pytest.approx(80, rel=1e-3)  # not 20,291
+
+
+def test_a_schedules_end_is_told_in_words() -> None:
+    from ddpm_cli.core.figures import inspection
+
+    table = {"schedule": "short", "timesteps": 10, "alpha_bar": list(np.linspace(0.99, 0.09, 10))}
+    table["beta"] = [0.01] * 10
+    end, tail = inspection.diagnosis(table)
+    assert end.startswith("short: abar_T = 9.0e-02: 70.0 % of the picture is hidden")
+    assert end.endswith("from noise that training never saw")
+    assert tail == "short: the last 20 % of the timesteps hold less than 43.6 % of the picture"
+    table["alpha_bar"] = list(np.geomspace(0.99, 1e-6, 10))
+    end, tail = inspection.diagnosis(table)
+    assert end.endswith("sampling can start from pure noise")
+    assert "nearly redundant" in tail
+    table["beta"] = [0.1] * 7 + [0.999] * 3
+    assert "3 betas are cut to 0.999: 10 timesteps are too few" in inspection.diagnosis(table)[1]
+    one = {"schedule": "one", "timesteps": 1, "alpha_bar": [0.5], "beta": [0.5]}
+    assert len(inspection.diagnosis(one)) == 1
+
+
+def test_json_is_alone_on_stdout(train_tiny: Call, ddpm: Call) -> None:
+    assert train_tiny("--json").json()["images"] == 64
+    for command in (("sample", "-n", 1, "--steps", 2), ("gif", "-n", 1, "--steps", 2)):
+        assert isinstance(ddpm(*command, "--json").json(), dict)

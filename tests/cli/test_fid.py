@@ -1,0 +1,263 @@
+"""`ddpm fid` on every kind of input, its cache, its processes and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.metrics.inception import PUBLISHED
+from ddpm_cli.core.runtime import downloads
+from tests.support import ranks
+from tests.support.local_standin import shapes
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def score(ddpm: Run, trained: Path) -> Run:
+    """The document of one call in local features, or its message."""
+
+    def call(*arguments: object) -> Any:
+        result = ddpm("fid", *arguments, "--features", trained, "--json")
+        return result.json() if result.code == 0 else f"{result.code} {result.err}"
+
+    return call
+
+
+def pack(folder: Path, place: Path) -> Path:
+    with zipfile.ZipFile(place, "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, f"../{path.relative_to(folder)}")  # a name that would lead outside
+    return place
+
+
+def test_folder_zip_and_array_of_the_same_pictures_score_alike(score: Run, tmp_path: Path) -> None:
+    real, fake = shapes(tmp_path / "r", 0, 30), shapes(tmp_path / "f", 200, 30, noise=30)
+    zipped = pack(fake, tmp_path / "f.zip")
+    pixels = [np.asarray(Image.open(path)) for path in sorted(fake.rglob("*.png"))]
+    np.savez(tmp_path / "f.npz", arr_0=np.stack(pixels))
+    folder = score(real, fake)
+    for other in (zipped, tmp_path / "f.npz"):
+        found = score(real, other)
+        for name in ("fid", "fid_std", "kid", "precision", "recall", "density", "coverage"):
+            assert found[name] == pytest.approx(folder[name], rel=1e-4, abs=1e-7), name
+    assert not list(tmp_path.parent.glob("*.png"))
+    assert (folder["n_real"], folder["real"]) == (30, "png 16x16")
+
+
+def test_a_data_set_by_name_and_statistics(
+    score: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = shapes(tmp_path / "f", 200, 20)
+    monkeypatch.setattr(Shapes.__init__, "__defaults__", (40,))
+    found = score("shapes", fake, "--metrics", "fid", "--save-real", tmp_path / "s.npz")
+    assert (found["n_real"], found["real"]) == (40, "data set 32x32")
+    assert found["kid"] is None
+    again = score(tmp_path / "s.npz", fake)
+    assert again["fid"] == pytest.approx(found["fid"], rel=1e-9)
+    assert again["precision"] is None
+    for metrics in ("kid", "prdc,fid"):
+        assert "needs the pictures of REAL" in score(tmp_path / "s.npz", fake, "--metrics", metrics)
+    assert "--floor needs the pictures of REAL" in score(tmp_path / "s.npz", fake, "--floor")
+    assert "choose from fid,kid,prdc,is" in score(fake, fake, "--metrics", "fdi")
+    assert "splits are mnist:train and mnist:test" in score("mnist:val", fake)
+
+
+def test_a_run_is_drawn_without_files(score: Run, train_tiny: Run, photos: Path) -> None:
+    assert train_tiny("--out", "run").code == 0
+    before = sorted(Path("run").rglob("*"))
+    found = score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)
+    assert (found["n_fake"], found["fake"]) == (12, "drawn 8x8")
+    assert sorted(Path("run").rglob("*")) == before
+    assert score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)["fid"] == found["fid"]
+    assert score(photos, "run", "-n", 12, "--steps", 3)["fid"] != found["fid"]
+    weights = score(photos, "run/model.safetensors", "-n", 12, "--steps", 3, "--seed", 5)
+    assert weights["fid"] == found["fid"]
+    assert "REAL run is a run" in score("run", photos)
+    assert "are for drawing from a run" in score(photos, photos, "-n", 5)
+    assert "are for drawing from a run" in score(photos, photos, "--sampler", "heun")
+    heun = ("--sampler", "heun", "--steps", 2, "--seed", 5)
+    assert score(photos, "run", "-n", 12, *heun)["fid"] != found["fid"]
+
+
+def test_a_run_scores_as_the_pictures_that_sample_writes(
+    score: Run, ddpm: Run, train_tiny: Run, photos: Path
+) -> None:
+    assert train_tiny("--out", "run").code == 0
+    assert ddpm("sample", "run", "-n", 10, "--steps", 3, "--out", "drawn").code == 0
+    files = score(photos, "drawn")
+    assert score(photos, "run", "-n", 10, "--steps", 3)["fid"] == pytest.approx(files["fid"], 1e-5)
+
+
+def test_the_real_side_is_cached_by_content(
+    ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    real, fake = shapes(tmp_path / "r", 0, 30), shapes(tmp_path / "f", 200, 30)
+
+    def call(folder: Path, *more: str) -> tuple[bool, dict[str, Any]]:
+        result = ddpm("fid", folder, fake, "--features", trained, "--json", *more)
+        assert result.code == 0, result.err
+        return "is in the cache" in result.err, result.json()
+
+    hit, first = call(real)
+    assert not hit
+    hit, second = call(real)
+    assert hit
+    assert second == first
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(real, moved)
+    assert call(moved)[0], "the same pictures under another name"
+    one = next(iter(sorted(moved.rglob("*.png"))))
+    time = one.stat()
+    data = bytearray(one.read_bytes())
+    Image.open(one).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(one)
+    os.utime(one, ns=(time.st_atime_ns, time.st_mtime_ns))
+    assert one.read_bytes() != data
+    hit, changed = call(moved)
+    assert not hit
+    assert changed["fid"] != first["fid"]
+    assert not call(real, "--no-cache")[0]
+
+
+def test_unreadable_pictures_are_not_cached(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+    real = shapes(tmp_path / "r", 3000, 30)
+    broken = next(iter(sorted(real.rglob("*.png"))))
+    broken.write_bytes(broken.read_bytes()[:60])
+    call = ("fid", real, real, "--features", trained)
+    assert ddpm(*call).code == 1
+    for _ in range(2):
+        result = ddpm(*call, "--skip-bad", "--json")
+        assert result.code == 0
+        assert "is in the cache" not in result.err
+        assert "left out 1 unreadable" in result.err
+        assert result.json()["n_real"] == 29
+
+
+def test_two_processes_find_what_one_finds(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+    real, fake = shapes(tmp_path / "r", 0, 31), shapes(tmp_path / "f", 200, 25, noise=30)
+    command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is", "--json"]
+    one = ddpm(*command, "--no-cache").json()
+    both = ranks.run(2, "", *command, "--no-cache", "--device", "cpu")
+    assert [ended.code for ended in both] == [0, 0], both[0].err
+    two = json.loads(both[0].out)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if isinstance(value, float):
+            assert two[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        else:
+            assert two[name] == value, name
+
+
+def test_few_pictures_leave_out_what_they_cannot_give(score: Run, tmp_path: Path) -> None:
+    found = score(shapes(tmp_path / "r", 0, 5), shapes(tmp_path / "f", 200, 3))
+    assert found["fid"] > 0
+    assert found["kid_subset"] == 3
+    assert found["precision"] is None
+    assert found["fid_std"] is None
+    only = score(tmp_path / "r", tmp_path / "f", "--metrics", "prdc")
+    assert "prdc needs 6 pictures on each side" in only
+
+
+def test_a_picture_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> None:
+    real = shapes(tmp_path / "r", 0, 5)
+    huge = tmp_path / "r" / "huge.png"
+    Image.new("1", (8, 8)).save(huge)
+    data = bytearray(huge.read_bytes())
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    huge.write_bytes(bytes(data))
+    message = score(real, real)
+    assert message.startswith("1 ")
+    assert "huge.png" in message
+    assert score(real, real, "--skip-bad")["n_real"] == 5
+
+
+def test_what_moves_scores_is_said(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+    real, fake = shapes(tmp_path / "r", 0, 8), tmp_path / "f"
+    for i, path in enumerate(sorted(real.rglob("*.png"))):
+        fake.mkdir(exist_ok=True)
+        Image.open(path).resize((20, 20)).save(fake / f"{i}.jpg")
+    result = ddpm("fid", real, fake, "--features", trained)
+    assert "only FAKE is JPEG" in result.err
+    assert "REAL is 16x16, FAKE 20x20" in result.err
+    alike = ddpm("fid", real, real, "--features", trained)
+    assert "JPEG" not in alike.err
+    assert "resized straight" not in alike.err
+
+
+def test_fetch_weights(ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    asked: list[str] = []
+
+    class Answer(contextlib.nullcontext[Any]):
+        """A server that gives other bytes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = [b"other"]
+
+        def __enter__(self) -> Answer:
+            return self
+
+        def read(self, _count: int) -> bytes:
+            return self.left.pop() if self.left else b""
+
+    def other(url: str) -> Answer:
+        asked.append(url)
+        return Answer()
+
+    monkeypatch.setattr(downloads, "_https", other)
+    result = ddpm("fetch-weights", "--to", tmp_path / "stick")
+    assert (result.code, asked) == (1, [PUBLISHED.url])
+    assert "gave 5 bytes" in result.err
+    assert not [path for path in (tmp_path / "stick").glob("*") if path.suffix == ".pth"]
+
+
+def test_what_would_be_ignored_is_refused(score: Run, ddpm: Run, tmp_path: Path) -> None:
+    one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
+    assert "--floor is of FID" in score(one, other, "--metrics", "kid", "--floor")
+    assert "needs no REAL" in score(one, other, "--metrics", "is")
+    assert "drawing from a run" in score(one, other, "--seed", 7)
+    assert "drawing from a run" in score(one, other, "--class", "circle")
+    assert "should end in .npz" in score(one, other, "--save-real", tmp_path / "s.txt")
+    saved = tmp_path / "s.npz"
+    score(one, other, "--save-real", saved)
+    assert ddpm("fid", saved, saved).code == 0
+    for given in (("--protocol", "clean-fid"), ("--weights", "none.pth"), ("--precision", "bf16")):
+        result = ddpm("fid", saved, saved, *given)
+        assert (result.code, "no network runs" in result.err) == (2, True)
+
+
+def test_a_cache_that_cannot_be_written_loses_no_score(
+    score: Run, ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
+    wanted = score(one, other, "--no-cache")["fid"]
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    result = ddpm("fid", one, other, "--features", trained, "--json")
+    assert result.code == 0, result.err
+    assert "not kept for the next call" in result.err
+    assert result.json()["fid"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_class_of_a_run_can_be_judged(score: Run, train_tiny: Run, photos: Path) -> None:
+    assert train_tiny("--out", "run").code == 0
+    names = json.loads(Path("run/config.json").read_text())["network"]["classes"]
+    drawn = score(photos, "run", "-n", 6, "--steps", 2)
+    one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
+    assert one["fid"] != drawn["fid"]
+    assert "perhaps" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")

@@ -1,0 +1,246 @@
+"""What drawn pictures show: classes and prompts, asked for, in turn or unasked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.conditioning.requests import Asked, Wishes, fitting, in_turn
+from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.data import files
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime.reporting import Silent
+from tests.conftest import TINY, Result
+
+CPU = torch.device("cpu")
+ANIMALS = ("cat", "dog", "duck", "emu")
+BASE = updated(RunConfig(), TINY | {"network": TINY["network"] | {"size": [8, 8]}})
+TEXT = {"blocks": ("res", "res,attn,text-attn"), "text": TextConfig(length=16, width=8, heads=2)}
+CLASSES = replace(BASE, network=replace(BASE.network, classes=ANIMALS))
+CAPTIONS = replace(
+    BASE,
+    network=replace(BASE.network, **TEXT),
+    data=replace(BASE.data, captions="0", examples=("a cat", "two emus")),
+)
+BOTH = replace(
+    CAPTIONS,
+    network=replace(CAPTIONS.network, classes=ANIMALS),
+    data=replace(CAPTIONS.data, example_labels=(0, 3)),
+)
+
+
+def shown(config: RunConfig, *classes: str, prompts: tuple[str, ...] = ()) -> Wishes:
+    return fitting(config, Asked(classes, prompts), "a model")
+
+
+def labels(wishes: Wishes, count: int = 6, seed: int = 0) -> list[int | None]:
+    return [wishes.label(seed + i) for i in range(count)]
+
+
+def test_classes_by_name_number_and_how_many() -> None:
+    assert labels(in_turn(CLASSES)) == labels(shown(CLASSES, "all")) == [0, 1, 2, 3, 0, 1]
+    assert labels(shown(CLASSES, "emu", "1"), seed=1) == [1, 3, 1, 3, 1, 3]
+    eight = shown(CLASSES, "cat:2", "dog", "3:2")
+    assert (labels(eight, 5), eight.count) == ([0, 0, 1, 3, 3], 5)
+    assert (labels(shown(CLASSES, "all:2"), 8), shown(CLASSES, "dog").count) == (
+        [0, 0, 1, 1, 2, 2, 3, 3],
+        None,
+    )
+
+
+def test_random_classes_are_functions_of_the_seed() -> None:
+    wishes = shown(CLASSES, "random:30")
+    assert wishes.count == 30
+    drawn = labels(wishes, 400)
+    assert drawn[7:20] == labels(wishes, 13, seed=7)
+    assert drawn[:8] != drawn[4:12]
+    assert all(70 < count < 130 for count in Counter(drawn).values())  # of 100: 3.5 deviations
+    with pytest.raises(UsageError, match="random stands alone"):
+        shown(CLASSES, "cat", "random")
+
+
+def test_names_that_look_like_wishes_are_names() -> None:
+    odd = replace(BASE, network=replace(BASE.network, classes=("all", "random", "cat:8")))
+    assert labels(shown(odd, "cat:8", "all", "random"), 3) == [2, 0, 1]
+    assert shown(odd, "cat:8").count is None
+
+
+def test_prompts_in_turn_and_unasked() -> None:
+    wishes = shown(CAPTIONS, prompts=("a", "b"))
+    assert [wishes.prompt(seed) for seed in range(3, 6)] == ["b", "a", "b"]
+    assert wishes.label(0) is None and wishes.count is None
+    assert in_turn(CAPTIONS).prompts == ("a cat", "two emus")
+    pairs = [(in_turn(BOTH).label(seed), in_turn(BOTH).prompt(seed)) for seed in range(3)]
+    assert pairs == [(0, "a cat"), (3, "two emus"), (0, "a cat")]
+    assert in_turn(BASE) == Wishes()
+
+
+def test_conditions_hold_what_is_shown() -> None:
+    wishes = shown(BOTH, "dog", "emu", prompts=("ab", "c")).read(BOTH, CPU, Silent())
+    condition = wishes.condition([1, 2], CPU)
+    assert condition.labels.tolist() == [3, 1]
+    assert condition.text.tolist() == [[ord("c") + 1, 0], [ord("a") + 1, ord("b") + 1]]
+    assert in_turn(BASE).read(BASE, CPU, Silent()).condition([0], CPU).says_nothing
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "words"),
+    [
+        (CLASSES, Asked(("dgo",)), r"'dgo' is unknown to this model; perhaps dog\?"),
+        (CLASSES, Asked(("4",)), "It has 4 classes, numbered from 0"),
+        (CLASSES, Asked(("cat:0",)), "asks for no picture"),
+        (CLASSES, Asked(("²",)), "'²' is unknown to this model"),
+        (CLASSES, Asked(("cat:²",)), "'cat:²' is unknown to this model"),
+        (CLASSES, Asked(("9" * 5000,)), "is unknown to this model"),
+        (CLASSES, Asked(("cat:1000000000",)), "asks for more than 1,000,000 pictures"),
+        (CLASSES, Asked(("random:" + "9" * 5000,)), "asks for more than 1,000,000 pictures"),
+        (CLASSES, Asked((), ("x",)), "without captions, so --prompt has no meaning .* use --class"),
+        (CAPTIONS, Asked(("cat",)), "without classes, so --class has no meaning .* use --prompt"),
+        (BASE, Asked(("cat",)), "without classes, so --class has no meaning for it$"),
+        (BASE, Asked((), ("x",)), "without captions, so --prompt has no meaning for it$"),
+        (CAPTIONS, Asked((), ("x",), encoder="t5"), "has no frozen text encoder"),
+        (BOTH, Asked((), ("x",)), "give both --class and --prompt, or neither"),
+        (BOTH, Asked(("cat",)), "give both --class and --prompt, or neither"),
+        (CAPTIONS, Asked((), ("a longer prompt: 17",)), "more than the 16 bytes .* has 19"),
+    ],
+)
+def test_wishes_that_a_model_cannot_grant(config: RunConfig, asked: Asked, words: str) -> None:
+    with pytest.raises(DdpmError, match=words):
+        fitting(config, asked, "a model").read(config, CPU, Silent())
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeff a \n\nb, ß\n", encoding="utf-8")
+    asked = Asked.of(None, ["first"], file)
+    assert asked.prompts == ("first", "a", "b, ß")
+    assert fitting(CAPTIONS, asked, "a model").count == 3
+    for content, words in ((b"\n \n", "holds no prompts"), (b"a\xff", "UTF-8")):
+        file.write_bytes(content)
+        with pytest.raises(DdpmError, match=words):
+            Asked.of(None, None, file)
+    with pytest.raises(DdpmError, match="no such file"):
+        Asked.of(None, None, tmp_path / "none.txt")
+    for prompt, words in ((" ", "empty; --guidance 0"), ("a\udcff", "not UTF-8")):
+        with pytest.raises(UsageError, match=words):
+            Asked.of(None, [prompt], None)
+
+
+def model(config: RunConfig, name: str = "model") -> Path:
+    """A weights file of a network that heeds what it is told."""
+    torch.manual_seed(0)
+    network = UNet(config.network)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights.save(Path(f"{name}.safetensors"), network.state_dict(), config, 5)
+    return Path(f"{name}.safetensors")
+
+
+def manifest(folder: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(folder, "manifest.jsonl").read_text().splitlines()]
+
+
+def drawn(folder: str) -> list[np.ndarray]:
+    paths = sorted(Path(folder).glob("0*.png"))
+    return [files.decode(path.read_bytes(), path.name).astype(int) for path in paths]
+
+
+def test_sample_draws_prompts(ddpm: Callable[..., Result]) -> None:
+    path, few = model(CAPTIONS), ("--steps", 3)
+    done = ddpm("sample", path, "-n", 4, "--prompt", "a", "--prompt", "b", "--out", "two", *few)
+    assert done.code == 0, done.err
+    assert [(e["seed"], e["prompt"]) for e in manifest("two")] == [
+        (0, "a"),
+        (1, "b"),
+        (2, "a"),
+        (3, "b"),
+    ]
+    assert "class" not in manifest("two")[0]
+    held = json.loads(Path("two/sampling.json").read_text())
+    assert held["prompts"] == ["a", "b"]
+    size = files.probe(Path("two/grid.png").read_bytes(), "grid")[0]
+    assert size[0] > size[1] > 2 * 96  # two rows of large pictures, words beneath
+
+    # a picture depends on its seed and its prompt alone
+    ddpm("sample", path, "-n", 2, "--seed", 2, "--prompt", "a", "--prompt", "b", "--out", "s", *few)
+    two, later = drawn("two"), drawn("s")
+    assert max(abs(two[2] - later[0]).max(), abs(two[3] - later[1]).max()) <= 1
+    ddpm("sample", path, "-n", 1, "--seed", 2, "--prompt", "other", "--out", "o", *few)
+    assert abs(drawn("o")[0] - two[2]).max() > 1
+
+    # unasked, what it was trained on; none of it counts at guidance 0
+    assert ddpm("sample", path, "-n", 3, "--out", "unasked", *few).code == 0
+    assert [e["prompt"] for e in manifest("unasked")] == ["a cat", "two emus", "a cat"]
+    for prompt in ("a", "b"):
+        options = ("--prompt", prompt, "--guidance", 0, "--out", f"free-{prompt}", *few)
+        assert ddpm("sample", path, "-n", 1, *options).code == 0
+    assert np.array_equal(drawn("free-a")[0], drawn("free-b")[0])
+
+
+def test_a_file_of_prompts_and_counted_classes_say_how_many(ddpm: Callable[..., Result]) -> None:
+    Path("prompts.txt").write_text("a\nb\nc\n")
+    done = ddpm("sample", model(CAPTIONS), "--prompts", "prompts.txt", "--steps", 1, "--json")
+    assert done.json()["n"] == 3
+    done = ddpm("sample", model(CLASSES), "--class", "cat:2", "--steps", 1, "--out", "c", "--json")
+    assert (done.json()["n"], [e["class"] for e in manifest("c")]) == (2, ["cat", "cat"])
+    done = ddpm("gif", model(CLASSES), "--class", "emu:2", "--steps", 2, "--json")
+    assert done.json()["classes"] == ["emu:2"]
+    done = ddpm("gif", model(CAPTIONS), "--prompt", "a", "-n", 1, "--steps", 2, "--json")
+    assert done.json()["prompts"] == ["a"]
+
+
+def test_fewer_pictures_have_a_folder_of_their_own(ddpm: Callable[..., Result]) -> None:
+    path = model(CLASSES)
+    for count, folder in ((3, "generated"), (2, "generated-2"), (4, "generated")):
+        done = ddpm("sample", path, "-n", count, "--steps", 1, "--json")
+        assert done.code == 0, done.err
+        assert (done.json()["out"], len(drawn(folder))) == (folder, count)
+
+
+def test_a_model_of_captions_alone_needs_no_null_class_to_be_guided(
+    ddpm: Callable[..., Result],
+) -> None:
+    network = replace(CAPTIONS.network, null_class=False)
+    few = ("-n", 1, "--steps", 1, "--guidance", 2)
+    done = ddpm("sample", model(replace(CAPTIONS, network=network)), *few)
+    assert done.code == 0, done.err
+    classes = replace(network, classes=ANIMALS)
+    optimiser = replace(BOTH.optimiser, class_drop=0.0)
+    done = ddpm("sample", model(replace(BOTH, network=classes, optimiser=optimiser), "both"), *few)
+    assert (done.code, "no null class" in done.err) == (1, True), done.err
+
+
+def test_fid_draws_prompts(ddpm: Callable[..., Result], photos: Path, trained: Path) -> None:
+    options = ("--features", trained, "--steps", 1, "-n", 8, "--metrics", "fid", "--json")
+    run = model(CAPTIONS)
+    one = ddpm("fid", photos, run, "--prompt", "a", *options)
+    other = ddpm("fid", photos, run, "--prompt", "zzz", *options)
+    assert one.json()["n_fake"] == 8 and one.json()["fid"] != other.json()["fid"]
+    refused = ddpm("fid", photos, photos, "--prompt", "a", *options[:2])
+    assert refused.code == 2 and "for drawing from a run" in refused.err
+
+
+def test_a_model_of_captions_is_judged_by_its_pictures_captions(
+    train_tiny: Callable[..., Result], ddpm: Callable[..., Result], photos: Path, trained: Path
+) -> None:
+    options = ("--caption", "a {class} one", "--images", 32, "--timesteps", 20)
+    judged = ("--fid-every", 32, "--fid-n", 4, "--fid-features", trained)
+    assert train_tiny(*options, *judged, "--out", "runs/a").code == 0
+    assert json.loads(Path("runs/a/scores.jsonl").read_text())["images"] == 32
+    told = ddpm("nll", "runs/a", "-n", 2, "--json")
+    assert told.code == 0 and np.isfinite(told.json()["total"])
+    shutil.rmtree(photos / "dark")
+    done = ddpm("nll", "runs/a", "--data", photos / "light", "-n", 1)
+    assert done.code == 1 and "these pictures have none" in done.err

@@ -1,0 +1,247 @@
+"""Texts in the network: what they change, what no text is, and the parts written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddpm_cli.core.conditioning import tokens
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.guidance import guided
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.attention import CrossAttention
+from ddpm_cli.core.models.embeddings import Conditioning, Context
+from ddpm_cli.core.models.text import ByteTransformer, TextEncoder
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime.reporting import Silent
+
+BYTES = TextConfig(length=24, width=8, layers=2, heads=2)
+VECTORS = TextConfig("an encoder", width=6)
+TINY = NetworkConfig(
+    size=(8, 8),
+    width=8,
+    multipliers=(1, 2),
+    blocks=("res", "res,attn,text-attn"),
+    middle="res,attn,text-attn,res",
+    patch=2,
+    dropout=0.0,
+    text=BYTES,
+)
+CPU = torch.device("cpu")
+
+
+def randomised(network: Any) -> Any:
+    """Layers that start as zero would hide their errors."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def encoded(*sentences: str) -> Tensor:
+    """Bytes plus one, (B, L); an empty sentence is no text."""
+    rows = [[byte + 1 for byte in sentence.encode()] for sentence in sentences]
+    return torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
+
+
+def test_texts_are_their_bytes() -> None:
+    sentences = ["a", "ein Grüner", "猫", "\x7f\U0010ffff", "many " * 9]
+    held = tokens.read(TextConfig(length=48), sentences, CPU, Silent())
+    order = np.arange(len(sentences))[::-1]
+    for row, number in zip(held.take(order), order, strict=True):
+        assert bytes(b - 1 for b in row.tolist() if b).decode() == sentences[number]
+    assert torch.equal(held.take(np.arange(len(sentences))), encoded(*sentences))
+
+
+def test_texts_that_are_too_long_are_named() -> None:
+    with pytest.raises(DdpmError, match=r"2 texts .* 3 bytes .* has 5: 'abcde'… .*--text-length"):
+        tokens.read(TextConfig(length=3), ["abc", "ßß", "abcde"], CPU, Silent())
+
+
+def test_every_parameter_learns_of_captions_and_classes() -> None:
+    for text, shown in ((BYTES, encoded("ab", "")), (VECTORS, torch.randn(2, 3, 6))):
+        network = randomised(UNet(replace(TINY, text=text, classes=("a", "b"))))
+        shown[1] = 0
+        condition = Condition(torch.tensor([0, -1]), shown)
+        network(torch.randn(2, 3, 8, 8), torch.zeros(2), condition).square().mean().backward()
+        assert [n for n, p in network.named_parameters() if not p.grad.abs().sum() > 0] == []
+
+
+class Bias(nn.Module):
+    """What an unconditional network would have in the place of attention to captions."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return x + self.bias[:, None, None]
+
+
+@pytest.mark.parametrize("text", [BYTES, VECTORS])
+def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
+    """Its weights are the same, and learned biases stand where captions would be read."""
+    network = randomised(UNet(replace(TINY, text=text)))
+    blocks, middle = ("res", "res,attn,channel-attn"), "res,attn,channel-attn,res"
+    plain = UNet(replace(TINY, text=None, blocks=blocks, middle=middle)).eval()
+    theirs = network.state_dict()
+    plain.load_state_dict({n: theirs[n] for n in plain.state_dict() if n in theirs}, strict=False)
+    conditioning = network.conditioning
+    null = conditioning.text.null
+    with torch.no_grad():
+        even = (null - null.mean()) / (null.var(correction=0) + 1e-5).sqrt()
+        plain.conditioning.second.bias += conditioning.text_map(even)
+    places = dict(network.named_modules())
+    biases = 0
+    for name, layer in places.items():
+        if isinstance(layer, CrossAttention):
+            token = layer.token_norm(conditioning.text.null)
+            value = layer.key_value(token).chunk(2)[1]
+            bias = layer.out.weight[:, :, 0, 0] @ value + layer.out.bias
+            plain.get_submodule(name.rpartition(".")[0])[int(name.rpartition(".")[2])] = Bias(bias)
+            biases += 1
+    assert biases == 4
+
+    x, t = torch.randn(3, 3, 8, 8), torch.tensor([1.0, 50.0, 900.0])
+    expected = plain(x, t)
+    torch.testing.assert_close(network(x, t), expected, rtol=1e-4, atol=1e-5)
+    shape = (3, 5) if text is BYTES else (3, 5, 6)
+    none = torch.zeros(shape, dtype=torch.int64 if text is BYTES else torch.float32)
+    torch.testing.assert_close(network(x, t, Condition(text=none)), expected, rtol=1e-4, atol=1e-5)
+    some = none.clone()
+    some[0, :2] = 7
+    given = network(x, t, Condition(text=some))
+    torch.testing.assert_close(given[1:], expected[1:], rtol=1e-4, atol=1e-5)
+    assert (given[0] - expected[0]).abs().max() > 1e-3
+
+
+def test_guidance_0_is_no_text_and_1_is_the_text() -> None:
+    network = randomised(UNet(TINY))
+    denoiser = Denoiser(network, schedules.from_config(DiffusionConfig("cosine", 10)), "v")
+    x, sigma = torch.randn(2, 3, 8, 8), torch.full((2,), 1.5, dtype=torch.float64)
+    shown = Condition(text=encoded("red", "a blue"))
+    free, wanted = denoiser(x, sigma), denoiser(x, sigma, shown)
+    for scale, expected in ((0.0, free), (1.0, wanted), (3.0, free + 3 * (wanted - free))):
+        got = guided(denoiser, shown, Sampling(4, guidance=scale))(x, sigma).x0
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_nothing_and_every_byte_and_its_place_count() -> None:
+    network = randomised(UNet(TINY))
+    x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
+
+    def drawn(text: Tensor) -> Tensor:
+        return network(x, t, Condition(text=text))
+
+    told = drawn(encoded("ab ba"))
+    padded = torch.nn.functional.pad(encoded("ab ba"), (0, 9))
+    torch.testing.assert_close(drawn(padded), told, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        network.conditioning.text.null += 1  # is not seen where there is a text
+    torch.testing.assert_close(drawn(encoded("ab ba")), told)
+    for other in ("ab bc", "ba ab", "ab b", "b"):
+        assert (drawn(encoded(other)) - told).abs().max() > 1e-5, other
+
+
+def test_texts_of_a_batch_do_not_see_each_other() -> None:
+    encoder = randomised(TextEncoder(BYTES))
+    together, seen = encoder(encoded("a", "abc", "", "zz"))
+    for i, sentence in enumerate(("a", "abc", "", "zz")):
+        alone, _ = encoder(encoded(sentence or "?") * bool(sentence))
+        count = max(1, len(sentence))
+        assert seen[i].tolist() == [place < count for place in range(3)]
+        torch.testing.assert_close(together[i, :count], alone[0, :count], rtol=1e-4, atol=1e-5)
+
+
+def test_the_byte_transformer_is_torchs() -> None:
+    """torch.nn's encoder of the same weights, normalised first."""
+    ours = randomised(ByteTransformer(BYTES))
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    text = encoded("abcd", "xy")
+    seen = text != 0
+    h = ours.values(text) + ours.places(torch.arange(4))
+    for layer in ours.layers:
+        names = {"qkv": "self_attn.in_proj_", "out": "self_attn.out_proj."}
+        names |= {"first": "linear1.", "second": "linear2.", "norm1": "norm1.", "norm2": "norm2."}
+        weights = {}
+        for our, their in names.items():
+            for kind, value in getattr(layer, our).state_dict().items():
+                weights[their + kind] = value
+        theirs.load_state_dict(weights)
+        h = theirs(h, src_key_padding_mask=~seen)
+    torch.testing.assert_close(ours(text, seen)[seen], ours.norm(h)[seen], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_to_tokens_written_out(heads: int) -> None:
+    layer = randomised(CrossAttention(8, replace(TINY, heads=heads)))
+    x, tokens = torch.randn(2, 8, 3, 4), torch.randn(2, 5, 8)
+    seen = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    out = torch.zeros(2, 8, 12)
+    for b, count in ((0, 5), (1, 2)):
+        q = layer.query(layer.norm(x))[b].flatten(1)
+        k, v = layer.key_value(layer.token_norm(tokens[b, :count])).T.chunk(2)
+        for h in range(heads):
+            part = slice(h * 8 // heads, (h + 1) * 8 // heads)
+            weights = torch.softmax(q[part].T @ k[part] / math.sqrt(8 / heads), dim=-1)
+            out[b, part] = v[part] @ weights.T
+    expected = x + layer.out(out.reshape(x.shape))
+    context = Context(torch.zeros(2, 1), None, tokens, seen)
+    torch.testing.assert_close(layer(x, context), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_attention_to_tokens_is_the_identity() -> None:
+    x = torch.randn(1, 8, 2, 2)
+    context = Context(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
+    assert torch.equal(CrossAttention(8, TINY)(x, context), x)
+
+
+def test_the_mean_of_a_frozen_encoders_vectors_does_not_depend_on_their_size() -> None:
+    conditioning = randomised(Conditioning(replace(TINY, text=VECTORS)))
+    tokens = torch.randn(2, 3, 6)
+    tokens[1, 2] = 0  # the second text is shorter
+    one, other = (conditioning(torch.zeros(2), Condition(text=k * tokens)) for k in (1, 100))
+    torch.testing.assert_close(one.vector, other.vector, rtol=1e-3, atol=1e-3)
+
+    even = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0, keepdim=True)
+    told = [conditioning.text_map(even[0].mean(0)), conditioning.text_map(even[1, :2].mean(0))]
+    time = conditioning.second(nn.functional.silu(conditioning.first(time_of(conditioning))))
+    torch.testing.assert_close(
+        one.vector, nn.functional.silu(time + torch.stack(told)), rtol=1e-3, atol=1e-3
+    )
+
+
+def time_of(conditioning: Conditioning) -> Tensor:
+    """How time zero is encoded: no sines, all cosines."""
+    half = conditioning.config.width // 2
+    return torch.cat([torch.zeros(2, half), torch.ones(2, half)], dim=1)
+
+
+@pytest.mark.parametrize("text", [BYTES, VECTORS])
+def test_a_fresh_networks_blocks_begin_to_hear_of_captions(text: TextConfig) -> None:
+    """The map of the mean starts as zero, and leaves it with the first step that reaches it."""
+    torch.manual_seed(0)
+    network = UNet(replace(TINY, text=text))
+    shown = encoded("ab", "c") if text is BYTES else torch.randn(2, 3, 6)
+    x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
+    mapped = network.conditioning.text_map
+    assert not any(p.any() for p in mapped.parameters())
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (network(x, t, Condition(text=shown)) - x).square().mean().backward()
+        optimiser.step()
+    assert all(p.any() for p in mapped.parameters())

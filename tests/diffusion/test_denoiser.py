@@ -1,0 +1,132 @@
+"""The denoiser: every parameterisation is the same D, and F's target is what D inverts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ddpm_cli.core.conditioning.condition import NOTHING
+from ddpm_cli.core.config.run import DiffusionConfig, ObjectiveConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser
+from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
+
+OBJECTIVE = ObjectiveConfig()
+LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
+SIGMA = torch.from_numpy(LINEAR.sigma[[0, 10, 300, 700, 999]])
+
+
+def published_target(name: str, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """What the papers regress, in their own (alpha, sigma_vp) notation."""
+    alpha = (1 / (1 + sigma**2)).sqrt()[:, None, None, None]
+    sigma_vp = (1 - alpha**2).sqrt()
+    return {
+        "eps": noise,
+        "x0": x0,
+        "v": alpha * noise - sigma_vp * x0,
+        "flow": noise - x0,
+        "edm": edm_target(x0, noise, sigma[:, None, None, None]),
+    }[name]
+
+
+def edm_target(x0: Tensor, noise: Tensor, s: Tensor) -> Tensor:
+    """(y - c_skip (y + n)) / c_out (Karras et al. 2022, equation 8) with n of deviation s."""
+    c_skip, c_out = 0.25 / (s**2 + 0.25), s * 0.5 / (s**2 + 0.25).sqrt()
+    return (x0 - c_skip * (x0 + s * noise)) / c_out
+
+
+@pytest.mark.parametrize("name", PARAMETERISATIONS)
+def test_targets_are_the_published_ones(name: str, noise: Callable[..., Tensor]) -> None:
+    x0, n = noise(5, 3, 4, 4), noise(5, 3, 4, 4)
+    denoiser = Denoiser(lambda x, c, k: x, LINEAR, name)
+    torch.testing.assert_close(
+        denoiser.target(x0, n, SIGMA), published_target(name, x0, n, SIGMA), rtol=1e-10, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", PARAMETERISATIONS)
+def test_a_network_that_outputs_the_target_denoises_perfectly(
+    name: str, noise: Callable[..., Tensor]
+) -> None:
+    x0, n = noise(5, 3, 4, 4), noise(5, 3, 4, 4)
+    target = published_target(name, x0, n, SIGMA)
+    denoiser = Denoiser(lambda x, c, k: target, LINEAR, name)
+    noised = Noised(x0, n, SIGMA)
+    # x0 = x - sigma n cancels: at sigma 157 two of float64's sixteen digits go.
+    torch.testing.assert_close(denoiser(noised.x, SIGMA), x0, rtol=0, atol=1e-12 * 157)
+    assert training_loss(denoiser, noised, NOTHING, OBJECTIVE).max() < 1e-12
+
+
+@given(st.floats(-6, 7), st.floats(-2, 2), st.floats(-3, 3))
+def test_all_parameterisations_of_one_denoiser_are_that_denoiser(
+    log_sigma: float, signal: float, n: float
+) -> None:
+    """D = x d^2 / (d^2 + sigma^2), exact for N(0, d^2), told in each paper's own way."""
+    sigma = torch.tensor([log_sigma], dtype=torch.float64).exp()
+    s, x0 = sigma[:, None, None, None], torch.full((1, 1, 1, 1), signal, dtype=torch.float64)
+    x = x0 + s * n
+    seen = x * 0.09 / (0.09 + s**2)
+    guess = (x - seen) / s  # of the noise
+    for name in PARAMETERISATIONS:
+        output = published_target(name, seen, guess, sigma)
+        made = Denoiser(lambda x, c, k, said=output: said, LINEAR, name)(x, sigma)
+        # D errs by 1e-16 of the state, which is at most 3,300.
+        torch.testing.assert_close(made, seen, rtol=1e-6, atol=1e-10, msg=name)
+
+
+def test_edms_scalars() -> None:
+    """Karras et al. (2022), table 1, at sigma 0.5 and 80: c_skip, c_out, c_in."""
+    made = PARAMETERISATIONS["edm"](torch.tensor([0.5, 80.0], dtype=torch.float64))
+    expected = [
+        [0.5, 3.906097418069607e-05],
+        [0.35355339059327373, 0.49999023466109294],
+        [1.414213562373095, 0.012499755866527323],
+    ]
+    torch.testing.assert_close(torch.stack(made), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_learned_variance_is_the_last_half_of_the_channels(noise: Callable[..., Tensor]) -> None:
+    x, output = noise(5, 3, 4, 4), noise(5, 6, 4, 4)
+    seen = Denoiser(lambda x, c, k: output, LINEAR, "x0").predict(x, SIGMA)
+    assert torch.equal(seen.x0, output[:, :3])
+    assert seen.fraction is not None
+    torch.testing.assert_close(seen.fraction, (output[:, 3:] + 1) / 2)
+    assert Denoiser(lambda x, c, k: output[:, :3], LINEAR, "x0").predict(x, SIGMA).fraction is None
+
+
+def test_the_network_sees_ddpms_state_and_timestep(noise: Callable[..., Tensor]) -> None:
+    seen = {}
+
+    def network(x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+        seen.update(x=x, c_noise=c_noise)
+        return x
+
+    x0, n = noise(5, 3, 4, 4), noise(5, 3, 4, 4)
+    Denoiser(network, LINEAR, "eps")(x0 + SIGMA[:, None, None, None] * n, SIGMA)
+    abar = torch.from_numpy(LINEAR.alpha_bar[[0, 10, 300, 700, 999]])[:, None, None, None]
+    x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * n  # Ho et al. (2020), equation 4
+    torch.testing.assert_close(seen["x"], x_t.float(), rtol=1e-6, atol=1e-6)
+    assert seen["c_noise"].tolist() == [0, 10, 300, 700, 999]
+
+
+def uniform(count: int, generator: torch.Generator) -> Tensor:
+    return training_sigmas(LINEAR, OBJECTIVE, shares(count, generator))
+
+
+def test_training_noise_levels_are_uniform_over_timesteps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([uniform(50, generator) for _ in range(400)])
+    t = np.searchsorted(LINEAR.sigma, drawn.numpy())
+    counts = np.histogram(t, bins=20, range=(0, 1000))[0]
+    assert (abs(counts - 1000) < 5 * 1000**0.5).all()  # five standard deviations of a Poisson count
+    first = torch.stack([uniform(50, generator) for _ in range(400)])[:, 0]
+    spread = np.searchsorted(LINEAR.sigma, first.numpy())
+    assert 400 < spread.mean() < 600  # any single draw covers all timesteps too
+    assert spread.std() > 230  # a uniform's is 289

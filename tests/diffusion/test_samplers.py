@@ -1,0 +1,315 @@
+"""The samplers without a network: on Gaussian data the exact denoiser and answer are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.diffusion import grids, samplers, schedules
+from ddpm_cli.core.diffusion.denoiser import Denoise, Predict, Prediction
+from ddpm_cli.core.errors import UsageError
+
+STD = 0.5  # of the data, whose mean is 0
+LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
+COSINE = schedules.from_config(DiffusionConfig("cosine", 1000))
+
+
+def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | x] for x0 ~ N(0, STD^2)."""
+    return x * (STD**2 / (STD**2 + sigma**2))[:, None, None, None]
+
+
+def seen(denoise: Denoise, fraction: Tensor | None = None) -> Predict:
+    return lambda x, sigma: Prediction(denoise(x, sigma), fraction)
+
+
+def final(steps) -> Tensor:  # type: ignore[no-untyped-def]
+    return list(steps)[-1].x
+
+
+def karras(n: int) -> Tensor:
+    """Karras et al. (2022), equation 5, with its defaults; and 0."""
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    levels = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
+def silent() -> Tensor:
+    raise AssertionError("a deterministic sampler drew noise")
+
+
+Solver = Callable[[Tensor, Tensor], object]
+FLOW: dict[str, Solver] = {
+    "euler": lambda x, s: samplers.ddim(seen(gaussian), x, s, eta=0, noise=silent),
+    "heun": lambda x, s: samplers.heun(gaussian, x, s, noise=silent),
+    "dpmpp-2m": lambda x, s: samplers.dpmpp_2m(gaussian, x, s),
+    "ipndm": lambda x, s: samplers.ipndm(gaussian, x, s),
+}
+
+
+def error(name: str, n: int) -> float:
+    """Relative to the flow's end x(0) = x(80) STD / sqrt(STD^2 + 80^2)."""
+    x = torch.full((1, 1, 1, 1), 80.0, dtype=torch.float64)
+    exact = 80 * STD / math.sqrt(STD**2 + 80**2)
+    return abs(final(FLOW[name](x, karras(n))).item() / exact - 1)
+
+
+# Relative errors of the published algorithms on this flow, computed independently.
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("euler", {18: 0.15392060267993127, 36: 0.07798956040015458, 72: 0.039242256727217935}),
+        ("heun", {18: 0.05526988413820806, 36: 0.01221395296139873, 72: 0.0028708392287466965}),
+    ],
+)
+def test_errors_are_the_published_methods(name: str, expected: dict[int, float]) -> None:
+    for n, value in expected.items():
+        assert error(name, n) == pytest.approx(value, rel=1e-9)
+
+
+# Errors at n = 16, 32, 64, 128, 256 as far as they were printed: two digits, so 5 %.
+@pytest.mark.parametrize(
+    ("name", "errors", "order"),
+    [
+        ("euler", [1.7e-1, 8.8e-2, 4.4e-2, 2.2e-2, 1.1e-2], 1.00),
+        ("heun", [7.2e-2, 1.6e-2, 3.7e-3, 8.8e-4, 2.1e-4], 2.06),
+        ("dpmpp-2m", [8.0e-2, 1.7e-2, 3.8e-3, 9.0e-4, 2.1e-4], 2.08),
+    ],
+)
+def test_orders_of_convergence(name: str, errors: list[float], order: float) -> None:
+    measured = [error(name, n) for n in (16, 32, 64, 128, 256)]
+    assert measured == pytest.approx(errors, rel=0.05)
+    assert math.log2(measured[-2] / measured[-1]) == pytest.approx(order, abs=0.03)
+
+
+def test_ipndm_is_of_order_2_where_it_matters() -> None:
+    # Its weights are those of equal steps, which Karras' grid has only nearly.
+    for n in (8, 16, 32, 64):
+        assert error("ipndm", n) < 0.5 * error("dpmpp-2m", n)
+    assert math.log2(error("ipndm", 128) / error("ipndm", 256)) > 1.9
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_one_step_ends_at_what_d_sees(name: str) -> None:
+    x = torch.full((2, 1, 1, 1), 3.0, dtype=torch.float64)
+    levels = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(final(FLOW[name](x, levels)), gaussian(x, levels[:1].expand(2)))
+
+
+def test_adams_and_bashforths_weights_are_exact_for_parabolas() -> None:
+    """Integrate slopes 1, u, u^2 over the step from 0 to 1, known at 0, -1 and -2."""
+    for order, weights in enumerate(samplers._WEIGHTS, start=1):
+        for power in range(order):
+            integral = sum(w * (-k) ** power for k, w in enumerate(weights))
+            assert integral == pytest.approx(1 / (power + 1), rel=1e-14)
+
+
+@pytest.mark.parametrize(("n", "std"), [(16, 0.356), (64, 0.456), (256, 0.488)])
+def test_eta_1_loses_variance_with_few_steps_only(n: int, std: float) -> None:
+    """The exact standard deviation after ancestral steps, by propagating the variance."""
+    levels = karras(n)
+    variance = 80.0**2 + STD**2
+    for sigma, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        gain, up = linear_step(sigma, after, eta=1)
+        variance = gain**2 * variance + up**2
+    assert math.sqrt(variance) == pytest.approx(std, abs=5e-4)
+
+
+def linear_step(sigma: float, after: float, eta: float) -> tuple[float, float]:
+    """On this data a step is x -> gain x + up n; read both off the sampler."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    levels = torch.tensor([sigma, after], dtype=torch.float64)
+    without = final(
+        samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
+    ).item()
+    with_noise = final(
+        samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: one)
+    ).item()
+    return without, with_noise - without
+
+
+def vp_step(x: Tensor, x0: Tensor, abar: float, before: float, eta: float, noise: Tensor) -> Tensor:
+    """Song et al. (2021), equation 12, as printed: x_t to x_{t-1}, in variance-preserving form."""
+    eps = (x - math.sqrt(abar) * x0) / math.sqrt(1 - abar)
+    sigma = eta * math.sqrt((1 - before) / (1 - abar)) * math.sqrt(1 - abar / before)
+    return math.sqrt(before) * x0 + math.sqrt(1 - before - sigma**2) * eps + sigma * noise
+
+
+@pytest.mark.parametrize("eta", [0, 0.3, 1])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_equals_the_published_formula(
+    schedule: schedules.Schedule, steps: int, eta: float, noise: Callable[..., Tensor]
+) -> None:
+    visited = grids.timesteps(1000, steps, "linspace")
+    abar = [*schedule.alpha_bar[visited], 1.0]
+    draws = [noise(2, 1, 3, 3) for _ in range(steps)]
+    start = noise(2, 1, 3, 3)
+
+    x_vp = start
+    for i in range(steps):
+        scale = math.sqrt(abar[i])
+        sigma = torch.full((2,), math.sqrt(1 / abar[i] - 1), dtype=torch.float64)
+        x0 = gaussian(x_vp / scale, sigma).clamp(-1, 1)
+        x_vp = vp_step(x_vp, x0, abar[i], abar[i + 1], eta, draws[i])
+
+    # The noise is not drawn in the last step, where it would be multiplied by 0.
+    queue = iter(draws)
+    out = final(
+        samplers.ddim(
+            seen(lambda x, s: gaussian(x, s).clamp(-1, 1)),
+            start / math.sqrt(abar[0]),
+            grids.sigmas(schedule, steps, "linspace"),
+            eta=eta,
+            noise=lambda: next(queue),
+        )
+    )
+    torch.testing.assert_close(out, x_vp, rtol=1e-9, atol=1e-9)
+
+
+def test_eta_1_over_all_timesteps_is_ddpm_with_the_posterior_variance() -> None:
+    """Ho et al. (2020), equations 6 and 7: mean and variance of q(x_{t-1} | x_t, x0)."""
+    abar, beta = LINEAR.alpha_bar, LINEAR.beta
+    x0, x_t, one = 0.3, -0.7, torch.ones(1, 1, 1, 1, dtype=torch.float64)
+
+    def step(t: int, noise: Tensor) -> Tensor:
+        state, levels = one * x_t / math.sqrt(abar[t]), torch.from_numpy(LINEAR.sigma[[t, t - 1]])
+        steps = samplers.ddim(
+            seen(lambda x, s: x0 * one), state, levels, eta=1, noise=lambda: noise
+        )
+        return final(steps) * math.sqrt(abar[t - 1])
+
+    for t in (1, 10, 500, 999):
+        before = abar[t - 1]
+        of_x0, of_x_t = math.sqrt(before) * beta[t], math.sqrt(1 - beta[t]) * (1 - before)
+        mean = (of_x0 * x0 + of_x_t * x_t) / (1 - abar[t])
+        std = math.sqrt(beta[t] * (1 - before) / (1 - abar[t]))
+        assert step(t, 0 * one).item() == pytest.approx(mean, rel=1e-9)
+        assert (step(t, one) - step(t, 0 * one)).item() == pytest.approx(std, rel=1e-9)
+
+
+def improved_variance(abar: float, before: float, fraction: float) -> float:
+    """Nichol & Dhariwal (2021), equation 15, with the betas of respaced steps, for x_{t-1}."""
+    beta = 1 - abar / before
+    smallest = (1 - before) / (1 - abar) * beta
+    return math.exp(fraction * math.log(beta) + (1 - fraction) * math.log(smallest))
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
+@pytest.mark.parametrize("eta", [0.4, 1])
+@pytest.mark.parametrize(
+    ("variance", "fraction"),
+    [("fixed-small", 0.0), ("fixed-large", 1.0), ("learned", 0.3), ("learned", -0.1)],
+)
+def test_the_fresh_noise_has_improved_ddpms_variance(
+    schedule: schedules.Schedule, eta: float, variance: str, fraction: float
+) -> None:
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    predict = seen(gaussian, fraction * one if variance == "learned" else None)
+    for t, s in ((999, 998), (999, 979), (500, 250), (20, 0)):
+        levels = torch.from_numpy(schedule.sigma[[t, s]])
+
+        def step(noise: Tensor, levels: Tensor = levels) -> Tensor:
+            steps = samplers.ddim(
+                predict, one, levels, eta=eta, noise=lambda: noise, variance=variance
+            )
+            return final(steps)
+
+        std = (step(one) - step(0 * one)).item() * math.sqrt(schedule.alpha_bar[s])
+        expected = improved_variance(schedule.alpha_bar[t], schedule.alpha_bar[s], fraction)
+        # At cosine's last level abar is 2.4e-9: 1 - beta keeps 7 of float64's 16 digits.
+        assert std == pytest.approx(eta * math.sqrt(expected), rel=1e-6)
+        plain = samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
+        torch.testing.assert_close(step(0 * one), final(plain))  # eta alone sets the direction
+
+
+def test_a_variance_that_was_not_learned() -> None:
+    one = torch.ones(1, 1, 1, 1)
+    steps = samplers.ddim(
+        seen(gaussian), one, karras(4), eta=1, noise=lambda: one, variance="learned"
+    )
+    with pytest.raises(UsageError, match="use fixed-small"):
+        list(steps)
+
+
+def test_stochastic_heun_keeps_the_datas_variance(noise: Callable[..., Tensor]) -> None:
+    def deviation(**churn: float) -> float:
+        start = 80 * noise(40_000, 1, 1, 1)
+        draw = lambda: noise(40_000, 1, 1, 1)  # noqa: E731
+        return final(samplers.heun(gaussian, start, karras(100), noise=draw, **churn)).std().item()
+
+    # 40,000 draws know a deviation of 0.5 to 0.0018; 100 steps of Heun err by 0.0007.
+    assert deviation(s_churn=20) == pytest.approx(STD, abs=0.008)
+    # At most a factor sqrt(2) up a step, which makes the way down longer: an error of 0.007.
+    assert deviation(s_churn=1e9) == pytest.approx(STD, abs=0.015)
+    assert deviation(s_churn=20, s_noise=1.2) > STD + 0.01  # more noise than is taken away
+
+
+def test_churn_is_between_its_bounds(noise: Callable[..., Tensor]) -> None:
+    levels, drawn = karras(18), []
+
+    def draw() -> Tensor:
+        drawn.append(1)
+        return noise(1, 1, 1, 1)
+
+    start = 80 * noise(1, 1, 1, 1)
+    list(samplers.heun(gaussian, start, levels, noise=draw, s_churn=10, s_min=0.05, s_max=50))
+    assert len(drawn) == ((levels >= 0.05) & (levels <= 50)).sum()
+
+
+MEANS, WEIGHTS = (-0.8, 0.1, 0.6), (0.5, 0.2, 0.3)  # of a mixture of Gaussians
+NARROW = 0.05  # their deviation
+
+
+def mixture(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | x] of the mixture: the components' own, weighed by how likely they made x."""
+    means = torch.tensor(MEANS, dtype=x.dtype)
+    variance = NARROW**2 + float(sigma[0]) ** 2
+    logits = torch.tensor(WEIGHTS, dtype=x.dtype).log() - (x[..., None] - means) ** 2 / (
+        2 * variance
+    )
+    own = (float(sigma[0]) ** 2 * means + NARROW**2 * x[..., None]) / variance
+    return (logits.softmax(-1) * own).sum(-1)
+
+
+MIXTURE: dict[str, Callable[[Tensor, Tensor, Callable[[], Tensor]], object]] = {
+    "ddim": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=0, noise=n),
+    "ddim, eta 0.5": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=0.5, noise=n),
+    "ddpm": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=1, noise=n),
+    "heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n),
+    "stochastic heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n, s_churn=30),
+    "dpmpp-2m": lambda x, s, n: samplers.dpmpp_2m(mixture, x, s),
+    "ipndm": lambda x, s, n: samplers.ipndm(mixture, x, s),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURE)
+def test_a_mixture_comes_out_as_it_is(name: str, noise: Callable[..., Tensor]) -> None:
+    count = 10_000
+    draw = lambda: noise(count, 1, 1, 1)  # noqa: E731
+    x = final(MIXTURE[name](80 * draw(), karras(100), draw))
+    assert torch.isfinite(x).all()
+    # Shares of 10,000 draws have a deviation of 0.005.
+    shares = [(abs(x - mean) < 4 * NARROW).double().mean().item() for mean in MEANS]
+    assert shares == pytest.approx(WEIGHTS, abs=0.02)
+    widths = [x[abs(x - mean) < 4 * NARROW].std().item() for mean in MEANS]
+    # 100 steps lose or win some of the variance, as on a single Gaussian.
+    assert widths == pytest.approx([NARROW] * 3, rel=0.12)
+
+
+def test_the_steps_tell_where_they_are(noise: Callable[..., Tensor]) -> None:
+    sigmas = grids.sigmas(LINEAR, 5)
+    steps = list(
+        samplers.ddim(seen(gaussian), noise(2, 1, 3, 3), sigmas, eta=0, noise=lambda: noise(1))
+    )
+    assert [step.index for step in steps] == [0, 1, 2, 3, 4]
+    assert np.allclose([s.sigma for s in steps], sigmas[:-1])
+    assert steps[-1].sigma_next == 0
+    assert all(torch.isfinite(step.x).all() for step in steps)
+    torch.testing.assert_close(steps[-1].x, steps[-1].x0)  # at sigma 0 the state is the picture

@@ -1,0 +1,240 @@
+"""Samplers, grids, guidance and thresholds together: any choice ends in finite pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.diffusion import grids, sampling, schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.settings import (
+    SAMPLERS,
+    SPACINGS,
+    THRESHOLDS,
+    VARIANCES,
+    Sampling,
+    default_spacing,
+)
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.seeds import ImageNoise
+
+CPU = torch.device("cpu")
+SCHEDULES = {
+    (name, total): schedules.from_config(DiffusionConfig(name, total))
+    for name in ("linear", "cosine")
+    for total in (1, 2, 3, 10, 1000, 4000)
+}
+
+
+class Counted:
+    """A network of no training, which counts the pictures it sees."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        assert torch.isfinite(x).all()
+        assert torch.isfinite(c_noise).all()
+        self.seen += len(x)
+        labels = condition.labels
+        shift = 0.0 if labels is None else 0.1 * labels[:, None, None, None]
+        return torch.tanh(x) * 0.7 + shift
+
+
+class Rounded(ImageNoise):
+    """Noise of another precision."""
+
+    def __call__(self) -> Tensor:
+        return super().__call__().bfloat16()
+
+
+def drawn(
+    how: Sampling, schedule: schedules.Schedule, parameterisation: str, kind: type[ImageNoise]
+) -> int:
+    """Draw two pictures, check every step, and count the evaluations a picture took."""
+    network = Counted()
+    denoiser = Denoiser(network, schedule, parameterisation)
+    noise = kind([0, 1], (1, 2, 2), CPU)
+    condition = NOTHING if how.guidance == 1 else Condition(torch.tensor([0, 1]))
+    steps = list(sampling.sample(denoiser, noise, condition, how))
+    assert [step.index for step in steps] == list(range(how.steps))
+    assert steps[-1].sigma_next == 0
+    assert all(torch.isfinite(step.x).all() for step in steps)
+    assert steps[-1].x.dtype == noise().dtype
+    if how.threshold != "none":
+        assert steps[-1].x.abs().max() <= 1  # every sampler ends at D
+    return network.seen // 2
+
+
+def choices() -> st.SearchStrategy[dict[str, Any]]:
+    """Any combination that the settings allow."""
+
+    def fit(how: dict[str, Any]) -> dict[str, Any]:
+        if how["sampler"] not in ("ddim", "ddpm"):
+            how["eta"] = 0.0
+        elif how["sampler"] == "ddpm":
+            how["eta"] = 1.0
+        if how["sampler"] != "heun":
+            how["s_churn"] = 0.0
+        if how["eta"] == 0:
+            how["variance"] = "fixed-small"
+        if how["guidance"] == 1:
+            how["guidance_interval"] = (0.0, math.inf)
+        if how["guidance"] in (0, 1):
+            how["guidance_rescale"] = 0.0
+        return how
+
+    return st.fixed_dictionaries(
+        {
+            "sampler": st.sampled_from(SAMPLERS),
+            "spacing": st.sampled_from(SPACINGS),
+            "threshold": st.sampled_from(THRESHOLDS),
+            "variance": st.sampled_from([v for v in VARIANCES if v != "learned"]),
+            "eta": st.sampled_from([0.0, 0.5, 1.0]),
+            "guidance": st.sampled_from([0.0, 1.0, 3.0]),
+            "guidance_interval": st.sampled_from([(0.0, math.inf), (0.2, 4.0)]),
+            "guidance_rescale": st.sampled_from([0.0, 0.7]),
+            "s_churn": st.sampled_from([0.0, 10.0, 1e6]),
+        }
+    ).map(fit)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    how=choices(),
+    where=st.sampled_from(sorted(SCHEDULES)),
+    parameterisation=st.sampled_from(["eps", "x0", "v"]),
+    kind=st.sampled_from([ImageNoise, Rounded]),
+    data=st.data(),
+)
+def test_any_choice_ends_in_finite_pictures(
+    how: dict[str, Any],
+    where: tuple[str, int],
+    parameterisation: str,
+    kind: type[ImageNoise],
+    data: st.DataObject,
+) -> None:
+    schedule = SCHEDULES[where]
+    steps = data.draw(st.integers(1, min(len(schedule), 40)))
+    settings = Sampling(steps=steps, **how)
+    assert drawn(settings, schedule, parameterisation, kind) == sampling.evaluations(
+        schedule, settings
+    )
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    where=st.sampled_from(sorted(SCHEDULES)),
+    spacing=st.sampled_from(SPACINGS),
+    largest=st.sampled_from([80.0, math.inf]),
+    data=st.data(),
+)
+def test_any_grid_descends_within_the_schedule(
+    where: tuple[str, int], spacing: str, largest: float, data: st.DataObject
+) -> None:
+    schedule = SCHEDULES[where]
+    steps = data.draw(st.integers(1, len(schedule)))
+    sigmas = grids.sigmas(schedule, steps, spacing, largest)
+    assert sigmas.shape == (steps + 1,)
+    assert (sigmas.diff() < 0).all()
+    assert sigmas[-1] == 0
+    assert sigmas[-2] >= schedule.sigma[0] * (1 - 1e-9)
+    assert sigmas[0] <= min(schedule.sigma[-1], largest) * (1 + 1e-9)
+    t = schedule.timestep(sigmas[:-1])
+    assert (t.diff() <= 0).all()  # float32, which squeezes neighbours of 4000 steps together
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_all_of_the_timesteps(name: str, schedule: str) -> None:
+    how = Sampling(1000, eta=float(name == "ddpm"), sampler=name, spacing=default_spacing(name))
+    expected = 1999 if name == "heun" else 1000
+    assert drawn(how, SCHEDULES[schedule, 1000], "eps", ImageNoise) == expected
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (Sampling(50), 50),
+        (Sampling(50, guidance=0), 50),
+        (Sampling(50, guidance=3), 100),
+        (Sampling(18, sampler="heun", spacing="karras"), 35),
+        (Sampling(18, sampler="heun", spacing="karras", guidance=2), 70),
+        (Sampling(10, sampler="dpmpp-2m"), 10),
+        (Sampling(10, sampler="ipndm"), 10),
+        # Guided at timesteps 999 and 499 alone.
+        (Sampling(4, guidance=3, guidance_interval=(2.0, 10.0)), 5),
+    ],
+)
+def test_evaluations(how: Sampling, expected: int) -> None:
+    assert sampling.evaluations(SCHEDULES["linear", 1000], how) == expected
+
+
+def test_cosines_first_jump_does_not_break_solvers_of_the_flow() -> None:
+    """Gaussian data of deviation 0.5 under the cosine schedule, whose largest sigma is 20,291."""
+    schedule = SCHEDULES["cosine", 1000]
+
+    def network(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        # D(x) = x 0.25 / (0.25 + sigma^2) of the unscaled x, from c_in x and the timestep
+        levels = np.interp(c_noise, range(1000), np.log(schedule.sigma))
+        sigma = torch.from_numpy(levels).exp()
+        scale = (1 + sigma**2).sqrt() * 0.25 / (0.25 + sigma**2)
+        return (x * scale[:, None, None, None]).float()
+
+    denoiser = Denoiser(network, schedule, "x0")
+    for name in ("heun", "dpmpp-2m", "ipndm"):
+        for spacing in ("karras", "trailing"):
+            how = Sampling(40, sampler=name, spacing=spacing, threshold="none")
+            noise = ImageNoise(range(64), (1, 8, 8), CPU)
+            x = list(sampling.sample(denoiser, noise, NOTHING, how))[-1].x
+            # 4,096 draws know a deviation of 0.5 to 0.0055.
+            assert x.std().item() == pytest.approx(0.5, abs=0.03), (name, spacing)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"sampler": "magic"}, "ddim, ddpm, euler, heun, dpmpp-2m, ipndm"),
+        ({"spacing": "even"}, "trailing, leading, linspace, quadratic, karras"),
+        ({"variance": "large"}, "fixed-small, fixed-large, learned"),
+        ({"threshold": "hard"}, "static, dynamic, none"),
+        ({"eta": 1.5}, "--eta must be between 0"),
+        ({"eta": -0.1}, "--eta must be between 0"),
+        ({"guidance": -1.0}, "--guidance must be 0 or more"),
+        ({"guidance": math.nan}, "--guidance must be 0 or more"),
+        ({"guidance": 2.0, "guidance_rescale": 2.0}, "--guidance-rescale must be"),
+        ({"guidance": 2.0, "guidance_interval": (5.0, 1.0)}, "LOW < HIGH"),
+        ({"sampler": "heun", "s_churn": -1.0}, "--s-churn must be"),
+        ({"sampler": "heun", "s_churn": 1.0, "s_min": 5.0, "s_max": 1.0}, "--s-min 5"),
+        ({"sampler": "heun", "s_churn": 1.0, "s_noise": 0.0}, "--s-noise must be"),
+        ({"sampler": "ddpm"}, "--sampler ddpm is --eta 1"),
+        ({"sampler": "heun", "eta": 0.5}, "--sampler heun takes no --eta"),
+        ({"variance": "fixed-large"}, "none at --eta 0"),
+        ({"s_churn": 1.0}, "--sampler ddim takes no --s-churn"),
+        ({"sampler": "heun", "s_max": 50.0}, "without --s-churn"),
+        ({"guidance_interval": (0.3, 5.0)}, "no meaning at --guidance 1"),
+        ({"guidance_rescale": 0.7}, "no meaning at --guidance 1"),
+        ({"guidance": 0.0, "guidance_rescale": 0.7}, "no meaning at --guidance 0"),
+    ],
+)
+def test_choices_that_cannot_be_meant(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Sampling(**wrong)
+
+
+def test_the_settings_are_json() -> None:
+    how = Sampling(guidance=2, guidance_interval=(0.3, math.inf))
+    document = how.document()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["guidance_interval"] == [0.3, None]
+    assert document["s_max"] is None

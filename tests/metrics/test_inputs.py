@@ -1,0 +1,276 @@
+"""Any input -> uint8 batches: folders, archives, arrays, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.images import ArrayPictures, FilePictures
+from ddpm_cli.core.metrics.inputs import open_side
+from ddpm_cli.core.metrics.statistics import Statistics
+from ddpm_cli.core.runtime.reporting import Silent
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path)
+    return array
+
+
+def opened(path: Path, skip_bad: bool = False) -> FilePictures | ArrayPictures:
+    side = open_side(path, skip_bad)
+    assert isinstance(side, FilePictures | ArrayPictures)
+    return side
+
+
+def everything(side: FilePictures | ArrayPictures) -> list[Tensor]:
+    return [picture for batch in side.walk(slice(None)) for picture in batch]
+
+
+class Ear(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.heard.append(message)
+
+
+def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> None:
+    sizes = [(8, 8), (8, 8), (5, 9), (8, 8), (5, 9), (5, 9)]
+    wanted = [save(tmp_path / f"{i}.png", noise(*size, 3)) for i, size in enumerate(sizes)]
+    side = opened(tmp_path)
+    batches = list(side.walk(slice(None)))
+    assert [tuple(batch.shape) for batch in batches] == [
+        (2, 3, 8, 8),
+        (1, 3, 5, 9),
+        (1, 3, 8, 8),
+        (2, 3, 5, 9),
+    ]
+    assert all(batch.dtype == torch.uint8 for batch in batches)
+    for got, want in zip(everything(side), wanted, strict=True):
+        assert np.array_equal(got.permute(1, 2, 0).numpy(), want)
+    assert len(side) == side.tally.count == 6
+    assert side.tally.summary() == "png 9x5 to 8x8"
+
+
+def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(7):
+        save(tmp_path / f"{i}.png", noise(4, 4, 3))
+    monkeypatch.setattr(images, "RUN_LENGTH", 3)
+    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [3, 3, 1]
+    monkeypatch.setattr(images, "RUN_BYTES", 2 * 4 * 4 * 3)
+    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [2, 2, 2, 1]
+
+
+def test_a_zip_holds_the_same_pictures(tmp_path: Path) -> None:
+    for i in range(5):
+        save(tmp_path / "in" / f"{i}.png", noise(4, 6, 3))
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in (tmp_path / "in").iterdir():
+            archive.write(path, path.name)
+    folder, archived = everything(opened(tmp_path / "in")), everything(opened(tmp_path / "in.zip"))
+    assert all(torch.equal(a, b) for a, b in zip(folder, archived, strict=True))
+
+
+def test_modes_are_treated_and_counted(tmp_path: Path) -> None:
+    grey = save(tmp_path / "grey.png", noise(6, 6))
+    alpha = noise(6, 6, 4)
+    alpha[..., 3] = np.where(np.arange(6) < 3, 0, 255)
+    save(tmp_path / "alpha.png", alpha)
+    deep = (np.arange(36).reshape(6, 6) * 1872).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(noise(6, 6, 3)).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "turned.jpg", exif=exif)
+    frames = [Image.fromarray(np.full((6, 6, 3), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(noise(6, 6, 3)).quantize(16).save(tmp_path / "palette.png")
+
+    side = opened(tmp_path)
+    got = dict(zip(side._listing.names, everything(side), strict=True))
+    assert all(picture.shape == (3, 6, 6) for name, picture in got.items() if name != "turned.jpg")
+    assert np.array_equal(got["grey.png"].numpy(), np.stack([grey] * 3))
+    assert (got["alpha.png"][:, :, :3] == 255).all(), "what is transparent is white"
+    assert np.array_equal(got["alpha.png"][:, :, 3:].permute(1, 2, 0).numpy(), alpha[:, 3:, :3])
+    assert np.array_equal(got["deep.png"][0].numpy(), np.round(deep / 257))
+    assert got["turned.jpg"].shape == (3, 9, 4)
+    assert (got["moving.gif"] == 10).all(), "the first frame"
+    assert side.tally.traits == {
+        "grey": 2,
+        "transparent": 1,
+        "16-bit": 1,
+        "CMYK": 1,
+        "turned": 1,
+        "of several frames": 1,
+    }
+    ear = Ear()
+    side.tally.report(ear, "fake/", grey=False)
+    assert ear.heard[0] == "fake/: 2 of 7 are grey (replicated to RGB)"
+    assert len(ear.heard) == 6
+
+
+def truncated(suffix: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(noise(64, 64, 3)).save(file, suffix)
+    return file.getvalue()[: file.tell() // 2]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_truncated_files_are_named_and_can_be_left_out(tmp_path: Path, kind: str) -> None:
+    save(tmp_path / "a.png", noise(64, 64, 3))
+    (tmp_path / f"b.{kind}").write_bytes(truncated(kind))
+    save(tmp_path / "c.png", noise(64, 64, 3))
+    with pytest.raises(DdpmError, match=rf"b\.{kind}: .*; --skip-bad leaves"):
+        everything(opened(tmp_path))
+    side = opened(tmp_path, skip_bad=True)
+    assert len(everything(side)) == side.tally.count == 2
+    ear = Ear()
+    side.tally.report(ear, "fake", grey=False)
+    assert ear.heard[0].startswith(f"fake: left out 1 unreadable files: b.{kind}")
+
+
+def test_a_text_named_png_and_a_bomb(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(DdpmError, match=r"a\.png: not a picture"):
+        everything(opened(tmp_path))
+    header = io.BytesIO()
+    Image.fromarray(noise(1, 1)).save(header, "png")
+    ihdr = (50_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+    data = bytearray(header.getvalue())
+    data[16:29], data[29:33] = ihdr, zlib.crc32(b"IHDR" + ihdr).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DdpmError, match=r"a\.png: .*exceeds limit"):
+        everything(opened(tmp_path))
+
+
+def test_walking_twice_counts_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", noise(4, 4))
+    side = opened(tmp_path)
+    assert len(everything(side)) == len(everything(side)) == side.tally.count == 1
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_arrays_are_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int | None
+) -> None:
+    array = noise(10, 4, 6, *([channels] if channels else []))
+    np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
+    monkeypatch.setattr(images, "RUN_LENGTH", 4)
+    side = opened(tmp_path / "s.npz")
+    batches = list(side.walk(slice(None)))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    got = torch.cat(batches).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(got, array.reshape(10, 4, 6, channels or 1))
+    assert len(side) == side.tally.count == 10
+    assert side.tally.summary() == "npz 6x4"
+    assert side.tally.traits == ({} if channels == 3 else {"grey": 10})
+
+
+@pytest.mark.parametrize(
+    ("array", "seen"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), r"float32 \(2, 4, 4, 3\)"),
+        (np.zeros((2, 3, 4, 4), np.uint8), r"uint8 \(2, 3, 4, 4\)"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\)"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"uint8 \(0, 4, 4, 3\)"),
+        (np.array([None] * 2), r"object \(2,\)"),
+    ],
+)
+def test_arrays_of_something_else(tmp_path: Path, array: np.ndarray, seen: str) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=array)
+    with pytest.raises(DdpmError, match=f"arr_0 is {seen}; pictures are uint8"):
+        open_side(tmp_path / "s.npz")
+
+
+def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    np.savez(path, weights=np.zeros(3))
+    with pytest.raises(DdpmError, match="holds weights; images have arr_0"):
+        open_side(path)
+    path.write_bytes(b"no zip")
+    with pytest.raises(DdpmError, match=r"not an \.npz"):
+        open_side(path)
+    array = noise(40, 64, 64, 3)
+    np.savez(path, arr_0=array)
+    at = path.read_bytes().index(array.tobytes())
+    damaged = bytearray(path.read_bytes())
+    damaged[at + array.nbytes - 1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DdpmError, match="is damaged: Bad CRC"):
+        list(opened(path).walk(slice(None)))
+
+
+def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    np.savez(path, arr_0=np.asfortranarray(noise(2, 4, 4, 3)))
+    with pytest.raises(DdpmError, match="pictures are uint8"):
+        open_side(path)
+    array = io.BytesIO()
+    np.save(array, noise(2, 4, 4, 3))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", array.getvalue()[:-1])
+    with pytest.raises(DdpmError, match="ends before its 2 pictures do"):
+        list(opened(path).walk(slice(None)))
+
+
+def test_statistics_files_are_told_from_image_files(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert isinstance(open_side(tmp_path / "s.npz"), Statistics)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DdpmError, match="no such folder"):
+        open_side(tmp_path / "nowhere")
+    with pytest.raises(DdpmError, match="no such folder"):
+        open_side(tmp_path / "nowhere.npz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.npz").touch()
+    with pytest.raises(DdpmError, match=r"no images in .*it holds 1 \.npz"):
+        open_side(tmp_path / "in")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("arrays", ["images", "statistics"])
+def test_flipped_bytes_and_torn_ends_are_one_line(
+    tmp_path: Path, save: Callable[..., None], arrays: str
+) -> None:
+    """What zip, zlib and numpy's header reader raise on damage is of a dozen kinds."""
+    path = tmp_path / "s.npz"
+    if arrays == "images":
+        save(path, arr_0=noise(20, 8, 8, 3) // 8)
+    else:
+        save(path, mu=np.zeros(20), sigma=np.eye(20))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for at in rng.integers(len(whole), size=3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))])
+        try:
+            side = open_side(path)
+            if not isinstance(side, Statistics):
+                list(side.walk(slice(None)))
+        except DdpmError:
+            refused += 1
+    assert refused > 100

@@ -1,0 +1,186 @@
+"""KID, precision, recall, density, coverage, FID's spread and floor: definitions and peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics import feature_store, prdc
+from ddpm_cli.core.metrics import kid as kid_module
+from ddpm_cli.core.metrics.feature_store import Rows
+from ddpm_cli.core.metrics.kid import kid, squared_mmd
+from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance
+from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
+from ddpm_cli.core.runtime.reporting import Silent
+
+
+def normal(n: int, d: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def stored(features: Tensor) -> Rows:
+    kept = Rows(features.shape[1])
+    for part in features.split(7):
+        kept.append(part)
+    return kept
+
+
+def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+    x = normal(100)
+    kept = stored(x)
+    assert len(kept) == 100
+    assert torch.equal(torch.cat(list(kept.blocks(33))), x)
+    chosen = np.array([99, 0, 5, 5, 98])
+    assert torch.equal(kept.take(chosen), x[torch.from_numpy(chosen)])
+    kept.save(tmp_path / "f32")
+    again = Rows.open(tmp_path / "f32", 16)
+    assert torch.equal(again.block(0, 1000), x)
+    assert len(stored(torch.empty(0, 3))) == 0
+    with pytest.raises(DdpmError, match="nowhere"):
+        Rows.open(tmp_path / "nowhere", 16)
+
+
+def test_mmd_by_the_definition() -> None:
+    x, y = normal(9).double(), normal(9, seed=1, shift=0.3).double()
+    k = lambda a, b: (float(a @ b) / 16 + 1) ** 3  # noqa: E731
+    pairs = [(i, j) for i in range(9) for j in range(9)]
+    within = sum(k(x[i], x[j]) + k(y[i], y[j]) for i, j in pairs if i != j) / (9 * 8)
+    across = sum(k(x[i], y[j]) for i, j in pairs) / 81
+    assert squared_mmd(x, y) == pytest.approx(within - 2 * across, rel=1e-10)
+
+
+def test_mmd_is_unbiased() -> None:
+    """Of equal distributions it is 0 on average, so sometimes negative."""
+    values = [squared_mmd(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(300)]
+    assert min(values) < 0
+    assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5
+
+
+def test_kid_of_fewer_pictures_than_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = normal(30), normal(40, seed=1, shift=0.5)
+    found = kid(stored(real), stored(fake), Silent())
+    assert found.size == 30
+    assert found.mean > 3 * found.std > 0
+    same = kid(stored(real), stored(fake[:30]), Silent())
+    assert same == (pytest.approx(squared_mmd(real, fake[:30])), 0.0, 30)
+    monkeypatch.setattr(kid_module, "SUBSET_SIZE", 10)
+    assert kid(stored(real), stored(fake), Silent()).std > found.std
+    with pytest.raises(DdpmError, match="at least 2 pictures"):
+        kid(stored(real[:1]), stored(fake), Silent())
+
+
+def test_kid_equals_torch_fidelity() -> None:
+    peer = pytest.importorskip("torch_fidelity.metric_kid")
+    real, fake = normal(60, 2048).abs(), normal(70, 2048, 1, 0.05).abs()
+    theirs = peer.kid_features_to_metric(fake, real, kid_subset_size=60, verbose=False)
+    ours = kid(stored(real), stored(fake), Silent())
+    assert ours.mean == pytest.approx(theirs[peer.KEY_METRIC_KID_MEAN], abs=1e-5)
+    assert ours.std == pytest.approx(theirs[peer.KEY_METRIC_KID_STD], abs=1e-5)
+
+
+def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
+    """The four scores from whole distance matrices in float64."""
+    real, fake = real.double(), fake.double()
+    d = torch.cdist(fake, real)
+    own_real, own_fake = torch.cdist(real, real), torch.cdist(fake, fake)
+    three = own_real.kthvalue(4).values, own_fake.kthvalue(4).values
+    five = own_real.kthvalue(6).values
+    return (
+        float((d <= three[0]).any(1).double().mean()),
+        float((d <= three[1][:, None]).any(0).double().mean()),
+        float((d < five).double().sum() / (5 * len(fake))),
+        float((d < five).any(0).double().mean()),
+    )
+
+
+@pytest.mark.parametrize("block", [5, 2048])
+def test_neighbours_by_the_definition_in_any_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(Rows.blocks, "__defaults__", (block,))
+    real, fake = normal(53, 4, shift=9.0), normal(67, 4, 1, 9.5)
+    found = prdc.neighbours(stored(real), stored(fake), Silent())
+    assert found == pytest.approx(by_hand(real, fake), rel=1e-12)
+    assert 0.2 < found.precision < 1
+    assert 0.2 < found.recall < 1
+
+
+def test_precision_and_recall_equal_torch_fidelity() -> None:
+    peer = pytest.importorskip("torch_fidelity.metric_prc")
+    real, fake = normal(200, 6), normal(150, 6, 1, 0.6)
+    found = prdc.neighbours(stored(real), stored(fake), Silent())
+    precision, recall = peer.calculate_precision_recall_part(fake, real)
+    assert (found.precision, found.recall) == (pytest.approx(precision), pytest.approx(recall))
+    assert found.precision != found.recall
+
+
+def test_a_collapsed_generator_has_high_precision_and_low_recall() -> None:
+    real = normal(400, 8)
+    fake = real[7] + 0.05 * normal(400, 8, 1)
+    found = prdc.neighbours(stored(real), stored(fake), Silent())
+    assert found.precision > 0.95
+    assert found.recall < 0.05
+    assert found.coverage < 0.2
+    swapped = prdc.neighbours(stored(fake), stored(real), Silent())
+    assert swapped.precision < 0.05 < 0.95 < swapped.recall
+
+
+def test_equal_distributions_and_copies() -> None:
+    real = normal(500, 4)
+    found = prdc.neighbours(stored(real), stored(normal(500, 4, 1)), Silent())
+    assert found.density == pytest.approx(1, abs=0.1)
+    assert found.coverage > 0.9
+    copies = prdc.neighbours(stored(real), stored(real), Silent())
+    assert (copies.precision, copies.recall, copies.coverage) == (1, 1, 1)
+    with pytest.raises(DdpmError, match="at least 6 pictures"):
+        prdc.neighbours(stored(real[:5]), stored(real), Silent())
+
+
+def gaussian(x: Tensor) -> Gaussian:
+    return Gaussian(x.double().mean(0).numpy(), np.cov(x.double().numpy(), rowvar=False))
+
+
+def fid(real: Gaussian, x: Tensor) -> float:
+    other = gaussian(x)
+    return real.distance(other.mean, other.covariance)
+
+
+def test_the_spread_is_that_of_new_draws() -> None:
+    real = gaussian(normal(5000, 6))
+    draws = [normal(400, 6, seed, 0.3) for seed in range(1, 41)]
+    wanted = np.std([fid(real, x) for x in draws])
+    found = [fid_spread(real, stored(x), Silent()) for x in draws[:8]]
+    assert 0.6 * wanted < np.mean([s for s in found if s is not None]) < 1.6 * wanted
+    assert fid_spread(real, stored(draws[0][:3]), Silent()) is None
+
+
+def test_the_floor_is_real_against_other_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_store, "BLOCK", 16)
+    real = normal(1000, 6)
+    value, n = fid_floor(stored(real), 50)
+    assert n == 50
+    many, half = fid_floor(stored(real), 5000)
+    assert half == 500
+    assert 0 < many < value / 3
+    order = np.random.RandomState(2020).permutation(1000)
+    one, other = (
+        gaussian(real[torch.from_numpy(part.copy())]) for part in (order[:50], order[50:100])
+    )
+    wanted = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+    assert value == pytest.approx(wanted, rel=1e-6)
+
+
+def test_of_very_many_pictures_some_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = normal(300, 4, 0), normal(200, 4, 1)
+    rows = stored(real).some(40)
+    chosen = np.sort(np.random.RandomState(2020).permutation(300)[:40])
+    assert torch.equal(rows.take(np.arange(40)), real[chosen].float())
+    monkeypatch.setattr(prdc, "MOST", 40)
+    found = prdc.neighbours(stored(real), stored(fake), Silent())
+    fewer = prdc.neighbours(rows, stored(fake).some(40), Silent())
+    assert found == fewer

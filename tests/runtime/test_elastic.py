@@ -1,0 +1,684 @@
+"""The parts around processes, one by one: SLURM, time limits, locks, stalls, who failed first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
+
+from ddpm_cli import __version__
+from ddpm_cli.cli.options import machine
+from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.errors import (
+    DdpmError,
+    DivergedError,
+    EndedError,
+    PreemptedError,
+    StoppedByUserError,
+    UsageError,
+)
+from ddpm_cli.core.runtime import devices, locks
+from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
+from ddpm_cli.core.runtime.elastic.failures import first_failure
+from ddpm_cli.core.runtime.elastic.launch import Nodes
+from ddpm_cli.core.runtime.locks import locked
+from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.training import session
+from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.state import Progress
+from tests.conftest import Result
+from tests.support import ranks
+
+Run = Callable[..., Result]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu7", "gpu7"),
+        ("gpu[03-05,9],login", "gpu03"),
+        ("a-1.example.org,b", "a-1.example.org"),
+        ("rack[2-3]node[08-10]", "rack2node08"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
+    assert slurm.first_host(nodes) == first
+
+
+def test_scontrol_reads_the_lists_that_we_cannot(scontrol: Path) -> None:
+    assert slurm.first_host("odd{1..3}") == "first"
+    assert scontrol.read_text() == "show hostnames odd{1..3}\n"
+
+
+def attached(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, str]:
+    """What torch.distributed reads, after SLURM gave these variables."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    with monkeypatch.context() as patch:
+        for name in ("MASTER_ADDR", "MASTER_PORT", "ENVIRONMENT"):
+            patch.delenv(name, raising=False)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        before = dict(os.environ)
+        slurm.attach()
+        now = {name: os.environ[name] for name in names if name in os.environ}
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+    return now
+
+
+def test_tasks_of_srun_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+    nodes = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "3", "SLURM_JOB_NODELIST": "gpu[03-04]"}
+    place = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu03"}
+    assert attached(monkeypatch, **task, **nodes) == place | {"MASTER_PORT": "29697"}
+    ours = {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
+    assert attached(monkeypatch, **task, **nodes, **ours) == place | ours
+    assert attached(monkeypatch, **task, RANK="0", WORLD_SIZE="2") == {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+    }
+
+
+def test_a_lone_task_and_a_batch_script_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attached(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="1") == {}
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}
+    assert attached(monkeypatch, **script) == {}
+    assert attached(monkeypatch, **script, SLURM_STEP_NUM_TASKS="4")["WORLD_SIZE"] == "4"
+
+
+def test_nodes_know_their_address() -> None:
+    assert Nodes(2, 0, "gpu03:29500").address == "gpu03"
+    assert Nodes(2, 1, "gpu03:29500").address == os.uname().nodename
+    assert Nodes(2, 1, "127.0.0.1:29500").address == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("4h", 14400), ("90m", 5400), ("3600", 3600), ("1d12h", 129600), ("1.5h", 5400), ("20s", 20)],
+)
+def test_time_limits(text: str, seconds: float) -> None:
+    assert stopping.parse_time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "4 h", "-3", "0", "h", "1:30:00"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--time-limit"):
+        stopping.parse_time_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "index"),
+    [
+        ({"RANK": "3", "SLURM_PROCID": "3"}, 1, 0),  # srun: each task sees its own
+        ({"RANK": "3", "SLURM_PROCID": "3", "SLURM_GPUS_PER_TASK": "1"}, 4, 3),  # or all do
+        ({"RANK": "3", "SLURM_PROCID": "0", "SLURM_GPUS_PER_TASK": "8"}, 8, 3),  # a launcher in one
+        ({"RANK": "3"}, 1, None),
+        ({"RANK": "3", "SLURM_PROCID": "3", "TORCHELASTIC_RUN_ID": "x"}, 1, None),
+    ],
+)
+def test_each_process_takes_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int, index: int | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    for name, value in (environment | {"LOCAL_RANK": "3"}).items():
+        monkeypatch.setenv(name, value)
+    if index is None:
+        with pytest.raises(UsageError, match="process 3 of this machine has no GPU"):
+            devices.choose_device("cuda")
+    else:
+        assert devices.choose_device("cuda").index == index
+
+
+BEGUN = "import os; from ddpm_cli.core.runtime.elastic import worker; worker.begin(); "
+BEGUN += "print(os.environ[worker.STARTED])"
+
+
+def test_the_time_limit_counts_from_the_first_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes over the launcher's start; what another command left behind is not ours."""
+
+    def started() -> float:
+        return float(subprocess.check_output([sys.executable, "-c", BEGUN], text=True))
+
+    before = time.time()
+    monkeypatch.setenv(worker.STARTED, "1000")
+    assert before <= started() <= time.time()
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getpid()))
+    assert started() == 1000
+
+
+def test_how_a_worker_ended_is_told_though_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file for it is not on the run's disk; and it is whole, or not there."""
+    logs = launch._Logs(tmp_path / "run", tmp_path / "own", 1)
+    (file,) = logs.reify({0: {"RANK": "0"}}).error_files.values()
+    assert Path(file).is_relative_to(tmp_path / "own")
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
+    monkeypatch.setenv(worker.ENDING, file)
+    with monkeypatch.context() as patch:
+
+        def full(self: Path, *given: Any, **more: Any) -> None:
+            self.touch()
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "write_text", full)
+        worker.record("the disk is full", 1)
+    nothing = ProcessFailure(0, 1, 1, file)
+    assert first_failure({0: nothing}).message == "it ended with exit code 1"
+    worker.record("the disk is full", 1)
+    failure = first_failure({0: ProcessFailure(0, 1, 1, file)})
+    assert (failure.message, failure.purpose) == ("the disk is full", 1)
+
+
+def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, silent in (("0", False), ("3", True)):
+        monkeypatch.setenv("RANK", rank)
+        for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
+            assert worker.tell(error) == silent
+        assert not worker.tell(DdpmError("of this process alone"))
+
+
+@pytest.mark.parametrize(("place", "code"), [({}, -signal.SIGABRT), ({"RANK": "1"}, 0)])
+def test_one_of_several_ends_before_python_is_taken_apart(place: dict[str, str], code: int) -> None:
+    """Meanwhile a thread of gloo may free a tensor, which aborts; here something always does."""
+    program = (
+        "import atexit, os, sys; from ddpm_cli.cli.app import main\n"
+        "atexit.register(lambda: (sys.stdout.flush(), os.abort()))\n"
+        "main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--version"],
+        env=os.environ | place | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (code, f"ddpm {__version__}\n"), ended.stderr
+
+
+def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(worker.STARTED, "1000")
+    assert stopping.end_of_time(None) is None
+    assert stopping.end_of_time(60) == 1060
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1030")
+    assert stopping.end_of_time(60) == 1030
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "NONE")
+    assert stopping.end_of_time(60) == 1060
+
+
+def test_time_runs_out_where_saving_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the last snapshot's 30 s, two steps of 4 s, and 5 s to leave: 73 s."""
+    now = [0.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    request = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
+    for now[0], heard in ((900.0, 0), (926.9, 0), (927.1, stopping.OUT_OF_TIME)):
+        assert request.signal == heard
+    assert "the end of its time" in str(stopping.stopped(request.signal, "run"))
+    first = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
+    first.note(signal.SIGUSR1)
+    assert first.signal == signal.SIGUSR1
+
+
+def test_what_comes_with_a_save_takes_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of 10 s, a validation and preview of 100, steps of 2: 2 (110 + 2) + 5 s."""
+    now = [0.0]
+    monkeypatch.setenv(worker.STARTED, "0")
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    progress = Progress(steps=10, seconds=20.0, save_seconds=10.0, validation_seconds=100.0)
+    request: Any = SimpleNamespace(time_limit=1000.0)
+    limit = session._time_limit(request, progress)
+    assert limit is not None
+    for now[0], near in ((770.0, False), (772.0, True)):
+        assert limit.near() == near
+
+
+def test_a_second_ctrl_c_leaves_at_once_whatever_asked_before() -> None:
+    request = stopping.StopRequest()
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        request.note(number)
+    assert request.signal == signal.SIGUSR1
+    with pytest.raises(KeyboardInterrupt):
+        request.note(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_processes_are_started_stops_too(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """Then torch heeds it, in a way of its own."""
+
+    def work(*given: Any) -> None:
+        raise SignalException(f"got {number}", number)
+
+    monkeypatch.setattr(launch._Agent, "work", work)
+    with pytest.raises(EndedError, match=f"stopped by {number.name} while") as ended:
+        launch.launch(launch.Launch(2), [], Silent())
+    assert ended.value.exit_code == code
+
+
+def test_nodes_meet_before_they_read_pictures(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait ten minutes for each other, and once they have met for as long as it takes."""
+    launched: list[launch.Launch] = []
+    monkeypatch.setattr(launch, "launch", lambda how, *given: launched.append(how))
+    monkeypatch.setattr(loader, "prepare", lambda *given, **more: pytest.fail("it reads"))
+    nodes = ("--nnodes", 2, "--node-rank", 1, "--rdzv-endpoint", "127.0.0.1:29500")
+    assert train_tiny(*nodes, "--out", "run").code == 0
+    assert launched[0].nodes == Nodes(2, 1, "127.0.0.1:29500")
+
+
+def test_a_training_out_of_time_saves_and_is_put_back(
+    train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    saved_before: list[bool] = []
+    requeue = slurm.requeue
+
+    def requeued() -> None:
+        saved_before.append(bool(snapshots.listed(Path("run/snapshots"))))
+        requeue()
+
+    monkeypatch.setattr(slurm, "requeue", requeued)
+    result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
+    assert (result.code, "stopped by the end of its time; run holds all" in result.err) == (
+        75,
+        True,
+    )
+    assert (scontrol.read_text(), saved_before) == ("requeue 77\n", [True])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1))
+    assert train_tiny("--out", "run", "--images", 10**6).code == 75
+    assert scontrol.read_text() == "requeue 77\n"
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+    assert train_tiny("--out", "run", "--requeue", "--images", 64).code == 0
+    assert scontrol.read_text() == "requeue 77\n"
+
+
+def test_what_scontrol_says_does_not_hide_that_all_is_saved(
+    train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    (scontrol.parent / "bin" / "scontrol").write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
+    assert (result.code, result.err.count("ddpm: ")) == (75, 1), result.err
+    assert "run holds all that was learned: run the same command again" in result.err
+    assert "the job is not in the queue again: scontrol requeue 77 failed: no" in result.err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_pictures_are_read_ends_and_puts_back(
+    train_tiny: Run,
+    scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    number: int,
+    code: int,
+) -> None:
+    """Before anything was learned: at once, by the launcher as by one process alone."""
+
+    def prepare(*given: Any, **more: Any) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(loader, "prepare", prepare)
+    result = train_tiny("--out", "run", "--requeue", "--nproc", processes)
+    assert result.code == code, result.err
+    assert f"stopped by {signal.Signals(number).name} before the first step" in result.err
+    assert scontrol.exists() == (code == 75)
+    assert not Path("run").exists()
+
+
+def test_a_signal_before_all_is_imported_is_heeded(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = machine.check
+
+    def signalled(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        check(*given)
+
+    monkeypatch.setattr(machine, "check", signalled)
+    result = train_tiny("--out", "run")
+    assert (result.code, "stopped by SIGTERM before the first step" in result.err) == (75, True)
+
+
+@pytest.fixture
+def ignoring_hangups() -> Iterator[None]:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("ignoring_hangups")
+def test_signals_that_we_were_started_to_ignore_stay_ignored() -> None:
+    with stopping.listening() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (stop.signal, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("ignoring_hangups")
+def test_the_launcher_ignores_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though torch takes SIGTERM, SIGINT and SIGHUP when it starts processes."""
+    seen: list[Any] = []
+
+    def start(*given: Any) -> dict[int, Any]:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        return {}
+
+    def work(agent: Any) -> None:
+        agent._start_workers(None)
+        seen.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
+        seen.append(agent.pass_on)
+        raise EndedError("seen", 1)
+
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
+    monkeypatch.setattr(launch._Agent, "work", work)
+    with pytest.raises(EndedError):
+        launch.launch(launch.Launch(2), [], Silent())
+    assert seen == [signal.SIG_IGN, seen[2], seen[2]]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_being_started_again_is_noticed(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    assert not worker.restarted()
+    for value, again in (("0", False), ("", False), ("2", True)):
+        monkeypatch.setenv(count, value)
+        assert worker.restarted() == again
+
+
+def test_started_again_a_training_goes_on_however_it_began(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train_tiny("--out", "old", "--images", 8).code == 0
+    (start,) = Path("old/snapshots").glob("*8.pt")
+    for resume, begun in (("never", 0), (start, 8)):
+        command = ("--out", f"new-{begun}", "--resume", resume, "--json", "--images")
+        assert train_tiny(*command, 16).json()["resumed_at"] == begun
+        with monkeypatch.context() as patch:
+            patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+            assert train_tiny(*command, 24).json()["resumed_at"] == 16
+
+
+@pytest.mark.parametrize("outer", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_JOB_ID"])
+def test_never_resuming_needs_a_name_where_it_may_be_started_again(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch, outer: str
+) -> None:
+    monkeypatch.setenv(outer, "3")
+    result = train_tiny("--resume", "never")
+    assert (result.code, "needs --out" in result.err) == (2, True)
+
+
+def test_what_a_run_began_from_elsewhere_is_kept_in_it(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before its first snapshot, it does not fall back behind where it began."""
+    assert train_tiny("--out", "old", "--images", 16).code == 0
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    (start,) = Path("old/snapshots").glob("*16.pt")
+
+    def killed(self: Clock, *given: Any) -> Any:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "tick", killed)
+        assert train_tiny("--out", "run", "--resume", start, "--images", 24).code == 9
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = train_tiny("--out", "run", "--resume", start, "--images", 24, "--json")
+    assert again.json()["resumed_at"] == 16
+
+
+def test_one_training_at_a_time(train_tiny: Run) -> None:
+    run = Path("run")
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from ddpm_cli.core.runtime.locks import locked\n"
+        "with locked(Path('run'), print):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program]
+    left = run / "snapshots" / ".000000000032.pt.abc.part"
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        left.touch()
+        refused = train_tiny("--out", "run")
+        other.kill()
+    assert refused.code == 1
+    assert f"run is being written by process {other.pid} on {os.uname().nodename}" in refused.err
+    assert left.exists()
+    (run / ".metrics.jsonl.abc.part").touch()
+    assert train_tiny("--out", "run", "--images", 8).code == 0
+    assert not list(run.rglob("*.part"))
+
+
+def test_without_locks_the_host_and_process_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def unsupported(*given: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    said: list[str] = []
+    lock = tmp_path / ".lock"
+    with locked(tmp_path, said.append):
+        assert "without locks" in said[0]
+        told = json.loads(lock.read_text())
+    parent = told | {"pid": os.getppid()}  # alive, but began before us
+    assert locks._started(os.getppid()) != told["started"] == locks._started(os.getpid())
+    lock.write_text(json.dumps(parent | {"started": locks._started(os.getppid())}))
+    seen = f"process {os.getppid()} on .*; if there is none, delete {lock}"
+    with pytest.raises(DdpmError, match=seen), locked(tmp_path, print):
+        pass
+    gone = told | {"pid": 2**22 + 1}
+    elsewhere = parent | {"host": "another"}
+    for holder in (gone, elsewhere, parent, told):  # the last two: their numbers were given again
+        lock.write_text(json.dumps(holder))
+        with locked(tmp_path, said.append):
+            pass
+
+
+def test_a_gpu_out_of_memory_is_an_error_of_one_line(
+    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(Clock, "tick", full)
+    result = train_tiny("--out", "run")
+    assert (result.code, result.err.count("Traceback")) == (1, 0)
+    assert "memory (CUDA out of memory); use a smaller --microbatch" in result.err
+
+
+STALL = """
+import sys, threading, time
+from pathlib import Path
+from ddpm_cli.core.runtime.elastic import watchdog
+with watchdog.watching(Path("logs"), 0.5):
+    with watchdog.paused():
+        threading.Event().wait(3)
+    for _ in range(30):
+        time.sleep(0.1)
+        watchdog.step()
+    print("lively", flush=True)
+    def stuck_here():
+        threading.Event().wait()
+    stuck_here()
+"""
+
+
+def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
+    """Neither a long pause nor more steps than the time has seconds for are stalls."""
+    done = subprocess.run(
+        [sys.executable, "-c", STALL],
+        capture_output=True,
+        text=True,
+        timeout=ranks.SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "lively\n"), done.stderr
+    assert "no step ended for 0.5 seconds (--stall-timeout)" in done.stderr
+    assert "stuck_here" in Path("logs/stacks-rank0.txt").read_text()
+
+
+def test_a_suspended_process_has_not_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it does not run, by SIGSTOP or a suspended machine, its clock may run on."""
+    missed, looks, ended = [0.0], itertools.count(), []
+    napping, looked_again = threading.Event(), threading.Event()
+    clock = time.monotonic
+
+    def monotonic() -> float:
+        now = clock() + missed[0]
+        if threading.current_thread().name == "watchdog":
+            napping.set()
+            if missed[0] and next(looks) > 2:
+                looked_again.set()
+        return now
+
+    monkeypatch.setattr(watchdog.time, "monotonic", monotonic)
+    monkeypatch.setattr(watchdog, "_end", ended.append)
+    watch = watchdog._Watch(tmp_path / "logs" / "stacks.txt", 8.0)
+    assert napping.wait(60)
+    missed[0] = 1000.0
+    assert looked_again.wait(60)
+    watch.close()
+    assert not ended
+
+
+def test_a_training_that_does_not_stall_leaves_nothing(train_tiny: Run) -> None:
+    assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
+    assert not Path("run/logs").exists()
+
+
+def test_a_deadline_ends_the_process(tmp_path: Path) -> None:
+    program = (
+        "import threading; from ddpm_cli.core.runtime.elastic import watchdog\n"
+        "with watchdog.deadline(60, lambda: 'in time'): pass\n"
+        "with watchdog.deadline(0.1, lambda: 'nobody answers'): threading.Event().wait()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=ranks.SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "ddpm: nobody answers\n")
+
+
+def told(moment: float, purpose: int | None = None, *, lost: bool = False) -> SimpleNamespace:
+    """A worker that left word."""
+    about = {"py_callstack": "", "timestamp": str(int(moment))}
+    message = {"message": f"at {moment}", "extraInfo": about}
+    data = {"message": message, "host": "h", "moment": moment, "purpose": purpose, "lost": lost}
+    return SimpleNamespace(exitcode=1, timestamp=int(moment), error_file_data=data)
+
+
+def killed(moment: int, number: int) -> SimpleNamespace:
+    """A worker that a signal ended, as torch's agent noticed at some moment."""
+    return SimpleNamespace(exitcode=-number, timestamp=moment, error_file_data={"message": "?"})
+
+
+@pytest.mark.parametrize(
+    "first_to_last",
+    [
+        # An error of ours; a process that thereby lost the others; one killed as it hung.
+        [told(100.2), told(100.3, lost=True), killed(131, signal.SIGKILL)],
+        # A process killed, which is noticed late; one that lost it; one ended when starting.
+        [killed(101, signal.SIGKILL), told(100.2, lost=True), killed(101, signal.SIGTERM)],
+        # A lost connection, long after which torch's agent kills what hangs.
+        [told(100.2, lost=True), killed(131, signal.SIGKILL)],
+        # An end on purpose; those that leave because of it.
+        [told(100.2, 1), told(100.1, 1, lost=True), told(100.4, lost=True)],
+    ],
+)
+def test_which_failure_explains_the_others(first_to_last: list[Any]) -> None:
+    for order in itertools.permutations(range(len(first_to_last))):
+        failures = {rank: first_to_last[i] for rank, i in enumerate(order)}
+        assert first_failure(failures).rank == order.index(0)
+
+
+def test_torchruns_patience_is_compared_with_a_snapshots_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert stopping.short_grace(100.0) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert stopping.short_grace(20.0) is None
+    assert "30 s after SIGTERM, but the last snapshot took 41 s" in str(stopping.short_grace(41.0))
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
+    assert stopping.short_grace(41.0) is None
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+    monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
+    assert stopping.short_grace(41.0) is None
+    assert (stopping.grace(0.0), stopping.grace(200.0)) == (120.0, 600.0)
+
+
+def test_nodes_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port of the first one is taken; or the others do not come; or it does not."""
+    monkeypatch.setattr(launch, "_MEETING", 1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(DdpmError, match="2 nodes did not meet at"):
+            launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+    with pytest.raises(DdpmError, match="2 nodes did not meet at"):
+        launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+    wordless = launch._no_meeting(Nodes(2, 0, endpoint), RendezvousTimeoutError())
+    assert "(not all came in time)" in wordless
+    with pytest.raises(DdpmError, match=r"did not meet at .*refused"):
+        launch.launch(launch.Launch(1, Nodes(2, 1, endpoint)), ["train"], Silent())
+
+
+def test_a_node_that_waits_for_the_first_heeds_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    with stopping.listening() as stop, pytest.raises(PreemptedError), stop.at_once():
+        launch.launch(launch.Launch(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1", "host:99999", "host:6²", ":29500", "host:0"])
+def test_where_nodes_meet_is_a_host_and_a_port(train_tiny: Run, endpoint: str) -> None:
+    result = train_tiny("--nnodes", 2, "--rdzv-endpoint", endpoint)
+    assert (result.code, "needs --rdzv-endpoint HOST:PORT" in result.err) == (2, True)
+
+
+def test_a_dry_run_of_several_processes_checks_what_they_would(
+    train_tiny: Run, tmp_path: Path
+) -> None:
+    result = train_tiny("--nproc", 4, "--batch", 2, "--device", "cpu", "--dry-run")
+    assert (result.code, "one image for each of 4 processes" in result.err) == (2, True)
+    (tmp_path / "torn.pt").write_bytes(b"torn")
+    result = train_tiny("--resume", tmp_path / "torn.pt", "--dry-run")
+    assert (result.code, "torn.pt is damaged or cut short" in result.err) == (1, True)

@@ -1,0 +1,213 @@
+"""Trainings that start from given weights, and files that say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.config.network import NetworkConfig, TextConfig, reading_text
+from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig, RunConfig
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime.downloads import sha256_of
+from ddpm_cli.core.training import initial_weights
+from ddpm_cli.core.training.state import State
+from tests.conftest import Result
+
+PLAIN = NetworkConfig(size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"))
+
+
+def saved(path: Path, network: NetworkConfig, **parts: object) -> UNet:
+    """Random weights of such a network in a file."""
+    torch.manual_seed(1)
+    held = UNet(network).eval()
+    for parameter in held.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights.save(path, held.state_dict(), RunConfig(network=network, **parts), 5)  # type: ignore[arg-type]
+    return held
+
+
+def begun(path: Path, network: NetworkConfig) -> UNet:
+    """What a fresh training of such a network starts with."""
+    state = State.fresh(RunConfig(network=network), torch.device("cpu"))
+    initial_weights.give(state, initial_weights.read(path, network))
+    ours, averaged = state.network.state_dict(), state.average.state_dict()
+    assert all(torch.equal(ours[name], averaged[name]) for name in ours)
+    return state.network.eval()
+
+
+def output(network: UNet, condition: Condition = NOTHING) -> torch.Tensor:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        return network(x, torch.tensor([3.0, 700.0]), condition)
+
+
+def test_the_same_network_computes_the_same(tmp_path: Path) -> None:
+    held = saved(tmp_path / "w.safetensors", PLAIN)
+    network = begun(tmp_path / "w.safetensors", PLAIN)
+    torch.testing.assert_close(output(network), output(held))
+    ours = network.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in held.state_dict().items())
+
+
+def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_path: Path) -> None:
+    held = saved(tmp_path / "w.safetensors", PLAIN)
+    for more in (
+        replace(PLAIN, classes=("a", "b")),
+        replace(PLAIN, blocks=("res,attn", "res,attn")),
+        replace(
+            PLAIN,
+            text=TextConfig(length=4, width=8, layers=1, heads=1),
+            blocks=tuple(map(reading_text, PLAIN.blocks)),
+            middle=reading_text(PLAIN.middle),
+        ),
+        replace(
+            PLAIN,
+            text=TextConfig("an encoder", width=4),
+            blocks=tuple(map(reading_text, PLAIN.blocks)),
+            middle=reading_text(PLAIN.middle),
+        ),
+    ):
+        network = begun(tmp_path / "w.safetensors", more)
+        labels = torch.tensor([0, NULL_CLASS]) if more.classes else None
+        text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]]) if more.text else None
+        if more.text and more.text.encoder != "bytes":
+            text = text[:, :, None] * torch.tensor([1.0, -2.0, 0.5, 3.0])
+        torch.testing.assert_close(output(network, Condition(labels, text)), output(held))
+
+
+def test_captions_may_be_new_beside_any_other_block(tmp_path: Path) -> None:
+    stages = replace(PLAIN, blocks=("res", "res,attn,channel-attn"), middle="res,attn,attn,res")
+    held = saved(tmp_path / "w.safetensors", stages)
+    more = replace(
+        stages,
+        text=TextConfig(length=4, width=8, layers=1, heads=1),
+        blocks=tuple(map(reading_text, stages.blocks)),
+        middle=reading_text(stages.middle),
+    )
+    assert (more.blocks[1], more.middle) == (
+        "res,attn,channel-attn,text-attn",
+        "res,attn,attn,text-attn,res",
+    )
+    network = begun(tmp_path / "w.safetensors", more)
+    text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(output(network, Condition(text=text)), output(held))
+
+
+def test_blocks_are_not_added_where_residual_sums_are_scaled(tmp_path: Path) -> None:
+    scaled = replace(PLAIN, skip_scale=0.5)
+    held = saved(tmp_path / "w.safetensors", scaled)
+    classes = begun(tmp_path / "w.safetensors", replace(scaled, classes=("a",)))
+    torch.testing.assert_close(output(classes), output(held))
+    with pytest.raises(DdpmError, match=r"scales its residual sums by 0\.5"):
+        initial_weights.read(
+            tmp_path / "w.safetensors", replace(scaled, blocks=("res,attn", "res,attn"))
+        )
+
+
+def test_weights_that_read_captions_need_captions(
+    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    saved(
+        tmp_path / "w.safetensors",
+        replace(PLAIN, text=TextConfig(length=40, width=8, layers=1, heads=1)),
+    )
+    command = ("train", "--data", photos, "--init-from", tmp_path / "w.safetensors", "--dry-run")
+    refused = ddpm(*command)
+    assert refused.code == 2 and "those weights read captions, and none are learned" in refused.err
+    assert ddpm(*command, "--caption", "a {class}").code == 0
+
+
+def test_augmentation_may_be_left(tmp_path: Path) -> None:
+    held = saved(tmp_path / "w.safetensors", replace(PLAIN, augmented=True))
+    torch.testing.assert_close(output(begun(tmp_path / "w.safetensors", PLAIN)), output(held))
+
+
+def test_classes_are_known_by_name(tmp_path: Path) -> None:
+    cats = replace(PLAIN, classes=("cat", "dog"), null_class=False)
+    table = saved(tmp_path / "w.safetensors", cats).conditioning.classes.weight
+    more = begun(tmp_path / "w.safetensors", replace(PLAIN, classes=("ant", "dog", "cat")))
+    mean = table.mean(dim=0)
+    expected = torch.stack([mean, mean, table[1], table[0]])  # the null class comes first
+    torch.testing.assert_close(more.conditioning.classes.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (replace(PLAIN, width=16), r"inputs.weight is \(8, 3, 3, 3\), needs \(16, .* more"),
+        (replace(PLAIN, blocks=("res,res", "res,res")), "is missing"),
+        (replace(PLAIN, blocks=("res",)), "down.2.blocks.1.* is not in the network"),
+        (replace(PLAIN, channels=1), "outputs.bias"),
+    ],
+)
+def test_other_networks_are_refused_with_what_differs(
+    other: NetworkConfig, words: str, tmp_path: Path
+) -> None:
+    saved(tmp_path / "w.safetensors", PLAIN)
+    with pytest.raises(DdpmError, match=words) as seen:
+        initial_weights.read(tmp_path / "w.safetensors", other)
+    assert str(seen.value).count(";") <= 5
+
+
+def test_weights_of_another_shape_are_named_in_few_words(tmp_path: Path) -> None:
+    config = RunConfig(network=replace(PLAIN, width=16))
+    weights.save(tmp_path / "w.safetensors", UNet(PLAIN).state_dict(), config, 1)
+    with pytest.raises(DdpmError, match=r"is \(32, 8\), needs \(64, 16\).* and \d+ more"):
+        weights.load(tmp_path / "w.safetensors")
+
+
+def test_train_starts_from_weights_and_says_so(
+    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    origin = tmp_path / "w.safetensors"
+    held = saved(origin, PLAIN, diffusion=DiffusionConfig(timesteps=30, parameterisation="v"))
+    command = (
+        *("train", "--data", photos, "--init-from", origin, "--out", "run", "--batch", 8),
+        *("--lr", 1e-12, "--snapshot-every", 16, "--preview", 0),
+    )
+    result = ddpm(*command, "--images", 16)
+    assert result.code == 0, result.err
+    assert f"Starting from the weights of {origin}" in result.err
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["origin"] == {"path": str(origin), "sha256": sha256_of(origin)}
+    assert config["network"]["width"] == 8  # not the preset's: nothing had to be retyped
+    assert config["network"]["classes"] == ["dark", "light"]
+    assert config["diffusion"]["timesteps"] == 30
+    trained = weights.load(Path("run/model.safetensors"))
+    assert trained.config.origin is not None
+    labels = torch.tensor([NULL_CLASS, NULL_CLASS])
+    torch.testing.assert_close(  # at such a learning rate nothing has moved
+        output(trained.network, Condition(labels)), output(held), rtol=1e-4, atol=1e-4
+    )
+
+    origin.unlink()  # a resume needs it no more
+    result = ddpm(*command, "--images", 32)
+    assert result.code == 0, result.err
+    assert "Resuming from" in result.err and "Starting from" not in result.err
+    assert json.loads(Path("run/config.json").read_text())["origin"] == config["origin"]
+    result = ddpm(*command, "--images", 32, "--resume", "never", "--out", "new")
+    assert (result.code, "no such run or weights file" in result.err) == (1, True), result.err
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    saved(tmp_path / "w.safetensors", PLAIN)
+    command = ("train", "--data", photos, "--init-from", tmp_path / "w.safetensors")
+    for more in ((), ("--dry-run",)):
+        result = ddpm(*command, "--width", 16, "--out", "run", *more)
+        assert result.code == 1, result.err
+        assert "is of another network than this training's" in result.err
+        assert len(result.err.splitlines()) == 1
+        assert not Path("run").exists()
+    result = ddpm(*command, "--dry-run", "--json")
+    assert result.code == 0, result.err
+    assert (result.json()["size"], result.json()["channels"]) == ([8, 8], 3)
