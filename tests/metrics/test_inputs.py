@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics import images
 from ddpm_cli.core.metrics.images import ArrayPictures, FilePictures
 from ddpm_cli.core.metrics.inputs import open_side
 from ddpm_cli.core.metrics.statistics import Statistics

@@ -9,6 +9,7 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, scoring
+from ddpm_cli.cli.options import machine as launching
 from ddpm_cli.cli.options.conditioning import ConditionOptions
 from ddpm_cli.cli.options.diffusion import DiffusionOptions
 from ddpm_cli.cli.options.groups import given, grouped
