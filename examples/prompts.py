@@ -72,7 +72,7 @@ def prompts() -> list[str]:
     return [told[round(i)] for i in np.linspace(0, len(told) - 1, PROMPTS)]
 
 
-def judge(picture: files.Picture) -> Seen:
+def evaluate(picture: files.Picture) -> Seen:
     """Say what a picture (3, H, W) uint8 shows: the figure that, so coloured, is nearest to it."""
     names = list(COLOURS)
     palette = np.array([COLOURS[name] for name in names], dtype=np.float64)
@@ -134,7 +134,7 @@ def main() -> None:
         entry = json.loads(line)
         _, size, colour, figure, _, ground = entry["prompt"].split()
         path = drawn / entry["file"]
-        seen = judge(files.decode(path.read_bytes(), path.name))
+        seen = evaluate(files.decode(path.read_bytes(), path.name))
         same = {"colour": seen.colour == colour, "figure": seen.figure == figure}
         same |= {"ground": seen.ground == ground, "size": seen.size == size}
         same["colour and figure"] = same["colour"] and same["figure"]

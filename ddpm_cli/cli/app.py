@@ -70,7 +70,7 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
     worker.begin()
     with console.unread():
-        worker.leave(_run())
+        worker.exit_process(_run())
 
 
 def _run() -> int | str | None:
@@ -78,7 +78,7 @@ def _run() -> int | str | None:
     try:
         app()
     except DdpmError as error:
-        told = worker.tell(error)
+        told = worker.report_failure(error)
         if os.environ.get("DDPM_TRACEBACK") and not (told or isinstance(error, EndedError)):
             raise
         if not told:
@@ -86,10 +86,10 @@ def _run() -> int | str | None:
         return error.exit_code
     except SystemExit as ending:
         if isinstance(ending.code, int) and ending.code:  # because another process failed
-            worker.record("another process told why it ended", ending.code, lost=True)
+            worker.record_failure("another process told why it ended", ending.code, lost=True)
         return ending.code
     except Exception as error:
-        if not worker.tell(error):
+        if not worker.report_failure(error):
             raise
         return 1
     return 0

@@ -7,7 +7,7 @@ import sys
 from ddpm_cli.cli import console
 
 
-def launched(nproc: int, device: str) -> bool:
+def launch_if_needed(nproc: int, device: str) -> bool:
     """Start this same command as several processes, if they are asked for and not there yet."""
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.runtime.elastic import launch, slurm

@@ -21,20 +21,20 @@ import torch
 from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.state import State
-from ddpm_cli.core.training.trainer import Machine, Trainer
+from ddpm_cli.core.training.trainer import Execution, Trainer
 
 DURING = 6  # steps that a snapshot can touch
 
 
-def seconds_of_steps(config: RunConfig, pictures: Pictures) -> np.ndarray:
+def seconds_of_steps(config: RunConfig, pictures: DecodedImages) -> np.ndarray:
     """How long each step of a training took, from its end to the next one's."""
     nothing = replace(pictures, rows=pictures.rows[:0])
-    cpu = Machine(torch.device("cpu"))
+    cpu = Execution(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), State.fresh(config, cpu.device)
         trainer = Trainer(run, config, state, pictures, nothing, cpu, Silent())
@@ -54,7 +54,7 @@ def main() -> None:
     config = replace(config, preview=0, budget=Budget(steps=given.steps), snapshot_every=every)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2_000, 1, 28, 28), dtype=np.uint8)
-    pictures = Pictures(images, np.arange(2_000) % 10, np.arange(2_000))
+    pictures = DecodedImages(images, np.arange(2_000) % 10, np.arange(2_000))
 
     steps = seconds_of_steps(config, pictures)[given.every - 1 :]  # the first ones take longer
     rounds = steps[: len(steps) // given.every * given.every].reshape(-1, given.every)

@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.state import State
-from ddpm_cli.core.training.trainer import Machine, Trainer
+from ddpm_cli.core.training.trainer import Execution, Trainer
 
 PICTURES = 10_000
 
@@ -42,10 +42,10 @@ def operations(config: RunConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def images_per_second(config: RunConfig, machine: Machine, steps: int) -> float:
+def images_per_second(config: RunConfig, machine: Execution, steps: int) -> float:
     shape = (PICTURES, config.network.channels, *config.network.size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    pictures = Pictures(images, np.full(PICTURES, -1), np.arange(PICTURES))
+    pictures = DecodedImages(images, np.full(PICTURES, -1), np.arange(PICTURES))
     nothing = replace(pictures, rows=pictures.rows[:0])
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), State.fresh(config, machine.device)
@@ -75,7 +75,7 @@ def main() -> None:
         config = replace(config, preview=0, budget=budget, snapshot_every=100 * given.steps * batch)
         chosen = devices.choose_precision(precision, device)
         speed = images_per_second(
-            config, Machine(device, chosen, compiled=bool(compiled)), given.steps
+            config, Execution(device, chosen, compiled=bool(compiled)), given.steps
         )
         print(
             f"{case}, batch {batch}: {speed:,.0f} images/s, {1000 * batch / speed:.1f} ms a step, "

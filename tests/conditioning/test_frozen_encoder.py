@@ -67,7 +67,7 @@ def encoder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def fitted(folder: Path) -> TextConfig:
-    return tokens.fitted(TextConfig(str(folder)), SENTENCES)
+    return tokens.resolve_encoder(TextConfig(str(folder)), SENTENCES)
 
 
 @pytest.mark.parametrize("encoder", ["clip", "t5"], indirect=True)
@@ -75,7 +75,7 @@ def test_vectors_are_the_librarys(encoder: Path) -> None:
     config = fitted(encoder)
     longest = 14 if (encoder / "config.json").read_text().find("clip") > 0 else 128
     assert (config.width, config.length) == (12, longest)
-    read = tokens.read(config, SENTENCES, CPU, Silent())
+    read = tokens.tokenise(config, SENTENCES, CPU, Silent())
     kind = transformers.CLIPTextModel if longest == 14 else transformers.T5EncoderModel
     model = kind.from_pretrained(encoder).eval()
     taken = read.take(np.array([2, 0]))
@@ -90,12 +90,12 @@ def test_vectors_are_the_librarys(encoder: Path) -> None:
 
 def test_vectors_are_computed_once(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = fitted(encoder)
-    first = tokens.read(config, SENTENCES, CPU, Silent())
+    first = tokens.tokenise(config, SENTENCES, CPU, Silent())
     shutil.rmtree(encoder)  # what is in the cache needs no encoder
-    again = tokens.read(config, SENTENCES, CPU, Silent())
+    again = tokens.tokenise(config, SENTENCES, CPU, Silent())
     assert isinstance(again.values, np.memmap) and np.array_equal(first.values, again.values)
     with pytest.raises(DdpmError, match="encoder: no such folder"):
-        tokens.read(config, ["a day"], CPU, Silent())
+        tokens.tokenise(config, ["a day"], CPU, Silent())
 
 
 def test_an_encoder_that_changed_is_refused(encoder: Path) -> None:
@@ -105,13 +105,13 @@ def test_an_encoder_that_changed_is_refused(encoder: Path) -> None:
     data[-4] ^= 64
     weights.write_bytes(data)
     with pytest.raises(DdpmError, match="not the one that this model was trained with"):
-        tokens.read(config, ["a day"], CPU, Silent())
+        tokens.tokenise(config, ["a day"], CPU, Silent())
 
 
 def test_captions_of_too_many_tokens_are_refused(encoder: Path) -> None:
-    config = tokens.fitted(TextConfig(str(encoder), length=5), SENTENCES)
+    config = tokens.resolve_encoder(TextConfig(str(encoder), length=5), SENTENCES)
     with pytest.raises(DdpmError, match=r"more than the 5 tokens .* has 12: 'a light picture"):
-        tokens.read(config, SENTENCES, CPU, Silent())
+        tokens.tokenise(config, SENTENCES, CPU, Silent())
 
 
 def test_pickles_are_not_read(encoder: Path) -> None:

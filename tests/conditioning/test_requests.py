@@ -14,7 +14,12 @@ import pytest
 import torch
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.requests import Asked, Wishes, fitting, in_turn
+from ddpm_cli.core.conditioning.requests import (
+    ConditionPlan,
+    ConditionRequest,
+    default_plan,
+    plan_conditions,
+)
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
@@ -41,16 +46,16 @@ BOTH = replace(
 )
 
 
-def shown(config: RunConfig, *classes: str, prompts: tuple[str, ...] = ()) -> Wishes:
-    return fitting(config, Asked(classes, prompts), "a model")
+def shown(config: RunConfig, *classes: str, prompts: tuple[str, ...] = ()) -> ConditionPlan:
+    return plan_conditions(config, ConditionRequest(classes, prompts), "a model")
 
 
-def labels(wishes: Wishes, count: int = 6, seed: int = 0) -> list[int | None]:
+def labels(wishes: ConditionPlan, count: int = 6, seed: int = 0) -> list[int | None]:
     return [wishes.label(seed + i) for i in range(count)]
 
 
 def test_classes_by_name_number_and_how_many() -> None:
-    assert labels(in_turn(CLASSES)) == labels(shown(CLASSES, "all")) == [0, 1, 2, 3, 0, 1]
+    assert labels(default_plan(CLASSES)) == labels(shown(CLASSES, "all")) == [0, 1, 2, 3, 0, 1]
     assert labels(shown(CLASSES, "emu", "1"), seed=1) == [1, 3, 1, 3, 1, 3]
     eight = shown(CLASSES, "cat:2", "dog", "3:2")
     assert (labels(eight, 5), eight.count) == ([0, 0, 1, 3, 3], 5)
@@ -81,10 +86,10 @@ def test_prompts_in_turn_and_unasked() -> None:
     wishes = shown(CAPTIONS, prompts=("a", "b"))
     assert [wishes.prompt(seed) for seed in range(3, 6)] == ["b", "a", "b"]
     assert wishes.label(0) is None and wishes.count is None
-    assert in_turn(CAPTIONS).prompts == ("a cat", "two emus")
-    pairs = [(in_turn(BOTH).label(seed), in_turn(BOTH).prompt(seed)) for seed in range(3)]
+    assert default_plan(CAPTIONS).prompts == ("a cat", "two emus")
+    pairs = [(default_plan(BOTH).label(seed), default_plan(BOTH).prompt(seed)) for seed in range(3)]
     assert pairs == [(0, "a cat"), (3, "two emus"), (0, "a cat")]
-    assert in_turn(BASE) == Wishes()
+    assert default_plan(BASE) == ConditionPlan()
 
 
 def test_conditions_hold_what_is_shown() -> None:
@@ -92,50 +97,72 @@ def test_conditions_hold_what_is_shown() -> None:
     condition = wishes.condition([1, 2], CPU)
     assert condition.labels.tolist() == [3, 1]
     assert condition.text.tolist() == [[ord("c") + 1, 0], [ord("a") + 1, ord("b") + 1]]
-    assert in_turn(BASE).read(BASE, CPU, Silent()).condition([0], CPU).says_nothing
+    assert default_plan(BASE).read(BASE, CPU, Silent()).condition([0], CPU).is_empty
 
 
 @pytest.mark.parametrize(
     ("config", "asked", "words"),
     [
-        (CLASSES, Asked(("dgo",)), r"'dgo' is unknown to this model; perhaps dog\?"),
-        (CLASSES, Asked(("4",)), "It has 4 classes, numbered from 0"),
-        (CLASSES, Asked(("cat:0",)), "asks for no picture"),
-        (CLASSES, Asked(("²",)), "'²' is unknown to this model"),
-        (CLASSES, Asked(("cat:²",)), "'cat:²' is unknown to this model"),
-        (CLASSES, Asked(("9" * 5000,)), "is unknown to this model"),
-        (CLASSES, Asked(("cat:1000000000",)), "asks for more than 1,000,000 pictures"),
-        (CLASSES, Asked(("random:" + "9" * 5000,)), "asks for more than 1,000,000 pictures"),
-        (CLASSES, Asked((), ("x",)), "without captions, so --prompt has no meaning .* use --class"),
-        (CAPTIONS, Asked(("cat",)), "without classes, so --class has no meaning .* use --prompt"),
-        (BASE, Asked(("cat",)), "without classes, so --class has no meaning for it$"),
-        (BASE, Asked((), ("x",)), "without captions, so --prompt has no meaning for it$"),
-        (CAPTIONS, Asked((), ("x",), encoder="t5"), "has no frozen text encoder"),
-        (BOTH, Asked((), ("x",)), "give both --class and --prompt, or neither"),
-        (BOTH, Asked(("cat",)), "give both --class and --prompt, or neither"),
-        (CAPTIONS, Asked((), ("a longer prompt: 17",)), "more than the 16 bytes .* has 19"),
+        (CLASSES, ConditionRequest(("dgo",)), r"'dgo' is unknown to this model; perhaps dog\?"),
+        (CLASSES, ConditionRequest(("4",)), "It has 4 classes, numbered from 0"),
+        (CLASSES, ConditionRequest(("cat:0",)), "asks for no picture"),
+        (CLASSES, ConditionRequest(("²",)), "'²' is unknown to this model"),
+        (CLASSES, ConditionRequest(("cat:²",)), "'cat:²' is unknown to this model"),
+        (CLASSES, ConditionRequest(("9" * 5000,)), "is unknown to this model"),
+        (CLASSES, ConditionRequest(("cat:1000000000",)), "asks for more than 1,000,000 pictures"),
+        (
+            CLASSES,
+            ConditionRequest(("random:" + "9" * 5000,)),
+            "asks for more than 1,000,000 pictures",
+        ),
+        (
+            CLASSES,
+            ConditionRequest((), ("x",)),
+            "without captions, so --prompt has no meaning .* use --class",
+        ),
+        (
+            CAPTIONS,
+            ConditionRequest(("cat",)),
+            "without classes, so --class has no meaning .* use --prompt",
+        ),
+        (BASE, ConditionRequest(("cat",)), "without classes, so --class has no meaning for it$"),
+        (
+            BASE,
+            ConditionRequest((), ("x",)),
+            "without captions, so --prompt has no meaning for it$",
+        ),
+        (CAPTIONS, ConditionRequest((), ("x",), encoder="t5"), "has no frozen text encoder"),
+        (BOTH, ConditionRequest((), ("x",)), "give both --class and --prompt, or neither"),
+        (BOTH, ConditionRequest(("cat",)), "give both --class and --prompt, or neither"),
+        (
+            CAPTIONS,
+            ConditionRequest((), ("a longer prompt: 17",)),
+            "more than the 16 bytes .* has 19",
+        ),
     ],
 )
-def test_wishes_that_a_model_cannot_grant(config: RunConfig, asked: Asked, words: str) -> None:
+def test_wishes_that_a_model_cannot_grant(
+    config: RunConfig, asked: ConditionRequest, words: str
+) -> None:
     with pytest.raises(DdpmError, match=words):
-        fitting(config, asked, "a model").read(config, CPU, Silent())
+        plan_conditions(config, asked, "a model").encode_prompts(config, CPU, Silent())
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeff a \n\nb, ß\n", encoding="utf-8")
-    asked = Asked.of(None, ["first"], file)
+    asked = ConditionRequest.from_options(None, ["first"], file)
     assert asked.prompts == ("first", "a", "b, ß")
-    assert fitting(CAPTIONS, asked, "a model").count == 3
+    assert plan_conditions(CAPTIONS, asked, "a model").count == 3
     for content, words in ((b"\n \n", "holds no prompts"), (b"a\xff", "UTF-8")):
         file.write_bytes(content)
         with pytest.raises(DdpmError, match=words):
-            Asked.of(None, None, file)
+            ConditionRequest.from_options(None, None, file)
     with pytest.raises(DdpmError, match="no such file"):
-        Asked.of(None, None, tmp_path / "none.txt")
+        ConditionRequest.from_options(None, None, tmp_path / "none.txt")
     for prompt, words in ((" ", "empty; --guidance 0"), ("a\udcff", "not UTF-8")):
         with pytest.raises(UsageError, match=words):
-            Asked.of(None, [prompt], None)
+            ConditionRequest.from_options(None, [prompt], None)
 
 
 def model(config: RunConfig, name: str = "model") -> Path:

@@ -1,4 +1,4 @@
-"""Texts in the network: what they change, what no text is, and the parts written out."""
+"""TokenisedText in the network: what they change, what no text is, and the parts written out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.attention import CrossAttention
-from ddpm_cli.core.models.embeddings import Conditioning, Context
-from ddpm_cli.core.models.text import ByteTransformer, TextEncoder
+from ddpm_cli.core.models.embeddings import BlockContext, ConditionEmbedding
+from ddpm_cli.core.models.text import ByteTransformer, TextEmbedding
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -57,7 +57,7 @@ def encoded(*sentences: str) -> Tensor:
 
 def test_texts_are_their_bytes() -> None:
     sentences = ["a", "ein Grüner", "猫", "\x7f\U0010ffff", "many " * 9]
-    held = tokens.read(TextConfig(length=48), sentences, CPU, Silent())
+    held = tokens.tokenise(TextConfig(length=48), sentences, CPU, Silent())
     order = np.arange(len(sentences))[::-1]
     for row, number in zip(held.take(order), order, strict=True):
         assert bytes(b - 1 for b in row.tolist() if b).decode() == sentences[number]
@@ -66,7 +66,7 @@ def test_texts_are_their_bytes() -> None:
 
 def test_texts_that_are_too_long_are_named() -> None:
     with pytest.raises(DdpmError, match=r"2 texts .* 3 bytes .* has 5: 'abcde'… .*--text-length"):
-        tokens.read(TextConfig(length=3), ["abc", "ßß", "abcde"], CPU, Silent())
+        tokens.tokenise(TextConfig(length=3), ["abc", "ßß", "abcde"], CPU, Silent())
 
 
 def test_every_parameter_learns_of_captions_and_classes() -> None:
@@ -85,7 +85,7 @@ class Bias(nn.Module):
         super().__init__()
         self.bias = bias
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         return x + self.bias[:, None, None]
 
 
@@ -155,7 +155,7 @@ def test_padding_changes_nothing_and_every_byte_and_its_place_count() -> None:
 
 
 def test_texts_of_a_batch_do_not_see_each_other() -> None:
-    encoder = randomised(TextEncoder(BYTES))
+    encoder = randomised(TextEmbedding(BYTES))
     together, seen = encoder(encoded("a", "abc", "", "zz"))
     for i, sentence in enumerate(("a", "abc", "", "zz")):
         alone, _ = encoder(encoded(sentence or "?") * bool(sentence))
@@ -199,18 +199,18 @@ def test_attention_to_tokens_written_out(heads: int) -> None:
             weights = torch.softmax(q[part].T @ k[part] / math.sqrt(8 / heads), dim=-1)
             out[b, part] = v[part] @ weights.T
     expected = x + layer.out(out.reshape(x.shape))
-    context = Context(torch.zeros(2, 1), None, tokens, seen)
+    context = BlockContext(torch.zeros(2, 1), None, tokens, seen)
     torch.testing.assert_close(layer(x, context), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fresh_attention_to_tokens_is_the_identity() -> None:
     x = torch.randn(1, 8, 2, 2)
-    context = Context(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
+    context = BlockContext(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
     assert torch.equal(CrossAttention(8, TINY)(x, context), x)
 
 
 def test_the_mean_of_a_frozen_encoders_vectors_does_not_depend_on_their_size() -> None:
-    conditioning = randomised(Conditioning(replace(TINY, text=VECTORS)))
+    conditioning = randomised(ConditionEmbedding(replace(TINY, text=VECTORS)))
     tokens = torch.randn(2, 3, 6)
     tokens[1, 2] = 0  # the second text is shorter
     one, other = (conditioning(torch.zeros(2), Condition(text=k * tokens)) for k in (1, 100))
@@ -224,7 +224,7 @@ def test_the_mean_of_a_frozen_encoders_vectors_does_not_depend_on_their_size() -
     )
 
 
-def time_of(conditioning: Conditioning) -> Tensor:
+def time_of(conditioning: ConditionEmbedding) -> Tensor:
     """How time zero is encoded: no sines, all cosines."""
     half = conditioning.config.width // 2
     return torch.cat([torch.zeros(2, half), torch.ones(2, half)], dim=1)

@@ -18,7 +18,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig, RunConfig
 from ddpm_cli.core.conversion import diffusers, layout, reference, scheduler
 from ddpm_cli.core.conversion.exporting import export
-from ddpm_cli.core.conversion.importing import Told, convert
+from ddpm_cli.core.conversion.importing import ImportOptions, convert
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
@@ -118,7 +118,7 @@ def test_their_networks_become_ours_and_come_back(name: str, tmp_path: Path) -> 
         again = reference.diffusers_unet(theirs.state_dict(), settings, x, t, classes)
     assert_alike(again, wanted)  # what conversions are checked against
 
-    told = Told(null_class=None if classes is None else 2)
+    told = ImportOptions(null_class=None if classes is None else 2)
     done = convert(folder, tmp_path / "ours.safetensors", told)
     assert 0 <= done["largest_difference"] < 1e-5
     assert done["parameters"] == sum(p.numel() for p in theirs.parameters())
@@ -132,7 +132,7 @@ def test_their_networks_become_ours_and_come_back(name: str, tmp_path: Path) -> 
     last = None if classes is None else torch.tensor([0, 4, 3])  # the null class is last now
     assert_alike(output(back, last), wanted)
 
-    told = Told(null_class=None if classes is None else 4)
+    told = ImportOptions(null_class=None if classes is None else 4)
     convert(tmp_path / "back", tmp_path / "again.safetensors", told)
     twice = weights.load(tmp_path / "again.safetensors")
     first, second = held.network.state_dict(), twice.network.state_dict()
@@ -183,7 +183,7 @@ def test_old_names_flat_folders_and_bin_files(tmp_path: Path) -> None:
             tensor[..., None, None] if "attentions" in name and tensor.ndim == 2 else tensor
         )
     torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
-    convert(tmp_path, tmp_path / "ours.safetensors", Told())
+    convert(tmp_path, tmp_path / "ours.safetensors", ImportOptions())
     network = weights.load(tmp_path / "ours.safetensors").network
     with torch.inference_mode():
         assert_alike(network(*inputs(theirs)), output(theirs))
@@ -288,7 +288,7 @@ def test_networks_that_ours_cannot_be_are_refused(
     place = folder / "unet" / "config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | changes))
     with pytest.raises(DdpmError, match=words):
-        convert(folder, tmp_path / "ours.safetensors", Told())
+        convert(folder, tmp_path / "ours.safetensors", ImportOptions())
     assert not (tmp_path / "ours.safetensors").exists()
 
 
@@ -348,20 +348,20 @@ def test_a_conversion_that_computes_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved(tmp_path / "theirs", unet(**DDPM))
-    convert(folder, tmp_path / "ours.safetensors", Told())
+    convert(folder, tmp_path / "ours.safetensors", ImportOptions())
 
-    def crossed(*arguments: Any) -> dict[str, torch.Tensor]:
-        state = taken(*arguments)
+    def passed_multiple(*arguments: Any) -> dict[str, torch.Tensor]:
+        state = original(*arguments)
         name = "middle.0.blocks.1.qkv.weight"
         return state | {name: state[name].roll(16, dims=0)}  # keys where queries should be
 
-    taken = layout.taken
-    monkeypatch.setattr("ddpm_cli.core.conversion.importing.taken", crossed)
+    original = layout.import_tensors
+    monkeypatch.setattr("ddpm_cli.core.conversion.importing.import_tensors", passed_multiple)
     with pytest.raises(DdpmError, match="differ from the original's by"):
-        convert(folder, tmp_path / "wrong.safetensors", Told())
-    monkeypatch.setattr("ddpm_cli.core.conversion.exporting.given", lambda ours, *rest: {
+        convert(folder, tmp_path / "wrong.safetensors", ImportOptions())
+    monkeypatch.setattr("ddpm_cli.core.conversion.exporting.export_tensors", lambda ours, *rest: {
         name: tensor.flip(0) if name == "conv_in.bias" else tensor
-        for name, tensor in layout.given(ours, *rest).items()
+        for name, tensor in layout.export_tensors(ours, *rest).items()
     })  # fmt: skip
     with pytest.raises(DdpmError, match="differ from the original's by"):
         export(tmp_path / "ours.safetensors", tmp_path / "back")
@@ -385,27 +385,27 @@ def test_no_code_is_run_and_damage_is_named(
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DdpmError, match="no readable weights file"):
-        convert(folder, out, Told())
+        convert(folder, out, ImportOptions())
     file.unlink()
     with pytest.raises(DdpmError, match="holds neither"):
-        convert(folder, out, Told())
+        convert(folder, out, ImportOptions())
     torch.save({"a": Payload()}, file.with_suffix(".bin"))
     with pytest.raises(DdpmError, match="no readable weights file"):
-        convert(folder, out, Told())
+        convert(folder, out, ImportOptions())
     torch.save({"ema": {"a": torch.zeros(1)}}, tmp_path / "nested.pt")
     with pytest.raises(DdpmError, match="flat state dict"):
-        convert(tmp_path / "nested.pt", out, Told())
+        convert(tmp_path / "nested.pt", out, ImportOptions())
     (tmp_path / "edm.pkl").write_bytes(b"")
     with pytest.raises(DdpmError, match="is a pickle, which may run any code"):
-        convert(tmp_path / "edm.pkl", out, Told())
+        convert(tmp_path / "edm.pkl", out, ImportOptions())
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(DdpmError, match="no readable JSON"):
-        convert(folder, out, Told())
+        convert(folder, out, ImportOptions())
     with pytest.raises(DdpmError, match="no such file"):
-        convert(tmp_path, out, Told())
+        convert(tmp_path, out, ImportOptions())
     out.write_text("mine")
     with pytest.raises(DdpmError, match="is there already"):
-        convert(folder, out, Told())
+        convert(folder, out, ImportOptions())
     assert out.read_text() == "mine"
     assert "executed" not in capsys.readouterr().out
 
@@ -414,20 +414,20 @@ def test_without_a_scheduler_the_user_says_how_noise_grew(tmp_path: Path) -> Non
     unet(sample_size=None).save_pretrained(tmp_path / "unet")
     out = tmp_path / "ours.safetensors"
     with pytest.raises(UsageError, match="give --size"):
-        convert(tmp_path, out, Told())
+        convert(tmp_path, out, ImportOptions())
     with pytest.raises(UsageError, match="give --schedule and --timesteps"):
-        convert(tmp_path, out, Told(size=(16, 8)))
+        convert(tmp_path, out, ImportOptions(size=(16, 8)))
     with pytest.raises(UsageError, match="--heads has no meaning"):
-        convert(tmp_path, out, Told(heads=2))
+        convert(tmp_path, out, ImportOptions(heads=2))
     with pytest.raises(UsageError, match="knows none"):
-        convert(tmp_path, out, Told(size=(16, 8), null_class=2))
-    convert(tmp_path, out, Told(size=(16, 8), schedule="cosine", timesteps=50))
+        convert(tmp_path, out, ImportOptions(size=(16, 8), null_class=2))
+    convert(tmp_path, out, ImportOptions(size=(16, 8), schedule="cosine", timesteps=50))
     config = weights.load(out).config
     assert config.network.size == (16, 8)
     assert config.diffusion == DiffusionConfig(schedule="cosine", timesteps=50)
     saved(tmp_path / "whole", unet())
     with pytest.raises(UsageError, match="--timesteps has no meaning"):
-        convert(tmp_path / "whole", tmp_path / "other.safetensors", Told(timesteps=50))
+        convert(tmp_path / "whole", tmp_path / "other.safetensors", ImportOptions(timesteps=50))
 
 
 def test_the_commands(ddpm: Callable[..., Result], tmp_path: Path) -> None:

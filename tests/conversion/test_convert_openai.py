@@ -17,8 +17,8 @@ from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import NULL_CLASS, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.conversion import openai, reference
-from ddpm_cli.core.conversion.importing import Told, convert
-from ddpm_cli.core.conversion.layout import OPENAI, taken
+from ddpm_cli.core.conversion.importing import ImportOptions, convert
+from ddpm_cli.core.conversion.layout import OPENAI, import_tensors
 from ddpm_cli.core.conversion.reference import Heads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -217,8 +217,8 @@ def theirs(**changes: Any) -> Theirs:
     return network.eval()
 
 
-def told(changes: dict[str, Any], **more: Any) -> Told:
-    return Told(
+def told(changes: dict[str, Any], **more: Any) -> ImportOptions:
+    return ImportOptions(
         **{
             "size": (8, 8),
             "heads": changes.get("heads", 2),
@@ -306,7 +306,9 @@ def test_the_published_networks_are_our_presets(
     ours = updated(RunConfig(), PRESETS[preset].settings).network
     found = openai.recipe(state, heads, ours.size, None)
     with torch.device("meta"):
-        assert taken(openai.spread(state, heads), OPENAI, UNet(found))  # nothing is left over
+        assert import_tensors(
+            openai.split_interleaved_qkv(state, heads), OPENAI, UNet(found)
+        )  # nothing is left over
     names = tuple(map(str, range(settings.get("classes", 0))))
     assert found == replace(
         ours, classes=names, null_class=False, dropout=0.0, up_blocks=(), groups=32

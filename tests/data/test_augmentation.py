@@ -19,7 +19,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import DataConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.augmentation import draw_moves, labels, mirrored, moved
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet
@@ -211,7 +211,7 @@ CONFIG = updated(
 def batches(**data: Any) -> Batches:
     """Those of 20 pictures of noise, eight at a time."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8)).astype(np.uint8)
-    pictures = Pictures(pixels, np.full(20, -1), np.arange(20))
+    pictures = DecodedImages(pixels, np.full(20, -1), np.arange(20))
     config = replace(CONFIG, data=DataConfig(**data))
     return Batches(config, schedules.from_config(config.diffusion), pictures, CPU)
 
@@ -280,7 +280,7 @@ def test_the_network_hears_its_labels_and_silence_is_zeros() -> None:
 
 
 def test_held_out_pictures_are_not_moved() -> None:
-    held_out = Pictures(np.full((6, 3, 8, 8), 9, np.uint8), np.full(6, -1), np.arange(6))
+    held_out = DecodedImages(np.full((6, 3, 8, 8), 9, np.uint8), np.full(6, -1), np.arange(6))
     (one,), (other,) = (batches(augment=a).held_out(held_out) for a in (0.0, 1.0))
     assert torch.equal(one.noised.x, other.noised.x)
     assert other.condition.augmented is None

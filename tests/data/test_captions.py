@@ -17,8 +17,8 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.captions import of_classes
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.captions import from_class_names
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.diffusion import schedules
@@ -94,7 +94,7 @@ def test_several_lines_are_several_captions(photos: Path) -> None:
     assert found.numbers[0].tolist() == [0, -1] and found.numbers[5].tolist() == [1, 2]
     rows = np.array([0, 0, 0, 1, 1, 1])
     draws = np.array([0.0, 0.5, 0.999, 0.0, 0.499, 0.5])
-    assert found.chosen(rows, draws).tolist() == [0, 0, 0, 1, 1, 2]
+    assert found.choose(rows, draws).tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_the_shapes_captions_say_what_they_show() -> None:
@@ -107,16 +107,18 @@ def test_the_shapes_captions_say_what_they_show() -> None:
 
 
 def test_templates_over_class_names() -> None:
-    found = of_classes(["a {class}", "no other than {class}"], ["cat", "ox"], np.array([1, 0, 1]))
+    found = from_class_names(
+        ["a {class}", "no other than {class}"], ["cat", "ox"], np.array([1, 0, 1])
+    )
     told = [[found.sentences[n] for n in row] for row in found.numbers]
     assert told[0] == told[2] == ["a ox", "no other than ox"]
     assert told[1] == ["a cat", "no other than cat"]
     with pytest.raises(UsageError, match=r"'a photo' should say \{class\}"):
-        of_classes(["a photo"], ["cat"], np.array([0]))
+        from_class_names(["a photo"], ["cat"], np.array([0]))
     with pytest.raises(DdpmError, match="these pictures have none"):
-        of_classes(["a {class}"], [], np.array([-1]))
+        from_class_names(["a {class}"], [], np.array([-1]))
     with pytest.raises(DdpmError, match=r"'caf\\udce9' is not UTF-8: rename its folder"):
-        of_classes(["a {class}"], ["caf\udce9"], np.array([0]))
+        from_class_names(["a {class}"], ["caf\udce9"], np.array([0]))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +182,9 @@ def test_missing_captions_are_counted_and_some_named(
 
 def batches(config: RunConfig, templates: list[str]) -> Batches:
     labels = np.arange(12) % 2
-    told = of_classes(templates, ["dark", "light"], labels)
-    read = tokens.read(TextConfig(), told.sentences, CPU, Silent())
-    pictures = Pictures(np.zeros((12, 3, 8, 8), np.uint8), labels, np.arange(12), told, read)
+    told = from_class_names(templates, ["dark", "light"], labels)
+    read = tokens.tokenise(TextConfig(), told.sentences, CPU, Silent())
+    pictures = DecodedImages(np.zeros((12, 3, 8, 8), np.uint8), labels, np.arange(12), told, read)
     return Batches(config, schedules.from_config(config.diffusion), pictures, CPU)
 
 
@@ -211,7 +213,7 @@ def test_processes_share_the_captions_of_a_batch(monkeypatch: pytest.MonkeyPatch
     parts = []
     for rank in range(2):
         mine = slice(4 * rank, 4 * rank + 4)
-        monkeypatch.setattr(distributed, "share", lambda count, mine=mine: mine)
+        monkeypatch.setattr(distributed, "shard", lambda count, mine=mine: mine)
         parts.append(batches(config, ["a {class}", "{class}"]).draw(16, None))
     assert torch.equal(whole.condition.text, torch.cat([p.condition.text for p in parts]))
 

@@ -231,18 +231,18 @@ def test_a_data_set_without_network_says_how_to_bring_it(
 
 
 @pytest.fixture
-def prepared(photos: Path) -> loader.Pictures:
+def prepared(photos: Path) -> loader.DecodedImages:
     return loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
 
 
-def test_prepared_pictures_are_the_files(prepared: loader.Pictures, photos: Path) -> None:
+def test_prepared_pictures_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
     images, labels = prepared.take(np.array([0, 23]))
     source = sources.open_source(str(photos))
     assert (images[1].numpy() == source.picture(23, 3, (8, 8))).all()
     assert labels.tolist() == [0, 1]
 
 
-def test_changed_pictures_are_read_again(prepared: loader.Pictures, photos: Path) -> None:
+def test_changed_pictures_are_read_again(prepared: loader.DecodedImages, photos: Path) -> None:
     files.write_png(photos / "dark" / "0.png", np.full((3, 8, 8), 77, np.uint8))
     again = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
     assert (again.take(np.array([0]))[0] == 77).all()
@@ -262,7 +262,7 @@ def test_unreadable_pictures_stop_unless_they_may_be_skipped(photos: Path) -> No
         loader.prepare(source, 3, (8, 8), Silent())
 
 
-def test_holding_out_parts_the_pictures(prepared: loader.Pictures) -> None:
+def test_holding_out_parts_the_pictures(prepared: loader.DecodedImages) -> None:
     training, held_out = prepared.split(5, seed=0)
     assert (len(training), len(held_out)) == (19, 5)
     assert sorted([*training.rows, *held_out.rows]) == list(range(24))
@@ -271,15 +271,15 @@ def test_holding_out_parts_the_pictures(prepared: loader.Pictures) -> None:
 
 
 def test_every_epoch_is_a_permutation_and_any_stretch_can_be_asked_for() -> None:
-    order = loader.Order(10, seed=3)
+    order = loader.SampleOrder(10, seed=3)
     whole = order.indices(0, 40)
     assert [sorted(whole[e * 10 : e * 10 + 10]) for e in range(4)] == [list(range(10))] * 4
     assert len({tuple(whole[e * 10 : e * 10 + 10]) for e in range(4)}) == 4
-    fresh = loader.Order(10, seed=3)
+    fresh = loader.SampleOrder(10, seed=3)
     pieces = [fresh.indices(start, 7) for start in (28, 0, 21, 7, 14)]
     joined = np.concatenate([pieces[1], pieces[3], pieces[4], pieces[2], pieces[0]])
-    assert (joined == loader.Order(10, seed=3).indices(0, 35)).all()
-    assert (loader.Order(10, seed=4).indices(0, 10) != whole[:10]).any()
+    assert (joined == loader.SampleOrder(10, seed=3).indices(0, 35)).all()
+    assert (loader.SampleOrder(10, seed=4).indices(0, 10) != whole[:10]).any()
 
 
 def test_a_picture_beside_class_folders_is_named(

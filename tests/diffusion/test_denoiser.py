@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.condition import NOTHING
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
 from ddpm_cli.core.config.run import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
+from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 
 OBJECTIVE = ObjectiveConfig()
 LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
@@ -61,7 +61,7 @@ def test_a_network_that_outputs_the_target_denoises_perfectly(
     noised = Noised(x0, n, SIGMA)
     # x0 = x - sigma n cancels: at sigma 157 two of float64's sixteen digits go.
     torch.testing.assert_close(denoiser(noised.x, SIGMA), x0, rtol=0, atol=1e-12 * 157)
-    assert training_loss(denoiser, noised, NOTHING, OBJECTIVE).max() < 1e-12
+    assert training_loss(denoiser, noised, UNCONDITIONAL, OBJECTIVE).max() < 1e-12
 
 
 @given(st.floats(-6, 7), st.floats(-2, 2), st.floats(-3, 3))
@@ -117,7 +117,7 @@ def test_the_network_sees_ddpms_state_and_timestep(noise: Callable[..., Tensor])
 
 
 def uniform(count: int, generator: torch.Generator) -> Tensor:
-    return training_sigmas(LINEAR, OBJECTIVE, shares(count, generator))
+    return training_sigmas(LINEAR, OBJECTIVE, stratified_uniform(count, generator))
 
 
 def test_training_noise_levels_are_uniform_over_timesteps() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
@@ -50,8 +50,11 @@ def test_guidance(scale: float, expected: list[float]) -> None:
 
 
 def test_a_model_without_classes_is_not_guided() -> None:
-    denoiser = Denoiser(lambda x, c, k: x if k.says_nothing else x + NULL_CLASS, LINEAR, "x0")
-    assert guided(denoiser, NOTHING, Sampling())(ZERO, SIGMA.expand(2)).x0.tolist() == ZERO.tolist()
+    denoiser = Denoiser(lambda x, c, k: x if k.is_empty else x + NULL_CLASS, LINEAR, "x0")
+    assert (
+        guided(denoiser, UNCONDITIONAL, Sampling())(ZERO, SIGMA.expand(2)).x0.tolist()
+        == ZERO.tolist()
+    )
 
 
 @pytest.mark.parametrize("scale", [0, 4])
@@ -72,7 +75,7 @@ class Learned(Denoiser):
     def __init__(self) -> None:
         super().__init__(lambda x, c, k: x, LINEAR, "x0")
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
         assert condition.labels is not None
         return Prediction(x, (condition.labels / 10).float()[:, None, None, None].expand_as(x))
 
@@ -90,7 +93,9 @@ def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> No
     wanted, free = noise(2, 3, 8, 8), noise(2, 3, 8, 8)
 
     class Two(Denoiser):
-        def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+        def predict(
+            self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL
+        ) -> Prediction:
             assert condition.labels is not None and condition.labels.tolist() == [0, 0, -1, -1]
             return Prediction(torch.cat([wanted, free]))
 
@@ -110,7 +115,7 @@ def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> No
 class Gaussians(Denoiser):
     """The exact D of N(mean, 0.3^2): mean 0.4 for class 0, 0 without a class."""
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
         assert condition.labels is not None
         mean = torch.where(condition.labels == 0, 0.4, 0.0)[:, None, None, None]
         variance = (sigma**2)[:, None, None, None]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.condition import NOTHING
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
 from ddpm_cli.core.config.run import PARAMETERISATIONS, SCHEDULES, DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
@@ -45,7 +45,7 @@ def test_distances(loss: str, far: float, near: float) -> None:
     for value, expected in ((3.0, far), (0.5, near)):
         denoiser = Denoiser(constant(value), LINEAR, "x0")
         made = training_loss(
-            denoiser, Noised(zero, zero, SIGMA), NOTHING, ObjectiveConfig(loss=loss)
+            denoiser, Noised(zero, zero, SIGMA), UNCONDITIONAL, ObjectiveConfig(loss=loss)
         )
         torch.testing.assert_close(made, torch.full((6,), float(expected)))
 
@@ -102,7 +102,7 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
         "vlb": torch.minimum(500 * (below**-2 - s**-2), 1e12 / c_out**2),
     }[weighting]
     # The network is shown float32, and x0 = x - sigma F cancels at sigma 157.
-    made = training_loss(network, noised, NOTHING, objective)
+    made = training_loss(network, noised, UNCONDITIONAL, objective)
     torch.testing.assert_close(made, wanted * error, rtol=1e-4, atol=0)
 
 
@@ -152,8 +152,8 @@ def test_the_hybrid_loss_adds_a_thousandth_of_the_whole_bound(noise: Callable[..
     bound = variational_term(LINEAR, noised.x0, SIGMA, seen)
     for weight_given, factor in ((None, 1.0), (0.002, 2.0)):
         objective = ObjectiveConfig(vlb_weight=weight_given)
-        added = training_loss(hybrid, noised, NOTHING, objective)
-        added = added - training_loss(plain, noised, NOTHING, objective)
+        added = training_loss(hybrid, noised, UNCONDITIONAL, objective)
+        added = added - training_loss(plain, noised, UNCONDITIONAL, objective)
         torch.testing.assert_close(added, factor * 1000 / 1000 * bound, rtol=1e-6, atol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_the_hybrid_bound_trains_the_variance_alone_and_the_full_bound_both() ->
 
     def gradient(objective: ObjectiveConfig) -> tuple[Tensor, Tensor]:
         (found,) = torch.autograd.grad(
-            training_loss(denoiser, noised, NOTHING, objective).sum(), output
+            training_loss(denoiser, noised, UNCONDITIONAL, objective).sum(), output
         )
         return found[:, :3], found[:, 3:]
 
@@ -183,7 +183,7 @@ def test_the_bound_as_a_loss_is_all_its_timesteps() -> None:
     sigma = torch.from_numpy(small.sigma)
     noised = Noised(torch.zeros(7, 1, 2, 2), torch.ones(7, 1, 2, 2), sigma)
     denoiser = Denoiser(constant(0.1), small, "x0")
-    loss = training_loss(denoiser, noised, NOTHING, ObjectiveConfig(loss="vlb")).mean()
+    loss = training_loss(denoiser, noised, UNCONDITIONAL, ObjectiveConfig(loss="vlb")).mean()
     seen = Prediction(torch.full((7, 1, 2, 2), 0.1))
     terms = variational_term(small, noised.x0, sigma, seen)
     torch.testing.assert_close(loss, terms.sum())
@@ -208,7 +208,7 @@ def test_no_loss_is_ever_nan_or_infinite(
         denoiser = Denoiser(lambda x, c, k: output, table, parameterisation)
         assert denoiser(Noised(x0, n, sigma).x, sigma).isfinite().all()
         for objective in objectives:
-            loss = training_loss(denoiser, Noised(x0, n, sigma), NOTHING, objective)
+            loss = training_loss(denoiser, Noised(x0, n, sigma), UNCONDITIONAL, objective)
             (gradient,) = torch.autograd.grad(loss.sum(), output)
             assert loss.isfinite().all(), (parameterisation, objective)
             assert gradient.isfinite().all(), (parameterisation, objective)

@@ -12,10 +12,10 @@ from scipy import stats
 from ddpm_cli.core.config.run import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
-from ddpm_cli.core.diffusion.noising import shares, training_sigmas
+from ddpm_cli.core.diffusion.noising import stratified_uniform, training_sigmas
 
 COUNT = 20_000
-U = shares(COUNT, torch.Generator().manual_seed(0))
+U = stratified_uniform(COUNT, torch.Generator().manual_seed(0))
 
 
 def levels(schedule: str, **objective: object) -> np.ndarray:

@@ -63,7 +63,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def last(steps: Iterator[samplers.Step]) -> Tensor:
+def last(steps: Iterator[samplers.SamplerStep]) -> Tensor:
     return list(steps)[-1].x
 
 
@@ -162,7 +162,9 @@ def test_learned_variance(draws: list[Tensor], monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(ours, x, **CLOSE)
 
 
-SOLVERS: dict[str, tuple[Any, dict[str, Any], Callable[[Tensor, Tensor], Iterator[samplers.Step]]]]
+SOLVERS: dict[
+    str, tuple[Any, dict[str, Any], Callable[[Tensor, Tensor], Iterator[samplers.SamplerStep]]]
+]
 SOLVERS = {
     "euler": (
         EulerDiscreteScheduler,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.run import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -65,7 +65,7 @@ def drawn(
     network = Counted()
     denoiser = Denoiser(network, schedule, parameterisation)
     noise = kind([0, 1], (1, 2, 2), CPU)
-    condition = NOTHING if how.guidance == 1 else Condition(torch.tensor([0, 1]))
+    condition = UNCONDITIONAL if how.guidance == 1 else Condition(torch.tensor([0, 1]))
     steps = list(sampling.sample(denoiser, noise, condition, how))
     assert [step.index for step in steps] == list(range(how.steps))
     assert steps[-1].sigma_next == 0
@@ -196,7 +196,7 @@ def test_cosines_first_jump_does_not_break_solvers_of_the_flow() -> None:
         for spacing in ("karras", "trailing"):
             how = Sampling(40, sampler=name, spacing=spacing, threshold="none")
             noise = ImageNoise(range(64), (1, 8, 8), CPU)
-            x = list(sampling.sample(denoiser, noise, NOTHING, how))[-1].x
+            x = list(sampling.sample(denoiser, noise, UNCONDITIONAL, how))[-1].x
             # 4,096 draws know a deviation of 0.5 to 0.0055.
             assert x.std().item() == pytest.approx(0.5, abs=0.03), (name, spacing)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_cli.core.conditioning.requests import Asked, Wishes
+from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.archives import picture_files
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -30,8 +30,8 @@ def model(train_tiny: Callable[..., Result]) -> generate.Model:
     return generate.load_model(Path("runs/tiny/model.safetensors"), CPU, torch.float32)
 
 
-def asked(classes: list[str] | None) -> Asked:
-    return Asked(tuple(classes or ()))
+def asked(classes: list[str] | None) -> ConditionRequest:
+    return ConditionRequest(tuple(classes or ()))
 
 
 def pictures(
@@ -42,7 +42,7 @@ def pictures(
     how: Sampling,
     classes: list[str] | None = None,
 ) -> np.ndarray:
-    request = generate.make_request(model, count, seed, asked(classes), how, Silent())
+    request = generate.resolve_request(model, count, seed, asked(classes), how, Silent())
     batches = generate.draw(model, request, range(count), batch, Silent())
     return np.concatenate([images for _, images in batches])
 
@@ -68,7 +68,7 @@ def test_a_picture_depends_on_its_seed_alone(model: generate.Model, how: Samplin
 
 def test_classes_come_in_turn_by_name_or_number(model: generate.Model) -> None:
     def labels(classes: list[str] | None, seed: int = 0) -> list[int | None]:
-        request = generate.make_request(model, 4, seed, asked(classes), Sampling(4), Silent())
+        request = generate.resolve_request(model, 4, seed, asked(classes), Sampling(4), Silent())
         return [request.about(i)[0] for i in range(4)]
 
     assert labels(None) == [0, 1, 0, 1]
@@ -79,7 +79,7 @@ def test_classes_come_in_turn_by_name_or_number(model: generate.Model) -> None:
 
 def test_more_steps_than_the_model_has(model: generate.Model) -> None:
     with pytest.raises(UsageError, match="the model's 1000 timesteps, not 1001"):
-        generate.make_request(model, 1, 0, Asked(), Sampling(1001), Silent())
+        generate.resolve_request(model, 1, 0, ConditionRequest(), Sampling(1001), Silent())
 
 
 def test_the_folder_holds_exactly_n(ddpm: Callable[..., Result], model: generate.Model) -> None:
@@ -166,7 +166,7 @@ def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: generat
 def test_two_processes_draw_the_same_pictures(
     ddpm: Callable[..., Result], model: generate.Model
 ) -> None:
-    from test_training import finished, shell
+    from tests.training.test_training import finished, shell
 
     command = ("sample", "-n", 5, "--steps", 3)
     assert ddpm(*command, "--out", "one").code == 0
@@ -259,7 +259,7 @@ def test_the_newest_run_is_the_default(
 
 def test_impossible_requests() -> None:
     with pytest.raises(DdpmError, match="-n"):
-        generate.Request(0, 0, Wishes(), Sampling())
+        generate.GenerationRequest(0, 0, ConditionPlan(), Sampling())
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.evaluate import Wanted, judge, judge_inception_score
+from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate, evaluate_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
-from ddpm_cli.core.metrics.images import ArrayPictures
+from ddpm_cli.core.metrics.images import NpzImages
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, FidInception
-from ddpm_cli.core.metrics.inputs import Side, open_side
+from ddpm_cli.core.metrics.inputs import ScoreInput, open_input
 from ddpm_cli.core.metrics.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.scores import frechet_distance, inception_score
-from ddpm_cli.core.metrics.statistics import Origin, Statistics
+from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from tests.support.inception_standin import standin_weights
@@ -64,10 +64,10 @@ class Ear(Silent):
 
 
 def judge_fid(
-    real: Side, fake: Side, how: Extractor | None, reporter: Reporter
+    real: ScoreInput, fake: ScoreInput, how: Extractor | None, reporter: Reporter
 ) -> tuple[Report, Statistics]:
-    wanted = Wanted(frozenset({"fid"}), spread=False, cache=False)
-    report, statistics = judge(real, fake, how, wanted, reporter)
+    wanted = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
+    report, statistics = evaluate(real, fake, how, wanted, reporter)
     assert statistics is not None
     assert report.fid is not None
     return report, statistics
@@ -82,9 +82,9 @@ def write(path: Path, n: int, seed: int, side: int = 299, bright: int = 256) -> 
     return path
 
 
-def images(path: Path) -> ArrayPictures:
-    side = open_side(path)
-    assert isinstance(side, ArrayPictures)
+def images(path: Path) -> NpzImages:
+    side = open_input(path)
+    assert isinstance(side, NpzImages)
     return side
 
 
@@ -134,7 +134,7 @@ def test_batch_size_order_and_container_change_nothing(tmp_path: Path, how: Prot
         assert other.fid == pytest.approx(one.fid, rel=1e-6)
         assert set(with_other.network.batches) == {batch, 20 % batch} - {0}
     shuffled = folder_of(tmp_path / "f", fake, list(np.random.default_rng(0).permutation(20)))
-    other, _ = judge_fid(images(real), open_side(shuffled), extractor(how), Silent())
+    other, _ = judge_fid(images(real), open_input(shuffled), extractor(how), Silent())
     assert other.fid == pytest.approx(one.fid, rel=1e-6)
 
 
@@ -154,12 +154,12 @@ def test_mixed_sizes_are_resized_each_by_itself_in_full_batches(tmp_path: Path) 
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
     with_it = extractor(batch=5)
     got = torch.cat(
-        [found.pool for found in with_it.features(open_side(tmp_path).walk(slice(None)))]
+        [found.pool for found in with_it.features(open_input(tmp_path).walk(slice(None)))]
     )
     assert with_it.network.batches == [5, 5, 2]
     alone = [
         with_it.network(PYTORCH_FID.prepare(picture[None])).pool
-        for batch in open_side(tmp_path).walk(slice(None))
+        for batch in open_input(tmp_path).walk(slice(None))
         for picture in batch
     ]
     assert (got - torch.cat(alone)).abs().max() < 1e-5
@@ -169,7 +169,7 @@ def test_saved_statistics_stand_for_the_pictures(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 30, 1, 32)
     direct, statistics = judge_fid(images(real), images(fake), extractor(), Silent())
     statistics.write(tmp_path / "s.npz")
-    saved = open_side(tmp_path / "s.npz")
+    saved = open_input(tmp_path / "s.npz")
     again, _ = judge_fid(saved, images(fake), extractor(), Silent())
     assert again.fid == pytest.approx(direct.fid, rel=1e-12)
     assert (again.n_real, again.real) == (30, "npz 32x32")
@@ -181,10 +181,10 @@ def test_saved_statistics_stand_for_the_pictures(tmp_path: Path) -> None:
 def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     fake = write(tmp_path / "f.npz", 5, 1, 32)
     zero = (np.zeros(12), np.eye(12), 5)
-    resized = Statistics(*zero, Origin("torch-fidelity", "ab" * 32))
+    resized = Statistics(*zero, FeatureOrigin("torch-fidelity", "ab" * 32))
     with pytest.raises(DdpmError, match="--protocol of REAL is torch-fidelity, of FAKE pytorch"):
         judge_fid(resized, images(fake), extractor(), Silent())
-    retrained = Statistics(*zero, Origin("pytorch-fid", "cd" * 32))
+    retrained = Statistics(*zero, FeatureOrigin("pytorch-fid", "cd" * 32))
     with pytest.raises(DdpmError, match=r"--weights of REAL is cdcd.*, of FAKE abab"):
         judge_fid(retrained, images(fake), extractor(), Silent())
     narrow = Statistics(np.zeros(3), np.eye(3), 5)
@@ -218,7 +218,7 @@ def test_one_picture_is_too_few(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "f", real, [0, 1])
     (folder / "000.png").write_bytes(b"")
     with pytest.raises(DdpmError, match=r"only 1 images of .* are readable"):
-        judge_fid(images(real), open_side(folder, skip_bad=True), extractor(), Silent())
+        judge_fid(images(real), open_input(folder, skip_bad=True), extractor(), Silent())
 
 
 def test_features_that_are_not_finite(tmp_path: Path) -> None:
@@ -239,14 +239,14 @@ def test_inception_score_of_pictures(tmp_path: Path) -> None:
     wanted = inception_score((features_by_hand(path) * 5).__getitem__, 50, splits=5)
     ear = Ear()
     for batch in (64, 7):
-        result = judge_inception_score(images(path), extractor(batch=batch), 5, ear)
+        result = evaluate_inception_score(images(path), extractor(batch=batch), 5, ear)
         assert (result.mean, result.std) == pytest.approx(wanted, rel=1e-3)
         assert (result.n, result.splits) == (50, 5)
     assert ear.done[-1] == 50
     assert f"Inception Score {wanted[0]:.2f}" in result.line()
     assert "n=50 splits=5 shuffled | npz 299x299" in result.line()
     with pytest.raises(DdpmError, match=r"r\.npz holds 50 images, too few for 51 splits"):
-        judge_inception_score(images(path), extractor(), 51, Silent())
+        evaluate_inception_score(images(path), extractor(), 51, Silent())
 
 
 def test_floats_are_no_pictures() -> None:
@@ -272,8 +272,8 @@ def test_grey_pictures_bring_a_caveat(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "g.npz", arr_0=pixels)
     ear = Ear()
-    judge_inception_score(images(tmp_path / "g.npz"), extractor(), 2, ear)
+    evaluate_inception_score(images(tmp_path / "g.npz"), extractor(), 2, ear)
     assert any("all pictures are grey" in heard for heard in ear.heard)
     ear = Ear()
-    judge_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, ear)
+    evaluate_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, ear)
     assert ear.heard == []

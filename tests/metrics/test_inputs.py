@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import images
-from ddpm_cli.core.metrics.images import ArrayPictures, FilePictures
-from ddpm_cli.core.metrics.inputs import open_side
+from ddpm_cli.core.metrics.images import FileImages, NpzImages
+from ddpm_cli.core.metrics.inputs import open_input
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -35,13 +35,13 @@ def save(path: Path, array: np.ndarray, mode: str | None = None) -> np.ndarray:
     return array
 
 
-def opened(path: Path, skip_bad: bool = False) -> FilePictures | ArrayPictures:
-    side = open_side(path, skip_bad)
-    assert isinstance(side, FilePictures | ArrayPictures)
+def opened(path: Path, skip_bad: bool = False) -> FileImages | NpzImages:
+    side = open_input(path, skip_bad)
+    assert isinstance(side, FileImages | NpzImages)
     return side
 
 
-def everything(side: FilePictures | ArrayPictures) -> list[Tensor]:
+def everything(side: FileImages | NpzImages) -> list[Tensor]:
     return [picture for batch in side.walk(slice(None)) for picture in batch]
 
 
@@ -200,17 +200,17 @@ def test_arrays_are_read_in_pieces(
 def test_arrays_of_something_else(tmp_path: Path, array: np.ndarray, seen: str) -> None:
     np.savez(tmp_path / "s.npz", arr_0=array)
     with pytest.raises(DdpmError, match=f"arr_0 is {seen}; pictures are uint8"):
-        open_side(tmp_path / "s.npz")
+        open_input(tmp_path / "s.npz")
 
 
 def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     np.savez(path, weights=np.zeros(3))
     with pytest.raises(DdpmError, match="holds weights; images have arr_0"):
-        open_side(path)
+        open_input(path)
     path.write_bytes(b"no zip")
     with pytest.raises(DdpmError, match=r"not an \.npz"):
-        open_side(path)
+        open_input(path)
     array = noise(40, 64, 64, 3)
     np.savez(path, arr_0=array)
     at = path.read_bytes().index(array.tobytes())
@@ -225,7 +225,7 @@ def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     np.savez(path, arr_0=np.asfortranarray(noise(2, 4, 4, 3)))
     with pytest.raises(DdpmError, match="pictures are uint8"):
-        open_side(path)
+        open_input(path)
     array = io.BytesIO()
     np.save(array, noise(2, 4, 4, 3))
     with zipfile.ZipFile(path, "w") as archive:
@@ -236,18 +236,18 @@ def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
 
 def test_statistics_files_are_told_from_image_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
-    assert isinstance(open_side(tmp_path / "s.npz"), Statistics)
+    assert isinstance(open_input(tmp_path / "s.npz"), Statistics)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match="no such folder"):
-        open_side(tmp_path / "nowhere")
+        open_input(tmp_path / "nowhere")
     with pytest.raises(DdpmError, match="no such folder"):
-        open_side(tmp_path / "nowhere.npz")
+        open_input(tmp_path / "nowhere.npz")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.npz").touch()
     with pytest.raises(DdpmError, match=r"no images in .*it holds 1 \.npz"):
-        open_side(tmp_path / "in")
+        open_input(tmp_path / "in")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -269,7 +269,7 @@ def test_flipped_bytes_and_torn_ends_are_one_line(
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))])
         try:
-            side = open_side(path)
+            side = open_input(path)
             if not isinstance(side, Statistics):
                 list(side.walk(slice(None)))
         except DdpmError:

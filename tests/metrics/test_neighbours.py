@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import feature_store, prdc
 from ddpm_cli.core.metrics import kid as kid_module
-from ddpm_cli.core.metrics.feature_store import Rows
+from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.kid import kid, squared_mmd
 from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance
 from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
@@ -23,8 +23,8 @@ def normal(n: int, d: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def stored(features: Tensor) -> Rows:
-    kept = Rows(features.shape[1])
+def stored(features: Tensor) -> FeatureStore:
+    kept = FeatureStore(features.shape[1])
     for part in features.split(7):
         kept.append(part)
     return kept
@@ -38,11 +38,11 @@ def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
     chosen = np.array([99, 0, 5, 5, 98])
     assert torch.equal(kept.take(chosen), x[torch.from_numpy(chosen)])
     kept.save(tmp_path / "f32")
-    again = Rows.open(tmp_path / "f32", 16)
+    again = FeatureStore.open(tmp_path / "f32", 16)
     assert torch.equal(again.block(0, 1000), x)
     assert len(stored(torch.empty(0, 3))) == 0
     with pytest.raises(DdpmError, match="nowhere"):
-        Rows.open(tmp_path / "nowhere", 16)
+        FeatureStore.open(tmp_path / "nowhere", 16)
 
 
 def test_mmd_by_the_definition() -> None:
@@ -102,7 +102,7 @@ def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
 def test_neighbours_by_the_definition_in_any_blocks(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(Rows.blocks, "__defaults__", (block,))
+    monkeypatch.setattr(FeatureStore.blocks, "__defaults__", (block,))
     real, fake = normal(53, 4, shift=9.0), normal(67, 4, 1, 9.5)
     found = prdc.neighbours(stored(real), stored(fake), Silent())
     assert found == pytest.approx(by_hand(real, fake), rel=1e-12)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from ddpm_cli.core.data.archives import picture_files
 from ddpm_cli.core.data.shapes import Shapes
-from ddpm_cli.core.metrics.evaluate import judge_inception_score
+from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
 from ddpm_cli.core.metrics.inception import FidInception
-from ddpm_cli.core.metrics.inputs import open_side
+from ddpm_cli.core.metrics.inputs import open_input
 from ddpm_cli.core.metrics.kid import squared_mmd
 from ddpm_cli.core.metrics.protocols import CLEAN_FID, PYTORCH_FID, TORCH_FIDELITY, Protocol
 from ddpm_cli.core.metrics.scores import frechet_distance
@@ -84,7 +84,7 @@ def ours(weights: Path, how: Protocol) -> Extractor:
 
 
 def features(extractor: Extractor, folder: Path) -> tuple[Floats, Floats]:
-    side = open_side(folder)
+    side = open_input(folder)
     assert not isinstance(side, Statistics)
     found = list(extractor.features(side.walk(slice(None))))
     pool, logits = (torch.cat(parts).double().numpy() for parts in zip(*found, strict=True))
@@ -160,8 +160,8 @@ def test_torch_fidelity(weights: Path, folders: Folders) -> None:
     wanted = theirs[distances.KEY_METRIC_FID]
     assert our_distance(extractor, folders) == pytest.approx(wanted, rel=1e-3)
     theirs = scores.isc_features_to_metric(logits[1], splits=3)
-    side = open_side(folders[1])
-    found = judge_inception_score(side, extractor, 3, Silent())  # type: ignore[arg-type]
+    side = open_input(folders[1])
+    found = evaluate_inception_score(side, extractor, 3, Silent())  # type: ignore[arg-type]
     assert found.mean == pytest.approx(theirs[scores.KEY_METRIC_ISC_MEAN], rel=1e-4)
     assert found.std == pytest.approx(theirs[scores.KEY_METRIC_ISC_STD], abs=1e-4)
 

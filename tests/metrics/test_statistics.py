@@ -10,7 +10,7 @@ import torch
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import statistics
-from ddpm_cli.core.metrics.statistics import Moments, Origin, Statistics, read_statistics
+from ddpm_cli.core.metrics.statistics import FeatureOrigin, Moments, Statistics, read_statistics
 
 
 def features(n: int = 300, d: int = 24, offset: float = 0.0) -> torch.Tensor:
@@ -66,12 +66,22 @@ def test_a_part_can_be_taken_out_again() -> None:
 
 
 def test_what_may_not_be_compared() -> None:
-    one = Origin("pytorch-fid", "ab", "fp32")
+    one = FeatureOrigin("pytorch-fid", "ab", "fp32")
     assert one.conflict(one) is None
-    assert one.conflict(Origin("pytorch-fid")) is None  # does not say: not certainly different
-    assert one.conflict(Origin("clean-fid", "ab")) == ("--protocol", "pytorch-fid", "clean-fid")
-    assert one.conflict(Origin("pytorch-fid", "cd")) == ("--weights", "ab", "cd")
-    assert one.conflict(Origin("pytorch-fid", "ab", "bf16")) == ("--precision", "fp32", "bf16")
+    assert (
+        one.conflict(FeatureOrigin("pytorch-fid")) is None
+    )  # does not say: not certainly different
+    assert one.conflict(FeatureOrigin("clean-fid", "ab")) == (
+        "--protocol",
+        "pytorch-fid",
+        "clean-fid",
+    )
+    assert one.conflict(FeatureOrigin("pytorch-fid", "cd")) == ("--weights", "ab", "cd")
+    assert one.conflict(FeatureOrigin("pytorch-fid", "ab", "bf16")) == (
+        "--precision",
+        "fp32",
+        "bf16",
+    )
 
 
 def test_a_large_mean_costs_no_digits() -> None:
@@ -104,7 +114,11 @@ def test_a_covariance_needs_two() -> None:
 def test_files_are_read_as_written_and_by_pytorch_fid(tmp_path: Path) -> None:
     got = moments(features())
     written = Statistics(
-        got.mean, got.covariance, 300, Origin("pytorch-fid", "ab" * 32, "fp32", "bilinear"), "png"
+        got.mean,
+        got.covariance,
+        300,
+        FeatureOrigin("pytorch-fid", "ab" * 32, "fp32", "bilinear"),
+        "png",
     )
     written.write(tmp_path / "s.npz")
     read = read_statistics(tmp_path / "s.npz")
@@ -121,9 +135,9 @@ def test_files_are_read_as_written_and_by_pytorch_fid(tmp_path: Path) -> None:
 def test_files_of_pytorch_fid_do_not_say_how_they_were_made(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=np.eye(3))
     read = read_statistics(tmp_path / "s.npz")
-    assert (read.n, read.origin) == (None, Origin())
+    assert (read.n, read.origin) == (None, FeatureOrigin())
     read.write(tmp_path / "again.npz")
-    assert read_statistics(tmp_path / "again.npz").origin == Origin()
+    assert read_statistics(tmp_path / "again.npz").origin == FeatureOrigin()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.config.network import BLOCKS, WIDENING, NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import BLOCKS, CHANNEL_CHANGING, NetworkConfig, TextConfig
 from ddpm_cli.core.models.attention import ChannelAttention
 from ddpm_cli.core.models.blocks import ResidualBlock
-from ddpm_cli.core.models.embeddings import Context
+from ddpm_cli.core.models.embeddings import BlockContext
 from ddpm_cli.core.models.unet import Stage
 
 TEXT = TextConfig(length=6, width=8, layers=1, heads=2)
@@ -49,7 +49,7 @@ def fresh(case: str, inputs: int = 8, **change: Any) -> nn.Module:
     kind, own = CASES[case]
     config = replace(CONFIG, **own, **change)
     torch.manual_seed(0)
-    kinds = (kind,) if kind in WIDENING else ("res", kind)
+    kinds = (kind,) if kind in CHANNEL_CHANGING else ("res", kind)
     return Stage(kinds, inputs, 8, config).blocks[-1]
 
 
@@ -61,12 +61,12 @@ def randomised(network: nn.Module, std: float = 0.3) -> nn.Module:
     return network.double()
 
 
-def context(batch: int = 3) -> Context:
-    """Texts of 1, 2, 3 … of 5 tokens."""
+def context(batch: int = 3) -> BlockContext:
+    """TokenisedText of 1, 2, 3 … of 5 tokens."""
     random = torch.Generator().manual_seed(2)
     vector, classes = torch.randn(2, batch, 32, generator=random, dtype=torch.float64)
     tokens = torch.randn(batch, 5, 8, generator=random, dtype=torch.float64)
-    return Context(vector, classes, tokens, torch.arange(5) <= torch.arange(batch)[:, None])
+    return BlockContext(vector, classes, tokens, torch.arange(5) <= torch.arange(batch)[:, None])
 
 
 def pictures(*shape: int) -> Tensor:
@@ -106,7 +106,9 @@ def test_the_residual_sum_is_scaled(case: str) -> None:
 @every_case
 def test_pictures_of_a_batch_do_not_see_each_other(case: str) -> None:
     block, x, told = randomised(fresh(case)), pictures(3, 8, 4, 6), context()
-    alone = [block(x[i : i + 1], Context(*(part[i : i + 1] for part in told))) for i in range(3)]
+    alone = [
+        block(x[i : i + 1], BlockContext(*(part[i : i + 1] for part in told))) for i in range(3)
+    ]
     torch.testing.assert_close(block(x, told), torch.cat(alone))
 
 

@@ -18,7 +18,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.attention import SelfAttention
 from ddpm_cli.core.models.blocks import Downsample, ResidualBlock
-from ddpm_cli.core.models.embeddings import Context, sinusoidal
+from ddpm_cli.core.models.embeddings import BlockContext, sinusoidal
 from ddpm_cli.core.models.unet import UNet, parameter_count
 
 TINY = NetworkConfig(
@@ -26,7 +26,7 @@ TINY = NetworkConfig(
 )
 
 
-NONE = Context(torch.zeros(2, 32))
+NONE = BlockContext(torch.zeros(2, 32))
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
@@ -124,7 +124,7 @@ def test_a_residual_block_against_the_paper_written_out() -> None:
         nnf.silu(group_norm(h, 4, "norm2")), p["conv2.weight"], p["conv2.bias"], padding=1
     )
     expected = h + nnf.conv2d(x, p["skip.weight"], p["skip.bias"])
-    torch.testing.assert_close(block(x, Context(nnf.silu(c))), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(block(x, BlockContext(nnf.silu(c))), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import WIDENING, NetworkConfig
+from ddpm_cli.core.config.network import CHANNEL_CHANGING, NetworkConfig
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
@@ -22,7 +22,7 @@ from tests.models.test_blocks import CASES, CONFIG, TEXT, every_case, randomised
 def network_of(case: str, **change: Any) -> NetworkConfig:
     """A network with the block on all levels, and with what the block needs to be told."""
     kind, own = CASES[case]
-    recipe = kind if kind in WIDENING else f"res,{kind}"
+    recipe = kind if kind in CHANNEL_CHANGING else f"res,{kind}"
     text = TEXT if kind == "text-attn" else None
     return replace(CONFIG, text=text, blocks=(recipe,), middle=recipe, **own, **change)
 

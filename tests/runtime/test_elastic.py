@@ -39,7 +39,7 @@ from ddpm_cli.core.runtime import devices, locks
 from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
 from ddpm_cli.core.runtime.elastic.failures import first_failure
 from ddpm_cli.core.runtime.elastic.launch import Nodes
-from ddpm_cli.core.runtime.locks import locked
+from ddpm_cli.core.runtime.locks import lock_run
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training import session
 from ddpm_cli.core.training.budget import Clock
@@ -180,10 +180,10 @@ def test_how_a_worker_ended_is_told_though_the_disk_is_full(
             raise OSError(28, "No space left on device")
 
         patch.setattr(Path, "write_text", full)
-        worker.record("the disk is full", 1)
+        worker.record_failure("the disk is full", 1)
     nothing = ProcessFailure(0, 1, 1, file)
     assert first_failure({0: nothing}).message == "it ended with exit code 1"
-    worker.record("the disk is full", 1)
+    worker.record_failure("the disk is full", 1)
     failure = first_failure({0: ProcessFailure(0, 1, 1, file)})
     assert (failure.message, failure.purpose) == ("the disk is full", 1)
 
@@ -192,8 +192,8 @@ def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatc
     for rank, silent in (("0", False), ("3", True)):
         monkeypatch.setenv("RANK", rank)
         for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
-            assert worker.tell(error) == silent
-        assert not worker.tell(DdpmError("of this process alone"))
+            assert worker.report_failure(error) == silent
+        assert not worker.report_failure(DdpmError("of this process alone"))
 
 
 @pytest.mark.parametrize(("place", "code"), [({}, -signal.SIGABRT), ({"RANK": "1"}, 0)])
@@ -231,7 +231,7 @@ def test_time_runs_out_where_saving_still_fits(monkeypatch: pytest.MonkeyPatch) 
     request = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
     for now[0], heard in ((900.0, 0), (926.9, 0), (927.1, stopping.OUT_OF_TIME)):
         assert request.signal == heard
-    assert "the end of its time" in str(stopping.stopped(request.signal, "run"))
+    assert "the end of its time" in str(stopping.stopped_error(request.signal, "run"))
     first = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
     first.note(signal.SIGUSR1)
     assert first.signal == signal.SIGUSR1
@@ -372,7 +372,7 @@ def ignoring_hangups() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ignoring_hangups")
 def test_signals_that_we_were_started_to_ignore_stay_ignored() -> None:
-    with stopping.listening() as stop:
+    with stopping.catch_signals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert (stop.signal, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -457,8 +457,8 @@ def test_one_training_at_a_time(train_tiny: Run) -> None:
     assert train_tiny("--out", "run", "--images", 8).code == 0
     program = (
         "import sys; from pathlib import Path\n"
-        "from ddpm_cli.core.runtime.locks import locked\n"
-        "with locked(Path('run'), print):\n"
+        "from ddpm_cli.core.runtime.locks import lock_run\n"
+        "with lock_run(Path('run'), print):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
@@ -488,20 +488,20 @@ def test_without_locks_the_host_and_process_are_asked(
     monkeypatch.setattr(fcntl, "flock", unsupported)
     said: list[str] = []
     lock = tmp_path / ".lock"
-    with locked(tmp_path, said.append):
+    with lock_run(tmp_path, said.append):
         assert "without locks" in said[0]
         told = json.loads(lock.read_text())
     parent = told | {"pid": os.getppid()}  # alive, but began before us
     assert locks._started(os.getppid()) != told["started"] == locks._started(os.getpid())
     lock.write_text(json.dumps(parent | {"started": locks._started(os.getppid())}))
     seen = f"process {os.getppid()} on .*; if there is none, delete {lock}"
-    with pytest.raises(DdpmError, match=seen), locked(tmp_path, print):
+    with pytest.raises(DdpmError, match=seen), lock_run(tmp_path, print):
         pass
     gone = told | {"pid": 2**22 + 1}
     elsewhere = parent | {"host": "another"}
     for holder in (gone, elsewhere, parent, told):  # the last two: their numbers were given again
         lock.write_text(json.dumps(holder))
-        with locked(tmp_path, said.append):
+        with lock_run(tmp_path, said.append):
             pass
 
 
@@ -630,16 +630,18 @@ def test_which_failure_explains_the_others(first_to_last: list[Any]) -> None:
 def test_torchruns_patience_is_compared_with_a_snapshots_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert stopping.short_grace(100.0) is None
+    assert stopping.short_grace_warning(100.0) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert stopping.short_grace(20.0) is None
-    assert "30 s after SIGTERM, but the last snapshot took 41 s" in str(stopping.short_grace(41.0))
+    assert stopping.short_grace_warning(20.0) is None
+    assert "30 s after SIGTERM, but the last snapshot took 41 s" in str(
+        stopping.short_grace_warning(41.0)
+    )
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
-    assert stopping.short_grace(41.0) is None
+    assert stopping.short_grace_warning(41.0) is None
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
     monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
-    assert stopping.short_grace(41.0) is None
-    assert (stopping.grace(0.0), stopping.grace(200.0)) == (120.0, 600.0)
+    assert stopping.short_grace_warning(41.0) is None
+    assert (stopping.grace_period(0.0), stopping.grace_period(200.0)) == (120.0, 600.0)
 
 
 def test_nodes_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -664,7 +666,7 @@ def test_a_node_that_waits_for_the_first_heeds_signals(monkeypatch: pytest.Monke
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(socket, "create_connection", refused)
-    with stopping.listening() as stop, pytest.raises(PreemptedError), stop.at_once():
+    with stopping.catch_signals() as stop, pytest.raises(PreemptedError), stop.raise_at_once():
         launch.launch(launch.Launch(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.condition import NOTHING, Condition
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig, reading_text
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
+from ddpm_cli.core.config.network import NetworkConfig, TextConfig, with_text_attention
 from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig, RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
@@ -43,7 +43,7 @@ def begun(path: Path, network: NetworkConfig) -> UNet:
     return state.network.eval()
 
 
-def output(network: UNet, condition: Condition = NOTHING) -> torch.Tensor:
+def output(network: UNet, condition: Condition = UNCONDITIONAL) -> torch.Tensor:
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         return network(x, torch.tensor([3.0, 700.0]), condition)
@@ -65,14 +65,14 @@ def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_
         replace(
             PLAIN,
             text=TextConfig(length=4, width=8, layers=1, heads=1),
-            blocks=tuple(map(reading_text, PLAIN.blocks)),
-            middle=reading_text(PLAIN.middle),
+            blocks=tuple(map(with_text_attention, PLAIN.blocks)),
+            middle=with_text_attention(PLAIN.middle),
         ),
         replace(
             PLAIN,
             text=TextConfig("an encoder", width=4),
-            blocks=tuple(map(reading_text, PLAIN.blocks)),
-            middle=reading_text(PLAIN.middle),
+            blocks=tuple(map(with_text_attention, PLAIN.blocks)),
+            middle=with_text_attention(PLAIN.middle),
         ),
     ):
         network = begun(tmp_path / "w.safetensors", more)
@@ -89,8 +89,8 @@ def test_captions_may_be_new_beside_any_other_block(tmp_path: Path) -> None:
     more = replace(
         stages,
         text=TextConfig(length=4, width=8, layers=1, heads=1),
-        blocks=tuple(map(reading_text, stages.blocks)),
-        middle=reading_text(stages.middle),
+        blocks=tuple(map(with_text_attention, stages.blocks)),
+        middle=with_text_attention(stages.middle),
     )
     assert (more.blocks[1], more.middle) == (
         "res,attn,channel-attn,text-attn",

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config import run as c
-from ddpm_cli.core.data.loader import Order
+from ddpm_cli.core.data.loader import SampleOrder
 from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError
 from ddpm_cli.core.runtime import files
 from ddpm_cli.core.runtime.elastic import watchdog
@@ -301,7 +301,7 @@ def test_a_post_mortem_tells_what_went_wrong(
     assert [step["images"] for step in told["bad_steps"]] == list(range(88, 241, 8))
     assert {step["grad_norm"] for step in told["bad_steps"]} == {"nan"}
     (loss,) = told["last_batch"]["not_finite"]
-    assert loss["row"] == taken[Order(16, 0).indices(232, 8)[2]]
+    assert loss["row"] == taken[SampleOrder(16, 0).indices(232, 8)[2]]
     assert (loss["loss"], loss["sigma"] > 0, told["last_batch"]["losses"]) == ("nan", True, 8)
     assert told["snapshot"].endswith("000000000200.pt")  # of good weights: bad steps change none
     assert told["precision"] == "float32" and not any("fp32" in mend for mend in told["try"])
@@ -525,7 +525,7 @@ def test_a_run_whose_snapshots_are_gone_is_not_overwritten(
 def test_a_run_that_died_before_its_first_snapshot_begins_again(
     train_tiny: Callable[..., Result],
 ) -> None:
-    """Rows were logged and weights written, but no save had ended."""
+    """FeatureStore were logged and weights written, but no save had ended."""
     assert train_tiny("--out", "run", "--images", 8, "--json").code == 0
     shutil.rmtree("run/snapshots")
     again = train_tiny("--out", "run", "--json")

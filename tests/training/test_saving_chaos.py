@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddpm_cli.core.checkpoints import snapshots
-from ddpm_cli.core.data.loader import Order
+from ddpm_cli.core.data.loader import SampleOrder
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.trainer import Trainer
@@ -201,7 +201,9 @@ def test_bad_numbers_in_one_process_are_skipped_by_all_and_end_all_where_they_st
     assert (told["images"], told["processes"], told["last_good_step"]["images"]) == (224, 2, 64)
     (loss,) = told["last_batch"]["not_finite"]
     assert told["last_batch"]["losses"] == 8
-    assert loss["row"] == Order(24, 0).indices(216, 8)[4]  # the first of the second one's share
+    assert (
+        loss["row"] == SampleOrder(24, 0).indices(216, 8)[4]
+    )  # the first of the second one's share
     for path in snapshots.listed(Path("run/snapshots")):
         held = torch.load(path, weights_only=True)
         assert held["progress"]["skipped"] == 2 + held["progress"]["bad_steps"]
@@ -248,7 +250,7 @@ Batches.draw = noted
     assert f"trained by 2 processes and goes on with {now}: same batch and order" in more[0].err
     for images in range(32, 64, 8):
         rows = [np.load(f"{images}-{rank}.npy") for rank in range(processes)]
-        assert (np.concatenate(rows) == Order(24, 0).indices(images, 8)).all()
+        assert (np.concatenate(rows) == SampleOrder(24, 0).indices(images, 8)).all()
     assert train_tiny("--out", "straight", "--snapshot-every", 16, "--preview", 0).code == 0
     straight = load_file("straight/model.safetensors")
     for name, weight in load_file("run/model.safetensors").items():

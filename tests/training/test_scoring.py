@@ -14,7 +14,7 @@ import pytest
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.metrics.extraction import load_local_extractor
 from ddpm_cli.core.metrics.report import Report
-from ddpm_cli.core.metrics.statistics import Origin
+from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.training import scoring
 from tests.support import ranks
 from tests.support.local_standin import write_classifier
@@ -72,7 +72,7 @@ def test_a_score_is_given_up_when_a_signal_asks_to_stop(
 ) -> None:
     """Drawing may take longer than a cluster waits; the score is made up for afterwards."""
     given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
-    judged = scoring.TrainingScore._judged
+    judged = scoring.TrainingScorer._judged
 
     def interrupted_at(when: int) -> Any:
         def interrupted(self: Any, averaged: Any, count: int, images: int) -> Report:
@@ -84,7 +84,7 @@ def test_a_score_is_given_up_when_a_signal_asks_to_stop(
 
     for when, before in ((16, []), (48, [24, 32])):
         with monkeypatch.context() as patch:
-            patch.setattr(scoring.TrainingScore, "_judged", interrupted_at(when))
+            patch.setattr(scoring.TrainingScorer, "_judged", interrupted_at(when))
             result = train_tiny(*given, "--images", 48)
         assert result.code == 75, result.err
         seen = [row["images"] for row in rows()] if before else []
@@ -97,13 +97,13 @@ def test_a_signal_before_the_first_step_ends_as_any_other(
     train_tiny: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
-    walk = scoring.TrainingPictures.walk
+    walk = scoring.TrainingImages.walk
 
     def interrupted(self: Any, part: slice) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return walk(self, part)
 
-    monkeypatch.setattr(scoring.TrainingPictures, "walk", interrupted)
+    monkeypatch.setattr(scoring.TrainingImages, "walk", interrupted)
     result = train_tiny(*given, "--images", 48)
     assert (result.code, "run the same command again" in result.err) == (75, True)
 
@@ -159,7 +159,7 @@ def test_labels_say_how_many(trained: Path, n: int, label: str) -> None:
     import torch
 
     extractor = load_local_extractor(trained, torch.device("cpu"), 8)
-    assert scoring.Plan(1000, n, extractor).label == f"local-{label}"
+    assert scoring.ScoringPlan(1000, n, extractor).label == f"local-{label}"
 
 
 def test_what_is_wrong_is_found_before_training(train_tiny: Run, trained: Path) -> None:
@@ -173,6 +173,6 @@ def test_what_is_wrong_is_found_before_training(train_tiny: Run, trained: Path) 
 
 
 def test_inception_scores_have_no_prefix() -> None:
-    report = Report(Origin("pytorch-fid", "ab" * 32), False, 3, 4, "png", "png", fid=1.0)
+    report = Report(FeatureOrigin("pytorch-fid", "ab" * 32), False, 3, 4, "png", "png", fid=1.0)
     assert report.lines().startswith("FID 1.0000  [pytorch-fid | ")
     assert report.document()["label"] == "FID"

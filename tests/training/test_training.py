@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from ddpm_cli.core.checkpoints import snapshots, weights
 from ddpm_cli.core.config import run as c
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.errors import DdpmError, DivergedError, UsageError
@@ -34,31 +34,31 @@ from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import ema, trainer
 from ddpm_cli.core.training.state import State
-from ddpm_cli.core.training.trainer import Machine, Trainer, crossed, learning_rate
+from ddpm_cli.core.training.trainer import Execution, Trainer, learning_rate, passed_multiple
 from tests.conftest import TINY, Result
 from tests.support import ranks
 
-CPU = Machine(torch.device("cpu"))
+CPU = Execution(torch.device("cpu"))
 BASE = updated(c.RunConfig(), TINY | {"preview": 0})
 CONFIG = replace(BASE, network=replace(BASE.network, size=(8, 8)), data=c.DataConfig(flip=False))
 
 
-def pictures(count: int = 16, seed: int = 0) -> Pictures:
+def pictures(count: int = 16, seed: int = 0) -> DecodedImages:
     """Two kinds of pictures: dark ones with a light corner, and the reverse."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 30, (count, 3, 8, 8))
     images[:, :, :4, :4] += 200
     images[::2] = 255 - images[::2]
     labels = np.arange(count) % 2
-    return Pictures(images.astype(np.uint8), labels, np.arange(count))
+    return DecodedImages(images.astype(np.uint8), labels, np.arange(count))
 
 
 def trained(
     folder: Path,
     config: c.RunConfig = CONFIG,
     state: State | None = None,
-    held_out: Pictures | None = None,
-    machine: Machine = CPU,
+    held_out: DecodedImages | None = None,
+    machine: Execution = CPU,
 ) -> State:
     folder.mkdir(parents=True, exist_ok=True)
     state = state or State.fresh(config, machine.device)
@@ -69,7 +69,7 @@ def trained(
     return state
 
 
-def replace_rows(all_pictures: Pictures, count: int) -> Pictures:
+def replace_rows(all_pictures: DecodedImages, count: int) -> DecodedImages:
     return replace(all_pictures, rows=all_pictures.rows[:count])
 
 
@@ -332,7 +332,7 @@ def test_the_average_forgets_half_in_a_half_life() -> None:
 
 
 def test_multiples_are_noticed_when_passed() -> None:
-    assert [n for n in range(3, 31, 3) if crossed(n, 3, 10)] == [12, 21, 30]
+    assert [n for n in range(3, 31, 3) if passed_multiple(n, 3, 10)] == [12, 21, 30]
 
 
 @pytest.mark.parametrize(

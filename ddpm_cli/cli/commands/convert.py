@@ -116,17 +116,17 @@ def convert(
     No code in the files is run: pickles of anything but tensors are refused.
     """
     from ddpm_cli.core.conversion.exporting import export
-    from ddpm_cli.core.conversion.importing import Told
+    from ddpm_cli.core.conversion.importing import ImportOptions
     from ddpm_cli.core.conversion.importing import convert as bring_in
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.runtime.run_directory import find_weights
 
-    told = Told(**asdict(said) | {"size": common.parse_size(said.size)})
+    told = ImportOptions(**asdict(said) | {"size": common.parse_size(said.size)})
     if to is None:
         done = bring_in(source, out, told)
         following = f"\nNext: ddpm sample {out}"
     elif to == "diffusers":
-        if told != Told():
+        if told != ImportOptions():
             raise UsageError(f"with --to, the options under {_FILES!r} have no meaning")
         done = export(find_weights(source), out)
         following = ""

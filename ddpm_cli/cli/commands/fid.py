@@ -78,8 +78,8 @@ def fid(
     when they miss some kinds of real pictures.
     """
     from ddpm_cli.core.errors import DdpmError, UsageError
-    from ddpm_cli.core.metrics.evaluate import Wanted, judge
-    from ddpm_cli.core.metrics.inputs import open_side
+    from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
+    from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import scoring as models
@@ -89,31 +89,31 @@ def fid(
         raise UsageError(f"--save-real {save_real} should end in .npz")
     if save_real is not None and save_real.exists() and not overwrite:
         raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
-    network = scoring.Network(weights, features, protocol, batch, precision)
+    network = scoring.ExtractorOptions(weights, features, protocol, batch, precision)
     if models.is_run(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     drawing = models.is_run(fake)
     unsaid = (None, conditioning.ShownOptions(), 0, common.SamplingOptions())
     if not drawing and (count, shown, seed, sampling) != unsaid:
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
-    one = open_side(real, skip_bad)
-    other = None if drawing else open_side(fake, skip_bad)
+    one = open_input(real, skip_bad)
+    other = None if drawing else open_input(fake, skip_bad)
     known = isinstance(one, Statistics) and isinstance(other, Statistics)
-    if known and network != scoring.Network(batch=batch):
+    if known and network != scoring.ExtractorOptions(batch=batch):
         raise UsageError(
             "both sides are statistics, so no network runs: --weights, --features, --protocol and "
             "--precision have no meaning"
         )
-    if processes.launched(nproc, device):
+    if processes.launch_if_needed(nproc, device):
         return
     chosen = devices.choose_device(device)
     if other is None:
         request = models.Drawing(Path(fake), count, seed, shown.asked, how)
-        other = models.drawn_by_run(request, batch, chosen, reporter)
-    wanted = Wanted.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
-    with distributed.joined(chosen):
+        other = models.images_of_run(request, batch, chosen, reporter)
+    wanted = RequestedMetrics.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
+    with distributed.process_group(chosen):
         extractor = None if known else network.load(chosen, reporter)
-        report, statistics = judge(one, other, extractor, wanted, reporter)
+        report, statistics = evaluate(one, other, extractor, wanted, reporter)
     console.result(report.lines(), report.document(), json)
     if save_real is not None and statistics is not None:
         statistics.write(save_real)

@@ -57,8 +57,8 @@ def gif(
     model = generate.load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = generate.make_request(model, count, seed, shown.asked, how, reporter)
-    path = out or run_directory.free_name(model.path.parent / "denoising.gif")
+    request = generate.resolve_request(model, count, seed, shown.asked, how, reporter)
+    path = out or run_directory.unused_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, reporter)
     animation.write(path, frames, seconds, hold)

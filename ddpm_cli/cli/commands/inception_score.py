@@ -34,20 +34,20 @@ def inception_score(
 ) -> None:
     """Inception Score of a set of pictures: mean and deviation over splits; larger is better."""
     from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.metrics.evaluate import judge_inception_score
-    from ddpm_cli.core.metrics.inputs import open_side
+    from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
+    from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
-    network = scoring.Network(weights, features, protocol, batch, precision)
-    pictures = open_side(images, skip_bad)
+    network = scoring.ExtractorOptions(weights, features, protocol, batch, precision)
+    pictures = open_input(images, skip_bad)
     if isinstance(pictures, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
-    if processes.launched(nproc, device):
+    if processes.launch_if_needed(nproc, device):
         return
-    with distributed.joined(chosen):
+    with distributed.process_group(chosen):
         extractor = network.load(chosen, reporter)
-        result = judge_inception_score(pictures, extractor, splits, reporter)
+        result = evaluate_inception_score(pictures, extractor, splits, reporter)
     console.result(result.line(), result.document(), json)

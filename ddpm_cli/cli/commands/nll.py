@@ -45,7 +45,7 @@ def nll(
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_pictures
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
-    if processes.launched(nproc, device):
+    if processes.launch_if_needed(nproc, device):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
@@ -53,7 +53,7 @@ def nll(
         run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
     kind = choose_variance(model, variance)
-    with distributed.joined(chosen):
+    with distributed.process_group(chosen):
         pictures = open_pictures(model, data, reporter, skip_bad=skip_bad)
         reporter.say(
             f"{model.path}: {model.past}; {min(count, len(pictures))} of "

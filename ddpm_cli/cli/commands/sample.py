@@ -49,24 +49,26 @@ def sample(
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
     how, asked = sampling.how, shown.asked
-    if processes.launched(nproc, device):
+    if processes.launch_if_needed(nproc, device):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
     model = generate.load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
-    with distributed.joined(chosen):
-        with distributed.first_on_machine():
-            request = generate.make_request(model, count, seed, asked, how, reporter)
+    with distributed.process_group(chosen):
+        with distributed.local_rank0_first():
+            request = generate.resolve_request(model, count, seed, asked, how, reporter)
         reporter.say(
             f"{model.path}: {model.past}; "
             f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
         )
-        if late := generate.starts_late(model, request):
+        if late := generate.late_start_warning(model, request):
             reporter.say(late)
         started = time.monotonic()
-        place = out or distributed.told_by_first(lambda: folder.default_folder(model, request))
+        place = out or distributed.broadcast_from_rank0(
+            lambda: folder.default_folder(model, request)
+        )
         drawn = folder.write(place, model, request, batch, reporter, overwrite=overwrite)
     seconds = time.monotonic() - started
     document: dict[str, Any] = {

@@ -43,11 +43,13 @@ def train(
     """
     from ddpm_cli.core.runtime.elastic import stopping
 
-    with launching.requeueing(machine), stopping.listening() as stop:
-        from ddpm_cli.core.training.planning import Request  # brings torch, which takes a while
+    with launching.requeue_if_preempted(machine), stopping.catch_signals() as stop:
+        from ddpm_cli.core.training.planning import (
+            TrainingRequest,  # brings torch, which takes a while
+        )
 
         learned = diffusion.settings()
-        request = Request(
+        request = TrainingRequest(
             data=data.data,
             preset=data.preset,
             config=data.config,
@@ -72,7 +74,7 @@ def train(
             },
         )
         launching.check(request, machine)
-        if dry_run or not launching.launched(request, machine, stop):
+        if dry_run or not launching.launch_if_needed(request, machine, stop):
             _work(request, machine, stop, judged.wanted, dry_run=dry_run, as_json=json)
 
 
@@ -88,19 +90,19 @@ def _work(
     """Train in this process, alone or as one of several."""
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import captioning, planning, resuming, session
-    from ddpm_cli.core.training.trainer import Machine
+    from ddpm_cli.core.training.trainer import Execution
 
     reporter = console.reporter()
     chosen = devices.choose_device(how.device)
-    machine = Machine(
+    machine = Execution(
         chosen,
         devices.choose_precision(how.precision, chosen),
         how.microbatch,
         compiled=how.compiled and devices.can_compile(chosen, reporter),
     )
-    with distributed.joined(chosen):
-        with stop.at_once():
-            plan = distributed.alike(lambda: planning.plan(request))
+    with distributed.process_group(chosen):
+        with stop.raise_at_once():
+            plan = distributed.run_on_all_ranks(lambda: planning.plan(request))
             _announce(plan.summary(), reporter)
             scoring = None if judged is None else _scoring(judged, machine, reporter)
             if dry_run:
@@ -119,10 +121,10 @@ def _work(
 
 
 def _scoring(judged: scoring.InTraining, machine: Any, reporter: Any) -> Any:
-    from ddpm_cli.core.training.scoring import Plan, TrainingScore  # brings torchvision
+    from ddpm_cli.core.training.scoring import ScoringPlan, TrainingScorer  # brings torchvision
 
-    asked = Plan(judged.every, judged.count, judged.network.load(machine.device, reporter))
-    return partial(TrainingScore, asked, reporter, machine.precision)
+    asked = ScoringPlan(judged.every, judged.count, judged.network.load(machine.device, reporter))
+    return partial(TrainingScorer, asked, reporter, machine.precision)
 
 
 def _announce(plan: dict[str, Any], reporter: Any) -> None:

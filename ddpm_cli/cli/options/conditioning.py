@@ -11,7 +11,7 @@ import typer
 from ddpm_cli.cli.options.groups import given
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.conditioning.requests import Asked
+    from ddpm_cli.core.conditioning.requests import ConditionRequest
 
 _PANEL = "Conditions"
 
@@ -133,8 +133,10 @@ class ShownOptions:
     ] = None
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> ConditionRequest:
         """The wish that they are. Raises DdpmError where it cannot be read."""
-        from ddpm_cli.core.conditioning.requests import Asked
+        from ddpm_cli.core.conditioning.requests import ConditionRequest
 
-        return Asked.of(self.classes, self.prompt, self.prompts, self.text_encoder)
+        return ConditionRequest.from_options(
+            self.classes, self.prompt, self.prompts, self.text_encoder
+        )

@@ -16,7 +16,7 @@ from ddpm_cli.cli.options import common
 from ddpm_cli.core.config.serialisation import is_number
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 
-_PANEL = "Machine"
+_PANEL = "Execution"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def check(request: Any, asked: MachineOptions) -> None:
         )
 
 
-def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
+def launch_if_needed(request: Any, asked: MachineOptions, stop: Any) -> bool:
     """Where several processes are asked for and not there yet: check all once, then start them.
 
     Raises EndedError where they did not end well, and what `stop` (a StopRequest) raises where a
@@ -149,7 +149,7 @@ def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
     if asked.nnodes > 1 and asked.rdzv_endpoint:
         nodes = launch.Nodes(asked.nnodes, asked.node_rank, asked.rdzv_endpoint)
     reporter = console.reporter()
-    with stop.at_once():
+    with stop.raise_at_once():
         plan = planning.plan(request)
         session.check_batch(plan.config, asked.nproc * asked.nnodes)
         out = resuming.choose_directory(plan, request)
@@ -162,7 +162,7 @@ def launched(request: Any, asked: MachineOptions, stop: Any) -> bool:
 
 
 @contextmanager
-def requeueing(asked: MachineOptions) -> Iterator[None]:
+def requeue_if_preempted(asked: MachineOptions) -> Iterator[None]:
     """Where the block was preempted, after all was saved: put the SLURM job back into the queue.
 
     One process does that: the launcher of the first node, after its workers ended, or the first
@@ -180,10 +180,12 @@ def _requeue(asked: MachineOptions, ending: DdpmError) -> None:
     from ddpm_cli.core.runtime import distributed
     from ddpm_cli.core.runtime.elastic import slurm, stopping, worker
 
-    if worker.launched() or asked.node_rank or not distributed.is_first():
+    if worker.is_worker() or asked.node_rank or not distributed.is_main():
         return
     try:
-        with stopping.handling(signal.SIG_IGN):  # scontrol inherits that: it outlives what it ends
+        with stopping.signal_handler(
+            signal.SIG_IGN
+        ):  # scontrol inherits that: it outlives what it ends
             slurm.requeue()
     except DdpmError as error:
         raise PreemptedError(f"{ending}; the job is not in the queue again: {error}") from error

@@ -58,7 +58,7 @@ class NetworkOptions:
     attn_patch: Annotated[
         int | None,
         typer.Option(
-            help="Side, in pixels of their level, of the patches that attend to each other.",
+            help="ScoreInput, in pixels of their level, of the patches that attend to each other.",
             rich_help_panel=_PANEL,
             show_default="1",
         ),

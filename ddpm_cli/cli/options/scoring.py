@@ -49,7 +49,7 @@ Precision = Annotated[
 
 
 @dataclass(frozen=True)
-class Network:
+class ExtractorOptions:
     """The network in whose features pictures are judged, as the options name it."""
 
     weights: Path | None = None
@@ -78,7 +78,7 @@ class Network:
         from ddpm_cli.core.runtime import devices, distributed
 
         precision = devices.choose_precision(self.precision, device)
-        with distributed.first_on_machine():
+        with distributed.local_rank0_first():
             if self.features is not None:
                 return extraction.load_local_extractor(self.features, device, self.batch, precision)
             how = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
@@ -93,7 +93,7 @@ class InTraining:
 
     every: int  # images
     count: int  # pictures
-    network: Network
+    network: ExtractorOptions
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class InTrainingOptions:
         from ddpm_cli.core.errors import UsageError
 
         if self.fid_every is not None:
-            network = Network(self.fid_weights, self.fid_features)
+            network = ExtractorOptions(self.fid_weights, self.fid_features)
             return InTraining(self.fid_every, self.fid_n or 5000, network)
         if (self.fid_n, self.fid_weights, self.fid_features) != (None, None, None):
             raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")

@@ -10,25 +10,25 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
-from ddpm_cli.core.runtime.files import from_disk_next, replacing
+from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training.state import State
 
-Held = dict[str, Any]  # what State.as_dict gives
+StateDict = dict[str, Any]  # what State.as_dict gives
 
 
-def write(folder: Path, held: Held) -> Path:
+def write(folder: Path, held: StateDict) -> Path:
     """Write a state as a snapshot named by the images seen, and read it again to be sure.
 
     Raises DdpmError where it cannot be written, or is not there as it was written.
     """
     path = place(folder, held["progress"]["images"])
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         try:
             with partial.open("wb") as file:  # so that other threads go on while it writes
                 torch.save(held, file)
                 file.flush()
-                from_disk_next(file.fileno())
+                flush_and_drop_cache(file.fileno())
         except RuntimeError as error:  # torch's own, about what it was doing when the disk was full
             why = error.__context__
             raise why if isinstance(why, OSError) else OSError(errno.EIO, str(error)) from error
@@ -114,7 +114,7 @@ def restore(path: Path, state: State) -> None:
     """Bring the state to one snapshot. Raises DdpmError for a damaged file or another network's."""
     verify(path)
     try:
-        held: Held = torch.load(path, map_location="cpu", weights_only=True)
+        held: StateDict = torch.load(path, map_location="cpu", weights_only=True)
         state.restore(held)
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(

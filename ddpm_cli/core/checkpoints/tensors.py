@@ -13,12 +13,12 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 
 _SHOWN = 5  # of what does not fit
 
 
-class Held(NamedTuple):
+class TensorFile(NamedTuple):
     """What a safetensors file holds."""
 
     tensors: dict[str, Tensor]
@@ -29,15 +29,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     """Write tensors and, as JSON, documents about them: whole or not at all."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     texts = {name: json.dumps(document) for name, document in about.items()}
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(serialised(stored, metadata={"format": "pt"} | texts))
 
 
-def read(path: Path) -> Held:
+def read(path: Path) -> TensorFile:
     """Read a safetensors file. Raises DdpmError for any other."""
     about = describe(path)
     with safe_open(path, framework="pt") as file:
-        return Held({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
+        return TensorFile({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
 
 
 def describe(path: Path) -> dict[str, str]:

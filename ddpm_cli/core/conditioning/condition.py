@@ -22,11 +22,11 @@ class Condition(NamedTuple):
     augmented: Tensor | None = None  # (B, 9) float32: how training moved them; None: not at all
 
     @property
-    def says_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether the model knows neither classes nor texts."""
         return self.labels is None and self.text is None
 
-    def hidden(self, chosen: Tensor) -> Condition:
+    def drop(self, chosen: Tensor) -> Condition:
         """Forget what the pictures chosen, (B,) bool, should show."""
         labels, text, augmented = self
         if labels is not None:
@@ -35,7 +35,7 @@ class Condition(NamedTuple):
             text = text.masked_fill(chosen.to(text.device).reshape(-1, *[1] * (text.ndim - 1)), 0)
         return Condition(labels, text, augmented)
 
-    def part(self, rows: slice) -> Condition:
+    def select(self, rows: slice) -> Condition:
         """What some of the pictures should show."""
         return Condition(*(None if field is None else field[rows] for field in self))
 
@@ -43,12 +43,12 @@ class Condition(NamedTuple):
         """The same on another device."""
         return Condition(*(None if field is None else field.to(device) for field in self))
 
-    def and_null(self) -> Condition:
+    def with_null(self) -> Condition:
         """Twice as many pictures: these, and after them as many of which nothing is said."""
         given = next(field for field in self if field is not None)
-        null = self.hidden(torch.ones(len(given), dtype=torch.bool, device=given.device))
+        null = self.drop(torch.ones(len(given), dtype=torch.bool, device=given.device))
         pairs = zip(self, null, strict=True)
         return Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 
-NOTHING = Condition()
+UNCONDITIONAL = Condition()

@@ -12,7 +12,7 @@ import torch
 
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.conditioning.tokens import Texts
+from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import is_number
 from ddpm_cli.core.data.captions import is_text
@@ -25,7 +25,7 @@ _MOST = 1_000_000  # pictures that classes may be asked for
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConditionRequest:
     """The user's words: `--class` cat, 3, cat:8, all or random, and prompts. Nothing: in turn."""
 
     classes: tuple[str, ...] = ()
@@ -34,13 +34,13 @@ class Asked:
     encoder: str | None = None  # where the frozen text encoder lies now; None: where it did
 
     @classmethod
-    def of(
+    def from_options(
         cls,
         classes: Sequence[str] | None,
         prompts: Sequence[str] | None,
         file: Path | None,
         encoder: str | None = None,
-    ) -> Asked:
+    ) -> ConditionRequest:
         """Put the options together; `file` has a prompt a line."""
         lines = () if file is None else _lines(file)
         found = (*(prompts or ()), *lines)
@@ -54,15 +54,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ConditionPlan:
     """What the picture of each seed shows: that of seed s is a function of s."""
 
     labels: tuple[int, ...] = ()  # classes in turn; empty where the model knows none
     prompts: tuple[str, ...] = ()  # in turn; empty where it knows no texts
     at_random: bool = False  # the classes come at random, not in turn
     count: int | None = None  # pictures, where the wishes say how many
-    encoder: str | None = field(default=None, compare=False)  # where it lies now, as Asked
-    texts: Texts | None = field(
+    encoder: str | None = field(
+        default=None, compare=False
+    )  # where it lies now, as ConditionRequest
+    tokens: TokenisedText | None = field(
         default=None, compare=False
     )  # the prompts as the network reads them
 
@@ -79,27 +81,29 @@ class Wishes:
         """What the pictures of these seeds should show."""
         labels = torch.tensor([self.label(seed) for seed in of]) if self.labels else None
         text = None
-        if self.texts is not None:
-            text = self.texts.take(np.array([seed % len(self.prompts) for seed in of]))
+        if self.tokens is not None:
+            text = self.tokens.take(np.array([seed % len(self.prompts) for seed in of]))
         return Condition(labels, text).to(device)
 
-    def read(self, config: RunConfig, device: torch.device, reporter: Reporter) -> Wishes:
+    def encode_prompts(
+        self, config: RunConfig, device: torch.device, reporter: Reporter
+    ) -> ConditionPlan:
         """The same with the prompts read. Raises DdpmError for one that is too long."""
         if config.network.text is None:
             return self
         text = replace(config.network.text, encoder=self.encoder or config.network.text.encoder)
-        return replace(self, texts=tokens.read(text, self.prompts, device, reporter))
+        return replace(self, tokens=tokens.tokenise(text, self.prompts, device, reporter))
 
 
-def in_turn(config: RunConfig) -> Wishes:
+def default_plan(config: RunConfig) -> ConditionPlan:
     """What a model draws unasked: its classes, or captions that it was trained on."""
     examples, data = config.data.examples, config.data
     if examples:
-        return Wishes(data.example_labels, examples)
-    return Wishes(tuple(range(len(config.network.classes))))
+        return ConditionPlan(data.example_labels, examples)
+    return ConditionPlan(tuple(range(len(config.network.classes))))
 
 
-def fitting(config: RunConfig, asked: Asked, name: str) -> Wishes:
+def plan_conditions(config: RunConfig, asked: ConditionRequest, name: str) -> ConditionPlan:
     """Check what was asked against the model `name`. Raises DdpmError with what it can do."""
     classes, knows_text = config.network.classes, config.network.text is not None
     if asked.classes and not classes:
@@ -116,20 +120,20 @@ def fitting(config: RunConfig, asked: Asked, name: str) -> Wishes:
     if asked.encoder is not None and not frozen:
         raise DdpmError(f"{name} has no frozen text encoder, so --text-encoder has no meaning")
     if not asked.classes and not asked.prompts:
-        return replace(in_turn(config), encoder=asked.encoder)
+        return replace(default_plan(config), encoder=asked.encoder)
     if classes and knows_text and not (asked.classes and asked.prompts):
         raise DdpmError(
             f"{name} learned classes and captions together: give both --class and --prompt, or "
             "neither"
         )
     counts = [len(asked.prompts)] if asked.one_each else []
-    wishes = _of_classes(asked.classes, classes) if asked.classes else Wishes()
+    wishes = _of_classes(asked.classes, classes) if asked.classes else ConditionPlan()
     counts += [] if wishes.count is None else [wishes.count]
     count = max(counts, default=None)
     return replace(wishes, prompts=asked.prompts, count=count, encoder=asked.encoder)
 
 
-def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
+def _of_classes(asked: Sequence[str], names: Sequence[str]) -> ConditionPlan:
     """The classes of wishes such as cat, 3, cat:8, all and random."""
     labels: list[int] = []
     numbered = False
@@ -146,10 +150,10 @@ def _of_classes(asked: Sequence[str], names: Sequence[str]) -> Wishes:
             if len(asked) > 1:
                 raise UsageError("--class random stands alone: it draws from all classes")
             everything = tuple(range(len(names)))
-            return Wishes(everything, at_random=True, count=int(times) if times else None)
+            return ConditionPlan(everything, at_random=True, count=int(times) if times else None)
         some = range(len(names)) if name == _ALL and name not in names else [_label(name, names)]
         labels += [label for label in some for _ in range(int(times or 1))]
-    return Wishes(tuple(labels), count=len(labels) if numbered else None)
+    return ConditionPlan(tuple(labels), count=len(labels) if numbered else None)
 
 
 def _label(name: str, names: Sequence[str]) -> int:

@@ -18,12 +18,12 @@ from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder, is_path
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 
 @dataclass(frozen=True)
-class Texts:
+class TokenisedText:
     """Sentences as a network reads them, end to end: bytes (T,), or an encoder's vectors (T, D)."""
 
     values: NDArray[np.uint8] | NDArray[np.float16]  # bytes are plus one: zero is no byte
@@ -43,7 +43,7 @@ class Texts:
         return torch.from_numpy(out).to(torch.int64 if out.ndim == 2 else torch.float32)
 
 
-def fitted(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
+def resolve_encoder(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
     """The config with what a frozen encoder decides: the vectors' width, the most tokens it reads.
 
     Raises DdpmError where the encoder cannot be used, or a sentence has too many bytes to be read.
@@ -61,9 +61,9 @@ def fitted(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
     )
 
 
-def read(
+def tokenise(
     config: TextConfig, sentences: Sequence[str], device: torch.device, reporter: Reporter
-) -> Texts:
+) -> TokenisedText:
     """Sentences as a network of this config reads them.
 
     A frozen encoder's vectors are kept in the cache. Raises DdpmError for sentences that are too
@@ -75,19 +75,21 @@ def read(
     key = sha256(about.encode()).hexdigest()[:24]
     values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
     if not (values.is_file() and ends.is_file()):
-        with replacing(values) as values_partial, replacing(ends) as ends_partial:
+        with atomic_write(values) as values_partial, atomic_write(ends) as ends_partial:
             _encode(config, sentences, device, reporter, values_partial, ends_partial)
-    return Texts(
+    return TokenisedText(
         np.load(values, mmap_mode="r", allow_pickle=False), np.load(ends, allow_pickle=False)
     )
 
 
-def _as_bytes(sentences: Sequence[str], length: int) -> Texts:
+def _as_bytes(sentences: Sequence[str], length: int) -> TokenisedText:
     """Sentences as UTF-8. Raises DdpmError for one of more than `length` bytes."""
     encoded = [sentence.encode() for sentence in sentences]
     lengths = [len(sentence) for sentence in encoded]
     _check_lengths(sentences, lengths, length, "bytes")
-    return Texts(np.frombuffer(b"".join(encoded), np.uint8) + np.uint8(1), np.cumsum(lengths))
+    return TokenisedText(
+        np.frombuffer(b"".join(encoded), np.uint8) + np.uint8(1), np.cumsum(lengths)
+    )
 
 
 def _check_lengths(sentences: Sequence[str], lengths: Sequence[int], most: int, unit: str) -> None:

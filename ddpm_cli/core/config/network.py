@@ -9,9 +9,9 @@ from typing import NamedTuple
 from ddpm_cli.core.config.serialisation import one_of, positive
 from ddpm_cli.core.errors import UsageError
 
-WIDENING = ("res", "conv")  # blocks that change the number of channels, and begin a stage
+CHANNEL_CHANGING = ("res", "conv")  # blocks that change the number of channels, and begin a stage
 ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # those that have heads
-BLOCKS = (*WIDENING, *ATTENTION, "channel-attn")
+BLOCKS = (*CHANNEL_CHANGING, *ATTENTION, "channel-attn")
 
 StageBlocks = tuple[str, ...]
 """A res or conv, and the blocks that follow it until the next one."""
@@ -130,7 +130,7 @@ class NetworkConfig:
         return bool(self.classes) or self.text is not None
 
     @property
-    def vector_width(self) -> int:
+    def embedding_dim(self) -> int:
         """Width of the vector that tells blocks of noise level and class."""
         return 4 * self.width if self.time_width is None else self.time_width
 
@@ -197,16 +197,16 @@ def _stages(name: str, recipe: str) -> tuple[StageBlocks, ...]:
     stages: list[StageBlocks] = []
     for kind in (word.strip() for word in recipe.split(",")):
         one_of(f"{name}: block", kind, BLOCKS)
-        if kind in WIDENING:
+        if kind in CHANNEL_CHANGING:
             stages.append((kind,))
         elif not stages:
-            raise UsageError(f"{name} {recipe!r} must begin with {' or '.join(WIDENING)}")
+            raise UsageError(f"{name} {recipe!r} must begin with {' or '.join(CHANNEL_CHANGING)}")
         else:
             stages[-1] = (*stages[-1], kind)
     return tuple(stages)
 
 
-def reading_text(recipe: str) -> str:
+def with_text_attention(recipe: str) -> str:
     """The recipe with text-attn at the end of each stage of self-attention, unless it has some.
 
     At the end: the blocks before it keep their places, and so weights without it fit.
@@ -219,7 +219,7 @@ def reading_text(recipe: str) -> str:
     )
 
 
-def not_reading_text(recipe: str) -> str:
+def without_text_attention(recipe: str) -> str:
     """The recipe without its text-attn."""
     kinds = (word.strip() for word in recipe.split(","))
     return ",".join(kind for kind in kinds if kind != "text-attn")

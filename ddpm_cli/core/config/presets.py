@@ -189,7 +189,7 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def fitting(source: str, channels: int, size: tuple[int, int]) -> str:
+def default_preset(source: str, channels: int, size: tuple[int, int]) -> str:
     """The name of the preset to use for a source unless the user names one."""
     if source == "shapes":
         return "shapes"

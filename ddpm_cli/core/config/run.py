@@ -179,7 +179,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Origin:
+class WeightsOrigin:
     """The weights that a training began with, or that were converted."""
 
     path: str  # as given
@@ -201,7 +201,7 @@ class RunConfig:
     keep_every: int | None = None  # images after each of which one snapshot is kept for good
     preview: int = 16  # pictures in a preview grid; 0: none
     patience: int = 0  # snapshots without a better loss after which training ends; 0: never
-    origin: Origin | None = None  # None: random weights
+    origin: WeightsOrigin | None = None  # None: random weights
 
     def __post_init__(self) -> None:
         positive("snapshot-every", self.snapshot_every)

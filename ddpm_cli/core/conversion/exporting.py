@@ -16,7 +16,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion import diffusers, reference, scheduler
 from ddpm_cli.core.conversion.checking import difference
-from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, given
+from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, export_tensors
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 
@@ -80,7 +80,7 @@ def _laid_out(network: UNet, config: NetworkConfig) -> Tensors:
         ours["conditioning.classes.weight"] = ours["conditioning.classes.weight"].roll(-1, dims=0)
     return {
         name: tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
-        for name, tensor in given(ours, DIFFUSERS, config).items()
+        for name, tensor in export_tensors(ours, DIFFUSERS, config).items()
     }
 
 

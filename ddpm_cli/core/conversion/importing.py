@@ -10,11 +10,17 @@ from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import tensors, weights
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import DataConfig, DiffusionConfig, OptimiserConfig, Origin, RunConfig
+from ddpm_cli.core.config.run import (
+    DataConfig,
+    DiffusionConfig,
+    OptimiserConfig,
+    RunConfig,
+    WeightsOrigin,
+)
 from ddpm_cli.core.config.serialisation import one_of
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
-from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, taken
+from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, import_tensors
 from ddpm_cli.core.conversion.reference import Heads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -27,7 +33,7 @@ _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch
 
 
 @dataclass(frozen=True)
-class Told:
+class ImportOptions:
     """What the user says about weights, where their files do not; None: nothing."""
 
     size: tuple[int, int] | None = None  # height, width in pixels
@@ -52,7 +58,7 @@ class Foreign(NamedTuple):
     compute: Compute  # from their tensors as they are
 
 
-def convert(source: Path, out: Path, told: Told) -> dict[str, Any]:
+def convert(source: Path, out: Path, told: ImportOptions) -> dict[str, Any]:
     """Write other people's weights as a weights file of ours; what there is to say about it.
 
     Raises DdpmError for what our network cannot be, for files that hold more than tensors, and
@@ -66,13 +72,13 @@ def convert(source: Path, out: Path, told: Told) -> dict[str, Any]:
         network=foreign.network,
         diffusion=foreign.diffusion,
         optimiser=OptimiserConfig(class_drop=0.0 if told.null_class is None else 0.1),
-        origin=Origin(str(source), sha256_of(foreign.file)),
+        origin=WeightsOrigin(str(source), sha256_of(foreign.file)),
     )
     config.check()
     schedules.from_config(config.diffusion)  # refuses one that leaves no signal
     state = _null_first(foreign.state, foreign.layout, told.null_class)
     network = UNet(config.network)
-    network.load_state_dict(taken(state, foreign.layout, network))
+    network.load_state_dict(import_tensors(state, foreign.layout, network))
     largest = difference(network, foreign.compute, config.diffusion, told.null_class)
     weights.save(out, network.state_dict(), config, images=0)
     return {
@@ -89,7 +95,7 @@ def convert(source: Path, out: Path, told: Told) -> dict[str, Any]:
     }
 
 
-def _diffusers(source: Path, told: Told) -> Foreign:
+def _diffusers(source: Path, told: ImportOptions) -> Foreign:
     """A UNet2DModel's folder, or that of a pipeline around one."""
     folder = source / "unet" if (source / "unet").is_dir() else source
     place = folder / "config.json"
@@ -118,7 +124,7 @@ def _diffusers(source: Path, told: Told) -> Foreign:
     return Foreign(file, network, diffusion, state, DIFFUSERS, compute)
 
 
-def _openai(source: Path, told: Told) -> Foreign:
+def _openai(source: Path, told: ImportOptions) -> Foreign:
     """A state dict of improved-diffusion or guided-diffusion."""
     raw = _plain(source)
     if openai.FIRST not in raw:
@@ -147,10 +153,12 @@ def _openai(source: Path, told: Told) -> Foreign:
     network = openai.recipe(raw, heads, told.size, told.null_class)
     diffusion = _noise_process(source, told)
     compute = partial(reference.openai_unet, raw, heads)
-    return Foreign(source, network, diffusion, openai.spread(raw, heads), OPENAI, compute)
+    return Foreign(
+        source, network, diffusion, openai.split_interleaved_qkv(raw, heads), OPENAI, compute
+    )
 
 
-def _scheduled(source: Path, told: Told, *, learned_variance: bool) -> DiffusionConfig:
+def _scheduled(source: Path, told: ImportOptions, *, learned_variance: bool) -> DiffusionConfig:
     """The noise process that a folder's scheduler describes, or else the user."""
     places = (source / "scheduler" / "scheduler_config.json", source / "scheduler_config.json")
     place = next((place for place in places if place.is_file()), None)
@@ -166,7 +174,7 @@ def _scheduled(source: Path, told: Told, *, learned_variance: bool) -> Diffusion
     return scheduler.noise_process(theirs)
 
 
-def _noise_process(source: Path, told: Told) -> DiffusionConfig:
+def _noise_process(source: Path, told: ImportOptions) -> DiffusionConfig:
     if told.schedule is None or told.timesteps is None:
         raise UsageError(
             f"{source} does not say how noise grows: give --schedule and --timesteps, as in its "
@@ -193,7 +201,7 @@ def _null_first(state: Tensors, layout: Layout, null_class: int | None) -> Tenso
     return state | {name: rows[[null_class, *others]]}
 
 
-def _check_null_class(told: Told, classes: int) -> None:
+def _check_null_class(told: ImportOptions, classes: int) -> None:
     if told.null_class is not None and not 0 <= told.null_class < classes:
         raise UsageError(
             f"--null-class {told.null_class} is none of the {classes} classes, counted from 0"
@@ -202,7 +210,7 @@ def _check_null_class(told: Told, classes: int) -> None:
         )
 
 
-def _refuse_idle(told: Told, why: str, *names: str) -> None:
+def _refuse_idle(told: ImportOptions, why: str, *names: str) -> None:
     for name, value in asdict(told).items():
         if name in names and value is not None:
             raise UsageError(f"--{name.replace('_', '-')} has no meaning here: {why}")

@@ -136,7 +136,7 @@ OPENAI = Layout(
 )
 
 
-def taken(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
+def import_tensors(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
     """Their tensors under the names of this network and in its shapes, float32.
 
     Raises DdpmError with what is missing, has another shape, or has no place in ours.
@@ -160,7 +160,7 @@ def taken(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
     }
 
 
-def given(ours: Mapping[str, Tensor], layout: Layout, config: NetworkConfig) -> Tensors:
+def export_tensors(ours: Mapping[str, Tensor], layout: Layout, config: NetworkConfig) -> Tensors:
     """Our tensors under their names, in our shapes."""
     places = _places(layout, config)
     pieces = [_pieces(name, tensor, places) for name, tensor in ours.items()]

@@ -69,7 +69,7 @@ def recipe(
     )
 
 
-def spread(state: Tensors, heads: Heads) -> Tensors:
+def split_interleaved_qkv(state: Tensors, heads: Heads) -> Tensors:
     """The same with all q of the attention first, then all k, then all v, as ours has them."""
     if not heads.legacy:
         return state

@@ -26,7 +26,7 @@ _TEXT_KEYS = ("text", "caption")
 _COLUMNS = (("file_name", "file"), _TEXT_KEYS)  # of a table; the first ones are Hugging Face's
 _NAMED = 5  # pictures listed in a message
 
-Told = tuple[str, str, str]  # where it stands, of which picture, what it says
+CaptionRow = tuple[str, str, str]  # where it stands, of which picture, what it says
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Captions:
         digest.update(repr(self.numbers.shape).encode() + self.numbers.tobytes())
         return digest.hexdigest()
 
-    def chosen(self, rows: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    def choose(self, rows: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
         """The number of one sentence for each picture; `draws`, (B,) in [0, 1), say which."""
         numbers = self.numbers[rows]
         count = (numbers >= 0).sum(axis=1)
@@ -59,7 +59,7 @@ class Captions:
         return tuple(self.sentences[number] for number in chosen), tuple(rows)
 
 
-def of_classes(
+def from_class_names(
     templates: Sequence[str], classes: Sequence[str], labels: NDArray[np.int64]
 ) -> Captions:
     """Sentences made of the classes' names, as many for each picture as there are templates."""
@@ -74,10 +74,10 @@ def of_classes(
         if not is_text(name):
             raise DdpmError(f"the class {name!r} is not UTF-8: rename its folder")
     of_class = [[template.replace(CLASS, name) for template in templates] for name in classes]
-    return gathered("class names", (of_class[label] for label in labels))
+    return from_sentences("class names", (of_class[label] for label in labels))
 
 
-def gathered(where: str, told: Iterable[Sequence[str]]) -> Captions:
+def from_sentences(where: str, told: Iterable[Sequence[str]]) -> Captions:
     """Captions from the sentences of each picture in turn."""
     number: dict[str, int] = {}
     rows = [[number.setdefault(text, len(number)) for text in texts] for texts in told]
@@ -92,12 +92,12 @@ def is_text(words: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
-def lie_beside(listing: PictureFiles) -> bool:
+def has_captions(listing: PictureFiles) -> bool:
     """Whether a folder or .zip holds captions, or means to."""
     return _table(listing) is not None or bool(_texts_beside(listing))
 
 
-def of_files(listing: PictureFiles) -> Captions:
+def from_files(listing: PictureFiles) -> Captions:
     """Read the captions of a folder or .zip: a table at its top, or a .txt beside each picture.
 
     Raises DdpmError where there are none, and for pictures that have none.
@@ -127,10 +127,10 @@ def of_files(listing: PictureFiles) -> Captions:
             f"{f'in {table}' if table else 'in a .txt beside them'}: {shown}. Write them, or add "
             "--no-captions"
         )
-    return gathered(table or ".txt files", (texts[picture] for picture in listing.names))
+    return from_sentences(table or ".txt files", (texts[picture] for picture in listing.names))
 
 
-def _beside_each(listing: PictureFiles) -> Iterator[Told]:
+def _beside_each(listing: PictureFiles) -> Iterator[CaptionRow]:
     """What the .txt files beside pictures say; each of their lines is a caption."""
     there = _texts_beside(listing)
     with ThreadPoolExecutor(cores()) as pool:
@@ -158,7 +158,7 @@ def _table(listing: PictureFiles) -> str | None:
     return _JSONL if any(key in first for key in _TEXT_KEYS) else None
 
 
-def _rows(listing: PictureFiles, table: str) -> Iterator[Told]:
+def _rows(listing: PictureFiles, table: str) -> Iterator[CaptionRow]:
     """What a table says: rows of a file's name and its caption, or several of them."""
     for line, row in _parsed(listing, table):
         place = f"{table} line {line}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -99,7 +99,7 @@ def fit(picture: Picture, channels: int, size: tuple[int, int]) -> Picture:
 
 def write_png(path: Path, picture: Picture) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         imageio.imwrite(partial, _interleaved(picture), extension=".png")
 
 
@@ -107,7 +107,7 @@ def write_gif(path: Path, frames: Sequence[Picture], seconds: float, hold: float
     """Write frames (C, H, W) as an endless GIF of `seconds`, its end held for `hold` more."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         imageio.imwrite(
             partial, [_rgb(frame) for frame in frames], extension=".gif", duration=durations, loop=0
         )

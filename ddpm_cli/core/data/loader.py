@@ -1,4 +1,4 @@
-"""Pictures ready to train on, and the order in which training sees them.
+"""DecodedImages ready to train on, and the order in which training sees them.
 
 Every source is decoded once, at the network's size, into one array of bytes in the cache. It is
 memory-mapped, so that all processes of a machine share it and the next start costs nothing.
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.tokens import Texts
+from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import Picture, UnreadableError
 from ddpm_cli.core.data.sources import Source
@@ -24,7 +24,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.files import check_space, replacing
+from ddpm_cli.core.runtime.files import atomic_write, check_free_space
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _NAMED = 10  # unreadable files listed in a message
@@ -32,21 +32,21 @@ _AHEAD = 1024  # pictures submitted at a time, which bounds the memory of decodi
 
 
 @dataclass(frozen=True)
-class Pictures:
+class DecodedImages:
     """Decoded pictures with labels and captions, and which of them are in use."""
 
     bytes: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
     labels: NDArray[np.int64]  # (rows,), -1 without classes
     rows: NDArray[np.int64]  # (N,), the rows that these pictures are
     captions: Captions | None = None  # of all rows
-    texts: Texts | None = None  # their sentences, as the network reads them
+    texts: TokenisedText | None = None  # their sentences, as the network reads them
     key: str = ""  # of all rows in the cache: another one where a file was written anew
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Pictures (B, C, H, W) uint8 and labels (B,) int64."""
+        """DecodedImages (B, C, H, W) uint8 and labels (B,) int64."""
         rows = self.rows[indices]
         return torch.from_numpy(self.bytes[rows]), torch.from_numpy(self.labels[rows])
 
@@ -54,9 +54,9 @@ class Pictures:
         """A caption of each picture, (B, L) or (B, L, D); `draws`, (B,) in [0, 1), say which."""
         if self.captions is None or self.texts is None:
             return None
-        return self.texts.take(self.captions.chosen(self.rows[indices], draws))
+        return self.texts.take(self.captions.choose(self.rows[indices], draws))
 
-    def split(self, holdout: int, seed: int) -> tuple[Pictures, Pictures]:
+    def split(self, holdout: int, seed: int) -> tuple[DecodedImages, DecodedImages]:
         """Part these pictures at random into (training, held out)."""
         if holdout >= len(self):
             raise DdpmError(
@@ -68,7 +68,7 @@ class Pictures:
         return training, held_out
 
 
-class Order:
+class SampleOrder:
     """Which picture is seen as the g-th: a fresh permutation an epoch, a function of (seed, g)."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -96,7 +96,7 @@ def prepare(
     reporter: Reporter,
     *,
     skip_bad: bool = False,
-) -> Pictures:
+) -> DecodedImages:
     """Decode every picture of the source at `size` (height, width), or find it done before.
 
     Files that cannot be read are an error that names them; with `skip_bad` they are named and left
@@ -107,13 +107,13 @@ def prepare(
     place = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = place.with_suffix(".readable.npy")
     if not (place.is_file() and readable.is_file()):
-        check_space(
+        check_free_space(
             place.parent,
             int(np.prod(shape)),
             "the decoded pictures",
             "set DDPM_CACHE to a larger place, or use a smaller --size",
         )
-        with replacing(place) as partial, replacing(readable) as list_partial:
+        with atomic_write(place) as partial, atomic_write(readable) as list_partial:
             rows, failures = _decode_all(source, shape, partial, reporter)
             _report(failures, len(source), reporter, skip_bad=skip_bad)
             with list_partial.open("wb") as file:
@@ -125,7 +125,7 @@ def prepare(
             f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad"
         )
     array = np.load(place, mmap_mode="r", allow_pickle=False)
-    return Pictures(array, source.labels, rows, key=key)
+    return DecodedImages(array, source.labels, rows, key=key)
 
 
 def _decode_all(

@@ -73,7 +73,7 @@ class NamedSource:
     """One split ("train" or "test") of a data set of DATASETS."""
 
     captioned = False
-    astray = ()
+    unclassified = ()
 
     def __init__(self, name: str, split: str) -> None:
         if split not in ("train", "test"):

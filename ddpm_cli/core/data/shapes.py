@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions, gathered
+from ddpm_cli.core.data.captions import Captions, from_sentences
 from ddpm_cli.core.data.files import Picture, fit
 
 COLOURS = {
@@ -96,7 +96,7 @@ class Shapes:
     native_size = (32, 32)
     native_channels = 3
     classes = tuple(FIGURES)
-    astray = ()
+    unclassified = ()
     captioned = False  # its classes are learned unless its captions are asked for
 
     def __init__(self, length: int = 12_000) -> None:
@@ -126,7 +126,7 @@ class Shapes:
     def captions(self) -> Captions:
         """A sentence for each picture."""
         told = ([self.describe(index).caption] for index in range(len(self)))
-        return gathered("the shapes' own", told)
+        return from_sentences("the shapes' own", told)
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
         """Draw picture `index` as uint8 (channels, H, W), antialiased."""

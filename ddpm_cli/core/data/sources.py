@@ -45,7 +45,7 @@ class Source(Protocol):
         """(N,) indices into classes; -1 without classes."""
 
     @property
-    def astray(self) -> tuple[str, ...]:
+    def unclassified(self) -> tuple[str, ...]:
         """Pictures that lie in no class folder where others do, so that there are no classes."""
 
     @property
@@ -76,7 +76,7 @@ class FileSource:
         self._files = listing
         whole = listing.path.resolve()
         self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
-        self.classes, self.labels, self.astray = _classes_of(listing.names)
+        self.classes, self.labels, self.unclassified = _classes_of(listing.names)
         self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
         self.native_size, self.native_channels = self._probe()
 
@@ -86,11 +86,11 @@ class FileSource:
     @property
     def captioned(self) -> bool:
         """Whether captions lie beside the pictures. Raises DdpmError for a table that is none."""
-        return captions.lie_beside(self._files)
+        return captions.has_captions(self._files)
 
     def captions(self) -> Captions:
         """Read the captions beside the pictures. Raises DdpmError where not all have one."""
-        return captions.of_files(self._files)
+        return captions.from_files(self._files)
 
     def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
@@ -132,7 +132,7 @@ def open_source(spec: str) -> Source:
 def captions_of(source: Source, templates: Sequence[str]) -> Captions:
     """Captions made of templates over the source's classes, or without any its own."""
     if templates:
-        return captions.of_classes(templates, source.classes, source.labels)
+        return captions.from_class_names(templates, source.classes, source.labels)
     return source.captions()
 
 
@@ -147,8 +147,8 @@ def _classes_of(
     while all(parents) and len({parts[0] for parts in parents}) == 1:
         parents = [parts[1:] for parts in parents]
     if not all(parents):
-        astray = [name for name, parts in zip(names, parents, strict=True) if not parts]
-        return (), np.full(len(names), -1), tuple(astray) if any(parents) else ()
+        unclassified = [name for name, parts in zip(names, parents, strict=True) if not parts]
+        return (), np.full(len(names), -1), tuple(unclassified) if any(parents) else ()
     classes = sorted({parts[0] for parts in parents})
     index = {name: i for i, name in enumerate(classes)}
     return tuple(classes), np.array([index[parts[0]] for parts in parents]), ()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 Predict = Callable[[Tensor, Tensor], "Prediction"]
 """The same, with the variance where the network has learned one."""
 
-Network = Callable[[Tensor, Tensor, Condition], Tensor]
+NetworkFn = Callable[[Tensor, Tensor, Condition], Tensor]
 """F: scaled x (B, C, H, W), c_noise (B,), condition -> (B, C or 2 C, H, W)."""
 
 
@@ -83,7 +83,7 @@ class Prediction(NamedTuple):
 class Denoiser:
     """A network seen as D(x, sigma, condition), by its parameterisation and its schedule."""
 
-    def __init__(self, network: Network, schedule: Schedule, parameterisation: str) -> None:
+    def __init__(self, network: NetworkFn, schedule: Schedule, parameterisation: str) -> None:
         self.network = network
         self.schedule = schedule
         self._scalings = PARAMETERISATIONS[parameterisation]
@@ -93,14 +93,14 @@ class Denoiser:
         return self._scalings(sigma)
 
     def output(
-        self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING
+        self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL
     ) -> tuple[Tensor, Tensor | None]:
         """F (B, C, H, W) at noise levels sigma (B,), and the fraction of a learned variance.
 
         The fraction is (v + 1) / 2 of the last C of 2 C channels (Nichol & Dhariwal 2021, equation
         15, as in their code); without those it is None.
         """
-        c_in = over_pixels(self.scalings(sigma).c_in, x)
+        c_in = expand_to_image(self.scalings(sigma).c_in, x)
         c_noise = self.schedule.c_noise(sigma).to(x.device)
         output = self.network((c_in * x).float(), c_noise, condition)
         if output.shape[1] == x.shape[1]:
@@ -108,10 +108,10 @@ class Denoiser:
         output, variance = output.chunk(2, dim=1)
         return output, (variance.to(x.dtype) + 1) / 2
 
-    def picture(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    def to_x0(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised x0 that F means, in the precision of x."""
         c_skip, c_out, _ = self.scalings(sigma)
-        return over_pixels(c_skip, x) * x + over_pixels(c_out, x) * output.to(x.dtype)
+        return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """What F should be for the picture x0 and the noise that hides it.
@@ -121,18 +121,18 @@ class Denoiser:
         """
         c_skip, c_out, _ = self.scalings(sigma)
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
-        return over_pixels(of_x0, x0) * x0 + over_pixels(of_noise, noise) * noise
+        return expand_to_image(of_x0, x0) * x0 + expand_to_image(of_noise, noise) * noise
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
         """The denoised x0 and, where the network learned it, the variance's fraction."""
         output, fraction = self.output(x, sigma, condition)
-        return Prediction(self.picture(output, x, sigma), fraction)
+        return Prediction(self.to_x0(output, x, sigma), fraction)
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition = NOTHING) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         """The denoised x0, in the precision of x."""
         return self.predict(x, sigma, condition).x0
 
 
-def over_pixels(scalar: Tensor, like: Tensor) -> Tensor:
+def expand_to_image(scalar: Tensor, like: Tensor) -> Tensor:
     """(B,) float64 -> (B, 1, 1, 1) in the precision of `like`."""
     return scalar.to(like.device, like.dtype)[:, None, None, None]

@@ -17,15 +17,15 @@ def guided(denoiser: Denoiser, condition: Condition, how: Sampling) -> Predict:
     guided: it is the conditional model's.
     A model that knows neither classes nor texts cannot be guided.
     """
-    if condition.says_nothing:
+    if condition.is_empty:
         return denoiser.predict
-    both = condition.and_null()
+    both = condition.with_null()
 
     def predict(x: Tensor, sigma: Tensor) -> Prediction:
-        if not how.guides_at(float(sigma[0])):
+        if not how.is_guided_at(float(sigma[0])):
             return denoiser.predict(x, sigma, condition)
         if how.guidance == 0:
-            return denoiser.predict(x, sigma, both.part(slice(len(x), None)))
+            return denoiser.predict(x, sigma, both.select(slice(len(x), None)))
         x0, fraction = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
         wanted, free = x0.chunk(2)
         mixed = free + how.guidance * (wanted - free)

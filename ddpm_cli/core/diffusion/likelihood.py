@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.diffusion.denoiser import Predict, Prediction, over_pixels
+from ddpm_cli.core.diffusion.denoiser import Predict, Prediction, expand_to_image
 from ddpm_cli.core.diffusion.schedules import Schedule, step_variances
 
 _LEAST = 1e-12  # no bin is less probable; as in the reference systems, so that results compare
@@ -59,12 +59,12 @@ def variational_term(schedule: Schedule, x0: Tensor, sigma: Tensor, seen: Predic
     below = schedule.below(sigma)
     log_small, log_large = log_variances(schedule, sigma, below)
     fraction = torch.zeros_like(x0) if seen.fraction is None else seen.fraction
-    gap = over_pixels(log_large - log_small, x0) * fraction
+    gap = expand_to_image(log_large - log_small, x0) * fraction
     kept = torch.where(below > 0, below, sigma)  # any number: the decoder's rows have no KL
-    gained = over_pixels(kept**-2 - sigma**-2, x0)  # signal-to-noise ratio
+    gained = expand_to_image(kept**-2 - sigma**-2, x0)  # signal-to-noise ratio
     divergence = 0.5 * (gap - 1 + (-gap).exp() * (1 + gained * (x0 - seen.x0).square()))
-    log_std = 0.5 * (over_pixels(log_small, x0) + gap)
-    nats = torch.where(over_pixels(below, x0) > 0, divergence, surprise(x0, seen.x0, log_std))
+    log_std = 0.5 * (expand_to_image(log_small, x0) + gap)
+    nats = torch.where(expand_to_image(below, x0) > 0, divergence, surprise(x0, seen.x0, log_std))
     return nats.mean(dim=(1, 2, 3)) / math.log(2)
 
 

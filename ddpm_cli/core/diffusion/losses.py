@@ -39,7 +39,7 @@ def training_loss(
     if weights is not None:
         loss = weights * loss
     if fraction is not None:
-        seen = Prediction(denoiser.picture(output.detach(), x, noised.sigma), fraction)
+        seen = Prediction(denoiser.to_x0(output.detach(), x, noised.sigma), fraction)
         bound = variational_term(schedule, noised.x0, noised.sigma, seen)
         loss = loss + objective.bound_weight * len(schedule) * bound
     return loss

@@ -27,7 +27,7 @@ class Noised(NamedTuple):
         return self.x0 + sigma * self.noise
 
 
-def shares(count: int, generator: torch.Generator) -> Tensor:
+def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
     """Uniform numbers in (0, 1), float64 (count,), on the CPU.
 
     Drawn in strata, one to each 1/count and in random order, which leaves every single draw uniform

@@ -20,7 +20,7 @@ from ddpm_cli.core.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Step:
+class SamplerStep:
     """Where a sampler stands after one step."""
 
     index: int  # 0-based
@@ -38,7 +38,7 @@ def ddim(
     eta: float,
     noise: Callable[[], Tensor],
     variance: str = "fixed-small",
-) -> Iterator[Step]:
+) -> Iterator[SamplerStep]:
     """DDIM (Song et al. 2021, equation 12) in x = x0 + sigma n.
 
     eta 0 is the deterministic DDIM, which is Euler's method on the probability flow; eta 1 is
@@ -51,7 +51,7 @@ def ddim(
         x = x0 + (down / sigma) * (x - x0)
         if up > 0:
             x = x + eta * posterior_std(sigma, after, variance, fraction) * noise()
-        yield Step(i, sigma, after, x, x0)
+        yield SamplerStep(i, sigma, after, x, x0)
 
 
 def ancestral_split(sigma: float, after: float, eta: float) -> tuple[float, float]:
@@ -91,7 +91,7 @@ def heun(
     s_min: float = 0.0,
     s_max: float = math.inf,
     s_noise: float = 1.0,
-) -> Iterator[Step]:
+) -> Iterator[SamplerStep]:
     """Heun's method on the probability flow (Karras et al. 2022, algorithms 1 and 2).
 
     Two evaluations a step, one in the last. With s_churn > 0 a step between s_min and s_max first
@@ -108,10 +108,10 @@ def heun(
             slope_there = (end - denoise(end, sigmas[i + 1].expand(len(x)))) / after
             end = x + (after - level) * ((x - x0) / level + slope_there) / 2
         x = end
-        yield Step(i, sigma, after, x, x0)
+        yield SamplerStep(i, sigma, after, x, x0)
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x0 is extrapolated in log sigma.
 
     Order 2 with one evaluation a step. The first and the last step are of order 1.
@@ -123,14 +123,14 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         middle = x0 + h / (2 * h_before) * (x0 - before)
         x = middle + (after / sigma) * (x - middle)
         before, h_before = x0, h
-        yield Step(i, sigma, after, x, x0)
+        yield SamplerStep(i, sigma, after, x, x0)
 
 
 # Of the newest slope and those before it (Adams & Bashforth).
 _WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12))
 
 
-def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
     """Improved PNDM (Zhang & Chen 2023, equation 38) of order 3: the slopes of three steps.
 
     One evaluation a step. The last step ends at D: nothing of older slopes is left at sigma 0.
@@ -142,4 +142,4 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         for weight, slope in zip(_WEIGHTS[len(slopes) - 1], slopes, strict=True):
             x = x + (after - sigma) * weight * slope
         x = x if after > 0 else x0
-        yield Step(i, sigma, after, x, x0)
+        yield SamplerStep(i, sigma, after, x, x0)

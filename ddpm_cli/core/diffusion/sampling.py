@@ -12,7 +12,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided
-from ddpm_cli.core.diffusion.samplers import Step
+from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 @torch.inference_mode()
 def sample(
     denoiser: Denoiser, noise: ImageNoise, condition: Condition, how: Sampling
-) -> Iterator[Step]:
+) -> Iterator[SamplerStep]:
     """Draw one batch, yielding every step; the last step's `x` is the pictures in [-1, 1].
 
     noise: draws (B, C, H, W); condition: what the B pictures should show.
@@ -38,8 +38,8 @@ def grid(schedule: Schedule, how: Sampling) -> Tensor:
 
     Raises UsageError where the schedule has fewer timesteps than there are steps.
     """
-    largest = grids.FLOW_SIGMA_MAX if how.follows_flow else math.inf
-    steps = how.fitted(len(schedule)).steps
+    largest = grids.FLOW_SIGMA_MAX if how.solves_ode else math.inf
+    steps = how.with_default_steps(len(schedule)).steps
     return grids.sigmas(schedule, steps, how.spacing, largest)
 
 
@@ -50,7 +50,7 @@ def evaluations(schedule: Schedule, how: Sampling) -> int:
 
     def predict(x: Tensor, sigma: Tensor) -> Prediction:
         nonlocal count
-        count += 2 if how.guidance != 0 and how.guides_at(float(sigma[0])) else 1
+        count += 2 if how.guidance != 0 and how.is_guided_at(float(sigma[0])) else 1
         return Prediction(pixel, pixel)
 
     for _ in _steps(predict, pixel, grid(schedule, how), how, lambda: pixel):
@@ -60,7 +60,7 @@ def evaluations(schedule: Schedule, how: Sampling) -> int:
 
 def _steps(
     predict: Predict, x: Tensor, sigmas: Tensor, how: Sampling, noise: Callable[[], Tensor]
-) -> Iterator[Step]:
+) -> Iterator[SamplerStep]:
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return predict(x, sigma).x0
 

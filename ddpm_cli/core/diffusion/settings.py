@@ -49,15 +49,15 @@ class Sampling:
         self._check_fit()
 
     @property
-    def follows_flow(self) -> bool:
+    def solves_ode(self) -> bool:
         """Whether the sampler solves the probability flow's equation, and needs levels near it."""
-        return _follows_flow(self.sampler)
+        return _solves_ode(self.sampler)
 
-    def fitted(self, timesteps: int) -> Sampling:
+    def with_default_steps(self, timesteps: int) -> Sampling:
         """The same for a model of so many timesteps, its steps counted."""
         return self if self.steps else replace(self, steps=min(_STEPS, timesteps))
 
-    def guides_at(self, sigma: float) -> bool:
+    def is_guided_at(self, sigma: float) -> bool:
         """Whether guidance acts at this noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
         return self.guidance != 1 and low < sigma <= high
@@ -93,7 +93,7 @@ class Sampling:
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
             ),
             (
-                self.follows_flow and self.eta != 0,
+                self.solves_ode and self.eta != 0,
                 f"--sampler {self.sampler} takes no --eta; use --sampler ddim",
             ),
             (
@@ -124,10 +124,10 @@ class Sampling:
 
 def default_spacing(sampler: str) -> str:
     """The spacing that a sampler is at its best with."""
-    return "karras" if _follows_flow(sampler) else "trailing"
+    return "karras" if _solves_ode(sampler) else "trailing"
 
 
-def _follows_flow(sampler: str) -> bool:
+def _solves_ode(sampler: str) -> bool:
     return sampler not in ("ddim", "ddpm")
 
 

@@ -18,7 +18,7 @@ from ddpm_cli.core.diffusion import sampling, schedules
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import plots
-from ddpm_cli.core.figures.plots import Stage
+from ddpm_cli.core.figures.plots import NoisyImage
 from ddpm_cli.core.runtime import seeds
 
 _STAGES = 9  # pictures in a strip
@@ -112,14 +112,14 @@ def _picture(path: Path) -> Tensor:
     return to_unit(torch.from_numpy(files.decode(data, str(path), size=size)))
 
 
-def _destruction(x0: Tensor, table: dict[str, Any], count: int) -> list[Stage]:
+def _destruction(x0: Tensor, table: dict[str, Any], count: int) -> list[NoisyImage]:
     """The picture at evenly spaced timesteps, in DDPM's scale, all with the same noise."""
     noise = torch.randn(x0.shape, generator=seeds.generator(0, "strip"))
     total, left = table["timesteps"], contrast(table)
     stages = []
     for t in np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist():
         x = left[t] * x0 + (1 - left[t] ** 2) ** 0.5 * noise
-        stages.append(Stage(table["schedule"], t, left[t], to_uint8(x).numpy()))
+        stages.append(NoisyImage(table["schedule"], t, left[t], to_uint8(x).numpy()))
     return stages
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.run_directory import Row
 
 
@@ -50,7 +50,7 @@ def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_figure(path, figure)
 
 
-class Stage(NamedTuple):
+class NoisyImage(NamedTuple):
     """A picture some way into its destruction."""
 
     schedule: str
@@ -95,7 +95,7 @@ def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
     write_figure(path, figure)
 
 
-def strip(path: Path, rows: Sequence[Sequence[Stage]]) -> None:
+def strip(path: Path, rows: Sequence[Sequence[NoisyImage]]) -> None:
     """Draw pictures being destroyed: a row a schedule, a column a timestep."""
     height, width = rows[0][0].picture.shape[1:]
     figure = Figure(
@@ -113,7 +113,7 @@ def strip(path: Path, rows: Sequence[Sequence[Stage]]) -> None:
     write_figure(path, figure)
 
 
-def frames(films: Sequence[Sequence[Stage]]) -> list[NDArray[np.uint8]]:
+def frames(films: Sequence[Sequence[NoisyImage]]) -> list[NDArray[np.uint8]]:
     """Draw pictures being destroyed side by side, each film's moments in turn: (3, H, W) each."""
     height, width = films[0][0].picture.shape[1:]
     size = (2.6 * len(films), 2.6 * height / width + 0.5)
@@ -134,7 +134,7 @@ def frames(films: Sequence[Sequence[Stage]]) -> list[NDArray[np.uint8]]:
     return drawn
 
 
-def _show(axes: Axes, stage: Stage) -> AxesImage:
+def _show(axes: Axes, stage: NoisyImage) -> AxesImage:
     image = axes.imshow(stage.picture.transpose(1, 2, 0), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -144,7 +144,7 @@ def _show(axes: Axes, stage: Stage) -> AxesImage:
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

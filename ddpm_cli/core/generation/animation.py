@@ -13,7 +13,7 @@ from ddpm_cli.core.data.files import Picture
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate
-from ddpm_cli.core.generation.generate import Model, Request
+from ddpm_cli.core.generation.generate import GenerationRequest, Model
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SHOWN = ("xt", "x0", "both")
@@ -30,16 +30,16 @@ def check(path: Path, show: str, *, overwrite: bool) -> None:
 
 
 def denoising(
-    model: Model, request: Request, show: str, every: int, reporter: Reporter
+    model: Model, request: GenerationRequest, show: str, every: int, reporter: Reporter
 ) -> list[Picture]:
     """Draw the request's pictures as one grid, a frame for every `every`-th step and the last.
 
     The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which keeps its variance.
     """
     indices = range(request.count)
-    start = generate.noise_of(model, request, indices)()
+    start = generate.image_noise(model, request, indices)()
     frames = [] if show == "x0" else [_frame(start, start, show)]
-    steps = generate.steps_of(model, request, indices)
+    steps = generate.sample_steps(model, request, indices)
     for step in track(steps, reporter, "sampling", request.how.steps, "steps"):
         if (step.index + 1) % every == 0 or step.index + 1 == request.how.steps:
             frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))

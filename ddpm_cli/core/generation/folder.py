@@ -14,7 +14,7 @@ import torch
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation.generate import Model, Request, draw
+from ddpm_cli.core.generation.generate import GenerationRequest, Model, draw
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -25,21 +25,27 @@ _IN_GRID = 100  # pictures on grid.png at most
 
 
 def write(
-    folder: Path, model: Model, request: Request, batch: int, reporter: Reporter, *, overwrite: bool
+    folder: Path,
+    model: Model,
+    request: GenerationRequest,
+    batch: int,
+    reporter: Reporter,
+    *,
+    overwrite: bool,
 ) -> int:
     """Write exactly `count` pictures with grid.png and manifest.jsonl into a folder.
 
     A folder with the same settings is completed: pictures that are there stay. The number drawn.
     Raises DdpmError where the folder holds anything else, unless `overwrite` is given.
     """
-    distributed.told_by_first(lambda: _open(folder, model, request, overwrite=overwrite))
-    mine = range(request.count)[distributed.share(request.count)]
+    distributed.broadcast_from_rank0(lambda: _open(folder, model, request, overwrite=overwrite))
+    mine = range(request.count)[distributed.shard(request.count)]
     missing = [i for i in mine if not _file(folder, i).exists()]
     for indices, pictures in draw(model, request, missing, batch, reporter):
         for index, picture in zip(indices, pictures, strict=True):
             files.write_png(_file(folder, index), picture)
-    drawn = int(distributed.total(torch.tensor(len(missing))))
-    if distributed.is_first():
+    drawn = int(distributed.all_reduce_sum(torch.tensor(len(missing))))
+    if distributed.is_main():
         _write_manifest(folder, model, request)
         shown = range(min(request.count, _IN_GRID))
         prompts = [request.about(i)[1] for i in shown]
@@ -49,7 +55,7 @@ def write(
     return drawn
 
 
-def default_folder(model: Model, request: Request) -> Path:
+def default_folder(model: Model, request: GenerationRequest) -> Path:
     """`generated` beside the weights, or the first of `generated-2`, … without other pictures.
 
     More of the same ones are others, too: a folder holds exactly as many as were asked for.
@@ -65,7 +71,7 @@ def default_folder(model: Model, request: Request) -> Path:
     )
 
 
-def settings_of(model: Model, request: Request) -> dict[str, Any]:
+def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
     """What determines the pictures, apart from how many there are."""
     names = model.config.network.classes
     return {
@@ -80,7 +86,7 @@ def settings_of(model: Model, request: Request) -> dict[str, Any]:
     }
 
 
-def _open(folder: Path, model: Model, request: Request, *, overwrite: bool) -> None:
+def _open(folder: Path, model: Model, request: GenerationRequest, *, overwrite: bool) -> None:
     """Make the folder ready. Raises DdpmError rather than mix two lots of pictures."""
     settings = settings_of(model, request)
     held = sorted(folder.glob("*")) if folder.is_dir() else []
@@ -134,7 +140,7 @@ def _grid(paths: Sequence[Path], prompts: Sequence[str | None], model: Model) ->
     return files.enlarge(files.grid(pictures), 256)
 
 
-def _write_manifest(folder: Path, model: Model, request: Request) -> None:
+def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> None:
     names = model.config.network.classes
     lines = []
     for i in range(request.count):

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.requests import Asked, Wishes, fitting
+from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, plan_conditions
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.samplers import Step
+from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.sampling import grid, sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -26,7 +26,7 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
-USUALLY = 16  # pictures
+DEFAULT_COUNT = 16  # pictures
 _VISIBLE = 0.1  # share of a picture's contrast
 
 
@@ -51,12 +51,12 @@ class Model(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """Which pictures: image i has the seed `seed + i`, and so its noise and what it shows."""
 
     count: int
     seed: int
-    wishes: Wishes
+    wishes: ConditionPlan
     how: Sampling
 
     def __post_init__(self) -> None:
@@ -77,26 +77,28 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
     return Model(path, denoiser, held.config, held.images, held.sha256, device, precision)
 
 
-def make_request(
+def resolve_request(
     model: Model,
     count: int | None,
     seed: int,
-    asked: Asked,
+    asked: ConditionRequest,
     how: Sampling,
     reporter: Reporter,
-    usually: int = USUALLY,
-) -> Request:
+    usually: int = DEFAULT_COUNT,
+) -> GenerationRequest:
     """Check a wish against the model. Raises UsageError or DdpmError with what the model can do.
 
     count: pictures; None: as many as the wish names, or else as `usually`.
     """
-    how = how.fitted(len(model.denoiser.schedule))
+    how = how.with_default_steps(len(model.denoiser.schedule))
     grid(model.denoiser.schedule, how)
     _check(model, how)
-    wishes = fitting(model.config, asked, str(model.path))
+    plan = plan_conditions(model.config, asked, str(model.path))
     if count is None:
-        count = wishes.count or usually
-    return Request(count, seed, wishes.read(model.config, model.device, reporter), how)
+        count = plan.count or usually
+    return GenerationRequest(
+        count, seed, plan.encode_prompts(model.config, model.device, reporter), how
+    )
 
 
 def _check(model: Model, how: Sampling) -> None:
@@ -125,7 +127,7 @@ def _check(model: Model, how: Sampling) -> None:
         )
 
 
-def starts_late(model: Model, request: Request) -> str | None:
+def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
     """Say it where the first of the steps is at a noise level that leaves a picture visible."""
     schedule = model.denoiser.schedule
     first = float(grid(schedule, request.how)[0])
@@ -139,7 +141,7 @@ def starts_late(model: Model, request: Request) -> str | None:
 
 
 def draw(
-    model: Model, request: Request, indices: Sequence[int], batch: int, reporter: Reporter
+    model: Model, request: GenerationRequest, indices: Sequence[int], batch: int, reporter: Reporter
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
     """Draw the images of these indices, a batch at a time: (indices, pictures (B, C, H, W))."""
     steps = request.how.steps
@@ -147,22 +149,24 @@ def draw(
         for start in range(0, len(indices), batch):
             chosen = indices[start : start + batch]
             x = None
-            for step in steps_of(model, request, chosen):
+            for step in sample_steps(model, request, chosen):
                 x = step.x
                 bar.update(start + len(chosen) * (step.index + 1) / steps)
             assert x is not None
             yield chosen, to_uint8(x).cpu().numpy()
 
 
-def steps_of(model: Model, request: Request, indices: Sequence[int]) -> Iterator[Step]:
+def sample_steps(
+    model: Model, request: GenerationRequest, indices: Sequence[int]
+) -> Iterator[SamplerStep]:
     """Draw one batch, yielding every step."""
     with devices.autocast(model.device, model.precision):
-        noise = noise_of(model, request, indices)
+        noise = image_noise(model, request, indices)
         wanted = request.wishes.condition([request.seed + i for i in indices], model.device)
         yield from sample(model.denoiser, noise, wanted, request.how)
 
 
-def noise_of(model: Model, request: Request, indices: Sequence[int]) -> ImageNoise:
+def image_noise(model: Model, request: GenerationRequest, indices: Sequence[int]) -> ImageNoise:
     """The noise of these images; its first draw is where sampling starts."""
     network = model.config.network
     shape = (network.channels, *network.size)

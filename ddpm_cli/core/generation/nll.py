@@ -74,7 +74,7 @@ def choose_variance(model: Model, variance: str | None) -> str:
 
 def open_pictures(
     model: Model, data: str | None, reporter: Reporter, *, skip_bad: bool
-) -> loader.Pictures:
+) -> loader.DecodedImages:
     """The pictures to judge, labelled as the model is. Raises DdpmError where they do not fit it.
 
     Pictures of another size are brought to the model's only where it was trained on these same
@@ -93,18 +93,18 @@ def open_pictures(
             f"{_size(wanted)}; bits/dim are of whole pictures, so bring them to that size first"
         )
     labels = _labels(model, source, name)
-    with distributed.first_on_machine():
+    with distributed.local_rank0_first():
         held = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
         if network.text is None:
             return replace(held, labels=labels)
         told = captions_of(source, model.config.data.templates)
-        read = tokens.read(network.text, told.sentences, model.device, reporter)
+        read = tokens.tokenise(network.text, told.sentences, model.device, reporter)
     return replace(held, labels=labels, captions=told, texts=read)
 
 
 def measure(
     model: Model,
-    pictures: loader.Pictures,
+    pictures: loader.DecodedImages,
     count: int,
     seed: int,
     batch: int,
@@ -118,7 +118,7 @@ def measure(
     """
     count = min(count, len(pictures))
     order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(pictures))[:count]
-    mine = order[distributed.share(count)]
+    mine = order[distributed.shard(count)]
     steps = len(model.denoiser.schedule)
     sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
     with reporter.bar("judging", count * steps, "evaluations") as bar:
@@ -132,7 +132,7 @@ def measure(
             values = torch.stack(rows)  # (terms and prior, pictures)
             totals = values.sum(dim=0)
             sums += torch.cat([values.sum(dim=1), totals.sum()[None], totals.square().sum()[None]])
-    *terms, prior, mean, square = (distributed.total(sums) / count).tolist()
+    *terms, prior, mean, square = (distributed.all_reduce_sum(sums) / count).tolist()
     deviation = math.sqrt(max(0.0, square - mean**2))
     spread = None if count == 1 else deviation / math.sqrt(count - 1)
     return Likelihood(prior, tuple(terms), spread, count)
@@ -140,7 +140,11 @@ def measure(
 
 @torch.inference_mode()
 def _bound(
-    model: Model, pictures: loader.Pictures, chosen: NDArray[np.int64], seed: int, variance: str
+    model: Model,
+    pictures: loader.DecodedImages,
+    chosen: NDArray[np.int64],
+    seed: int,
+    variance: str,
 ) -> Iterator[Tensor]:
     """For some pictures the terms of the bound and the prior's: T + 1 tensors (B,), float64."""
     images, labels = pictures.take(chosen)

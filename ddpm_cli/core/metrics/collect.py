@@ -1,4 +1,4 @@
-"""Pictures -> what scores need of one side: statistics, and features where they are asked for.
+"""ImageSet -> what scores need of one side: statistics, and features where they are asked for.
 
 All processes take their share of the pictures; what they found is joined in the first one.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.extraction import Extractor
-from ddpm_cli.core.metrics.feature_store import Rows
-from ddpm_cli.core.metrics.images import Pictures, Tally
+from ddpm_cli.core.metrics.feature_store import FeatureStore
+from ddpm_cli.core.metrics.images import ImageSet, Tally
 from ddpm_cli.core.metrics.statistics import Moments, Statistics, read_statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
@@ -25,12 +25,12 @@ _LAYOUT = "1"  # of the cache's entries
 
 
 @dataclass(frozen=True)
-class Gathered:
+class InputFeatures:
     """One side, ready to be scored."""
 
     statistics: Statistics
-    features: Rows | None = None  # in the pictures' order
-    logits: Rows | None = None
+    features: FeatureStore | None = None  # in the pictures' order
+    logits: FeatureStore | None = None
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Keep:
     logits: bool = False
 
 
-def gather(
-    pictures: Pictures, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
-) -> Gathered:
+def collect(
+    pictures: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+) -> InputFeatures:
     """Walk through the pictures once, with all processes. The result is whole in the first one.
 
     Raises DdpmError where fewer than 2 pictures can be read.
     """
     moments = Moments()
-    features = Rows(extractor.network.width) if keep.features else None
-    logits = Rows(extractor.network.classes) if keep.logits else None
-    part = distributed.share(len(pictures))
+    features = FeatureStore(extractor.network.width) if keep.features else None
+    logits = FeatureStore(extractor.network.classes) if keep.logits else None
+    part = distributed.shard(len(pictures))
     with _counting(len(pictures), part.stop - part.start, what, reporter) as count:
         for found in extractor.features(pictures.walk(part)):
             moments.update(found.pool)
@@ -61,7 +61,7 @@ def gather(
                 logits.append(found.logits)
             count(len(found.pool))
     tally = Tally()
-    for one in distributed.gathered(pictures.tally):
+    for one in distributed.all_gather(pictures.tally):
         tally.merge(one)
     pictures.tally = tally
     tally.report(reporter, pictures.label, grey=extractor.protocol.channels == 1)
@@ -78,35 +78,35 @@ def gather(
     statistics = Statistics(
         whole.mean, whole.covariance, whole.count, extractor.origin, tally.summary()
     )
-    return Gathered(
+    return InputFeatures(
         statistics,
         features.collected() if features is not None else None,
         logits.collected() if logits is not None else None,
     )
 
 
-def gather_cached(
-    pictures: Pictures, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
-) -> Gathered:
+def collect_cached(
+    pictures: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+) -> InputFeatures:
     """Gather the moments and features of a side, or find them where an earlier call left them.
 
     The cache knows pictures by their bytes, and the network by its file, protocol and precision.
     Sides with unreadable files are not kept: mended, they would be another side.
     """
-    place = distributed.told_by_first(lambda: _place(pictures, extractor))
+    place = distributed.broadcast_from_rank0(lambda: _place(pictures, extractor))
     if place is None or keep.logits:
-        return gather(pictures, extractor, keep, what, reporter)
+        return collect(pictures, extractor, keep, what, reporter)
     files = place / "statistics.npz", place / "features.f32"
     wanted = files if keep.features else files[:1]
-    if distributed.told_by_first(lambda: all(file.is_file() for file in wanted)):
+    if distributed.broadcast_from_rank0(lambda: all(file.is_file() for file in wanted)):
         reporter.say(f"{what}: {pictures.label} is in the cache ({place})")
-        statistics = distributed.told_by_first(lambda: read_statistics(files[0]))
-        opened = keep.features and distributed.is_first()
-        return Gathered(
-            statistics, Rows.open(files[1], extractor.network.width) if opened else None
+        statistics = distributed.broadcast_from_rank0(lambda: read_statistics(files[0]))
+        opened = keep.features and distributed.is_main()
+        return InputFeatures(
+            statistics, FeatureStore.open(files[1], extractor.network.width) if opened else None
         )
-    found = gather(pictures, extractor, keep, what, reporter)
-    if distributed.is_first() and not pictures.tally.unreadable:
+    found = collect(pictures, extractor, keep, what, reporter)
+    if distributed.is_main() and not pictures.tally.unreadable:
         try:
             if found.features is not None:
                 found.features.save(files[1])
@@ -116,7 +116,7 @@ def gather_cached(
     return found
 
 
-def _place(pictures: Pictures, extractor: Extractor) -> Path | None:
+def _place(pictures: ImageSet, extractor: Extractor) -> Path | None:
     content = pictures.content()
     if content is None:
         return None

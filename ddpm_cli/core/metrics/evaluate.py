@@ -7,16 +7,16 @@ from typing import Any
 
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics import prdc as balls
-from ddpm_cli.core.metrics.collect import Gathered, Keep, gather, gather_cached
+from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
 from ddpm_cli.core.metrics.extraction import Extractor
-from ddpm_cli.core.metrics.feature_store import Rows
-from ddpm_cli.core.metrics.images import Pictures
-from ddpm_cli.core.metrics.inputs import Side
+from ddpm_cli.core.metrics.feature_store import FeatureStore
+from ddpm_cli.core.metrics.images import ImageSet
+from ddpm_cli.core.metrics.inputs import ScoreInput
 from ddpm_cli.core.metrics.kid import kid
 from ddpm_cli.core.metrics.protocols import LOCAL
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
 from ddpm_cli.core.metrics.scores import Gaussian, inception_score
-from ddpm_cli.core.metrics.statistics import Origin, Statistics
+from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -26,7 +26,7 @@ SPLITS = 10  # of the Inception Score
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedMetrics:
     """Which scores are computed from the one pass."""
 
     metrics: frozenset[str] = frozenset({"fid", "kid", "prdc"})
@@ -35,7 +35,9 @@ class Wanted:
     cache: bool = True  # keep and find the real side's features
 
     @classmethod
-    def parse(cls, metrics: str | None, real: Side, fake: Side, **settings: bool) -> Wanted:
+    def parse(
+        cls, metrics: str | None, real: ScoreInput, fake: ScoreInput, **settings: bool
+    ) -> RequestedMetrics:
         """Read "fid,kid,prdc,is"; None: FID, and KID and PRDC where both sides are pictures."""
         pictures = [name for name, side in (("REAL", real), ("FAKE", fake)) if not _known(side)]
         if metrics is None:
@@ -61,8 +63,12 @@ class Wanted:
         return cls(names, **settings)
 
 
-def judge(
-    real: Side, fake: Side, extractor: Extractor | None, wanted: Wanted, reporter: Reporter
+def evaluate(
+    real: ScoreInput,
+    fake: ScoreInput,
+    extractor: Extractor | None,
+    wanted: RequestedMetrics,
+    reporter: Reporter,
 ) -> tuple[Report, Statistics | None]:
     """Score FAKE against REAL in one pass; the real side's statistics for use another time.
 
@@ -82,16 +88,16 @@ def judge(
     first = _gathered(real, extractor, keep_real, "real", reporter, cached=wanted.cache)
     second = _gathered(fake, extractor, keep_fake, "fake", reporter, cached=False)
     local = extractor is not None and extractor.protocol.local
-    report = distributed.told_by_first(
+    report = distributed.broadcast_from_rank0(
         lambda: _scored(first, second, extractor, wanted, reporter, local=local)
     )
     _note_few(report, len(first.statistics.mean), reporter)
     _note_unlike(report, reporter)
-    return report, first.statistics if distributed.is_first() else None
+    return report, first.statistics if distributed.is_main() else None
 
 
-def judge_inception_score(
-    images: Pictures, extractor: Extractor, splits: int, reporter: Reporter
+def evaluate_inception_score(
+    images: ImageSet, extractor: Extractor, splits: int, reporter: Reporter
 ) -> InceptionScoreReport:
     """Compute the Inception Score (Salimans et al. 2016) over splits of shuffled pictures.
 
@@ -102,12 +108,12 @@ def judge_inception_score(
             f"{images.label} holds {len(images)} images, too few for {splits} splits; "
             "give more, or fewer --splits"
         )
-    found = gather(images, extractor, Keep(logits=True), "images", reporter)
+    found = collect(images, extractor, Keep(logits=True), "images", reporter)
     n, logits = found.statistics.n or 0, found.logits
     if n < splits:
         raise DdpmError(f"only {n} images of {images.label} are readable, for {splits} splits")
     assert logits is not None
-    mean, std = distributed.told_by_first(lambda: _inception_score(logits, splits))
+    mean, std = distributed.broadcast_from_rank0(lambda: _inception_score(logits, splits))
     return InceptionScoreReport(
         mean,
         std,
@@ -120,26 +126,26 @@ def judge_inception_score(
 
 
 def _gathered(
-    side: Side,
+    side: ScoreInput,
     extractor: Extractor | None,
     keep: Keep,
     what: str,
     reporter: Reporter,
     *,
     cached: bool,
-) -> Gathered:
+) -> InputFeatures:
     if isinstance(side, Statistics):
-        return Gathered(side)
+        return InputFeatures(side)
     assert extractor is not None, "pictures need an extractor"
-    how = gather_cached if cached else gather
+    how = collect_cached if cached else collect
     return how(side, extractor, keep, what, reporter)
 
 
 def _scored(
-    real: Gathered,
-    fake: Gathered,
+    real: InputFeatures,
+    fake: InputFeatures,
     extractor: Extractor | None,
-    wanted: Wanted,
+    wanted: RequestedMetrics,
     reporter: Reporter,
     *,
     local: bool,
@@ -172,15 +178,15 @@ def _scored(
     return Report(origin, local, one.n, other.n, one.images, other.images, **scores)
 
 
-def _inception_score(logits: Rows, splits: int) -> tuple[float, float]:
+def _inception_score(logits: FeatureStore, splits: int) -> tuple[float, float]:
     return inception_score(lambda indices: logits.take(indices).numpy(), len(logits), splits)
 
 
-def _known(side: Side) -> bool:
+def _known(side: ScoreInput) -> bool:
     return isinstance(side, Statistics)
 
 
-def _check_enough(side: Side, name: str, extractor: Extractor | None) -> None:
+def _check_enough(side: ScoreInput, name: str, extractor: Extractor | None) -> None:
     """Find out now what would stop the score after an hour of features."""
     if isinstance(side, Statistics):
         if extractor is not None and len(side.mean) != extractor.network.width:
@@ -194,7 +200,7 @@ def _check_enough(side: Side, name: str, extractor: Extractor | None) -> None:
 
 
 def _check_comparable(
-    real: Side, fake: Side, extractor: Extractor | None, reporter: Reporter
+    real: ScoreInput, fake: ScoreInput, extractor: Extractor | None, reporter: Reporter
 ) -> None:
     conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
     if conflict:
@@ -210,7 +216,7 @@ def _check_comparable(
             )
 
 
-def _origin(side: Side, extractor: Extractor | None) -> Origin:
+def _origin(side: ScoreInput, extractor: Extractor | None) -> FeatureOrigin:
     if isinstance(side, Statistics):
         return side.origin
     assert extractor is not None, "pictures need an extractor"

@@ -13,14 +13,14 @@ from torch import Tensor
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, load_inception
 from ddpm_cli.core.metrics.protocols import Protocol as PictureProtocol
 from ddpm_cli.core.metrics.protocols import local_protocol
-from ddpm_cli.core.metrics.statistics import Origin
+from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models import classifier
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.downloads import fetch, sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
-class Network(Protocol):
+class FeatureNetwork(Protocol):
     """What turns prepared pictures into features."""
 
     width: int  # numbers in Features.pool
@@ -34,7 +34,7 @@ class Network(Protocol):
 class Extractor:
     """The network, and how pictures are put into it."""
 
-    network: Network
+    network: FeatureNetwork
     weights_sha256: str
     protocol: PictureProtocol
     device: torch.device
@@ -43,11 +43,13 @@ class Extractor:
     weights: str = ""  # the weights file's name
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> FeatureOrigin:
         """All that its features depend on."""
         how = self.protocol
         arithmetic = "bf16" if self.precision == torch.bfloat16 else "fp32"
-        return Origin(how.name, self.weights_sha256, arithmetic, how.resize, self.weights or None)
+        return FeatureOrigin(
+            how.name, self.weights_sha256, arithmetic, how.resize, self.weights or None
+        )
 
     def features(self, pictures: Iterable[Tensor]) -> Iterator[Features]:
         """Turn uint8 batches (n, 1 or 3, H, W), of any n and any sizes, into features, in order."""

@@ -16,12 +16,12 @@ from torch import Tensor
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.scores import shuffled
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 
 BLOCK = 1024  # rows read at a time: 8 MiB of 2048 features
 
 
-class Rows:
+class FeatureStore:
     """Float32 vectors of one width, in a file without a name that goes when the process ends.
 
     They are read by seeking, not through a memory map, whose pages would count as memory.
@@ -34,7 +34,7 @@ class Rows:
         weakref.finalize(self, self._file.close)
 
     @classmethod
-    def open(cls, path: Path, width: int) -> Rows:
+    def open(cls, path: Path, width: int) -> FeatureStore:
         """Read rows that `save` wrote. Raises DdpmError where the file cannot be read."""
         try:
             return cls(width, path.open("rb"))
@@ -81,34 +81,34 @@ class Rows:
             self._file.readinto(bytes_of[place * self._bytes : (place + 1) * self._bytes])  # type: ignore[attr-defined]
         return taken
 
-    def some(self, count: int) -> Rows:
+    def some(self, count: int) -> FeatureStore:
         """At most so many of the rows, chosen at random but always alike."""
         if len(self) <= count:
             return self
-        chosen, few = np.sort(shuffled(len(self))[:count]), Rows(self.width)
+        chosen, few = np.sort(shuffled(len(self))[:count]), FeatureStore(self.width)
         for start in range(0, count, BLOCK):
             few.append(self.take(chosen[start : start + BLOCK]))
         return few
 
-    def collected(self) -> Rows:
+    def collected(self) -> FeatureStore:
         """Join the rows of all processes, in the order of their ranks, in the first one."""
-        counts = distributed.gathered(len(self))
+        counts = distributed.all_gather(len(self))
         if len(counts) == 1:
             return self
-        whole = Rows(self.width)
+        whole = FeatureStore(self.width)
         before = sum(counts[: distributed.rank()])
         for start in range(0, sum(counts), BLOCK):
             block = torch.zeros(min(BLOCK, sum(counts) - start), self.width)
             low, high = max(start, before), min(start + len(block), before + len(self))
             if low < high:
                 block[low - start : high - start] = self.block(low - before, high - before)
-            block = distributed.total(block)  # exact: all but one add zero
-            if distributed.is_first():
+            block = distributed.all_reduce_sum(block)  # exact: all but one add zero
+            if distributed.is_main():
                 whole.append(block)
         return whole
 
     def save(self, path: Path) -> None:
         """Copy the rows to a file."""
-        with replacing(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             for block in self.blocks():
                 file.write(block.numpy().tobytes())

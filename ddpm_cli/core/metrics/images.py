@@ -90,7 +90,7 @@ class Tally:
             reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {shown}")
 
 
-class Pictures(Protocol):
+class ImageSet(Protocol):
     """Pictures that can be walked through once or more, as uint8 batches (n, 1 or 3, H, W)."""
 
     label: str  # as the user named them
@@ -105,7 +105,7 @@ class Pictures(Protocol):
         """Hash what the pictures are (64 hex digits); None where that is not known beforehand."""
 
 
-class FilePictures:
+class FileImages:
     """The pictures of a folder or a .zip, in the order of their names, each at its own size."""
 
     def __init__(self, listing: PictureFiles, skip_bad: bool = False) -> None:
@@ -162,7 +162,7 @@ class FilePictures:
             return error
 
 
-class ArrayPictures:
+class NpzImages:
     """The pictures of an .npz as guided-diffusion writes them: `arr_0`, uint8 (N, H, W[, 1 or 3]).
 
     They are read in pieces: 50,000 pictures of 256x256 would be 10 GB.

@@ -15,14 +15,14 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.archives import picture_files
 from ddpm_cli.core.data.named import DATASETS
 from ddpm_cli.core.data.sources import Source, open_source
-from ddpm_cli.core.metrics.images import RUN_LENGTH, ArrayPictures, FilePictures, Pictures, Tally
+from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
 
-Side = Pictures | Statistics
+ScoreInput = ImageSet | Statistics
 
 
-def open_side(spec: str | Path, skip_bad: bool = False) -> Side:
+def open_input(spec: str | Path, skip_bad: bool = False) -> ScoreInput:
     """Open what the user named.
 
     A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), or a data set's
@@ -30,17 +30,17 @@ def open_side(spec: str | Path, skip_bad: bool = False) -> Side:
     """
     path = Path(spec).expanduser()
     if not path.exists() and _names_a_data_set(str(spec)):
-        return SourcePictures(open_source(str(spec)), str(spec))
+        return DatasetImages(open_source(str(spec)), str(spec))
     if path.suffix.lower() == ".npz" and path.is_file():
-        return read_statistics(path) if "mu" in npz_members(path) else ArrayPictures(path)
-    return FilePictures(picture_files(path), skip_bad)
+        return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
+    return FileImages(picture_files(path), skip_bad)
 
 
 def _names_a_data_set(spec: str) -> bool:
     return spec == "shapes" or spec.partition(":")[0] in DATASETS
 
 
-class SourcePictures:
+class DatasetImages:
     """A data set by its name, at its own size, nothing cropped, flipped or cut out."""
 
     def __init__(self, source: Source, label: str) -> None:
@@ -70,10 +70,10 @@ class SourcePictures:
         return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
 
 
-class TrainingPictures:
+class TrainingImages:
     """The pictures that a training sees, at its size, without mirroring."""
 
-    def __init__(self, pictures: loader.Pictures, label: str) -> None:
+    def __init__(self, pictures: loader.DecodedImages, label: str) -> None:
         self.label = label
         self.tally = Tally()
         self._pictures = pictures
@@ -99,8 +99,8 @@ class TrainingPictures:
         return digest.hexdigest()
 
 
-class DrawnPictures:
-    """Pictures that a model draws while they are judged; none is written."""
+class GeneratedImages:
+    """ImageSet that a model draws while they are judged; none is written."""
 
     def __init__(self, label: str, count: int, draw: Callable[[range], Iterable[Tensor]]) -> None:
         self.label = label

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.feature_store import Rows
+from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SUBSETS = 100
@@ -25,7 +25,9 @@ class Kid(NamedTuple):
     size: int  # pictures in a subset
 
 
-def kid(real: Rows, fake: Rows, reporter: Reporter, device: torch.device | None = None) -> Kid:
+def kid(
+    real: FeatureStore, fake: FeatureStore, reporter: Reporter, device: torch.device | None = None
+) -> Kid:
     """KID: the unbiased squared MMD of 100 random subsets, under the kernel (x.y / d + 1)^3.
 
     It may be slightly negative: that says "no difference seen". Raises DdpmError below 2 pictures.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.feature_store import Rows
+from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.runtime.reporting import Reporter
 
 K_MANIFOLD = 3  # neighbours, for precision and recall (Kynkaanniemi et al. 2019)
@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(
-    real: Rows, fake: Rows, reporter: Reporter, device: torch.device | None = None
+    real: FeatureStore, fake: FeatureStore, reporter: Reporter, device: torch.device | None = None
 ) -> Neighbours:
     """Score fakes against real pictures, by balls to the k-th neighbour in feature space.
 
@@ -65,7 +65,7 @@ def neighbours(
     )
 
 
-def _radii(side: Rows, centre: Tensor, reporter: Reporter) -> Tensor:
+def _radii(side: FeatureStore, centre: Tensor, reporter: Reporter) -> Tensor:
     """Squared distances (n, 2) to the 3rd and 5th nearest other picture of the same side."""
     radii = []
     for _, x in _tracked(side, centre, "nearest neighbours", reporter):
@@ -78,7 +78,7 @@ def _radii(side: Rows, centre: Tensor, reporter: Reporter) -> Tensor:
 
 
 def _tracked(
-    side: Rows, centre: Tensor, what: str, reporter: Reporter
+    side: FeatureStore, centre: Tensor, what: str, reporter: Reporter
 ) -> Iterator[tuple[slice, Tensor]]:
     with reporter.bar(what, len(side), "images") as bar:
         for part, block in _blocks(side, centre):
@@ -86,7 +86,7 @@ def _tracked(
             bar.update(part.stop)
 
 
-def _blocks(side: Rows, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(side: FeatureStore, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
     start = 0
     for block in side.blocks():
         yield slice(start, start + len(block)), block.to(centre.device) - centre

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ddpm_cli.core.metrics.statistics import Origin
+from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
 
 @dataclass(frozen=True)
 class Report:
     """The scores of FAKE against REAL. None: not asked for, or not known."""
 
-    origin: Origin
+    origin: FeatureOrigin
     local: bool  # in a local classifier's features: no FID, and labelled so everywhere
     n_real: int | None  # None: the statistics file does not say
     n_fake: int | None
@@ -97,7 +97,7 @@ class InceptionScoreReport:
     std: float  # population deviation over the splits
     n: int
     splits: int
-    origin: Origin
+    origin: FeatureOrigin
     local: bool
     images: str
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, unpacked: 2048 features need 34 million
 
@@ -73,10 +73,12 @@ class Moments:
         mean = self._mean if self.count else torch.zeros(width, dtype=torch.float64)
         scatter = self._scatter if self.count else torch.zeros(width, width, dtype=torch.float64)
         whole = Moments()
-        whole.count = int(distributed.total(torch.tensor(self.count)))
-        whole._mean = distributed.total(mean * self.count) / max(whole.count, 1)
+        whole.count = int(distributed.all_reduce_sum(torch.tensor(self.count)))
+        whole._mean = distributed.all_reduce_sum(mean * self.count) / max(whole.count, 1)
         gap = mean.cpu() - whole._mean
-        whole._scatter = distributed.total(scatter.cpu() + self.count * torch.outer(gap, gap))
+        whole._scatter = distributed.all_reduce_sum(
+            scatter.cpu() + self.count * torch.outer(gap, gap)
+        )
         return whole
 
     @property
@@ -93,7 +95,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Origin:
+class FeatureOrigin:
     """How features were made. Only features of one origin may be compared."""
 
     protocol: str | None = None  # None: a file of another tool, which does not say
@@ -102,7 +104,7 @@ class Origin:
     resize: str | None = None  # the protocol in words
     weights: str | None = None  # the weights file's name
 
-    def conflict(self, other: Origin) -> tuple[str, str, str] | None:
+    def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
         """Find (option, ours, theirs) where the two certainly differ."""
         pairs = (
             ("--protocol", self.protocol, other.protocol),
@@ -127,13 +129,13 @@ class Statistics:
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     n: int | None  # None: a file of another tool, which does not say
-    origin: Origin = Origin()
+    origin: FeatureOrigin = FeatureOrigin()
     images: str = "statistics"  # sizes and formats of the pictures: "png 32x32"
 
     def write(self, path: Path) -> None:
         """Write pytorch-fid's .npz (mu, sigma) with n, origin and images beside them."""
         about: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
-        with replacing(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
                 mu=self.mean,
@@ -159,7 +161,7 @@ def read_statistics(path: Path) -> Statistics:
             mean = np.asarray(arrays["mu"], dtype=np.float64)
             covariance = np.asarray(arrays["sigma"], dtype=np.float64)
             n = int(arrays["n"]) if "n" in arrays else 0
-            names = [field.name for field in fields(Origin)]
+            names = [field.name for field in fields(FeatureOrigin)]
             about = {name: str(arrays[name]) or None for name in names if name in arrays}
             images = str(arrays["images"]) if "images" in arrays else "statistics"
     except KeyError as error:
@@ -171,7 +173,7 @@ def read_statistics(path: Path) -> Statistics:
         raise DdpmError(f"{path} does not hold a mean and its covariance: {shapes}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DdpmError(f"{path} holds NaN or infinity; make it again from the images")
-    return Statistics(mean, covariance, n or None, Origin(**about), images)
+    return Statistics(mean, covariance, n or None, FeatureOrigin(**about), images)
 
 
 def _sizes(path: Path) -> dict[str, int]:

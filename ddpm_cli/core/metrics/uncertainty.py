@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.metrics.feature_store import BLOCK, Rows
+from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
 from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance, shuffled
 from ddpm_cli.core.metrics.statistics import Moments
 from ddpm_cli.core.runtime.reporting import Reporter, track
@@ -13,7 +13,7 @@ from ddpm_cli.core.runtime.reporting import Reporter, track
 RESAMPLES = 10
 
 
-def fid_spread(real: Gaussian, fake: Rows, reporter: Reporter) -> float | None:
+def fid_spread(real: Gaussian, fake: FeatureStore, reporter: Reporter) -> float | None:
     """Standard error of FID from the choice of fakes, by the block jackknife; None below 4 fakes.
 
     The fakes, shuffled, are parted into 10 blocks, and FID is computed 10 times, each time without
@@ -34,7 +34,7 @@ def fid_spread(real: Gaussian, fake: Rows, reporter: Reporter) -> float | None:
     return float(np.sqrt((count - 1) / count * np.var(values) * count))
 
 
-def fid_floor(real: Rows, n: int) -> tuple[float, int]:
+def fid_floor(real: FeatureStore, n: int) -> tuple[float, int]:
     """FID of real pictures against other real pictures: (value, pictures on each side).
 
     The sides are disjoint, chosen at random, of n pictures each, or of half of all where there are
@@ -46,7 +46,7 @@ def fid_floor(real: Rows, n: int) -> tuple[float, int]:
     return frechet_distance(one.mean, one.covariance, other.mean, other.covariance), n
 
 
-def moments(rows: Rows, indices: NDArray[np.intp]) -> Moments:
+def moments(rows: FeatureStore, indices: NDArray[np.intp]) -> Moments:
     """Gather the moments of some rows."""
     gathered = Moments()
     for start in range(0, len(indices), BLOCK):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.models.embeddings import Context
+from ddpm_cli.core.models.embeddings import BlockContext
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 
 
@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
         self.qkv = glorot(nn.Conv2d(channels, 3 * channels, patch, stride=patch))
         self.out = zeroed(nn.Conv2d(channels, channels * patch**2, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         qkv = self.qkv(self.norm(x))
         batch, threefold, height, width = qkv.shape
@@ -54,7 +54,7 @@ class LinearAttention(nn.Module):
         self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         batch, channels, height, width = x.shape
         parts = self.qkv(self.norm(x)).reshape(
@@ -77,11 +77,11 @@ class ClassAttention(nn.Module):
         super().__init__()
         self.heads, self.scale = config.heads_of(channels), config.skip_scale
         self.norm = normalisation(channels, config)
-        self.qk = glorot(nn.Linear(config.vector_width, 2 * channels))
+        self.qk = glorot(nn.Linear(config.embedding_dim, 2 * channels))
         self.value = glorot(nn.Conv2d(channels, channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         assert context.classes is not None
         batch, channels, height, width = x.shape
@@ -106,7 +106,7 @@ class ChannelAttention(nn.Module):
         kernel = int(abs(math.log2(channels) / 2 + 0.5)) | 1  # their equation 12: the nearest odd
         self.mix = zeroed(nn.Conv1d(1, 1, kernel, padding=kernel // 2))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         means = x.mean(dim=(2, 3))[:, None]
         scales = 2 * self.mix(means).sigmoid()
@@ -129,7 +129,7 @@ class CrossAttention(nn.Module):
         self.key_value = glorot(nn.Linear(config.text.width, 2 * channels))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         assert context.tokens is not None and context.seen is not None
         batch, channels, height, width = x.shape

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.models.embeddings import Context
+from ddpm_cli.core.models.embeddings import BlockContext
 from ddpm_cli.core.models.layers import ChannelNorm, glorot, normalisation, zeroed
 
 
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         straight = inputs == outputs and not (resampling and config.resample_skip)
         self.skip = nn.Identity() if straight else glorot(nn.Conv2d(inputs, outputs, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W), or half or twice H and W."""
         h = nnf.silu(self.norm1(x))
         if self.resampling:
@@ -57,7 +57,7 @@ class ConvNeXtBlock(nn.Module):
         self.out = zeroed(nn.Conv2d(4 * outputs, outputs, 1))
         self.skip = nn.Identity() if inputs == outputs else glorot(nn.Conv2d(inputs, outputs, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W)."""
         h = _modulated(self.norm, self.depthwise(x), self.condition(context.vector))
         h = self.out(self.dropout(nnf.gelu(self.expand(h))))
@@ -80,7 +80,7 @@ class Downsample(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> (B, C, H/2, W/2)."""
         if self.conv is None:
             return _resampled(x, "down")
@@ -96,7 +96,7 @@ class Upsample(nn.Module):
         convolved = config.resample == "conv"
         self.conv = glorot(nn.Conv2d(channels, channels, 3, padding=1)) if convolved else None
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, C, H, W) -> (B, C, 2H, 2W)."""
         out = _resampled(x, "up")
         return out if self.conv is None else self.conv(out)
@@ -105,7 +105,7 @@ class Upsample(nn.Module):
 def _modulation(channels: int, config: NetworkConfig) -> nn.Linear:
     """What the context does to so many channels: one number each, or a scale and a shift."""
     numbers = 2 * channels if config.time == "scale-shift" else channels
-    return glorot(nn.Linear(config.vector_width, numbers))
+    return glorot(nn.Linear(config.embedding_dim, numbers))
 
 
 def _modulated(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:

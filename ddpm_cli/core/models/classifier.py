@@ -65,7 +65,7 @@ def _level(inputs: int, outputs: int, *, last: bool) -> nn.Sequential:
     return nn.Sequential(*layers, *([] if last else [nn.MaxPool2d(2)]))
 
 
-class Held(NamedTuple):
+class LoadedClassifier(NamedTuple):
     """A classifier read from its file."""
 
     network: Classifier  # in evaluation mode, on the CPU
@@ -77,7 +77,7 @@ def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
     tensors.write(path, network.state_dict(), {_KEY: to_dict(config)})
 
 
-def load(path: Path) -> Held:
+def load(path: Path) -> LoadedClassifier:
     """Read a classifier. Raises DdpmError for a file of something else."""
     if not path.is_file():
         raise DdpmError(f"--features {path}: no such file; ddpm train-classifier makes one")
@@ -91,4 +91,4 @@ def load(path: Path) -> Held:
     config = from_dict(ClassifierConfig, about, f"the config in {path}")
     network = Classifier(config)
     tensors.fill(network, held.tensors, path)
-    return Held(network.eval(), config)
+    return LoadedClassifier(network.eval(), config)

@@ -13,12 +13,12 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import NULL_CLASS
 from ddpm_cli.core.models.layers import embedding, glorot, zeroed
-from ddpm_cli.core.models.text import TextEncoder
+from ddpm_cli.core.models.text import TextEmbedding
 
 AUGMENTATIONS = 9  # numbers that say how training moved a picture
 
 
-class Context(NamedTuple):
+class BlockContext(NamedTuple):
     """What every block is told besides the picture."""
 
     vector: Tensor  # (B, E): noise level, class, the whole text; ready for a linear layer
@@ -43,13 +43,13 @@ def sinusoidal(values: Tensor, width: int, order: str, longest: float = 10_000) 
     return torch.cat(parts if order == "sin-cos" else parts[::-1], dim=1)
 
 
-class Conditioning(nn.Module):
+class ConditionEmbedding(nn.Module):
     """Noise level and condition as the context that the blocks read."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.vector_width
+        width = config.embedding_dim
         self.first = glorot(nn.Linear(config.width, width))
         self.second = glorot(nn.Linear(width, width))
         self.augmented = (
@@ -63,10 +63,10 @@ class Conditioning(nn.Module):
                 self.class_map = glorot(nn.Linear(config.class_width, width))
         self.text = self.text_map = None
         if config.text is not None:
-            self.text = TextEncoder(config.text)
+            self.text = TextEmbedding(config.text)
             self.text_map = zeroed(nn.Linear(config.text.width, width))
 
-    def forward(self, c_noise: Tensor, condition: Condition) -> Context:
+    def forward(self, c_noise: Tensor, condition: Condition) -> BlockContext:
         """c_noise (B,) and what the B pictures should show -> context."""
         encoded = sinusoidal(c_noise, self.config.width, self.config.encoding)
         if self.augmented is not None:
@@ -80,12 +80,12 @@ class Conditioning(nn.Module):
             classes = self._classes(condition.labels, c_noise)
             vector, classes = vector + classes, nnf.silu(classes)
         if self.text is None or self.text_map is None:
-            return Context(nnf.silu(vector), classes)
+            return BlockContext(nnf.silu(vector), classes)
         text = self.text.nothing(c_noise) if condition.text is None else condition.text
         tokens, seen = self.text(text)
         even = nnf.layer_norm(tokens, tokens.shape[-1:])  # frozen encoders' vectors are of any size
         vector = vector + self.text_map(_mean(even, seen))
-        return Context(nnf.silu(vector), classes, tokens, seen)
+        return BlockContext(nnf.silu(vector), classes, tokens, seen)
 
     def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None

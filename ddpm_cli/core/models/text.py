@@ -12,7 +12,7 @@ from ddpm_cli.core.models.layers import embedding, glorot, zeroed
 BYTES = 256  # values of a byte
 
 
-class TextEncoder(nn.Module):
+class TextEmbedding(nn.Module):
     """Turn texts into tokens that pictures attend to (Nichol et al. 2022, GLIDE, section 4).
 
     Bytes go through a transformer that learns along with the U-Net; a frozen encoder's vectors are

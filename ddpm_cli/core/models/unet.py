@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.conditioning.condition import NOTHING, Condition
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.models import attention, blocks
-from ddpm_cli.core.models.embeddings import Conditioning, Context
+from ddpm_cli.core.models.embeddings import BlockContext, ConditionEmbedding
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 
 
@@ -25,7 +25,7 @@ class Stage(nn.Module):
             _block(kind, width, outputs, config) for kind, width in zip(kinds, widths, strict=True)
         )
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W)."""
         for block in self.blocks:
             x = block(x, context)
@@ -58,7 +58,7 @@ class UNet(nn.Module):
         config.check()
         self.config = config
         folded = config.channels * config.patch**2
-        self.conditioning = Conditioning(config)
+        self.conditioning = ConditionEmbedding(config)
         self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
 
         channels, kept = config.width, [config.width]
@@ -86,7 +86,7 @@ class UNet(nn.Module):
         outputs = folded * (2 if config.learned_variance else 1)
         self.outputs = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         """x (B, C, H, W), c_noise (B,), condition -> F (B, C or 2 C, H, W), of any H and W."""
         context = self.conditioning(c_noise, condition)
         height, width = x.shape[2:]

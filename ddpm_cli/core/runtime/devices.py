@@ -72,7 +72,9 @@ def enough_memory(mend: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         why = str(error).split(". ")[0]
-        raise DdpmError(f"{worker.name()} ran out of the GPU's memory ({why}); {mend}") from error
+        raise DdpmError(
+            f"{worker.rank_name()} ran out of the GPU's memory ({why}); {mend}"
+        ) from error
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

@@ -43,13 +43,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this is the process that writes files and speaks."""
     return rank() == 0
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes for the length of a block: gloo for the CPU, NCCL for GPUs."""
     if world_size() == 1:
         yield
@@ -72,7 +72,7 @@ def joined(device: torch.device) -> Iterator[None]:
 def _nobody_came() -> str:
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     return (
-        f"{worker.name()} waited {_GATHERING:.0f} s for {world_size()} processes to meet at "
+        f"{worker.rank_name()} waited {_GATHERING:.0f} s for {world_size()} processes to meet at "
         f"{where}; were all started, and can each reach that address (a firewall, a wrong name)?"
     )
 
@@ -85,12 +85,12 @@ def _cannot_talk(device: torch.device) -> str:
             "NCCL_SOCKET_IFNAME=eth0 (the right network), NCCL_DEBUG=INFO (to see more); a firewall"
         )
     return (
-        f"{worker.name()} ({device}) did not hear from the others within {_HANDSHAKE:.0f} s of "
+        f"{worker.rank_name()} ({device}) did not hear from the others within {_HANDSHAKE:.0f} s of "
         f"the start. Try {try_this}"
     )
 
 
-def alike(work: Callable[[], T]) -> T:
+def run_on_all_ranks(work: Callable[[], T]) -> T:
     """What `work` gives in every process, or one error where it fails in any.
 
     The first process in which it raises a DdpmError does so, the others leave with its code.
@@ -100,7 +100,7 @@ def alike(work: Callable[[], T]) -> T:
         value = work()
     except DdpmError as error:
         failure = error
-    codes = gathered(failure.exit_code if failure else 0)
+    codes = all_gather(failure.exit_code if failure else 0)
     code = next((code for code in codes if code), 0)
     if failure and codes.index(code) == rank():
         raise failure
@@ -110,7 +110,7 @@ def alike(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def first_on_machine() -> Iterator[None]:
+def local_rank0_first() -> Iterator[None]:
     """Let the first process of each machine go through the block before its others do.
 
     Where it fails it tells why, and the others just leave with its exit code.
@@ -124,9 +124,9 @@ def first_on_machine() -> Iterator[None]:
             failed = error.exit_code
             raise
         finally:
-            (code,) = largest(failed)
+            (code,) = all_reduce_max(failed)
     else:
-        (code,) = largest(0)
+        (code,) = all_reduce_max(0)
         if not code:
             yield
     if code:
@@ -136,10 +136,10 @@ def first_on_machine() -> Iterator[None]:
 def barrier() -> None:
     """Wait until every process has come here."""
     if world_size() > 1:
-        largest(0.0)
+        all_reduce_max(0.0)
 
 
-def told_by_first(decide: Callable[[], T]) -> T:
+def broadcast_from_rank0(decide: Callable[[], T]) -> T:
     """What the first process decides, told to all; only there is `decide` called.
 
     Where that raises a DdpmError, the first process does so and the others leave with its code.
@@ -148,7 +148,7 @@ def told_by_first(decide: Callable[[], T]) -> T:
         return decide()
     told: list[tuple[T | None, int]] = [(None, 0)]
     failure: DdpmError | None = None
-    if is_first():
+    if is_main():
         try:
             told = [(decide(), 0)]
         except DdpmError as error:
@@ -162,7 +162,7 @@ def told_by_first(decide: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def largest(*values: float) -> list[float]:
+def all_reduce_max(*values: float) -> list[float]:
     """The largest of each value over all processes; so that all decide alike."""
     if world_size() == 1:
         return list(values)
@@ -171,7 +171,7 @@ def largest(*values: float) -> list[float]:
     return gathered.tolist()
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in float64 on the CPU."""
     summed = values.detach().to("cpu", torch.float64)
     if world_size() > 1:
@@ -179,7 +179,7 @@ def total(values: Tensor) -> Tensor:
     return summed
 
 
-def gathered(thing: T) -> list[T]:
+def all_gather(thing: T) -> list[T]:
     """Every process's thing, in the order of their ranks."""
     if world_size() == 1:
         return [thing]
@@ -188,7 +188,7 @@ def gathered(thing: T) -> list[T]:
     return cast(list[T], things)
 
 
-def share(count: int) -> slice:
+def shard(count: int) -> slice:
     """This process's part of `count` things in a row; parts differ by one at most."""
     bounds = [count * r // world_size() for r in (rank(), rank() + 1)]
     return slice(*bounds)
@@ -205,7 +205,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
-def accumulating(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+def accumulate_gradients(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Keep gradients to this process until the last part of a batch, which averages them."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()

@@ -15,7 +15,7 @@ from typing import IO
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import replacing
+from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.reporting import Reporter
 
 BLOCK = 2**20  # bytes read at a time
@@ -72,7 +72,7 @@ def fetch(
         if _intact(remote, place):  # another process brought it while this one waited
             return place
         if _intact(remote, remote.place):
-            with replacing(place) as partial:
+            with atomic_write(place) as partial:
                 shutil.copyfile(remote.place, partial)
         else:
             _download(remote, place, reporter, opener or _https)
@@ -91,7 +91,7 @@ def _download(remote: RemoteFile, place: Path, reporter: Reporter, opener: Opene
     digest, done = hashlib.sha256(), 0
     reporter.say(f"downloading {remote.what} from {remote.url} to {place}")
     with (
-        replacing(place) as partial,
+        atomic_write(place) as partial,
         partial.open("wb") as file,
         reporter.bar(f"downloading {place.name}", remote.size, "bytes") as bar,
     ):

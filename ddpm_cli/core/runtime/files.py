@@ -13,7 +13,7 @@ from ddpm_cli.core.errors import DdpmError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path`; on leaving without error it becomes `path`.
 
     The parent folders are made. After this neither a crash nor a power cut undoes it. Raises
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def from_disk_next(descriptor: int) -> None:
+def flush_and_drop_cache(descriptor: int) -> None:
     """Bring an open file to the disk and let memory forget it: who reads it next, reads the disk.
 
     Where the system cannot forget, the next reading may be of memory.
@@ -50,11 +50,11 @@ def from_disk_next(descriptor: int) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def check_space(folder: Path, needed: int, what: str, mend: str) -> None:
+def check_free_space(folder: Path, needed: int, what: str, mend: str) -> None:
     """Raise DdpmError where a folder, there or yet to be made, has less than `needed` bytes free.
 
     what: who needs them, in the plural ("the decoded pictures"); mend: what to do about it.

@@ -20,7 +20,7 @@ _OURS = ("", "snapshots", "samples")  # folders of a run that only its training 
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the run directory for the length of a block; remove what a killed training left.
 
     Raises DdpmError, naming host and process, where another training holds it. A file system

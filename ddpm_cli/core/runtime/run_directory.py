@@ -139,7 +139,7 @@ def find_weights(given: Path | None) -> Path:
     raise DdpmError(f"{given}: no such run or weights file{_existing()}")
 
 
-def free_name(path: Path) -> Path:
+def unused_name(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
     names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))
     return path if not path.exists() else next(name for name in names if not name.exists())

@@ -13,10 +13,10 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
-from ddpm_cli.core.data.loader import Order, Pictures
+from ddpm_cli.core.data.loader import DecodedImages, SampleOrder
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion.importance import LossHistory
-from ddpm_cli.core.diffusion.noising import Noised, shares, training_sigmas
+from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.runtime import distributed, seeds
 
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         x0, noise, sigma = self.noised
         importance = None if self.importance is None else self.importance[rows]
         noised = Noised(x0[rows], noise[rows], sigma[rows])
-        return Batch(noised, self.condition.part(rows), self.rows[rows], importance)
+        return Batch(noised, self.condition.select(rows), self.rows[rows], importance)
 
 
 class Batches:
@@ -52,11 +52,11 @@ class Batches:
     """
 
     def __init__(
-        self, config: RunConfig, schedule: Schedule, pictures: Pictures, device: torch.device
+        self, config: RunConfig, schedule: Schedule, pictures: DecodedImages, device: torch.device
     ) -> None:
         self._config, self._schedule, self._device = config, schedule, device
         self._pictures = pictures
-        self._order = Order(len(pictures), config.optimiser.seed)
+        self._order = SampleOrder(len(pictures), config.optimiser.seed)
 
     def draw(self, seen: int, history: LossHistory | None) -> Batch:
         """This process's share of the batch after `seen` images.
@@ -64,11 +64,11 @@ class Batches:
         history: the losses so far, where timesteps are drawn by importance.
         """
         learn = self._config.optimiser
-        mine = distributed.share(learn.batch)
+        mine = distributed.shard(learn.batch)
         random = seeds.generator(learn.seed, "batch", seen)
         flips = torch.rand(learn.batch, generator=random) < 0.5
         drops = torch.rand(learn.batch, generator=random) < learn.class_drop
-        u = shares(learn.batch, random)
+        u = stratified_uniform(learn.batch, random)
         if history is None:
             sigma = training_sigmas(self._schedule, self._config.objective, u)
             importance = None
@@ -88,13 +88,15 @@ class Batches:
         elif self._config.data.flip:
             x0 = augmentation.mirrored(x0, flips[mine])
         noised = Noised(x0, self._noise(learn.batch, seen)[mine], sigma[mine])
-        return Batch(noised, condition.hidden(drops[mine]).to(self._device), rows, importance)
+        return Batch(noised, condition.drop(drops[mine]).to(self._device), rows, importance)
 
-    def held_out(self, held_out: Pictures) -> Iterator[Batch]:
+    def held_out(self, held_out: DecodedImages) -> Iterator[Batch]:
         """This process's shares of the held-out pictures, under the same noise every time."""
         count, learn = len(held_out), self._config.optimiser
         random = seeds.generator(learn.seed, "holdout")
-        sigma = training_sigmas(self._schedule, self._config.objective, shares(count, random))
+        sigma = training_sigmas(
+            self._schedule, self._config.objective, stratified_uniform(count, random)
+        )
         for start in range(0, count, learn.batch):
             whole = np.arange(start, min(start + learn.batch, count))
             first = torch.zeros(len(whole))  # of their captions
@@ -102,10 +104,10 @@ class Batches:
             noise = torch.randn(images.shape, generator=random).to(self._device)
             noised = Noised(to_unit(images.to(self._device)), noise, sigma[whole])
             share = Batch(noised, condition.to(self._device), whole, None)
-            yield share.part(distributed.share(len(whole)))
+            yield share.part(distributed.shard(len(whole)))
 
     def _shown(
-        self, pictures: Pictures, rows: NDArray[np.int64], which: Tensor
+        self, pictures: DecodedImages, rows: NDArray[np.int64], which: Tensor
     ) -> tuple[Tensor, Condition]:
         """Pictures (B, C, H, W) uint8, and what they show; `which`, (B,) in [0, 1): by caption."""
         images, labels = pictures.take(rows)

@@ -25,7 +25,7 @@ class Clock:
         now = time.monotonic()
         seconds = progress.seconds + now - self._last
         self._last = now
-        progress.seconds, *heard = distributed.largest(seconds, *news)
+        progress.seconds, *heard = distributed.all_reduce_max(seconds, *news)
         self.used = self._share(progress)
         return heard
 

@@ -12,12 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.conditioning import tokens
-from ddpm_cli.core.conditioning.requests import in_turn
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig, not_reading_text, reading_text
+from ddpm_cli.core.conditioning.requests import default_plan
+from ddpm_cli.core.config.network import (
+    NetworkConfig,
+    TextConfig,
+    with_text_attention,
+    without_text_attention,
+)
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict, updated
 from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.data.sources import Source, captions_of
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
@@ -44,9 +49,9 @@ def network_settings(
         if given.get("text"):
             raise UsageError("--text-encoder and --text-length are for captions: there are none")
         recipes = {
-            "blocks": [not_reading_text(recipe) for recipe in config.blocks],
-            "up_blocks": [not_reading_text(recipe) for recipe in config.up_blocks],
-            "middle": not_reading_text(config.middle),
+            "blocks": [without_text_attention(recipe) for recipe in config.blocks],
+            "up_blocks": [without_text_attention(recipe) for recipe in config.up_blocks],
+            "middle": without_text_attention(config.middle),
         }
         return {"text": None} | {k: v for k, v in recipes.items() if k not in given}
     text = updated(config.text or TextConfig(), given.get("text", {}))
@@ -54,16 +59,16 @@ def network_settings(
         given.get(name, getattr(config, name)) for name in ("blocks", "up_blocks", "middle")
     )
     recipes = {
-        "blocks": [reading_text(recipe) for recipe in blocks],
-        "up_blocks": [reading_text(recipe) for recipe in up_blocks],
-        "middle": reading_text(middle),
+        "blocks": [with_text_attention(recipe) for recipe in blocks],
+        "up_blocks": [with_text_attention(recipe) for recipe in up_blocks],
+        "middle": with_text_attention(middle),
     }
     if "text-attn" not in json.dumps(recipes):
         raise UsageError(
             "pixels read captions in text-attn blocks: --blocks should have text-attn, or attn, "
             "which one follows"
         )
-    return {"text": to_dict(tokens.fitted(text, told.sentences)), **recipes}
+    return {"text": to_dict(tokens.resolve_encoder(text, told.sentences)), **recipes}
 
 
 def data_settings(
@@ -82,16 +87,18 @@ def data_settings(
 
 
 def with_texts(
-    pictures: Pictures,
+    pictures: DecodedImages,
     told: Captions | None,
     config: RunConfig,
     device: torch.device,
     reporter: Reporter,
-) -> Pictures:
+) -> DecodedImages:
     """The pictures with their captions, as the network reads them."""
     if told is None or config.network.text is None:
         return pictures
-    with distributed.first_on_machine():
-        in_turn(config).read(config, device, reporter)  # previews find it in the cache
-        read = tokens.read(config.network.text, told.sentences, device, reporter)
+    with distributed.local_rank0_first():
+        default_plan(config).encode_prompts(
+            config, device, reporter
+        )  # previews find it in the cache
+        read = tokens.tokenise(config.network.text, told.sentences, device, reporter)
     return replace(pictures, captions=told, texts=read)

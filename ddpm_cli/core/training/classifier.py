@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddpm_cli.core.data.loader import Order, Pictures, prepare
+from ddpm_cli.core.data.loader import DecodedImages, SampleOrder, prepare
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -69,7 +69,7 @@ def train_classifier(
 
 def _learn(
     network: Classifier,
-    pictures: Pictures,
+    pictures: DecodedImages,
     recipe: Recipe,
     device: torch.device,
     reporter: Reporter,
@@ -77,7 +77,7 @@ def _learn(
     steps = recipe.epochs * math.ceil(len(pictures) / recipe.batch)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=steps)
-    order = Order(len(pictures), recipe.seed)
+    order = SampleOrder(len(pictures), recipe.seed)
     smooth = math.nan
     network.train()
     with reporter.bar("learning classes", steps * recipe.batch, "images") as bar:
@@ -107,7 +107,7 @@ def _moved(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(network: Classifier, pictures: Pictures, device: torch.device) -> float:
+def accuracy(network: Classifier, pictures: DecodedImages, device: torch.device) -> float:
     """Share of pictures whose class the network names; NaN of none."""
     network.eval()
     right = 0

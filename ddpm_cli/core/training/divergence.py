@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_text
@@ -23,7 +23,7 @@ from ddpm_cli.core.training.state import Progress
 _PATIENCE = 20  # bad steps in a row after which training has diverged
 
 
-class Step(NamedTuple):
+class StepRecord(NamedTuple):
     """One step in figures."""
 
     steps: int
@@ -32,7 +32,7 @@ class Step(NamedTuple):
     grad_norm: float  # before clipping
 
 
-class Health:
+class DivergenceMonitor:
     """The last good step and the bad ones since: those whose losses or gradients were not finite.
 
     Steps are judged by all processes together, so that all come to the same end.
@@ -43,18 +43,18 @@ class Health:
         run: RunDirectory,
         config: RunConfig,
         progress: Progress,
-        pictures: Pictures,
+        pictures: DecodedImages,
         precision: torch.dtype,
     ) -> None:
         self._run, self._config, self._progress = run, config, progress
         self._pictures, self._precision = pictures, precision
-        self._good: Step | None = None
-        self._bad: list[Step] = []
+        self._good: StepRecord | None = None
+        self._bad: list[StepRecord] = []
 
     def note(self, lr: float, norm: float, *, good: bool) -> None:
         """Count the step that was just made, or skipped."""
         progress = self._progress
-        step = Step(progress.steps, progress.images, lr, norm)
+        step = StepRecord(progress.steps, progress.images, lr, norm)
         if good:
             self._good, self._bad = step, []
             progress.bad_steps = 0
@@ -94,7 +94,7 @@ class Health:
             "try": mends,
         }
         text = json.dumps(_plain(document), indent=2, allow_nan=False) + "\n"
-        distributed.told_by_first(lambda: write_text(run.post_mortem, text))
+        distributed.broadcast_from_rank0(lambda: write_text(run.post_mortem, text))
         saved = f"{newest[0]} is from before" if newest else "no snapshot had been written"
         return DivergedError(
             f"stopped: {trouble}, up to step {steps}; {saved}, and {run.post_mortem} tells more. "
@@ -112,7 +112,7 @@ class Health:
             for row, sigma, loss in zip(rows, sigmas, losses.tolist(), strict=True)
             if not math.isfinite(loss)
         ]
-        everywhere = distributed.gathered((len(losses), mine))
+        everywhere = distributed.all_gather((len(losses), mine))
         return {
             "losses": sum(count for count, _ in everywhere),
             "not_finite": [entry for _, entries in everywhere for entry in entries],

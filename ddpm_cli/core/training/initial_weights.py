@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.checkpoints.tensors import listed, misfits
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import Origin
+from ddpm_cli.core.config.run import WeightsOrigin
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
@@ -31,7 +31,7 @@ class Start(NamedTuple):
     """Weights that fit a network, and where they lie."""
 
     tensors: dict[str, Tensor]
-    origin: Origin
+    origin: WeightsOrigin
 
 
 def settings(path: Path, run: Path | None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read(path: Path, config: NetworkConfig) -> Start:
             f"--init-from {path} is of another network than this training's: {listed(wrong)}; "
             "leave out the options and settings that change the network"
         )
-    return Start(tensors, Origin(str(path), held.sha256))
+    return Start(tensors, WeightsOrigin(str(path), held.sha256))
 
 
 def give(state: State, start: Start) -> None:

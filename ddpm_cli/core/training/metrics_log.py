@@ -14,7 +14,7 @@ from ddpm_cli.core.runtime.run_directory import Row, RunDirectory
 from ddpm_cli.core.training.state import Progress
 
 
-class Journal:
+class MetricsLog:
     """A row tells of what was seen since the row before it, over all stops in between."""
 
     def __init__(
@@ -39,14 +39,14 @@ class Journal:
         progress = self._progress
         progress.unlogged_images = progress.images - self._since[0]
         progress.unlogged_seconds = progress.seconds - self._since[1]
-        progress.unlogged_losses = distributed.gathered(self._losses.tolist())
+        progress.unlogged_losses = distributed.all_gather(self._losses.tolist())
 
     def write(self, bar: Bar, used: float, lr: float, norm: float, held_out: float | None) -> None:
         """Write one row, and show the same on the bar: `used` is the share of the budget."""
         progress = self._progress
         images = progress.images - self._since[0]
         speed = images / max(progress.seconds - self._since[1], 1e-9)
-        summed, count = distributed.total(self._losses).tolist()
+        summed, count = distributed.all_reduce_sum(self._losses).tolist()
         loss = summed / count if count else math.nan
         if count:
             progress.loss_smooth = self._smoothed(loss, images)
@@ -63,7 +63,7 @@ class Journal:
             "skipped_steps": progress.skipped,
             "save_seconds": round(progress.save_seconds, 3),
         }
-        distributed.told_by_first(lambda: self._run.append_row(row))
+        distributed.broadcast_from_rank0(lambda: self._run.append_row(row))
         skipped = f", {progress.skipped} bad steps skipped" if progress.skipped else ""
         bar.update(
             100 * min(used, 1),

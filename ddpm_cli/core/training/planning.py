@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.config.presets import SYSTEMS, fitting, preset
+from ddpm_cli.core.config.presets import SYSTEMS, default_preset, preset
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
@@ -30,7 +30,7 @@ _FOLLOW_DATA = {  # settings that a --config file does not bring to other pictur
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainingRequest:
     """What the user asked for; None where the preset or the data decide."""
 
     data: str = "shapes"
@@ -50,7 +50,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run that could start: its pictures' source, its config and its directory."""
 
     source: Source
@@ -91,11 +91,13 @@ class Plan:
         }
 
 
-def plan(request: Request) -> Plan:
+def plan(request: TrainingRequest) -> TrainingPlan:
     """Settle everything about a run before anything is written: data, preset, file, options."""
     source = open_source(request.data)
     channels = request.channels or source.native_channels
-    name = request.preset or fitting(source.name, channels, request.size or source.native_size)
+    name = request.preset or default_preset(
+        source.name, channels, request.size or source.native_size
+    )
     chosen = preset(name)
 
     # The preset, under the weights to start from, under the file, under the options.
@@ -123,11 +125,11 @@ def plan(request: Request) -> Plan:
     resumes = RunDirectory(out).config.exists() and request.resume != "never"
     if request.init_from is not None and not resumes:
         initial_weights.read(request.init_from, config.network)  # refuses those of another network
-    return Plan(source, told, config, name, out)
+    return TrainingPlan(source, told, config, name, out)
 
 
 def _what_is_shown(
-    request: Request, config: RunConfig, source: Source, *, unasked: bool
+    request: TrainingRequest, config: RunConfig, source: Source, *, unasked: bool
 ) -> tuple[dict[str, dict[str, Any]], Captions | None]:
     """The settings that follow the pictures, their classes and captions; and those captions.
 
@@ -165,7 +167,7 @@ def _what_is_shown(
 
 def _astray(source: Source) -> str:
     """Why pictures of which most lie in folders have no classes; empty where nothing is amiss."""
-    lost = source.astray
+    lost = source.unclassified
     if not lost:
         return ""
     lie = "lies" if len(lost) == 1 else "lie"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ddpm_cli.core.conditioning.requests import in_turn
+from ddpm_cli.core.conditioning.requests import default_plan
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8
@@ -26,7 +26,11 @@ def draw(
     count, network = config.preview, config.network
     if count == 0:
         return
-    wanted = in_turn(config).read(config, device, Silent()).condition(range(count), device)
+    wanted = (
+        default_plan(config)
+        .encode_prompts(config, device, Silent())
+        .condition(range(count), device)
+    )
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
     how = Sampling(min(_STEPS, config.diffusion.timesteps))
     x = None

@@ -8,22 +8,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ddpm_cli.core.checkpoints import snapshots
-from ddpm_cli.core.config.run import Origin, RunConfig
+from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.elastic import stopping, worker
-from ddpm_cli.core.runtime.files import replacing, write_text
-from ddpm_cli.core.runtime.locks import locked
+from ddpm_cli.core.runtime.files import atomic_write, write_text
+from ddpm_cli.core.runtime.locks import lock_run
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, free_name
-from ddpm_cli.core.training.planning import Plan, Request
+from ddpm_cli.core.runtime.run_directory import RunDirectory, unused_name
+from ddpm_cli.core.training.planning import TrainingPlan, TrainingRequest
 from ddpm_cli.core.training.saving import check_room
 from ddpm_cli.core.training.state import State
 
 
-def choose_directory(plan: Plan, request: Request) -> Path:
+def choose_directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     """The run directory to use.
 
     Raises DdpmError rather than touch another run or other files, or start without the space to
@@ -34,7 +34,7 @@ def choose_directory(plan: Plan, request: Request) -> Path:
     return out
 
 
-def _directory(plan: Plan, request: Request) -> Path:
+def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     out, run = plan.out, RunDirectory(plan.out)
     mode = _mode(run, request)
     if mode not in ("auto", "never") and not Path(mode).is_file():
@@ -48,7 +48,7 @@ def _directory(plan: Plan, request: Request) -> Path:
                 "it then goes on there"
             )
         if request.out is None:
-            return free_name(out)
+            return unused_name(out)
         if run.config.exists():
             raise DdpmError(
                 f"{out} holds a run, which --resume never would overwrite; --resume auto goes on "
@@ -65,7 +65,7 @@ def _directory(plan: Plan, request: Request) -> Path:
     return out
 
 
-def check_named(plan: Plan, request: Request) -> None:
+def check_named(plan: TrainingPlan, request: TrainingRequest) -> None:
     """Raise DdpmError where training would go on from a snapshot named by --resume, damaged."""
     mode = _mode(RunDirectory(plan.out), request)
     if mode not in ("auto", "never"):
@@ -85,12 +85,14 @@ def _check_same(run: RunDirectory, config: RunConfig) -> None:
         )
 
 
-def open_directory(plan: Plan, request: Request, reporter: Reporter, kept: ExitStack) -> Path:
+def open_directory(
+    plan: TrainingPlan, request: TrainingRequest, reporter: Reporter, kept: ExitStack
+) -> Path:
     """Make the run directory and lock it for as long as `kept` is open."""
     out = choose_directory(plan, request)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        kept.enter_context(locked(out, reporter.say))
+        kept.enter_context(lock_run(out, reporter.say))
     except OSError as error:
         raise DdpmError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     return out
@@ -103,7 +105,7 @@ def make_ready(run: RunDirectory, config: RunConfig, images: int) -> None:
     snapshots.supersede_newer(run.snapshots, images)
 
 
-def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter) -> int:
+def resume(run: RunDirectory, state: State, request: TrainingRequest, reporter: Reporter) -> int:
     """Bring the state to the snapshot asked for; the images it had seen, 0 for a fresh start.
 
     The first process chooses, so that all go on from the same one.
@@ -132,15 +134,15 @@ def resume(run: RunDirectory, state: State, request: Request, reporter: Reporter
         snapshots.restore(Path(mode), state)
         return _adopt(run, Path(mode), state.progress.images)
 
-    path = distributed.told_by_first(chosen)
+    path = distributed.broadcast_from_rank0(chosen)
     if path is None:
         reporter.say(f"No snapshot in {run.path}: starting from scratch.")
         return 0
-    if not distributed.is_first():
+    if not distributed.is_main():
         snapshots.restore(path, state)
     progress, now = state.progress, distributed.world_size()
     reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
-    if warning := stopping.short_grace(progress.save_seconds):
+    if warning := stopping.short_grace_warning(progress.save_seconds):
         reporter.say(warning)
     if now != progress.processes:
         masks = ", and dropout's masks are others" if state.network.config.dropout else ""
@@ -163,7 +165,7 @@ def _set_aside(run: RunDirectory, reporter: Reporter) -> None:
             reporter.say(f"{weights} has no snapshot to go with it: it is {kept.name} now.")
 
 
-def _mode(run: RunDirectory, request: Request) -> str:
+def _mode(run: RunDirectory, request: TrainingRequest) -> str:
     """How to resume: started again, a training goes on from its own snapshots, however it began."""
     held = snapshots.listed(run.snapshots)
     if worker.restarted():
@@ -176,7 +178,7 @@ def _went_on_from(run: RunDirectory, given: str) -> bool:
     if given in ("auto", "never") or not run.resumed.is_file():
         return False
     try:
-        recorded = from_dict(Origin, json.loads(run.resumed.read_text("utf-8")))
+        recorded = from_dict(WeightsOrigin, json.loads(run.resumed.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise DdpmError(f"{run.resumed} cannot be read ({error}); --resume auto goes on") from error
     path = Path(given)
@@ -185,10 +187,10 @@ def _went_on_from(run: RunDirectory, given: str) -> bool:
 
 def _adopt(run: RunDirectory, path: Path, images: int) -> Path:
     """Make a snapshot the run's newest, from which the same command goes on: it is noted down."""
-    origin = Origin(str(path), sha256_of(path))
+    origin = WeightsOrigin(str(path), sha256_of(path))
     own = snapshots.place(run.snapshots, images)
     if path.resolve() != own.resolve():
-        with replacing(own) as partial:
+        with atomic_write(own) as partial:
             shutil.copyfile(path, partial)
             snapshots.supersede_newer(run.snapshots, images - 1)
     snapshots.supersede_newer(run.snapshots, images)

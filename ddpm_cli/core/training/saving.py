@@ -15,7 +15,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import watchdog
-from ddpm_cli.core.runtime.files import check_space
+from ddpm_cli.core.runtime.files import check_free_space
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import preview
 from ddpm_cli.core.training.state import State
@@ -43,7 +43,7 @@ class Saver:
         self._writer = ThreadPoolExecutor(1, "saving")
         self._pending: Future[None] | None = None
         self._curve_drawn = -math.inf
-        self.seconds = state.progress.save_seconds if distributed.is_first() else 0.0  # of a save
+        self.seconds = state.progress.save_seconds if distributed.is_main() else 0.0  # of a save
 
     def __enter__(self) -> Saver:
         return self
@@ -66,7 +66,7 @@ class Saver:
         """At every multiple of snapshot_every, and once early, to have something to sample."""
         images, batch = self._state.progress.images, self._config.optimiser.batch
         every = self._config.snapshot_every
-        return crossed(images, batch, every) or images - batch < every // 10 <= images
+        return passed_multiple(images, batch, every) or images - batch < every // 10 <= images
 
     def start(self, *, best: bool = False) -> None:
         """Save the state as it is now; `best`: its weights are the best so far.
@@ -74,17 +74,17 @@ class Saver:
         Raises DdpmError where the save before it failed.
         """
         with watchdog.paused():
-            distributed.told_by_first(lambda: self._start(best=best))
+            distributed.broadcast_from_rank0(lambda: self._start(best=best))
 
     def finish(self) -> None:
         """Wait until the last save is on the disk. Raises DdpmError where it failed."""
         with watchdog.paused():
-            distributed.told_by_first(self._finish)
+            distributed.broadcast_from_rank0(self._finish)
 
     def show(self, *, ending: bool) -> None:
         """Draw a preview and, now and then and in the end, the loss curve."""
         with watchdog.paused():
-            distributed.told_by_first(lambda: self._show(ending=ending))
+            distributed.broadcast_from_rank0(lambda: self._show(ending=ending))
 
     def _start(self, *, best: bool) -> None:
         self._finish()
@@ -102,11 +102,11 @@ class Saver:
             newest = f"; the newest snapshot is {held[-1]}" if held else ""
             raise DdpmError(f"{error}{newest}: run the same command again to go on") from error
 
-    def _write(self, held: snapshots.Held, started: float, *, best: bool) -> None:
+    def _write(self, held: snapshots.StateDict, started: float, *, best: bool) -> None:
         run, config, images = self._run, self._config, held["progress"]["images"]
         places = [run.weights, run.best] if best else [run.weights]
         needed = snapshots.size(held) + len(places) * snapshots.size(held["average"])
-        check_space(run.path, needed, "a snapshot and the weights", "free some space")
+        check_free_space(run.path, needed, "a snapshot and the weights", "free some space")
         for place in places:
             weights.save(place, held["average"], config, images)
         snapshots.write(run.snapshots, held)  # last: it says that all above is there
@@ -132,9 +132,9 @@ def check_room(folder: Path, config: RunConfig, parameters: int) -> None:
     there = sum(path.stat().st_size for path in snapshots.listed(RunDirectory(folder).snapshots))
     needed = max(snapshot, (config.keep + 1) * snapshot - there) + 3 * one
     mend = "free some, lower --keep, or choose another --out"
-    check_space(folder, needed, "the run's snapshots and weights", mend)
+    check_free_space(folder, needed, "the run's snapshots and weights", mend)
 
 
-def crossed(images: int, batch: int, every: int) -> bool:
+def passed_multiple(images: int, batch: int, every: int) -> bool:
     """Whether the last batch reached or passed a multiple of `every`."""
     return every > 0 and images // every > (images - batch) // every

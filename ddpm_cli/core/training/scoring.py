@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.requests import Asked, Wishes, in_turn
+from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, default_plan
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.figures import plots
 from ddpm_cli.core.generation import generate
-from ddpm_cli.core.metrics.collect import Keep, gather_cached
-from ddpm_cli.core.metrics.evaluate import Wanted, judge
+from ddpm_cli.core.metrics.collect import Keep, collect_cached
+from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
 from ddpm_cli.core.metrics.extraction import Extractor
-from ddpm_cli.core.metrics.images import RUN_LENGTH, Pictures
-from ddpm_cli.core.metrics.inputs import DrawnPictures, TrainingPictures
+from ddpm_cli.core.metrics.images import RUN_LENGTH, ImageSet
+from ddpm_cli.core.metrics.inputs import GeneratedImages, TrainingImages
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.runtime import devices, distributed, run_directory
 from ddpm_cli.core.runtime.elastic import stopping
@@ -59,19 +59,19 @@ class Drawing:
     run: Path  # or a weights file
     count: int | None  # None: as many as the wish names, or else 5000
     seed: int
-    asked: Asked
+    asked: ConditionRequest
     how: Sampling
 
 
-def drawn_by_run(
+def images_of_run(
     asked: Drawing, batch: int, device: torch.device, reporter: Reporter
-) -> DrawnPictures:
-    """Pictures of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
+) -> GeneratedImages:
+    """ImageSet of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
     precision = devices.choose_precision("auto", device)
     model = generate.load_model(
         run_directory.find_weights(asked.run.expanduser()), device, precision
     )
-    request = generate.make_request(
+    request = generate.resolve_request(
         model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
     )
     how = request.how
@@ -80,20 +80,20 @@ def drawn_by_run(
         f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
         f"seed {asked.seed}"
     )
-    return DrawnPictures(
+    return GeneratedImages(
         str(asked.run), request.count, lambda indices: _drawn(model, request, indices, batch)
     )
 
 
 def _drawn(
-    model: generate.Model, request: generate.Request, indices: range, batch: int
+    model: generate.Model, request: generate.GenerationRequest, indices: range, batch: int
 ) -> Iterator[Tensor]:
     for _, pictures in generate.draw(model, request, indices, batch, Silent()):
         yield torch.from_numpy(pictures)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """When and how a training is judged."""
 
     every: int  # images between scores
@@ -108,11 +108,11 @@ class Plan:
         return f"{prefix}fid{self.count if rest else f'{thousands}k'}"
 
 
-class _Heeding:
-    """Pictures whose walk ends where any process is asked to stop: all agree before each batch."""
+class Interruptible:
+    """ImageSet whose walk ends where any process is asked to stop: all agree before each batch."""
 
     def __init__(
-        self, pictures: Pictures, batch: int, request: stopping.StopRequest, run: Path
+        self, pictures: ImageSet, batch: int, request: stopping.StopRequest, run: Path
     ) -> None:
         self.label, self.tally, self._pictures = pictures.label, pictures.tally, pictures
         self._batch, self._request, self._run = batch, request, run
@@ -128,14 +128,14 @@ class _Heeding:
         """Walk through a stretch. Raises PreemptedError or StoppedByUserError on a signal."""
         batches = self._pictures.walk(part)
         for _ in range(math.ceil(len(self) / distributed.world_size() / self._batch)):
-            (heard,) = distributed.largest(self._request.signal)
+            (heard,) = distributed.all_reduce_max(self._request.signal)
             if heard:
-                raise stopping.stopped(int(heard), str(self._run))
+                raise stopping.stopped_error(int(heard), str(self._run))
             yield from islice(batches, 1)
         self.tally = self._pictures.tally
 
 
-class TrainingScore:
+class TrainingScorer:
     """FID of the averaged weights' pictures, against the training's, now and then while it runs.
 
     The pictures have the same noise every time. Each score is a line of scores.jsonl, and the best
@@ -144,23 +144,23 @@ class TrainingScore:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ScoringPlan,
         reporter: Reporter,
         precision: torch.dtype,
         run: RunDirectory,
         config: RunConfig,
-        pictures: loader.Pictures,
+        pictures: loader.DecodedImages,
         seen: int,
         request: stopping.StopRequest,
     ) -> None:
         self.plan, self.run, self.config = plan, run, config
         self.reporter, self.precision, self.request = reporter, precision, request
         self.steps = min(STEPS, config.diffusion.timesteps)
-        real = TrainingPictures(pictures, config.data.source)
-        side = _Heeding(real, RUN_LENGTH, request, run.path)
-        self._real = gather_cached(side, plan.extractor, Keep(), "real", reporter).statistics
+        real = TrainingImages(pictures, config.data.source)
+        side = Interruptible(real, RUN_LENGTH, request, run.path)
+        self._real = collect_cached(side, plan.extractor, Keep(), "real", reporter).statistics
         self._wishes = self._as_the_data(pictures)
-        self._rows = distributed.told_by_first(lambda: self._earlier(seen))
+        self._rows = distributed.broadcast_from_rank0(lambda: self._earlier(seen))
 
     def announce(self, averaged: Denoiser, clock: Clock) -> None:
         """Measure what one score will cost, on a few pictures, and say it before training."""
@@ -169,7 +169,7 @@ class TrainingScore:
         self._timed(averaged, few)  # the first pictures of a network take longer
         least, most = self._timed(averaged, few), self._timed(averaged, more)
         each = max(0.0, most - least) / max(1, more - few)
-        (seconds,) = distributed.largest(least + each * (self.plan.count - few))
+        (seconds,) = distributed.all_reduce_max(least + each * (self.plan.count - few))
         in_all = ""
         if clock.images is not None:
             times = max(1, clock.images // self.plan.every)
@@ -199,7 +199,7 @@ class TrainingScore:
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
         self._rows.append(row | {"weights_sha256": self.plan.extractor.weights_sha256})
         network = cast(nn.Module, averaged.network) if fid < best else None
-        distributed.told_by_first(lambda: self._write(network, images))
+        distributed.broadcast_from_rank0(lambda: self._write(network, images))
         word = "the best so far" if fid < best else f"the best is {best:.3f}"
         self.reporter.say(
             f"{self.plan.label} {fid:.3f} at {images:,} images ({word}; {seconds:.0f} s)"
@@ -233,27 +233,27 @@ class TrainingScore:
         model = generate.Model(
             self.run.weights, averaged, self.config, images, "", extractor.device, self.precision
         )
-        request = generate.Request(count, 0, self._wishes, Sampling(self.steps))
-        drawn = DrawnPictures(
+        request = generate.GenerationRequest(count, 0, self._wishes, Sampling(self.steps))
+        drawn = GeneratedImages(
             self.plan.label, count, lambda part: _drawn(model, request, part, extractor.batch)
         )
-        side = _Heeding(drawn, extractor.batch, self.request, self.run.path)
-        wanted = Wanted(frozenset({"fid"}), spread=False, cache=False)
-        return judge(self._real, side, extractor, wanted, Silent())[0]
+        side = Interruptible(drawn, extractor.batch, self.request, self.run.path)
+        wanted = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
+        return evaluate(self._real, side, extractor, wanted, Silent())[0]
 
-    def _as_the_data(self, pictures: loader.Pictures) -> Wishes:
+    def _as_the_data(self, pictures: loader.DecodedImages) -> ConditionPlan:
         """Draw the pictures' captions, evenly spread over them, or the classes in turn."""
         if pictures.captions is None:
-            return in_turn(self.config)
+            return default_plan(self.config)
         spread = np.linspace(0, len(pictures) - 1, min(self.plan.count, len(pictures)))
         rows = pictures.rows[spread.astype(np.int64)]
-        numbers = pictures.captions.chosen(rows, np.zeros(len(rows)))
+        numbers = pictures.captions.choose(rows, np.zeros(len(rows)))
         prompts = tuple(pictures.captions.sentences[number] for number in numbers)
         classes = self.config.network.classes
         labels = tuple(map(int, pictures.labels[rows])) if classes else ()
-        with distributed.first_on_machine():
+        with distributed.local_rank0_first():
             device = self.plan.extractor.device
-            return Wishes(labels, prompts).read(self.config, device, self.reporter)
+            return ConditionPlan(labels, prompts).encode_prompts(self.config, device, self.reporter)
 
     def _earlier(self, seen: int) -> list[dict[str, Any]]:
         """Scores up to where the run stands; what came after is undone."""

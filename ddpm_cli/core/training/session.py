@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.config.run import Origin, RunConfig
+from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.unet import parameter_count
@@ -19,17 +19,19 @@ from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import captioning, initial_weights, resuming
 from ddpm_cli.core.training.budget import Clock
-from ddpm_cli.core.training.planning import Plan, Request
+from ddpm_cli.core.training.planning import TrainingPlan, TrainingRequest
 from ddpm_cli.core.training.state import Progress, State
-from ddpm_cli.core.training.trainer import Machine, Score, Trainer
+from ddpm_cli.core.training.trainer import Execution, Score, Trainer
 
-Scoring = Callable[[RunDirectory, RunConfig, loader.Pictures, int, stopping.StopRequest], Score]
+Scoring = Callable[
+    [RunDirectory, RunConfig, loader.DecodedImages, int, stopping.StopRequest], Score
+]
 
 
 def run(
-    plan: Plan,
-    request: Request,
-    machine: Machine,
+    plan: TrainingPlan,
+    request: TrainingRequest,
+    machine: Execution,
     reporter: Reporter,
     stop: stopping.StopRequest,
     scoring: Scoring | None = None,
@@ -41,15 +43,15 @@ def run(
     """
     config = plan.config
     check_batch(config, distributed.world_size())
-    with stop.at_once():
+    with stop.raise_at_once():
         # Before what takes long.
-        distributed.alike(lambda: resuming.choose_directory(plan, request))
+        distributed.run_on_all_ranks(lambda: resuming.choose_directory(plan, request))
         decoded = read_pictures(plan, request, reporter)
         pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
     parts = pictures.split(config.data.holdout, config.optimiser.seed)
     with ExitStack() as kept:
         open_directory = partial(resuming.open_directory, plan, request, reporter, kept)
-        run = RunDirectory(distributed.told_by_first(open_directory))
+        run = RunDirectory(distributed.broadcast_from_rank0(open_directory))
         kept.enter_context(devices.enough_memory("use a smaller --microbatch: it learns the same"))
         return _train(run, config, request, machine, reporter, stop, scoring, parts)
 
@@ -57,12 +59,12 @@ def run(
 def _train(
     run: RunDirectory,
     config: RunConfig,
-    request: Request,
-    machine: Machine,
+    request: TrainingRequest,
+    machine: Execution,
     reporter: Reporter,
     stop: stopping.StopRequest,
     scoring: Scoring | None,
-    pictures: tuple[loader.Pictures, loader.Pictures],
+    pictures: tuple[loader.DecodedImages, loader.DecodedImages],
 ) -> dict[str, Any]:
     """Train in a run directory that is ours."""
     training, held_out = pictures
@@ -70,13 +72,15 @@ def _train(
     state = State.fresh(config, machine.device)
     resumed = resuming.resume(run, state, request, reporter)
     config = replace(config, origin=_origin(run, state, request, resumed, reporter))
-    distributed.told_by_first(lambda: resuming.make_ready(run, config, state.progress.images))
+    distributed.broadcast_from_rank0(
+        lambda: resuming.make_ready(run, config, state.progress.images)
+    )
     finished = Clock(config, len(training), state.progress).used >= 1
     if finished:
         reporter.say(
             "The budget is used up; give a larger one (--images, --minutes, …) to train on."
         )
-        distributed.told_by_first(lambda: _write_missing_weights(run, config, state))
+        distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
     if scoring or not finished:
         stop.limit = _time_limit(request, state.progress)
         with watchdog.watching(run.logs, request.stall_timeout):
@@ -116,18 +120,20 @@ def check_batch(config: RunConfig, processes: int) -> None:
         )
 
 
-def read_pictures(plan: Plan, request: Request, reporter: Reporter) -> loader.Pictures:
+def read_pictures(
+    plan: TrainingPlan, request: TrainingRequest, reporter: Reporter
+) -> loader.DecodedImages:
     """Decode the pictures, or find them in the cache; one process of a machine goes first."""
     network = plan.config.network
-    with distributed.first_on_machine():
+    with distributed.local_rank0_first():
         return loader.prepare(
             plan.source, network.channels, network.size, reporter, skip_bad=request.skip_bad
         )
 
 
 def _origin(
-    run: RunDirectory, state: State, request: Request, resumed: int, reporter: Reporter
-) -> Origin | None:
+    run: RunDirectory, state: State, request: TrainingRequest, resumed: int, reporter: Reporter
+) -> WeightsOrigin | None:
     """What the run started from; where it starts now, its state takes those weights over."""
     if resumed:
         return run.read_config().origin if run.config.is_file() else None
@@ -139,7 +145,7 @@ def _origin(
     return start.origin
 
 
-def _time_limit(request: Request, progress: Progress) -> stopping.TimeLimit | None:
+def _time_limit(request: TrainingRequest, progress: Progress) -> stopping.TimeLimit | None:
     def used() -> tuple[float, float]:
         save, step = progress.save_seconds, progress.seconds / max(1, progress.steps)
         return (save + progress.validation_seconds if save else 0.0), step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
-from ddpm_cli.core.data.loader import Pictures
+from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
@@ -23,14 +23,14 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import Clock
-from ddpm_cli.core.training.divergence import Health
-from ddpm_cli.core.training.metrics_log import Journal
-from ddpm_cli.core.training.saving import Saver, crossed
+from ddpm_cli.core.training.divergence import DivergenceMonitor
+from ddpm_cli.core.training.metrics_log import MetricsLog
+from ddpm_cli.core.training.saving import Saver, passed_multiple
 from ddpm_cli.core.training.state import State
 
 
 @dataclass(frozen=True)
-class Machine:
+class Execution:
     """What the work runs on; a run may go on upon another one."""
 
     device: torch.device
@@ -67,9 +67,9 @@ class Trainer:
         run: RunDirectory,
         config: RunConfig,
         state: State,
-        pictures: Pictures,
-        held_out: Pictures,
-        machine: Machine,
+        pictures: DecodedImages,
+        held_out: DecodedImages,
+        machine: Execution,
         reporter: Reporter,
         score: Score | None = None,
     ) -> None:
@@ -85,8 +85,8 @@ class Trainer:
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
         self.batches = Batches(config, schedule, pictures, machine.device)
         self.saver = Saver(run, config, state, self.averaged, machine.device)
-        self.journal = Journal(run, config, state.progress, machine.device)
-        self.health = Health(run, config, state.progress, pictures, machine.precision)
+        self.journal = MetricsLog(run, config, state.progress, machine.device)
+        self.health = DivergenceMonitor(run, config, state.progress, pictures, machine.precision)
 
     def train(self, request: stopping.StopRequest) -> None:
         """Train until the budget is used.
@@ -147,7 +147,7 @@ class Trainer:
                     with watchdog.paused():
                         held_out = self._validate()
                     looking = time.monotonic() - looked
-                if validating or crossed(progress.images, batch, self.journal.every):
+                if validating or passed_multiple(progress.images, batch, self.journal.every):
                     self.journal.write(bar, clock.used, lr, norm, held_out)
                 if saving:
                     self.journal.keep()
@@ -159,7 +159,7 @@ class Trainer:
                     saver.show(ending=ending)
                     progress.validation_seconds = looking + time.monotonic() - looked
                 if signal:
-                    raise stopping.stopped(int(signal), str(self.run.path))
+                    raise stopping.stopped_error(int(signal), str(self.run.path))
                 self._judge(score)
 
             saver.finish()
@@ -191,7 +191,7 @@ class Trainer:
         scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
         parts, unweighted = share.parts(self.machine.microbatch), []
         for part in parts:
-            with distributed.accumulating(self.network, last=part is parts[-1]):
+            with distributed.accumulate_gradients(self.network, last=part is parts[-1]):
                 losses = self._losses(self.denoiser, part)
                 unweighted.append(losses.detach())
                 torch.autograd.backward(scale * _weighted(losses, part).sum())
@@ -211,7 +211,7 @@ class Trainer:
         for share in self.batches.held_out(self.held_out):
             for part in share.parts(self.machine.microbatch):
                 summed += self._losses(self.averaged, part).sum()
-        return float(distributed.total(summed)) / len(self.held_out)
+        return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
 
     def _examine(self, losses: Tensor) -> tuple[float, bool]:
         """Clip the gradient: its norm before that, and whether it and all losses are finite.
@@ -238,16 +238,16 @@ class Trainer:
 
     def _remember(self, history: LossHistory, sigma: Tensor, losses: Tensor) -> None:
         """Let every process's history know the losses of the whole batch."""
-        mine = distributed.share(self.config.optimiser.batch)
+        mine = distributed.shard(self.config.optimiser.batch)
         seen = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
         seen[0, mine], seen[1, mine] = sigma, losses.to("cpu", torch.float64)
-        history.record(*distributed.total(seen))
+        history.record(*distributed.all_reduce_sum(seen))
 
     def _stay_finite(self, share: Batch, losses: Tensor, *, weights_too: bool) -> None:
         """Raise DivergedError where steps stay bad, or weights that are to be saved went wrong."""
         trouble = self.health.trouble
         if not trouble and weights_too:
-            (broken,) = distributed.largest(not self.state.finite())
+            (broken,) = distributed.all_reduce_max(not self.state.finite())
             trouble = "the weights are no longer finite" if broken else ""
         if trouble:
             self.saver.finish()

@@ -96,7 +96,7 @@ def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
             agent = None
             try:
                 agent = _Agent(how, command, logs, left, reporter)
-                with stopping.handling(agent.pass_on):
+                with stopping.signal_handler(agent.pass_on):
                     return agent.work()
             except RendezvousConnectionError as error:  # the node with the meeting point is gone
                 left = (left if agent is None else agent.left) - 1
@@ -135,7 +135,7 @@ def _find_first_node(nodes: Nodes, reporter: Reporter) -> None:
 
 def _stopped(number: int, when: str) -> EndedError:
     name, code = signal.Signals(number).name, 130 if number == signal.SIGINT else 75
-    return EndedError(f"stopped by {name} {when}; {stopping.AGAIN}", code)
+    return EndedError(f"stopped by {name} {when}; {stopping.RERUN_HINT}", code)
 
 
 def _no_meeting(nodes: Nodes, error: Exception) -> str:
@@ -220,7 +220,7 @@ class _Agent(LocalElasticAgent):
         )
         super().__init__(spec, logs, exit_barrier_timeout=_PARTING)
         self._how, self._spec, self._reporter, self._logs = how, spec, reporter, logs
-        self._heeded = stopping.heeded()
+        self._heeded = stopping.handled_signals()
         self._signal, self._interrupted, self._deadline = 0, False, 0.0
 
     @property
@@ -249,13 +249,13 @@ class _Agent(LocalElasticAgent):
             for process in running:
                 process.kill()
             self._logs.discard()
-            stopping.leave_at_once()
+            stopping.exit_immediately()
         if not running:
             raise _stopped(number, "with no work under way")
         self._signal = self._signal or number
         self._interrupted |= number == signal.SIGINT
         if not self._deadline:
-            self._deadline = time.monotonic() + stopping.grace(self._how.save_seconds())
+            self._deadline = time.monotonic() + stopping.grace_period(self._how.save_seconds())
         for process in running:
             process.send_signal(number)
 
@@ -297,7 +297,7 @@ class _Agent(LocalElasticAgent):
             return _stopped(number, "before the first step")
         if self._deadline and time.monotonic() > self._deadline:
             return EndedError(
-                f"the processes did not end in time and were killed; {stopping.AGAIN}", 1
+                f"the processes did not end in time and were killed; {stopping.RERUN_HINT}", 1
             )
         where = f"\nThe logs are in {self._logs.folder}" if self._how.logs else ""
-        return EndedError(f"{first.line}{where}\n{first.traceback or stopping.AGAIN}", 1)
+        return EndedError(f"{first.line}{where}\n{first.traceback or stopping.RERUN_HINT}", 1)

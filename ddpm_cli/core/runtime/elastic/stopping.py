@@ -1,4 +1,4 @@
-"""What asks a training to stop, a signal or the end of its time, heeded between two steps."""
+"""What asks a training to stop, a signal or the end of its time, handled_signals between two steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TORCHRUN_GRACE = 30.0
 _FIRST_SAVE = 10.0  # seconds a snapshot is thought to take before one was taken
 _LEAVING = 5.0  # seconds to end the processes once all is saved
 
-AGAIN = "run the same command again to go on from the newest snapshot"
+RERUN_HINT = "run the same command again to go on from the newest snapshot"
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -71,7 +71,7 @@ class StopRequest:
         self._leave()
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def raise_at_once(self) -> Iterator[None]:
         """Raise as soon as a signal comes, or came, in a block where nothing was learned yet.
 
         PreemptedError or StoppedByUserError. Elsewhere whoever works asks for the signal.
@@ -86,34 +86,34 @@ class StopRequest:
     def _leave(self) -> None:
         if self._at_once and self._noted:
             name = signal.Signals(self._noted).name
-            raise _ended_by(self._noted)(f"stopped by {name} before the first step; {AGAIN}")
+            raise _ended_by(self._noted)(f"stopped by {name} before the first step; {RERUN_HINT}")
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def catch_signals() -> Iterator[StopRequest]:
     """Catch the signals for the length of a block (in the main thread; elsewhere none arrive)."""
     request = StopRequest()
-    with handling(request.note):
+    with signal_handler(request.note):
         try:
             yield request
         except KeyboardInterrupt:
-            leave_at_once()
+            exit_immediately()
 
 
-def leave_at_once() -> NoReturn:
+def exit_immediately() -> NoReturn:
     """End this process after a second Ctrl-C: Python itself would wait for a save being written.
 
     A third Ctrl-C no longer matters.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     message = "interrupted again: left at once"
-    worker.record(message, StoppedByUserError.exit_code)
-    if not worker.launched():
+    worker.record_failure(message, StoppedByUserError.exit_code)
+    if not worker.is_worker():
         print(f"ddpm: {message}", file=sys.stderr, flush=True)
     os._exit(StoppedByUserError.exit_code)
 
 
-def heeded() -> list[int]:
+def handled_signals() -> list[int]:
     """The signals that ask to stop, but for those that this process was started to ignore.
 
     `nohup` makes a command ignore SIGHUP, and a shell's `&` may make it ignore SIGINT.
@@ -126,12 +126,14 @@ def heeded() -> list[int]:
 
 
 @contextmanager
-def handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+def signal_handler(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
     """Give the signals that ask to stop to `handler` for the length of a block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in heeded()}
+    before = {number: signal.signal(number, handler) for number in handled_signals()}
     try:
         yield
     finally:
@@ -139,7 +141,7 @@ def handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers)
             signal.signal(number, old)
 
 
-def stopped(number: int, run: str) -> DdpmError:
+def stopped_error(number: int, run: str) -> DdpmError:
     """The error that ends a run which signal `number` stopped, after what it learned was saved."""
     why = signal.Signals(number).name if number != OUT_OF_TIME else "the end of its time"
     return _ended_by(number)(
@@ -174,18 +176,18 @@ def end_of_time(limit: float | None) -> float | None:
     return min((end for end in ends if end is not None), default=None)
 
 
-def grace(save: float) -> float:
+def grace_period(save: float) -> float:
     """Seconds that workers get to save and end, where the last snapshot took `save` seconds."""
     return max(_GRACE, 3 * save)
 
 
-def short_grace(save: float) -> str | None:
+def short_grace_warning(save: float) -> str | None:
     """What to say where an outer torchrun would kill us before a snapshot was written."""
     given = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _TORCHRUN_GRACE))
-    if worker.launched() or "TORCHELASTIC_RUN_ID" not in os.environ or save < given:
+    if worker.is_worker() or "TORCHELASTIC_RUN_ID" not in os.environ or save < given:
         return None
     return (
         f"torchrun kills its workers {given:.0f} s after SIGTERM, but the last snapshot took "
         f"{save:.0f} s: start them by ddpm train --nproc, which waits, or set "
-        f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace(save):.0f} for torchrun"
+        f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace_period(save):.0f} for torchrun"
     )

@@ -123,7 +123,7 @@ def deadline(seconds: float, message: Callable[[], str]) -> Iterator[None]:
 
 def _end(message: str, purpose: int | None = None) -> None:
     """Leave, whatever the other threads are stuck in."""
-    worker.record(message, purpose)
-    if not worker.launched() or os.environ.get("RANK") != "0":
+    worker.record_failure(message, purpose)
+    if not worker.is_worker() or os.environ.get("RANK") != "0":
         print(f"ddpm: {message}", file=sys.stderr, flush=True)
     os._exit(1)

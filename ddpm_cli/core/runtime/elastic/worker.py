@@ -29,7 +29,7 @@ _SHARED = (PreemptedError, StoppedByUserError, DivergedError)  # raised in every
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def launched() -> bool:
+def is_worker() -> bool:
     """Whether our own launcher started this process."""
     return os.environ.get(LAUNCHER) == str(os.getppid())
 
@@ -43,7 +43,7 @@ def restarted() -> bool:
 def may_restart() -> bool:
     """Whether an outer torchrun, or SLURM, may start the same command again."""
     torchrun = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-    return not launched() and (torchrun or "SLURM_JOB_ID" in os.environ)
+    return not is_worker() and (torchrun or "SLURM_JOB_ID" in os.environ)
 
 
 def begin() -> None:
@@ -51,22 +51,22 @@ def begin() -> None:
 
     However the launcher ends. And a worker shows the stacks if native code crashes.
     """
-    if not launched():
+    if not is_worker():
         os.environ[STARTED] = str(time.time())
         return
     faulthandler.enable()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not launched():  # it was gone before it could be bound to
+        if not is_worker():  # it was gone before it could be bound to
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def name() -> str:
+def rank_name() -> str:
     """This process among all, for messages."""
     return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
 
 
-def tell(error: Exception) -> bool:
+def report_failure(error: Exception) -> bool:
     """Tell how this process failed, unless it works alone; whether that was told.
 
     The launcher tells the first failure only. Without it, under torchrun or srun, the process that
@@ -74,11 +74,11 @@ def tell(error: Exception) -> bool:
     all alike is left to the first to tell.
     """
     purpose = error.exit_code if isinstance(error, DdpmError) else None
-    lost = purpose is None and lost_others(error)
-    if launched():
+    lost = purpose is None and lost_peers(error)
+    if is_worker():
         wanted = purpose is None or os.environ.get("DDPM_TRACEBACK")
         trace = "".join(traceback.format_exception(error)) if wanted else ""
-        record(str(error) if purpose else _line(error), purpose, trace, lost=lost)
+        record_failure(str(error) if purpose else _line(error), purpose, trace, lost=lost)
         if os.environ.get("RANK") != "0":  # whose stderr is the terminal; the others' is their log
             print(trace or error, file=sys.stderr)
         return True
@@ -86,7 +86,7 @@ def tell(error: Exception) -> bool:
         return True
     if purpose is None and "RANK" in os.environ:
         how = f"lost the others: {_line(error)}" if lost else "failed:"
-        print(f"ddpm: {name()} {how}", file=sys.stderr)
+        print(f"ddpm: {rank_name()} {how}", file=sys.stderr)
         return lost
     return False
 
@@ -96,13 +96,13 @@ def _line(error: Exception) -> str:
     return traceback.format_exception_only(error)[-1].strip().splitlines()[0]
 
 
-def lost_others(error: BaseException) -> bool:
+def lost_peers(error: BaseException) -> bool:
     """Whether an error only says that other processes are gone: the consequence, not the cause."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return "DistError" in kinds or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def leave(code: int | str | None) -> NoReturn:
+def exit_process(code: int | str | None) -> NoReturn:
     """End with an exit code; one of several processes ends at once, all being written.
 
     Python's own end would take the interpreter from under the threads of torch.distributed: one
@@ -115,10 +115,12 @@ def leave(code: int | str | None) -> NoReturn:
     sys.exit(code)
 
 
-def record(message: str, purpose: int | None, trace: str = "", *, lost: bool = False) -> None:
+def record_failure(
+    message: str, purpose: int | None, trace: str = "", *, lost: bool = False
+) -> None:
     """Leave word for the launcher; `purpose` is the exit code of an end on purpose."""
     file = os.environ.get(ENDING)
-    if not (launched() and file):
+    if not (is_worker() and file):
         return
     about = {"py_callstack": trace, "timestamp": str(int(time.time()))}  # as torch names them
     ending = {
