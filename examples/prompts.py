@@ -52,7 +52,7 @@ def write_folder(folder: Path) -> None:
             shown = source.describe(index)
             if not left_out(Seen(shown.size, shown.colour, shown.figure, shown.ground)):
                 name = f"{index:05d}.png"
-                files.write_png(folder / name, source.picture(index, 3, (SIDE, SIDE)))
+                files.write_png(folder / name, source.image(index, 3, (SIDE, SIDE)))
                 table.writerow([name, shown.caption])
 
 
@@ -72,7 +72,7 @@ def prompts() -> list[str]:
     return [told[round(i)] for i in np.linspace(0, len(told) - 1, PROMPTS)]
 
 
-def evaluate(picture: files.Picture) -> Seen:
+def evaluate(picture: files.ImageArray) -> Seen:
     """Say what a picture (3, H, W) uint8 shows: the figure that, so coloured, is nearest to it."""
     names = list(COLOURS)
     palette = np.array([COLOURS[name] for name in names], dtype=np.float64)

@@ -30,7 +30,7 @@ def test_real_shapes_are_judged_right(example: ModuleType) -> None:
     rng = np.random.default_rng(0)
     for index in range(len(source)):
         noise = rng.normal(0, 6, (3, 32, 32))  # as drawn pictures are: not quite clean
-        picture = np.clip(source.picture(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
+        picture = np.clip(source.image(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
         shown = source.describe(index)
         right += example.evaluate(picture) == (shown.size, shown.colour, shown.figure, shown.ground)
     assert right >= 297
@@ -39,7 +39,7 @@ def test_real_shapes_are_judged_right(example: ModuleType) -> None:
 def test_another_figure_or_colour_is_not_taken_for_the_prompted_one(example: ModuleType) -> None:
     blank = np.full((3, 32, 32), 128, np.uint8)
     source = Shapes(12)
-    seen = [example.evaluate(source.picture(index, 3, (32, 32))) for index in range(12)]
+    seen = [example.evaluate(source.image(index, 3, (32, 32))) for index in range(12)]
     assert len({one.figure for one in seen}) == 6  # the figures come in turn
     assert example.evaluate(blank).figure in source.classes  # never fails, whatever is drawn
 

@@ -20,7 +20,7 @@ from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
-from ddpm_cli.core.errors import DdpmError, EndedError
+from ddpm_cli.core.errors import DdpmError, WorkersFailedError
 from ddpm_cli.core.runtime.elastic import worker
 
 app = typer.Typer(
@@ -79,7 +79,7 @@ def _run() -> int | str | None:
         app()
     except DdpmError as error:
         told = worker.report_failure(error)
-        if os.environ.get("DDPM_TRACEBACK") and not (told or isinstance(error, EndedError)):
+        if os.environ.get("DDPM_TRACEBACK") and not (told or isinstance(error, WorkersFailedError)):
             raise
         if not told:
             console.fail(str(error))

@@ -65,7 +65,7 @@ class StoppedByUserError(DdpmError):
     exit_code = 130
 
 
-class EndedError(DdpmError):
+class WorkersFailedError(DdpmError):
     """Processes that this one started ended, as the first of them told."""
 
     def __init__(self, message: str, exit_code: int) -> None:

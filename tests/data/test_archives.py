@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_cli.core.data import archives
-from ddpm_cli.core.data.archives import ZipFiles, picture_files
+from ddpm_cli.core.data.archives import ZipFiles, open_image_files
 from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.errors import DdpmError
 
@@ -27,7 +27,7 @@ def fill(root: Path, **contents: str) -> Path:
 def test_folder_is_listed_at_any_depth_in_order(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", b_DOT_PNG="b", a__z_DOT_JPeG="z", a__b__c_DOT_webp="c")
     fill(root, notes_DOT_txt="no", _DOT_hidden_DOT_png="no", _DOT_git__x_DOT_png="no")
-    listing = picture_files(root)
+    listing = open_image_files(root)
     assert listing.names == ("a/b/c.webp", "a/z.JPeG", "b.PNG")
     assert [listing.read(i) for i in range(3)] == [b"c", b"z", b"b"]
 
@@ -37,7 +37,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", y_DOT_png="y")
     (root / "a" / "up").symlink_to(root)
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    assert picture_files(root).names == ("a/x.png", "linked/y.png")
+    assert open_image_files(root).names == ("a/x.png", "linked/y.png")
 
 
 def test_zip_reads_like_the_folder_it_was_made_of(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_zip_reads_like_the_folder_it_was_made_of(tmp_path: Path) -> None:
         archive.writestr("__MACOSX/a/._z.jpg", "no")
         archive.writestr(".thumbs/t.png", "no")
         archive.writestr("../../outside.png", "a label like any other")
-    listing, folder = picture_files(tmp_path / "in.zip"), picture_files(root)
+    listing, folder = open_image_files(tmp_path / "in.zip"), open_image_files(root)
     assert listing.names == ("../../outside.png", *folder.names)
     assert [listing.read(i + 1) for i in range(2)] == [folder.read(i) for i in range(2)]
     assert listing.read(0) == b"a label like any other"
@@ -60,7 +60,7 @@ def test_zip_can_be_read_by_threads_and_by_other_processes(tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for i in range(200):
             archive.writestr(f"{i:03}.png", f"{i}" * 500)
-    listing = picture_files(tmp_path / "x.zip")
+    listing = open_image_files(tmp_path / "x.zip")
     wanted = [f"{i}".encode() * 500 for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(listing.read, range(200))) == wanted
@@ -87,7 +87,7 @@ def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("cats\\a.png", "a")
-    listing = picture_files(path)
+    listing = open_image_files(path)
     assert listing.names == ("cats/a.png",)
     assert listing.read(0) == b"a"
     data = bytearray(path.read_bytes())
@@ -95,22 +95,22 @@ def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:
     data[data.index(b"PK\1\2") + 8] |= 1  # and of the directory
     path.write_bytes(data)
     with pytest.raises(UnreadableError, match=r"cats/a\.png is encrypted; unpack"):
-        picture_files(path).read(0)
+        open_image_files(path).read(0)
 
 
 def test_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
-    first = picture_files(root).fingerprint()
-    assert picture_files(root).fingerprint() == first
+    first = open_image_files(root).fingerprint()
+    assert open_image_files(root).fingerprint() == first
     moved = root.rename(tmp_path / "moved")
-    assert picture_files(moved).fingerprint() == first
+    assert open_image_files(moved).fingerprint() == first
     fill(moved, b_DOT_png="longer")
-    assert picture_files(moved).fingerprint() != first
+    assert open_image_files(moved).fingerprint() != first
 
     def zipped(text: str) -> str:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr("a.png", text)
-        return picture_files(tmp_path / "x.zip").fingerprint()
+        return open_image_files(tmp_path / "x.zip").fingerprint()
 
     assert zipped("one") == zipped("one") != zipped("two")
 
@@ -118,24 +118,24 @@ def test_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
 def test_no_images_says_what_is_there(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", a_DOT_npz="", b_DOT_npz="", c_DOT_json="")
     with pytest.raises(DdpmError, match=r"no images in .*it holds 2 \.npz, 1 \.json"):
-        picture_files(root)
+        open_image_files(root)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DdpmError, match="it holds nothing"):
-        picture_files(tmp_path / "empty")
+        open_image_files(tmp_path / "empty")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("data.csv", "")
     with pytest.raises(DdpmError, match=r"it holds 1 \.csv"):
-        picture_files(tmp_path / "x.zip")
+        open_image_files(tmp_path / "x.zip")
 
 
 def test_paths_that_are_no_pictures(tmp_path: Path) -> None:
     fill(tmp_path, photos__a_DOT_png="a", text_DOT_zip="not a zip", text_DOT_txt="")
     with pytest.raises(DdpmError, match=r"no such folder or \.zip; .* holds photos"):
-        picture_files(tmp_path / "phots")
+        open_image_files(tmp_path / "phots")
     with pytest.raises(DdpmError, match="not a zip archive"):
-        picture_files(tmp_path / "text.zip")
+        open_image_files(tmp_path / "text.zip")
     with pytest.raises(DdpmError, match="neither a folder nor a"):
-        picture_files(tmp_path / "text.txt")
+        open_image_files(tmp_path / "text.txt")
 
 
 def test_damaged_and_oversized_members_are_named(
@@ -146,14 +146,14 @@ def test_damaged_and_oversized_members_are_named(
         archive.writestr("a.png", "A" * 100)
         archive.writestr("big.png", "B" * 300)
     path.write_bytes(path.read_bytes().replace(b"AAAA", b"AABA", 1))
-    listing = picture_files(path)
+    listing = open_image_files(path)
     with pytest.raises(UnreadableError, match=r"x\.zip:a\.png: Bad CRC"):
         listing.read(0)
     monkeypatch.setattr(archives, "FILE_LIMIT", 200)
     with pytest.raises(UnreadableError, match=r"big\.png holds 300 bytes, more than the 200"):
         listing.read(1)
     root = fill(tmp_path / "in", big_DOT_png="B" * 300, gone_DOT_png="")
-    folder = picture_files(root)
+    folder = open_image_files(root)
     with pytest.raises(UnreadableError, match=r"big\.png holds 300 bytes"):
         folder.read(0)
     (root / "gone.png").unlink()
@@ -164,22 +164,22 @@ def test_damaged_and_oversized_members_are_named(
 def test_a_copy_has_the_same_fingerprint_but_another_stamp(tmp_path: Path) -> None:
     """A run goes on from unpacked copies; what is cached of the files is made again."""
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
-    first, stamp = picture_files(root).fingerprint(), picture_files(root).stamp()
+    first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
     os.utime(root / "b.png", ns=(10**18, 10**18))
-    assert picture_files(root).fingerprint() == first
-    assert picture_files(root).stamp() != stamp
+    assert open_image_files(root).fingerprint() == first
+    assert open_image_files(root).stamp() != stamp
     (root / "b.png").write_text("c")  # of the same size, and no older by its date
     os.utime(root / "b.png", ns=(10**18, 10**18))
-    assert picture_files(root).fingerprint() != first
+    assert open_image_files(root).fingerprint() != first
 
 
 def test_a_fingerprint_reads_the_beginnings_of_few_files(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", **{f"{i:04}_DOT_png": "x" for i in range(130)})
-    first, stamp = picture_files(root).fingerprint(), picture_files(root).stamp()
+    first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
     changed = []
     for name in sorted(path.name for path in root.iterdir()):
         (root / name).write_text("y")
-        changed.append(picture_files(root).fingerprint() != first)
-        assert picture_files(root).stamp() != stamp
+        changed.append(open_image_files(root).fingerprint() != first)
+        assert open_image_files(root).stamp() != stamp
         (root / name).write_text("x")
     assert changed[0] and 32 <= sum(changed) <= 64

@@ -109,14 +109,14 @@ def test_a_grid_has_every_picture_in_its_place() -> None:
 def test_shapes_are_functions_of_their_index() -> None:
     one, other = Shapes(), Shapes()
     for i in (0, 7, 11_999):
-        assert (one.picture(i, 3, (32, 32)) == other.picture(i, 3, (32, 32))).all()
+        assert (one.image(i, 3, (32, 32)) == other.image(i, 3, (32, 32))).all()
         assert one.describe(i) == other.describe(i)
     assert [one.classes[label] for label in one.labels[:6]] == list(FIGURES)
 
 
 @pytest.mark.parametrize("index", range(12))
 def test_shapes_show_what_they_say(index: int) -> None:
-    shown, picture = Shapes().describe(index), Shapes().picture(index, 3, (64, 64))
+    shown, picture = Shapes().describe(index), Shapes().image(index, 3, (64, 64))
     assert shown.caption == f"a {shown.size} {shown.colour} {shown.figure} on {shown.ground}"
     pixels = {tuple(p) for p in picture.reshape(3, -1).T.tolist()}
     assert COLOURS[shown.ground] in pixels
@@ -140,7 +140,7 @@ def test_folders_are_classes(photos: Path) -> None:
     assert source.classes == ("dark", "light")
     assert source.labels.tolist() == [0] * 12 + [1] * 12
     assert (source.native_size, source.native_channels) == ((8, 8), 3)
-    assert source.picture(0, 3, (8, 8)).mean() < 100 < source.picture(23, 3, (8, 8)).mean()
+    assert source.image(0, 3, (8, 8)).mean() < 100 < source.image(23, 3, (8, 8)).mean()
 
 
 def test_a_zip_is_read_like_its_folder(photos: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_zip_is_read_like_its_folder(photos: Path, tmp_path: Path) -> None:
     one, other = sources.open_source(str(photos)), sources.open_source(str(tmp_path / "photos.zip"))
     assert one.classes == other.classes
     assert one.labels.tolist() == other.labels.tolist()
-    assert all((one.picture(i, 3, (8, 8)) == other.picture(i, 3, (8, 8))).all() for i in range(24))
+    assert all((one.image(i, 3, (8, 8)) == other.image(i, 3, (8, 8))).all() for i in range(24))
 
 
 def test_pictures_without_folders_have_no_classes(photos: Path) -> None:
@@ -196,7 +196,7 @@ def test_cifar_is_read_from_its_binary_version(
     source = sources.open_source("cifar10")
     assert (len(source), source.classes) == (10, ("airplane", "bird"))
     assert source.labels.tolist() == [0, 1] * 5
-    assert (source.picture(1, 3, (32, 32)) == pixels[1]).all()
+    assert (source.image(1, 3, (32, 32)) == pixels[1]).all()
     assert len(sources.open_source("cifar10:test")) == 2
 
 
@@ -212,7 +212,7 @@ def test_mnist_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.Monkey
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes([4, 0, 9]))
     source = sources.open_source("mnist")
     assert source.labels.tolist() == [4, 0, 9]
-    assert (source.picture(2, 1, (28, 28)) == pixels[2:]).all()
+    assert (source.image(2, 1, (28, 28)) == pixels[2:]).all()
     assert len(source.classes) == 10
 
 
@@ -238,7 +238,7 @@ def prepared(photos: Path) -> loader.DecodedImages:
 def test_prepared_pictures_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
     images, labels = prepared.take(np.array([0, 23]))
     source = sources.open_source(str(photos))
-    assert (images[1].numpy() == source.picture(23, 3, (8, 8))).all()
+    assert (images[1].numpy() == source.image(23, 3, (8, 8))).all()
     assert labels.tolist() == [0, 1]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.archives import picture_files
+from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate
@@ -141,7 +141,7 @@ def test_a_folder_of_drawn_pictures_holds_n_pictures_for_other_commands(
     ddpm: Callable[..., Result], model: generate.Model
 ) -> None:
     assert ddpm("sample", "-n", 3, "--steps", 2, "--out", "out").code == 0
-    assert len(picture_files(Path("out")).names) == 3  # grid.png is none of them
+    assert len(open_image_files(Path("out")).names) == 3  # grid.png is none of them
 
 
 def test_without_a_name_the_next_free_folder_is_taken(

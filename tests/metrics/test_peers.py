@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm_cli.core.data.archives import picture_files
+from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
@@ -57,7 +57,7 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     archive = Path(os.environ.get("DDPM_TEST_PICTURES", "")) / f"{request.param}-test.zip"
     if not archive.is_file():
         pytest.skip(f"DDPM_TEST_PICTURES names no folder with {archive.name}")
-    listing = picture_files(archive)
+    listing = open_image_files(archive)
     for i in range(2 * N):  # of all classes: names come sorted by class
         data = listing.read(i * (len(listing.names) // (2 * N)))
         side = (real, fake)[i % 2]
@@ -73,7 +73,7 @@ def figures(folder: Path, noise: float) -> Path:
     folder.mkdir()
     for i in range(N):
         size = (24 + 7 * i, 40) if noise else (32, 32)
-        pixels = source.picture(i, 3, size) + noise * rng.standard_normal((3, *size))
+        pixels = source.image(i, 3, size) + noise * rng.standard_normal((3, *size))
         picture = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         Image.fromarray(picture).save(folder / f"{i:02}.png")
     return folder

@@ -30,10 +30,10 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import (
     DdpmError,
     DivergedError,
-    EndedError,
     PreemptedError,
     StoppedByUserError,
     UsageError,
+    WorkersFailedError,
 )
 from ddpm_cli.core.runtime import devices, locks
 from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
@@ -269,7 +269,7 @@ def test_a_signal_while_processes_are_started_stops_too(
         raise SignalException(f"got {number}", number)
 
     monkeypatch.setattr(launch._Agent, "work", work)
-    with pytest.raises(EndedError, match=f"stopped by {number.name} while") as ended:
+    with pytest.raises(WorkersFailedError, match=f"stopped by {number.name} while") as ended:
         launch.launch(launch.Launch(2), [], Silent())
     assert ended.value.exit_code == code
 
@@ -393,11 +393,11 @@ def test_the_launcher_ignores_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
         agent._start_workers(None)
         seen.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
         seen.append(agent.pass_on)
-        raise EndedError("seen", 1)
+        raise WorkersFailedError("seen", 1)
 
     monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
     monkeypatch.setattr(launch._Agent, "work", work)
-    with pytest.raises(EndedError):
+    with pytest.raises(WorkersFailedError):
         launch.launch(launch.Launch(2), [], Silent())
     assert seen == [signal.SIG_IGN, seen[2], seen[2]]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -18,7 +18,7 @@ def shapes(folder: Path, first: int, n: int, noise: float = 0.0, step: int = 1) 
     source, rng = Shapes(), np.random.default_rng(first)
     for i in range(n):
         shown = first + step * i
-        pixels = source.picture(shown, 3, (16, 16)) + noise * rng.standard_normal((3, 16, 16))
+        pixels = source.image(shown, 3, (16, 16)) + noise * rng.standard_normal((3, 16, 16))
         name = source.classes[source.labels[shown]]
         files.write_png(folder / name / f"{i}.png", pixels.round().clip(0, 255).astype(np.uint8))
     return folder
@@ -31,7 +31,7 @@ def write_classifier(path: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         network = Classifier(config)
     source = Shapes()
-    seen = torch.from_numpy(np.stack([source.picture(i, 3, (16, 16)) for i in range(60)]))
+    seen = torch.from_numpy(np.stack([source.image(i, 3, (16, 16)) for i in range(60)]))
     network.train()
     with torch.no_grad():
         for _ in range(40):

@@ -84,7 +84,7 @@ def fid(
     from ddpm_cli.core.runtime import devices, distributed
     from ddpm_cli.core.training import scoring as models
 
-    reporter, how = console.reporter(), sampling.how
+    reporter, how = console.reporter(), sampling.sampling
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")
     if save_real is not None and save_real.exists() and not overwrite:
@@ -108,7 +108,7 @@ def fid(
         return
     chosen = devices.choose_device(device)
     if other is None:
-        request = models.Drawing(Path(fake), count, seed, shown.asked, how)
+        request = models.Drawing(Path(fake), count, seed, shown.request, how)
         other = models.images_of_run(request, batch, chosen, reporter)
     wanted = RequestedMetrics.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.process_group(chosen):

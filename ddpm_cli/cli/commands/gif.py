@@ -52,12 +52,12 @@ def gif(
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.runtime import devices, run_directory
 
-    how, reporter = sampling.how, console.reporter()
+    how, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
     model = generate.load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = generate.resolve_request(model, count, seed, shown.asked, how, reporter)
+    request = generate.resolve_request(model, count, seed, shown.request, how, reporter)
     path = out or run_directory.unused_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, reporter)

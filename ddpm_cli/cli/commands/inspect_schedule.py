@@ -73,7 +73,7 @@ def inspect_schedule(
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
     how = common.SamplingOptions(
         steps=min(50, timesteps) if steps is None else steps, sampler=sampler, spacing=spacing
-    ).how
+    ).sampling
     tables = [
         inspection.tabulate(run.DiffusionConfig(name, timesteps, **given), how) for name in names
     ]

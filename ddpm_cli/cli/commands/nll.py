@@ -42,7 +42,7 @@ def nll(
     Every picture takes one evaluation of the network for each of the model's timesteps.
     """
     from ddpm_cli.core.generation import generate
-    from ddpm_cli.core.generation.nll import choose_variance, measure, open_pictures
+    from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
     if processes.launch_if_needed(nproc, device):
@@ -54,9 +54,9 @@ def nll(
     )
     kind = choose_variance(model, variance)
     with distributed.process_group(chosen):
-        pictures = open_pictures(model, data, reporter, skip_bad=skip_bad)
+        pictures = open_images(model, data, reporter, skip_bad=skip_bad)
         reporter.say(
-            f"{model.path}: {model.past}; {min(count, len(pictures))} of "
+            f"{model.path}: {model.provenance}; {min(count, len(pictures))} of "
             f"{len(pictures):,} pictures, {len(model.denoiser.schedule)} evaluations each"
         )
         result = measure(model, pictures, count, seed, batch, kind, reporter)

@@ -48,7 +48,7 @@ def sample(
     from ddpm_cli.core.generation import folder, generate
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
-    how, asked = sampling.how, shown.asked
+    how, asked = sampling.sampling, shown.request
     if processes.launch_if_needed(nproc, device):
         return
     reporter = console.reporter()
@@ -60,8 +60,8 @@ def sample(
         with distributed.local_rank0_first():
             request = generate.resolve_request(model, count, seed, asked, how, reporter)
         reporter.say(
-            f"{model.path}: {model.past}; "
-            f"{how.sampler}, {request.how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+            f"{model.path}: {model.provenance}; "
+            f"{how.sampler}, {request.sampling.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
         )
         if late := generate.late_start_warning(model, request):
             reporter.say(late)

@@ -109,7 +109,7 @@ def _work(
                 session.check_batch(plan.config, how.nproc * how.nnodes)
                 resuming.choose_directory(plan, request)
                 resuming.check_named(plan, request)
-                pictures = session.read_pictures(plan, request, reporter)
+                pictures = session.load_images(plan, request, reporter)
                 captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
                 console.result(
                     "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json

@@ -135,7 +135,7 @@ class SamplingOptions:
     s_noise: Annotated[float, typer.Option(help="… with this deviation.")] = 1.0
 
     @property
-    def how(self) -> Sampling:
+    def sampling(self) -> Sampling:
         """The choices checked against each other, with what the sampler decides filled in."""
         return Sampling(
             steps=self.steps or 0,

@@ -133,7 +133,7 @@ class ShownOptions:
     ] = None
 
     @property
-    def asked(self) -> ConditionRequest:
+    def request(self) -> ConditionRequest:
         """The wish that they are. Raises DdpmError where it cannot be read."""
         from ddpm_cli.core.conditioning.requests import ConditionRequest
 

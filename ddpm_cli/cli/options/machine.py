@@ -132,7 +132,7 @@ def check(request: Any, asked: MachineOptions) -> None:
 def launch_if_needed(request: Any, asked: MachineOptions, stop: Any) -> bool:
     """Where several processes are asked for and not there yet: check all once, then start them.
 
-    Raises EndedError where they did not end well, and what `stop` (a StopRequest) raises where a
+    Raises WorkersFailedError where they did not end well, and what `stop` (a StopRequest) raises where a
     signal comes before they are there.
     """
     from ddpm_cli.core.runtime import distributed
@@ -154,7 +154,7 @@ def launch_if_needed(request: Any, asked: MachineOptions, stop: Any) -> bool:
         session.check_batch(plan.config, asked.nproc * asked.nnodes)
         out = resuming.choose_directory(plan, request)
         if nodes.count == 1:  # several wait longer for each other once they have met
-            session.read_pictures(plan, request, reporter)
+            session.load_images(plan, request, reporter)
         run = RunDirectory(out)
         how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
         launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_picture
+from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_image_file
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
 TEXTS = (".txt", ".csv", ".jsonl")
@@ -25,7 +25,7 @@ _SAMPLED = 64  # files, at most, of which a folder's fingerprint knows
 _BEGINNING = 2**14  # the first bytes
 
 
-class PictureFiles(Protocol):
+class ImageFiles(Protocol):
     """Picture files in a fixed order, whatever holds them."""
 
     @property
@@ -56,7 +56,7 @@ class PictureFiles(Protocol):
         """Hash what changes whenever a file is written, if only as a copy: what caches go by."""
 
 
-def picture_files(path: Path) -> PictureFiles:
+def open_image_files(path: Path) -> ImageFiles:
     """List the pictures of a folder or a .zip. Raises DdpmError where there are none."""
     if path.is_dir():
         return FolderFiles(path)
@@ -182,7 +182,7 @@ def _pictures_among(names: Collection[str]) -> tuple[str, ...]:
         name.removesuffix("sampling.json") for name in names if name.endswith("sampling.json")
     ]
     sheets = {f"{folder}grid.png" for folder in folders}
-    return tuple(sorted(name for name in names if is_picture(name) and name not in sheets))
+    return tuple(sorted(name for name in names if is_image_file(name) and name not in sheets))
 
 
 def _texts_among(names: Collection[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.archives import PictureFiles
+from ddpm_cli.core.data.archives import ImageFiles
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.devices import cores
 
@@ -92,12 +92,12 @@ def is_text(words: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
-def has_captions(listing: PictureFiles) -> bool:
+def has_captions(listing: ImageFiles) -> bool:
     """Whether a folder or .zip holds captions, or means to."""
     return _table(listing) is not None or bool(_texts_beside(listing))
 
 
-def from_files(listing: PictureFiles) -> Captions:
+def from_files(listing: ImageFiles) -> Captions:
     """Read the captions of a folder or .zip: a table at its top, or a .txt beside each picture.
 
     Raises DdpmError where there are none, and for pictures that have none.
@@ -130,7 +130,7 @@ def from_files(listing: PictureFiles) -> Captions:
     return from_sentences(table or ".txt files", (texts[picture] for picture in listing.names))
 
 
-def _beside_each(listing: PictureFiles) -> Iterator[CaptionRow]:
+def _beside_each(listing: ImageFiles) -> Iterator[CaptionRow]:
     """What the .txt files beside pictures say; each of their lines is a caption."""
     there = _texts_beside(listing)
     with ThreadPoolExecutor(cores()) as pool:
@@ -140,7 +140,7 @@ def _beside_each(listing: PictureFiles) -> Iterator[CaptionRow]:
             yield from ((name, picture, line) for line in lines or [""])
 
 
-def _texts_beside(listing: PictureFiles) -> list[tuple[str, str]]:
+def _texts_beside(listing: ImageFiles) -> list[tuple[str, str]]:
     """The .txt (or .TXT) of each picture that has one, and that picture."""
     texts = {}
     for name in listing.texts:
@@ -150,7 +150,7 @@ def _texts_beside(listing: PictureFiles) -> list[tuple[str, str]]:
     return [(texts[text], name) for text, name in pairs if text in texts]
 
 
-def _table(listing: PictureFiles) -> str | None:
+def _table(listing: ImageFiles) -> str | None:
     """The table that holds captions; a metadata.jsonl may tell of other things."""
     if _CSV in listing.texts:
         return _CSV
@@ -158,7 +158,7 @@ def _table(listing: PictureFiles) -> str | None:
     return _JSONL if any(key in first for key in _TEXT_KEYS) else None
 
 
-def _rows(listing: PictureFiles, table: str) -> Iterator[CaptionRow]:
+def _rows(listing: ImageFiles, table: str) -> Iterator[CaptionRow]:
     """What a table says: rows of a file's name and its caption, or several of them."""
     for line, row in _parsed(listing, table):
         place = f"{table} line {line}"
@@ -177,7 +177,7 @@ def _rows(listing: PictureFiles, table: str) -> Iterator[CaptionRow]:
         yield from ((place, str(PurePosixPath(file)), one) for one in texts)
 
 
-def _parsed(listing: PictureFiles, table: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
+def _parsed(listing: ImageFiles, table: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
     """The rows of a .csv or .jsonl by their line numbers."""
     content = listing.text(table)
     if table == _CSV:

@@ -27,14 +27,14 @@ _LEGIBLE, _FONT, _LINES = 96, 11, 4  # of captions: pixels of width and of heigh
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 
 
 class UnreadableError(DdpmError):
     """A file that is not a picture, is cut short, or is too large to decode safely."""
 
 
-def is_picture(name: str) -> bool:
+def is_image_file(name: str) -> bool:
     """Whether a file name looks like a picture's (hidden files and macOS leftovers do not)."""
     path = Path(name)
     return (
@@ -74,7 +74,7 @@ def traits(data: bytes, name: str) -> frozenset[str]:
 
 def decode(
     data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None
-) -> Picture:
+) -> ImageArray:
     """Decode a picture file to uint8 (channels, H, W).
 
     The first frame of an animation; turned upright by its EXIF orientation; 16-bit scaled to 8;
@@ -91,19 +91,19 @@ def decode(
             raise UnreadableError(f"{name}: {error}") from error
 
 
-def fit(picture: Picture, channels: int, size: tuple[int, int]) -> Picture:
+def fit(picture: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
     """Bring an already decoded picture (C, H, W) to `channels` and `size` (height, width)."""
     array = picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
     return _array(_fitted(_in_mode(Image.fromarray(array), channels), size))
 
 
-def write_png(path: Path, picture: Picture) -> None:
+def write_png(path: Path, picture: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
     with atomic_write(path) as partial:
         imageio.imwrite(partial, _interleaved(picture), extension=".png")
 
 
-def write_gif(path: Path, frames: Sequence[Picture], seconds: float, hold: float) -> None:
+def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
     """Write frames (C, H, W) as an endless GIF of `seconds`, its end held for `hold` more."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
@@ -113,7 +113,7 @@ def write_gif(path: Path, frames: Sequence[Picture], seconds: float, hold: float
         )
 
 
-def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> Picture:
+def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> ImageArray:
     """Lay pictures (N, C, H, W) out in rows, as square as can be, `gap` white pixels apart."""
     n, channels, height, width = pictures.shape
     columns = min(n, columns or int(np.ceil(np.sqrt(n))))
@@ -145,7 +145,7 @@ def captioned(pictures: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[n
     return out
 
 
-def enlarge(picture: Picture, least: int = 512) -> Picture:
+def enlarge(picture: ImageArray, least: int = 512) -> ImageArray:
     """Repeat pixels by a whole factor so that the shorter side has about `least` pixels."""
     factor = max(1, round(least / min(picture.shape[1:])))
     return picture.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -188,16 +188,16 @@ def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
 
 
-def _array(image: Image.Image) -> Picture:
+def _array(image: Image.Image) -> ImageArray:
     array = np.array(image, dtype=np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def _interleaved(picture: Picture) -> Picture:
+def _interleaved(picture: ImageArray) -> ImageArray:
     return picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
 
 
-def _rgb(picture: Picture) -> Picture:
+def _rgb(picture: ImageArray) -> ImageArray:
     return (
         np.repeat(picture, 3, axis=0).transpose(1, 2, 0)
         if len(picture) == 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.files import Picture, UnreadableError
+from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
@@ -133,9 +133,9 @@ def _decode_all(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Write all pictures to `place`; the rows that could be read, and what ails the others."""
 
-    def decode(index: int) -> Picture | UnreadableError:
+    def decode(index: int) -> ImageArray | UnreadableError:
         try:
-            return source.picture(index, shape[1], (shape[2], shape[3]))
+            return source.image(index, shape[1], (shape[2], shape[3]))
         except UnreadableError as error:
             return error
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.files import Picture, fit
+from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.downloads import alone
@@ -105,7 +105,7 @@ class NamedSource:
             '--caption "a photo of a {class}"'
         )
 
-    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One picture as uint8 (channels, height, width)."""
         item = self._pictures[index]
         array = np.asarray(item[0] if isinstance(item, tuple) else item)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions, from_sentences
-from ddpm_cli.core.data.files import Picture, fit
+from ddpm_cli.core.data.files import ImageArray, fit
 
 COLOURS = {
     "red": (220, 50, 47),
@@ -128,12 +128,12 @@ class Shapes:
         told = ([self.describe(index).caption] for index in range(len(self)))
         return from_sentences("the shapes' own", told)
 
-    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Draw picture `index` as uint8 (channels, H, W), antialiased."""
         return fit(draw(self.describe(index), size), channels, size)
 
 
-def draw(shown: Figure, size: tuple[int, int]) -> Picture:
+def draw(shown: Figure, size: tuple[int, int]) -> ImageArray:
     """Draw one figure, uint8 (3, H, W)."""
     height, width = size
     half = min(size) / 2

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data import captions, files, named
-from ddpm_cli.core.data.archives import PictureFiles, picture_files
+from ddpm_cli.core.data.archives import ImageFiles, open_image_files
 from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.files import Picture
+from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
 
@@ -65,14 +65,14 @@ class Source(Protocol):
     def captions(self) -> Captions:
         """What the pictures are said to show. Raises DdpmError where nothing or not all is said."""
 
-    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One picture as uint8 (channels, height, width). Raises UnreadableError."""
 
 
 class FileSource:
     """Image files; folders one level down are the classes."""
 
-    def __init__(self, listing: PictureFiles) -> None:
+    def __init__(self, listing: ImageFiles) -> None:
         self._files = listing
         whole = listing.path.resolve()
         self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
@@ -92,7 +92,7 @@ class FileSource:
         """Read the captions beside the pictures. Raises DdpmError where not all have one."""
         return captions.from_files(self._files)
 
-    def picture(self, index: int, channels: int, size: tuple[int, int]) -> Picture:
+    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
         return files.decode(self._files.read(index), self._files.names[index], channels, size)
 
@@ -126,7 +126,7 @@ def open_source(spec: str) -> Source:
     if not path.exists():
         known = ", ".join(["shapes", *named.DATASETS])
         raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")
-    return FileSource(picture_files(path))
+    return FileSource(open_image_files(path))
 
 
 def captions_of(source: Source, templates: Sequence[str]) -> Captions:

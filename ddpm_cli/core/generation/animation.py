@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.files import Picture
+from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate
@@ -31,7 +31,7 @@ def check(path: Path, show: str, *, overwrite: bool) -> None:
 
 def denoising(
     model: Model, request: GenerationRequest, show: str, every: int, reporter: Reporter
-) -> list[Picture]:
+) -> list[ImageArray]:
     """Draw the request's pictures as one grid, a frame for every `every`-th step and the last.
 
     The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which keeps its variance.
@@ -40,18 +40,18 @@ def denoising(
     start = generate.image_noise(model, request, indices)()
     frames = [] if show == "x0" else [_frame(start, start, show)]
     steps = generate.sample_steps(model, request, indices)
-    for step in track(steps, reporter, "sampling", request.how.steps, "steps"):
-        if (step.index + 1) % every == 0 or step.index + 1 == request.how.steps:
+    for step in track(steps, reporter, "sampling", request.sampling.steps, "steps"):
+        if (step.index + 1) % every == 0 or step.index + 1 == request.sampling.steps:
             frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))
     return frames
 
 
-def write(path: Path, frames: Sequence[Picture], seconds: float, hold: float) -> None:
+def write(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
     """Write the frames as an endless GIF of `seconds`, the last frame held for `hold` more."""
     files.write_gif(path, frames, seconds, hold)
 
 
-def _frame(state: Tensor, x0: Tensor, show: str) -> Picture:
+def _frame(state: Tensor, x0: Tensor, show: str) -> ImageArray:
     chosen = {"xt": [state], "x0": [x0], "both": [state, x0]}[show]
     sheets = [files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256) for x in chosen]
     return np.concatenate(sheets, axis=2)

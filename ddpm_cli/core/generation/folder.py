@@ -79,10 +79,10 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "weights_sha256": model.sha256,
         "images_seen": model.images,
         "seed": request.seed,
-        "classes": _runs([names[label] for label in request.wishes.labels]),
-        "classes_at_random": request.wishes.at_random,
-        "prompts": list(request.wishes.prompts),
-        **request.how.document(),
+        "classes": _runs([names[label] for label in request.conditions.labels]),
+        "classes_at_random": request.conditions.at_random,
+        "prompts": list(request.conditions.prompts),
+        **request.sampling.document(),
     }
 
 
@@ -131,7 +131,7 @@ def _settings_in(folder: Path) -> Any:
         return None
 
 
-def _grid(paths: Sequence[Path], prompts: Sequence[str | None], model: Model) -> files.Picture:
+def _grid(paths: Sequence[Path], prompts: Sequence[str | None], model: Model) -> files.ImageArray:
     channels = model.config.network.channels
     pictures = np.stack([files.decode(path.read_bytes(), str(path), channels) for path in paths])
     captions = [prompt for prompt in prompts if prompt is not None]

@@ -42,7 +42,7 @@ class Model(NamedTuple):
     precision: torch.dtype
 
     @property
-    def past(self) -> str:
+    def provenance(self) -> str:
         """What has become of it, for messages."""
         origin = self.config.origin
         if origin is not None and self.images == 0:
@@ -56,8 +56,8 @@ class GenerationRequest:
 
     count: int
     seed: int
-    wishes: ConditionPlan
-    how: Sampling
+    conditions: ConditionPlan
+    sampling: Sampling
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -65,7 +65,7 @@ class GenerationRequest:
 
     def about(self, index: int) -> tuple[int | None, str | None]:
         """The class and the prompt of image `index`."""
-        return self.wishes.label(self.seed + index), self.wishes.prompt(self.seed + index)
+        return self.conditions.label(self.seed + index), self.conditions.prompt(self.seed + index)
 
 
 def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Model:
@@ -130,7 +130,7 @@ def _check(model: Model, how: Sampling) -> None:
 def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
     """Say it where the first of the steps is at a noise level that leaves a picture visible."""
     schedule = model.denoiser.schedule
-    first = float(grid(schedule, request.how)[0])
+    first = float(grid(schedule, request.sampling)[0])
     left = 1 / math.sqrt(1 + first**2)
     if left < _VISIBLE or first == schedule.sigma[-1]:
         return None
@@ -144,7 +144,7 @@ def draw(
     model: Model, request: GenerationRequest, indices: Sequence[int], batch: int, reporter: Reporter
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
     """Draw the images of these indices, a batch at a time: (indices, pictures (B, C, H, W))."""
-    steps = request.how.steps
+    steps = request.sampling.steps
     with reporter.bar("sampling", len(indices), "images") as bar:
         for start in range(0, len(indices), batch):
             chosen = indices[start : start + batch]
@@ -162,8 +162,8 @@ def sample_steps(
     """Draw one batch, yielding every step."""
     with devices.autocast(model.device, model.precision):
         noise = image_noise(model, request, indices)
-        wanted = request.wishes.condition([request.seed + i for i in indices], model.device)
-        yield from sample(model.denoiser, noise, wanted, request.how)
+        wanted = request.conditions.condition([request.seed + i for i in indices], model.device)
+        yield from sample(model.denoiser, noise, wanted, request.sampling)
 
 
 def image_noise(model: Model, request: GenerationRequest, indices: Sequence[int]) -> ImageNoise:

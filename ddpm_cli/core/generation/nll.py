@@ -72,7 +72,7 @@ def choose_variance(model: Model, variance: str | None) -> str:
     return chosen
 
 
-def open_pictures(
+def open_images(
     model: Model, data: str | None, reporter: Reporter, *, skip_bad: bool
 ) -> loader.DecodedImages:
     """The pictures to judge, labelled as the model is. Raises DdpmError where they do not fit it.

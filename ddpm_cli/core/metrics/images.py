@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.archives import PictureFiles
-from ddpm_cli.core.data.files import Picture, UnreadableError
+from ddpm_cli.core.data.archives import ImageFiles
+from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.metrics.statistics import npz_members
 from ddpm_cli.core.runtime.devices import cores
@@ -108,7 +108,7 @@ class ImageSet(Protocol):
 class FileImages:
     """The pictures of a folder or a .zip, in the order of their names, each at its own size."""
 
-    def __init__(self, listing: PictureFiles, skip_bad: bool = False) -> None:
+    def __init__(self, listing: ImageFiles, skip_bad: bool = False) -> None:
         self.label = str(listing.path)
         self.tally = Tally()
         self._listing = listing
@@ -137,7 +137,7 @@ class FileImages:
         except UnreadableError:
             return "unreadable"
 
-    def _decoded(self, part: range, tally: Tally) -> Iterator[Picture]:
+    def _decoded(self, part: range, tally: Tally) -> Iterator[ImageArray]:
         workers = min(8, cores())
         with ThreadPoolExecutor(workers) as pool:
             ahead = _ahead(pool, self._decode, part, depth=4 * workers)
@@ -153,7 +153,7 @@ class FileImages:
                 tally.add((height, width), PurePosixPath(name).suffix[1:].lower(), traits)
                 yield picture
 
-    def _decode(self, index: int) -> tuple[Picture, frozenset[str]] | UnreadableError:
+    def _decode(self, index: int) -> tuple[ImageArray, frozenset[str]] | UnreadableError:
         name = self._listing.names[index]
         try:
             data = self._listing.read(index)
@@ -241,9 +241,9 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _runs(pictures: Iterable[Picture]) -> Iterator[Tensor]:
+def _runs(pictures: Iterable[ImageArray]) -> Iterator[Tensor]:
     """Stack neighbours of one shape: the order stays, so that scores do not depend on sizes."""
-    run: list[Picture] = []
+    run: list[ImageArray] = []
     for picture in pictures:
         full = len(run) == RUN_LENGTH or len(run) * picture.nbytes >= RUN_BYTES
         if run and (full or picture.shape != run[0].shape):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.data import loader
-from ddpm_cli.core.data.archives import picture_files
+from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.data.named import DATASETS
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
@@ -33,7 +33,7 @@ def open_input(spec: str | Path, skip_bad: bool = False) -> ScoreInput:
         return DatasetImages(open_source(str(spec)), str(spec))
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
-    return FileImages(picture_files(path), skip_bad)
+    return FileImages(open_image_files(path), skip_bad)
 
 
 def _names_a_data_set(spec: str) -> bool:
@@ -59,7 +59,7 @@ class DatasetImages:
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), RUN_LENGTH):
                 chosen = indices[start : start + RUN_LENGTH]
-                found = list(pool.map(lambda i: self._source.picture(i, channels, size), chosen))
+                found = list(pool.map(lambda i: self._source.image(i, channels, size), chosen))
                 images = torch.from_numpy(np.stack(found))
                 _count(self.tally, images, "data set")
                 yield images

@@ -98,7 +98,7 @@ def open_directory(
     return out
 
 
-def make_ready(run: RunDirectory, config: RunConfig, images: int) -> None:
+def prepare_directory(run: RunDirectory, config: RunConfig, images: int) -> None:
     """Write down what the run is, and undo what was logged and saved after so many images."""
     run.write_config(config)
     run.rewind_rows(images)

@@ -74,9 +74,9 @@ def images_of_run(
     request = generate.resolve_request(
         model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
     )
-    how = request.how
+    how = request.sampling
     reporter.say(
-        f"{model.path}: {model.past}; drawing {request.count:,} pictures: "
+        f"{model.path}: {model.provenance}; drawing {request.count:,} pictures: "
         f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
         f"seed {asked.seed}"
     )

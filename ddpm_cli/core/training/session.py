@@ -46,7 +46,7 @@ def run(
     with stop.raise_at_once():
         # Before what takes long.
         distributed.run_on_all_ranks(lambda: resuming.choose_directory(plan, request))
-        decoded = read_pictures(plan, request, reporter)
+        decoded = load_images(plan, request, reporter)
         pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
     parts = pictures.split(config.data.holdout, config.optimiser.seed)
     with ExitStack() as kept:
@@ -73,7 +73,7 @@ def _train(
     resumed = resuming.resume(run, state, request, reporter)
     config = replace(config, origin=_origin(run, state, request, resumed, reporter))
     distributed.broadcast_from_rank0(
-        lambda: resuming.make_ready(run, config, state.progress.images)
+        lambda: resuming.prepare_directory(run, config, state.progress.images)
     )
     finished = Clock(config, len(training), state.progress).used >= 1
     if finished:
@@ -120,7 +120,7 @@ def check_batch(config: RunConfig, processes: int) -> None:
         )
 
 
-def read_pictures(
+def load_images(
     plan: TrainingPlan, request: TrainingRequest, reporter: Reporter
 ) -> loader.DecodedImages:
     """Decode the pictures, or find them in the cache; one process of a machine goes first."""

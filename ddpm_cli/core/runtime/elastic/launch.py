@@ -34,7 +34,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from ddpm_cli.core.errors import DdpmError, EndedError, first_line
+from ddpm_cli.core.errors import DdpmError, WorkersFailedError, first_line
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.elastic import stopping, worker
 from ddpm_cli.core.runtime.elastic.failures import Failure, first_failure
@@ -81,7 +81,7 @@ class Launch:
 def launch(how: Launch, command: Sequence[str], reporter: Reporter) -> None:
     """Run `ddpm COMMAND` in workers, with torchrun's environment (RANK, WORLD_SIZE, …).
 
-    Raises EndedError with the exit code and the message of the first worker that failed, unless
+    Raises WorkersFailedError with the exit code and the message of the first worker that failed, unless
     they ended well. One that died, of an error of ours or by a signal, makes all start again, up
     to `max_restarts` times; one that ended on purpose does not.
     """
@@ -133,9 +133,9 @@ def _find_first_node(nodes: Nodes, reporter: Reporter) -> None:
         time.sleep(_KNOCK / 10)
 
 
-def _stopped(number: int, when: str) -> EndedError:
+def _stopped(number: int, when: str) -> WorkersFailedError:
     name, code = signal.Signals(number).name, 130 if number == signal.SIGINT else 75
-    return EndedError(f"stopped by {name} {when}; {stopping.RERUN_HINT}", code)
+    return WorkersFailedError(f"stopped by {name} {when}; {stopping.RERUN_HINT}", code)
 
 
 def _no_meeting(nodes: Nodes, error: Exception) -> str:
@@ -229,7 +229,7 @@ class _Agent(LocalElasticAgent):
         return int(self._remaining_restarts)
 
     def work(self) -> None:
-        """Start the workers and stay until they ended. Raises EndedError unless they did well."""
+        """Start the workers and stay until they ended. Raises WorkersFailedError unless they did well."""
         try:
             result = self.run()
             if result is None:
@@ -288,16 +288,18 @@ class _Agent(LocalElasticAgent):
                 process.kill()
         return result
 
-    def _ended(self, first: Failure) -> EndedError:
+    def _ended(self, first: Failure) -> WorkersFailedError:
         """What the first failure means for the whole command."""
         if first.purpose is not None:
-            return EndedError(first.message or _ELSEWHERE, first.purpose)
+            return WorkersFailedError(first.message or _ELSEWHERE, first.purpose)
         number = self._signal or first.stopped
         if number and (first.stopped or first.lost):  # not all were listening yet
             return _stopped(number, "before the first step")
         if self._deadline and time.monotonic() > self._deadline:
-            return EndedError(
+            return WorkersFailedError(
                 f"the processes did not end in time and were killed; {stopping.RERUN_HINT}", 1
             )
         where = f"\nThe logs are in {self._logs.folder}" if self._how.logs else ""
-        return EndedError(f"{first.line}{where}\n{first.traceback or stopping.RERUN_HINT}", 1)
+        return WorkersFailedError(
+            f"{first.line}{where}\n{first.traceback or stopping.RERUN_HINT}", 1
+        )
