@@ -1,0 +1,129 @@
+"""What a command leaves behind, in a form that no internal name enters.
+
+Tensors count by what they hold and not by what they are called, images by their pixels, folders by
+the names of their files. Inputs are computed, so that they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+
+def where_bits_agree() -> dict[str, str]:
+    """What the last bits of a computation depend on."""
+    libraries = {name: version(name) for name in ("numpy", "scipy", "pillow", "torchvision")}
+    capability = torch.backends.cpu.get_cpu_capability()
+    maker = processor("vendor_id")
+    return {"torch": torch.__version__, "cpu_capability": capability, "cpu_vendor": maker} | (
+        libraries
+    )
+
+
+def processor(field: str) -> str:
+    """A field of /proc/cpuinfo, or what else is known of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
+    return found[0] if found else platform.processor()
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """One short name for byte strings in their order."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little"))
+        whole.update(part)
+    return whole.hexdigest()[:32]
+
+
+def tensors(tree: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested mappings and sequences."""
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from tensors(value)
+
+
+class Multiset:
+    """The tensors of a file, without names and order."""
+
+    def __init__(self, tree: Any) -> None:
+        found = list(tensors(tree))
+        self.size = [len(found), sum(tensor.numel() for tensor in found)]
+        self.digest = digest(sorted(_tensor(tensor).encode() for tensor in found))
+
+
+def _tensor(tensor: torch.Tensor) -> str:
+    about = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    values = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return digest([about, values])
+
+
+def weights(path: Path) -> Multiset:
+    """The tensors of a .safetensors file."""
+    return Multiset(load_file(path))
+
+
+def snapshot(run: Path) -> Multiset:
+    """The tensors of a run's newest training state: network, its average, Adam's moments."""
+    newest = max((run / "snapshots").glob("*.pt"))
+    return Multiset(torch.load(newest, weights_only=True))
+
+
+def pixels(path: Path) -> str:
+    """The digest of an image's pixels."""
+    with Image.open(path) as image:
+        return digest([image.mode.encode(), repr(image.size).encode(), image.tobytes()])
+
+
+def frames(path: Path) -> NDArray[np.uint8]:
+    """The frames of a GIF."""
+    return np.asarray(imageio.imread(path, index=None))
+
+
+def listing(folder: Path) -> list[str]:
+    """The files below a folder, by relative name."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder of samples."""
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def draw(
+    folder: Path, *, side: int, channels: int, each: int, kinds: int = 2, seed: int = 0
+) -> str:
+    """Write images in class folders: waves of another direction in each class; that folder."""
+    y, x = np.mgrid[:side, :side]
+    for kind in range(kinds):
+        place = folder / f"kind-{kind}"
+        place.mkdir(parents=True)
+        for i in range(each):
+            planes = []
+            for channel in range(channels):
+                along = (kind + 1) * x + (2 - kind) * y + (3 + channel) * i + seed
+                planes.append((11 * along + 5 * x * y * (i % 3)) % 256)
+            array = np.stack(planes, axis=-1).astype(np.uint8)
+            Image.fromarray(array[..., 0] if channels == 1 else array).save(place / f"{i:03}.png")
+    return str(folder)
