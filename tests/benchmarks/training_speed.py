@@ -27,7 +27,7 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
 PICTURES = 10_000
@@ -48,9 +48,9 @@ def images_per_second(config: RunConfig, machine: Execution, steps: int) -> floa
     pictures = DecodedImages(images, np.full(PICTURES, -1), np.arange(PICTURES))
     nothing = replace(pictures, rows=pictures.rows[:0])
     with tempfile.TemporaryDirectory() as folder:
-        run, state = RunDirectory(Path(folder)), State.fresh(config, machine.device)
+        run, state = RunDirectory(Path(folder)), TrainingState.initial(config, machine.device)
         trainer = Trainer(run, config, state, pictures, nothing, machine, Silent())
-        trainer.journal.every = config.optimiser.batch * max(1, steps // 20)
+        trainer.log.every = config.optimiser.batch * max(1, steps // 20)
         trainer.train(StopRequest())
         rows = run.rows()
     first, last = rows[len(rows) // 2], rows[-1]

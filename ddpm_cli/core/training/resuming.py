@@ -158,7 +158,7 @@ def _restore(
             f"{run.path} resumed from {request.resume} before: now from its own newest snapshot. "
             "To return to that one again, choose another --out."
         )
-    newest = _restore_newest(run, state, reporter)
+    newest = restore_newest(run.snapshots, state, reporter)
     if newest is None and run.save_seconds():
         raise DdpmError(
             f"{run.path} holds a run, but {run.snapshots} has no snapshot any more, and a fresh "
@@ -170,14 +170,17 @@ def _restore(
     return newest
 
 
-def _restore_newest(run: RunDirectory, state: TrainingState, reporter: Reporter) -> Path | None:
-    """Restore the newest snapshot that can be read; None where there are none at all."""
-    for path, contents in snapshots.read_newest_first(run.snapshots, reporter):
+def restore_newest(folder: Path, state: TrainingState, reporter: Reporter) -> Path | None:
+    """Restore the newest snapshot that can be read; None where there are none.
+
+    Raises DdpmError where there are some and none can be read: a fresh start would overwrite them.
+    """
+    for path, contents in snapshots.read_newest_first(folder, reporter):
         _load(path, contents, state)
         return path
-    if existing := snapshots.listed(run.snapshots):
+    if existing := snapshots.listed(folder):
         raise DdpmError(
-            f"none of the {len(existing)} snapshots in {run.snapshots} can be read; bring them "
+            f"none of the {len(existing)} snapshots in {folder} can be read; bring them "
             "back from a copy, or start a new run with --resume never"
         )
     return None

@@ -49,6 +49,12 @@ def load_extractor(request: ScoringRequest, device: torch.device, reporter: Repo
     return settings.load(device, reporter)
 
 
+def score_label(count: int, *, local: bool) -> str:
+    """`fid5k`: never bare FID, because FID of 5,000 images is larger than of 50,000."""
+    thousands, rest = divmod(count, 1000)
+    return f"{'local-' if local else ''}fid{count if rest else f'{thousands}k'}"
+
+
 class TrainingScorer:
     """FID of images sampled from the averaged weights, against the training images.
 
@@ -81,10 +87,8 @@ class TrainingScorer:
 
     @property
     def label(self) -> str:
-        """`fid5k`: never bare FID, because FID of 5,000 images is larger than of 50,000."""
-        thousands, rest = divmod(self.count, 1000)
-        prefix = "local-" if self.extractor.protocol.local else ""
-        return f"{prefix}fid{self.count if rest else f'{thousands}k'}"
+        """The scores' name, as `score_label`."""
+        return score_label(self.count, local=self.extractor.protocol.local)
 
     def announce(self, averaged: Denoiser, clock: Clock) -> None:
         """Measure what one score will cost, on a few images, and report it before training."""
