@@ -84,9 +84,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def load(
-    run: str | Path | None = None, *, device: str = "auto", precision: str = "fp32"
-) -> Model:
+def load(run: str | Path | None = None, *, device: str = "auto", precision: str = "fp32") -> Model:
     """Load a trained model: a run directory, a weights file, or None for the newest under runs/.
 
     device: auto, cpu, cuda or mps; precision: fp32, bf16 or auto (bf16 where the GPU has it).

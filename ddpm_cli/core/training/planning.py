@@ -109,6 +109,27 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     return TrainingPlan(source, captions, config, name, out)
 
 
+def plan_on_source(
+    config: RunConfig, source: Source, out: Path, size: tuple[int, int] | None
+) -> TrainingPlan:
+    """A run of this config on a source given as an object; its classes are learned, if it has any.
+
+    Raises DdpmError or UsageError where they do not make a run.
+    """
+    network = {
+        "size": list(size or source.native_size),
+        "channels": source.native_channels,
+        "classes": list(source.classes),
+        "augmented": config.data.augment > 0,
+        **captioning.network_settings(config.network, {}, None),
+    }
+    data = {"source": source.name, "fingerprint": source.fingerprint}
+    data |= captioning.data_settings(None, (), None)
+    config = updated(config, {"network": network, "data": data})
+    _check(config, len(source))
+    return TrainingPlan(source, None, config, "", out)
+
+
 def _with_options(
     config: RunConfig,
     request: TrainingRequest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,8 +20,13 @@ from ddpm_cli.core.training.planning import TrainingPlan, plan_training
 _STATE_BYTES = 20  # a parameter: weights, gradient, moving average, AdamW's two moments (float32)
 
 
-def preflight(request: TrainingRequest, processes: int, device: torch.device) -> TrainingPlan:
-    """Plan a run and check that it can start; nothing is written.
+def preflight(
+    request: TrainingRequest,
+    processes: int,
+    device: torch.device,
+    make_plan: Callable[[], TrainingPlan] | None = None,
+) -> TrainingPlan:
+    """Plan a run and check that it can start; nothing is written. Default plan: the request's.
 
     Checks data, settings and network, the batch against the number of processes, memory, disk
     space, run directory and snapshot. Every rank calls this; the first failure of any rank is
@@ -28,7 +34,7 @@ def preflight(request: TrainingRequest, processes: int, device: torch.device) ->
     """
 
     def checked() -> TrainingPlan:
-        plan = plan_training(request)
+        plan = make_plan() if make_plan else plan_training(request)
         check_batch(plan.config, processes)
         check_memory(plan.parameters, device)
         out = resuming.choose_directory(plan, request)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
+from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed
@@ -24,7 +26,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
 from ddpm_cli.core.training.budget import Clock
-from ddpm_cli.core.training.planning import TrainingPlan
+from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
 from ddpm_cli.core.training.preflight import load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
@@ -156,6 +158,29 @@ def train(
                 trainer.train(stop)
         distributed.barrier()
     return _summary(run, state, resumed_at)
+
+
+def train_on_source(
+    config: RunConfig,
+    source: Source,
+    out: Path,
+    *,
+    size: tuple[int, int] | None,
+    resume: bool,
+    device: str,
+    precision: str,
+    reporter: Reporter,
+) -> Path:
+    """Train in this process, without signal handlers; the run directory. For use as a library."""
+    execution = execution_on(MachineConfig(device=device, precision=precision), reporter)
+    request = TrainingRequest(
+        source.name, out=out, resume="auto" if resume else "never", stall_timeout=0
+    )
+    plan = preflight(
+        request, 1, execution.device, lambda: plan_on_source(config, source, out, size)
+    )
+    train(plan, request, execution, reporter, stopping.StopRequest())
+    return plan.out
 
 
 def _summary(run: RunDirectory, state: TrainingState, resumed_at: int) -> dict[str, Any]:
