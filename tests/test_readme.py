@@ -103,6 +103,15 @@ def test_the_floors_of_the_architecture_are_those_that_hold() -> None:
     assert tuple(reversed(names)) == FLOORS
 
 
+def test_the_reading_order_is_as_long_as_it_says() -> None:
+    section = ARCHITECTURE.read_text().partition("## Reading order")[2].partition("\n## ")[0]
+    stated = re.findall(r"about ([\d,]+) lines", section)
+    names = re.findall(r"^\| `([^`]*)`", section, flags=re.MULTILINE)
+    core = TOP / "ddpm_cli" / "core"
+    lines = sum(len((core / name).read_text().splitlines()) for name in names)
+    assert abs(lines - int(stated[0].replace(",", ""))) < 100
+
+
 def test_paths_in_the_pages_exist() -> None:
     below = {path.relative_to(TOP).as_posix() for path in TOP.glob("*/**/*.py")}
     for page in (README, *(TOP / "docs").glob("*.md")):
