@@ -1,6 +1,6 @@
 """A training that is killed about every minute, against the same one undisturbed.
 
-    python tests/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
+    python tests/benchmarks/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
 
 For the given minutes SIGKILL hits, by lot, one worker, the launcher, or all of them at once, about
 `--every` seconds after training goes on, now and then while it still starts; whenever the command
