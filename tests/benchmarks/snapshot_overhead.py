@@ -24,7 +24,7 @@ from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
 DURING = 6  # steps that a snapshot can slow down
@@ -35,9 +35,9 @@ def seconds_of_steps(config: RunConfig, images: DecodedImages) -> np.ndarray:
     held_out = replace(images, rows=images.rows[:0])
     cpu = Execution(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        run, state = RunDirectory(Path(folder)), State.fresh(config, cpu.device)
+        run, state = RunDirectory(Path(folder)), TrainingState.initial(config, cpu.device)
         trainer = Trainer(run, config, state, images, held_out, cpu, Silent())
-        trainer.journal.every = config.optimiser.batch  # a row for each step
+        trainer.log.every = config.optimiser.batch  # a row for each step
         trainer.train(StopRequest())
         return np.diff([row["seconds"] for row in run.rows()])
 

@@ -27,7 +27,7 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
 IMAGES = 10_000
@@ -48,9 +48,9 @@ def images_per_second(config: RunConfig, execution: Execution, steps: int) -> fl
     images = DecodedImages(pixels, np.full(IMAGES, -1), np.arange(IMAGES))
     held_out = replace(images, rows=images.rows[:0])
     with tempfile.TemporaryDirectory() as folder:
-        run, state = RunDirectory(Path(folder)), State.fresh(config, execution.device)
+        run, state = RunDirectory(Path(folder)), TrainingState.initial(config, execution.device)
         trainer = Trainer(run, config, state, images, held_out, execution, Silent())
-        trainer.journal.every = config.optimiser.batch * max(1, steps // 20)
+        trainer.log.every = config.optimiser.batch * max(1, steps // 20)
         trainer.train(StopRequest())
         rows = run.rows()
     first, last = rows[len(rows) // 2], rows[-1]

@@ -127,3 +127,10 @@ def draw(
             array = np.stack(planes, axis=-1).astype(np.uint8)
             Image.fromarray(array[..., 0] if channels == 1 else array).save(place / f"{i:03}.png")
     return str(folder)
+
+
+def recorded_where() -> dict[str, str]:
+    """Where the record was made, as `where_bits_agree`."""
+    record = json.loads((Path(__file__).parent / "recorded.json").read_text())
+    where: dict[str, str] = record["where"]
+    return where

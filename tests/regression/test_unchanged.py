@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import outcomes
 import pytest
 import torch
 import typer
-from conftest import Result
 
 from ddpm_cli.cli.app import app
+from tests.conftest import Result
+from tests.regression import outcomes
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded.json"
