@@ -83,10 +83,10 @@ class Batches:
         x0 = to_unit(images.to(self._device))
         if self._config.data.augment:
             moves = self._moves(seen)[mine]
-            x0 = augmentation.moved(x0, moves)
+            x0 = augmentation.augment(x0, moves)
             condition = condition._replace(augmented=augmentation.labels(moves))
         elif self._config.data.flip:
-            x0 = augmentation.mirrored(x0, flips[mine])
+            x0 = augmentation.flip(x0, flips[mine])
         noised = Noised(x0, self._noise(learn.batch, seen)[mine], sigma[mine])
         return Batch(noised, condition.drop(drops[mine]).to(self._device), rows, importance)
 
@@ -112,14 +112,14 @@ class Batches:
         """Pictures (B, C, H, W) uint8, and what they show; `which`, (B,) in [0, 1): by caption."""
         images, labels = pictures.take(rows)
         classes = labels if self._config.network.classes else None
-        return images, Condition(classes, pictures.told(rows, which.numpy()))
+        return images, Condition(classes, pictures.caption_tokens(rows, which.numpy()))
 
     def _moves(self, seen: int) -> Tensor:
         """How augmentation moves the batch after `seen` images, (B, 8)."""
         learn, data = self._config.optimiser, self._config.data
         mirroring = 1.0 if data.flip else data.augment
         random = seeds.generator(learn.seed, "augmentation", seen)
-        return augmentation.draw_moves(learn.batch, data.augment, mirroring, random)
+        return augmentation.sample_parameters(learn.batch, data.augment, mirroring, random)
 
     def _noise(self, count: int, seen: int) -> Tensor:
         source = seeds.generator(self._config.optimiser.seed, "noise", seen, device=self._device)

@@ -1,4 +1,4 @@
-"""Where models meet scores: a run as pictures to judge, and a score now and then in training."""
+"""Scores at intervals in training."""
 
 from __future__ import annotations
 
@@ -16,80 +16,30 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, default_plan
+from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.figures import plots
-from ddpm_cli.core.generation import generate
+from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
 from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.images import RUN_LENGTH, ImageSet
-from ddpm_cli.core.metrics.inputs import GeneratedImages, TrainingImages
+from ddpm_cli.core.metrics.inputs import TrainingImages
 from ddpm_cli.core.metrics.report import Report
-from ddpm_cli.core.runtime import devices, distributed, run_directory
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.budget import Clock
 
-FID_COUNT = 5000  # pictures drawn of a run to be judged
 STEPS = 50  # of DDIM, for the pictures that a training is judged by
 _SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
-
-
-def is_run(spec: str) -> bool:
-    """Whether this names a run directory or a model's weights file."""
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path.suffix == ".safetensors"
-    return (
-        run_directory.RunDirectory(path).weights.is_file()
-        and run_directory.RunDirectory(path).config.is_file()
-    )
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Which pictures of a run: those that `ddpm sample` would write."""
-
-    run: Path  # or a weights file
-    count: int | None  # None: as many as the wish names, or else 5000
-    seed: int
-    asked: ConditionRequest
-    how: Sampling
-
-
-def images_of_run(
-    asked: Drawing, batch: int, device: torch.device, reporter: Reporter
-) -> GeneratedImages:
-    """ImageSet of a run, drawn while they are judged. Raises DdpmError where it cannot draw so."""
-    precision = devices.choose_precision("auto", device)
-    model = generate.load_model(
-        run_directory.find_weights(asked.run.expanduser()), device, precision
-    )
-    request = generate.resolve_request(
-        model, asked.count, asked.seed, asked.asked, asked.how, reporter, usually=FID_COUNT
-    )
-    how = request.sampling
-    reporter.say(
-        f"{model.path}: {model.provenance}; drawing {request.count:,} pictures: "
-        f"{how.sampler}, {how.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}, "
-        f"seed {asked.seed}"
-    )
-    return GeneratedImages(
-        str(asked.run), request.count, lambda indices: _drawn(model, request, indices, batch)
-    )
-
-
-def _drawn(
-    model: generate.Model, request: generate.GenerationRequest, indices: range, batch: int
-) -> Iterator[Tensor]:
-    for _, pictures in generate.draw(model, request, indices, batch, Silent()):
-        yield torch.from_numpy(pictures)
 
 
 @dataclass(frozen=True)
@@ -230,13 +180,11 @@ class TrainingScorer:
 
     def _judged(self, averaged: Denoiser, count: int, images: int) -> Report:
         extractor = self.plan.extractor
-        model = generate.Model(
+        model = Model(
             self.run.weights, averaged, self.config, images, "", extractor.device, self.precision
         )
-        request = generate.GenerationRequest(count, 0, self._wishes, Sampling(self.steps))
-        drawn = GeneratedImages(
-            self.plan.label, count, lambda part: _drawn(model, request, part, extractor.batch)
-        )
+        request = GenerationRequest(count, 0, self._wishes, Sampling(self.steps))
+        drawn = generated_images(self.plan.label, model, request, extractor.batch)
         side = Interruptible(drawn, extractor.batch, self.request, self.run.path)
         wanted = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
         return evaluate(self._real, side, extractor, wanted, Silent())[0]
