@@ -1,3 +1,244 @@
-"""ddpm: train, sample and judge pixel-space diffusion models from a shell."""
+"""ddpm: train, sample and evaluate pixel-space diffusion models, from a shell or from Python.
+
+The names below are the library; each is imported when it is first used, so that importing the
+package costs nothing. Progress is silent unless `progress=True`, errors are DdpmError and its
+subclasses, and nothing ends the process. See docs/python.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from ddpm_cli.core.conditioning.condition import Condition
+    from ddpm_cli.core.config.run import RunConfig
+    from ddpm_cli.core.data.arrays import Indexed
+    from ddpm_cli.core.diffusion.denoiser import Denoiser
+    from ddpm_cli.core.diffusion.samplers import SamplerStep
+    from ddpm_cli.core.diffusion.schedules import Schedule
+    from ddpm_cli.core.diffusion.settings import Sampling
+    from ddpm_cli.core.errors import (
+        DdpmError,
+        DivergedError,
+        UsageError,
+    )
+    from ddpm_cli.core.generation.model import Model
+    from ddpm_cli.core.metrics.report import Report
+    from ddpm_cli.core.models.unet import UNet
 
 __version__ = "0.1.0"
+
+_MODULES = {  # where each name that is imported on first use is defined
+    "Condition": "conditioning.condition",
+    "DdpmError": "errors",
+    "Denoiser": "diffusion.denoiser",
+    "DivergedError": "errors",
+    "Model": "generation.model",
+    "Report": "metrics.report",
+    "RunConfig": "config.run",
+    "SamplerStep": "diffusion.samplers",
+    "Sampling": "diffusion.settings",
+    "Schedule": "diffusion.schedules",
+    "UNet": "models.unet",
+    "UsageError": "errors",
+}
+
+__all__ = [
+    "Condition",
+    "DdpmError",
+    "Denoiser",
+    "DivergedError",
+    "Model",
+    "Report",
+    "RunConfig",
+    "SamplerStep",
+    "Sampling",
+    "Schedule",
+    "UNet",
+    "UsageError",
+    "__version__",
+    "config",
+    "evaluate",
+    "fid",
+    "load",
+    "sample",
+    "schedule",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ddpm_cli.core.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def load(run: str | Path | None = None, *, device: str = "auto", precision: str = "fp32") -> Model:
+    """Load a trained model: a run directory, a weights file, or None for the newest under runs/.
+
+    device: auto, cpu, cuda or mps; precision: fp32, bf16 or auto (bf16 where the GPU has it).
+    Raises DdpmError where there is no such run.
+    """
+    from ddpm_cli.core.generation.model import load_model
+    from ddpm_cli.core.runtime import devices, run_directory
+
+    weights = run_directory.find_weights(None if run is None else Path(run).expanduser())
+    chosen = devices.choose_device(device)
+    return load_model(weights, chosen, devices.choose_precision(precision, chosen))
+
+
+def schedule(name: str = "cosine", timesteps: int = 1000, **settings: Any) -> Schedule:
+    """A noise schedule by name, as `ddpm train --schedule`: its sigma, alpha_bar and beta tables.
+
+    settings: other fields of DiffusionConfig, such as beta_min and beta_max.
+    """
+    from ddpm_cli.core.config.run import DiffusionConfig
+    from ddpm_cli.core.diffusion.schedules import from_config
+
+    return from_config(DiffusionConfig(name, timesteps, **settings))
+
+
+def sample(
+    denoiser: Denoiser,
+    shape: tuple[int, int, int, int],
+    sampling: Sampling | None = None,
+    *,
+    seed: int = 0,
+    condition: Condition | None = None,
+    device: str | torch.device = "cpu",
+) -> NDArray[np.uint8]:
+    """Sample with any denoiser D(x, sigma, condition): uint8 images (N, H, W, C).
+
+    shape: (N, C, H, W). Image i depends on seed + i alone. sampling: steps, sampler, guidance;
+    default: 50 steps of deterministic DDIM.
+    """
+    import torch
+
+    from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
+    from ddpm_cli.core.diffusion import sampling as samplers
+    from ddpm_cli.core.diffusion.settings import Sampling
+    from ddpm_cli.core.generation.model import to_images
+    from ddpm_cli.core.runtime.seeds import ImageNoise
+
+    count, *image = shape
+    seeds = [seed + i for i in range(count)]
+    noise = ImageNoise(seeds, (image[0], image[1], image[2]), torch.device(device))
+    shown = UNCONDITIONAL if condition is None else condition
+    *_, last = samplers.sample(denoiser, noise, shown, sampling or Sampling())
+    return to_images(last.x)
+
+
+def config(preset: str = "small", **settings: Any) -> RunConfig:
+    """A preset's RunConfig with some settings changed, nested: optimiser={"batch": 32}.
+
+    Raises UsageError for an unknown preset or setting.
+    """
+    from ddpm_cli.core.config import presets
+    from ddpm_cli.core.config.run import RunConfig
+    from ddpm_cli.core.config.serialisation import updated
+
+    if budget := settings.get("budget"):  # one limit given replaces all of the preset's
+        unlimited = dict.fromkeys(("images", "steps", "epochs", "minutes"))
+        settings["budget"] = unlimited | dict(budget)
+    return updated(updated(RunConfig(), presets.preset(preset).settings), settings)
+
+
+def train(
+    config: RunConfig,
+    images: Indexed,
+    labels: Sequence[int] | NDArray[Any] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    out: str | Path,
+    size: tuple[int, int] | None = None,
+    resume: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = False,
+) -> Model:
+    """Train on images in memory or a data set of one's own, and load the averaged weights.
+
+    images: uint8 (N, H, W) or (N, H, W, C), or any object with `__len__` and `__getitem__` that
+    gives such images, or pairs of image and label. labels: class numbers from 0; classes: their
+    names. out: the run directory; an existing run of the same config is resumed. size: (height,
+    width) to train at; default: the images' own. Raises DdpmError and its subclasses.
+    """
+    from ddpm_cli.core.data.arrays import ArraySource
+    from ddpm_cli.core.training.session import train_on_source
+
+    source = ArraySource(images, labels, classes)
+    run = train_on_source(
+        config,
+        source,
+        Path(out),
+        size=size,
+        resume=resume,
+        device=device,
+        precision=precision,
+        reporter=_reporter(progress),
+    )
+    return load(run, device=device)
+
+
+def evaluate(
+    real: str | Path | NDArray[np.uint8],
+    fake: str | Path | NDArray[np.uint8],
+    *,
+    metrics: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    features: str | Path | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> Report:
+    """FID, KID, precision and recall of fake images against real ones, with their protocol.
+
+    real, fake: uint8 (N, H, W, C), or what `ddpm fid` takes: a folder, .zip, .npz or data set's
+    name. metrics: of fid, kid, prdc and is; default: the first three. weights: FID Inception
+    weights, default: the published ones, downloaded once; features: a local classifier instead.
+    """
+    from ddpm_cli.core.metrics.evaluate import evaluate_inputs
+
+    return evaluate_inputs(
+        real,
+        fake,
+        metrics=metrics,
+        weights=weights,
+        features=features,
+        protocol=protocol,
+        device=device,
+        reporter=_reporter(progress),
+    )
+
+
+def fid(
+    real: str | Path | NDArray[np.uint8], fake: str | Path | NDArray[np.uint8], **settings: Any
+) -> float:
+    """Frechet Inception distance of two sets of images; arguments as `evaluate`.
+
+    With `features` it is the distance in a local classifier's features, which is no FID.
+    """
+    value = evaluate(real, fake, metrics=["fid"], **settings).fid
+    assert value is not None
+    return value
+
+
+def _reporter(progress: bool) -> Any:
+    if progress:
+        from ddpm_cli.cli.console import Terminal
+
+        return Terminal()
+    from ddpm_cli.core.runtime.reporting import Silent
+
+    return Silent()

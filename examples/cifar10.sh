@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The CIFAR-10 experiment of Ho et al. (2020) on the GPUs of one machine, and its FID.
-# Run it again after an interruption: every command goes on where it stopped.
+# Run it again after an interruption: every command resumes where it stopped.
 set -euo pipefail
 gpus=${1:-1}
 train=${CIFAR10_TRAIN:?set it to a folder or .zip of the training images, to compare with}

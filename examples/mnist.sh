@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MNIST in eight minutes on a laptop's CPU: train, draw every digit ten times, make a film.
+# MNIST in eight minutes on a laptop's CPU: train, sample every digit ten times, write a GIF.
 # Downloads MNIST (11 MB) the first time; or pass a folder or .zip of digits as the first argument.
 set -euo pipefail
 data=${1:-mnist}

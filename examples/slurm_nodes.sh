@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Several nodes of a SLURM cluster: sbatch examples/slurm_nodes.sh photos/
-# One task a node starts a process for each of its GPUs; the nodes meet on the first one. The run
-# directory must be on a file system that all of them share.
+# One task per node starts a process for each of its GPUs; the rendezvous is on the first node. The
+# run directory must be on a file system that all nodes share.
 #SBATCH --job-name=ddpm
 #SBATCH --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64
 #SBATCH --time=24:00:00

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One GPU of a SLURM cluster: sbatch examples/slurm_one_gpu.sh photos/
-# Five minutes before the end, or when preempted, it saves; the job then queues again and goes on.
+# Five minutes before the end, or when preempted, it saves; the job is then requeued and resumes.
 #SBATCH --job-name=ddpm
 #SBATCH --ntasks=1 --gpus-per-task=1 --cpus-per-task=8
 #SBATCH --time=04:00:00

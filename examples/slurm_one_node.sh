@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All GPUs of one node of a SLURM cluster: sbatch examples/slurm_one_node.sh photos/
-# One task starts a process for each GPU; if one of them dies, all go on from the newest snapshot.
+# One task starts a process for each GPU; if one of them dies, all resume from the newest snapshot.
 #SBATCH --job-name=ddpm
 #SBATCH --nodes=1 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64
 #SBATCH --time=12:00:00

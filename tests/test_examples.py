@@ -15,23 +15,23 @@ from tests.conftest import Result
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.sh"))
 
-TOOLS = {  # instead of the real ones
+TOOLS = {  # stand-ins for the commands that the scripts call
     "ddpm": 'printf "%s\\t" "$@" >> {log}; echo >> {log}',
-    "srun": 'test "$1" = --cpus-per-task=16 && shift && exec "$@"',  # which it may not inherit
-    "scontrol": "echo node07; seq 8 99999",  # more than a pipe holds: who reads one line breaks it
+    "srun": 'test "$1" = --cpus-per-task=16 && shift && exec "$@"',  # tasks may not inherit it
+    "scontrol": "echo node07; seq 8 99999",  # more than a pipe's buffer: `head -1` breaks it
 }
-SEVERAL = "--nnodes 2 --node-rank 1 --rdzv-endpoint"
+NODES = "--nnodes 2 --node-rank 1 --rdzv-endpoint"
 ON_CLUSTERS = {
     "slurm_one_gpu": "--requeue",
     "slurm_one_node": "--nproc 4 --requeue",
-    "slurm_nodes": f"--requeue --nproc 4 {SEVERAL} node07:29500",
-    "kubernetes": f"--nproc 4 {SEVERAL} head:29500",
+    "slurm_nodes": f"--requeue --nproc 4 {NODES} node07:29500",
+    "kubernetes": f"--nproc 4 {NODES} head:29500",
 }
 
 
 @pytest.fixture
 def commands(tmp_path: Path, photos: Path) -> Callable[[Path], list[list[str]]]:
-    """Run a script on a pretended cluster: the arguments of each `ddpm` that it calls."""
+    """Run a script on a simulated cluster: the arguments of each `ddpm` that it calls."""
     tools, log = tmp_path / "tools", tmp_path / "log"
     tools.mkdir()
     for name, body in TOOLS.items():
@@ -52,9 +52,9 @@ def commands(tmp_path: Path, photos: Path) -> Callable[[Path], list[list[str]]]:
     }
 
     def call(script: Path) -> list[list[str]]:
-        given = [photos] if script.stem in ON_CLUSTERS else []
+        arguments = [photos] if script.stem in ON_CLUSTERS else []
         done = subprocess.run(
-            [script, *given], env=environment, capture_output=True, text=True, check=False
+            [script, *arguments], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return [line.rstrip("\t").split("\t") for line in log.read_text().splitlines()]
@@ -63,18 +63,18 @@ def commands(tmp_path: Path, photos: Path) -> Callable[[Path], list[list[str]]]:
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_its_commands_and_options_exist(
+def test_commands_and_options_exist(
     script: Path, commands: Callable[[Path], list[list[str]]]
 ) -> None:
     called = commands(script)
     assert called
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, *arguments in called:
-        known[name].make_context(name, arguments)  # raises where they cannot be read
+        known[name].make_context(name, arguments)  # raises where they cannot be parsed
 
 
 @pytest.mark.parametrize("name", ON_CLUSTERS)
-def test_a_cluster_s_training_could_start(
+def test_cluster_scripts_start_a_training_run(
     name: str,
     commands: Callable[[Path], list[list[str]]],
     photos: Path,

@@ -1,10 +1,11 @@
-"""The house's rules, read from the imports: floors, single owners, a light front door."""
+"""The rules of the layout, read from the imports: floors, single owners, no import cycles."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,132 +14,182 @@ import ddpm_cli
 
 ROOT = Path(ddpm_cli.__file__).parent
 
-FLOORS = {  # a module's floor is that of the longest prefix
-    "core.errors": 0,
-    "core.config": 0,
-    "core.conditions": 0,
-    "core.architecture": 0,
-    "core.plain": 0,
-    "core.presets": 0,
-    "core.tensors": 0,
-    "core.plots": 0,
-    "core.runtime": 0,
-    "core.data.pixels": 0,
-    "core.data.files": 0,
-    "core.data.archives": 0,
-    "core.data": 1,
-    "core.models.frozen": 0,
-    "core.models": 1,
-    "core.diffusion.schedules": 1,
-    "core.diffusion.grids": 1,
-    "core.diffusion": 2,
-    "core.weights": 2,
-    "core.wishes": 2,
-    "core.training": 3,
-    "core.conversion": 3,
-    "core.generation": 3,
-    "core.inspection": 3,
-    "core.metrics": 3,
-    "core.judging": 4,
-    "cli": 5,
-}
+FLOORS = (  # lowest first; rooms on one floor do not import each other
+    ("core.errors",),
+    ("core.config",),
+    ("core.runtime",),
+    ("core.conditioning",),
+    ("core.data",),
+    ("core.models", "core.diffusion"),
+    ("core.checkpoints",),
+    ("core.figures",),
+    ("core.metrics",),
+    ("core.generation",),
+    ("core.conversion", "core.training"),
+    ("cli",),
+    ("library",),  # ddpm_cli/__init__.py, whose progress bars are the terminal's
+)
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 OWNERS = {
     "torch.distributed": {
         "core.runtime.distributed",
-        "core.runtime.launch",
-        "core.runtime.failures",
+        "core.runtime.elastic.launch",
+        "core.runtime.elastic.failures",
     },
     "torch.nn.parallel": {"core.runtime.distributed"},
     "PIL": {"core.data.files"},
     "imageio": {"core.data.files"},
-    "safetensors": {"core.tensors"},
-    "matplotlib": {"core.plots"},
+    "safetensors": {"core.checkpoints.tensors"},
+    "matplotlib": {"core.figures.plots"},
     "rich": {"cli.console"},
-    "transformers": {"core.models.frozen"},
-    "huggingface_hub": {"core.models.frozen"},
+    "transformers": {"core.conditioning.frozen_encoder"},
+    "huggingface_hub": {"core.conditioning.frozen_encoder"},
     "typer": {"cli"},
 }
+TORCH_LOADERS = {"core.checkpoints.snapshots", "core.checkpoints.tensors"}
+NOT_COMMANDS = {"__init__"}
 
 
-def modules() -> dict[str, list[str]]:
-    """Every module of the package and what it imports, by dotted names."""
+@cache
+def parsed() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name; the package itself is ""."""
     found = {}
-    for path in ROOT.rglob("*.py"):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        imported = []
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported += [f"{node.module}.{alias.name}" for alias in node.names]
-        found[name] = imported
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text())
     return found
 
 
-def floor(name: str) -> int | None:
-    matches = [prefix for prefix in FLOORS if name == prefix or name.startswith(prefix + ".")]
-    return FLOORS[max(matches, key=len)] if matches else None
+@cache
+def imports() -> dict[str, list[str]]:
+    """What every module imports, anywhere in it, by absolute dotted names."""
+    found: dict[str, list[str]] = {}
+    for name, tree in parsed().items():
+        found[name] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found[name] += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module, f"{name} imports relatively"
+                found[name] += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@cache
+def inside() -> dict[str, set[str]]:
+    """The modules of the package that each module imports."""
+    found: dict[str, set[str]] = {}
+    for name, imported in imports().items():
+        found[name] = set()
+        for target in imported:
+            if target == "ddpm_cli.__version__":
+                continue  # defined without any import, for every module
+            if target == "ddpm_cli" or target.startswith("ddpm_cli."):
+                target = target.removeprefix("ddpm_cli").removeprefix(".")
+                while target not in parsed():
+                    target = target.rpartition(".")[0]
+                found[name].add(target)
+    return found
 
 
 def room(name: str) -> str:
-    """The folder under core that a module lies in, the module itself, or cli."""
-    return "cli" if name.startswith("cli") else ".".join(name.split(".")[:2])
+    """The folder below core that a module lies in, "core.errors", "cli" or "library"."""
+    first, *rest = name.split(".")
+    if first == "core":
+        return ".".join([first, *rest[:1]])
+    return "cli" if first in ("cli", "__main__") else "library"
 
 
-def inside() -> list[tuple[str, str]]:
-    """Pairs (module, module of ours that it imports)."""
-    known = modules()
-    pairs = []
-    for name, imported in known.items():
-        for target in imported:
-            if target.startswith("ddpm_cli."):
-                target = target.removeprefix("ddpm_cli.")
-                while target not in known and "." in target:
-                    target = target.rpartition(".")[0]
-                pairs.append((name, target))
-    return pairs
-
-
-def test_every_module_has_a_floor() -> None:
-    assert [
-        n for n in modules() if floor(n) is None and n not in ("", "__init__", "__main__", "core")
-    ] == []
+def test_every_module_is_in_a_room_of_the_plan() -> None:
+    assert {room(name) for name in parsed()} - {"core"} - set(HEIGHT) == set()
 
 
 def test_imports_go_down_or_stay_in_the_room() -> None:
     wrong = [
         f"{name} -> {target}"
-        for name, target in inside()
-        if floor(name) is not None
-        and floor(target) is not None
-        and not (floor(target) < floor(name) or room(name) == room(target))
-        and not (floor(name) == floor(target) == 0)
+        for name, targets in inside().items()
+        for target in sorted(targets)
+        if room(name) != room(target) and HEIGHT[room(target)] >= HEIGHT[room(name)]
     ]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
-def test_models_and_diffusion_do_not_know_each_other() -> None:
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("core.models", "core.diffusion"),
+        ("core.diffusion", "core.models"),
+        ("core.metrics", "core.diffusion"),
+    ],
+)
+def test_rooms_that_do_not_know_each_other(one: str, other: str) -> None:
+    pairs = {(room(name), room(target)) for name in inside() for target in inside()[name]}
+    assert (one, other) not in pairs
+
+
+def test_the_core_does_not_know_the_command_line() -> None:
     wrong = [
         (name, target)
-        for name, target in inside()
-        if {room(name), room(target)} == {"core.models", "core.diffusion"}
-        or (room(name) == "core.metrics" and room(target) in ("core.diffusion", "core.training"))
-        or (name.startswith("core") and target.startswith("cli"))
+        for name, targets in inside().items()
+        for target in targets
+        if name.startswith("core") and not target.startswith("core")
     ]
     assert wrong == []
+
+
+def test_no_import_cycles_in_the_core() -> None:
+    graph = {
+        name: {target for target in targets if target.startswith("core.") and target != name}
+        for name, targets in inside().items()
+        if name.startswith("core.")
+    }
+    assert [circle for circle in components(graph) if len(circle) > 1] == []
+
+
+def components(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for target in sorted(graph[name]):
+            if target not in order:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], order[target])
+        if low[name] == order[name]:
+            place = stack.index(name)
+            found.append(sorted(stack[place:]))
+            del stack[place:]
+
+    for name in sorted(graph):
+        if name not in order:
+            visit(name)
+    return found
+
+
+def test_components_finds_a_cycle() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set[str]()}
+    assert components(graph) == [["d"], ["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_single_owners(library: str) -> None:
     users = {
         name
-        for name, imported in modules().items()
+        for name, imported in imports().items()
         if any(target == library or target.startswith(library + ".") for target in imported)
     }
     strangers = {
         user
         for user in users
-        if not any(user == o or user.startswith(o + ".") for o in OWNERS[library])
+        if not any(user == owner or user.startswith(owner + ".") for owner in OWNERS[library])
     }
     assert users, f"nobody imports {library}"
     assert strangers == set()
@@ -146,15 +197,52 @@ def test_single_owners(library: str) -> None:
 
 def test_only_snapshots_and_tensors_load_torch_files() -> None:
     loaders = {
-        str(path.relative_to(ROOT))
-        for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        name
+        for name, tree in parsed().items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and node.attr == "load"
         and isinstance(node.value, ast.Name)
         and node.value.id == "torch"
     }
-    assert loaders <= {"core/training/snapshots.py", "core/tensors.py"}
+    assert loaders <= TORCH_LOADERS
+
+
+def test_settings_need_no_torch() -> None:
+    heavy = {"torch", "torchvision", "scipy", "matplotlib", "numpy"}
+    wrong = [
+        (name, target)
+        for name, imported in imports().items()
+        for target in imported
+        if room(name) in ("core.config", "core.errors") and target.split(".")[0] in heavy
+    ]
+    assert wrong == []
+
+
+def test_one_file_per_command() -> None:
+    folder = ROOT / "cli" / "commands"
+    files = {path.stem for path in folder.glob("*.py")} - NOT_COMMANDS
+    listed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import typer; from ddpm_cli.cli.app import app; "
+            "print(*typer.main.get_command(app).commands)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {command.replace("-", "_") for command in listed} == files
+    assert [path.name for path in folder.iterdir() if path.is_dir()] in ([], ["__pycache__"])
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import ddpm_cli", "import ddpm_cli; ddpm_cli.__version__", "import ddpm_cli.cli.app"],
+)
+def test_importing_the_package_does_not_import_torch(program: str) -> None:
+    assert loaded(f"{program}\n") == set()
 
 
 @pytest.mark.parametrize(
@@ -162,18 +250,29 @@ def test_only_snapshots_and_tensors_load_torch_files() -> None:
 )
 def test_help_does_not_import_torch(command: list[str]) -> None:
     program = (
-        "import sys; from ddpm_cli.cli.app import main\n"
+        "from ddpm_cli.cli.app import main\n"
         f"sys.argv = ['ddpm', *{command}, '--help']\n"
         "try: main()\n"
         "except SystemExit as ending: assert not ending.code\n"
-        "heavy = {'torch', 'torchvision', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+    )
+    assert loaded(program, expected="Usage") == set()
+
+
+def loaded(program: str, expected: str = "") -> set[str]:
+    """The heavy libraries that a program has imported at its end."""
+    ending = (
+        "print(*{'torch', 'torchvision', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules), "
+        "file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"import sys\n{program}{ending}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert expected in done.stdout
+    return set(done.stderr.split())
 
 
 def test_top_level_holds_nothing_else() -> None:

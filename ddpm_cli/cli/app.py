@@ -20,6 +20,7 @@ from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
+from ddpm_cli.cli.options.preset_help import PresetHelp
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError
 from ddpm_cli.core.runtime.elastic import worker
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
+app.command(cls=PresetHelp)(train)
 app.command()(sample)
 app.command()(gif)
 app.command()(fid)

@@ -1,9 +1,9 @@
-"""Images per second of the features, ours and pytorch-fid's in turn on the same pictures.
+"""Images per second of feature extraction, compared with pytorch-fid on the same images.
 
     python tests/benchmarks/inception_speed.py [--images 64] [--batch 16] [--pairs 5] [--threads 1]
 
-Both hold the same stand-in weights and get the same uint8 pictures of 32x32. A pair is one timing
-of each, back to back, in changing order; each pair's ratio and the median are printed.
+Both have the same stand-in weights and get the same uint8 images of 32x32. A pair is one timing of
+each, back to back, in alternating order; each pair's ratio and the median are printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ddpm_cli.core.metrics.extraction import load_extractor
 from ddpm_cli.core.metrics.protocols import PYTORCH_FID
@@ -27,23 +27,23 @@ from tests.support.inception_standin import standin_weights
 
 
 def peer(state: dict[str, torch.Tensor], batch: int) -> Callable[[torch.Tensor], None]:
-    """pytorch-fid's loop over batches, without its reading of files."""
+    """pytorch-fid's loop over batches, without decoding files."""
     from pytorch_fid import inception
 
     inception.load_state_dict_from_url = lambda *_, **__: state
     network = inception.InceptionV3().eval()
 
-    def run(pictures: torch.Tensor) -> None:
+    def run(images: torch.Tensor) -> None:
         with torch.no_grad():
-            for part in pictures.split(batch):
+            for part in images.split(batch):
                 network(part / 255)[0].squeeze(3).squeeze(2).cpu().numpy()
 
     return run
 
 
-def seconds(work: Callable[[torch.Tensor], object], pictures: torch.Tensor) -> float:
+def seconds(work: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
     started = time.perf_counter()
-    work(pictures)
+    work(images)
     return time.perf_counter() - started
 
 
@@ -51,28 +51,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("images", 64), ("batch", 16), ("pairs", 5), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     state = standin_weights()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "standin.pth"
         torch.save(state, path)
-        extractor = load_extractor(path, PYTORCH_FID, torch.device("cpu"), given.batch, Silent())
-    pictures = torch.randint(0, 256, (given.images, 3, 32, 32), dtype=torch.uint8)
+        extractor = load_extractor(path, PYTORCH_FID, torch.device("cpu"), options.batch, Silent())
+    images = torch.randint(0, 256, (options.images, 3, 32, 32), dtype=torch.uint8)
     both = {
-        "ours": lambda x: list(extractor.features([x])),
-        "pytorch-fid": peer(state, given.batch),
+        "ddpm": lambda x: list(extractor.features([x])),
+        "pytorch-fid": peer(state, options.batch),
     }
     for work in both.values():
-        work(pictures[: given.batch])
+        work(images[: options.batch])
     ratios = []
-    for pair in range(given.pairs):
+    for pair in range(options.pairs):
         names = list(both) if pair % 2 == 0 else list(both)[::-1]
-        took = {name: seconds(both[name], pictures) for name in names}
-        ratios.append(took["pytorch-fid"] / took["ours"])
-        rates = ", ".join(f"{name} {given.images / took[name]:.2f} images/s" for name in both)
+        took = {name: seconds(both[name], images) for name in names}
+        ratios.append(took["pytorch-fid"] / took["ddpm"])
+        rates = ", ".join(f"{name} {options.images / took[name]:.2f} images/s" for name in both)
         print(f"pair {pair + 1}: {rates}, ratio {ratios[-1]:.2f}")
-    print(f"median ratio {statistics.median(ratios):.2f} ({given.threads} threads)")
+    print(f"median ratio {statistics.median(ratios):.2f} ({options.threads} threads)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of `ddpm fid` on 1,000 and on 10,000 pictures, each in a process of its own.
+"""Peak memory of `ddpm fid` on 1,000 and on 10,000 images, each in its own process.
 
     python tests/benchmarks/memory.py --features FILE.safetensors [--metrics fid,kid,prdc]
     python tests/benchmarks/memory.py --weights FILE.pth [--counts 1000 10000]
@@ -38,17 +38,26 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--metrics", default="fid,kid,prdc,is")
     parser.add_argument("--counts", type=int, nargs=2, default=(1_000, 10_000))
-    given = parser.parse_args()
-    network = ["--features", given.features] if given.features else ["--weights", given.weights]
+    options = parser.parse_args()
+    network = (
+        ["--features", options.features] if options.features else ["--weights", options.weights]
+    )
     rng = np.random.default_rng(0)
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
-        for n in given.counts:
+        for n in options.counts:
             sides = [Path(folder) / f"{side}{n}.npz" for side in "ab"]
             for path in sides:
                 np.savez(path, arr_0=rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8))
-            call = ["fid", *map(str, sides), "--metrics", given.metrics, "--no-cache", *network]
-            peaks.append(peak(call))
+            command = [
+                "fid",
+                *map(str, sides),
+                "--metrics",
+                options.metrics,
+                "--no-cache",
+                *network,
+            ]
+            peaks.append(peak(command))
             print(f"n = {n:,}: {peaks[-1]:,.0f} MiB")
     print(f"ratio {peaks[1] / peaks[0]:.3f}")
 

@@ -1,12 +1,12 @@
-"""A training that is killed about every minute, against the same one undisturbed.
+"""A training run that is killed about every minute, compared with an undisturbed one.
 
-    python tests/soak.py [--minutes 10] [--every 60] [--nproc 2] [--seed 0] [--place FOLDER]
+    python tests/benchmarks/soak.py [--minutes 10] [--every 60] [--nproc 2] [--place FOLDER]
 
-For the given minutes SIGKILL hits, by lot, one worker, the launcher, or all of them at once, about
-`--every` seconds after training goes on, now and then while it still starts; whenever the command
-has ended it is given again. In the end SIGTERM stops it, an undisturbed training sees as many
-images, and the weights are compared. On the CPU two processes add the same two numbers whatever
-happens, so there they should be equal.
+For `--minutes` SIGKILL hits, at random, one worker, the launcher, or all of them at once, about
+`--every` seconds after training resumes, sometimes while it still starts; whenever the command has
+ended it is run again. Finally SIGTERM stops it, an undisturbed run trains on as many images, and
+the weights are compared. On the CPU they should be equal: two processes always add the same two
+numbers.
 
 Needs Linux (/proc). Not run by pytest: it takes --minutes, and half as long again or more.
 """
@@ -29,12 +29,12 @@ from safetensors.torch import load_file
 
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
-# Without a fall towards the budget's end the learning rate does not know how long the run will be.
+# Without decay towards the budget's end the learning rate does not depend on the length of the run.
 STEADY = {"optimiser": {"decay": 0.0, "warmup": 1_000}}
 ENDLESS = 10**9  # images
-LATE = 600  # seconds after its time to find a training that goes on and can be stopped
-GRACE = 60  # seconds for what outlives a kill to end by itself
-EARLY = 0.2  # share of the kills that do not wait until training goes on
+LATE = 600  # seconds beyond --minutes to find a run that has resumed and can be stopped
+GRACE = 60  # seconds for processes that survive a kill to end by themselves
+EARLY = 0.2  # share of the kills that do not wait until training has resumed
 
 
 def start(place: Path, name: str, nproc: int, *budget: object) -> subprocess.Popen[bytes]:
@@ -51,7 +51,7 @@ def start(place: Path, name: str, nproc: int, *budget: object) -> subprocess.Pop
 
 
 def children(parent: int) -> list[int]:
-    """Processes below this one, nearest first."""
+    """Descendants of a process, nearest first."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -67,7 +67,7 @@ def children(parent: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs (a zombie does not)."""
+    """Whether a process is running (a zombie is not)."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -81,23 +81,23 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def strike(launcher: subprocess.Popen[bytes], lot: random.Random) -> tuple[str, int]:
-    """Kill somebody; who it was, and how many processes had to be ended because they stayed."""
+def kill_one(launcher: subprocess.Popen[bytes], rng: random.Random) -> tuple[str, int]:
+    """Kill a random target: its name, and the number of orphans that had to be killed."""
     workers = children(launcher.pid)
-    victims = {"launcher": [launcher.pid], "everything": [launcher.pid, *workers]}
+    targets = {"launcher": [launcher.pid], "everything": [launcher.pid, *workers]}
     if workers:
-        victims["a worker"] = [lot.choice(workers)]
-    who = lot.choice(sorted(victims))
-    kill(victims[who])
-    if who == "a worker":  # the launcher sees to it: it starts others, or ends
-        return who, 0
+        targets["a worker"] = [rng.choice(workers)]
+    name = rng.choice(sorted(targets))
+    kill(targets[name])
+    if name == "a worker":  # the launcher restarts the workers, or ends
+        return name, 0
     launcher.wait()
-    patience = time.monotonic() + GRACE
-    while any(map(alive, workers)) and time.monotonic() < patience:
+    deadline = time.monotonic() + GRACE
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    left = [pid for pid in workers if alive(pid)]
-    kill(left)
-    return who, len(left)
+    orphans = [pid for pid in workers if alive(pid)]
+    kill(orphans)
+    return name, len(orphans)
 
 
 def images(run: Path) -> int:
@@ -106,7 +106,7 @@ def images(run: Path) -> int:
 
 
 def ended(running: subprocess.Popen[bytes], run: Path, seconds: float, *, early: bool) -> bool:
-    """Wait some seconds, unless `early` after the next row of metrics; whether it has ended."""
+    """Wait, unless `early` from the next row of metrics on; whether the process has ended."""
     before = [row["images"] for row in RunDirectory(run).rows()]
     while not early and running.poll() is None:
         if [row["images"] for row in RunDirectory(run).rows()] != before:
@@ -119,29 +119,29 @@ def ended(running: subprocess.Popen[bytes], run: Path, seconds: float, *, early:
     return True
 
 
-def disturbed(place: Path, given: argparse.Namespace) -> dict[str, int]:
-    """Train under fire, then stop and save; what happened, counted."""
-    lot, happened = random.Random(given.seed), {"starts": 0, "images lost": 0, "orphans": 0}
-    until = time.monotonic() + 60 * given.minutes
+def disturbed(place: Path, options: argparse.Namespace) -> dict[str, int]:
+    """Train with random kills, then stop with a snapshot: counts of events."""
+    rng, counts = random.Random(options.seed), {"starts": 0, "images lost": 0, "orphans": 0}
+    until = time.monotonic() + 60 * options.minutes
     while time.monotonic() < until + LATE:
-        happened["starts"] += 1
-        running = start(place, "killed", given.nproc, "--images", ENDLESS)
-        seconds = given.every * lot.uniform(0.5, 1.5)
-        while not ended(running, place / "killed", seconds, early=lot.random() < EARLY):
+        counts["starts"] += 1
+        running = start(place, "killed", options.nproc, "--images", ENDLESS)
+        seconds = options.every * rng.uniform(0.5, 1.5)
+        while not ended(running, place / "killed", seconds, early=rng.random() < EARLY):
             if time.monotonic() > until:
                 running.send_signal(signal.SIGTERM)
                 if running.wait() != 75:
-                    sys.exit(f"it did not stop as told; see {place}/killed.log")
-                return happened
+                    sys.exit(f"it did not stop on SIGTERM; see {place}/killed.log")
+                return counts
             rows = RunDirectory(place / "killed").rows()
-            seen = int(rows[-1]["images"] or 0) if rows else 0
-            who, orphans = strike(running, lot)
-            happened[who] = happened.get(who, 0) + 1
-            happened["orphans"] += orphans
-            happened["images lost"] += max(0, seen - images(place / "killed"))
-            print(f"  at about {seen:,} images: SIGKILL to {who}", flush=True)
-            seconds = given.every * lot.uniform(0.5, 1.5)
-    sys.exit(f"it trains no more; see {place}/killed.log")
+            trained = int(rows[-1]["images"] or 0) if rows else 0
+            name, orphans = kill_one(running, rng)
+            counts[name] = counts.get(name, 0) + 1
+            counts["orphans"] += orphans
+            counts["images lost"] += max(0, trained - images(place / "killed"))
+            print(f"  at about {trained:,} images: SIGKILL to {name}", flush=True)
+            seconds = options.every * rng.uniform(0.5, 1.5)
+    sys.exit(f"it does not train any more; see {place}/killed.log")
 
 
 def main() -> None:
@@ -151,16 +151,16 @@ def main() -> None:
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--place", type=Path)
-    given = parser.parse_args()
-    place = given.place or Path(tempfile.mkdtemp(prefix="soak-"))
+    options = parser.parse_args()
+    place = options.place or Path(tempfile.mkdtemp(prefix="soak-"))
     place.mkdir(parents=True, exist_ok=True)
     (place / "steady.json").write_text(json.dumps(STEADY))
 
     started = time.monotonic()
-    happened = disturbed(place, given)
+    counts = disturbed(place, options)
     budget = images(place / "killed")
-    print(f"killed: {budget:,} images, {(time.monotonic() - started) / 60:.1f} minutes; {happened}")
-    undisturbed = start(place, "straight", given.nproc, "--images", budget)
+    print(f"killed: {budget:,} images, {(time.monotonic() - started) / 60:.1f} minutes; {counts}")
+    undisturbed = start(place, "straight", options.nproc, "--images", budget)
     if undisturbed.wait() != 0:
         sys.exit(f"the undisturbed training failed; see {place}/straight.log")
 
@@ -168,7 +168,7 @@ def main() -> None:
     largest = max(float((one[name] - other[name]).abs().max()) for name in one)
     equal = all(torch.equal(one[name], other[name]) for name in one)
     print(f"weights: {'equal bit for bit' if equal else f'they differ by up to {largest:.2e}'}")
-    print(f"all is in {place}")
+    print(f"runs and logs are in {place}")
     sys.exit(0 if equal or largest < 1e-3 else 1)
 
 

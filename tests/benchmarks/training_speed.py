@@ -2,9 +2,9 @@
 
     python tests/benchmarks/training_speed.py [CASE ...] [--device cuda] [--steps 200] [--batch 128]
 
-A case is PRESET:PRECISION, or PRESET:PRECISION:compile. Random pictures of 32x32; the first half of
-the steps is left aside, and with it what is done once. Operations are those of convolutions, linear
-layers and attention, counted by torch; the way back is taken as twice the way forth.
+A case is PRESET:PRECISION, or PRESET:PRECISION:compile. Random images of 32x32; the first half of
+the steps is discarded as warm-up. Operations are those of convolutions, linear layers and
+attention, counted by torch; the backward pass is taken as twice the forward pass.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
-PICTURES = 10_000
+IMAGES = 10_000
 
 
 def operations(config: RunConfig) -> int:
-    """Floating point operations of one image, forth and back."""
+    """Floating point operations of one image, forward and backward."""
     network = UNet(config.network).to("meta")
     x = torch.zeros(1, config.network.channels, *config.network.size, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -42,15 +42,15 @@ def operations(config: RunConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def images_per_second(config: RunConfig, machine: Execution, steps: int) -> float:
-    shape = (PICTURES, config.network.channels, *config.network.size)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    pictures = DecodedImages(images, np.full(PICTURES, -1), np.arange(PICTURES))
-    nothing = replace(pictures, rows=pictures.rows[:0])
+def images_per_second(config: RunConfig, execution: Execution, steps: int) -> float:
+    shape = (IMAGES, config.network.channels, *config.network.size)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = DecodedImages(pixels, np.full(IMAGES, -1), np.arange(IMAGES))
+    held_out = replace(images, rows=images.rows[:0])
     with tempfile.TemporaryDirectory() as folder:
-        run, state = RunDirectory(Path(folder)), State.fresh(config, machine.device)
-        trainer = Trainer(run, config, state, pictures, nothing, machine, Silent())
-        trainer.journal.every = config.optimiser.batch * max(1, steps // 20)
+        run, state = RunDirectory(Path(folder)), TrainingState.initial(config, execution.device)
+        trainer = Trainer(run, config, state, images, held_out, execution, Silent())
+        trainer.log.every = config.optimiser.batch * max(1, steps // 20)
         trainer.train(StopRequest())
         rows = run.rows()
     first, last = rows[len(rows) // 2], rows[-1]
@@ -63,19 +63,21 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int)
-    given = parser.parse_args()
-    device = devices.choose_device(given.device)
-    for case in given.cases:
+    options = parser.parse_args()
+    device = devices.choose_device(options.device)
+    for case in options.cases:
         name, precision, *compiled = case.split(":")
         config = updated(RunConfig(), preset(name).settings)
-        if given.batch:
-            config = updated(config, {"optimiser": {"batch": given.batch}})
+        if options.batch:
+            config = updated(config, {"optimiser": {"batch": options.batch}})
         batch = config.optimiser.batch
-        budget = Budget(steps=given.steps)
-        config = replace(config, preview=0, budget=budget, snapshot_every=100 * given.steps * batch)
-        chosen = devices.choose_precision(precision, device)
+        budget = Budget(steps=options.steps)
+        config = replace(
+            config, preview=0, budget=budget, snapshot_every=100 * options.steps * batch
+        )
+        dtype = devices.choose_precision(precision, device)
         speed = images_per_second(
-            config, Execution(device, chosen, compiled=bool(compiled)), given.steps
+            config, Execution(device, dtype, compiled=bool(compiled)), options.steps
         )
         print(
             f"{case}, batch {batch}: {speed:,.0f} images/s, {1000 * batch / speed:.1f} ms a step, "

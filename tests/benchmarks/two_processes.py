@@ -1,9 +1,9 @@
-"""Images per second of two processes of one thread each, against one process of two threads.
+"""Images per second of two processes of one thread, compared with one process of two threads.
 
     python tests/benchmarks/two_processes.py [--images 19200] [--pairs 3] [--preset mnist]
 
-Both are `ddpm train` on the CPU, on the same random pictures of 28x28 with the same global batch.
-The rows of metrics.jsonl tell the speed, without the first fifth of the images and the last save.
+Both are `ddpm train` on the CPU, on the same random images of 28x28 with the same global batch. The
+speed is that in metrics.jsonl, without the first fifth of the images and the last save.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def speed(run: Path, images: int) -> float:
     return (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
 
 
-def trained(folder: Path, name: str, processes: int, given: argparse.Namespace) -> float:
-    command = ["train", "--data", folder / "pictures", "--preset", given.preset, "--preview", 0]
-    command += ["--images", given.images, "--snapshot-every", given.images, "--device", "cpu"]
+def train(folder: Path, name: str, processes: int, options: argparse.Namespace) -> float:
+    command = ["train", "--data", folder / "images", "--preset", options.preset, "--preview", 0]
+    command += ["--images", options.images, "--snapshot-every", options.images, "--device", "cpu"]
     command += ["--out", folder / name, "--nproc", processes]
     subprocess.run(
         [sys.executable, "-m", "ddpm_cli", *map(str, command)],
@@ -39,7 +39,7 @@ def trained(folder: Path, name: str, processes: int, given: argparse.Namespace) 
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return speed(folder / name, given.images)
+    return speed(folder / name, options.images)
 
 
 def main() -> None:
@@ -47,19 +47,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=19_200)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--preset", default="mnist")
-    given = parser.parse_args()
+    options = parser.parse_args()
     rng, ratios = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for i in range(1_000):
             pixels = rng.integers(0, 256, (1, 28, 28), dtype=np.uint8)
-            files.write_png(folder / "pictures" / f"{i:04}.png", pixels)
-        for pair in range(given.pairs):
+            files.write_png(folder / "images" / f"{i:04}.png", pixels)
+        for pair in range(options.pairs):
             order = (1, 2) if pair % 2 else (2, 1)
-            ended = {n: trained(folder, f"{pair}-{n}", n, given) for n in order}
-            ratios.append(ended[2] / ended[1])
+            speeds = {n: train(folder, f"{pair}-{n}", n, options) for n in order}
+            ratios.append(speeds[2] / speeds[1])
             print(
-                f"pair {pair + 1}: two processes {ended[2]:,.0f} images/s, one {ended[1]:,.0f}, "
+                f"pair {pair + 1}: two processes {speeds[2]:,.0f} images/s, one {speeds[1]:,.0f}, "
                 f"ratio {ratios[-1]:.3f}"
             )
     print(f"median ratio {statistics.median(ratios):.3f}")

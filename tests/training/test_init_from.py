@@ -18,7 +18,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.training import initial_weights
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from tests.conftest import Result
 
 PLAIN = NetworkConfig(size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"))
@@ -36,8 +36,8 @@ def saved(path: Path, network: NetworkConfig, **parts: object) -> UNet:
 
 def begun(path: Path, network: NetworkConfig) -> UNet:
     """What a fresh training of such a network starts with."""
-    state = State.fresh(RunConfig(network=network), torch.device("cpu"))
-    initial_weights.give(state, initial_weights.read(path, network))
+    state = TrainingState.initial(RunConfig(network=network), torch.device("cpu"))
+    initial_weights.load_into(state, initial_weights.read(path, network))
     ours, averaged = state.network.state_dict(), state.average.state_dict()
     assert all(torch.equal(ours[name], averaged[name]) for name in ours)
     return state.network.eval()

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict, updated
 from ddpm_cli.core.errors import UsageError
@@ -20,7 +19,8 @@ from ddpm_cli.core.figures import plots
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training import resuming
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer
 from tests.conftest import Result
 from tests.support import ranks
@@ -65,7 +65,7 @@ def config(name: str, **more: Any) -> RunConfig:
     return made
 
 
-def train(folder: Path, made: RunConfig, state: State) -> list[dict[str, Any]]:
+def train(folder: Path, made: RunConfig, state: TrainingState) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     held_out = replace_rows(pictures(seed=1), 8)
     Trainer(RunDirectory(folder), made, state, pictures(), held_out, CPU, Silent()).train(
@@ -80,13 +80,13 @@ def test_the_held_out_loss_falls_and_a_resume_goes_the_same_way(
 ) -> None:
     monkeypatch.setattr(plots, "loss_curve", lambda *_: None)  # most of the time of so short a run
     made = config(name, budget={"images": 128}, snapshot_every=64, optimiser={"lr": 2e-2})
-    straight = State.fresh(made, CPU.device)
+    straight = TrainingState.initial(made, CPU.device)
     rows = train(tmp_path / "straight", made, straight)
     held_out = [row["loss_holdout"] for row in rows if row["loss_holdout"] is not None]
     assert all(math.isfinite(loss) for loss in held_out)
     assert held_out[-1] < 0.97 * held_out[0]  # under the same noise both times
-    resumed = State.fresh(made, CPU.device)
-    snapshots.restore(tmp_path / "straight" / "snapshots" / "000000000064.pt", resumed)
+    resumed = TrainingState.initial(made, CPU.device)
+    resuming.load_snapshot(tmp_path / "straight" / "snapshots" / "000000000064.pt", resumed)
     assert resumed.progress.images == 64
     train(tmp_path / "resumed", made, resumed)
     assert same(straight.network.state_dict(), resumed.network.state_dict())

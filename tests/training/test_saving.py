@@ -31,9 +31,9 @@ from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import saving, trainer
+from ddpm_cli.core.training import resuming, saving, trainer
 from ddpm_cli.core.training.batches import Batch
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer
 from tests.conftest import Result
 from tests.support import ranks
@@ -68,13 +68,13 @@ def test_going_on_repeats_every_random_number(tmp_path: Path, noise_levels: str)
     whole, half = c.Budget(steps=24), c.Budget(steps=13)
     straight = trained(tmp_path / "straight", replace(config, budget=whole))
     trained(tmp_path / "halves", replace(config, budget=half))
-    state = State.fresh(config, CPU.device)
-    assert snapshots.restore_newest(tmp_path / "halves" / "snapshots", state, Silent())
+    state = TrainingState.initial(config, CPU.device)
+    assert resuming.restore_newest(tmp_path / "halves" / "snapshots", state, Silent())
     assert state.progress.images == 91
     if state.history is not None:
         assert state.history.probabilities().std() > 0  # it has begun to choose
     trained(tmp_path / "halves", replace(config, budget=whole), state)
-    one, other = straight.as_dict(), state.as_dict()
+    one, other = straight.state_dict(), state.state_dict()
     for name in ("network", "average"):
         assert same(one[name], other[name]), name
     for mine, its in zip(
@@ -100,8 +100,8 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(tmp_path: Path, 
     trained(tmp_path)
     older, newest = snapshots.listed(tmp_path / "snapshots")
     newest.write_bytes(damaged(newest.read_bytes(), how))
-    state, listener = State.fresh(CONFIG, CPU.device), Listener()
-    assert snapshots.restore_newest(tmp_path / "snapshots", state, listener) == older
+    state, listener = TrainingState.initial(CONFIG, CPU.device), Listener()
+    assert resuming.restore_newest(tmp_path / "snapshots", state, listener) == older
     assert state.progress.images == 32
     assert f"{newest} is damaged" in listener.said[0]
 
@@ -117,7 +117,7 @@ def test_zeros_amid_the_numbers_are_noticed(tmp_path: Path) -> None:
     newest.write_bytes(zeroed)
     torch.load(newest, weights_only=True)  # does not mind
     with pytest.raises(DdpmError, match=r"is damaged: .*/data/.* is not what was written"):
-        snapshots.restore(newest, State.fresh(CONFIG, CPU.device))
+        resuming.load_snapshot(newest, TrainingState.initial(CONFIG, CPU.device))
 
 
 def test_a_snapshot_that_did_not_arrive_whole_never_gets_its_name(
@@ -130,7 +130,7 @@ def test_a_snapshot_that_did_not_arrive_whole_never_gets_its_name(
         file.seek(2000)
         file.write(bytes(100))
 
-    held = State.fresh(CONFIG, CPU.device).as_dict()
+    held = TrainingState.initial(CONFIG, CPU.device).state_dict()
     monkeypatch.setattr(torch, "save", careless)
     with pytest.raises(DdpmError, match="is damaged"):
         snapshots.write(tmp_path / "new", held)
@@ -180,14 +180,17 @@ def test_training_goes_on_while_a_save_is_written(
     config = replace(CONFIG, snapshot_every=1000, keep=3)  # the first save comes early, after 96
     config = replace(config, budget=c.Budget(images=160))
     (tmp_path / "a").mkdir()
-    state, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
+    state, none = TrainingState.initial(config, CPU.device), replace_rows(pictures(), 0)
     Trainer(RunDirectory(tmp_path / "a"), config, state, pictures(), none, CPU, Steps()).train(
         StopRequest()
     )
     assert len(seen) > 3 and max(seen) == 0
     assert snapshot_names(tmp_path / "a") == ["104.pt", "160.pt"]
-    saved, wanted = State.fresh(config, CPU.device), replace(config, budget=c.Budget(images=104))
-    snapshots.restore(snapshots.place(tmp_path / "a" / "snapshots", 104), saved)
+    saved, wanted = (
+        TrainingState.initial(config, CPU.device),
+        replace(config, budget=c.Budget(images=104)),
+    )
+    resuming.load_snapshot(snapshots.snapshot_path(tmp_path / "a" / "snapshots", 104), saved)
     undisturbed = trained(tmp_path / "b", wanted)
     assert same(saved.network.state_dict(), undisturbed.network.state_dict())
     assert same(saved.average.state_dict(), undisturbed.average.state_dict())
@@ -209,15 +212,15 @@ def test_a_save_that_fails_ends_the_run_at_the_next_step(
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     config = replace(CONFIG, snapshot_every=40, budget=c.Budget(images=8000))
     config = replace(config, budget=c.Budget(images=160))
-    state, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
+    state, none = TrainingState.initial(config, CPU.device), replace_rows(pictures(), 0)
     run = RunDirectory(tmp_path)
     with pytest.raises(DdpmError, match=r"which has 0\.0 MB free; free some space.*000000000080"):
         Trainer(run, config, state, pictures(), none, CPU, Fills()).train(StopRequest())
     assert 120 < state.progress.images <= 160
     assert snapshot_names(tmp_path) == ["40.pt", "80.pt"]
     full[0] = False
-    restored = State.fresh(config, CPU.device)
-    assert snapshots.restore_newest(run.snapshots, restored, Silent())
+    restored = TrainingState.initial(config, CPU.device)
+    assert resuming.restore_newest(run.snapshots, restored, Silent())
 
 
 def test_nothing_begins_without_space_to_save_in(
@@ -253,7 +256,7 @@ def test_a_loss_that_is_not_finite_spoils_the_step_even_where_the_gradient_is(
     """It leaves weights, average, optimiser and the history of losses as they were."""
     config = replace(CONFIG, objective=c.ObjectiveConfig(noise_levels="importance"))
     state = trained(tmp_path, config)
-    before = json.dumps(state.copied(), default=lambda value: value.tolist())
+    before = json.dumps(state.copied_state_dict(), default=lambda value: value.tolist())
     real = trainer.training_loss
 
     def infinite(*arguments: Any) -> torch.Tensor:
@@ -263,7 +266,9 @@ def test_a_loss_that_is_not_finite_spoils_the_step_even_where_the_gradient_is(
     after = trained(tmp_path, replace(config, budget=c.Budget(images=72)), state)
     assert (after.progress.skipped, after.progress.images) == (1, 72)
     for part in ("network", "average", "optimiser", "history"):
-        now = json.loads(json.dumps(after.copied()[part], default=lambda value: value.tolist()))
+        now = json.loads(
+            json.dumps(after.copied_state_dict()[part], default=lambda value: value.tolist())
+        )
         assert now == json.loads(before)[part], part
     assert RunDirectory(tmp_path).rows()[-1]["skipped_steps"] == 1
 
@@ -368,7 +373,7 @@ def test_a_snapshot_is_on_the_disk_before_it_is_read_again(
     fsync, verify = os.fsync, snapshots.verify
     monkeypatch.setattr(os, "fsync", lambda handle: (happened.append("disk"), fsync(handle)))
     monkeypatch.setattr(snapshots, "verify", lambda path: (happened.append("read"), verify(path)))
-    snapshots.write(tmp_path, State.fresh(CONFIG, CPU.device).as_dict())
+    snapshots.write(tmp_path, TrainingState.initial(CONFIG, CPU.device).state_dict())
     assert happened[:2] == ["disk", "read"]
 
 
@@ -396,12 +401,12 @@ def test_the_watchdog_waits_for_saves_and_validation(
         (saving.Saver, "_finish"),
         (saving.Saver, "_show"),
         (Trainer, "_validate"),
-        (Trainer, "_accumulate"),
+        (Trainer, "_accumulate_gradients"),
     ):
         monkeypatch.setattr(kind, name, noting(getattr(kind, name), name))
     trained(tmp_path, replace(CONFIG, budget=c.Budget(images=16)))
     waits = {(name, False) for name in ("_start", "_finish", "_show", "_validate")}
-    assert seen == waits | {("_accumulate", True)}
+    assert seen == waits | {("_accumulate_gradients", True)}
 
 
 def test_a_signal_changes_nothing_but_the_time(tmp_path: Path) -> None:
@@ -411,19 +416,19 @@ def test_a_signal_changes_nothing_but_the_time(tmp_path: Path) -> None:
     moments = {24, 160}
 
     class Signalled(Trainer):
-        def _accumulate(self, share: Batch) -> torch.Tensor:
+        def _accumulate_gradients(self, share: Batch) -> torch.Tensor:
             ahead = self.state.progress.images + 8
             if ahead in moments:
                 moments.remove(ahead)
                 request.note(signal.SIGTERM)
-            return super()._accumulate(share)
+            return super()._accumulate_gradients(share)
 
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     codes = []
     while not codes or codes[-1]:
-        state, request = State.fresh(config, CPU.device), StopRequest()
-        snapshots.restore_newest(run.snapshots, state, Silent())
+        state, request = TrainingState.initial(config, CPU.device), StopRequest()
+        resuming.restore_newest(run.snapshots, state, Silent())
         one = Signalled(run, config, state, pictures(), unseen, CPU, Silent())
         try:
             one.train(request)
@@ -454,9 +459,9 @@ def test_a_save_under_way_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
         threading.Timer(0.2, failed.set).start()
         raise ValueError("the other process is gone")
 
-    accumulate = Trainer._accumulate
+    accumulate = Trainer._accumulate_gradients
     monkeypatch.setattr(snapshots, "write", slow)
-    monkeypatch.setattr(Trainer, "_accumulate", fails)
+    monkeypatch.setattr(Trainer, "_accumulate_gradients", fails)
     with pytest.raises(ValueError, match="gone"):
         trained(tmp_path)
     assert snapshot_names(tmp_path) != []
@@ -469,7 +474,7 @@ import os, signal, threading
 from pathlib import Path
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.training.trainer import Trainer
-accumulate = Trainer._accumulate
+accumulate = Trainer._accumulate_gradients
 def interrupted(self, share):
     os.kill(os.getpid(), signal.SIGINT)
     return accumulate(self, share)
@@ -477,7 +482,7 @@ def slow(*arguments):
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait(30)
     Path("waited").touch()
-Trainer._accumulate, snapshots.write = interrupted, slow
+Trainer._accumulate_gradients, snapshots.write = interrupted, slow
 """
     command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--preview", 0)
     (left,) = ranks.run(1, program, *command)
@@ -556,10 +561,10 @@ def test_a_signal_waits_for_its_own_save(train_tiny: Callable[..., Result]) -> N
     """The process that exits with 75 has left the snapshot of its last step."""
 
     class Signalled(Trainer):
-        def _accumulate(self, share: Any) -> torch.Tensor:
+        def _accumulate_gradients(self, share: Any) -> torch.Tensor:
             if self.state.progress.images == 24:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super()._accumulate(share)
+            return super()._accumulate_gradients(share)
 
     from ddpm_cli.core.training import session
 
@@ -574,14 +579,14 @@ def test_a_signal_waits_for_its_own_save(train_tiny: Callable[..., Result]) -> N
 
 
 def test_saves_come_at_multiples_and_once_early(tmp_path: Path) -> None:
-    state = State.fresh(CONFIG, CPU.device)
+    state = TrainingState.initial(CONFIG, CPU.device)
     config = replace(CONFIG, snapshot_every=200)
     averaged: Any = None
     saver = saving.Saver(RunDirectory(tmp_path), config, state, averaged, CPU.device)
     due = []
     for images in range(8, 500, 8):
         state.progress.images = images
-        due += [images] if saver.due() else []
+        due += [images] if saver.is_due() else []
     assert due == [24, 200, 400]
 
 

@@ -159,7 +159,7 @@ import math, os
 import torch
 from ddpm_cli.core.training import trainer
 accumulate, loss, train = (
-    trainer.Trainer._accumulate, trainer.training_loss, trainer.Trainer.train
+    trainer.Trainer._accumulate_gradients, trainer.training_loss, trainer.Trainer.train
 )
 rank, spoilt = int(os.environ["RANK"]), 0.0
 def accumulated(self, share):
@@ -181,7 +181,7 @@ def trained(self, request):
         train(self, request)
     finally:
         torch.save(self.state.network.state_dict(), f"rank{rank}.pt")
-trainer.Trainer._accumulate, trainer.training_loss = accumulated, losses_of
+trainer.Trainer._accumulate_gradients, trainer.training_loss = accumulated, losses_of
 trainer.Trainer.train = trained
 """
 
@@ -216,7 +216,7 @@ def test_bad_numbers_in_one_process_are_skipped_by_all_and_end_all_where_they_st
     step = Trainer._step
     monkeypatch.setattr(Trainer, "_step", skipped)
     assert train_tiny("--out", "alone", "--preview", 0).code == 0
-    alone = torch.load(snapshots.place(Path("alone/snapshots"), 64), weights_only=True)
+    alone = torch.load(snapshots.snapshot_path(Path("alone/snapshots"), 64), weights_only=True)
     for name, weight in together[0].items():
         assert near(weight, alone["network"][name]), name
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.metrics.extraction import load_local_extractor
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.training import scoring
@@ -43,7 +42,7 @@ def test_a_training_is_judged_now_and_then(train_tiny: Run, ddpm: Run, trained: 
     # the score is that of the same command on the kept weights
     call = ("fid", "run/best-local-fid10.safetensors", "--features", trained, "--json")
     photos = Path(json.loads(Path("run/config.json").read_text())["data"]["source"])
-    again = ddpm(call[0], photos, *call[1:], "-n", 10, "--steps", scoring.STEPS)
+    again = ddpm(call[0], photos, *call[1:], "-n", 10, "--steps", scoring._STEPS)
     assert again.json()["fid"] == pytest.approx(best["value"], rel=1e-3)
 
 
@@ -72,7 +71,7 @@ def test_a_score_is_given_up_when_a_signal_asks_to_stop(
 ) -> None:
     """Drawing may take longer than a cluster waits; the score is made up for afterwards."""
     given = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
-    judged = scoring.TrainingScorer._judged
+    judged = scoring.TrainingScorer._evaluate
 
     def interrupted_at(when: int) -> Any:
         def interrupted(self: Any, averaged: Any, count: int, images: int) -> Report:
@@ -84,7 +83,7 @@ def test_a_score_is_given_up_when_a_signal_asks_to_stop(
 
     for when, before in ((16, []), (48, [24, 32])):
         with monkeypatch.context() as patch:
-            patch.setattr(scoring.TrainingScorer, "_judged", interrupted_at(when))
+            patch.setattr(scoring.TrainingScorer, "_evaluate", interrupted_at(when))
             result = train_tiny(*given, "--images", 48)
         assert result.code == 75, result.err
         seen = [row["images"] for row in rows()] if before else []
@@ -155,11 +154,9 @@ def test_a_training_that_ends_by_patience_is_judged_at_its_end(
 
 
 @pytest.mark.parametrize(("n", "label"), [(5000, "fid5k"), (10_000, "fid10k"), (2048, "fid2048")])
-def test_labels_say_how_many(trained: Path, n: int, label: str) -> None:
-    import torch
-
-    extractor = load_local_extractor(trained, torch.device("cpu"), 8)
-    assert scoring.ScoringPlan(1000, n, extractor).label == f"local-{label}"
+def test_labels_say_how_many(n: int, label: str) -> None:
+    assert scoring.score_label(n, local=True) == f"local-{label}"
+    assert scoring.score_label(n, local=False) == label
 
 
 def test_what_is_wrong_is_found_before_training(train_tiny: Run, trained: Path) -> None:

@@ -32,8 +32,8 @@ from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import ema, trainer
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training import ema, resuming, trainer
+from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer, learning_rate, passed_multiple
 from tests.conftest import TINY, Result
 from tests.support import ranks
@@ -56,12 +56,12 @@ def pictures(count: int = 16, seed: int = 0) -> DecodedImages:
 def trained(
     folder: Path,
     config: c.RunConfig = CONFIG,
-    state: State | None = None,
+    state: TrainingState | None = None,
     held_out: DecodedImages | None = None,
     machine: Execution = CPU,
-) -> State:
+) -> TrainingState:
     folder.mkdir(parents=True, exist_ok=True)
-    state = state or State.fresh(config, machine.device)
+    state = state or TrainingState.initial(config, machine.device)
     none = replace_rows(pictures(), 0)
     Trainer(
         RunDirectory(folder), config, state, pictures(), held_out or none, machine, Silent()
@@ -114,13 +114,13 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
 
     run = RunDirectory(tmp_path / "halves")
     run.path.mkdir()
-    first, none = State.fresh(config, CPU.device), replace_rows(pictures(), 0)
+    first, none = TrainingState.initial(config, CPU.device), replace_rows(pictures(), 0)
     with pytest.raises(DdpmError, match="SIGTERM") as caught:
         Trainer(run, config, first, pictures(), none, CPU, Stop()).train(request)
     assert caught.value.exit_code == 75
     assert 0 < first.progress.images < 96
-    second = State.fresh(config, CPU.device)
-    assert snapshots.restore_newest(run.snapshots, second, Silent()) is not None
+    second = TrainingState.initial(config, CPU.device)
+    assert resuming.restore_newest(run.snapshots, second, Silent()) is not None
     assert second.progress.images == first.progress.images
     trained(tmp_path / "halves", config, second)
 
@@ -206,7 +206,7 @@ def test_the_best_is_kept_and_patience_ends_a_run_that_gets_worse(tmp_path: Path
         snapshot_every=80,
         patience=3,
     )
-    state = State.fresh(config, CPU.device)
+    state = TrainingState.initial(config, CPU.device)
     run = RunDirectory(tmp_path)
     held_out = replace(negative, rows=negative.rows[::2])
     Trainer(run, config, state, one_kind, held_out, CPU, Silent()).train(StopRequest())
@@ -270,9 +270,9 @@ def test_a_run_of_torn_snapshots_is_not_begun_anew(tmp_path: Path) -> None:
     trained(tmp_path)
     for path in snapshots.listed(tmp_path / "snapshots"):
         path.write_bytes(b"torn")
-    state = State.fresh(CONFIG, CPU.device)
+    state = TrainingState.initial(CONFIG, CPU.device)
     with pytest.raises(DdpmError, match="none of the 2 snapshots"):
-        snapshots.restore_newest(tmp_path / "snapshots", state, Silent())
+        resuming.restore_newest(tmp_path / "snapshots", state, Silent())
 
 
 def test_going_on_from_an_older_snapshot_sets_newer_ones_aside(
@@ -305,8 +305,8 @@ def test_a_snapshot_of_another_network_is_named_and_the_one_before_it_used(tmp_p
         def say(self, message: str) -> None:
             said.append(message)
 
-    state = State.fresh(CONFIG, CPU.device)
-    assert snapshots.restore_newest(tmp_path / "snapshots", state, Listener()) == older
+    state = TrainingState.initial(CONFIG, CPU.device)
+    assert resuming.restore_newest(tmp_path / "snapshots", state, Listener()) == older
     assert state.progress.images == 32
     assert str(newest) in said[0]
 

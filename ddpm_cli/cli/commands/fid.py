@@ -51,7 +51,7 @@ def fid(
         ),
     ] = None,
     *,
-    shown: conditioning.ShownOptions,
+    shown: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     batch: scoring.Batch = 64,
@@ -94,7 +94,7 @@ def fid(
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     drawing = is_run_or_weights(fake)
-    unsaid = (None, conditioning.ShownOptions(), 0, common.SamplingOptions())
+    unsaid = (None, conditioning.ConditionOptions(), 0, common.SamplingOptions())
     if not drawing and (count, shown, seed, sampling) != unsaid:
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
     one = open_input(real, skip_bad)

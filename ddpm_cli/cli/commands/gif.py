@@ -24,7 +24,7 @@ def gif(
         ),
     ] = None,
     *,
-    shown: conditioning.ShownOptions,
+    shown: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     show: Annotated[

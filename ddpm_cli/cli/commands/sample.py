@@ -25,7 +25,7 @@ def sample(
         ),
     ] = None,
     *,
-    shown: conditioning.ShownOptions,
+    shown: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,

@@ -1,34 +1,39 @@
-"""`ddpm train`: a model from pictures."""
+"""`ddpm train`: train a model on images."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddpm_cli.cli import console
-from ddpm_cli.cli.options import common, scoring
-from ddpm_cli.cli.options import machine as launching
-from ddpm_cli.cli.options.conditioning import ConditionOptions
-from ddpm_cli.cli.options.diffusion import DiffusionOptions
-from ddpm_cli.cli.options.groups import given, grouped
-from ddpm_cli.cli.options.machine import MachineOptions
-from ddpm_cli.cli.options.network import NetworkOptions
-from ddpm_cli.cli.options.saving import SavingOptions
-from ddpm_cli.cli.options.training import DataOptions, LearningOptions, LengthOptions
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options.groups import SettingOptions, grouped
+from ddpm_cli.core.config.machine import MachineConfig
+from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
+from ddpm_cli.core.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.runtime.elastic.stopping import StopRequest
+    from ddpm_cli.core.runtime.reporting import Reporter
+
+
+class RequestOptions(SettingOptions, of=TrainingRequest):
+    """Data, preset, run directory and scores."""
+
+
+class ConfigOptions(SettingOptions, of=RunConfig):
+    """Settings of the run."""
+
+
+class MachineOptions(SettingOptions, of=MachineConfig):
+    """Processes, device and precision."""
 
 
 @grouped
 def train(
-    data: DataOptions,
-    shown: ConditionOptions,
-    length: LengthOptions,
-    network: NetworkOptions,
-    diffusion: DiffusionOptions,
-    learning: LearningOptions,
-    saving: SavingOptions,
-    judged: scoring.InTrainingOptions,
+    request: RequestOptions,
+    config: ConfigOptions,
     machine: MachineOptions,
     *,
     dry_run: Annotated[
@@ -36,98 +41,57 @@ def train(
     ] = False,
     json: common.Json = False,
 ) -> None:
-    """Train a diffusion model; the same command again goes on where the last one stopped.
+    """Train a diffusion model; the same command again resumes it.
 
     The budget is --images, --steps, --epochs or --minutes, whichever ends first; without any, the
-    preset's. Unset options take the preset's values.
+    preset's. Unset options take the preset's values: those shown are of the preset `shapes`, and
+    with --preset NAME --help those of NAME.
     """
     from ddpm_cli.core.runtime.elastic import stopping
 
-    with launching.requeue_if_preempted(machine), stopping.catch_signals() as stop:
-        from ddpm_cli.core.training.planning import (
-            TrainingRequest,  # brings torch, which takes a while
-        )
+    resources = MachineConfig(**machine.nested())
+    with stopping.catch_signals() as stop:
+        from ddpm_cli.core.training import session  # imports torch, which takes seconds
 
-        learned = diffusion.settings()
-        request = TrainingRequest(
-            data=data.data,
-            preset=data.preset,
-            config=data.config,
-            size=common.parse_size(data.size),
-            channels=data.channels,
-            conditional=shown.conditional,
-            captions=shown.captioned,
-            out=saving.out,
-            resume=saving.resume,
-            init_from=learning.init_from,
-            skip_bad=data.skip_bad,
-            time_limit=stopping.parse_time_limit(machine.time_limit),
-            stall_timeout=machine.stall_timeout,
-            settings={
-                **learned,
-                "network": learned["network"] | network.settings() | shown.network(),
-                "data": data.settings() | shown.data(),
-                "optimiser": learning.settings() | shown.optimiser(),
-                "budget": length.settings(),
-                **given(patience=length.patience),
-                **saving.settings(),
-            },
-        )
-        launching.check(request, machine)
-        if dry_run or not launching.launch_if_needed(request, machine, stop):
-            _work(request, machine, stop, judged.wanted, dry_run=dry_run, as_json=json)
+        with session.requeue_if_preempted(resources):
+            values = request.nested()
+            scoring = ScoringRequest(**values.pop("scoring", {}))
+            training = TrainingRequest(**values, scoring=scoring, settings=config.nested())
+            reporter = console.reporter()
+            if dry_run or not session.launch_if_needed(training, resources, stop, reporter):
+                _train(training, resources, stop, reporter, dry_run=dry_run, as_json=json)
 
 
-def _work(
-    request: Any,
-    how: MachineOptions,
-    stop: Any,
-    judged: scoring.InTraining | None,
+def _train(
+    request: TrainingRequest,
+    machine: MachineConfig,
+    stop: StopRequest,
+    reporter: Reporter,
     *,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train in this process, alone or as one of several."""
-    from ddpm_cli.core.runtime import devices, distributed
-    from ddpm_cli.core.training import captioning, planning, resuming, session
-    from ddpm_cli.core.training.trainer import Execution
+    """Train in this process, alone or as one of several ranks."""
+    from ddpm_cli.core.runtime import distributed
+    from ddpm_cli.core.training import preflight, session
 
-    reporter = console.reporter()
-    chosen = devices.choose_device(how.device)
-    machine = Execution(
-        chosen,
-        devices.choose_precision(how.precision, chosen),
-        how.microbatch,
-        compiled=how.compiled and devices.can_compile(chosen, reporter),
-    )
-    with distributed.process_group(chosen):
+    execution = session.execution_on(machine, reporter)
+    with distributed.process_group(execution.device):
         with stop.raise_at_once():
-            plan = distributed.run_on_all_ranks(lambda: planning.plan(request))
+            processes = machine.processes if dry_run else distributed.world_size()
+            plan = preflight.preflight(request, processes, execution.device)
             _announce(plan.summary(), reporter)
-            scoring = None if judged is None else _scoring(judged, machine, reporter)
             if dry_run:
-                session.check_batch(plan.config, how.nproc * how.nnodes)
-                resuming.choose_directory(plan, request)
-                resuming.check_named(plan, request)
-                pictures = session.load_images(plan, request, reporter)
-                captioning.with_texts(pictures, plan.captions, plan.config, chosen, reporter)
-                console.result(
-                    "Dry run: everything is in order; nothing was trained.", plan.summary(), as_json
-                )
+                session.load_scoring(request, execution.device, reporter)
+                preflight.load_images(plan, request, execution.device, reporter)
+                ready = "Dry run: everything is in order; nothing was trained."
+                console.result(ready, plan.summary(), as_json)
                 return
-
-        summary = session.run(plan, request, machine, reporter, stop, scoring)
+        summary = session.train(plan, request, execution, reporter, stop)
     console.result(_closing(summary), summary, as_json)
 
 
-def _scoring(judged: scoring.InTraining, machine: Any, reporter: Any) -> Any:
-    from ddpm_cli.core.training.scoring import ScoringPlan, TrainingScorer  # brings torchvision
-
-    asked = ScoringPlan(judged.every, judged.count, judged.network.load(machine.device, reporter))
-    return partial(TrainingScorer, asked, reporter, machine.precision)
-
-
-def _announce(plan: dict[str, Any], reporter: Any) -> None:
+def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     classes, text = plan["classes"], ""
     if plan["captions"]:
         text = f", {plan['captions']:,} captions ({plan['captions_from']}), as {plan['caption']!r}"

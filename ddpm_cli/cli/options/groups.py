@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+import typer
+
+from ddpm_cli.core.config.fields import Setting, settings_of
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -24,11 +28,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter)
 
-    def called(**given: Any) -> None:
+    def called(**values: Any) -> None:
         for name, kind in groups.items():
             fields = dataclasses.fields(kind)
-            given[name] = kind(**{field.name: given.pop(field.name) for field in fields})
-        command(**given)
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields})
+        command(**values)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -49,6 +53,86 @@ def _options_of(kind: type[Any]) -> list[inspect.Parameter]:
     ]
 
 
-def given(**settings: Any) -> dict[str, Any]:
-    """The settings that were given: without those left at None."""
-    return {name: value for name, value in settings.items() if value is not None}
+class SettingOptions:
+    """A group of options made of the settings that a config dataclass declares.
+
+    `class RunOptions(SettingOptions, of=RunConfig)` has an option for every setting of RunConfig
+    that belongs to a panel of the help, or for those in `only`.
+    """
+
+    settings: typing.ClassVar[tuple[Setting, ...]]
+
+    def __init_subclass__(cls, of: type[Any], only: Collection[str] = ()) -> None:
+        cls.settings = tuple(
+            setting
+            for setting in settings_of(of)
+            if setting.about.panel is not None and (not only or setting.name in only)
+        )
+        cls.__annotations__ = {}
+        for setting in cls.settings:
+            cls._declare(setting.parameter, _annotation(setting, setting.option))
+            for alias in setting.about.aliases:
+                cls._declare(_parameter(alias), _annotation(setting, alias, hidden=True))
+        dataclasses.dataclass(frozen=True)(cls)
+
+    @classmethod
+    def _declare(cls, name: str, annotation: Any) -> None:
+        cls.__annotations__[name] = annotation
+        setattr(cls, name, None)
+
+    def nested(self) -> dict[str, Any]:
+        """The values given, nested as the config is; options left out are not in it."""
+        document: dict[str, Any] = {}
+        for setting in self.settings:
+            names = (setting.parameter, *(_parameter(alias) for alias in setting.about.aliases))
+            values = [getattr(self, name) for name in names]
+            value = next((value for value in values if value is not None), None)
+            if value is not None:
+                *parents, last = setting.path
+                place = document
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[last] = setting.about.parse(value) if setting.about.parse else value
+        return document
+
+
+def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
+    about, kind = setting.about, setting.kind
+    if about.parse is not None:
+        kind = str
+    elif typing.get_origin(kind) is tuple:
+        kind = list[str]  # an option that may be repeated
+    if kind is bool and setting.about.option is None:
+        option = f"{option}/{_negated(option)}"
+    info = typer.Option(
+        option,
+        help=about.help,
+        rich_help_panel=about.panel,
+        show_default=shown_default(setting, setting.default),
+        hidden=hidden,
+    )
+    return Annotated[kind | None, info]
+
+
+def _parameter(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def _negated(option: str) -> str:
+    return f"--no-{option.removeprefix('--')}"
+
+
+def shown_default(setting: Setting, value: Any) -> str | bool:
+    """The default as the help shows it, with its unit; False where there is nothing to show."""
+    if setting.about.shown is not None and value in (None, ()):
+        return setting.about.shown
+    if value is None or value == ():
+        return False
+    if isinstance(value, bool):
+        positive, _, negative = setting.option.partition("/")
+        return (positive if value else negative or _negated(positive)).removeprefix("--")
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value)) if isinstance(value[0], str) else ",".join(map(str, value))
+    if isinstance(value, int | float):
+        value = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return f"{value} {setting.about.unit}".strip()

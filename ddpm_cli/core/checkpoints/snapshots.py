@@ -1,9 +1,10 @@
-"""Full training states on disk: tensors and plain numbers, loaded without running any code."""
+"""Training snapshots on disk: tensors and plain numbers, loaded without running any code."""
 
 from __future__ import annotations
 
 import errno
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,35 @@ import torch
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.training.state import State
 
-StateDict = dict[str, Any]  # what State.as_dict gives
+StateDict = dict[str, Any]
+"""Nested dicts of tensors and plain numbers: network, average, optimiser, progress, history."""
 
 
-def write(folder: Path, held: StateDict) -> Path:
-    """Write a state as a snapshot named by the images seen, and read it again to be sure.
+def write(folder: Path, state: StateDict) -> Path:
+    """Write a state as a snapshot named by the images seen, and verify what is on the disk.
 
-    Raises DdpmError where it cannot be written, or is not there as it was written.
+    Raises DdpmError where it cannot be written, or does not read back as it was written.
     """
-    path = place(folder, held["progress"]["images"])
+    path = snapshot_path(folder, state["progress"]["images"])
     with atomic_write(path) as partial:
         try:
-            with partial.open("wb") as file:  # so that other threads go on while it writes
-                torch.save(held, file)
+            with partial.open("wb") as file:  # an open file: other threads run while it is written
+                torch.save(state, file)
                 file.flush()
                 flush_and_drop_cache(file.fileno())
-        except RuntimeError as error:  # torch's own, about what it was doing when the disk was full
-            why = error.__context__
-            raise why if isinstance(why, OSError) else OSError(errno.EIO, str(error)) from error
+        except RuntimeError as error:  # torch's own, raised where the disk is full
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(errno.EIO, str(error)) from error
         verify(partial)
     return path
 
 
 def verify(path: Path) -> None:
-    """Compare every tensor's bytes with the checksum (CRC-32) that torch.save wrote beside them.
+    """Compare every tensor's bytes with the CRC-32 that torch.save wrote beside them.
 
-    torch.load leaves that out: without this it would hand over the zeros that a failing disk, or a
-    power cut, left in the middle of a file. Raises DdpmError.
+    torch.load does not: without this it would return the zeros that a failing disk, or a power cut,
+    left in the middle of a file. Raises DdpmError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -53,21 +54,44 @@ def verify(path: Path) -> None:
         raise DdpmError(f"{path} is damaged: {damaged} in it is not what was written")
 
 
-def place(folder: Path, images: int) -> Path:
-    """The snapshot after so many images."""
+def read(path: Path) -> StateDict:
+    """Read a snapshot onto the CPU. Raises DdpmError for a damaged file or one that is none."""
+    verify(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, *DAMAGED_FILE) as error:
+        raise DdpmError(f"{path} is not a whole snapshot ({first_line(error)})") from error
+    if not isinstance(state, dict) or not {"network", "average", "optimiser"} <= state.keys():
+        raise DdpmError(f"{path} is not a snapshot of a ddpm training")
+    return state
+
+
+def read_newest_first(folder: Path, reporter: Reporter) -> Iterator[tuple[Path, StateDict]]:
+    """The snapshots of a run that can be read, newest first; the others are reported."""
+    for path in reversed(listed(folder)):
+        try:
+            state = read(path)
+        except DdpmError as error:
+            reporter.say(f"{error}; trying the one before it")
+            continue
+        yield path, state
+
+
+def snapshot_path(folder: Path, images: int) -> Path:
+    """The snapshot after so many images seen."""
     return folder / f"{images:012d}.pt"
 
 
 def estimate(parameters: int) -> int:
-    """Bytes of a snapshot: float32 weights, their average, and the optimiser's two moments."""
+    """Bytes of a snapshot: float32 weights, their average, and AdamW's two moments."""
     return 4 * 4 * parameters
 
 
-def size(held: Any) -> int:
+def size(state: Any) -> int:
     """Bytes of all tensors in a state, or in a part of it."""
-    if isinstance(held, torch.Tensor):
-        return held.nbytes
-    return sum(map(size, held.values())) if isinstance(held, dict) else 0
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(size, state.values())) if isinstance(state, dict) else 0
 
 
 def listed(folder: Path, kind: str = "pt") -> list[Path]:
@@ -78,52 +102,18 @@ def listed(folder: Path, kind: str = "pt") -> list[Path]:
 def prune(folder: Path, keep: int, keep_every: int | None) -> None:
     """Delete all but the newest `keep` snapshots, and of those set aside likewise.
 
-    The first one after every `keep_every` images always stays.
+    The first one after every `keep_every` images is always kept.
     """
     for kind in ("pt", "superseded"):
-        reached = 0  # multiples of keep_every
+        multiple = 0  # of keep_every
         for path in listed(folder, kind)[:-keep]:
-            before, reached = reached, int(path.stem) // keep_every if keep_every else 0
-            if reached == before:
+            previous, multiple = multiple, int(path.stem) // keep_every if keep_every else 0
+            if multiple == previous:
                 _delete(path)
 
 
-def restore_newest(folder: Path, state: State, reporter: Reporter) -> Path | None:
-    """Bring the state to the newest snapshot that can be read, naming those that cannot.
-
-    None where there are no snapshots. Raises DdpmError where there are but none can be read: a
-    fresh start would overwrite the run.
-    """
-    held = listed(folder)
-    for path in reversed(held):
-        try:
-            restore(path, state)
-        except DdpmError as error:
-            reporter.say(f"{error}; trying the one before it")
-        else:
-            return path
-    if held:
-        raise DdpmError(
-            f"none of the {len(held)} snapshots in {folder} can be read; bring them back from a "
-            "copy, or start a new run with --resume never"
-        )
-    return None
-
-
-def restore(path: Path, state: State) -> None:
-    """Bring the state to one snapshot. Raises DdpmError for a damaged file or another network's."""
-    verify(path)
-    try:
-        held: StateDict = torch.load(path, map_location="cpu", weights_only=True)
-        state.restore(held)
-    except (OSError, *DAMAGED_FILE) as error:
-        raise DdpmError(
-            f"{path} is not a whole snapshot of this run ({first_line(error)})"
-        ) from error
-
-
 def supersede_newer(folder: Path, images: int) -> None:
-    """Set aside the snapshots of a course that was left: training goes on from before them."""
+    """Rename snapshots of more images: training resumes from before them."""
     try:
         for path in listed(folder):
             if int(path.stem) > images:

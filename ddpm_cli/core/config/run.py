@@ -3,46 +3,121 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddpm_cli.core.config.fields import (
+    Settings,
+    above_zero,
+    at_least_zero,
+    choice,
+    choices,
+    each,
+    finite,
+    fraction,
+    number,
+    setting,
+)
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.serialisation import one_of, positive
 from ddpm_cli.core.errors import UsageError
 
-NULL_CLASS = -1  # the label that means "no condition"
+NULL_CLASS = -1  # the label that means "no class"
 
 BETA_RANGED = ("linear", "linear-fixed", "quadratic", "sigmoid")  # from beta_min to beta_max
-CONTINUOUS = ("edm", "flow")  # schedules without timesteps: networks see any noise level
+CONTINUOUS = ("edm", "flow")  # schedules of continuous noise levels, without timesteps
 SCHEDULES = (*BETA_RANGED, "cosine", "sigmoid-abar", *CONTINUOUS)
 PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow")
 LOSSES = ("l2", "l1", "huber", "vlb")
 WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0}  # their gamma
-NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, deviation of ln sigma
+NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
 NOISE_LEVELS = ("uniform", *NORMALS, "importance")
+
+_DATA, _CONDITIONS, _LENGTH = "Data", "Conditions", "Length"
+_DIFFUSION, _OPTIMISATION, _SAVING = "Diffusion", "Optimisation", "Saving"
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """The noise process and what the network's output means."""
+class DataConfig(Settings):
+    """Which images, and how they are prepared."""
 
-    schedule: str = "linear"
-    timesteps: int = 1000  # levels that a sampler can choose from
-    parameterisation: str = "eps"
-    beta_min: float = 1e-4  # of the first and the last timestep; "linear" scales both by 1000 / T
-    beta_max: float = 0.02
-    cosine_offset: float = 0.008  # s of Nichol & Dhariwal: keeps the first betas from vanishing
-    beta_cap: float = 0.999  # no beta is larger, which keeps abar above zero
-    time_scale: float = 1.0  # networks are told timesteps times this; 1000 / T in improved DDPM
+    source: str = setting("shapes", "As given to --data: a folder, a .zip or a data set's name.")
+    fingerprint: str = setting("", "Of the images: a resume with others is refused.")
+    flip: bool = setting(True, "Mirror half of the images left to right.", panel=_DATA)
+    augment: float = setting(
+        0.0,
+        "Probability of each transformation of non-leaky augmentation (mirror, scale, rotate, "
+        "stretch, translate). The network is conditioned on it, so samples are not transformed. "
+        "Against overfitting: 0.12 for CIFAR-10 (Karras et al. 2022, appendix F.2).",
+        panel=_DATA,
+        check=fraction,
+    )
+    holdout: int = setting(
+        0,
+        "Images held out of training to measure a validation loss on.",
+        unit="images",
+        panel=_DATA,
+        check=at_least_zero,
+    )
+    captions: str = setting("", "Fingerprint of the captions learned; empty: none.")
+    templates: tuple[str, ...] = setting(
+        (),
+        'Make captions of class names: "a photo of a {class}". Repeat for several; each time an '
+        "image is seen, one of them is used.",
+        panel=_CONDITIONS,
+        option="--caption",
+        shown="captions beside the images",
+    )
+    examples: tuple[str, ...] = setting((), "Captions to sample where no prompt is given.")
+    example_labels: tuple[int, ...] = setting((), "Their images' classes, if both are learned.")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(Settings):
+    """The noise process, and what the network's output means."""
+
+    schedule: str = setting(
+        "linear",
+        f"Noise schedule: {choices(SCHEDULES)}. linear is scaled by 1000 / T, linear-fixed is not. "
+        "edm and flow have continuous noise levels, and set their own parameterisation and noise "
+        "levels.",
+        panel=_DIFFUSION,
+        check=choice(*SCHEDULES),
+    )
+    timesteps: int = setting(
+        1000,
+        "Timesteps T; for edm and flow, the noise levels that sampling chooses from.",
+        panel=_DIFFUSION,
+        check=above_zero,
+    )
+    parameterisation: str = setting(
+        "eps",
+        f"What the network predicts: {choices(PARAMETERISATIONS)}.",
+        panel=_DIFFUSION,
+        check=choice(*PARAMETERISATIONS),
+    )
+    beta_min: float = setting(
+        1e-4,
+        f"Variance beta of the first timestep, for {choices(BETA_RANGED)}.",
+        panel=_DIFFUSION,
+        check=above_zero,
+    )
+    beta_max: float = setting(0.02, "Variance beta of the last timestep.", panel=_DIFFUSION)
+    cosine_offset: float = setting(
+        0.008,
+        "Offset s of the cosine schedule (Nichol & Dhariwal 2021, equation 17).",
+        check=above_zero,
+    )
+    beta_cap: float = setting(
+        0.999, "Largest beta, which keeps alpha_bar above zero (Nichol & Dhariwal 2021)."
+    )
+    time_scale: float = setting(
+        1.0,
+        "The network's timesteps are multiplied by this; 1000 / T in improved DDPM.",
+        check=above_zero,
+    )
 
     def __post_init__(self) -> None:
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("parameterisation", self.parameterisation, PARAMETERISATIONS)
-        positive("timesteps", self.timesteps)
-        positive("beta_min", self.beta_min)
-        positive("cosine_offset", self.cosine_offset)
-        positive("time_scale", self.time_scale)
+        super().__post_init__()
         if not self.beta_min <= self.beta_max <= 1:
             raise UsageError(
                 f"betas go up from beta_min to beta_max, at most 1; not from {self.beta_min:g} to "
@@ -56,42 +131,73 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """What training makes small, and at which noise levels."""
+class ObjectiveConfig(Settings):
+    """The training objective, and the noise levels that it is evaluated at."""
 
-    loss: str = "l2"  # of the network's output; vlb: the bound in bits/dim
-    weighting: str = "plain"
-    weighting_gamma: float | None = None  # its gamma; None: its paper's
-    weighting_k: float = 1.0  # P2's k
-    vlb_weight: float | None = None  # of the bound where a variance is learned; None: 0.001
-    noise_levels: str = "uniform"
-    noise_mean: float | None = None  # of ln sigma, for the normal ones; None: their paper's
-    noise_std: float | None = None
-
-    def __post_init__(self) -> None:
-        one_of("loss", self.loss, LOSSES)
-        one_of("weighting", self.weighting, tuple(WEIGHTINGS))
-        one_of("noise-levels", self.noise_levels, NOISE_LEVELS)
-        positive("weighting_k", self.weighting_k)
-        for name in ("weighting_gamma", "vlb_weight", "noise_std"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        if self.noise_mean is not None and not math.isfinite(self.noise_mean):
-            raise UsageError(f"noise_mean must be finite, not {self.noise_mean}")
+    loss: str = setting(
+        "l2",
+        f"{choices(LOSSES)}: a distance of the network's output to its target, but vlb: the "
+        "variational bound itself, in bits/dim.",
+        panel=_DIFFUSION,
+        check=choice(*LOSSES),
+    )
+    weighting: str = setting(
+        "plain",
+        f"Weight of the loss at each noise level: {choices(WEIGHTINGS)}.",
+        panel=_DIFFUSION,
+        check=choice(*WEIGHTINGS),
+    )
+    weighting_gamma: float | None = setting(
+        None,
+        "min-snr's largest SNR, p2's exponent, vlb's largest weight.",
+        panel=_DIFFUSION,
+        shown="5, 1, 50",
+        check=above_zero,
+    )
+    weighting_k: float = setting(1.0, "P2's k (Choi et al. 2022, equation 8).", check=above_zero)
+    vlb_weight: float | None = setting(
+        None,
+        "Weight of the variational bound (bits/dim) that trains a learned variance.",
+        panel=_DIFFUSION,
+        shown="0.001",
+        check=above_zero,
+    )
+    noise_levels: str = setting(
+        "uniform",
+        "Distribution of the noise levels in training: uniform (timesteps, or flow's t), "
+        "log-normal or logit-normal (edm and flow only), or importance: timesteps of large losses "
+        "more often.",
+        panel=_DIFFUSION,
+        check=choice(*NOISE_LEVELS),
+    )
+    noise_mean: float | None = setting(
+        None,
+        "Mean of ln sigma, for log-normal and logit-normal.",
+        panel=_DIFFUSION,
+        shown="-1.2 log-normal, 0 logit-normal",
+        check=finite,
+    )
+    noise_std: float | None = setting(
+        None,
+        "Standard deviation of ln sigma.",
+        panel=_DIFFUSION,
+        shown="1.2 log-normal, 1 logit-normal",
+        check=above_zero,
+    )
 
     @property
     def gamma(self) -> float:
-        """The weighting's gamma, given or its paper's."""
+        """The weighting's gamma: as set, or its paper's."""
         return self.weighting_gamma or WEIGHTINGS[self.weighting] or 0.0
 
     @property
     def bound_weight(self) -> float:
-        """The bound's weight, given or that of Nichol & Dhariwal (2021)."""
+        """Weight of the variational bound: as set, or that of Nichol & Dhariwal (2021)."""
         return 0.001 if self.vlb_weight is None else self.vlb_weight
 
     @property
     def normal(self) -> tuple[float, float]:
-        """Mean and deviation of ln sigma where training's noise levels are normal."""
+        """Mean and standard deviation of ln sigma, where training's noise levels are normal."""
         mean, std = NORMALS[self.noise_levels]
         return (
             mean if self.noise_mean is None else self.noise_mean,
@@ -100,94 +206,110 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which pictures, and how they are shown."""
+class OptimiserConfig(Settings):
+    """AdamW, its learning rate and the moving average.
 
-    source: str = "shapes"  # as given: a folder, a .zip, or a data set's name
-    fingerprint: str = ""  # of the pictures, to notice that they are others
-    flip: bool = True  # mirror half of the pictures left to right
-    augment: float = 0.0  # probability of each of the moves of non-leaky augmentation; 0: none
-    holdout: int = 0  # pictures kept out of training for the validation loss
-    captions: str = ""  # fingerprint of the captions learned; empty: none
-    templates: tuple[
-        str, ...
-    ] = ()  # that captions are made of; empty: they lie beside the pictures
-    examples: tuple[str, ...] = ()  # some captions, for pictures that are drawn unasked
-    example_labels: tuple[int, ...] = ()  # their pictures' classes, where both are learned
+    Lengths are in images, so that neither the batch size nor the number of processes changes them.
+    """
 
-    def __post_init__(self) -> None:
-        positive("holdout", self.holdout, zero=True)
-        if not 0 <= self.augment <= 1:
-            raise UsageError(f"augment is a probability between 0 and 1, not {self.augment}")
+    batch: int = setting(
+        128,
+        "Global batch size: images an optimiser step, over all processes together.",
+        unit="images",
+        panel=_OPTIMISATION,
+        check=above_zero,
+    )
+    lr: float = setting(
+        2e-4, "Highest learning rate of AdamW.", panel=_OPTIMISATION, check=above_zero
+    )
+    warmup: int = setting(
+        640_000,
+        "Images over which the learning rate rises linearly from 0.",
+        unit="images",
+        check=at_least_zero,
+    )
+    decay: float = setting(
+        0.0, "Last fraction of the budget over which the rate falls to 0.", check=fraction
+    )
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "AdamW's betas.", check=each(number(zero=True, below=1))
+    )
+    weight_decay: float = setting(0.0, "AdamW's weight decay.", check=at_least_zero)
+    clip: float = setting(1.0, "Largest norm of the gradient.", check=above_zero)
+    ema_halflife: int = setting(
+        887_000,
+        "Half-life of the weights' moving average; 0.9999 a step at batch 128.",
+        unit="images",
+        check=above_zero,
+    )
+    ema_rampup: float = setting(
+        0.05, "The half-life is at most this fraction of the images seen.", check=above_zero
+    )
+    class_drop: float = setting(
+        0.1,
+        "Fraction of classes and captions replaced by the null condition in training, which "
+        "--guidance needs.",
+        panel=_CONDITIONS,
+        check=fraction,
+    )
+    seed: int = setting(
+        0,
+        "Seed of weights, order, augmentation and noise.",
+        panel=_OPTIMISATION,
+        check=at_least_zero,
+    )
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
-    """How the weights move. Lengths are in images: neither batch nor processes change them."""
-
-    batch: int = 128  # images an optimiser step, over all processes together
-    lr: float = 2e-4
-    warmup: int = 640_000  # images over which the learning rate rises from 0
-    decay: float = 0.0  # the last share of the budget over which it falls to 0, linearly
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of the gradient
-    ema_halflife: int = 887_000  # images; 0.9999 a step at batch 128
-    ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
-    class_drop: float = 0.1  # share of labels replaced by the null class, for guidance
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "lr", "clip", "ema_halflife", "ema_rampup"):
-            positive(name, getattr(self, name))
-        for name in ("warmup", "decay", "weight_decay", "class_drop"):
-            positive(name, getattr(self, name), zero=True)
-        for name in ("decay", "class_drop"):
-            if getattr(self, name) > 1:
-                raise UsageError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
-        for beta in self.betas:
-            positive("betas", beta, zero=True, below=1)
-
-
-@dataclass(frozen=True)
-class Budget:
+class Budget(Settings):
     """When training ends: at whichever limit is reached first. At least one is set."""
 
-    images: int | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value is not None:
-                positive(name, value)
+    images: int | None = setting(
+        None, "Stop after this many images seen.", unit="images", panel=_LENGTH, check=above_zero
+    )
+    steps: int | None = setting(
+        None, "Stop after this many optimiser steps.", unit="steps", panel=_LENGTH, check=above_zero
+    )
+    epochs: float | None = setting(
+        None,
+        "Stop after this many passes over the data.",
+        unit="epochs",
+        panel=_LENGTH,
+        check=above_zero,
+    )
+    minutes: float | None = setting(
+        None,
+        "Stop after this many minutes of training.",
+        unit="minutes",
+        panel=_LENGTH,
+        check=above_zero,
+    )
 
     @property
-    def given(self) -> bool:
+    def is_limited(self) -> bool:
         """Whether any limit is set."""
         return any(value is not None for value in dataclasses.asdict(self).values())
 
-    def in_images(self, batch: int, pictures: int) -> int | None:
-        """The tightest limit that counts images, or None if only time is limited."""
+    def in_images(self, batch: int, images: int) -> int | None:
+        """The tightest limit that counts images, with `images` an epoch; None if only time is."""
         limits = [
             self.images,
             None if self.steps is None else self.steps * batch,
-            None if self.epochs is None else max(1, round(self.epochs * pictures)),
+            None if self.epochs is None else max(1, round(self.epochs * images)),
         ]
         return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """The weights that a training began with, or that were converted."""
+    """The weights that a training was initialised with, or that were converted."""
 
     path: str  # as given
     sha256: str  # of the file
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """config.json. The first five parts are fixed once a run has begun, the rest may change."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -196,20 +318,43 @@ class RunConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     budget: Budget = field(default_factory=lambda: Budget(images=102_400_000))
-    snapshot_every: int = 1_000_000  # images
-    keep: int = 2  # snapshots kept
-    keep_every: int | None = None  # images after each of which one snapshot is kept for good
-    preview: int = 16  # pictures in a preview grid; 0: none
-    patience: int = 0  # snapshots without a better loss after which training ends; 0: never
+    snapshot_every: int = setting(
+        1_000_000,
+        "Images between snapshots: the most that is lost in a crash. Written in the background.",
+        unit="images",
+        panel=_SAVING,
+        check=above_zero,
+    )
+    keep: int = setting(
+        2,
+        "Newest snapshots kept; older ones are deleted.",
+        unit="snapshots",
+        panel=_SAVING,
+        check=above_zero,
+    )
+    keep_every: int | None = setting(
+        None,
+        "Keep the first snapshot after every multiple of this many images for good.",
+        unit="images",
+        panel=_SAVING,
+        shown="none is kept for good",
+        check=above_zero,
+    )
+    preview: int = setting(
+        16,
+        "Images in a preview grid, sampled at every snapshot; 0: none.",
+        unit="images",
+        panel=_SAVING,
+        check=at_least_zero,
+    )
+    patience: int = setting(
+        0,
+        "Stop early after this many snapshots in a row with no lower (validation) loss; 0: never.",
+        unit="snapshots",
+        panel=_LENGTH,
+        check=at_least_zero,
+    )
     origin: WeightsOrigin | None = None  # None: random weights
-
-    def __post_init__(self) -> None:
-        positive("snapshot-every", self.snapshot_every)
-        positive("keep", self.keep)
-        if self.keep_every is not None:
-            positive("keep-every", self.keep_every)
-        positive("preview", self.preview, zero=True)
-        positive("patience", self.patience, zero=True)
 
     def check(self) -> None:
         """Raise UsageError where settings of different parts contradict each other."""
@@ -218,7 +363,7 @@ class RunConfig:
         default = DiffusionConfig()
         betas = (self.diffusion.beta_min, self.diffusion.beta_max)
         normal, gamma = objective.noise_levels in NORMALS, WEIGHTINGS[objective.weighting]
-        learned, steps = self.network.learned_variance, schedule not in CONTINUOUS
+        learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
         contradictions = {
             f"--schedule {schedule} has no --beta-min and --beta-max; it is a curve of its own": (
@@ -230,15 +375,15 @@ class RunConfig:
                 and not self.network.null_class
             ),
             f"--schedule {schedule} has no timesteps for time_scale to scale": (
-                not steps and self.diffusion.time_scale != 1
+                not discrete and self.diffusion.time_scale != 1
             ),
             f"--noise-levels {objective.noise_levels} needs a schedule of continuous noise levels; "
-            f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": normal and steps,
+            f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": normal and discrete,
             f"--noise-levels importance counts timesteps, and --schedule {schedule} has none": (
-                objective.noise_levels == "importance" and not steps
+                objective.noise_levels == "importance" and not discrete
             ),
             f"the variational bound is one of timesteps, and --schedule {schedule} has none": (
-                (bound or learned) and not steps
+                (bound or learned) and not discrete
             ),
             "--vlb-weight trains the variance, which needs --learned-variance": (
                 objective.vlb_weight is not None and not learned
@@ -254,34 +399,34 @@ class RunConfig:
                 not normal and (objective.noise_mean, objective.noise_std) != (None, None)
             ),
         }
-        for contradiction, seen in contradictions.items():
-            if seen:
+        for contradiction, present in contradictions.items():
+            if present:
                 raise UsageError(contradiction)
 
     def differences(self, other: RunConfig) -> list[str]:
         """What a resume would change though it may not: lines such as "optimiser.lr 0.1 -> 0.2"."""
         fixed = ("data", "network", "diffusion", "objective", "optimiser")
         return [
-            f"{part}.{name} {was} -> {now}"
+            f"{part}.{name} {old} -> {new}"
             for part in fixed
-            for name, was, now in _changed(getattr(self, part), getattr(other, part))
-            if (part, name) not in _TOLD_BY_FINGERPRINTS
+            for name, old, new in _changes(getattr(self, part), getattr(other, part))
+            if (part, name) not in _COVERED_BY_FINGERPRINTS
         ]
 
 
-_TOLD_BY_FINGERPRINTS = {
+_COVERED_BY_FINGERPRINTS = {
     *(("data", name) for name in ("source", "examples", "example_labels")),
     ("network", "text.encoder"),
 }
 
 
-def _changed(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
-    """The settings of two alike that differ, and their values; of parts within as "text.width"."""
-    found: list[tuple[str, Any, Any]] = []
+def _changes(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    """Settings that differ, with both values; of nested dataclasses as "text.width"."""
+    changes: list[tuple[str, Any, Any]] = []
     for name in (f.name for f in dataclasses.fields(one)):
-        was, now = getattr(one, name), getattr(other, name)
-        if dataclasses.is_dataclass(was) and type(was) is type(now):
-            found += ((f"{name}.{inner}", *values) for inner, *values in _changed(was, now))
-        elif was != now:
-            found.append((name, was, now))
-    return found
+        old, new = getattr(one, name), getattr(other, name)
+        if dataclasses.is_dataclass(old) and type(old) is type(new):
+            changes += ((f"{name}.{inner}", *values) for inner, *values in _changes(old, new))
+        elif old != new:
+            changes.append((name, old, new))
+    return changes

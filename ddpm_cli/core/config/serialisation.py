@@ -1,17 +1,19 @@
-"""Dataclasses to and from plain values, and the checks their fields share."""
+"""Dataclasses to and from plain values, and config files."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
-from collections.abc import Collection
 from typing import Any, TypeVar
 
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.config.fields import is_whole_number as is_number
+from ddpm_cli.core.config.fields import one_of, positive
+from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
+
+__all__ = ["from_dict", "is_number", "one_of", "positive", "to_dict", "updated"]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -72,24 +74,3 @@ def _cast_tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, 
     if len(kinds) != len(value):
         raise DdpmError(f"{where} should hold {len(kinds)} values, not {value!r}")
     return tuple(_cast(item, kind, where) for item, kind in zip(value, kinds, strict=True))
-
-
-def one_of(name: str, value: object, allowed: Collection[object]) -> None:
-    """Raise UsageError for a value that is none of those allowed."""
-    if value not in allowed:
-        raise UsageError(
-            f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}"
-        )
-
-
-def positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> None:
-    """Raise UsageError for a number that is not positive (or zero), finite and `below`."""
-    if not ((value >= 0 if zero else value > 0) and value < below):  # also catches NaN
-        low = "at least 0" if zero else "more than 0"
-        high = "finite" if below == math.inf else f"less than {below}"
-        raise UsageError(f"{name} must be {low} and {high}, not {value}")
-
-
-def is_number(word: str) -> bool:
-    """Whether it is a whole number in 0 to 9 alone: "²" is a digit, too."""
-    return word.isascii() and word.isdecimal()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import torch
 
@@ -92,3 +93,15 @@ def check_processes(count: int, device: str) -> None:
             f"--nproc {count}, but {gpus} GPUs are visible (CUDA_VISIBLE_DEVICES); "
             f"use --nproc {gpus}, or --device cpu"
         )
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that this process may use on a device; None where that is unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # "max" where a container has no limit of its own
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total

@@ -1,4 +1,4 @@
-"""When a training ends: how much of the budget is used."""
+"""When a training ends: how much of its budget is used."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from ddpm_cli.core.training.state import Progress
 
 
 class Clock:
-    """Measures how much of the budget is used: the largest share of any limit, from 0 to 1."""
+    """Measures how much of the budget is used: the largest fraction of any limit, from 0 to 1."""
 
-    def __init__(self, config: RunConfig, pictures: int, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, images: int, progress: Progress) -> None:
+        """`images`: of one epoch."""
         batch = config.optimiser.batch
-        limit = config.budget.in_images(batch, pictures)
+        limit = config.budget.in_images(batch, images)
         self.images = None if limit is None else -(-limit // batch) * batch  # whole steps
         self.seconds = None if config.budget.minutes is None else 60 * config.budget.minutes
         self._last = time.monotonic()
-        self.used = self._share(progress)
+        self.used = self._fraction(progress)
 
-    def tick(self, progress: Progress, *news: float) -> list[float]:
-        """Count the time since the last tick; the largest of each of the news of all processes."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.used >= 1
+
+    def tick(self, progress: Progress, *values: float) -> list[float]:
+        """Count the time since the last tick; the maximum of each value over all ranks."""
         now = time.monotonic()
         seconds = progress.seconds + now - self._last
         self._last = now
-        progress.seconds, *heard = distributed.all_reduce_max(seconds, *news)
-        self.used = self._share(progress)
-        return heard
+        progress.seconds, *largest = distributed.all_reduce_max(seconds, *values)
+        self.used = self._fraction(progress)
+        return largest
 
-    def _share(self, progress: Progress) -> float:
+    def _fraction(self, progress: Progress) -> float:
         by_images = progress.images / self.images if self.images else 0.0
         by_time = progress.seconds / self.seconds if self.seconds else 0.0
         return max(by_images, by_time)

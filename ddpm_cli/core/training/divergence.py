@@ -1,8 +1,7 @@
-"""Numbers that go wrong: bad steps are counted, and a training that stays wrong is explained."""
+"""Non-finite steps: they are counted, and a training that stays non-finite is stopped."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -15,12 +14,12 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime.files import write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
 
-_PATIENCE = 20  # bad steps in a row after which training has diverged
+_PATIENCE = 20  # consecutive non-finite steps after which training has diverged
 
 
 class StepRecord(NamedTuple):
@@ -33,9 +32,9 @@ class StepRecord(NamedTuple):
 
 
 class DivergenceMonitor:
-    """The last good step and the bad ones since: those whose losses or gradients were not finite.
+    """Records the last finite step and the non-finite ones since.
 
-    Steps are judged by all processes together, so that all come to the same end.
+    A step is non-finite where a loss or gradient of any rank is, so all ranks agree.
     """
 
     def __init__(
@@ -43,86 +42,85 @@ class DivergenceMonitor:
         run: RunDirectory,
         config: RunConfig,
         progress: Progress,
-        pictures: DecodedImages,
+        images: DecodedImages,
         precision: torch.dtype,
     ) -> None:
         self._run, self._config, self._progress = run, config, progress
-        self._pictures, self._precision = pictures, precision
-        self._good: StepRecord | None = None
-        self._bad: list[StepRecord] = []
+        self._images, self._precision = images, precision
+        self._last_finite: StepRecord | None = None
+        self._non_finite: list[StepRecord] = []
 
-    def note(self, lr: float, norm: float, *, good: bool) -> None:
+    def record(self, lr: float, norm: float, *, is_finite: bool) -> None:
         """Count the step that was just made, or skipped."""
         progress = self._progress
         step = StepRecord(progress.steps, progress.images, lr, norm)
-        if good:
-            self._good, self._bad = step, []
+        if is_finite:
+            self._last_finite, self._non_finite = step, []
             progress.bad_steps = 0
         else:
-            self._bad.append(step)
+            self._non_finite.append(step)
             progress.bad_steps += 1
             progress.skipped += 1
 
     @property
-    def trouble(self) -> str:
-        """What is wrong, where it has been wrong for too long; else nothing."""
+    def reason(self) -> str:
+        """Why training has diverged; "" where it has not."""
         if self._progress.bad_steps < _PATIENCE:
             return ""
         return f"losses or gradients were not finite for {_PATIENCE} steps in a row"
 
-    def diverged(self, trouble: str, share: Batch, losses: Tensor) -> DivergedError:
-        """The error that ends the training, once a post-mortem lies in the run directory.
+    def diverged(self, reason: str, shard: Batch, losses: Tensor) -> DivergedError:
+        """The error that ends the training, after post-mortem.json was written.
 
-        share, losses: this process's part of the last batch. All processes call this.
+        shard, losses: this rank's part of the last batch. All ranks call this.
         """
         run, steps = self._run, self._progress.steps
         newest = snapshots.listed(run.snapshots)[-1:]
-        mends = [f"--lr {self._config.optimiser.lr / 3:.1g} with a new --out"]
+        fixes = [f"--lr {self._config.optimiser.lr / 3:.1g} with a new --out"]
         if self._precision != torch.float32:
-            mends.insert(0, "--precision fp32, with which this run may go on")
+            fixes.insert(0, "--precision fp32, with which this run may be resumed")
         document = {
-            "what": trouble,
+            "what": reason,
             "steps": steps,
             "images": self._progress.images,
             "processes": self._progress.processes,
             "precision": str(self._precision).removeprefix("torch."),
             "optimiser": asdict(self._config.optimiser),
-            "last_good_step": self._good and self._good._asdict(),
-            "bad_steps": [step._asdict() for step in self._bad],
-            "last_batch": self._autopsy(share, losses),
+            "last_good_step": self._last_finite and self._last_finite._asdict(),
+            "bad_steps": [step._asdict() for step in self._non_finite],
+            "last_batch": self._describe(shard, losses),
             "snapshot": str(newest[0]) if newest else None,
-            "try": mends,
+            "try": fixes,
         }
-        text = json.dumps(_plain(document), indent=2, allow_nan=False) + "\n"
-        distributed.broadcast_from_rank0(lambda: write_text(run.post_mortem, text))
+        distributed.broadcast_from_rank0(lambda: write_json(run.post_mortem, _spelt(document)))
         saved = f"{newest[0]} is from before" if newest else "no snapshot had been written"
         return DivergedError(
-            f"stopped: {trouble}, up to step {steps}; {saved}, and {run.post_mortem} tells more. "
-            f"Usual mends: {'; '.join(mends)}"
+            f"stopped: {reason}, up to step {steps}; {saved}, and {run.post_mortem} has the "
+            f"details. Usual fixes: {'; '.join(fixes)}"
         )
 
-    def _autopsy(self, share: Batch, losses: Tensor) -> dict[str, Any]:
-        """Which losses of the whole batch were not finite, of which pictures, at which noise.
+    def _describe(self, shard: Batch, losses: Tensor) -> dict[str, Any]:
+        """Which losses of the global batch were not finite, of which images, at which noise level.
 
-        A picture is told by its row: its place among the source's, sorted by name, from 0.
+        An image is named by its row: its index among the source's images, from 0.
         """
-        rows, sigmas = self._pictures.rows[share.rows].tolist(), share.noised.sigma.tolist()
-        mine = [
+        rows, sigmas = self._images.rows[shard.rows].tolist(), shard.noised.sigma.tolist()
+        own = [
             {"row": row, "sigma": sigma, "loss": loss}
             for row, sigma, loss in zip(rows, sigmas, losses.tolist(), strict=True)
             if not math.isfinite(loss)
         ]
-        everywhere = distributed.all_gather((len(losses), mine))
+        gathered = distributed.all_gather((len(losses), own))
         return {
-            "losses": sum(count for count, _ in everywhere),
-            "not_finite": [entry for _, entries in everywhere for entry in entries],
+            "losses": sum(count for count, _ in gathered),
+            "not_finite": [entry for _, entries in gathered for entry in entries],
         }
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: their names stand for them."""
+def _spelt(value: Any) -> Any:
+    """Non-finite numbers as "nan", "inf" and "-inf", which JSON cannot hold as numbers."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _spelt(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_spelt(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The weights that a new training starts from, where they are not random: another network's."""
+"""Initial weights of a training from another run or file (--init-from)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 
-# What a network may have more: the reading of a condition, and blocks that follow others in their
-# stage, which start as the identity.
+# Parts that the new network may have in addition: the embedding of a condition, and blocks after
+# the first of their stage, which start as the identity.
 _ADDED = re.compile(r"(conditioning\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
 _CLASSES = "conditioning.classes.weight"
-_AUGMENTED = "conditioning.augmented.weight"  # without effect on pictures that were not moved
-_OWN = ("classes", "null_class")  # settings of a network that follow the new training
+_AUGMENTED = "conditioning.augmented.weight"  # no effect without augmentation
+_OF_THE_TRAINING = ("classes", "null_class")  # network settings that are not taken over
 
 
-class Start(NamedTuple):
-    """Weights that fit a network, and where they lie."""
+class InitialWeights(NamedTuple):
+    """Tensors that fit the new network, and the file they come from."""
 
     tensors: dict[str, Tensor]
     origin: WeightsOrigin
@@ -37,7 +37,7 @@ class Start(NamedTuple):
 def settings(path: Path, run: Path | None) -> dict[str, Any]:
     """Network and noise process of the weights to start from, as settings of a RunConfig.
 
-    Where they are gone, those of a run that started from them. Raises DdpmError without either.
+    Where the file is gone, those of a run that started from it. Raises DdpmError without either.
     """
     try:
         config = weights.describe(find_weights(path))
@@ -45,58 +45,60 @@ def settings(path: Path, run: Path | None) -> dict[str, Any]:
         if run is None or not RunDirectory(run).config.is_file():
             raise
         config = RunDirectory(run).read_config()
-    network = {k: v for k, v in to_dict(config.network).items() if k not in _OWN}
+    network = {k: v for k, v in to_dict(config.network).items() if k not in _OF_THE_TRAINING}
     return {"network": network, "diffusion": to_dict(config.diffusion)}
 
 
-def read(path: Path, config: NetworkConfig) -> Start:
+def read(path: Path, config: NetworkConfig) -> InitialWeights:
     """The weights of a run or a weights file, for the network that this config describes.
 
-    It has to be theirs, but for classes, captions and blocks that they lack. Raises DdpmError with
+    The networks must be the same but for classes, captions and added blocks. Raises DdpmError with
     what does not fit.
     """
     file = find_weights(path)
-    held = weights.load(file)
-    tensors = dict(held.network.state_dict())
+    source = weights.load(file)
+    tensors = dict(source.network.state_dict())
     with torch.device("meta"):
-        wanted = UNet(config).state_dict()
-    if _CLASSES in wanted:
-        rows = tensors.get(_CLASSES, torch.zeros(1, wanted[_CLASSES].shape[1]))
-        tensors[_CLASSES] = _by_name(rows, held.config.network, config)
-    if _AUGMENTED not in wanted:
+        expected = UNet(config).state_dict()
+    if _CLASSES in expected:
+        embeddings = tensors.get(_CLASSES, torch.zeros(1, expected[_CLASSES].shape[1]))
+        tensors[_CLASSES] = _by_class_name(embeddings, source.config.network, config)
+    if _AUGMENTED not in expected:
         tensors.pop(_AUGMENTED, None)
-    needed = {name: tensor for name, tensor in wanted.items() if not _is_added(name, tensors)}
-    if config.skip_scale != 1 and any(".blocks." in name for name in wanted.keys() - needed.keys()):
+    needed = {name: t for name, t in expected.items() if not _is_added(name, tensors)}
+    added = expected.keys() - needed.keys()
+    if config.skip_scale != 1 and any(".blocks." in name for name in added):
         raise DdpmError(
-            f"--init-from {path} scales its residual sums by {config.skip_scale:g}, and so would a "
-            "block more: it cannot start without effect. Leave out captions and --blocks"
+            f"--init-from {path} scales its residual sums by {config.skip_scale:g}, and so would "
+            "an added block: it cannot start as the identity. Leave out captions and --blocks"
         )
     if wrong := misfits(tensors, needed):
         raise DdpmError(
             f"--init-from {path} is of another network than this training's: {listed(wrong)}; "
             "leave out the options and settings that change the network"
         )
-    return Start(tensors, WeightsOrigin(str(path), held.sha256))
+    return InitialWeights(tensors, WeightsOrigin(str(path), source.sha256))
 
 
-def give(state: State, start: Start) -> None:
-    """Start a fresh state's network and average from these weights; what they lack stays."""
-    state.network.load_state_dict(start.tensors, strict=False)
+def load_into(state: TrainingState, initial: InitialWeights) -> None:
+    """Initialise network and average; parts that the weights lack keep their random values."""
+    state.network.load_state_dict(initial.tensors, strict=False)
     state.average.load_state_dict(state.network.state_dict())
 
 
-def _by_name(rows: Tensor, held: NetworkConfig, wanted: NetworkConfig) -> Tensor:
-    """The embeddings of the classes wanted; new ones start from the mean of those held."""
-    known = dict(zip(_rows(held), rows, strict=False))
-    return torch.stack([known.get(name, rows.mean(dim=0)) for name in _rows(wanted)])
+def _by_class_name(embeddings: Tensor, source: NetworkConfig, target: NetworkConfig) -> Tensor:
+    """Class embeddings in the target's order; new classes start from the mean of the source's."""
+    known = dict(zip(_row_names(source), embeddings, strict=False))
+    mean = embeddings.mean(dim=0)
+    return torch.stack([known.get(name, mean) for name in _row_names(target)])
 
 
-def _rows(config: NetworkConfig) -> list[str | None]:
-    """Whose embedding each row is; None: no class's."""
+def _row_names(config: NetworkConfig) -> list[str | None]:
+    """The class of each row of the embedding; None: the null class."""
     return [*([None] if config.null_class else []), *config.classes]
 
 
 def _is_added(name: str, tensors: dict[str, Tensor]) -> bool:
-    """Whether this tensor is of a part that may be new, of which there is nothing yet."""
+    """Whether a tensor belongs to a part that may be new and that the weights lack."""
     part = _ADDED.match(name)
     return part is not None and not any(known.startswith(part[0]) for known in tensors)

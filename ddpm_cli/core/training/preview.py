@@ -1,8 +1,7 @@
-"""Pictures drawn while training, always from the same noise, to see them improve."""
+"""Preview grids sampled during training, always from the same noise, to compare them."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from ddpm_cli.core.conditioning.requests import default_plan
@@ -22,20 +21,15 @@ _STEPS = 20
 def draw(
     run: RunDirectory, denoiser: Denoiser, config: RunConfig, images: int, device: torch.device
 ) -> None:
-    """Write a grid of the averaged weights' pictures, what they show in turn."""
+    """Write a grid sampled from the averaged weights after so many images seen."""
     count, network = config.preview, config.network
     if count == 0:
         return
-    wanted = (
-        default_plan(config)
-        .encode_prompts(config, device, Silent())
-        .condition(range(count), device)
-    )
+    plan = default_plan(config).encode_prompts(config, device, Silent())
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
-    how = Sampling(min(_STEPS, config.diffusion.timesteps))
+    sampling = Sampling(min(_STEPS, config.diffusion.timesteps))
     x = None
-    for step in sample(denoiser, noise, wanted, how):
+    for step in sample(denoiser, noise, plan.condition(range(count), device), sampling):
         x = step.x
     assert x is not None
-    pictures: np.ndarray = to_uint8(x).cpu().numpy()
-    files.write_png(run.preview(images), files.enlarge(files.grid(pictures), 256))
+    files.write_png(run.preview(images), files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256))

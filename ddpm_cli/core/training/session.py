@@ -1,94 +1,189 @@
-"""One call of `ddpm train`: read the pictures, open the run directory, train, sum up."""
+"""One call of `ddpm train`: check, launch or train, and summarise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.machine import MachineConfig
+from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
-from ddpm_cli.core.data import loader
-from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.data.sources import Source
+from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.elastic import stopping, watchdog
+from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import captioning, initial_weights, resuming
+from ddpm_cli.core.training import initial_weights, resuming
 from ddpm_cli.core.training.budget import Clock
-from ddpm_cli.core.training.planning import TrainingPlan, TrainingRequest
-from ddpm_cli.core.training.state import Progress, State
-from ddpm_cli.core.training.trainer import Execution, Score, Trainer
+from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
+from ddpm_cli.core.training.preflight import load_images, preflight
+from ddpm_cli.core.training.state import Progress, TrainingState
+from ddpm_cli.core.training.trainer import Execution, Trainer
 
-Scoring = Callable[
-    [RunDirectory, RunConfig, loader.DecodedImages, int, stopping.StopRequest], Score
-]
+if TYPE_CHECKING:
+    from ddpm_cli.core.metrics.extraction import Extractor
 
 
-def run(
+def launch_if_needed(
+    request: TrainingRequest,
+    machine: MachineConfig,
+    stop: stopping.StopRequest,
+    reporter: Reporter,
+) -> bool:
+    """Start the processes of --nproc and --nnodes, after the preflight, and wait for them.
+
+    Returns False where one process is enough, or this is one of them already. Raises
+    WorkersFailedError where they fail, and what `stop` raises on a signal before they run.
+    """
+    machine.check()
+    devices.check_processes(machine.nproc, machine.device)
+    if machine.requeue:
+        slurm.check_requeue()
+    if request.resume == "never" and machine.nnodes > 1:
+        raise UsageError(
+            "--resume never with --nnodes: a node that comes back must find the run; begin a new "
+            "one by an --out that is not there yet"
+        )
+    if machine.processes == 1:
+        slurm.attach()
+        return False
+    if distributed.under_launcher():
+        return False
+    nodes = launch.Nodes()
+    if machine.nnodes > 1 and machine.rdzv_endpoint:
+        nodes = launch.Nodes(machine.nnodes, machine.node_rank, machine.rdzv_endpoint)
+    with stop.raise_at_once():
+        device = devices.choose_device(machine.device)
+        plan = preflight(request, machine.processes, device)
+        if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
+            load_images(plan, request, device, reporter)
+        run = RunDirectory(plan.out)
+        config = launch.Launch(
+            machine.nproc, nodes, machine.max_restarts, run.logs, run.save_seconds
+        )
+        launch.launch(config, [*sys.argv[1:], "--out", str(plan.out)], reporter)
+    return True
+
+
+def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
+    """The device and precision that the options name, on this machine."""
+    device = devices.choose_device(machine.device)
+    return Execution(
+        device,
+        devices.choose_precision(machine.precision, device),
+        machine.microbatch,
+        compiled=machine.compiled and devices.can_compile(device, reporter),
+    )
+
+
+def load_scoring(
+    request: TrainingRequest, device: torch.device, reporter: Reporter
+) -> Extractor | None:
+    """The feature network of --fid-every; None where no scores are requested."""
+    if request.scoring.every is None:
+        return None
+    from ddpm_cli.core.training.scoring import load_extractor  # imports torchvision
+
+    return load_extractor(request.scoring, device, reporter)
+
+
+def train(
     plan: TrainingPlan,
     request: TrainingRequest,
-    machine: Execution,
+    execution: Execution,
     reporter: Reporter,
     stop: stopping.StopRequest,
-    scoring: Scoring | None = None,
 ) -> dict[str, Any]:
-    """Train as planned, alone or as one of several processes; a summary of how it ended.
+    """Train as planned, alone or as one of several ranks; a summary of how it ended.
 
-    `scoring` makes what judges the weights now and then, once run and pictures are known. Raises
-    PreemptedError or StoppedByUserError where `stop` noted a signal.
+    Raises PreemptedError or StoppedByUserError where `stop` received a signal.
     """
     config = plan.config
-    check_batch(config, distributed.world_size())
     with stop.raise_at_once():
-        # Before what takes long.
-        distributed.run_on_all_ranks(lambda: resuming.choose_directory(plan, request))
-        decoded = load_images(plan, request, reporter)
-        pictures = captioning.with_texts(decoded, plan.captions, config, machine.device, reporter)
-    parts = pictures.split(config.data.holdout, config.optimiser.seed)
-    with ExitStack() as kept:
-        open_directory = partial(resuming.open_directory, plan, request, reporter, kept)
-        run = RunDirectory(distributed.broadcast_from_rank0(open_directory))
-        kept.enter_context(devices.enough_memory("use a smaller --microbatch: it learns the same"))
-        return _train(run, config, request, machine, reporter, stop, scoring, parts)
-
-
-def _train(
-    run: RunDirectory,
-    config: RunConfig,
-    request: TrainingRequest,
-    machine: Execution,
-    reporter: Reporter,
-    stop: stopping.StopRequest,
-    scoring: Scoring | None,
-    pictures: tuple[loader.DecodedImages, loader.DecodedImages],
-) -> dict[str, Any]:
-    """Train in a run directory that is ours."""
-    training, held_out = pictures
-    reporter.say(f"Run directory: {run.path}")
-    state = State.fresh(config, machine.device)
-    resumed = resuming.resume(run, state, request, reporter)
-    config = replace(config, origin=_origin(run, state, request, resumed, reporter))
-    distributed.broadcast_from_rank0(
-        lambda: resuming.prepare_directory(run, config, state.progress.images)
-    )
-    finished = Clock(config, len(training), state.progress).used >= 1
-    if finished:
-        reporter.say(
-            "The budget is used up; give a larger one (--images, --minutes, …) to train on."
+        extractor = load_scoring(request, execution.device, reporter)
+        images = load_images(plan, request, execution.device, reporter)
+    training, held_out = images.split(config.data.holdout, config.optimiser.seed)
+    with ExitStack() as locks:
+        opened = partial(resuming.open_directory, plan, request, reporter, locks)
+        run = RunDirectory(distributed.broadcast_from_rank0(opened))
+        locks.enter_context(
+            devices.enough_memory("use a smaller --microbatch: the gradient is the same")
         )
-        distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
-    if scoring or not finished:
-        stop.limit = _time_limit(request, state.progress)
-        with watchdog.watching(run.logs, request.stall_timeout):
-            seen = state.progress.images
-            with watchdog.paused():
-                score = scoring(run, config, training, seen, stop) if scoring else None
-            Trainer(run, config, state, training, held_out, machine, reporter, score).train(stop)
-    distributed.barrier()
+        reporter.say(f"Run directory: {run.path}")
+        state = TrainingState.initial(config, execution.device)
+        resumed_at = resuming.resume(run, state, request, reporter)
+        origin = _origin(run, state, request, resumed_at, reporter)
+        config = replace(config, origin=origin)
+        seen = state.progress.images
+        distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
+        finished = Clock(config, len(training), state.progress).is_over
+        if finished:
+            reporter.say(
+                "The budget is used up; give a larger one (--images, --minutes, …) to train on."
+            )
+            distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
+        if request.scoring.every or not finished:
+            stop.limit = _time_limit(request, state.progress)
+            with watchdog.watching(run.logs, request.stall_timeout):
+                scorer = None
+                if extractor is not None:
+                    from ddpm_cli.core.training.scoring import TrainingScorer  # imports torchvision
+
+                    with watchdog.paused():
+                        scorer = TrainingScorer(
+                            request.scoring,
+                            extractor,
+                            run,
+                            config,
+                            training,
+                            seen,
+                            execution,
+                            reporter,
+                            stop,
+                        )
+                trainer = Trainer(
+                    run, config, state, training, held_out, execution, reporter, scorer
+                )
+                trainer.train(stop)
+        distributed.barrier()
+    return _summary(run, state, resumed_at)
+
+
+def train_on_source(
+    config: RunConfig,
+    source: Source,
+    out: Path,
+    *,
+    size: tuple[int, int] | None,
+    resume: bool,
+    device: str,
+    precision: str,
+    reporter: Reporter,
+) -> Path:
+    """Train in this process, without signal handlers; the run directory. For use as a library."""
+    execution = execution_on(MachineConfig(device=device, precision=precision), reporter)
+    request = TrainingRequest(
+        source.name, out=out, resume="auto" if resume else "never", stall_timeout=0
+    )
+    plan = preflight(
+        request, 1, execution.device, lambda: plan_on_source(config, source, out, size)
+    )
+    train(plan, request, execution, reporter, stopping.StopRequest())
+    return plan.out
+
+
+def _summary(run: RunDirectory, state: TrainingState, resumed_at: int) -> dict[str, Any]:
     progress = state.progress
     return {
         "run": str(run.path),
@@ -101,48 +196,32 @@ def _train(
         "loss": progress.loss_smooth,
         "best_loss": progress.best,
         "skipped_steps": progress.skipped,
-        "resumed_at": resumed,
+        "resumed_at": resumed_at,
     }
 
 
-def _write_missing_weights(run: RunDirectory, config: RunConfig, state: State) -> None:
-    """A run that began with another's last snapshot has none yet."""
+def _write_missing_weights(run: RunDirectory, config: RunConfig, state: TrainingState) -> None:
+    """A run that began with another's last snapshot has no weights yet."""
     if not run.weights.exists():
         weights.save(run.weights, state.average.state_dict(), config, state.progress.images)
 
 
-def check_batch(config: RunConfig, processes: int) -> None:
-    """Raise UsageError where a batch is less than one image for each process."""
-    batch = config.optimiser.batch
-    if batch < processes:
-        raise UsageError(
-            f"--batch {batch} is less than one image for each of {processes} processes"
-        )
-
-
-def load_images(
-    plan: TrainingPlan, request: TrainingRequest, reporter: Reporter
-) -> loader.DecodedImages:
-    """Decode the pictures, or find them in the cache; one process of a machine goes first."""
-    network = plan.config.network
-    with distributed.local_rank0_first():
-        return loader.prepare(
-            plan.source, network.channels, network.size, reporter, skip_bad=request.skip_bad
-        )
-
-
 def _origin(
-    run: RunDirectory, state: State, request: TrainingRequest, resumed: int, reporter: Reporter
+    run: RunDirectory,
+    state: TrainingState,
+    request: TrainingRequest,
+    resumed_at: int,
+    reporter: Reporter,
 ) -> WeightsOrigin | None:
-    """What the run started from; where it starts now, its state takes those weights over."""
-    if resumed:
+    """What the run was initialised with; where it starts now, the state takes those weights."""
+    if resumed_at:
         return run.read_config().origin if run.config.is_file() else None
     if request.init_from is None:
         return None
-    start = initial_weights.read(request.init_from, state.network.config)
-    initial_weights.give(state, start)
+    initial = initial_weights.read(request.init_from, state.network.config)
+    initial_weights.load_into(state, initial)
     reporter.say(f"Starting from the weights of {request.init_from}.")
-    return start.origin
+    return initial.origin
 
 
 def _time_limit(request: TrainingRequest, progress: Progress) -> stopping.TimeLimit | None:
@@ -152,3 +231,28 @@ def _time_limit(request: TrainingRequest, progress: Progress) -> stopping.TimeLi
 
     end = stopping.end_of_time(request.time_limit)
     return None if end is None else stopping.TimeLimit(end, used)
+
+
+@contextmanager
+def requeue_if_preempted(machine: MachineConfig) -> Iterator[None]:
+    """Put the SLURM job back into the queue where the block was preempted, after all was saved.
+
+    One process does that: the launcher of the first node, after its workers ended, or rank 0, where
+    another launcher started the ranks.
+    """
+    try:
+        yield
+    except DdpmError as error:
+        if machine.requeue and error.exit_code == PreemptedError.exit_code:
+            _requeue(machine, error)
+        raise
+
+
+def _requeue(machine: MachineConfig, preemption: DdpmError) -> None:
+    if worker.is_worker() or machine.node_rank or not distributed.is_main():
+        return
+    try:
+        with stopping.signal_handler(signal.SIG_IGN):  # inherited by scontrol, which ends this job
+            slurm.requeue()
+    except DdpmError as error:
+        raise PreemptedError(f"{preemption}; the job is not in the queue again: {error}") from error

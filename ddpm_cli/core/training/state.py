@@ -1,4 +1,4 @@
-"""Everything that changes while training: what a snapshot holds."""
+"""Everything that changes during training: the contents of a snapshot."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
+from ddpm_cli.core.checkpoints.snapshots import StateDict
+from ddpm_cli.core.checkpoints.tensors import listed, misfits
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
@@ -21,25 +24,25 @@ from ddpm_cli.core.training import ema
 class Progress:
     """How far a training is. Random numbers are functions of `images`, so none are kept."""
 
-    images: int = 0
+    images: int = 0  # seen
     steps: int = 0
-    seconds: float = 0.0  # spent training, over all resumes
+    seconds: float = 0.0  # of training, over all resumes
     loss_smooth: float = math.nan
-    best: float = math.inf  # the lowest loss at a snapshot
+    best: float = math.inf  # lowest loss at a snapshot
     stale: int = 0  # snapshots since then
-    bad_steps: int = 0  # steps in a row whose loss or gradient was not finite
+    bad_steps: int = 0  # consecutive steps whose loss or gradient was not finite
     skipped: int = 0  # such steps in all
     unlogged_images: int = 0  # seen since the last row of metrics, where a snapshot came first
     unlogged_seconds: float = 0.0
-    unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by process
+    unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by rank
     processes: int = 1  # that shared the last step
-    save_seconds: float = 0.0  # what the last save took, from the copy until it was on the disk
-    validation_seconds: float = 0.0  # what validation, preview and curve took last
+    save_seconds: float = 0.0  # of the last save, from the copy until it was on the disk
+    validation_seconds: float = 0.0  # of the last validation, preview and plot
 
 
 @dataclass
-class State:
-    """The networks, the optimiser, the progress and, for importance sampling, the losses seen."""
+class TrainingState:
+    """The networks, the optimiser, the progress and, for importance sampling, past losses."""
 
     network: UNet
     average: UNet  # the exponential moving average of the network's weights
@@ -48,7 +51,7 @@ class State:
     history: LossHistory | None = None
 
     @classmethod
-    def fresh(cls, config: RunConfig, device: torch.device) -> State:
+    def initial(cls, config: RunConfig, device: torch.device) -> TrainingState:
         """The state before the first step: a function of the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.derive(config.optimiser.seed, "weights"))
@@ -59,8 +62,8 @@ class State:
             state.history = LossHistory(schedules.from_config(config.diffusion))
         return state
 
-    def as_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers, by name."""
+    def state_dict(self) -> StateDict:
+        """Tensors and plain numbers, by name; the tensors are those in use."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -69,30 +72,32 @@ class State:
             "history": self.history and self.history.state_dict(),
         }
 
-    def copied(self) -> dict[str, Any]:
-        """What `as_dict` gives, in memory of its own: training may go on while it is written."""
-        copied: dict[str, Any] = _copied(self.as_dict())
+    def copied_state_dict(self) -> StateDict:
+        """The same on the CPU in memory of its own: training may continue while it is written."""
+        copied: StateDict = _copied(self.state_dict())
         return copied
 
-    def finite(self) -> bool:
-        """Whether all weights, averages and the optimiser's moments are."""
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore what `state_dict` returned. Raises DdpmError for another network's."""
+        if wrong := misfits(state["network"], self.network.state_dict()):
+            raise DdpmError(f"it is of another network: {listed(wrong)}")
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+        if self.history is not None:
+            self.history.load_state_dict(state["history"])
+
+    def is_finite(self) -> bool:
+        """Whether all weights, averages and optimiser moments are finite."""
         moments = [
             value
-            for kept in self.optimiser.state.values()
-            for value in kept.values()
+            for of_parameter in self.optimiser.state.values()
+            for value in of_parameter.values()
             if isinstance(value, torch.Tensor)
         ]
         tensors = [*self.network.parameters(), *self.average.parameters(), *moments]
         return bool(get_total_norm(tensors, math.inf).isfinite())
-
-    def restore(self, held: dict[str, Any]) -> None:
-        """Take over what `as_dict` gave."""
-        self.network.load_state_dict(held["network"])
-        self.average.load_state_dict(held["average"])
-        self.optimiser.load_state_dict(held["optimiser"])
-        self.progress = Progress(**held["progress"])
-        if self.history is not None:
-            self.history.load_state_dict(held["history"])
 
 
 def _copied(value: Any) -> Any:

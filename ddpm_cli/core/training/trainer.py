@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches
@@ -26,39 +28,54 @@ from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.divergence import DivergenceMonitor
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.saving import Saver, passed_multiple
-from ddpm_cli.core.training.state import State
+from ddpm_cli.core.training.state import TrainingState
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What the work runs on; a run may go on upon another one."""
+    """How the work is executed; a run may resume with another one."""
 
     device: torch.device
     precision: torch.dtype = torch.float32
-    microbatch: int | None = None  # images in one forward pass; None: the process's whole share
-    compiled: bool = False  # torch compiles the network before the first step
+    microbatch: int | None = None  # images in one forward pass; None: the rank's whole shard
+    compiled: bool = False  # compile the network before the first step
 
 
-class Score(Protocol):
-    """A judgement of the averaged weights now and then, which all processes take part in."""
+@dataclass(frozen=True)
+class Due:
+    """What follows a step; the same on every rank."""
+
+    signal: int = 0  # that asks to stop; 0: none
+    end: bool = False  # the budget is used up
+    validate: bool = False  # a snapshot is due by images, or the training ends
+    score: bool = False
+
+    @property
+    def save(self) -> bool:
+        """Whether a snapshot is written: signals and scores only add some."""
+        return self.validate or self.score or self.signal != 0
+
+
+class Scorer(Protocol):
+    """Scores the averaged weights now and then; all ranks take part."""
 
     def announce(self, averaged: Denoiser, clock: Clock) -> None:
-        """Say beforehand what it will cost."""
+        """Report beforehand what it will cost."""
 
-    def due(self, images: int, *, ending: bool) -> bool:
-        """Whether the weights should be judged after so many images."""
+    def is_due(self, images: int, *, end: bool) -> bool:
+        """Whether the weights should be scored after so many images seen."""
 
-    def __call__(self, averaged: Denoiser, images: int) -> None:
-        """Judge the averaged weights after so many images.
+    def score(self, averaged: Denoiser, images: int) -> None:
+        """Score the averaged weights after so many images seen.
 
         Raises PreemptedError or StoppedByUserError where a signal asks to stop meanwhile.
         """
 
 
 class Trainer:
-    """One training: what step k does is a function of the seed and of the images seen before it.
+    """One training: step k is a function of the seed and of the images seen before it.
 
-    So a resumed run goes the way it would have gone, and one on several processes goes the way of
+    So a resumed run takes the steps that it would have taken, and one on several processes those of
     one process with the same global batch.
     """
 
@@ -66,217 +83,224 @@ class Trainer:
         self,
         run: RunDirectory,
         config: RunConfig,
-        state: State,
-        pictures: DecodedImages,
+        state: TrainingState,
+        images: DecodedImages,
         held_out: DecodedImages,
-        machine: Execution,
+        execution: Execution,
         reporter: Reporter,
-        score: Score | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
-        self.score = score
         self.run, self.config, self.state = run, config, state
-        self.pictures, self.held_out = pictures, held_out
-        self.machine, self.reporter = machine, reporter
-        if machine.compiled:
-            state.network.compile()  # in place, so that its weights keep their names
-        self.network = distributed.data_parallel(state.network, machine.device)
+        self.images, self.held_out = images, held_out
+        self.execution, self.reporter, self.scorer = execution, reporter, scorer
+        if execution.compiled:
+            state.network.compile()  # in place, so that its parameters keep their names
+        self.network = distributed.data_parallel(state.network, execution.device)
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
-        self.batches = Batches(config, schedule, pictures, machine.device)
-        self.saver = Saver(run, config, state, self.averaged, machine.device)
-        self.journal = MetricsLog(run, config, state.progress, machine.device)
-        self.health = DivergenceMonitor(run, config, state.progress, pictures, machine.precision)
+        self.batches = Batches(config, schedule, images, execution.device)
+        self.saver = Saver(run, config, state, self.averaged, execution.device)
+        self.log = MetricsLog(run, config, state.progress, execution.device)
+        self.monitor = DivergenceMonitor(run, config, state.progress, images, execution.precision)
 
-    def train(self, request: stopping.StopRequest) -> None:
-        """Train until the budget is used.
+    def train(self, stop: stopping.StopRequest) -> None:
+        """Train until the budget is used up.
 
         Raises PreemptedError or StoppedByUserError, after a snapshot, when a signal asks to stop,
-        DivergedError when numbers stay non-finite, and DdpmError where a save failed.
+        DivergedError when steps stay non-finite, and DdpmError where a save failed.
         """
-        config, progress, saver = self.config, self.state.progress, self.saver
-        batch = config.optimiser.batch
-        clock = Clock(config, len(self.pictures), progress)
+        progress, saver = self.state.progress, self.saver
+        clock = Clock(self.config, len(self.images), progress)
         progress.processes = distributed.world_size()
         self.network.train()
-        if self.score is not None and clock.used < 1:
-            with watchdog.paused():
-                self.score.announce(self.averaged, clock)
-        if self.machine.compiled and clock.used < 1:
-            self._compile()
+        if not clock.is_over:
+            self._prepare(clock)
 
         with saver, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * clock.used)
-            while clock.used < 1 and not self._out_of_patience():
-                # Choose the learning rate.
-                lr = learning_rate(config.optimiser, progress.images, clock.used)
-                for group in self.state.optimiser.param_groups:
-                    group["lr"] = lr
-
-                # Take this process's share of the batch, hide it under noise, find the gradient.
-                share = self.batches.draw(progress.images, self.state.history)
-                losses = self._accumulate(share)
-                norm, good = self._examine(losses)
-                progress.images += batch
+            while not clock.is_over and not self._is_out_of_patience():
+                # Learn: the gradient of this rank's shard of the batch.
+                lr = self._set_learning_rate(clock)
+                shard = self.batches.draw(progress.images, self.state.history)
+                losses = self._accumulate_gradients(shard)
+                norm, is_finite = self._clip_gradients(losses)
+                progress.images += self.config.optimiser.batch
                 progress.steps += 1
 
-                # Agree with the other processes on the time, on whether to stop, and on whether
-                # anything went wrong anywhere.
-                signal, bad, failed, progress.save_seconds = clock.tick(
-                    progress, request.signal, not good, saver.failed, saver.seconds
+                # Agree: all ranks on the time, a signal, non-finite steps and failed saves.
+                signal, non_finite, save_failed, progress.save_seconds = clock.tick(
+                    progress, stop.signal, not is_finite, saver.failed, saver.seconds
                 )
                 watchdog.step()
-                if failed:
-                    saver.finish()  # raises what went wrong
-                if clock.used >= 1:
-                    signal = 0  # it ends here anyway, and whole
+                if save_failed:
+                    saver.finish()  # raises its error
+                due = self._due(clock, int(signal))
 
-                # Step, unless the numbers went bad.
-                self._step(share, losses, good=not bad)
-                self.health.note(lr, norm, good=not bad)
-                ending = clock.used >= 1
-                validating = ending or saver.due()
-                score = self._due_score()
-                saving = validating or signal != 0 or score is not None
-                self._stay_finite(share, losses, weights_too=saving)
-
-                # Validate, log and save when it is time; signals and scores only add snapshots.
-                held_out = None
-                if validating:
-                    looked = time.monotonic()
-                    with watchdog.paused():
-                        held_out = self._validate()
-                    looking = time.monotonic() - looked
-                if validating or passed_multiple(progress.images, batch, self.journal.every):
-                    self.journal.write(bar, clock.used, lr, norm, held_out)
-                if saving:
-                    self.journal.keep()
-                    saver.start(best=validating and self._is_best(held_out))
-                if signal or score is not None:
-                    saver.finish()  # before what may take minutes
-                if validating:
-                    looked = time.monotonic()
-                    saver.show(ending=ending)
-                    progress.validation_seconds = looking + time.monotonic() - looked
-                if signal:
-                    raise stopping.stopped_error(int(signal), str(self.run.path))
-                self._judge(score)
+                # Act: step, unless it is non-finite anywhere; then whatever is due.
+                self._step(shard, losses, is_finite=not non_finite)
+                self.monitor.record(lr, norm, is_finite=not non_finite)
+                self._stop_if_diverged(shard, losses, check_weights=due.save)
+                self._validate_and_save(due, bar, clock, lr, norm)
+                if due.signal:
+                    raise stopping.stopped_error(due.signal, str(self.run.path))
+                if due.score:
+                    self._score()
 
             saver.finish()
-            self._judge(self._due_score(ending=True))
+            if self.scorer is not None and self.scorer.is_due(progress.images, end=True):
+                self._score()
 
-        if self._out_of_patience():
+        if self._is_out_of_patience():
             self.reporter.say(
                 f"No better loss for {progress.stale} snapshots: stopped early; "
                 f"the best weights are {self.run.best}"
             )
 
-    def _compile(self) -> None:
-        """Let torch compile the network, which it does when it is first used, forth and back."""
-        self.reporter.say("Compiling the network: this can take minutes.")
+    def _prepare(self, clock: Clock) -> None:
+        """Announce what scores will cost, and compile: torch does so at the first use."""
         with watchdog.paused():
-            self._accumulate(self.batches.draw(self.state.progress.images, self.state.history))
-        self.state.optimiser.zero_grad(set_to_none=True)
+            if self.scorer is not None:
+                self.scorer.announce(self.averaged, clock)
+            if self.execution.compiled:
+                self.reporter.say("Compiling the network: this can take minutes.")
+                seen = self.state.progress.images
+                self._accumulate_gradients(self.batches.draw(seen, self.state.history))
+                self.state.optimiser.zero_grad(set_to_none=True)
 
-    def _accumulate(self, share: Batch) -> Tensor:
+    def _set_learning_rate(self, clock: Clock) -> float:
+        lr = learning_rate(self.config.optimiser, self.state.progress.images, clock.used)
+        for group in self.state.optimiser.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _accumulate_gradients(self, shard: Batch) -> Tensor:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
 
-        The losses of this process's share (B,), before they are weighted by importance.
+        Returns the losses of this rank's shard (B,), without importance weights.
         """
-        learn, progress = self.config.optimiser, self.state.progress
+        optimiser, progress = self.config.optimiser, self.state.progress
         if self.config.network.dropout:
             torch.manual_seed(
-                seeds.derive(learn.seed, "dropout", progress.images, distributed.rank())
+                seeds.derive(optimiser.seed, "dropout", progress.images, distributed.rank())
             )
-        scale = distributed.world_size() / learn.batch  # the processes' gradients are averaged
-        parts, unweighted = share.parts(self.machine.microbatch), []
-        for part in parts:
-            with distributed.accumulate_gradients(self.network, last=part is parts[-1]):
-                losses = self._losses(self.denoiser, part)
+        scale = distributed.world_size() / optimiser.batch  # gradients are averaged over ranks
+        microbatches, unweighted = shard.microbatches(self.execution.microbatch), []
+        for batch in microbatches:
+            last = batch is microbatches[-1]
+            with distributed.accumulate_gradients(self.network, last=last):
+                losses = self._losses(self.denoiser, batch)
                 unweighted.append(losses.detach())
-                torch.autograd.backward(scale * _weighted(losses, part).sum())
+                torch.autograd.backward(scale * _weighted(losses, batch).sum())
         return torch.cat(unweighted)
 
-    def _losses(self, denoiser: Denoiser, part: Batch) -> Tensor:
-        """The loss of each picture (B,)."""
-        with devices.autocast(self.machine.device, self.machine.precision):
-            return training_loss(denoiser, part.noised, part.condition, self.config.objective)
+    def _losses(self, denoiser: Denoiser, batch: Batch) -> Tensor:
+        """The loss of each image (B,)."""
+        with devices.autocast(self.execution.device, self.execution.precision):
+            return training_loss(denoiser, batch.noised, batch.condition, self.config.objective)
 
-    @torch.no_grad()
-    def _validate(self) -> float | None:
-        """The averaged network's loss on the held-out pictures; None without any."""
-        if not len(self.held_out):
-            return None
-        summed = torch.zeros((), device=self.machine.device)
-        for share in self.batches.held_out(self.held_out):
-            for part in share.parts(self.machine.microbatch):
-                summed += self._losses(self.averaged, part).sum()
-        return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
-
-    def _examine(self, losses: Tensor) -> tuple[float, bool]:
+    def _clip_gradients(self, losses: Tensor) -> tuple[float, bool]:
         """Clip the gradient: its norm before that, and whether it and all losses are finite.
 
         The one place where a step waits for the device.
         """
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip)
-        seen: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
-        return seen[0], math.isfinite(seen[0]) and seen[1] == 1
+        values: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
+        return values[0], math.isfinite(values[0]) and values[1] == 1
 
-    def _step(self, share: Batch, losses: Tensor, *, good: bool) -> None:
-        """Move the weights, their average and the memory of losses; a bad step leaves all alone."""
-        learn, state = self.config.optimiser, self.state
-        if good:
+    def _due(self, clock: Clock, signal: int) -> Due:
+        end = clock.is_over
+        score = self.scorer is not None and self.scorer.is_due(
+            self.state.progress.images, end=False
+        )
+        # At the end of the budget a signal changes nothing: the training ends anyway, complete.
+        return Due(0 if end else signal, end, end or self.saver.is_due(), score)
+
+    def _step(self, shard: Batch, losses: Tensor, *, is_finite: bool) -> None:
+        """Update weights, average and loss history; a non-finite step changes none of them."""
+        optimiser, state = self.config.optimiser, self.state
+        if is_finite:
             state.optimiser.step()
             decay = ema.decay_after(
-                learn.batch, state.progress.images, learn.ema_halflife, learn.ema_rampup
+                optimiser.batch,
+                state.progress.images,
+                optimiser.ema_halflife,
+                optimiser.ema_rampup,
             )
             ema.update(state.average, state.network, decay)
             if state.history is not None:
-                self._remember(state.history, share.noised.sigma, losses)
-            self.journal.count(_weighted(losses, share))
+                self._record_losses(state.history, shard.noised.sigma, losses)
+            self.log.count(_weighted(losses, shard))
         state.optimiser.zero_grad(set_to_none=True)
 
-    def _remember(self, history: LossHistory, sigma: Tensor, losses: Tensor) -> None:
-        """Let every process's history know the losses of the whole batch."""
-        mine = distributed.shard(self.config.optimiser.batch)
-        seen = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
-        seen[0, mine], seen[1, mine] = sigma, losses.to("cpu", torch.float64)
-        history.record(*distributed.all_reduce_sum(seen))
+    def _record_losses(self, history: LossHistory, sigma: Tensor, losses: Tensor) -> None:
+        """Record the losses of the global batch in every rank's history."""
+        own = distributed.shard(self.config.optimiser.batch)
+        values = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
+        values[0, own], values[1, own] = sigma, losses.to("cpu", torch.float64)
+        history.record(*distributed.all_reduce_sum(values))
 
-    def _stay_finite(self, share: Batch, losses: Tensor, *, weights_too: bool) -> None:
-        """Raise DivergedError where steps stay bad, or weights that are to be saved went wrong."""
-        trouble = self.health.trouble
-        if not trouble and weights_too:
-            (broken,) = distributed.all_reduce_max(not self.state.finite())
-            trouble = "the weights are no longer finite" if broken else ""
-        if trouble:
+    def _stop_if_diverged(self, shard: Batch, losses: Tensor, *, check_weights: bool) -> None:
+        """Raise DivergedError where steps stay non-finite, or weights to be saved are."""
+        reason = self.monitor.reason
+        if not reason and check_weights:
+            (broken,) = distributed.all_reduce_max(not self.state.is_finite())
+            reason = "the weights are no longer finite" if broken else ""
+        if reason:
             self.saver.finish()
-            raise self.health.diverged(trouble, share, losses)
+            raise self.monitor.diverged(reason, shard, losses)
+
+    def _validate_and_save(self, due: Due, bar: Bar, clock: Clock, lr: float, norm: float) -> None:
+        """Validate, log, save and draw, whichever of them is due."""
+        progress, held_out = self.state.progress, None
+        with _timed() as validation:
+            if due.validate:
+                with watchdog.paused():
+                    held_out = self._validate()
+        batch = self.config.optimiser.batch
+        if due.validate or passed_multiple(progress.images, batch, self.log.every):
+            self.log.write(bar, clock.used, lr, norm, held_out)
+        if due.save:
+            self.log.store_unlogged()
+            self.saver.start(best=due.validate and self._is_best(held_out))
+        if due.signal or due.score:
+            self.saver.finish()  # before what may take minutes
+        if due.validate:
+            with _timed() as drawing:
+                self.saver.draw(last=due.end)
+            progress.validation_seconds = validation.seconds + drawing.seconds
+
+    @torch.no_grad()
+    def _validate(self) -> float | None:
+        """The averaged network's mean loss on the held-out images; None without any."""
+        if not len(self.held_out):
+            return None
+        summed = torch.zeros((), device=self.execution.device)
+        for shard in self.batches.held_out(self.held_out):
+            for batch in shard.microbatches(self.execution.microbatch):
+                summed += self._losses(self.averaged, batch).sum()
+        return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
 
     def _is_best(self, held_out: float | None) -> bool:
-        """Is this the best model so far, by the held-out loss or the smoothed training loss?"""
+        """Whether the validation loss, or else the smoothed training loss, is the lowest so far."""
         progress = self.state.progress
-        score = progress.loss_smooth if held_out is None else held_out
-        better = score < progress.best
+        loss = progress.loss_smooth if held_out is None else held_out
+        better = loss < progress.best
         progress.stale = 0 if better else progress.stale + 1
-        progress.best = score if better else progress.best
+        progress.best = loss if better else progress.best
         return better
 
-    def _judge(self, score: Score | None) -> None:
-        if score is not None:
-            with watchdog.paused():
-                score(self.averaged, self.state.progress.images)
+    def _score(self) -> None:
+        assert self.scorer is not None
+        with watchdog.paused():
+            self.scorer.score(self.averaged, self.state.progress.images)
 
-    def _out_of_patience(self) -> bool:
+    def _is_out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.progress.stale
-
-    def _due_score(self, *, ending: bool = False) -> Score | None:
-        images = self.state.progress.images
-        return self.score if self.score and self.score.due(images, ending=ending) else None
 
 
 def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
-    """Rise over the warm-up's images, stay, fall over the last `decay` share of the budget."""
+    """Linear warm-up over images, constant, linear decay over the last part of the budget."""
     rise = min(1.0, (images + config.batch) / config.warmup) if config.warmup else 1.0
     fall = min(1.0, (1 - used) / config.decay) if config.decay else 1.0
     return config.lr * rise * fall
@@ -284,3 +308,15 @@ def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
 
 def _weighted(losses: Tensor, batch: Batch) -> Tensor:
     return losses if batch.importance is None else batch.importance * losses
+
+
+@dataclass
+class _Elapsed:
+    seconds: float = 0.0
+
+
+@contextmanager
+def _timed() -> Iterator[_Elapsed]:
+    elapsed, started = _Elapsed(), time.monotonic()
+    yield elapsed
+    elapsed.seconds = time.monotonic() - started

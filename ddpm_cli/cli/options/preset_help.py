@@ -1,0 +1,49 @@
+"""The help of `ddpm train`, whose defaults are those of a preset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+from ddpm_cli.cli.options.groups import shown_default
+from ddpm_cli.core.config.fields import Setting, settings_of
+from ddpm_cli.core.config.presets import PRESETS, preset
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
+
+_USUAL = "shapes"  # the preset of plain `ddpm train`
+
+
+class PresetHelp(TyperCommand):
+    """A command whose help shows the values of the preset that --preset names, or of `shapes`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note the preset: --help ends the command before options are read."""
+        ctx.meta["preset"] = _named_preset(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the preset's values as the defaults."""
+        config = updated(RunConfig(), preset(ctx.meta["preset"]).settings)
+        settings = {s.parameter: s for s in settings_of(RunConfig) if s.about.panel is not None}
+        for param in self.params:
+            if (setting := settings.get(str(param.name))) is not None:
+                value = _value(config, setting)
+                param.show_default = shown_default(setting, value)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def _value(config: Any, setting: Setting) -> Any:
+    """The config's value of a setting; its default where the part that holds it is left out."""
+    for name in setting.path:
+        config = getattr(config, name, None)
+    return setting.default if config is None else config
+
+
+def _named_preset(args: list[str]) -> str:
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name = following if word == "--preset" else word.removeprefix("--preset=")
+        if name in PRESETS and name != word:
+            return name
+    return _USUAL

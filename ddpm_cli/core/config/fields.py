@@ -1,0 +1,198 @@
+"""Settings: dataclass fields that carry their default, help, unit, panel and check.
+
+Options, help texts, config files, the reference page and the checks are all made from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_cli.core.errors import UsageError
+
+Check = Callable[[str, Any], None]
+"""Takes a setting's name and value. Raises UsageError where the value is not allowed."""
+
+_KEY = "setting"  # of the dataclass field's metadata
+
+
+@dataclass(frozen=True)
+class About:
+    """What is declared of a setting beside its default."""
+
+    help: str
+    unit: str = ""  # of the number: "images", "pixels"
+    panel: str | None = None  # of the command's help; None: no option, config files only
+    option: str | None = None  # its spelling on the command line; None: from the field's name
+    aliases: tuple[str, ...] = ()  # former spellings, accepted and not shown
+    shown: str | None = None  # what the help shows as the default, where the value says too little
+    check: Check | None = None  # of values that are not None
+    parse: Callable[[str], Any] | None = None  # of an option's text; None: by the field's type
+
+
+def setting(default: Any, help: str, **about: Any) -> Any:  # noqa: A002
+    """Declare a dataclass field as a setting; `about` as the fields of About."""
+    return dataclasses.field(default=default, metadata={_KEY: About(help, **about)})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One declared setting of a config dataclass, at its place in the nested config."""
+
+    path: tuple[str, ...]  # ("optimiser", "batch")
+    hint: Any  # the field's type
+    default: Any
+    about: About
+
+    @property
+    def name(self) -> str:
+        """The path as error messages and the reference page write it."""
+        return ".".join(self.path)
+
+    @property
+    def option(self) -> str:
+        """The option that sets it: "--batch"; of a switch "--flip/--no-flip"."""
+        return self.about.option or f"--{self.path[-1].replace('_', '-')}"
+
+    @property
+    def parameter(self) -> str:
+        """The option as a Python name: "batch"."""
+        return self.option.split("/")[0].removeprefix("--").replace("-", "_")
+
+    @property
+    def kind(self) -> Any:
+        """The field's type without None."""
+        if isinstance(self.hint, types.UnionType):
+            return next(kind for kind in typing.get_args(self.hint) if kind is not type(None))
+        return self.hint
+
+
+def settings_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """All settings of a config dataclass, those of nested dataclasses included, in their order."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        found = Setting((*path, field.name), hints[field.name], field.default, About(""))
+        if dataclasses.is_dataclass(found.kind):
+            yield from settings_of(typing.cast(type[Any], found.kind), found.path)
+        elif _KEY in field.metadata:
+            yield dataclasses.replace(found, about=field.metadata[_KEY])
+
+
+class Settings:
+    """Base of config dataclasses: checks every setting when one is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(typing.cast(Any, self)):
+            about, value = field.metadata.get(_KEY), getattr(self, field.name)
+            if about is not None and about.check is not None and value is not None:
+                about.check(field.name, value)
+
+
+def choice(*allowed: object) -> Check:
+    """Allow these values only."""
+
+    def check(name: str, value: object) -> None:
+        one_of(name, value, allowed)
+
+    return check
+
+
+def number(*, zero: bool = False, below: float = math.inf, least: float = 0) -> Check:
+    """Allow finite numbers above zero (or from zero), less than `below`, and at least `least`."""
+
+    def check(name: str, value: Any) -> None:
+        positive(name, value, zero=zero, below=below)
+        if value < least:
+            raise UsageError(f"{name} must be at least {least:g}, not {value}")
+
+    return check
+
+
+above_zero, at_least_zero = number(), number(zero=True)
+
+
+def fraction(name: str, value: float) -> None:
+    """Allow numbers from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is a fraction between 0 and 1, not {value}")
+
+
+def finite(name: str, value: float) -> None:
+    """Allow finite numbers."""
+    if not math.isfinite(value):
+        raise UsageError(f"{name} must be finite, not {value}")
+
+
+def each(check: Check) -> Check:
+    """Apply a check to every element of a tuple."""
+
+    def check_all(name: str, values: Collection[Any]) -> None:
+        for value in values:
+            check(name, value)
+
+    return check_all
+
+
+def one_of(name: str, value: object, allowed: Collection[object]) -> None:
+    """Raise UsageError for a value that is none of those allowed."""
+    if value not in allowed:
+        raise UsageError(
+            f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}"
+        )
+
+
+def positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> None:
+    """Raise UsageError for a number that is not positive (or zero), finite and `below`."""
+    if not ((value >= 0 if zero else value > 0) and value < below):  # also catches NaN
+        low = "at least 0" if zero else "more than 0"
+        high = "finite" if below == math.inf else f"less than {below}"
+        raise UsageError(f"{name} must be {low} and {high}, not {value}")
+
+
+def is_whole_number(word: str) -> bool:
+    """Whether a word consists of the digits 0 to 9 alone: isdecimal() accepts other scripts'."""
+    return word.isascii() and word.isdecimal()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "64" or "64x128" (height x width, in pixels) as (height, width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(is_whole_number(side) and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--size {text!r} should be pixels such as 64, or height x width such as 64x128"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Read "4h", "90m", "1d12h" or "3600" as seconds."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms]?)", text)
+    seconds = sum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise UsageError(
+            f"--time-limit {text!r} should be a time such as 4h, 90m or 3600 (seconds)"
+        )
+    return seconds
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Read "1,2,2,2" as whole numbers."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--multipliers {text!r} should be as 1,2,2,2") from error
+
+
+def choices(names: Collection[str]) -> str:
+    """Names as a help text lists them: "a, b or c"."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}"

@@ -1,0 +1,103 @@
+"""What the work runs on: processes, devices, arithmetic. A run may resume on another machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ddpm_cli.core.config.fields import (
+    Settings,
+    above_zero,
+    at_least_zero,
+    is_whole_number,
+    setting,
+)
+from ddpm_cli.core.errors import UsageError
+
+_MACHINE = "Machine"
+
+
+@dataclass(frozen=True)
+class MachineConfig(Settings):
+    """Processes and nodes, device and precision."""
+
+    nproc: int = setting(
+        1,
+        "Processes on this machine: one a GPU, or each with its share of the CPU's cores.",
+        unit="processes",
+        panel=_MACHINE,
+        check=above_zero,
+    )
+    nnodes: int = setting(
+        1,
+        "Machines that train together, each running this command with --nproc, its own "
+        "--node-rank and the same --rdzv-endpoint.",
+        unit="nodes",
+        panel=_MACHINE,
+        check=above_zero,
+    )
+    node_rank: int = setting(
+        0, "Rank of this machine among them, from 0.", panel=_MACHINE, check=at_least_zero
+    )
+    rdzv_endpoint: str | None = setting(
+        None,
+        "HOST:PORT of the rendezvous: an address of the machine with --node-rank 0, and a free "
+        "port.",
+        panel=_MACHINE,
+    )
+    max_restarts: int = setting(
+        3,
+        "How often all processes are restarted from the newest snapshot when one of several dies.",
+        unit="restarts",
+        panel=_MACHINE,
+        check=at_least_zero,
+    )
+    requeue: bool = setting(
+        False,
+        "When stopped by a signal or for lack of time, put this SLURM job back into the queue once "
+        "all is saved (scontrol requeue); Ctrl-C and SIGINT end it for good.",
+        panel=_MACHINE,
+        option="--requeue",
+    )
+    device: str = setting(
+        "auto", "auto (a CUDA GPU if there is one), cpu, cuda or mps.", panel=_MACHINE
+    )
+    precision: str = setting(
+        "auto",
+        "Of the network's arithmetic: auto (bf16 where the GPU has it), fp32 or bf16.",
+        panel=_MACHINE,
+    )
+    microbatch: int | None = setting(
+        None,
+        "Images in a forward pass of a process; fewer need less memory, with the same gradient.",
+        unit="images",
+        panel=_MACHINE,
+        shown="the process's whole shard of --batch",
+        check=above_zero,
+    )
+    compiled: bool = setting(
+        False,
+        "Compile the network with torch.compile first: minutes, then faster steps, on GPUs above "
+        "all. The weights are the same with and without.",
+        panel=_MACHINE,
+        option="--compile",
+    )
+
+    @property
+    def processes(self) -> int:
+        """Processes on all nodes together."""
+        return self.nproc * self.nnodes
+
+    def check(self) -> None:
+        """Raise UsageError where the settings contradict each other."""
+        if self.node_rank >= self.nnodes:
+            raise UsageError(
+                f"--node-rank {self.node_rank} should be less than --nnodes {self.nnodes}"
+            )
+        if self.nnodes == 1:
+            return
+        host, _, port = (self.rdzv_endpoint or "").rpartition(":")
+        if not host or not is_whole_number(port) or not 0 < int(port) < 1 << 16:
+            raise UsageError(
+                f"--nnodes {self.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the machine "
+                f"with --node-rank 0 such as node01:29500 (seen: {self.rdzv_endpoint or 'none'})"
+            )

@@ -1,0 +1,155 @@
+"""What a call of `ddpm train` asks for, beside the settings of RunConfig."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.core.config.fields import (
+    Settings,
+    above_zero,
+    at_least_zero,
+    number,
+    parse_duration,
+    parse_size,
+    setting,
+)
+from ddpm_cli.core.config.presets import PRESETS
+from ddpm_cli.core.errors import UsageError
+
+_DATA, _CONDITIONS, _OPTIMISATION = "Data", "Conditions", "Optimisation"
+_SAVING, _SCORING, _MACHINE = "Saving", "Scoring", "Machine"
+
+
+@dataclass(frozen=True)
+class ScoringRequest(Settings):
+    """Scores of the averaged weights during training."""
+
+    every: int | None = setting(
+        None,
+        "Images between scores: FID of sampled images against the training's, in scores.jsonl; the "
+        "best weights are kept. Its cost is printed beforehand.",
+        unit="images",
+        panel=_SCORING,
+        option="--fid-every",
+        shown="never",
+        check=above_zero,
+    )
+    count: int | None = setting(
+        None,
+        "Images sampled for a score.",
+        unit="images",
+        panel=_SCORING,
+        option="--fid-n",
+        shown="5,000 images",
+        check=number(least=2),
+    )
+    weights: Path | None = setting(
+        None,
+        "FID Inception weights.",
+        panel=_SCORING,
+        option="--fid-weights",
+        shown="the published ones, downloaded once",
+    )
+    features: Path | None = setting(
+        None,
+        "A classifier of ddpm train-classifier instead: scores are labelled local.",
+        panel=_SCORING,
+        option="--fid-features",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = (self.count, self.weights, self.features)
+        if self.every is None and others != (None, None, None):
+            raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")
+
+
+@dataclass(frozen=True)
+class TrainingRequest(Settings):
+    """Which data, preset and run directory; None where the preset or the data decide."""
+
+    data: str = setting(
+        "shapes",
+        "A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
+        "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100.",
+        panel=_DATA,
+    )
+    preset: str | None = setting(
+        None,
+        f"Settings to start from: {'; '.join(f'{n}: {p.about}' for n, p in PRESETS.items())}.",
+        panel=_DATA,
+        shown="by the data",
+    )
+    config: Path | None = setting(
+        None,
+        "A JSON or TOML file of settings over the preset's, such as a run's config.json.",
+        panel=_DATA,
+    )
+    size: tuple[int, int] | None = setting(
+        None,
+        "Image size in pixels, 64 or 64x128 (height x width): images are cropped to that shape "
+        "around their centre and resized.",
+        panel=_DATA,
+        parse=parse_size,
+        shown="the images' own up to 64, else 64",
+    )
+    channels: int | None = setting(
+        None, "1 grey, 3 colour, 4 with alpha.", panel=_DATA, shown="1 if all are grey, else 3"
+    )
+    skip_bad: bool = setting(
+        False,
+        "Leave unreadable images out instead of stopping.",
+        panel=_DATA,
+        option="--skip-bad",
+    )
+    conditional: bool | None = setting(
+        None,
+        "Learn the classes, or ignore them.",
+        panel=_CONDITIONS,
+        option="--conditional/--unconditional",
+        shown="learn them, unless captions are learned or the preset says otherwise",
+    )
+    captions: bool | None = setting(
+        None,
+        "Learn captions, for --prompt: those of a .txt beside each image (a line a caption), or of "
+        "captions.csv (file,caption) or metadata.jsonl (file_name, text) at the top. The shapes "
+        "have their own.",
+        panel=_CONDITIONS,
+        shown="where they lie beside the images, unless the preset says otherwise",
+    )
+    init_from: Path | None = setting(
+        None,
+        "A run or weights file (of ddpm convert, too) to initialise the weights from. It brings "
+        "its network, size and noise process; classes and captions may be others. A resume "
+        "continues from its snapshot.",
+        panel=_OPTIMISATION,
+        shown="random weights",
+    )
+    out: Path | None = setting(
+        None, "The run directory.", panel=_SAVING, shown="runs/<data>-<size>"
+    )
+    resume: str = setting(
+        "auto",
+        "auto: resume from the newest snapshot if there is one; never: start a new run; or a "
+        "snapshot's path.",
+        panel=_SAVING,
+    )
+    time_limit: float | None = setting(
+        None,
+        "Save and stop (exit code 75) before this time ends: 4h, 90m, 1d12h or seconds.",
+        panel=_MACHINE,
+        parse=parse_duration,
+        shown="when the SLURM job ends (SLURM_JOB_END_TIME), if it is one",
+    )
+    stall_timeout: float = setting(
+        600.0,
+        "Seconds without a finished step after which a process writes its stack traces into the "
+        "run's logs/ and ends; 0: never.",
+        unit="seconds",
+        panel=_MACHINE,
+        check=at_least_zero,
+    )
+    scoring: ScoringRequest = field(default_factory=ScoringRequest)
+    settings: dict[str, Any] = field(default_factory=dict)  # of RunConfig, over preset and file

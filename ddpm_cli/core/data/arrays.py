@@ -1,0 +1,104 @@
+"""Images in memory, or a data set with `__len__` and `__getitem__`, as a source to train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.files import ImageArray, fit
+from ddpm_cli.core.errors import DdpmError, UsageError
+
+_SAMPLED = 64  # images, at most, that enter the fingerprint
+
+
+class Indexed(Protocol):
+    """A NumPy array, a list, a torch data set: items by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class ArraySource:
+    """Images (H, W) or (H, W, C) uint8 by index, grey, RGB or RGBA, with class labels or without.
+
+    An item is an image (an array, or what NumPy makes one of, such as a PIL image) or a pair of
+    image and label. Raises UsageError for anything else.
+    """
+
+    name = "arrays"
+    unclassified = ()
+    captioned = False
+    stamp = ""  # nothing is cached: the images are in memory, or quick to get
+
+    def __init__(
+        self,
+        images: Indexed,
+        labels: Sequence[int] | NDArray[Any] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if len(images) == 0:
+            raise UsageError("there are no images to train on")
+        self._images = images
+        self._pairs = isinstance(images[0], tuple | list)
+        if labels is None and self._pairs:
+            labels = [int(images[i][1]) for i in range(len(images))]
+        self.labels, self.classes = _classes(len(images), labels, classes)
+        first = self._item(0)
+        self.native_size, self.native_channels = (first.shape[1], first.shape[2]), first.shape[0]
+        self.fingerprint = self._fingerprint()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
+        """One image as uint8 (channels, height, width), cropped and resized to `size`."""
+        return fit(self._item(index), channels, size)
+
+    def captions(self) -> Captions:
+        """Raise DdpmError: there are none."""
+        raise DdpmError("arrays have no captions")
+
+    def _item(self, index: int) -> ImageArray:
+        item = self._images[index]
+        array = np.asarray(item[0] if self._pairs else item)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise UsageError(
+                f"image {index} is {array.dtype} {array.shape}; images should be uint8 "
+                "(height, width) or (height, width, channels)"
+            )
+        if array.ndim == 2:
+            return array[None]
+        if array.shape[2] not in (1, 3, 4):
+            raise UsageError(
+                f"image {index} is {array.shape}; the last axis should be 1, 3 or 4 channels"
+            )
+        return array.transpose(2, 0, 1)
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{len(self)} {self.classes}".encode() + self.labels.tobytes())
+        for index in range(0, len(self), -(-len(self) // _SAMPLED)):
+            digest.update(np.ascontiguousarray(self._item(index)).tobytes())
+        return digest.hexdigest()
+
+
+def _classes(
+    count: int, labels: Sequence[int] | NDArray[Any] | None, classes: Sequence[str] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels (N,) int64 and class names; -1 and none without labels."""
+    if labels is None:
+        return np.full(count, -1), ()
+    numbers = np.asarray(labels).astype(np.int64)
+    if numbers.shape != (count,) or numbers.min() < 0:
+        raise UsageError(
+            f"labels should be {count} whole numbers from 0, one an image; they are {numbers.shape}"
+        )
+    names = tuple(map(str, classes or range(int(numbers.max()) + 1)))
+    if numbers.max() >= len(names):
+        raise UsageError(f"label {numbers.max()} has no name: there are {len(names)} classes")
+    return numbers, names
