@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A trained run's distance from real pictures, by sampler and number of steps, as Markdown.
+"""FID of a trained run by sampler and number of steps, as a Markdown table.
 
     python examples/samplers.py mnist:test runs/mnist features.safetensors > table.md
 
-REAL is what `ddpm fid` takes, FEATURES a classifier's weights for `ddpm fid --features`. Every
-cell draws -n pictures from the same noise. (Heun evaluates the network twice a step, the others
+REAL is any input of `ddpm fid`, FEATURES a classifier's weights for `ddpm fid --features`. Every
+cell samples -n images from the same noise. (Heun evaluates the network twice per step, the others
 once.)
 """
 
@@ -28,27 +28,37 @@ SAMPLERS = {
 
 
 def main() -> None:
-    """Measure every cell and print the table, row by row as it is known."""
+    """Compute every cell and print the table row by row."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("real", help="real pictures, as ddpm fid takes them")
+    parser.add_argument("real", help="real images, as ddpm fid takes them")
     parser.add_argument("run", help="a run directory or a weights file")
     parser.add_argument("features", help="a classifier's weights, for ddpm fid --features")
-    parser.add_argument("-n", type=int, default=5000, help="pictures a cell")
+    parser.add_argument("-n", type=int, default=5000, help="images per cell")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50, 1000])
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print("| sampler | " + " | ".join(f"{steps} steps" for steps in asked.steps) + " |")
-    print("| --- |" + " ---: |" * len(asked.steps))
-    for name in asked.samplers:
-        cells = [distance(asked, [*SAMPLERS[name], "--steps", str(steps)]) for steps in asked.steps]
+    arguments = parser.parse_args()
+    print("| sampler | " + " | ".join(f"{steps} steps" for steps in arguments.steps) + " |")
+    print("| --- |" + " ---: |" * len(arguments.steps))
+    for name in arguments.samplers:
+        cells = [
+            distance(arguments, [*SAMPLERS[name], "--steps", str(steps)])
+            for steps in arguments.steps
+        ]
         print(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |", flush=True)
 
 
-def distance(asked: argparse.Namespace, options: list[str]) -> float:
-    """One cell: the Frechet distance that `ddpm fid` reports for pictures drawn in this way."""
-    command = [sys.executable, "-m", "ddpm_cli", "fid", asked.real, asked.run]
-    command += ["--features", asked.features, "-n", str(asked.n), "--seed", str(asked.seed)]
+def distance(arguments: argparse.Namespace, options: list[str]) -> float:
+    """One cell: the Frechet distance that `ddpm fid` reports with these sampling options."""
+    command = [sys.executable, "-m", "ddpm_cli", "fid", arguments.real, arguments.run]
+    command += [
+        "--features",
+        arguments.features,
+        "-n",
+        str(arguments.n),
+        "--seed",
+        str(arguments.seed),
+    ]
     command += ["--metrics", "fid", "--no-spread", "--json", *options]
     print("+", *command[3:], file=sys.stderr)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

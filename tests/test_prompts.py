@@ -1,4 +1,4 @@
-"""The judge of examples/prompts.py, on pictures of which it is known what they show."""
+"""The evaluation of examples/prompts.py, on images with known contents."""
 
 from __future__ import annotations
 
@@ -25,33 +25,35 @@ def example() -> ModuleType:
     return module
 
 
-def test_real_shapes_are_judged_right(example: ModuleType) -> None:
-    source, right = Shapes(300), 0
+def test_real_shapes_are_recognised(example: ModuleType) -> None:
+    source, correct = Shapes(300), 0
     rng = np.random.default_rng(0)
     for index in range(len(source)):
-        noise = rng.normal(0, 6, (3, 32, 32))  # as drawn pictures are: not quite clean
-        picture = np.clip(source.image(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
-        shown = source.describe(index)
-        right += example.evaluate(picture) == (shown.size, shown.colour, shown.figure, shown.ground)
-    assert right >= 297
+        noise = rng.normal(0, 6, (3, 32, 32))  # as in generated images
+        image = np.clip(source.image(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
+        figure = source.describe(index)
+        expected = (figure.size, figure.colour, figure.figure, figure.ground)
+        correct += example.evaluate(image) == expected
+    assert correct >= 297
 
 
-def test_another_figure_or_colour_is_not_taken_for_the_prompted_one(example: ModuleType) -> None:
+def test_all_figures_are_distinguished_and_a_blank_image_is_evaluated(example: ModuleType) -> None:
     blank = np.full((3, 32, 32), 128, np.uint8)
     source = Shapes(12)
-    seen = [example.evaluate(source.image(index, 3, (32, 32))) for index in range(12)]
-    assert len({one.figure for one in seen}) == 6  # the figures come in turn
-    assert example.evaluate(blank).figure in source.classes  # never fails, whatever is drawn
+    contents = [example.evaluate(source.image(index, 3, (32, 32))) for index in range(12)]
+    assert len({content.figure for content in contents}) == 6  # the figures are cycled through
+    assert example.evaluate(blank).figure in source.classes  # never fails
 
 
-def test_training_never_sees_what_is_prompted(
+def test_prompted_captions_are_not_in_the_training_set(
     example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(example, "PICTURES", 600)
+    monkeypatch.setattr(example, "IMAGES", 600)
     example.write_folder(tmp_path)
-    told = {line.partition(",")[2] for line in (tmp_path / "captions.csv").read_text().splitlines()}
+    lines = (tmp_path / "captions.csv").read_text().splitlines()
+    captions = {line.partition(",")[2] for line in lines}
     prompts = example.prompts()
     assert (len(prompts), len(set(prompts))) == (100, 100)
-    assert not told & set(prompts)
-    words = {word for caption in told for word in caption.split()}
+    assert not captions & set(prompts)
+    words = {word for caption in captions for word in caption.split()}
     assert {word for prompt in prompts for word in prompt.split()} <= words

@@ -1,4 +1,4 @@
-"""Frozen text encoders: tiny CLIP and T5 models, made here, against the transformers library."""
+"""Frozen text encoders: tiny random CLIP and T5 models against the transformers library."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ddpm_cli.core.runtime.reporting import Silent
 from tests.conftest import Result
 
 CPU = torch.device("cpu")
-WORDS = ["<pad>", "<end>", "<unknown>", "a", "picture", "dark", "light", "of", "night", "day"]
-SENTENCES = ["a dark picture", "day", "a light picture of a dark night of a dark day"]
+WORDS = ["<pad>", "<end>", "<unknown>", "a", "image", "dark", "light", "of", "night", "day"]
+SENTENCES = ["a dark image", "day", "a light image of a dark night of a dark day"]
 
 
 def write_encoder(folder: Path, kind: str) -> Path:
-    """A randomly initialised encoder of 12 channels, as save_pretrained leaves it."""
+    """A randomly initialised encoder of width 12, as save_pretrained writes it."""
     torch.manual_seed(0)
     if kind == "clip":
         config = transformers.CLIPTextConfig(
@@ -66,32 +66,32 @@ def encoder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return write_encoder(tmp_path / "encoder", getattr(request, "param", "t5"))
 
 
-def fitted(folder: Path) -> TextConfig:
+def resolved(folder: Path) -> TextConfig:
     return tokens.resolve_encoder(TextConfig(str(folder)), SENTENCES)
 
 
 @pytest.mark.parametrize("encoder", ["clip", "t5"], indirect=True)
-def test_vectors_are_the_librarys(encoder: Path) -> None:
-    config = fitted(encoder)
-    longest = 14 if (encoder / "config.json").read_text().find("clip") > 0 else 128
-    assert (config.width, config.length) == (12, longest)
-    read = tokens.tokenise(config, SENTENCES, CPU, Silent())
-    kind = transformers.CLIPTextModel if longest == 14 else transformers.T5EncoderModel
+def test_hidden_states_are_the_librarys(encoder: Path) -> None:
+    config = resolved(encoder)
+    length = 14 if (encoder / "config.json").read_text().find("clip") > 0 else 128
+    assert (config.width, config.length) == (12, length)
+    text = tokens.tokenise(config, SENTENCES, CPU, Silent())
+    kind = transformers.CLIPTextModel if length == 14 else transformers.T5EncoderModel
     model = kind.from_pretrained(encoder).eval()
-    taken = read.take(np.array([2, 0]))
-    assert taken.shape == (2, 12, 12) and taken.dtype == torch.float32
-    for row, sentence in zip(taken, (SENTENCES[2], SENTENCES[0]), strict=True):
-        numbers = torch.tensor([[*(WORDS.index(word) for word in sentence.split()), 1]])
+    rows = text.take(np.array([2, 0]))
+    assert rows.shape == (2, 12, 12) and rows.dtype == torch.float32
+    for row, sentence in zip(rows, (SENTENCES[2], SENTENCES[0]), strict=True):
+        ids = torch.tensor([[*(WORDS.index(word) for word in sentence.split()), 1]])
         with torch.no_grad():
-            alone = model(numbers).last_hidden_state[0]
-        torch.testing.assert_close(row[: numbers.shape[1]], alone, rtol=2e-3, atol=2e-3)  # float16
-        assert (row[numbers.shape[1] :] == 0).all()
+            alone = model(ids).last_hidden_state[0]
+        torch.testing.assert_close(row[: ids.shape[1]], alone, rtol=2e-3, atol=2e-3)  # float16
+        assert (row[ids.shape[1] :] == 0).all()
 
 
-def test_vectors_are_computed_once(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = fitted(encoder)
+def test_hidden_states_are_computed_once(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved(encoder)
     first = tokens.tokenise(config, SENTENCES, CPU, Silent())
-    shutil.rmtree(encoder)  # what is in the cache needs no encoder
+    shutil.rmtree(encoder)  # cached hidden states need no encoder
     again = tokens.tokenise(config, SENTENCES, CPU, Silent())
     assert isinstance(again.values, np.memmap) and np.array_equal(first.values, again.values)
     with pytest.raises(DdpmError, match="encoder: no such folder"):
@@ -99,7 +99,7 @@ def test_vectors_are_computed_once(encoder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_encoder_that_changed_is_refused(encoder: Path) -> None:
-    config = fitted(encoder)
+    config = resolved(encoder)
     weights = encoder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-4] ^= 64
@@ -110,7 +110,7 @@ def test_an_encoder_that_changed_is_refused(encoder: Path) -> None:
 
 def test_captions_of_too_many_tokens_are_refused(encoder: Path) -> None:
     config = tokens.resolve_encoder(TextConfig(str(encoder), length=5), SENTENCES)
-    with pytest.raises(DdpmError, match=r"more than the 5 tokens .* has 12: 'a light picture"):
+    with pytest.raises(DdpmError, match=r"more than the 5 tokens .* has 12: 'a light image"):
         tokens.tokenise(config, SENTENCES, CPU, Silent())
 
 
@@ -121,35 +121,37 @@ def test_pickles_are_not_read(encoder: Path) -> None:
 
 
 def test_other_models_and_folders_are_named(encoder: Path, tmp_path: Path) -> None:
-    about = json.loads((encoder / "config.json").read_text())
-    (encoder / "config.json").write_text(json.dumps(about | {"model_type": "bert"}))
-    with pytest.raises(DdpmError, match="is a bert; known are clip"):
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(DdpmError, match="is a bert; supported are clip"):
         FrozenEncoder(str(encoder))
     (encoder / "config.json").write_text("{")
     with pytest.raises(DdpmError, match=f"--text-encoder {encoder}: "):
         FrozenEncoder(str(encoder))
-    with pytest.raises(DdpmError, match=r"it holds no config\.json"):
+    with pytest.raises(DdpmError, match=r"the folder has no config\.json"):
         FrozenEncoder(str(tmp_path))
 
 
-def test_the_hub_is_asked_once_and_its_absence_said(
+def test_the_hub_is_used_once_and_its_absence_reported(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
 
-    asked = []
+    local_only = []
 
     def fetch(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        asked.append(local_files_only)
+        local_only.append(local_files_only)
         if name == "some/encoder" and not local_files_only:
             assert not any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns)
             return str(encoder)
-        raise OSError("there is no network\nat all")
+        raise OSError("network is unreachable\nat all")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert FrozenEncoder("some/encoder").width == 12
-    assert asked == [True, False]  # what was fetched before needs no network
-    with pytest.raises(DdpmError, match=r"Hugging Face hub: there is no network\. Without network"):
+    assert local_only == [True, False]  # a cached encoder needs no network
+    with pytest.raises(
+        DdpmError, match=r"Hugging Face hub: network is unreachable\. Without network"
+    ):
         FrozenEncoder("other/encoder")
 
 
@@ -162,18 +164,19 @@ def test_without_the_library_the_extra_is_named(
 
 
 @pytest.mark.parametrize("encoder", ["clip"], indirect=True)
-def test_training_and_drawing_with_a_frozen_encoder(
+def test_training_and_sampling_with_a_frozen_encoder(
     train_tiny: Callable[..., Result], ddpm: Callable[..., Result], encoder: Path
 ) -> None:
-    options = ("--caption", "a {class} picture", "--text-encoder", encoder, "--images", 16)
+    options = ("--caption", "a {class} image", "--text-encoder", encoder, "--images", 16)
     done = train_tiny(*options, "--out", "runs/a")
     assert done.code == 0, done.err
-    held = json.loads(Path("runs/a/config.json").read_text())["network"]["text"]
-    assert (held["encoder"], held["width"], held["length"]) == (str(encoder.resolve()), 12, 14)
+    text = json.loads(Path("runs/a/config.json").read_text())["network"]["text"]
+    assert (text["encoder"], text["width"], text["length"]) == (str(encoder.resolve()), 12, 14)
     tensors = load_file("runs/a/model.safetensors")
-    of_text = {name for name in tensors if "conditioning.text" in name}
+    text_tensors = {name for name in tensors if "conditioning.text" in name}
     layer = {f"conditioning.text_map.{part}" for part in ("weight", "bias")}
-    assert of_text == {"conditioning.text.null"} | layer  # the encoder is no part of the weights
+    # the encoder is not in the weights file
+    assert text_tensors == {"conditioning.text.null"} | layer
     draw = ("sample", "runs/a", "-n", 2, "--steps", 2, "--guidance", 2)
     assert ddpm(*draw, "--prompt", "a dark night", "--out", "night").code == 0
     shutil.rmtree(encoder)
@@ -181,7 +184,7 @@ def test_training_and_drawing_with_a_frozen_encoder(
     assert gone.code == 1 and "no such folder" in gone.err and not Path("day").exists()
 
     moved = write_encoder(encoder.with_name("moved"), "clip")  # the same random weights
-    options = ("--caption", "a {class} picture", "--text-encoder", moved, "--images", 32)
+    options = ("--caption", "a {class} image", "--text-encoder", moved, "--images", 32)
     again = train_tiny(*options, "--out", "runs/a")
     assert again.code == 0 and "Resuming from" in again.err, again.err
     shutil.move(moved, moved.with_name("further"))

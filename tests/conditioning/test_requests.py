@@ -1,4 +1,4 @@
-"""What drawn pictures show: classes and prompts, asked for, in turn or unasked."""
+"""Conditions of generated images: requested classes and prompts, and the default plan."""
 
 from __future__ import annotations
 
@@ -46,74 +46,75 @@ BOTH = replace(
 )
 
 
-def shown(config: RunConfig, *classes: str, prompts: tuple[str, ...] = ()) -> ConditionPlan:
+def plan(config: RunConfig, *classes: str, prompts: tuple[str, ...] = ()) -> ConditionPlan:
     return plan_conditions(config, ConditionRequest(classes, prompts), "a model")
 
 
-def labels(wishes: ConditionPlan, count: int = 6, seed: int = 0) -> list[int | None]:
-    return [wishes.label(seed + i) for i in range(count)]
+def labels(plan: ConditionPlan, count: int = 6, seed: int = 0) -> list[int | None]:
+    return [plan.label(seed + i) for i in range(count)]
 
 
-def test_classes_by_name_number_and_how_many() -> None:
-    assert labels(default_plan(CLASSES)) == labels(shown(CLASSES, "all")) == [0, 1, 2, 3, 0, 1]
-    assert labels(shown(CLASSES, "emu", "1"), seed=1) == [1, 3, 1, 3, 1, 3]
-    eight = shown(CLASSES, "cat:2", "dog", "3:2")
-    assert (labels(eight, 5), eight.count) == ([0, 0, 1, 3, 3], 5)
-    assert (labels(shown(CLASSES, "all:2"), 8), shown(CLASSES, "dog").count) == (
+def test_classes_by_name_number_and_count() -> None:
+    assert labels(default_plan(CLASSES)) == labels(plan(CLASSES, "all")) == [0, 1, 2, 3, 0, 1]
+    assert labels(plan(CLASSES, "emu", "1"), seed=1) == [1, 3, 1, 3, 1, 3]
+    counted = plan(CLASSES, "cat:2", "dog", "3:2")
+    assert (labels(counted, 5), counted.count) == ([0, 0, 1, 3, 3], 5)
+    assert (labels(plan(CLASSES, "all:2"), 8), plan(CLASSES, "dog").count) == (
         [0, 0, 1, 1, 2, 2, 3, 3],
         None,
     )
 
 
 def test_random_classes_are_functions_of_the_seed() -> None:
-    wishes = shown(CLASSES, "random:30")
-    assert wishes.count == 30
-    drawn = labels(wishes, 400)
-    assert drawn[7:20] == labels(wishes, 13, seed=7)
-    assert drawn[:8] != drawn[4:12]
-    assert all(70 < count < 130 for count in Counter(drawn).values())  # of 100: 3.5 deviations
-    with pytest.raises(UsageError, match="random stands alone"):
-        shown(CLASSES, "cat", "random")
+    planned = plan(CLASSES, "random:30")
+    assert planned.count == 30
+    chosen = labels(planned, 400)
+    assert chosen[7:20] == labels(planned, 13, seed=7)
+    assert chosen[:8] != chosen[4:12]
+    # 100 are expected of each, within 3.5 standard deviations
+    assert all(70 < count < 130 for count in Counter(chosen).values())
+    with pytest.raises(UsageError, match="random excludes other classes"):
+        plan(CLASSES, "cat", "random")
 
 
-def test_names_that_look_like_wishes_are_names() -> None:
-    odd = replace(BASE, network=replace(BASE.network, classes=("all", "random", "cat:8")))
-    assert labels(shown(odd, "cat:8", "all", "random"), 3) == [2, 0, 1]
-    assert shown(odd, "cat:8").count is None
+def test_class_names_that_look_like_requests_are_names() -> None:
+    config = replace(BASE, network=replace(BASE.network, classes=("all", "random", "cat:8")))
+    assert labels(plan(config, "cat:8", "all", "random"), 3) == [2, 0, 1]
+    assert plan(config, "cat:8").count is None
 
 
-def test_prompts_in_turn_and_unasked() -> None:
-    wishes = shown(CAPTIONS, prompts=("a", "b"))
-    assert [wishes.prompt(seed) for seed in range(3, 6)] == ["b", "a", "b"]
-    assert wishes.label(0) is None and wishes.count is None
+def test_prompts_are_cycled_through_and_have_a_default() -> None:
+    planned = plan(CAPTIONS, prompts=("a", "b"))
+    assert [planned.prompt(seed) for seed in range(3, 6)] == ["b", "a", "b"]
+    assert planned.label(0) is None and planned.count is None
     assert default_plan(CAPTIONS).prompts == ("a cat", "two emus")
     pairs = [(default_plan(BOTH).label(seed), default_plan(BOTH).prompt(seed)) for seed in range(3)]
     assert pairs == [(0, "a cat"), (3, "two emus"), (0, "a cat")]
     assert default_plan(BASE) == ConditionPlan()
 
 
-def test_conditions_hold_what_is_shown() -> None:
-    wishes = shown(BOTH, "dog", "emu", prompts=("ab", "c")).read(BOTH, CPU, Silent())
-    condition = wishes.condition([1, 2], CPU)
+def test_conditions_of_a_plan() -> None:
+    planned = plan(BOTH, "dog", "emu", prompts=("ab", "c")).encode_prompts(BOTH, CPU, Silent())
+    condition = planned.condition([1, 2], CPU)
     assert condition.labels.tolist() == [3, 1]
     assert condition.text.tolist() == [[ord("c") + 1, 0], [ord("a") + 1, ord("b") + 1]]
-    assert default_plan(BASE).read(BASE, CPU, Silent()).condition([0], CPU).is_empty
+    assert default_plan(BASE).encode_prompts(BASE, CPU, Silent()).condition([0], CPU).is_empty
 
 
 @pytest.mark.parametrize(
-    ("config", "asked", "words"),
+    ("config", "requested", "message"),
     [
-        (CLASSES, ConditionRequest(("dgo",)), r"'dgo' is unknown to this model; perhaps dog\?"),
+        (CLASSES, ConditionRequest(("dgo",)), r"'dgo' is not a class of this model; perhaps dog\?"),
         (CLASSES, ConditionRequest(("4",)), "It has 4 classes, numbered from 0"),
-        (CLASSES, ConditionRequest(("cat:0",)), "asks for no picture"),
-        (CLASSES, ConditionRequest(("²",)), "'²' is unknown to this model"),
-        (CLASSES, ConditionRequest(("cat:²",)), "'cat:²' is unknown to this model"),
-        (CLASSES, ConditionRequest(("9" * 5000,)), "is unknown to this model"),
-        (CLASSES, ConditionRequest(("cat:1000000000",)), "asks for more than 1,000,000 pictures"),
+        (CLASSES, ConditionRequest(("cat:0",)), "requests 0 images"),
+        (CLASSES, ConditionRequest(("²",)), "'²' is not a class of this model"),
+        (CLASSES, ConditionRequest(("cat:²",)), "'cat:²' is not a class of this model"),
+        (CLASSES, ConditionRequest(("9" * 5000,)), "is not a class of this model"),
+        (CLASSES, ConditionRequest(("cat:1000000000",)), "requests more than 1,000,000 images"),
         (
             CLASSES,
             ConditionRequest(("random:" + "9" * 5000,)),
-            "asks for more than 1,000,000 pictures",
+            "requests more than 1,000,000 images",
         ),
         (
             CLASSES,
@@ -131,7 +132,7 @@ def test_conditions_hold_what_is_shown() -> None:
             ConditionRequest((), ("x",)),
             "without captions, so --prompt has no meaning for it$",
         ),
-        (CAPTIONS, ConditionRequest((), ("x",), encoder="t5"), "has no frozen text encoder"),
+        (CAPTIONS, ConditionRequest((), ("x",), text_encoder="t5"), "has no frozen text encoder"),
         (BOTH, ConditionRequest((), ("x",)), "give both --class and --prompt, or neither"),
         (BOTH, ConditionRequest(("cat",)), "give both --class and --prompt, or neither"),
         (
@@ -141,32 +142,32 @@ def test_conditions_hold_what_is_shown() -> None:
         ),
     ],
 )
-def test_wishes_that_a_model_cannot_grant(
-    config: RunConfig, asked: ConditionRequest, words: str
+def test_requests_that_a_model_cannot_meet(
+    config: RunConfig, requested: ConditionRequest, message: str
 ) -> None:
-    with pytest.raises(DdpmError, match=words):
-        plan_conditions(config, asked, "a model").encode_prompts(config, CPU, Silent())
+    with pytest.raises(DdpmError, match=message):
+        plan_conditions(config, requested, "a model").encode_prompts(config, CPU, Silent())
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeff a \n\nb, ß\n", encoding="utf-8")
-    asked = ConditionRequest.from_options(None, ["first"], file)
-    assert asked.prompts == ("first", "a", "b, ß")
-    assert plan_conditions(CAPTIONS, asked, "a model").count == 3
-    for content, words in ((b"\n \n", "holds no prompts"), (b"a\xff", "UTF-8")):
+    parsed = ConditionRequest.from_options(None, ["first"], file)
+    assert parsed.prompts == ("first", "a", "b, ß")
+    assert plan_conditions(CAPTIONS, parsed, "a model").count == 3
+    for content, message in ((b"\n \n", "contains no prompts"), (b"a\xff", "UTF-8")):
         file.write_bytes(content)
-        with pytest.raises(DdpmError, match=words):
+        with pytest.raises(DdpmError, match=message):
             ConditionRequest.from_options(None, None, file)
     with pytest.raises(DdpmError, match="no such file"):
         ConditionRequest.from_options(None, None, tmp_path / "none.txt")
-    for prompt, words in ((" ", "empty; --guidance 0"), ("a\udcff", "not UTF-8")):
-        with pytest.raises(UsageError, match=words):
+    for prompt, message in ((" ", "empty; --guidance 0"), ("a\udcff", "not UTF-8")):
+        with pytest.raises(UsageError, match=message):
             ConditionRequest.from_options(None, [prompt], None)
 
 
 def model(config: RunConfig, name: str = "model") -> Path:
-    """A weights file of a network that heeds what it is told."""
+    """A weights file of a random network whose output depends on its condition."""
     torch.manual_seed(0)
     network = UNet(config.network)
     for parameter in network.parameters():
@@ -179,7 +180,7 @@ def manifest(folder: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path(folder, "manifest.jsonl").read_text().splitlines()]
 
 
-def drawn(folder: str) -> list[np.ndarray]:
+def images(folder: str) -> list[np.ndarray]:
     paths = sorted(Path(folder).glob("0*.png"))
     return [files.decode(path.read_bytes(), path.name).astype(int) for path in paths]
 
@@ -195,28 +196,28 @@ def test_sample_draws_prompts(ddpm: Callable[..., Result]) -> None:
         (3, "b"),
     ]
     assert "class" not in manifest("two")[0]
-    held = json.loads(Path("two/sampling.json").read_text())
-    assert held["prompts"] == ["a", "b"]
+    settings = json.loads(Path("two/sampling.json").read_text())
+    assert settings["prompts"] == ["a", "b"]
     size = files.probe(Path("two/grid.png").read_bytes(), "grid")[0]
-    assert size[0] > size[1] > 2 * 96  # two rows of large pictures, words beneath
+    assert size[0] > size[1] > 2 * 96  # two rows of enlarged images with captions
 
-    # a picture depends on its seed and its prompt alone
+    # an image depends on its seed and its prompt alone
     ddpm("sample", path, "-n", 2, "--seed", 2, "--prompt", "a", "--prompt", "b", "--out", "s", *few)
-    two, later = drawn("two"), drawn("s")
+    two, later = images("two"), images("s")
     assert max(abs(two[2] - later[0]).max(), abs(two[3] - later[1]).max()) <= 1
     ddpm("sample", path, "-n", 1, "--seed", 2, "--prompt", "other", "--out", "o", *few)
-    assert abs(drawn("o")[0] - two[2]).max() > 1
+    assert abs(images("o")[0] - two[2]).max() > 1
 
-    # unasked, what it was trained on; none of it counts at guidance 0
-    assert ddpm("sample", path, "-n", 3, "--out", "unasked", *few).code == 0
-    assert [e["prompt"] for e in manifest("unasked")] == ["a cat", "two emus", "a cat"]
+    # by default captions of the training set; prompts have no effect at guidance 0
+    assert ddpm("sample", path, "-n", 3, "--out", "default", *few).code == 0
+    assert [e["prompt"] for e in manifest("default")] == ["a cat", "two emus", "a cat"]
     for prompt in ("a", "b"):
         options = ("--prompt", prompt, "--guidance", 0, "--out", f"free-{prompt}", *few)
         assert ddpm("sample", path, "-n", 1, *options).code == 0
-    assert np.array_equal(drawn("free-a")[0], drawn("free-b")[0])
+    assert np.array_equal(images("free-a")[0], images("free-b")[0])
 
 
-def test_a_file_of_prompts_and_counted_classes_say_how_many(ddpm: Callable[..., Result]) -> None:
+def test_a_file_of_prompts_and_counted_classes_set_the_count(ddpm: Callable[..., Result]) -> None:
     Path("prompts.txt").write_text("a\nb\nc\n")
     done = ddpm("sample", model(CAPTIONS), "--prompts", "prompts.txt", "--steps", 1, "--json")
     assert done.json()["n"] == 3
@@ -228,12 +229,12 @@ def test_a_file_of_prompts_and_counted_classes_say_how_many(ddpm: Callable[..., 
     assert done.json()["prompts"] == ["a"]
 
 
-def test_fewer_pictures_have_a_folder_of_their_own(ddpm: Callable[..., Result]) -> None:
+def test_fewer_images_get_another_folder(ddpm: Callable[..., Result]) -> None:
     path = model(CLASSES)
     for count, folder in ((3, "generated"), (2, "generated-2"), (4, "generated")):
         done = ddpm("sample", path, "-n", count, "--steps", 1, "--json")
         assert done.code == 0, done.err
-        assert (done.json()["out"], len(drawn(folder))) == (folder, count)
+        assert (done.json()["out"], len(images(folder))) == (folder, count)
 
 
 def test_a_model_of_captions_alone_needs_no_null_class_to_be_guided(
@@ -249,7 +250,7 @@ def test_a_model_of_captions_alone_needs_no_null_class_to_be_guided(
     assert (done.code, "no null class" in done.err) == (1, True), done.err
 
 
-def test_fid_draws_prompts(ddpm: Callable[..., Result], photos: Path, trained: Path) -> None:
+def test_fid_uses_prompts(ddpm: Callable[..., Result], photos: Path, trained: Path) -> None:
     options = ("--features", trained, "--steps", 1, "-n", 8, "--metrics", "fid", "--json")
     run = model(CAPTIONS)
     one = ddpm("fid", photos, run, "--prompt", "a", *options)
@@ -259,15 +260,15 @@ def test_fid_draws_prompts(ddpm: Callable[..., Result], photos: Path, trained: P
     assert refused.code == 2 and "for drawing from a run" in refused.err
 
 
-def test_a_model_of_captions_is_judged_by_its_pictures_captions(
+def test_a_model_of_captions_is_scored_with_the_captions_of_its_images(
     train_tiny: Callable[..., Result], ddpm: Callable[..., Result], photos: Path, trained: Path
 ) -> None:
     options = ("--caption", "a {class} one", "--images", 32, "--timesteps", 20)
-    judged = ("--fid-every", 32, "--fid-n", 4, "--fid-features", trained)
-    assert train_tiny(*options, *judged, "--out", "runs/a").code == 0
+    scoring = ("--fid-every", 32, "--fid-n", 4, "--fid-features", trained)
+    assert train_tiny(*options, *scoring, "--out", "runs/a").code == 0
     assert json.loads(Path("runs/a/scores.jsonl").read_text())["images"] == 32
-    told = ddpm("nll", "runs/a", "-n", 2, "--json")
-    assert told.code == 0 and np.isfinite(told.json()["total"])
+    result = ddpm("nll", "runs/a", "-n", 2, "--json")
+    assert result.code == 0 and np.isfinite(result.json()["total"])
     shutil.rmtree(photos / "dark")
     done = ddpm("nll", "runs/a", "--data", photos / "light", "-n", 1)
-    assert done.code == 1 and "these pictures have none" in done.err
+    assert done.code == 1 and "these images have none" in done.err

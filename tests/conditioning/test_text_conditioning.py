@@ -1,4 +1,4 @@
-"""TokenisedText in the network: what they change, what no text is, and the parts written out."""
+"""Text conditioning of the network, the null text, and reference implementations of its parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 
 def randomised(network: Any) -> Any:
-    """Layers that start as zero would hide their errors."""
+    """Random weights: layers initialised to zero would hide errors."""
     torch.manual_seed(0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -50,18 +50,18 @@ def randomised(network: Any) -> Any:
 
 
 def encoded(*sentences: str) -> Tensor:
-    """Bytes plus one, (B, L); an empty sentence is no text."""
+    """Bytes plus one, (B, L); an empty sentence is the null text."""
     rows = [[byte + 1 for byte in sentence.encode()] for sentence in sentences]
     return torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
 
 
 def test_texts_are_their_bytes() -> None:
     sentences = ["a", "ein Grüner", "猫", "\x7f\U0010ffff", "many " * 9]
-    held = tokens.tokenise(TextConfig(length=48), sentences, CPU, Silent())
+    text = tokens.tokenise(TextConfig(length=48), sentences, CPU, Silent())
     order = np.arange(len(sentences))[::-1]
-    for row, number in zip(held.take(order), order, strict=True):
-        assert bytes(b - 1 for b in row.tolist() if b).decode() == sentences[number]
-    assert torch.equal(held.take(np.arange(len(sentences))), encoded(*sentences))
+    for row, index in zip(text.take(order), order, strict=True):
+        assert bytes(b - 1 for b in row.tolist() if b).decode() == sentences[index]
+    assert torch.equal(text.take(np.arange(len(sentences))), encoded(*sentences))
 
 
 def test_texts_that_are_too_long_are_named() -> None:
@@ -69,17 +69,17 @@ def test_texts_that_are_too_long_are_named() -> None:
         tokens.tokenise(TextConfig(length=3), ["abc", "ßß", "abcde"], CPU, Silent())
 
 
-def test_every_parameter_learns_of_captions_and_classes() -> None:
-    for text, shown in ((BYTES, encoded("ab", "")), (VECTORS, torch.randn(2, 3, 6))):
-        network = randomised(UNet(replace(TINY, text=text, classes=("a", "b"))))
-        shown[1] = 0
-        condition = Condition(torch.tensor([0, -1]), shown)
+def test_every_parameter_has_a_gradient_with_captions_and_classes() -> None:
+    for config, text in ((BYTES, encoded("ab", "")), (VECTORS, torch.randn(2, 3, 6))):
+        network = randomised(UNet(replace(TINY, text=config, classes=("a", "b"))))
+        text[1] = 0
+        condition = Condition(torch.tensor([0, -1]), text)
         network(torch.randn(2, 3, 8, 8), torch.zeros(2), condition).square().mean().backward()
         assert [n for n, p in network.named_parameters() if not p.grad.abs().sum() > 0] == []
 
 
 class Bias(nn.Module):
-    """What an unconditional network would have in the place of attention to captions."""
+    """A bias in the place of attention to captions, as in an unconditional network."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -90,21 +90,21 @@ class Bias(nn.Module):
 
 
 @pytest.mark.parametrize("text", [BYTES, VECTORS])
-def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
-    """Its weights are the same, and learned biases stand where captions would be read."""
+def test_the_null_text_is_an_unconditional_network(text: TextConfig) -> None:
+    """It has the same weights, and learned biases in the place of attention to captions."""
     network = randomised(UNet(replace(TINY, text=text)))
     blocks, middle = ("res", "res,attn,channel-attn"), "res,attn,channel-attn,res"
     plain = UNet(replace(TINY, text=None, blocks=blocks, middle=middle)).eval()
-    theirs = network.state_dict()
-    plain.load_state_dict({n: theirs[n] for n in plain.state_dict() if n in theirs}, strict=False)
+    state = network.state_dict()
+    plain.load_state_dict({n: state[n] for n in plain.state_dict() if n in state}, strict=False)
     conditioning = network.conditioning
     null = conditioning.text.null
     with torch.no_grad():
-        even = (null - null.mean()) / (null.var(correction=0) + 1e-5).sqrt()
-        plain.conditioning.second.bias += conditioning.text_map(even)
-    places = dict(network.named_modules())
+        normalised = (null - null.mean()) / (null.var(correction=0) + 1e-5).sqrt()
+        plain.conditioning.second.bias += conditioning.text_map(normalised)
+    layers = dict(network.named_modules())
     biases = 0
-    for name, layer in places.items():
+    for name, layer in layers.items():
         if isinstance(layer, CrossAttention):
             token = layer.token_norm(conditioning.text.null)
             value = layer.key_value(token).chunk(2)[1]
@@ -119,77 +119,78 @@ def test_no_text_is_an_unconditional_network(text: TextConfig) -> None:
     shape = (3, 5) if text is BYTES else (3, 5, 6)
     none = torch.zeros(shape, dtype=torch.int64 if text is BYTES else torch.float32)
     torch.testing.assert_close(network(x, t, Condition(text=none)), expected, rtol=1e-4, atol=1e-5)
-    some = none.clone()
-    some[0, :2] = 7
-    given = network(x, t, Condition(text=some))
-    torch.testing.assert_close(given[1:], expected[1:], rtol=1e-4, atol=1e-5)
-    assert (given[0] - expected[0]).abs().max() > 1e-3
+    mixed = none.clone()
+    mixed[0, :2] = 7
+    out = network(x, t, Condition(text=mixed))
+    torch.testing.assert_close(out[1:], expected[1:], rtol=1e-4, atol=1e-5)
+    assert (out[0] - expected[0]).abs().max() > 1e-3
 
 
-def test_guidance_0_is_no_text_and_1_is_the_text() -> None:
+def test_guidance_0_is_the_null_text_and_1_is_the_text() -> None:
     network = randomised(UNet(TINY))
     denoiser = Denoiser(network, schedules.from_config(DiffusionConfig("cosine", 10)), "v")
     x, sigma = torch.randn(2, 3, 8, 8), torch.full((2,), 1.5, dtype=torch.float64)
-    shown = Condition(text=encoded("red", "a blue"))
-    free, wanted = denoiser(x, sigma), denoiser(x, sigma, shown)
-    for scale, expected in ((0.0, free), (1.0, wanted), (3.0, free + 3 * (wanted - free))):
-        got = guided(denoiser, shown, Sampling(4, guidance=scale))(x, sigma).x0
+    condition = Condition(text=encoded("red", "a blue"))
+    null, conditional = denoiser(x, sigma), denoiser(x, sigma, condition)
+    guided_3 = null + 3 * (conditional - null)
+    for scale, expected in ((0.0, null), (1.0, conditional), (3.0, guided_3)):
+        got = guided(denoiser, condition, Sampling(4, guidance=scale))(x, sigma).x0
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_changes_nothing_and_every_byte_and_its_place_count() -> None:
+def test_padding_has_no_effect_and_every_byte_and_its_position_has() -> None:
     network = randomised(UNet(TINY))
     x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
 
-    def drawn(text: Tensor) -> Tensor:
+    def output(text: Tensor) -> Tensor:
         return network(x, t, Condition(text=text))
 
-    told = drawn(encoded("ab ba"))
+    expected = output(encoded("ab ba"))
     padded = torch.nn.functional.pad(encoded("ab ba"), (0, 9))
-    torch.testing.assert_close(drawn(padded), told, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output(padded), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        network.conditioning.text.null += 1  # is not seen where there is a text
-    torch.testing.assert_close(drawn(encoded("ab ba")), told)
+        network.conditioning.text.null += 1  # not used where there is a text
+    torch.testing.assert_close(output(encoded("ab ba")), expected)
     for other in ("ab bc", "ba ab", "ab b", "b"):
-        assert (drawn(encoded(other)) - told).abs().max() > 1e-5, other
+        assert (output(encoded(other)) - expected).abs().max() > 1e-5, other
 
 
-def test_texts_of_a_batch_do_not_see_each_other() -> None:
+def test_texts_of_a_batch_are_independent() -> None:
     encoder = randomised(TextEmbedding(BYTES))
-    together, seen = encoder(encoded("a", "abc", "", "zz"))
+    together, mask = encoder(encoded("a", "abc", "", "zz"))
     for i, sentence in enumerate(("a", "abc", "", "zz")):
         alone, _ = encoder(encoded(sentence or "?") * bool(sentence))
         count = max(1, len(sentence))
-        assert seen[i].tolist() == [place < count for place in range(3)]
+        assert mask[i].tolist() == [position < count for position in range(3)]
         torch.testing.assert_close(together[i, :count], alone[0, :count], rtol=1e-4, atol=1e-5)
 
 
 def test_the_byte_transformer_is_torchs() -> None:
-    """torch.nn's encoder of the same weights, normalised first."""
+    """torch.nn's pre-norm encoder layer with the same weights."""
     ours = randomised(ByteTransformer(BYTES))
     theirs = nn.TransformerEncoderLayer(
         8, 2, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     text = encoded("abcd", "xy")
-    seen = text != 0
+    mask = text != 0
     h = ours.values(text) + ours.places(torch.arange(4))
     for layer in ours.layers:
         names = {"qkv": "self_attn.in_proj_", "out": "self_attn.out_proj."}
         names |= {"first": "linear1.", "second": "linear2.", "norm1": "norm1.", "norm2": "norm2."}
         weights = {}
-        for our, their in names.items():
-            for kind, value in getattr(layer, our).state_dict().items():
-                weights[their + kind] = value
+        for our_name, their_name in names.items():
+            for kind, value in getattr(layer, our_name).state_dict().items():
+                weights[their_name + kind] = value
         theirs.load_state_dict(weights)
-        h = theirs(h, src_key_padding_mask=~seen)
-    torch.testing.assert_close(ours(text, seen)[seen], ours.norm(h)[seen], rtol=1e-4, atol=1e-5)
+        h = theirs(h, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(text, mask)[mask], ours.norm(h)[mask], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_attention_to_tokens_written_out(heads: int) -> None:
+def test_attention_to_tokens_against_a_loop(heads: int) -> None:
     layer = randomised(CrossAttention(8, replace(TINY, heads=heads)))
     x, tokens = torch.randn(2, 8, 3, 4), torch.randn(2, 5, 8)
-    seen = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
     out = torch.zeros(2, 8, 12)
     for b, count in ((0, 5), (1, 2)):
         q = layer.query(layer.norm(x))[b].flatten(1)
@@ -199,49 +200,48 @@ def test_attention_to_tokens_written_out(heads: int) -> None:
             weights = torch.softmax(q[part].T @ k[part] / math.sqrt(8 / heads), dim=-1)
             out[b, part] = v[part] @ weights.T
     expected = x + layer.out(out.reshape(x.shape))
-    context = BlockContext(torch.zeros(2, 1), None, tokens, seen)
+    context = BlockContext(torch.zeros(2, 1), None, tokens, mask)
     torch.testing.assert_close(layer(x, context), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_fresh_attention_to_tokens_is_the_identity() -> None:
+def test_initial_attention_to_tokens_is_the_identity() -> None:
     x = torch.randn(1, 8, 2, 2)
     context = BlockContext(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
     assert torch.equal(CrossAttention(8, TINY)(x, context), x)
 
 
-def test_the_mean_of_a_frozen_encoders_vectors_does_not_depend_on_their_size() -> None:
+def test_the_mean_of_hidden_states_does_not_depend_on_their_scale() -> None:
     conditioning = randomised(ConditionEmbedding(replace(TINY, text=VECTORS)))
     tokens = torch.randn(2, 3, 6)
     tokens[1, 2] = 0  # the second text is shorter
     one, other = (conditioning(torch.zeros(2), Condition(text=k * tokens)) for k in (1, 100))
     torch.testing.assert_close(one.vector, other.vector, rtol=1e-3, atol=1e-3)
 
-    even = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0, keepdim=True)
-    told = [conditioning.text_map(even[0].mean(0)), conditioning.text_map(even[1, :2].mean(0))]
+    normalised = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0, keepdim=True)
+    means = normalised[0].mean(0), normalised[1, :2].mean(0)
+    text = torch.stack([conditioning.text_map(mean) for mean in means])
     time = conditioning.second(nn.functional.silu(conditioning.first(time_of(conditioning))))
-    torch.testing.assert_close(
-        one.vector, nn.functional.silu(time + torch.stack(told)), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(one.vector, nn.functional.silu(time + text), rtol=1e-3, atol=1e-3)
 
 
 def time_of(conditioning: ConditionEmbedding) -> Tensor:
-    """How time zero is encoded: no sines, all cosines."""
+    """The sinusoidal embedding of time zero: sines are 0, cosines are 1."""
     half = conditioning.config.width // 2
     return torch.cat([torch.zeros(2, half), torch.ones(2, half)], dim=1)
 
 
 @pytest.mark.parametrize("text", [BYTES, VECTORS])
-def test_a_fresh_networks_blocks_begin_to_hear_of_captions(text: TextConfig) -> None:
-    """The map of the mean starts as zero, and leaves it with the first step that reaches it."""
+def test_an_initial_networks_text_map_is_trained(text: TextConfig) -> None:
+    """The map of the mean hidden state starts at zero and leaves it in a few steps."""
     torch.manual_seed(0)
     network = UNet(replace(TINY, text=text))
-    shown = encoded("ab", "c") if text is BYTES else torch.randn(2, 3, 6)
+    captions = encoded("ab", "c") if text is BYTES else torch.randn(2, 3, 6)
     x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
     mapped = network.conditioning.text_map
     assert not any(p.any() for p in mapped.parameters())
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(3):
         optimiser.zero_grad()
-        (network(x, t, Condition(text=shown)) - x).square().mean().backward()
+        (network(x, t, Condition(text=captions)) - x).square().mean().backward()
         optimiser.step()
     assert all(p.any() for p in mapped.parameters())

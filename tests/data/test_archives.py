@@ -1,4 +1,4 @@
-"""Listing and reading picture files of folders and archives."""
+"""Listing and reading the image files of folders and archives."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_zip_reads_like_the_folder_it_was_made_of(tmp_path: Path) -> None:
             archive.write(path, path.relative_to(root))
         archive.writestr("__MACOSX/a/._z.jpg", "no")
         archive.writestr(".thumbs/t.png", "no")
-        archive.writestr("../../outside.png", "a label like any other")
+        archive.writestr("../../outside.png", "a name like any other")
     listing, folder = open_image_files(tmp_path / "in.zip"), open_image_files(root)
     assert listing.names == ("../../outside.png", *folder.names)
     assert [listing.read(i + 1) for i in range(2)] == [folder.read(i) for i in range(2)]
-    assert listing.read(0) == b"a label like any other"
+    assert listing.read(0) == b"a name like any other"
     assert not (tmp_path.parent / "outside.png").exists()
 
 
@@ -61,11 +61,11 @@ def test_zip_can_be_read_by_threads_and_by_other_processes(tmp_path: Path) -> No
         for i in range(200):
             archive.writestr(f"{i:03}.png", f"{i}" * 500)
     listing = open_image_files(tmp_path / "x.zip")
-    wanted = [f"{i}".encode() * 500 for i in range(200)]
+    expected = [f"{i}".encode() * 500 for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(listing.read, range(200))) == wanted
+        assert list(pool.map(listing.read, range(200))) == expected
     copy = pickle.loads(pickle.dumps(listing))
-    assert [copy.read(i) for i in range(200)] == wanted
+    assert [copy.read(i) for i in range(200)] == expected
 
 
 def test_a_forked_process_opens_the_archive_itself(
@@ -74,11 +74,11 @@ def test_a_forked_process_opens_the_archive_itself(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", "a")
     listing = ZipFiles(tmp_path / "x.zip")
-    parents, lock = listing._here()
-    assert listing._here() == (parents, lock)
+    parent, lock = listing._open()
+    assert listing._open() == (parent, lock)
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
-    childs, other_lock = listing._here()
-    assert childs is not parents
+    child, other_lock = listing._open()
+    assert child is not parent
     assert other_lock is not lock
     assert listing.read(0) == b"a"
 
@@ -98,7 +98,7 @@ def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:
         open_image_files(path).read(0)
 
 
-def test_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_contents(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
     first = open_image_files(root).fingerprint()
     assert open_image_files(root).fingerprint() == first
@@ -115,7 +115,7 @@ def test_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
     assert zipped("one") == zipped("one") != zipped("two")
 
 
-def test_no_images_says_what_is_there(tmp_path: Path) -> None:
+def test_no_images_names_the_file_types_found(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", a_DOT_npz="", b_DOT_npz="", c_DOT_json="")
     with pytest.raises(DdpmError, match=r"no images in .*it holds 2 \.npz, 1 \.json"):
         open_image_files(root)
@@ -128,7 +128,7 @@ def test_no_images_says_what_is_there(tmp_path: Path) -> None:
         open_image_files(tmp_path / "x.zip")
 
 
-def test_paths_that_are_no_pictures(tmp_path: Path) -> None:
+def test_paths_without_images(tmp_path: Path) -> None:
     fill(tmp_path, photos__a_DOT_png="a", text_DOT_zip="not a zip", text_DOT_txt="")
     with pytest.raises(DdpmError, match=r"no such folder or \.zip; .* holds photos"):
         open_image_files(tmp_path / "phots")
@@ -150,11 +150,13 @@ def test_damaged_and_oversized_members_are_named(
     with pytest.raises(UnreadableError, match=r"x\.zip:a\.png: Bad CRC"):
         listing.read(0)
     monkeypatch.setattr(archives, "FILE_LIMIT", 200)
-    with pytest.raises(UnreadableError, match=r"big\.png holds 300 bytes, more than the 200"):
+    with pytest.raises(
+        UnreadableError, match=r"big\.png has 300 bytes, more than the limit of 200"
+    ):
         listing.read(1)
     root = fill(tmp_path / "in", big_DOT_png="B" * 300, gone_DOT_png="")
     folder = open_image_files(root)
-    with pytest.raises(UnreadableError, match=r"big\.png holds 300 bytes"):
+    with pytest.raises(UnreadableError, match=r"big\.png has 300 bytes"):
         folder.read(0)
     (root / "gone.png").unlink()
     with pytest.raises(UnreadableError, match=r"gone\.png: No such file"):
@@ -162,18 +164,18 @@ def test_damaged_and_oversized_members_are_named(
 
 
 def test_a_copy_has_the_same_fingerprint_but_another_stamp(tmp_path: Path) -> None:
-    """A run goes on from unpacked copies; what is cached of the files is made again."""
+    """A run resumes with unpacked copies; caches are computed again."""
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
     first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
     os.utime(root / "b.png", ns=(10**18, 10**18))
     assert open_image_files(root).fingerprint() == first
     assert open_image_files(root).stamp() != stamp
-    (root / "b.png").write_text("c")  # of the same size, and no older by its date
+    (root / "b.png").write_text("c")  # of the same size and modification time
     os.utime(root / "b.png", ns=(10**18, 10**18))
     assert open_image_files(root).fingerprint() != first
 
 
-def test_a_fingerprint_reads_the_beginnings_of_few_files(tmp_path: Path) -> None:
+def test_a_fingerprint_reads_the_first_bytes_of_few_files(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", **{f"{i:04}_DOT_png": "x" for i in range(130)})
     first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
     changed = []

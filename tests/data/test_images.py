@@ -1,4 +1,4 @@
-"""Bytes and numbers, picture files, the built-in shapes, sources, and the order of training."""
+"""Pixels, image files, the built-in shapes, sources, and the order of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_bytes_to_numbers_and_back() -> None:
+def test_pixels_to_unit_range_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_unit(levels)), levels)
     assert (to_unit(levels)[0].item(), to_unit(levels)[255].item()) == (-1, 1)
@@ -41,7 +41,7 @@ def test_bytes_to_numbers_and_back() -> None:
     [
         (Image.new("L", (4, 4), 100), 3, [100, 100, 100]),
         (Image.new("RGB", (4, 4), (10, 20, 30)), 3, [10, 20, 30]),
-        (Image.new("RGBA", (4, 4), (10, 20, 30, 0)), 3, [255, 255, 255]),  # laid on white
+        (Image.new("RGBA", (4, 4), (10, 20, 30, 0)), 3, [255, 255, 255]),  # composited on white
         (Image.new("RGBA", (4, 4), (10, 20, 30, 40)), 4, [10, 20, 30, 40]),
         (Image.new("1", (4, 4), 1), 1, [255]),
         (Image.new("P", (4, 4), 0), 3, [0, 0, 0]),
@@ -57,10 +57,10 @@ def test_cmyk_and_orientation_and_animations() -> None:
     cmyk = encoded(Image.new("CMYK", (4, 4), (0, 0, 0, 0)), "JPEG")
     assert files.decode(cmyk, "x.jpg")[:, 0, 0].tolist() == [255, 255, 255]
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter
-    turned = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
-    assert files.decode(turned, "x.jpg").shape == (3, 8, 4)
-    assert files.probe(turned, "x.jpg") == ((8, 4), 3)
+    exif[0x0112] = 6  # rotated by a quarter turn
+    rotated = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
+    assert files.decode(rotated, "x.jpg").shape == (3, 8, 4)
+    assert files.probe(rotated, "x.jpg") == ((8, 4), 3)
     first, second = Image.new("L", (4, 4), 0), Image.new("L", (4, 4), 255)
     animation = encoded(first, "GIF", save_all=True, append_images=[second])
     assert files.decode(animation, "x.gif", 1).max() == 0
@@ -72,15 +72,15 @@ def test_crop_keeps_the_middle_and_resizing_keeps_the_mean() -> None:
     data = encoded(Image.fromarray(pixels))
     assert (files.decode(data, "x.png", 3, (20, 20)) == 200).all()
     halves = np.zeros((64, 64), np.uint8)
-    halves[:, ::2] = 254  # finer than the target can show: antialiased to grey
+    halves[:, ::2] = 254  # beyond the target's Nyquist limit: averages to grey
     small = files.decode(encoded(Image.fromarray(halves)), "x.png", 1, (8, 8))
     assert abs(small[:, :, 1:-1].astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"not a picture", encoded(Image.effect_noise((64, 64), 50))[:900]]
+    "data", [b"", b"not an image", encoded(Image.effect_noise((64, 64), 50))[:900]]
 )
-def test_what_is_no_picture_is_named(data: bytes) -> None:
+def test_files_that_are_not_images_are_named(data: bytes) -> None:
     with pytest.raises(files.UnreadableError, match=r"holiday\.png"):
         files.decode(data, "holiday.png")
 
@@ -98,9 +98,9 @@ def test_a_gif_holds_its_last_frame(tmp_path: Path) -> None:
     assert durations == [100, 100, 1100]
 
 
-def test_a_grid_has_every_picture_in_its_place() -> None:
-    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
-    sheet = files.grid(pictures, gap=1)
+def test_a_grid_places_every_image() -> None:
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
+    sheet = files.grid(images, gap=1)
     assert sheet.shape == (3, 2 * 5 + 1, 3 * 5 + 1)
     assert [sheet[0, 1, 1 + 5 * i] for i in range(3)] == [0, 1, 2]
     assert [sheet[0, 6, 1 + 5 * i] for i in range(3)] == [3, 4, 255]
@@ -115,24 +115,24 @@ def test_shapes_are_functions_of_their_index() -> None:
 
 
 @pytest.mark.parametrize("index", range(12))
-def test_shapes_show_what_they_say(index: int) -> None:
-    shown, picture = Shapes().describe(index), Shapes().image(index, 3, (64, 64))
-    assert shown.caption == f"a {shown.size} {shown.colour} {shown.figure} on {shown.ground}"
-    pixels = {tuple(p) for p in picture.reshape(3, -1).T.tolist()}
-    assert COLOURS[shown.ground] in pixels
-    assert COLOURS[shown.colour] in pixels
-    assert tuple(picture[:, 0, 0]) == COLOURS[shown.ground]  # figures stay within the picture
+def test_shapes_match_their_description(index: int) -> None:
+    figure, image = Shapes().describe(index), Shapes().image(index, 3, (64, 64))
+    assert figure.caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.ground}"
+    pixels = {tuple(p) for p in image.reshape(3, -1).T.tolist()}
+    assert COLOURS[figure.ground] in pixels
+    assert COLOURS[figure.colour] in pixels
+    assert tuple(image[:, 0, 0]) == COLOURS[figure.ground]  # figures stay inside the image
 
 
-def test_shapes_figures_differ() -> None:
-    """Each figure covers its own share of the square around it."""
+def test_figures_of_shapes_differ() -> None:
+    """Each figure covers a different fraction of its bounding square."""
     x, y = np.meshgrid(np.linspace(-1, 1, 401), np.linspace(-1, 1, 401))
-    shares = {name: inside(x, y).mean() for name, inside in FIGURES.items()}
-    assert shares["circle"] == pytest.approx(np.pi / 4, abs=0.01)
-    assert shares["square"] == pytest.approx(0.64, abs=0.01)
-    assert shares["ring"] == pytest.approx(np.pi / 4 * (1 - 0.55**2), abs=0.01)
+    fractions = {name: inside(x, y).mean() for name, inside in FIGURES.items()}
+    assert fractions["circle"] == pytest.approx(np.pi / 4, abs=0.01)
+    assert fractions["square"] == pytest.approx(0.64, abs=0.01)
+    assert fractions["ring"] == pytest.approx(np.pi / 4 * (1 - 0.55**2), abs=0.01)
     # Ten triangles between tip, notch and centre: 5 r R sin(36 degrees) of 4.
-    assert shares["star"] == pytest.approx(5 * 0.42 * np.sin(np.pi / 5) / 4, abs=0.01)
+    assert fractions["star"] == pytest.approx(5 * 0.42 * np.sin(np.pi / 5) / 4, abs=0.01)
 
 
 def test_folders_are_classes(photos: Path) -> None:
@@ -153,13 +153,13 @@ def test_a_zip_is_read_like_its_folder(photos: Path, tmp_path: Path) -> None:
     assert all((one.image(i, 3, (8, 8)) == other.image(i, 3, (8, 8))).all() for i in range(24))
 
 
-def test_pictures_without_folders_have_no_classes(photos: Path) -> None:
+def test_images_without_folders_have_no_classes(photos: Path) -> None:
     source = sources.open_source(str(photos / "dark"))
     assert source.classes == ()
     assert set(source.labels) == {-1}
 
 
-def test_grey_or_mixed_pictures_choose_channels_and_size(tmp_path: Path) -> None:
+def test_grey_or_mixed_images_choose_channels_and_size(tmp_path: Path) -> None:
     for i in range(3):
         files.write_png(tmp_path / "grey" / f"{i}.png", np.full((1, 20, 30), 9, np.uint8))
     assert sources.open_source(str(tmp_path / "grey")).native_channels == 1
@@ -169,13 +169,13 @@ def test_grey_or_mixed_pictures_choose_channels_and_size(tmp_path: Path) -> None
     assert sources.open_source(str(tmp_path / "grey")).native_size == (64, 64)
 
 
-def test_a_folder_that_is_here_wins_over_a_data_set_of_its_name(photos: Path) -> None:
+def test_an_existing_folder_takes_precedence_over_a_data_set_of_its_name(photos: Path) -> None:
     assert len(sources.open_source("shapes")) == 12_000
     photos.rename("shapes")
     assert len(sources.open_source("shapes")) == 24
 
 
-def test_unknown_data_names_what_is_known() -> None:
+def test_unknown_data_lists_the_known_sets() -> None:
     with pytest.raises(DdpmError, match=r"nowhere.*shapes.*cifar10"):
         sources.open_source("nowhere")
     with pytest.raises(UsageError, match="cifar10:train and cifar10:test"):
@@ -216,7 +216,7 @@ def test_mnist_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(source.classes) == 10
 
 
-def test_a_data_set_without_network_says_how_to_bring_it(
+def test_a_data_set_without_network_says_how_to_copy_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchvision.datasets import utils
@@ -235,34 +235,34 @@ def prepared(photos: Path) -> loader.DecodedImages:
     return loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
 
 
-def test_prepared_pictures_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
+def test_prepared_images_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
     images, labels = prepared.take(np.array([0, 23]))
     source = sources.open_source(str(photos))
     assert (images[1].numpy() == source.image(23, 3, (8, 8))).all()
     assert labels.tolist() == [0, 1]
 
 
-def test_changed_pictures_are_read_again(prepared: loader.DecodedImages, photos: Path) -> None:
+def test_changed_images_are_decoded_again(prepared: loader.DecodedImages, photos: Path) -> None:
     files.write_png(photos / "dark" / "0.png", np.full((3, 8, 8), 77, np.uint8))
     again = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
     assert (again.take(np.array([0]))[0] == 77).all()
 
 
-def test_unreadable_pictures_stop_unless_they_may_be_skipped(photos: Path) -> None:
+def test_unreadable_images_stop_unless_they_may_be_skipped(photos: Path) -> None:
     (photos / "dark" / "5.png").write_bytes(b"broken")
     (photos / "light" / "7.png").write_bytes(b"")
     source = sources.open_source(str(photos))
-    for _ in range(2):  # nothing half-written is taken for whole
+    for _ in range(2):  # a partial file is not taken for a complete one
         with pytest.raises(DdpmError, match=r"2 of 24 .*dark/5\.png.*light/7\.png.*--skip-bad"):
             loader.prepare(source, 3, (8, 8), Silent())
-    kept = loader.prepare(source, 3, (8, 8), Silent(), skip_bad=True)
-    assert len(kept) == 22
-    assert kept.take(np.arange(22))[1].tolist() == [0] * 11 + [1] * 11
+    readable = loader.prepare(source, 3, (8, 8), Silent(), skip_bad=True)
+    assert len(readable) == 22
+    assert readable.take(np.arange(22))[1].tolist() == [0] * 11 + [1] * 11
     with pytest.raises(DdpmError, match="2 of 24"):
         loader.prepare(source, 3, (8, 8), Silent())
 
 
-def test_holding_out_parts_the_pictures(prepared: loader.DecodedImages) -> None:
+def test_holdout_splits_the_images(prepared: loader.DecodedImages) -> None:
     training, held_out = prepared.split(5, seed=0)
     assert (len(training), len(held_out)) == (19, 5)
     assert sorted([*training.rows, *held_out.rows]) == list(range(24))
@@ -270,7 +270,7 @@ def test_holding_out_parts_the_pictures(prepared: loader.DecodedImages) -> None:
         prepared.split(24, seed=0)
 
 
-def test_every_epoch_is_a_permutation_and_any_stretch_can_be_asked_for() -> None:
+def test_every_epoch_is_a_permutation_with_random_access() -> None:
     order = loader.SampleOrder(10, seed=3)
     whole = order.indices(0, 40)
     assert [sorted(whole[e * 10 : e * 10 + 10]) for e in range(4)] == [list(range(10))] * 4
@@ -282,12 +282,12 @@ def test_every_epoch_is_a_permutation_and_any_stretch_can_be_asked_for() -> None
     assert (loader.SampleOrder(10, seed=4).indices(0, 10) != whole[:10]).any()
 
 
-def test_a_picture_beside_class_folders_is_named(
+def test_an_image_beside_class_folders_is_named(
     train_tiny: Callable[..., Result], photos: Path
 ) -> None:
     (photos / "dark" / "0.png").rename(photos / "cover.png")
-    told = "1 of 24 images lies in no class folder (cover.png)"
+    message = "1 of 24 images lies in no class folder (cover.png)"
     result = train_tiny("--dry-run")
-    assert (result.code, told in result.err) == (0, True)
+    assert (result.code, message in result.err) == (0, True)
     result = train_tiny("--dry-run", "--conditional")
-    assert (result.code, f"--conditional, but {told}" in result.err) == (2, True)
+    assert (result.code, f"--conditional, but {message}" in result.err) == (2, True)

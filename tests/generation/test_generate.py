@@ -1,4 +1,4 @@
-"""Drawing pictures: each depends on its seed alone, and a folder holds exactly what was asked."""
+"""Generation: each image depends on its seed alone, and a folder has exactly those requested."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate
+from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, derive
 from tests.conftest import Result
@@ -25,24 +26,26 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model(train_tiny: Callable[..., Result]) -> generate.Model:
+def model(train_tiny: Callable[..., Result]) -> Model:
     assert train_tiny("--out", "runs/tiny").code == 0
-    return generate.load_model(Path("runs/tiny/model.safetensors"), CPU, torch.float32)
+    return load_model(Path("runs/tiny/model.safetensors"), CPU, torch.float32)
 
 
-def asked(classes: list[str] | None) -> ConditionRequest:
+def class_request(classes: list[str] | None) -> ConditionRequest:
     return ConditionRequest(tuple(classes or ()))
 
 
-def pictures(
-    model: generate.Model,
+def generated(
+    model: Model,
     count: int,
     seed: int,
     batch: int,
-    how: Sampling,
+    sampling: Sampling,
     classes: list[str] | None = None,
 ) -> np.ndarray:
-    request = generate.resolve_request(model, count, seed, asked(classes), how, Silent())
+    request = generate.resolve_request(
+        model, count, seed, class_request(classes), sampling, Silent()
+    )
     batches = generate.draw(model, request, range(count), batch, Silent())
     return np.concatenate([images for _, images in batches])
 
@@ -55,21 +58,23 @@ def test_noise_is_a_function_of_the_seed() -> None:
     assert derive(1, "a") != derive(1, "b") != derive(2, "b")
 
 
-@pytest.mark.parametrize("how", [Sampling(4), Sampling(4, eta=1.0, guidance=3)])
-def test_a_picture_depends_on_its_seed_alone(model: generate.Model, how: Sampling) -> None:
-    together = pictures(model, 7, 10, 7, how)
-    in_parts = pictures(model, 7, 10, 3, how)
-    shifted = pictures(model, 3, 14, 2, how)
-    # Kernels may sum in another order for another batch size: one grey level.
+@pytest.mark.parametrize("sampling", [Sampling(4), Sampling(4, eta=1.0, guidance=3)])
+def test_an_image_depends_on_its_seed_alone(model: Model, sampling: Sampling) -> None:
+    together = generated(model, 7, 10, 7, sampling)
+    in_parts = generated(model, 7, 10, 3, sampling)
+    shifted = generated(model, 3, 14, 2, sampling)
+    # The order of summation may depend on the batch size: one grey level.
     assert abs(together.astype(int) - in_parts).max() <= 1
     assert abs(together[4:].astype(int) - shifted).max() <= 1
     assert (together[0] != together[2]).any()
 
 
-def test_classes_come_in_turn_by_name_or_number(model: generate.Model) -> None:
+def test_classes_are_cycled_through_by_name_or_number(model: Model) -> None:
     def labels(classes: list[str] | None, seed: int = 0) -> list[int | None]:
-        request = generate.resolve_request(model, 4, seed, asked(classes), Sampling(4), Silent())
-        return [request.about(i)[0] for i in range(4)]
+        request = generate.resolve_request(
+            model, 4, seed, class_request(classes), Sampling(4), Silent()
+        )
+        return [request.label_and_prompt(i)[0] for i in range(4)]
 
     assert labels(None) == [0, 1, 0, 1]
     assert labels(None, seed=1) == [1, 0, 1, 0]
@@ -77,12 +82,12 @@ def test_classes_come_in_turn_by_name_or_number(model: generate.Model) -> None:
     assert labels(["1", "dark"]) == [1, 0, 1, 0]
 
 
-def test_more_steps_than_the_model_has(model: generate.Model) -> None:
+def test_more_steps_than_the_model_has(model: Model) -> None:
     with pytest.raises(UsageError, match="the model's 1000 timesteps, not 1001"):
         generate.resolve_request(model, 1, 0, ConditionRequest(), Sampling(1001), Silent())
 
 
-def test_the_folder_holds_exactly_n(ddpm: Callable[..., Result], model: generate.Model) -> None:
+def test_the_folder_has_exactly_n_images(ddpm: Callable[..., Result], model: Model) -> None:
     result = ddpm("sample", "-n", 5, "--steps", 3, "--seed", 7, "--out", "out", "--json")
     assert result.code == 0
     document = result.json()
@@ -97,65 +102,63 @@ def test_the_folder_holds_exactly_n(ddpm: Callable[..., Result], model: generate
     assert imageio.imread("out/grid.png").min() < 255
 
 
-def test_a_half_done_folder_is_completed(
-    ddpm: Callable[..., Result], model: generate.Model
-) -> None:
+def test_an_incomplete_folder_is_completed(ddpm: Callable[..., Result], model: Model) -> None:
     command = ("sample", "-n", 4, "--steps", 3, "--out", "out")
     assert ddpm(*command).code == 0
-    whole = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    complete = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     for name in ("000001.png", "grid.png", "manifest.jsonl"):
         Path("out", name).unlink()
     again = ddpm(*command, "--json")
     assert (again.code, again.json()["drawn"]) == (0, 1)
-    assert {path.name for path in Path("out").iterdir()} == whole.keys()
+    assert {path.name for path in Path("out").iterdir()} == complete.keys()
     kept = ("000000.png", "000002.png", "000003.png", "manifest.jsonl")
-    assert all(Path("out", name).read_bytes() == whole[name] for name in kept)
+    assert all(Path("out", name).read_bytes() == complete[name] for name in kept)
 
 
-def test_pictures_of_two_calls_are_never_mixed(
-    ddpm: Callable[..., Result], model: generate.Model
+def test_images_of_different_settings_are_never_mixed(
+    ddpm: Callable[..., Result], model: Model
 ) -> None:
     assert ddpm("sample", "-n", 4, "--steps", 3, "--out", "out").code == 0
     other = ddpm("sample", "-n", 4, "--steps", 4, "--out", "out")
     assert (other.code, "--overwrite" in other.err) == (1, True)
     fewer = ddpm("sample", "-n", 2, "--steps", 3, "--out", "out")
-    assert (fewer.code, "more than 2 pictures" in fewer.err) == (1, True)
+    assert (fewer.code, "more than 2 images" in fewer.err) == (1, True)
     replaced = ddpm("sample", "-n", 2, "--steps", 4, "--out", "out", "--overwrite")
     assert replaced.code == 0
     assert len(list(Path("out").glob("0*.png"))) == 2
     assert len(Path("out/manifest.jsonl").read_text().splitlines()) == 2
 
 
-def test_overwriting_touches_only_what_was_drawn(
-    ddpm: Callable[..., Result], model: generate.Model
+def test_overwriting_deletes_only_generated_images(
+    ddpm: Callable[..., Result], model: Model
 ) -> None:
     Path("mine").mkdir()
     for name in ("000000.png", "1-cat.png", "notes.txt"):
         Path("mine", name).write_text("mine")
     result = ddpm("sample", "-n", 1, "--steps", 2, "--out", "mine", "--overwrite")
-    assert (result.code, "did not draw" in result.err) == (1, True)
+    assert (result.code, "did not write" in result.err) == (1, True)
     assert all(path.read_text() == "mine" for path in Path("mine").iterdir())
 
 
-def test_a_folder_of_drawn_pictures_holds_n_pictures_for_other_commands(
-    ddpm: Callable[..., Result], model: generate.Model
+def test_a_generated_folder_has_n_images_for_other_commands(
+    ddpm: Callable[..., Result], model: Model
 ) -> None:
     assert ddpm("sample", "-n", 3, "--steps", 2, "--out", "out").code == 0
-    assert len(open_image_files(Path("out")).names) == 3  # grid.png is none of them
+    assert len(open_image_files(Path("out")).names) == 3  # without grid.png
 
 
-def test_without_a_name_the_next_free_folder_is_taken(
-    ddpm: Callable[..., Result], model: generate.Model
+def test_without_a_name_the_next_free_folder_is_used(
+    ddpm: Callable[..., Result], model: Model
 ) -> None:
-    def place(*arguments: object) -> str:
+    def folder(*arguments: object) -> str:
         return str(ddpm("sample", "-n", 1, *arguments, "--json").json()["out"])
 
-    assert place("--steps", 2) == "runs/tiny/generated"
-    assert place("--steps", 3) == "runs/tiny/generated-2"
-    assert place("--steps", 2) == "runs/tiny/generated"  # the same pictures: they are there
+    assert folder("--steps", 2) == "runs/tiny/generated"
+    assert folder("--steps", 3) == "runs/tiny/generated-2"
+    assert folder("--steps", 2) == "runs/tiny/generated"  # the same images, already there
 
 
-def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: generate.Model) -> None:
+def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: Model) -> None:
     assert ddpm("sample", "-n", 2, "--steps", 3, "--sampler", "ddpm", "--out", "a").code == 0
     assert ddpm("sample", "-n", 2, "--steps", 3, "--eta", 1, "--out", "b").code == 0
     assert ddpm("sample", "-n", 2, "--steps", 3, "--eta", 0, "--out", "c").code == 0
@@ -163,9 +166,7 @@ def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: generat
     assert a == b != c
 
 
-def test_two_processes_draw_the_same_pictures(
-    ddpm: Callable[..., Result], model: generate.Model
-) -> None:
+def test_two_processes_generate_the_same_images(ddpm: Callable[..., Result], model: Model) -> None:
     from tests.training.test_training import finished, shell
 
     command = ("sample", "-n", 5, "--steps", 3)
@@ -179,12 +180,12 @@ def test_two_processes_draw_the_same_pictures(
 
 
 @pytest.mark.parametrize(("show", "width"), [("xt", 1), ("x0", 1), ("both", 2)])
-def test_a_gif_goes_from_noise_to_the_pictures(
-    ddpm: Callable[..., Result], model: generate.Model, show: str, width: int
+def test_a_gif_starts_at_noise_and_ends_at_the_images(
+    ddpm: Callable[..., Result], model: Model, show: str, width: int
 ) -> None:
     arguments = ("-n", 4, "--steps", 6, "--every", 2, "--show", show, "--out", "film.gif", "--json")
     result = ddpm("gif", *arguments)
-    count = 3 if show == "x0" else 4  # nothing has been seen in the noise that comes first
+    count = 3 if show == "x0" else 4  # the initial noise has no x0 prediction
     assert (result.code, result.json()["frames"]) == (0, count)
     frames = imageio.imread("film.gif", index=None)
     assert len(frames) == count
@@ -197,7 +198,7 @@ def test_a_gif_goes_from_noise_to_the_pictures(
     assert abs(last - expected).mean() < 12
 
 
-def test_gifs_are_not_overwritten(ddpm: Callable[..., Result], model: generate.Model) -> None:
+def test_gifs_are_not_overwritten(ddpm: Callable[..., Result], model: Model) -> None:
     quick = ("gif", "-n", 1, "--steps", 2, "--json")
     assert ddpm(*quick).json()["out"] == "runs/tiny/denoising.gif"
     assert ddpm(*quick).json()["out"] == "runs/tiny/denoising-2.gif"
@@ -207,7 +208,7 @@ def test_gifs_are_not_overwritten(ddpm: Callable[..., Result], model: generate.M
     assert ddpm(*quick, "--out", "x.gif", "--overwrite").code == 0
 
 
-def test_models_without_classes_say_so(
+def test_models_without_classes_refuse_guidance_and_classes(
     ddpm: Callable[..., Result], train_tiny: Callable[..., Result]
 ) -> None:
     assert train_tiny("--out", "runs/plain", "--unconditional").code == 0
@@ -221,7 +222,7 @@ def test_models_without_classes_say_so(
     assert ddpm("sample", "runs/always", "-n", 1, "--steps", 2).code == 0
 
 
-def test_files_of_something_else(ddpm: Callable[..., Result], model: generate.Model) -> None:
+def test_other_files_are_refused(ddpm: Callable[..., Result], model: Model) -> None:
     from safetensors.torch import load_file, save_file
 
     Path("text.safetensors").write_text("hello")
@@ -231,7 +232,7 @@ def test_files_of_something_else(ddpm: Callable[..., Result], model: generate.Mo
     from ddpm_cli.core.checkpoints import weights
 
     weights.save(Path("short.safetensors"), shorter, model.config, 1)
-    for name, words in (
+    for name, message in (
         ("text.safetensors", "no readable weights file"),
         ("other.safetensors", "not the config"),
         ("short.safetensors", "norm.weight"),
@@ -239,7 +240,7 @@ def test_files_of_something_else(ddpm: Callable[..., Result], model: generate.Mo
         (".", "is not a run"),
     ):
         result = ddpm("sample", name)
-        assert (result.code, words in result.err) == (1, True), result.err
+        assert (result.code, message in result.err) == (1, True), result.err
         assert len(result.err.splitlines()) == 1
 
 
@@ -257,7 +258,7 @@ def test_the_newest_run_is_the_default(
     assert result.json()["weights"] == "runs/new/model.safetensors"
 
 
-def test_impossible_requests() -> None:
+def test_invalid_requests() -> None:
     with pytest.raises(DdpmError, match="-n"):
         generate.GenerationRequest(0, 0, ConditionPlan(), Sampling())
 
@@ -274,36 +275,32 @@ def test_impossible_requests() -> None:
         ("--sampler ipndm --guidance 3 --guidance-interval 0.1,10", 4),
     ],
 )
-def test_every_option_draws_and_is_recorded(
-    ddpm: Callable[..., Result], model: generate.Model, options: str, nfe: int
+def test_every_option_works_and_is_recorded(
+    ddpm: Callable[..., Result], model: Model, options: str, nfe: int
 ) -> None:
-    words = options.split()
-    result = ddpm("sample", "-n", 2, "--steps", 3, *words, "--out", "out", "--json")
+    arguments = options.split()
+    result = ddpm("sample", "-n", 2, "--steps", 3, *arguments, "--out", "out", "--json")
     assert result.code == 0, result.err
     assert result.json()["nfe"] == nfe
     recorded = json.loads(Path("out/sampling.json").read_text())
-    for name, value in zip(words[::2], words[1::2], strict=True):
-        held = recorded[name.strip("-").replace("-", "_")]
+    for name, value in zip(arguments[::2], arguments[1::2], strict=True):
+        setting = recorded[name.strip("-").replace("-", "_")]
         assert value == (
-            ",".join(f"{x:g}" for x in held)
-            if isinstance(held, list)
-            else str(held).removesuffix(".0")
+            ",".join(f"{x:g}" for x in setting)
+            if isinstance(setting, list)
+            else str(setting).removesuffix(".0")
         )
-    assert ddpm("sample", "-n", 2, "--steps", 3, *words, "--out", "out").code == 0  # completed
-    film = ddpm("gif", "-n", 2, "--steps", 3, *words, "--out", "film.gif", "--json")
+    assert ddpm("sample", "-n", 2, "--steps", 3, *arguments, "--out", "out").code == 0  # completed
+    film = ddpm("gif", "-n", 2, "--steps", 3, *arguments, "--out", "film.gif", "--json")
     assert film.json()["sampler"] == recorded["sampler"]
 
 
-def test_a_variance_that_was_not_learned(
-    ddpm: Callable[..., Result], model: generate.Model
-) -> None:
+def test_a_variance_that_was_not_learned(ddpm: Callable[..., Result], model: Model) -> None:
     result = ddpm("sample", "-n", 1, "--steps", 2, "--sampler", "ddpm", "--variance", "learned")
     assert (result.code, "use --variance fixed-small" in result.err) == (2, True)
 
 
-def test_a_start_with_the_picture_in_sight_is_said(
-    ddpm: Callable[..., Result], model: generate.Model
-) -> None:
-    given = ("sample", "-n", 1, "--steps", 1, "--spacing")
-    assert "expect poor pictures" in ddpm(*given, "leading").err
-    assert "poor" not in ddpm(*given, "trailing", "--out", "other").err
+def test_a_late_start_is_reported(ddpm: Callable[..., Result], model: Model) -> None:
+    command = ("sample", "-n", 1, "--steps", 1, "--spacing")
+    assert "expect poor images" in ddpm(*command, "leading").err
+    assert "poor" not in ddpm(*command, "trailing", "--out", "other").err

@@ -152,7 +152,7 @@ def test_truncated_files_are_named_and_can_be_left_out(tmp_path: Path, kind: str
 
 def test_a_text_named_png_and_a_bomb(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(DdpmError, match=r"a\.png: not a picture"):
+    with pytest.raises(DdpmError, match=r"a\.png: not an image"):
         everything(opened(tmp_path))
     header = io.BytesIO()
     Image.fromarray(noise(1, 1)).save(header, "png")

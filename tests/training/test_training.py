@@ -87,7 +87,7 @@ def test_it_overfits_a_few_pictures(tmp_path: Path) -> None:
         snapshot_every=1000,
     )
     state = trained(tmp_path, config)
-    shown = pictures().bytes / 127.5 - 1
+    shown = pictures().pixels / 127.5 - 1
     only_the_mean = np.square(shown - shown.mean(axis=0)).mean()
     assert state.progress.loss_smooth < 0.2 * only_the_mean
 
@@ -197,7 +197,7 @@ def test_weights_carry_their_config(tmp_path: Path) -> None:
 def test_the_best_is_kept_and_patience_ends_a_run_that_gets_worse(tmp_path: Path) -> None:
     """The held-out pictures are the negatives of the others': learning more makes them worse."""
     all_pictures = pictures()
-    negative = replace(all_pictures, bytes=255 - all_pictures.bytes)
+    negative = replace(all_pictures, pixels=255 - all_pictures.pixels)
     one_kind = replace(all_pictures, rows=all_pictures.rows[::2])
     config = replace(
         CONFIG,

@@ -78,11 +78,12 @@ def fid(
     when they miss some kinds of real pictures.
     """
     from ddpm_cli.core.errors import DdpmError, UsageError
+    from ddpm_cli.core.generation.run_images import RunImages
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
-    from ddpm_cli.core.training import scoring as models
+    from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     reporter, how = console.reporter(), sampling.sampling
     if save_real is not None and save_real.suffix != ".npz":
@@ -90,9 +91,9 @@ def fid(
     if save_real is not None and save_real.exists() and not overwrite:
         raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
     network = scoring.ExtractorOptions(weights, features, protocol, batch, precision)
-    if models.is_run(real):
+    if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    drawing = models.is_run(fake)
+    drawing = is_run_or_weights(fake)
     unsaid = (None, conditioning.ConditionOptions(), 0, common.SamplingOptions())
     if not drawing and (count, shown, seed, sampling) != unsaid:
         raise UsageError(f"-n, --steps and the like are for drawing from a run; {fake} is none")
@@ -108,8 +109,8 @@ def fid(
         return
     chosen = devices.choose_device(device)
     if other is None:
-        request = models.Drawing(Path(fake), count, seed, shown.request, how)
-        other = models.images_of_run(request, batch, chosen, reporter)
+        request = RunImages(Path(fake), count, seed, shown.request, how)
+        other = request.open(batch, chosen, reporter)
     wanted = RequestedMetrics.parse(metrics, one, other, spread=spread, floor=floor, cache=cache)
     with distributed.process_group(chosen):
         extractor = None if known else network.load(chosen, reporter)

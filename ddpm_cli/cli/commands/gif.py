@@ -50,11 +50,12 @@ def gif(
 ) -> None:
     """Show pictures appearing out of noise, as a GIF."""
     from ddpm_cli.core.generation import animation, folder, generate
+    from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, run_directory
 
     how, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
-    model = generate.load_model(
+    model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     request = generate.resolve_request(model, count, seed, shown.request, how, reporter)

@@ -41,7 +41,7 @@ def nll(
 
     Every picture takes one evaluation of the network for each of the model's timesteps.
     """
-    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
@@ -49,7 +49,7 @@ def nll(
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
-    model = generate.load_model(
+    model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
     kind = choose_variance(model, variance)
@@ -61,7 +61,7 @@ def nll(
         )
         result = measure(model, pictures, count, seed, batch, kind, reporter)
     document = result.document()
-    spread = "" if result.spread is None else f" ± {result.spread:.4f}"
+    spread = "" if result.standard_error is None else f" ± {result.standard_error:.4f}"
     text = (
         f"{result.total:.4f} bits/dim{spread} = {result.prior:.4g} prior "
         f"+ {document['kl']:.4f} KL + {document['decoder']:.4f} decoder "

@@ -46,6 +46,7 @@ def sample(
     """Draw pictures from a trained model."""
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import folder, generate
+    from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, distributed, run_directory
 
     how, asked = sampling.sampling, shown.request
@@ -53,7 +54,7 @@ def sample(
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)
-    model = generate.load_model(
+    model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
     with distributed.process_group(chosen):

@@ -1,1 +1,1 @@
-"""What images should show: conditions, requests, tokenised captions."""
+"""Conditions: class labels, prompts and tokenised captions."""

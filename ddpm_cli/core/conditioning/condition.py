@@ -1,4 +1,4 @@
-"""What pictures should show: classes, texts, both or nothing."""
+"""The condition of a batch: class labels, text, both or neither."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from ddpm_cli.core.config.run import NULL_CLASS
 
 
 class Condition(NamedTuple):
-    """A class and a text for each of B pictures; None where the model knows no such thing.
+    """A class label and a text for each of B images; None where the model is not conditioned on it.
 
-    A text is L bytes of UTF-8, each plus one, or L vectors of a frozen encoder; zeros follow its
-    end. No text is zeros alone.
+    A text is L bytes of UTF-8, each plus one, or L hidden states of a frozen encoder, padded with
+    zeros. The null text is all zeros.
     """
 
     labels: Tensor | None = None  # (B,) int64, NULL_CLASS for none
     text: Tensor | None = None  # (B, L) int64, or (B, L, D) float32
-    augmented: Tensor | None = None  # (B, 9) float32: how training moved them; None: not at all
+    augmented: Tensor | None = None  # (B, 9) float32 augmentation labels; None: not augmented
 
     @property
     def is_empty(self) -> bool:
-        """Whether the model knows neither classes nor texts."""
+        """Whether there are neither class labels nor texts."""
         return self.labels is None and self.text is None
 
-    def drop(self, chosen: Tensor) -> Condition:
-        """Forget what the pictures chosen, (B,) bool, should show."""
+    def drop(self, mask: Tensor) -> Condition:
+        """Replace class and text by the null condition where `mask`, (B,) bool, is set."""
         labels, text, augmented = self
         if labels is not None:
-            labels = labels.masked_fill(chosen.to(labels.device), NULL_CLASS)
+            labels = labels.masked_fill(mask.to(labels.device), NULL_CLASS)
         if text is not None:
-            text = text.masked_fill(chosen.to(text.device).reshape(-1, *[1] * (text.ndim - 1)), 0)
+            text = text.masked_fill(mask.to(text.device).reshape(-1, *[1] * (text.ndim - 1)), 0)
         return Condition(labels, text, augmented)
 
     def select(self, rows: slice) -> Condition:
-        """What some of the pictures should show."""
+        """The condition of some of the images."""
         return Condition(*(None if field is None else field[rows] for field in self))
 
     def to(self, device: torch.device) -> Condition:
-        """The same on another device."""
+        """Move all tensors to a device."""
         return Condition(*(None if field is None else field.to(device) for field in self))
 
     def with_null(self) -> Condition:
-        """Twice as many pictures: these, and after them as many of which nothing is said."""
-        given = next(field for field in self if field is not None)
-        null = self.drop(torch.ones(len(given), dtype=torch.bool, device=given.device))
+        """Stack with the null condition for classifier-free guidance: 2B rows, the null ones last.
+
+        Source: Ho & Salimans (2022).
+        """
+        first = next(field for field in self if field is not None)
+        null = self.drop(torch.ones(len(first), dtype=torch.bool, device=first.device))
         pairs = zip(self, null, strict=True)
         return Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 

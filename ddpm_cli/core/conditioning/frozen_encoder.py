@@ -1,4 +1,4 @@
-"""Frozen text encoders, CLIP's and T5's. The only place that knows the transformers library."""
+"""Frozen CLIP and T5 text encoders. The only module that imports the transformers library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError, first_line
 
-_MODELS = {  # by the model_type of config.json
+_MODELS = {  # by model_type of config.json
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
     "t5": "T5EncoderModel",
@@ -21,14 +21,14 @@ _MODELS = {  # by the model_type of config.json
     "umt5": "UMT5EncoderModel",
 }
 _FILES = ["config.json", "*token*", "*vocab*", "merges.txt", "*.model", "model*.safetensors*"]
-_PROBES, _PROBED = 64, 65_536  # places looked at to tell weights apart, bytes at each
-_AT_A_TIME = 64  # sentences in a forward pass
+_CHUNKS, _CHUNK_SIZE = 64, 65_536  # of a weights file that its fingerprint hashes; bytes of each
+_BATCH = 64  # sentences in a forward pass
 
 
 class FrozenEncoder:
-    """A pretrained encoder of a folder, or of the Hugging Face hub; it never learns.
+    """A pretrained text encoder from a folder or the Hugging Face hub; it is not trained.
 
-    Its weights are read when they are needed first. Raises DdpmError where it cannot be used.
+    Its weights are loaded at first use. Raises DdpmError where it cannot be used.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,7 +39,7 @@ class FrozenEncoder:
         if not self._weights:
             raise DdpmError(
                 f"--text-encoder {name} holds no safetensors weights. Others are pickles, which "
-                "may run code, and are not read: choose a revision with model.safetensors, or "
+                "may run code, and are not loaded: choose a revision with model.safetensors, or "
                 "convert them with save_pretrained where you trust them"
             )
         try:
@@ -50,69 +50,72 @@ class FrozenEncoder:
         self._kind = config.model_type
         if self._kind not in _MODELS:
             raise DdpmError(
-                f"--text-encoder {name} is a {self._kind}; known are {', '.join(sorted(_MODELS))}"
+                f"--text-encoder {name} is a {self._kind}; "
+                f"supported are {', '.join(sorted(_MODELS))}"
             )
-        about = getattr(config, "text_config", config)
-        self.width = int(about.hidden_size)
-        self.longest: int | None = getattr(about, "max_position_embeddings", None)  # in tokens
+        text_config = getattr(config, "text_config", config)
+        self.width = int(text_config.hidden_size)
+        self.max_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
 
     @property
     def fingerprint(self) -> str:
-        """Tells these weights from others, by their sizes and by bytes from all over them."""
+        """SHA-256 of the weights files' names and sizes and of chunks spread over each of them."""
         digest = hashlib.sha256()
         for path in self._weights:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode())
             with path.open("rb") as file:
-                for place in range(0, size, max(_PROBED, size // _PROBES)):
-                    file.seek(place)
-                    digest.update(file.read(_PROBED))
+                for offset in range(0, size, max(_CHUNK_SIZE, size // _CHUNKS)):
+                    file.seek(offset)
+                    digest.update(file.read(_CHUNK_SIZE))
         return digest.hexdigest()
 
     def tokens(self, sentences: Sequence[str]) -> list[list[int]]:
-        """The numbers of the sentences' tokens, special ones included."""
-        found: list[list[int]] = self._tokenizer(list(sentences))["input_ids"]
-        return found
+        """Token ids of each sentence, special tokens included."""
+        ids: list[list[int]] = self._tokenizer(list(sentences))["input_ids"]
+        return ids
 
-    def vectors(
+    def hidden_states(
         self, tokens: Sequence[Sequence[int]], device: torch.device
     ) -> Iterator[NDArray[np.float16]]:
-        """The last hidden states (L, D) of each sentence in turn."""
+        """Yield the last hidden states (L, D) of each sentence."""
         model = self._model().to(device)
-        for start in range(0, len(tokens), _AT_A_TIME):
-            some = tokens[start : start + _AT_A_TIME]
-            lengths = [len(sentence) for sentence in some]
-            numbers = torch.full((len(some), max(lengths)), self._tokenizer.pad_token_id or 0)
-            for row, sentence in zip(numbers, some, strict=True):
+        for start in range(0, len(tokens), _BATCH):
+            batch = tokens[start : start + _BATCH]
+            lengths = [len(sentence) for sentence in batch]
+            ids = torch.full((len(batch), max(lengths)), self._tokenizer.pad_token_id or 0)
+            for row, sentence in zip(ids, batch, strict=True):
                 row[: len(sentence)] = torch.tensor(sentence)
-            seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
             with torch.inference_mode():
-                states = model(numbers.to(device), attention_mask=seen.to(device)).last_hidden_state
+                states = model(ids.to(device), attention_mask=mask.to(device)).last_hidden_state
             for length, state in zip(lengths, states.float().cpu().numpy(), strict=True):
                 yield state[:length].astype(np.float16)
 
     def _model(self) -> Any:
-        kind = getattr(self._library, _MODELS[self._kind])
+        model_class = getattr(self._library, _MODELS[self._kind])
         try:
-            model = kind.from_pretrained(self._folder, use_safetensors=True, dtype=torch.float32)
+            model = model_class.from_pretrained(
+                self._folder, use_safetensors=True, dtype=torch.float32
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise DdpmError(f"--text-encoder {self.name}: {first_line(error)}") from error
         return model.eval()
 
 
 def is_path(name: str) -> bool:
-    """Whether an encoder's name is that of a folder, and not one of the hub's."""
+    """Whether an encoder's name is a folder rather than a repository of the hub."""
     return name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).is_dir()
 
 
 def _folder(name: str) -> Path:
-    """The encoder's folder; one of the hub is downloaded the first time."""
+    """The encoder's folder; a hub repository is downloaded the first time."""
     if is_path(name):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise DdpmError(
                 f"--text-encoder {name}: "
-                + ("it holds no config.json" if folder.is_dir() else "no such folder")
+                + ("the folder has no config.json" if folder.is_dir() else "no such folder")
             )
         return folder
     from huggingface_hub import snapshot_download
@@ -122,10 +125,10 @@ def _folder(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
         except OSError:
             return Path(snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:  # the hub's, its transport's and the network's own errors
+    except Exception as error:  # of the hub, its HTTP library or the network
         raise DdpmError(
-            f"--text-encoder {name}: no such folder, and it cannot be fetched from the Hugging "
-            f"Face hub: {first_line(error)}. Without network, bring its folder and name that"
+            f"--text-encoder {name}: no such folder, and it cannot be downloaded from the Hugging "
+            f"Face hub: {first_line(error)}. Without network, give the path of a copy of its folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What pictures should show, one after the other: classes and prompts, asked for or in turn."""
+"""Class and prompt requests, and the plan that assigns a condition to the seed of each image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import is_number
-from ddpm_cli.core.data.captions import is_text
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_ALL, _RANDOM = "all", "random"  # in a class's place
-_MOST = 1_000_000  # pictures that classes may be asked for
+_ALL, _RANDOM = "all", "random"  # values of --class that are not class names
+_MAX_IMAGES = 1_000_000  # that --class may request
 
 
 @dataclass(frozen=True)
 class ConditionRequest:
-    """The user's words: `--class` cat, 3, cat:8, all or random, and prompts. Nothing: in turn."""
+    """What the user requested; without classes and prompts: the model's default plan."""
 
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # values of --class: cat, 3, cat:8, all or random
     prompts: tuple[str, ...] = ()
-    one_each: bool = False  # the prompts came in a file: one picture of each unless -n is given
-    encoder: str | None = None  # where the frozen text encoder lies now; None: where it did
+    one_image_per_prompt: bool = False  # unless -n is given: the prompts come from a file
+    text_encoder: str | None = None  # folder or name of the frozen one; None: as in training
 
     @classmethod
     def from_options(
@@ -39,136 +38,148 @@ class ConditionRequest:
         classes: Sequence[str] | None,
         prompts: Sequence[str] | None,
         file: Path | None,
-        encoder: str | None = None,
+        text_encoder: str | None = None,
     ) -> ConditionRequest:
-        """Put the options together; `file` has a prompt a line."""
-        lines = () if file is None else _lines(file)
-        found = (*(prompts or ()), *lines)
-        for prompt in found:
+        """Combine the options; `file` has one prompt per line. Raises UsageError or DdpmError."""
+        requested = (*(prompts or ()), *(() if file is None else _read_prompts(file)))
+        for prompt in requested:
             if not prompt.strip():
-                raise UsageError("--prompt is empty; --guidance 0 draws without a prompt")
-            if not is_text(prompt):
+                raise UsageError("--prompt is empty; --guidance 0 samples without a prompt")
+            if not tokens.is_valid_utf8(prompt):
                 raise UsageError(f"--prompt {prompt!r} is not UTF-8")
-        stripped = tuple(map(str.strip, found))
-        return cls(tuple(classes or ()), stripped, file is not None, encoder)
+        stripped = tuple(map(str.strip, requested))
+        return cls(tuple(classes or ()), stripped, file is not None, text_encoder)
 
 
 @dataclass(frozen=True)
 class ConditionPlan:
-    """What the picture of each seed shows: that of seed s is a function of s."""
+    """The condition of each image, as a function of the image's seed."""
 
-    labels: tuple[int, ...] = ()  # classes in turn; empty where the model knows none
-    prompts: tuple[str, ...] = ()  # in turn; empty where it knows no texts
-    at_random: bool = False  # the classes come at random, not in turn
-    count: int | None = None  # pictures, where the wishes say how many
-    encoder: str | None = field(
-        default=None, compare=False
-    )  # where it lies now, as ConditionRequest
-    tokens: TokenisedText | None = field(
-        default=None, compare=False
-    )  # the prompts as the network reads them
+    labels: tuple[int, ...] = ()  # cycled through; empty for a model without classes
+    prompts: tuple[str, ...] = ()  # cycled through; empty for a model without captions
+    at_random: bool = False  # labels are drawn at random instead of cycled through
+    count: int | None = None  # images, where the request says how many
+    text_encoder: str | None = field(default=None, compare=False)  # as in ConditionRequest
+    tokens: TokenisedText | None = field(default=None, compare=False)  # of the prompts
 
     def label(self, seed: int) -> int | None:
-        """The class of the picture of a seed."""
-        place = seeds.derive(seed, "class") if self.at_random else seed
-        return self.labels[place % len(self.labels)] if self.labels else None
+        """The class label of the image of a seed."""
+        position = seeds.derive(seed, "class") if self.at_random else seed
+        return self.labels[position % len(self.labels)] if self.labels else None
 
     def prompt(self, seed: int) -> str | None:
-        """The prompt of the picture of a seed."""
+        """The prompt of the image of a seed."""
         return self.prompts[seed % len(self.prompts)] if self.prompts else None
 
-    def condition(self, of: Sequence[int], device: torch.device) -> Condition:
-        """What the pictures of these seeds should show."""
-        labels = torch.tensor([self.label(seed) for seed in of]) if self.labels else None
+    def condition(self, image_seeds: Sequence[int], device: torch.device) -> Condition:
+        """The condition of a batch, from the seeds of its images."""
+        labels = torch.tensor([self.label(seed) for seed in image_seeds]) if self.labels else None
         text = None
         if self.tokens is not None:
-            text = self.tokens.take(np.array([seed % len(self.prompts) for seed in of]))
+            text = self.tokens.take(np.array([seed % len(self.prompts) for seed in image_seeds]))
         return Condition(labels, text).to(device)
 
     def encode_prompts(
         self, config: RunConfig, device: torch.device, reporter: Reporter
     ) -> ConditionPlan:
-        """The same with the prompts read. Raises DdpmError for one that is too long."""
+        """The plan with its prompts tokenised. Raises DdpmError for one that is too long."""
         if config.network.text is None:
             return self
-        text = replace(config.network.text, encoder=self.encoder or config.network.text.encoder)
+        encoder = self.text_encoder or config.network.text.encoder
+        text = replace(config.network.text, encoder=encoder)
         return replace(self, tokens=tokens.tokenise(text, self.prompts, device, reporter))
 
 
 def default_plan(config: RunConfig) -> ConditionPlan:
-    """What a model draws unasked: its classes, or captions that it was trained on."""
+    """The plan without a request: all classes, or captions of the training set."""
     examples, data = config.data.examples, config.data
     if examples:
         return ConditionPlan(data.example_labels, examples)
     return ConditionPlan(tuple(range(len(config.network.classes))))
 
 
-def plan_conditions(config: RunConfig, asked: ConditionRequest, name: str) -> ConditionPlan:
-    """Check what was asked against the model `name`. Raises DdpmError with what it can do."""
-    classes, knows_text = config.network.classes, config.network.text is not None
-    if asked.classes and not classes:
-        instead = "; it was trained on captions: use --prompt" if knows_text else ""
+def plan_conditions(config: RunConfig, request: ConditionRequest, name: str) -> ConditionPlan:
+    """Resolve a request for the model `name`. Raises DdpmError where it cannot be met."""
+    _check_support(config, request, name)
+    if not request.classes and not request.prompts:
+        return replace(default_plan(config), text_encoder=request.text_encoder)
+    plan = ConditionPlan()
+    if request.classes:
+        plan = _plan_classes(request.classes, config.network.classes)
+    counts = [len(request.prompts)] if request.one_image_per_prompt else []
+    counts += [] if plan.count is None else [plan.count]
+    return replace(
+        plan,
+        prompts=request.prompts,
+        count=max(counts, default=None),
+        text_encoder=request.text_encoder,
+    )
+
+
+def _check_support(config: RunConfig, request: ConditionRequest, name: str) -> None:
+    """Raise DdpmError where the model was not trained on what is requested."""
+    classes, text = config.network.classes, config.network.text
+    if request.classes and not classes:
+        instead = "; it was trained on captions: use --prompt" if text is not None else ""
         raise DdpmError(
             f"{name} was trained without classes, so --class has no meaning for it{instead}"
         )
-    if asked.prompts and not knows_text:
+    if request.prompts and text is None:
         instead = "; use --class" if classes else ""
         raise DdpmError(
             f"{name} was trained without captions, so --prompt has no meaning for it{instead}"
         )
-    frozen = config.network.text is not None and config.network.text.encoder != "bytes"
-    if asked.encoder is not None and not frozen:
+    if request.text_encoder is not None and (text is None or text.encoder == "bytes"):
         raise DdpmError(f"{name} has no frozen text encoder, so --text-encoder has no meaning")
-    if not asked.classes and not asked.prompts:
-        return replace(default_plan(config), encoder=asked.encoder)
-    if classes and knows_text and not (asked.classes and asked.prompts):
+    if classes and text is not None and bool(request.classes) != bool(request.prompts):
         raise DdpmError(
-            f"{name} learned classes and captions together: give both --class and --prompt, or "
-            "neither"
+            f"{name} was trained on classes and captions together: give both --class and "
+            "--prompt, or neither"
         )
-    counts = [len(asked.prompts)] if asked.one_each else []
-    wishes = _of_classes(asked.classes, classes) if asked.classes else ConditionPlan()
-    counts += [] if wishes.count is None else [wishes.count]
-    count = max(counts, default=None)
-    return replace(wishes, prompts=asked.prompts, count=count, encoder=asked.encoder)
 
 
-def _of_classes(asked: Sequence[str], names: Sequence[str]) -> ConditionPlan:
-    """The classes of wishes such as cat, 3, cat:8, all and random."""
+def _plan_classes(requested: Sequence[str], names: Sequence[str]) -> ConditionPlan:
+    """Parse values of --class such as cat, 3, cat:8, all and random."""
     labels: list[int] = []
-    numbered = False
-    for wish in asked:
-        name, colon, times = wish.rpartition(":")
-        if not colon or wish in names or not is_number(times):
-            name, times = wish, ""
-        if times == "0" * len(times) and times:
-            raise UsageError(f"--class {wish!r} asks for no picture")
-        if len(times) > len(str(_MOST)) or int(times or 1) > _MOST:
-            raise UsageError(f"--class {wish!r} asks for more than {_MOST:,} pictures")
-        numbered = numbered or bool(times)
+    counted = False
+    for value in requested:
+        name, count = _parse_class(value, names)
+        counted = counted or count is not None
         if name == _RANDOM and name not in names:
-            if len(asked) > 1:
-                raise UsageError("--class random stands alone: it draws from all classes")
-            everything = tuple(range(len(names)))
-            return ConditionPlan(everything, at_random=True, count=int(times) if times else None)
-        some = range(len(names)) if name == _ALL and name not in names else [_label(name, names)]
-        labels += [label for label in some for _ in range(int(times or 1))]
-    return ConditionPlan(tuple(labels), count=len(labels) if numbered else None)
+            if len(requested) > 1:
+                raise UsageError("--class random excludes other classes: it draws from all of them")
+            return ConditionPlan(tuple(range(len(names))), at_random=True, count=count)
+        every = name == _ALL and name not in names
+        chosen = range(len(names)) if every else [_label(name, names)]
+        labels += [label for label in chosen for _ in range(count or 1)]
+    return ConditionPlan(tuple(labels), count=len(labels) if counted else None)
+
+
+def _parse_class(value: str, names: Sequence[str]) -> tuple[str, int | None]:
+    """Split "cat:8" into the class and the number of images, None where it has none."""
+    name, colon, count = value.rpartition(":")
+    if not colon or value in names or not is_number(count):
+        return value, None
+    if not count.strip("0"):
+        raise UsageError(f"--class {value!r} requests 0 images")
+    if len(count) > len(str(_MAX_IMAGES)) or int(count) > _MAX_IMAGES:
+        raise UsageError(f"--class {value!r} requests more than {_MAX_IMAGES:,} images")
+    return name, int(count)
 
 
 def _label(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
-    if is_number(name) and len(name) <= len(str(_MOST)) and int(name) < len(names):
+    if is_number(name) and len(name) <= len(str(_MAX_IMAGES)) and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
     raise DdpmError(
-        f"--class {name!r} is unknown to this model; perhaps {' or '.join(near)}? "
+        f"--class {name!r} is not a class of this model; perhaps {' or '.join(near)}? "
         f"It has {len(names)} classes, numbered from 0"
     )
 
 
-def _lines(file: Path) -> list[str]:
+def _read_prompts(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
@@ -177,5 +188,5 @@ def _lines(file: Path) -> list[str]:
         raise DdpmError(f"--prompts {file} is not a text file in UTF-8: {error}") from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise DdpmError(f"--prompts {file} holds no prompts; write one a line")
+        raise DdpmError(f"--prompts {file} contains no prompts; write one per line")
     return prompts

@@ -1,4 +1,4 @@
-"""Sentences as a network reads them: their bytes, or a frozen encoder's vectors, computed once."""
+"""Tokenised text: UTF-8 bytes, or the cached hidden states of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -24,38 +24,46 @@ from ddpm_cli.core.runtime.reporting import Reporter, track
 
 @dataclass(frozen=True)
 class TokenisedText:
-    """Sentences as a network reads them, end to end: bytes (T,), or an encoder's vectors (T, D)."""
+    """M sentences, concatenated: bytes (T,), or hidden states (T, D) of a frozen encoder."""
 
-    values: NDArray[np.uint8] | NDArray[np.float16]  # bytes are plus one: zero is no byte
-    ends: NDArray[np.int64]  # (M,), where each sentence ends
+    values: NDArray[np.uint8] | NDArray[np.float16]  # bytes plus one: zero is padding
+    ends: NDArray[np.int64]  # (M,), the end of each sentence
 
     @cached_property
     def longest(self) -> int:
-        """Bytes or vectors of the longest sentence."""
+        """Length of the longest sentence, in bytes or hidden states."""
         return int(np.diff(self.ends, prepend=0).max())
 
-    def take(self, numbers: NDArray[np.int64]) -> Tensor:
-        """(B, L) int64 or (B, L, D) float32, zeros after the end; L is the longest of all M."""
-        out = np.zeros((len(numbers), self.longest, *self.values.shape[1:]), self.values.dtype)
-        for row, number in zip(out, numbers, strict=True):
-            start, end = self.ends[number - 1] if number else 0, self.ends[number]
+    def take(self, indices: NDArray[np.int64]) -> Tensor:
+        """The sentences of these indices, zero-padded: (B, L) int64 or (B, L, D) float32.
+
+        L is the length of the longest of all M sentences.
+        """
+        out = np.zeros((len(indices), self.longest, *self.values.shape[1:]), self.values.dtype)
+        for row, index in zip(out, indices, strict=True):
+            start, end = self.ends[index - 1] if index else 0, self.ends[index]
             row[: end - start] = self.values[start:end]
         return torch.from_numpy(out).to(torch.int64 if out.ndim == 2 else torch.float32)
 
 
-def resolve_encoder(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
-    """The config with what a frozen encoder decides: the vectors' width, the most tokens it reads.
+def is_valid_utf8(text: str) -> bool:
+    """Whether a string can be encoded as UTF-8: it contains no lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
-    Raises DdpmError where the encoder cannot be used, or a sentence has too many bytes to be read.
+
+def resolve_encoder(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
+    """Complete a config with a frozen encoder's width, maximum length and fingerprint.
+
+    Raises DdpmError where the encoder cannot be used, or a sentence has too many bytes.
     """
     if config.encoder == "bytes":
-        _as_bytes(sentences, config.length)
+        _encode_bytes(sentences, config.length)
         return config
     encoder = FrozenEncoder(config.encoder)
     name = config.encoder
-    if is_path(name):  # a run may be sampled from elsewhere
+    if is_path(name):  # a run may be sampled from another working directory
         name = str(Path(name).expanduser().resolve())
-    length = min(config.length, encoder.longest or config.length)
+    length = min(config.length, encoder.max_tokens or config.length)
     return replace(
         config, encoder=name, width=encoder.width, length=length, fingerprint=encoder.fingerprint
     )
@@ -64,26 +72,26 @@ def resolve_encoder(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
 def tokenise(
     config: TextConfig, sentences: Sequence[str], device: torch.device, reporter: Reporter
 ) -> TokenisedText:
-    """Sentences as a network of this config reads them.
+    """Encode sentences for a network of this config.
 
-    A frozen encoder's vectors are kept in the cache. Raises DdpmError for sentences that are too
-    long, and for an encoder that is gone or no longer the one that the config names.
+    A frozen encoder's hidden states are cached. Raises DdpmError for sentences that are too long,
+    and for an encoder that is missing or whose weights are not those of the config.
     """
     if config.encoder == "bytes":
-        return _as_bytes(sentences, config.length)
-    about = json.dumps([config.fingerprint, config.length, *sentences])
-    key = sha256(about.encode()).hexdigest()[:24]
+        return _encode_bytes(sentences, config.length)
+    contents = json.dumps([config.fingerprint, config.length, *sentences])
+    key = sha256(contents.encode()).hexdigest()[:24]
     values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
     if not (values.is_file() and ends.is_file()):
         with atomic_write(values) as values_partial, atomic_write(ends) as ends_partial:
-            _encode(config, sentences, device, reporter, values_partial, ends_partial)
+            _write_hidden_states(config, sentences, device, reporter, values_partial, ends_partial)
     return TokenisedText(
         np.load(values, mmap_mode="r", allow_pickle=False), np.load(ends, allow_pickle=False)
     )
 
 
-def _as_bytes(sentences: Sequence[str], length: int) -> TokenisedText:
-    """Sentences as UTF-8. Raises DdpmError for one of more than `length` bytes."""
+def _encode_bytes(sentences: Sequence[str], length: int) -> TokenisedText:
+    """Encode sentences as UTF-8. Raises DdpmError for one of more than `length` bytes."""
     encoded = [sentence.encode() for sentence in sentences]
     lengths = [len(sentence) for sentence in encoded]
     _check_lengths(sentences, lengths, length, "bytes")
@@ -92,19 +100,21 @@ def _as_bytes(sentences: Sequence[str], length: int) -> TokenisedText:
     )
 
 
-def _check_lengths(sentences: Sequence[str], lengths: Sequence[int], most: int, unit: str) -> None:
-    """Raise DdpmError for texts that are longer than a network reads."""
+def _check_lengths(
+    sentences: Sequence[str], lengths: Sequence[int], maximum: int, unit: str
+) -> None:
+    """Raise DdpmError for texts that are longer than the maximum, in bytes or tokens."""
     longest = int(np.argmax(lengths))
-    if lengths[longest] > most:
-        over = sum(length > most for length in lengths)
+    if lengths[longest] > maximum:
+        over = sum(length > maximum for length in lengths)
         raise DdpmError(
-            f"{'a text has' if over == 1 else f'{over} texts have'} more than the {most} {unit} "
-            f"that are read of one; the longest has {lengths[longest]}: "
+            f"{'a text has' if over == 1 else f'{over} texts have'} more than the {maximum} {unit} "
+            f"that a text may have; the longest has {lengths[longest]}: "
             f"{sentences[longest][:60]!r}… Shorten it, or train with a larger --text-length"
         )
 
 
-def _encode(
+def _write_hidden_states(
     config: TextConfig,
     sentences: Sequence[str],
     device: torch.device,
@@ -112,12 +122,12 @@ def _encode(
     values: Path,
     ends: Path,
 ) -> None:
-    """Write the vectors of the sentences, end to end, and where each ends."""
+    """Write the hidden states of the sentences, concatenated, and the end of each."""
     encoder = FrozenEncoder(config.encoder)
     if encoder.fingerprint != config.fingerprint:
         raise DdpmError(
             f"the text encoder in {config.encoder} is not the one that this model was trained "
-            "with: its weights are others; --text-encoder says where that lies"
+            "with: its weights differ; give the folder of that one by --text-encoder"
         )
     tokens = encoder.tokens(sentences)
     lengths = [len(sentence) for sentence in tokens]
@@ -127,9 +137,9 @@ def _encode(
     out = np.lib.format.open_memmap(
         values, mode="w+", dtype=np.float16, shape=(sum(lengths), config.width)
     )
-    place = 0
-    vectors = encoder.vectors(tokens, device)
-    for vector in track(vectors, reporter, "reading captions", len(tokens), "captions"):
-        out[place : place + len(vector)] = vector
-        place += len(vector)
+    offset = 0
+    states = encoder.hidden_states(tokens, device)
+    for state in track(states, reporter, "encoding captions", len(tokens), "captions"):
+        out[offset : offset + len(state)] = state
+        offset += len(state)
     out.flush()

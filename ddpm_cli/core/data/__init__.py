@@ -1,1 +1,1 @@
-"""Pictures in and out: sources, decoding, the order in which training sees them."""
+"""Image data: sources, decoding, captions, augmentation and the training order."""

@@ -1,8 +1,8 @@
-"""Pictures moved at random, and what a network is told of it so that it never draws them so.
+"""Non-leaky geometric augmentation, and the labels that condition the network on it.
 
-Non-leaky augmentation: Karras et al. (2022), appendix F.2, after Karras et al. (2020), "Training
-generative adversarial networks with limited data". Coordinates are pixels from the picture's
-centre, to the right and down; angles are radians, counter-clockwise as one sees the picture.
+Karras et al. (2022), appendix F.2, after Karras et al. (2020), "Training generative adversarial
+networks with limited data". Coordinates are pixels from the image centre, to the right and down;
+angles are in radians, counter-clockwise as the image is viewed.
 """
 
 from __future__ import annotations
@@ -13,68 +13,70 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-_STRENGTH = 0.2  # of scaling and stretching: a deviation is a factor of 2^0.2
-_SHIFT = 1 / 8  # a deviation of a translation, as a share of the picture's side
+_SCALE_STD = 0.2  # of log2 of scaling and stretching
+_SHIFT_STD = 1 / 8  # of a translation, as a fraction of the image side
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))
 
 
-def draw_moves(count: int, probability: float, mirroring: float, random: torch.Generator) -> Tensor:
-    """The parameters a_0 to a_7 of so many pictures' moves, float64 (count, 8): table 6.
+def sample_parameters(
+    count: int, probability: float, flip_probability: float, generator: torch.Generator
+) -> Tensor:
+    """Sample the parameters a_0 to a_7 of table 6 for `count` images: float64 (count, 8).
 
-    In turn: 1 to mirror left to right, 1 to mirror top to bottom, log-scale, rotation, direction
-    and log-strength of a stretch, translation to the right and down. The logarithms and the
-    translation are in deviations. Each of the six transformations is considered with this
-    probability, but the first with that of `mirroring`, and is left at zero otherwise; a mirror
-    then stands on one side or the other by a fair coin.
+    In order: 1 to flip left to right, 1 to flip top to bottom, log-scale, rotation, direction and
+    log-strength of an anisotropic stretch, translation to the right and down. The logarithms and
+    the translation are in standard deviations. Each of the six transformations is enabled with
+    `probability`, the first with `flip_probability`, and is zero otherwise; an enabled flip is then
+    applied with probability 1/2.
     """
-    considered = torch.rand((count, 6), generator=random)
-    coins = torch.randint(2, (count, 2), generator=random)
-    angles = (torch.rand((count, 2), generator=random, dtype=torch.float64) * 2 - 1) * math.pi
-    normals = torch.randn((count, 4), generator=random, dtype=torch.float64)
-    moves = torch.cat([coins, normals[:, :1], angles, normals[:, 1:]], dim=1)
-    allowed = considered < torch.tensor([mirroring, *5 * [probability]])
-    return moves * allowed[:, [0, 1, 2, 3, 4, 4, 5, 5]]  # a stretch and a translation are two each
+    uniform = torch.rand((count, 6), generator=generator)
+    flips = torch.randint(2, (count, 2), generator=generator)
+    angles = (torch.rand((count, 2), generator=generator, dtype=torch.float64) * 2 - 1) * math.pi
+    normals = torch.randn((count, 4), generator=generator, dtype=torch.float64)
+    parameters = torch.cat([flips, normals[:, :1], angles, normals[:, 1:]], dim=1)
+    enabled = uniform < torch.tensor([flip_probability, *5 * [probability]])
+    return parameters * enabled[:, [0, 1, 2, 3, 4, 4, 5, 5]]  # stretch and translation have two
 
 
-def labels(moves: Tensor) -> Tensor:
-    """What the network is told of moves (B, 8): float32 (B, 9), zeros where nothing moved.
+def labels(parameters: Tensor) -> Tensor:
+    """Augmentation labels of parameters (B, 8): float32 (B, 9), zeros without augmentation.
 
-    Angles as points on a circle, so that nothing leaps where they come round.
+    Angles are encoded by sine and cosine, which are continuous at a full turn.
     """
-    left, top, scale, angle, direction, stretch, right, down = moves.unbind(dim=1)
-    told = (
+    left, top, scale, angle, direction, stretch, right, down = parameters.unbind(dim=1)
+    columns = (
         *(left, top, scale),
         *(angle.cos() - 1, angle.sin()),
         *(stretch * direction.cos(), stretch * direction.sin()),
         *(right, down),
     )
-    return torch.stack(told, dim=1).float()
+    return torch.stack(columns, dim=1).float()
 
 
-def moved(images: Tensor, moves: Tensor) -> Tensor:
-    """Move pictures (B, C, H, W) within [-1, 1] by parameters (B, 8), on the pictures' device.
+def augment(images: Tensor, parameters: Tensor) -> Tensor:
+    """Transform images (B, C, H, W) in [-1, 1] by parameters (B, 8), on the images' device.
 
-    Mirrors swap pixels; the rest of a picture's moves are one resampling, and a picture without
-    any stays as it is, bit for bit.
+    Flips permute pixels; the other transformations of an image are one resampling, and an image
+    without any is returned bit for bit.
     """
-    images = mirrored(images, moves[:, 0] == 1)
-    images = mirrored(images, moves[:, 1] == 1, side=-2)
-    (rows,) = torch.nonzero(moves[:, 2:].any(dim=1), as_tuple=True)
+    images = flip(images, parameters[:, 0] == 1)
+    images = flip(images, parameters[:, 1] == 1, dim=-2)
+    (rows,) = torch.nonzero(parameters[:, 2:].any(dim=1), as_tuple=True)
     if len(rows) == 0:
         return images
     chosen = rows.to(images.device)
-    return images.index_copy(0, chosen, _warped(images[chosen], moves[rows]))
+    return images.index_copy(0, chosen, _resample(images[chosen], parameters[rows]))
 
 
-def mirrored(images: Tensor, chosen: Tensor, side: int = -1) -> Tensor:
-    """Flip the chosen (B,) pictures of (B, C, H, W): left to right, or top to bottom (side -2)."""
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(side), images)
+def flip(images: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Flip those of (B, C, H, W) where `mask` (B,) is set: left to right, or upside down (-2)."""
+    return torch.where(mask.to(images.device)[:, None, None, None], images.flip(dim), images)
 
 
-def _warped(images: Tensor, moves: Tensor) -> Tensor:
-    """Scale, rotate, stretch and translate (B, C, H, W), which goes on as its own reflection."""
+def _resample(images: Tensor, parameters: Tensor) -> Tensor:
+    """Scale, rotate, stretch and translate (B, C, H, W) with reflection padding."""
     height, width = images.shape[2:]
-    points = _points(moves, height, width, images.device)
+    points = _sampling_points(parameters, height, width, images.device)
     sampled = nnf.grid_sample(
         images,
         points.flatten(1, 2),
@@ -85,40 +87,40 @@ def _warped(images: Tensor, moves: Tensor) -> Tensor:
     return sampled.reshape(*images.shape[:2], 4, height, width).mean(dim=2).clamp(-1, 1)
 
 
-def _points(moves: Tensor, height: int, width: int, device: torch.device) -> Tensor:
-    """Where in the old picture lie the four points of which each new pixel is the mean.
+def _sampling_points(parameters: Tensor, height: int, width: int, device: torch.device) -> Tensor:
+    """Input positions of the four points that each output pixel averages: (B, 4, H, W, 2).
 
-    (B, 4, H, W, 2) in units of half the sides. Where a picture shrinks, a new pixel covers several
-    old ones: its points lie as far apart as its area has more than one old pixel's, so that
-    nothing is blurred that keeps its size.
+    In units of half the sides. Where an image is downscaled, an output pixel covers several input
+    pixels, and the four points spread to its extent in excess of one input pixel. This antialiases
+    the downscaling and adds no blur where the scale is kept.
     """
     sides = torch.tensor([width, height])
-    back = torch.linalg.inv(_linear(moves))
-    axes, lengths, _ = torch.linalg.svd(back)  # of what a round new pixel covers
-    apart = axes * ((lengths**2 - 1).clamp(min=0) / 12).sqrt()[:, None, :]  # a box's deviation
-    around = torch.stack([apart @ apart.new_tensor(c) for c in _CORNERS], dim=1)  # (B, 4, 2)
-    shift = _SHIFT * sides * moves[:, 6:]
-    back, around, shift, unit = (
-        t.to(device, torch.float32) for t in (back, around, shift, 2 / sides)
+    inverse = torch.linalg.inv(_linear_map(parameters))
+    axes, lengths, _ = torch.linalg.svd(inverse)  # of the ellipse that an output pixel covers
+    spread = axes * ((lengths**2 - 1).clamp(min=0) / 12).sqrt()[:, None, :]  # variance of a box
+    offsets = torch.stack([spread @ spread.new_tensor(c) for c in _CORNERS], dim=1)  # (B, 4, 2)
+    shift = _SHIFT_STD * sides * parameters[:, 6:]
+    inverse, offsets, shift, unit = (
+        t.to(device, torch.float32) for t in (inverse, offsets, shift, 2 / sides)
     )
     rows, columns = (torch.arange(n, device=device) - (n - 1) / 2 for n in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    new = torch.stack([x, y], dim=-1) - shift[:, None, None, :]  # (B, H, W, 2)
-    # Sums, not matrix products, whose inputs a GPU may round to ten bits.
-    old = (back[:, None, None] * new[:, :, :, None, :]).sum(dim=-1)
-    return (old[:, None] + around[:, :, None, None, :]) * unit
+    outputs = torch.stack([x, y], dim=-1) - shift[:, None, None, :]  # (B, H, W, 2)
+    # Sums, not matrix products, whose inputs a GPU may round to ten bits (TF32).
+    inputs = (inverse[:, None, None] * outputs[:, :, :, None, :]).sum(dim=-1)
+    return (inputs[:, None] + offsets[:, :, None, None, :]) * unit
 
 
-def _linear(moves: Tensor) -> Tensor:
-    """Where scale, rotation and stretch, in this order, take a point: (B, 2, 2)."""
-    _, _, scale, angle, direction, stretch, _, _ = moves.unbind(dim=1)
-    along = torch.exp2(_STRENGTH * stretch)
+def _linear_map(parameters: Tensor) -> Tensor:
+    """The matrix of scaling, rotation and stretch, applied in this order: (B, 2, 2)."""
+    _, _, scale, angle, direction, stretch, _, _ = parameters.unbind(dim=1)
+    along = torch.exp2(_SCALE_STD * stretch)
     stretched = torch.diag_embed(torch.stack([along, 1 / along], dim=1))
-    turned = _rotation(direction) @ stretched @ _rotation(-direction) @ _rotation(angle)
-    return torch.exp2(_STRENGTH * scale)[:, None, None] * turned
+    rotated = _rotation(direction) @ stretched @ _rotation(-direction) @ _rotation(angle)
+    return torch.exp2(_SCALE_STD * scale)[:, None, None] * rotated
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Counter-clockwise as one sees it, with the second coordinate downwards: (B, 2, 2)."""
+    """Counter-clockwise as viewed, the second coordinate pointing down: (B, 2, 2)."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, sin, -sin, cos], dim=1).reshape(-1, 2, 2)

@@ -1,6 +1,6 @@
-"""Picture files in and out. The only place that knows PIL and imageio.
+"""Reading and writing image files. The only module that imports PIL and imageio.
 
-A picture is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
+An image is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 
-_LEGIBLE, _FONT, _LINES = 96, 11, 4  # of captions: pixels of width and of height, and lines at most
+_CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
+_FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
@@ -31,11 +32,11 @@ ImageArray = NDArray[np.uint8]
 
 
 class UnreadableError(DdpmError):
-    """A file that is not a picture, is cut short, or is too large to decode safely."""
+    """A file that is not an image, is truncated, or is too large to decode safely."""
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file name looks like a picture's (hidden files and macOS leftovers do not)."""
+    """Whether a name is that of an image file, and not a hidden file or one of __MACOSX."""
     path = Path(name)
     return (
         path.suffix.lower() in SUFFIXES
@@ -45,66 +46,67 @@ def is_image_file(name: str) -> bool:
 
 
 def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
-    """Read the header: ((height, width) in pixels, channels: 1 for grey pictures, 3 for others)."""
-    with _opened(data, name) as image:
+    """Read the header: ((height, width) in pixels, channels: 1 for grey images, 3 for others)."""
+    with _open(data, name) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+        transposed = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
         grey = image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
-        return ((width, height) if turned else (height, width)), (1 if grey else 3)
+        return ((width, height) if transposed else (height, width)), (1 if grey else 3)
 
 
 def traits(data: bytes, name: str) -> frozenset[str]:
-    """Name what decoding to RGB will change, from the header.
+    """Properties that decoding to RGB will remove, from the header.
 
     Any of "grey", "transparent", "16-bit", "CMYK", "turned" (by EXIF) and "of several frames".
     """
-    with _opened(data, name) as image:
-        found = {
+    with _open(data, name) as image:
+        present = {
             "grey": image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES,
             "transparent": _transparent(image),
             "16-bit": image.mode in _DEEP_MODES,
             "CMYK": image.mode == "CMYK",
-            # asking a PNG for its EXIF decodes it whole
+            # not PNG, where reading EXIF decodes the whole file
             "turned": image.format in ("JPEG", "MPO", "TIFF", "WEBP")
             and image.getexif().get(0x0112, 1) != 1,
             "of several frames": bool(getattr(image, "is_animated", False)),
         }
-    return frozenset(trait for trait, present in found.items() if present)
+    return frozenset(trait for trait, has in present.items() if has)
 
 
 def decode(
     data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None
 ) -> ImageArray:
-    """Decode a picture file to uint8 (channels, H, W).
+    """Decode an image file to uint8 (channels, H, W).
 
-    The first frame of an animation; turned upright by its EXIF orientation; 16-bit scaled to 8;
-    transparency laid on white (unless 4 channels are asked for). With `size` (height, width) it is
-    centre-cropped to that shape and resized with antialiasing.
+    The first frame of an animation, rotated by its EXIF orientation, 16 bits scaled to 8,
+    transparency composited on white (unless channels is 4). With `size` (height, width) it is
+    centre-cropped to that aspect ratio and resized with antialiasing. Raises UnreadableError.
     """
-    with _opened(data, name) as image:
+    with _open(data, name) as image:
         try:
             if size is not None and channels != 4:
-                image.draft(None, (2 * size[1], 2 * size[0]))  # JPEG: decode no finer than needed
+                image.draft(
+                    None, (2 * size[1], 2 * size[0])
+                )  # JPEG: decode at a reduced resolution
             upright = ImageOps.exif_transpose(image)
-            return _array(_fitted(_in_mode(upright, channels), size))
+            return _array(_resize(_convert(upright, channels), size))
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UnreadableError(f"{name}: {error}") from error
 
 
-def fit(picture: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
-    """Bring an already decoded picture (C, H, W) to `channels` and `size` (height, width)."""
-    array = picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
-    return _array(_fitted(_in_mode(Image.fromarray(array), channels), size))
+def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
+    """Convert a decoded image (C, H, W) to `channels` and `size` (height, width), as `decode`."""
+    return _array(_resize(_convert(Image.fromarray(_interleaved(image)), channels), size))
 
 
-def write_png(path: Path, picture: ImageArray) -> None:
+def write_png(path: Path, image: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
     with atomic_write(path) as partial:
-        imageio.imwrite(partial, _interleaved(picture), extension=".png")
+        imageio.imwrite(partial, _interleaved(image), extension=".png")
 
 
 def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
-    """Write frames (C, H, W) as an endless GIF of `seconds`, its end held for `hold` more."""
+    """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
     with atomic_write(path) as partial:
@@ -113,56 +115,56 @@ def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: fl
         )
 
 
-def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> ImageArray:
-    """Lay pictures (N, C, H, W) out in rows, as square as can be, `gap` white pixels apart."""
-    n, channels, height, width = pictures.shape
+def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> ImageArray:
+    """Tile images (N, C, H, W) row by row, near square, with `gap` white pixels between them."""
+    n, channels, height, width = images.shape
     columns = min(n, columns or int(np.ceil(np.sqrt(n))))
     rows = -(-n // columns)
     sheet = np.full(
         (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=np.uint8
     )
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
-        sheet[:, top : top + height, left : left + width] = picture
+        sheet[:, top : top + height, left : left + width] = image
     return sheet
 
 
-def captioned(pictures: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.uint8]:
-    """Pictures (N, C, H, W), enlarged where they are small, each with its caption beneath it."""
-    factor = max(1, round(_LEGIBLE / pictures.shape[3]))
-    large = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
+def captioned(images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.uint8]:
+    """Images (N, C, H, W), small ones enlarged, each with its caption below."""
+    factor = max(1, round(_CAPTION_WIDTH / images.shape[3]))
+    large = images.repeat(factor, axis=2).repeat(factor, axis=3)
     n, channels, height, width = large.shape
-    font = ImageFont.load_default(_FONT)
+    font = ImageFont.load_default(_FONT_SIZE)
     columns = max(8, int(width / font.getlength("n")))
-    wrapped = [textwrap.wrap(caption, columns)[:_LINES] for caption in captions]
-    below = (_FONT + 2) * max(map(len, wrapped)) + 4
+    wrapped = [textwrap.wrap(caption, columns)[:_CAPTION_LINES] for caption in captions]
+    below = (_FONT_SIZE + 2) * max(map(len, wrapped)) + 4
     out = np.full((n, channels, height + below, width), 255, dtype=np.uint8)
     out[:, :, :height] = large
-    for picture, lines in zip(out, wrapped, strict=True):
+    for image, lines in zip(out, wrapped, strict=True):
         strip = Image.new("L", (width, below), 255)
         ImageDraw.Draw(strip).multiline_text((1, 1), "\n".join(lines), fill=0, font=font, spacing=2)
-        picture[: min(channels, 3), height:] = np.asarray(strip)
+        image[: min(channels, 3), height:] = np.asarray(strip)
     return out
 
 
-def enlarge(picture: ImageArray, least: int = 512) -> ImageArray:
-    """Repeat pixels by a whole factor so that the shorter side has about `least` pixels."""
-    factor = max(1, round(least / min(picture.shape[1:])))
-    return picture.repeat(factor, axis=1).repeat(factor, axis=2)
+def enlarge(image: ImageArray, side: int = 512) -> ImageArray:
+    """Repeat pixels by an integer factor so that the shorter side has about `side` pixels."""
+    factor = max(1, round(side / min(image.shape[1:])))
+    return image.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _opened(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise UnreadableError(f"{name}: not a picture that can be read") from error
+        raise UnreadableError(f"{name}: not an image file in a supported format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"{name}: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UnreadableError(f"{name}: {error}") from error
 
 
-def _in_mode(image: Image.Image, channels: int) -> Image.Image:
+def _convert(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _DEEP_MODES:
         image = _eight_bit(image)
     if _transparent(image) and channels != 4:
@@ -182,7 +184,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+def _resize(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     if size is None or image.size == (size[1], size[0]):
         return image
     return ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
@@ -193,13 +195,12 @@ def _array(image: Image.Image) -> ImageArray:
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def _interleaved(picture: ImageArray) -> ImageArray:
-    return picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
+def _interleaved(image: ImageArray) -> ImageArray:
+    """(C, H, W) as (H, W) grey or (H, W, C)."""
+    return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
 
 
-def _rgb(picture: ImageArray) -> ImageArray:
-    return (
-        np.repeat(picture, 3, axis=0).transpose(1, 2, 0)
-        if len(picture) == 1
-        else picture[:3].transpose(1, 2, 0)
-    )
+def _rgb(image: ImageArray) -> ImageArray:
+    """(C, H, W) as (H, W, 3)."""
+    rgb = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
+    return rgb.transpose(1, 2, 0)

@@ -1,7 +1,7 @@
-"""DecodedImages ready to train on, and the order in which training sees them.
+"""Decoded images, cached on disk, and the order in which training iterates over them.
 
-Every source is decoded once, at the network's size, into one array of bytes in the cache. It is
-memory-mapped, so that all processes of a machine share it and the next start costs nothing.
+A source is decoded once, at the network's size, into one uint8 array in the cache. It is
+memory-mapped, so all processes of a machine share it and later runs start at once.
 """
 
 from __future__ import annotations
@@ -27,37 +27,39 @@ from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.files import atomic_write, check_free_space
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
-_NAMED = 10  # unreadable files listed in a message
-_AHEAD = 1024  # pictures submitted at a time, which bounds the memory of decoding
+_LISTED = 10  # unreadable files named in a message
+_CHUNK = 1024  # images decoded ahead at most, which bounds the memory
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Decoded pictures with labels and captions, and which of them are in use."""
+    """N decoded images with labels and captions: some of the rows of a memory-mapped array."""
 
-    bytes: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
+    pixels: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
     labels: NDArray[np.int64]  # (rows,), -1 without classes
-    rows: NDArray[np.int64]  # (N,), the rows that these pictures are
+    rows: NDArray[np.int64]  # (N,), the rows that are in use
     captions: Captions | None = None  # of all rows
-    texts: TokenisedText | None = None  # their sentences, as the network reads them
-    key: str = ""  # of all rows in the cache: another one where a file was written anew
+    texts: TokenisedText | None = None  # the captions' sentences, tokenised
+    key: str = ""  # of all rows in the cache; changes when a source file is rewritten
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """DecodedImages (B, C, H, W) uint8 and labels (B,) int64."""
+        """Images (B, C, H, W) uint8 and labels (B,) int64."""
         rows = self.rows[indices]
-        return torch.from_numpy(self.bytes[rows]), torch.from_numpy(self.labels[rows])
+        return torch.from_numpy(self.pixels[rows]), torch.from_numpy(self.labels[rows])
 
-    def told(self, indices: NDArray[np.int64], draws: NDArray[np.float64]) -> Tensor | None:
-        """A caption of each picture, (B, L) or (B, L, D); `draws`, (B,) in [0, 1), say which."""
+    def caption_tokens(
+        self, indices: NDArray[np.int64], draws: NDArray[np.float64]
+    ) -> Tensor | None:
+        """One caption of each image, (B, L) or (B, L, D), chosen by uniform `draws`, (B,)."""
         if self.captions is None or self.texts is None:
             return None
         return self.texts.take(self.captions.choose(self.rows[indices], draws))
 
     def split(self, holdout: int, seed: int) -> tuple[DecodedImages, DecodedImages]:
-        """Part these pictures at random into (training, held out)."""
+        """Split at random into (training, held out). Raises DdpmError without training images."""
         if holdout >= len(self):
             raise DdpmError(
                 f"--holdout {holdout} leaves nothing to train on: there are {len(self)} images"
@@ -69,7 +71,7 @@ class DecodedImages:
 
 
 class SampleOrder:
-    """Which picture is seen as the g-th: a fresh permutation an epoch, a function of (seed, g)."""
+    """The g-th image of training: a new permutation each epoch, a function of (seed, g)."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
@@ -77,9 +79,9 @@ class SampleOrder:
         self._epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
 
-    def indices(self, seen: int, count: int) -> NDArray[np.int64]:
-        """The `count` pictures that follow after `seen` have been seen."""
-        positions = range(seen, seen + count)
+    def indices(self, images_seen: int, count: int) -> NDArray[np.int64]:
+        """Indices of the `count` images that follow the first `images_seen`."""
+        positions = range(images_seen, images_seen + count)
         return np.array([self._permuted(g // self._count)[g % self._count] for g in positions])
 
     def _permuted(self, epoch: int) -> NDArray[np.int64]:
@@ -97,41 +99,41 @@ def prepare(
     *,
     skip_bad: bool = False,
 ) -> DecodedImages:
-    """Decode every picture of the source at `size` (height, width), or find it done before.
+    """Decode all images of the source at `size` (height, width), or open them from the cache.
 
-    Files that cannot be read are an error that names them; with `skip_bad` they are named and left
-    out.
+    Raises DdpmError that names the files that cannot be read; with `skip_bad` they are reported and
+    left out.
     """
     shape = (len(source), channels, *size)
     key = sha256(f"{source.stamp} {shape}".encode()).hexdigest()[:16]
-    place = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
-    readable = place.with_suffix(".readable.npy")
-    if not (place.is_file() and readable.is_file()):
+    path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
+    readable = path.with_suffix(".readable.npy")
+    if not (path.is_file() and readable.is_file()):
         check_free_space(
-            place.parent,
+            path.parent,
             int(np.prod(shape)),
-            "the decoded pictures",
-            "set DDPM_CACHE to a larger place, or use a smaller --size",
+            "the decoded images",
+            "set DDPM_CACHE to a folder on a larger disk, or use a smaller --size",
         )
-        with atomic_write(place) as partial, atomic_write(readable) as list_partial:
+        with atomic_write(path) as partial, atomic_write(readable) as list_partial:
             rows, failures = _decode_all(source, shape, partial, reporter)
             _report(failures, len(source), reporter, skip_bad=skip_bad)
             with list_partial.open("wb") as file:
                 np.save(file, rows)
     rows = np.load(readable, allow_pickle=False)
     if len(rows) < len(source) and not skip_bad:
-        bad = len(source) - len(rows)
+        unreadable = len(source) - len(rows)
         raise DdpmError(
-            f"{bad} of {len(source)} images cannot be read; mend them, or add --skip-bad"
+            f"{unreadable} of {len(source)} images cannot be read; fix them, or add --skip-bad"
         )
-    array = np.load(place, mmap_mode="r", allow_pickle=False)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     return DecodedImages(array, source.labels, rows, key=key)
 
 
 def _decode_all(
-    source: Source, shape: tuple[int, ...], place: Path, reporter: Reporter
+    source: Source, shape: tuple[int, ...], path: Path, reporter: Reporter
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Write all pictures to `place`; the rows that could be read, and what ails the others."""
+    """Write all images to `path`. Returns the rows that could be read, and the others' errors."""
 
     def decode(index: int) -> ImageArray | UnreadableError:
         try:
@@ -139,14 +141,14 @@ def _decode_all(
         except UnreadableError as error:
             return error
 
-    array = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     rows, failures = [], []
     indices = range(len(source))
     with ThreadPoolExecutor(cores()) as pool:
-        chunks = (indices[start : start + _AHEAD] for start in indices[::_AHEAD])
+        chunks = (indices[start : start + _CHUNK] for start in indices[::_CHUNK])
         decoded = (item for chunk in chunks for item in pool.map(decode, chunk))
         for i, item in enumerate(
-            track(decoded, reporter, "reading pictures", len(source), "images")
+            track(decoded, reporter, "decoding images", len(source), "images")
         ):
             if isinstance(item, UnreadableError):
                 failures.append(str(item))
@@ -160,8 +162,8 @@ def _decode_all(
 def _report(failures: list[str], total: int, reporter: Reporter, *, skip_bad: bool) -> None:
     if not failures:
         return
-    shown = "; ".join(failures[:_NAMED]) + ("; …" if len(failures) > _NAMED else "")
-    seen = f"{len(failures)} of {total} images cannot be read: {shown}"
+    listed = "; ".join(failures[:_LISTED]) + ("; …" if len(failures) > _LISTED else "")
+    message = f"{len(failures)} of {total} images cannot be read: {listed}"
     if not skip_bad or len(failures) == total:
-        raise DdpmError(f"{seen}. Mend or remove them, or add --skip-bad to leave them out")
-    reporter.say(f"Left out {seen}")
+        raise DdpmError(f"{message}. Fix or remove them, or add --skip-bad to leave them out")
+    reporter.say(f"Left out {message}")

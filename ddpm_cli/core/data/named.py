@@ -1,6 +1,6 @@
-"""Data sets by name, read by torchvision, downloaded into the cache the first time.
+"""Data sets by name, downloaded into the cache at first use and read by torchvision.
 
-CIFAR is read from its published binary version: torchvision would unpickle its download.
+CIFAR is read from its binary version, because torchvision would unpickle its download.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.reporting import Silent
 
 
 class _Torchvision(NamedTuple):
-    """A data set that torchvision reads without unpickling."""
+    """A data set that torchvision reads without pickle."""
 
     reader: str  # the class in torchvision.datasets
     size: tuple[int, int]
@@ -31,7 +31,7 @@ class _Torchvision(NamedTuple):
 
 
 class _Binary(NamedTuple):
-    """The binary version of CIFAR: records of label bytes and 3 x 32 x 32 pixels."""
+    """The binary version of CIFAR: records of label bytes and 3 x 32 x 32 pixel bytes."""
 
     archive: str
     md5: str
@@ -70,7 +70,7 @@ DATASETS: dict[str, _Torchvision | _Binary] = {
 
 
 class NamedSource:
-    """One split ("train" or "test") of a data set of DATASETS."""
+    """One split, "train" or "test", of a data set of DATASETS."""
 
     captioned = False
     unclassified = ()
@@ -83,31 +83,31 @@ class NamedSource:
         root = cache_root() / "datasets"
         entry = DATASETS[name]
         with (
-            _explained(name, root),
+            _explain_errors(name, root),
             alone(root / name, Silent()),
             contextlib.redirect_stdout(sys.stderr),
         ):
             if isinstance(entry, _Binary):
-                self._pictures, self.labels, self.classes = _read_binary(entry, root, split)
+                self._images, self.labels, self.classes = _read_binary(entry, root, split)
                 self.native_size, self.native_channels = (32, 32), 3
             else:
-                self._pictures = _open_torchvision(entry, root, split)
-                self.labels, self.classes = _labels_of(self._pictures)
+                self._images = _open_torchvision(entry, root, split)
+                self.labels, self.classes = _labels_of(self._images)
                 self.native_size, self.native_channels = entry.size, entry.channels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def captions(self) -> Captions:
-        """Raise DdpmError: there are none."""
+        """Raise DdpmError: these data sets have none."""
         raise DdpmError(
-            f"{self.name} has classes and no captions; make some of the classes' names with "
+            f"{self.name} has classes and no captions; make captions of the class names with "
             '--caption "a photo of a {class}"'
         )
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
-        """One picture as uint8 (channels, height, width)."""
-        item = self._pictures[index]
+        """One image as uint8 (channels, height, width)."""
+        item = self._images[index]
         array = np.asarray(item[0] if isinstance(item, tuple) else item)
         if array.ndim == 2:
             array = array[None]
@@ -119,22 +119,22 @@ class NamedSource:
 def _open_torchvision(entry: _Torchvision, root: Path, split: str) -> Any:
     from torchvision import datasets
 
-    choice = {"split": split} if entry.by_split else {"train": split == "train"}
-    return getattr(datasets, entry.reader)(root, download=True, **choice)
+    arguments = {"split": split} if entry.by_split else {"train": split == "train"}
+    return getattr(datasets, entry.reader)(root, download=True, **arguments)
 
 
 def _labels_of(dataset: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets).astype(
         int
     )
-    known = getattr(dataset, "classes", None) or [str(i) for i in range(labels.max() + 1)]
-    return labels, tuple(str(name) for name in known)
+    names = getattr(dataset, "classes", None) or [str(i) for i in range(labels.max() + 1)]
+    return labels, tuple(str(name) for name in names)
 
 
 def _read_binary(
     entry: _Binary, root: Path, split: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Pictures (N, 3, 32, 32), labels (N,) and class names."""
+    """Images (N, 3, 32, 32), labels (N,) and class names."""
     folder = root / entry.folder
     batches = [folder / name for name in (entry.train if split == "train" else entry.test)]
     if not all(path.is_file() for path in [*batches, folder / entry.names]):
@@ -145,17 +145,17 @@ def _read_binary(
     data = np.concatenate([np.fromfile(path, dtype=np.uint8) for path in batches])
     records = data.reshape(-1, entry.label_bytes + 3 * 32 * 32)
     labels = records[:, entry.label_bytes - 1].astype(np.int64)
-    pictures = records[:, entry.label_bytes :].reshape(-1, 3, 32, 32)
-    return pictures, labels, tuple((folder / entry.names).read_text().split())
+    images = records[:, entry.label_bytes :].reshape(-1, 3, 32, 32)
+    return images, labels, tuple((folder / entry.names).read_text().split())
 
 
 @contextlib.contextmanager
-def _explained(name: str, root: Path) -> Any:
+def _explain_errors(name: str, root: Path) -> Any:
     try:
         yield
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise DdpmError(
             f"cannot get the data set {name} into {root}: {error}. Without network, run "
             f"`ddpm train --data {name} --dry-run` on a machine that has one and copy its "
-            f"{root.name}/ folder here (DDPM_CACHE sets the place), or give --data a folder"
+            f"{root.name}/ folder here (DDPM_CACHE sets its location), or give --data a folder"
         ) from error

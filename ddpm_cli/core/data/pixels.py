@@ -1,4 +1,4 @@
-"""The only place where bytes become numbers in [-1, 1] and numbers become bytes."""
+"""Conversion between uint8 pixels and floating point in [-1, 1]; done nowhere else."""
 
 import torch
 from torch import Tensor
@@ -10,5 +10,5 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Map [-1, 1] to the nearest of the 256 grey levels, any shape, clipping what lies outside."""
+    """Map [-1, 1] to the nearest of the 256 grey levels, any shape, clipping values outside."""
     return x.float().mul(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,6 +1,6 @@
-"""The built-in data set: coloured figures on coloured ground, drawn on demand.
+"""The built-in data set: coloured figures on a coloured background, rendered on demand.
 
-Picture i is a function of i alone. Class: the figure. Caption: "a small red circle on blue".
+Image i is a function of i alone. Class: the figure. Caption: "a small red circle on blue".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (30, 30, 35),
 }
-SIZES = {"small": (0.5, 0.6), "large": (0.78, 0.9)}  # radius, as a share of half the picture
+SIZES = {"small": (0.5, 0.6), "large": (0.78, 0.9)}  # radius, as a fraction of half the image side
 
-_SUBPIXELS = 4  # a pixel's colour is the mean over 4 x 4 points
+_SUBPIXELS = 4  # per side: a pixel's colour is the mean over 4 x 4 points
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
@@ -73,7 +73,7 @@ FIGURES: dict[str, Callable[[Points, Points], Mask]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """What picture i shows. Position and radius are in units of half the picture's shorter side."""
+    """The content of an image. Position and radius are in units of half its shorter side."""
 
     figure: str
     colour: str
@@ -85,19 +85,19 @@ class Figure:
 
     @property
     def caption(self) -> str:
-        """A sentence that names everything but the position."""
+        """A sentence with every attribute except the position."""
         return f"a {self.size} {self.colour} {self.figure} on {self.ground}"
 
 
 class Shapes:
-    """A source of `length` pictures of any size."""
+    """A source of `length` images of any size."""
 
     name = "shapes"
     native_size = (32, 32)
     native_channels = 3
     classes = tuple(FIGURES)
     unclassified = ()
-    captioned = False  # its classes are learned unless its captions are asked for
+    captioned = False  # by default the model is trained on classes, not on captions
 
     def __init__(self, length: int = 12_000) -> None:
         self.labels = np.arange(length) % len(FIGURES)
@@ -107,12 +107,12 @@ class Shapes:
         return len(self.labels)
 
     def describe(self, index: int) -> Figure:
-        """Choose what picture `index` shows; every figure comes in turn."""
+        """The content of image `index`; the figures are cycled through."""
         rng = np.random.default_rng([index, 20_200_619])
         colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
         size = str(rng.choice(list(SIZES)))
         radius = rng.uniform(*SIZES[size])
-        x, y = rng.uniform(-0.08, 0.08, size=2)  # near the middle: sooner learnt
+        x, y = rng.uniform(-0.08, 0.08, size=2)  # near the centre: learned sooner
         return Figure(
             figure=self.classes[self.labels[index]],
             colour=str(colour),
@@ -124,25 +124,27 @@ class Shapes:
         )
 
     def captions(self) -> Captions:
-        """A sentence for each picture."""
-        told = ([self.describe(index).caption] for index in range(len(self)))
-        return from_sentences("the shapes' own", told)
+        """One sentence for each image."""
+        sentences = ([self.describe(index).caption] for index in range(len(self)))
+        return from_sentences("the shapes' own", sentences)
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
-        """Draw picture `index` as uint8 (channels, H, W), antialiased."""
+        """Render image `index` as uint8 (channels, H, W), antialiased."""
         return fit(draw(self.describe(index), size), channels, size)
 
 
-def draw(shown: Figure, size: tuple[int, int]) -> ImageArray:
-    """Draw one figure, uint8 (3, H, W)."""
+def draw(content: Figure, size: tuple[int, int]) -> ImageArray:
+    """Render one figure, uint8 (3, H, W)."""
     height, width = size
     half = min(size) / 2
     rows = (np.arange(height * _SUBPIXELS, dtype=np.float64) + 0.5) / _SUBPIXELS - height / 2
     columns = (np.arange(width * _SUBPIXELS, dtype=np.float64) + 0.5) / _SUBPIXELS - width / 2
-    x = (columns[None, :] / half - shown.x) / shown.radius
-    y = (rows[:, None] / half - shown.y) / shown.radius
-    inside = FIGURES[shown.figure](x, y)
-    cover = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
-    figure, ground = (np.array(COLOURS[c], dtype=np.float64) for c in (shown.colour, shown.ground))
-    colours = ground[:, None, None] + cover * (figure - ground)[:, None, None]
+    x = (columns[None, :] / half - content.x) / content.radius
+    y = (rows[:, None] / half - content.y) / content.radius
+    inside = FIGURES[content.figure](x, y)
+    coverage = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
+    figure, ground = (
+        np.array(COLOURS[name], dtype=np.float64) for name in (content.colour, content.ground)
+    )
+    colours = ground[:, None, None] + coverage * (figure - ground)[:, None, None]
     return np.asarray(colours.round(), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures by index: from a folder or .zip of images, the built-in shapes, data sets by name."""
+"""Image sources: a folder or .zip of images, the built-in shapes, data sets by name."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
 
-_PROBED = 512  # headers read to find the usual size and whether all are grey
-_LARGEST_NATIVE = 64  # pixels; larger pictures, or ones of mixed sizes, are brought to this
+_PROBED = 512  # headers read, at most, to find the common size and whether all are grey
+_LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
 
 
 class Source(Protocol):
-    """Pictures by index, with class labels where there are any."""
+    """Images by index, with class labels and captions where there are any."""
 
     @property
     def name(self) -> str:
-        """A short name for the run's folder."""
+        """A short name, used for the run directory."""
 
     @property
     def native_size(self) -> tuple[int, int]:
-        """The (height, width) in pixels to train at unless the user says otherwise."""
+        """The default (height, width) for training, in pixels."""
 
     @property
     def native_channels(self) -> int:
-        """1 where all pictures are grey, else 3."""
+        """1 where all images are grey, else 3."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -46,36 +46,36 @@ class Source(Protocol):
 
     @property
     def unclassified(self) -> tuple[str, ...]:
-        """Pictures that lie in no class folder where others do, so that there are no classes."""
+        """Images outside the class folders where others are inside; then there are no classes."""
 
     @property
     def fingerprint(self) -> str:
-        """Tells these pictures from others, wherever a copy of them lies."""
+        """Identifies the images; the same for every copy of them."""
 
     @property
     def stamp(self) -> str:
-        """Changes whenever the pictures may have: what was made of them is made again."""
+        """Changes whenever the images may have changed; the key of caches."""
 
     @property
     def captioned(self) -> bool:
-        """Whether captions lie beside the pictures, to be learned unless the user says no."""
+        """Whether there are captions to train on by default."""
 
     def __len__(self) -> int: ...
 
     def captions(self) -> Captions:
-        """What the pictures are said to show. Raises DdpmError where nothing or not all is said."""
+        """The captions of all images. Raises DdpmError where some or all have none."""
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
-        """One picture as uint8 (channels, height, width). Raises UnreadableError."""
+        """One image as uint8 (channels, height, width). Raises UnreadableError."""
 
 
 class FileSource:
-    """Image files; folders one level down are the classes."""
+    """Image files; the first folder level is the classes."""
 
     def __init__(self, listing: ImageFiles) -> None:
         self._files = listing
-        whole = listing.path.resolve()
-        self.name = (whole.name if whole.is_dir() else whole.stem) or "images"
+        path = listing.path.resolve()
+        self.name = (path.name if path.is_dir() else path.stem) or "images"
         self.classes, self.labels, self.unclassified = _classes_of(listing.names)
         self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
         self.native_size, self.native_channels = self._probe()
@@ -85,11 +85,11 @@ class FileSource:
 
     @property
     def captioned(self) -> bool:
-        """Whether captions lie beside the pictures. Raises DdpmError for a table that is none."""
+        """Whether there are caption files. Raises DdpmError for a table that cannot be parsed."""
         return captions.has_captions(self._files)
 
     def captions(self) -> Captions:
-        """Read the captions beside the pictures. Raises DdpmError where not all have one."""
+        """Read the caption files. Raises DdpmError where not all images have a caption."""
         return captions.from_files(self._files)
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
@@ -104,20 +104,20 @@ class FileSource:
             try:
                 size, depth = files.probe(self._files.read(index), self._files.names[index])
             except files.UnreadableError:
-                continue  # named with all others when the pictures are decoded
+                continue  # reported with all others when the images are decoded
             sizes[size] += 1
             channels = max(channels, depth)
         if not sizes:
-            raise DdpmError(f"none of the images looked at in {self._files.path} can be read")
-        usual = max(sizes, key=lambda size: sizes[size])
-        fits = len(sizes) == 1 and max(usual) <= _LARGEST_NATIVE
-        return (usual if fits else (_LARGEST_NATIVE, _LARGEST_NATIVE)), channels
+            raise DdpmError(f"none of the images probed in {self._files.path} can be read")
+        common = max(sizes, key=lambda size: sizes[size])
+        fits = len(sizes) == 1 and max(common) <= _LARGEST_NATIVE
+        return (common if fits else (_LARGEST_NATIVE, _LARGEST_NATIVE)), channels
 
 
 def open_source(spec: str) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
     name, _, split = spec.partition(":")
-    if not Path(spec).exists():  # a folder that is here wins over a data set of its name
+    if not Path(spec).exists():  # an existing folder takes precedence over a data set of that name
         if spec == "shapes":
             return Shapes()
         if name in named.DATASETS:
@@ -130,7 +130,7 @@ def open_source(spec: str) -> Source:
 
 
 def captions_of(source: Source, templates: Sequence[str]) -> Captions:
-    """Captions made of templates over the source's classes, or without any its own."""
+    """Captions from templates over the class names; without templates the source's own."""
     if templates:
         return captions.from_class_names(templates, source.classes, source.labels)
     return source.captions()
@@ -139,9 +139,10 @@ def captions_of(source: Source, templates: Sequence[str]) -> Captions:
 def _classes_of(
     names: Sequence[str],
 ) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[str, ...]]:
-    """Class names and labels from the first folder level at which the files part.
+    """Class names, labels and unclassified files, by the first folder level that is not shared.
 
-    Where some lie in no folder there, none; and those that do not, if others do.
+    There are no classes where some files are in no folder of that level; those files are
+    unclassified if others are in one.
     """
     parents = [name.split("/")[:-1] for name in names]
     while all(parents) and len({parts[0] for parts in parents}) == 1:

@@ -1,1 +1,1 @@
-"""Drawing pictures with a trained model: in batches, into a folder, as a film."""
+"""Generation: sampling images from a trained model, into a folder, a GIF or a metric."""

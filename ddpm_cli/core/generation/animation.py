@@ -1,4 +1,4 @@
-"""Pictures appearing out of noise, frame by frame."""
+"""Animations of the reverse process, frame by frame."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate
-from ddpm_cli.core.generation.generate import GenerationRequest, Model
+from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
-SHOWN = ("xt", "x0", "both")
+FRAME_KINDS = ("xt", "x0", "both")
 
 
 def check(path: Path, show: str, *, overwrite: bool) -> None:
-    """Refuse what cannot be drawn or would be lost, before anything is drawn."""
-    if show not in SHOWN:
-        raise UsageError(f"--show {show!r} is unknown; choose one of {', '.join(SHOWN)}")
+    """Raise UsageError or DdpmError for an unusable option, before anything is sampled."""
+    if show not in FRAME_KINDS:
+        raise UsageError(f"--show {show!r} is unknown; choose one of {', '.join(FRAME_KINDS)}")
     if path.suffix.lower() != ".gif":
         raise UsageError(f"--out {path} should end in .gif")
     if path.exists() and not overwrite:
@@ -32,9 +33,9 @@ def check(path: Path, show: str, *, overwrite: bool) -> None:
 def denoising(
     model: Model, request: GenerationRequest, show: str, every: int, reporter: Reporter
 ) -> list[ImageArray]:
-    """Draw the request's pictures as one grid, a frame for every `every`-th step and the last.
+    """Sample the request's images as one grid, a frame per `every` steps and one for the last step.
 
-    The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which keeps its variance.
+    The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which preserves the variance.
     """
     indices = range(request.count)
     start = generate.image_noise(model, request, indices)()
@@ -47,11 +48,11 @@ def denoising(
 
 
 def write(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
-    """Write the frames as an endless GIF of `seconds`, the last frame held for `hold` more."""
+    """Write the frames as a looping GIF of `seconds`, the last frame shown `hold` longer."""
     files.write_gif(path, frames, seconds, hold)
 
 
 def _frame(state: Tensor, x0: Tensor, show: str) -> ImageArray:
-    chosen = {"xt": [state], "x0": [x0], "both": [state, x0]}[show]
-    sheets = [files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256) for x in chosen]
-    return np.concatenate(sheets, axis=2)
+    states = {"xt": [state], "x0": [x0], "both": [state, x0]}[show]
+    grids = [files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256) for x in states]
+    return np.concatenate(grids, axis=2)

@@ -1,4 +1,4 @@
-"""Bits per dimension of pictures under a trained model: a weights file and --data to a result."""
+"""Bits per dimension of images under a trained model, by the variational bound."""
 
 from __future__ import annotations
 
@@ -22,40 +22,43 @@ from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation.generate import Model
+from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The variational bound, averaged over pictures; all in bits per dimension."""
+    """The variational bound, averaged over images, in bits per dimension.
 
-    prior: float  # of the noisiest level
-    terms: tuple[float, ...]  # of each step down, t = 0 first: the decoder's, then KL divergences
-    spread: float | None  # standard error of the total over the pictures; None of one
-    count: int  # pictures
+    Source: Ho et al. (2020), eq. 5.
+    """
+
+    prior: float  # L_T
+    terms: tuple[float, ...]  # L_0 (the decoder's) to L_(T-1) (KL divergences)
+    standard_error: float | None  # of the total, over the images; None for one image
+    count: int  # images
 
     @property
     def total(self) -> float:
-        """The bound on -log2 p(picture), a dimension being one channel of one pixel."""
+        """The bound on -log2 p(image) per dimension, which is one channel of one pixel."""
         return self.prior + sum(self.terms)
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON holds it."""
+        """The result for JSON."""
         return {
             "total": self.total,
             "prior": self.prior,
             "kl": sum(self.terms[1:]),
             "decoder": self.terms[0],
-            "standard_error": self.spread,
+            "standard_error": self.standard_error,
             "terms": list(self.terms),
             "n": self.count,
         }
 
 
 def choose_variance(model: Model, variance: str | None) -> str:
-    """The variance of the model's steps. Raises where the model has none such, or no steps."""
+    """The variance of the reverse steps. Raises UsageError or DdpmError if the model has none."""
     diffusion, learned = model.config.diffusion, model.config.network.learned_variance
     if diffusion.schedule in CONTINUOUS:
         raise DdpmError(
@@ -75,85 +78,87 @@ def choose_variance(model: Model, variance: str | None) -> str:
 def open_images(
     model: Model, data: str | None, reporter: Reporter, *, skip_bad: bool
 ) -> loader.DecodedImages:
-    """The pictures to judge, labelled as the model is. Raises DdpmError where they do not fit it.
+    """The images to evaluate, with the model's labels. Raises DdpmError where they do not fit it.
 
-    Pictures of another size are brought to the model's only where it was trained on these same
-    ones: their bits/dim would be those of other pictures.
+    Images of another size are resized only if they are the training images themselves: resizing
+    others would give the bits/dim of other images.
     """
     network = model.config.network
     name = data or model.config.data.source
     if not name:
-        raise UsageError(f"{model.path} does not say what it was trained on: give --data")
+        raise UsageError(f"{model.path} does not record its training data: give --data")
     source = open_source(name)
     native = (source.native_channels, *source.native_size)
-    wanted = (network.channels, *network.size)
-    if native != wanted and source.fingerprint != model.config.data.fingerprint:
+    expected = (network.channels, *network.size)
+    if native != expected and source.fingerprint != model.config.data.fingerprint:
         raise DdpmError(
-            f"the pictures of {name} are {_size(native)}, and {model.path} is a model of "
-            f"{_size(wanted)}; bits/dim are of whole pictures, so bring them to that size first"
+            f"the images of {name} are {_size(native)}, and {model.path} is a model of "
+            f"{_size(expected)}; resizing would change their bits/dim, so give --data images of "
+            "that size"
         )
     labels = _labels(model, source, name)
     with distributed.local_rank0_first():
-        held = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
+        images = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
+        images = replace(images, labels=labels)
         if network.text is None:
-            return replace(held, labels=labels)
-        told = captions_of(source, model.config.data.templates)
-        read = tokens.tokenise(network.text, told.sentences, model.device, reporter)
-    return replace(held, labels=labels, captions=told, texts=read)
+            return images
+        captions = captions_of(source, model.config.data.templates)
+        texts = tokens.tokenise(network.text, captions.sentences, model.device, reporter)
+    return replace(images, captions=captions, texts=texts)
 
 
 def measure(
     model: Model,
-    pictures: loader.DecodedImages,
+    images: loader.DecodedImages,
     count: int,
     seed: int,
     batch: int,
     variance: str,
     reporter: Reporter,
 ) -> Likelihood:
-    """The bound for `count` of the pictures, chosen by the seed; one evaluation a timestep each.
+    """The bound for `count` images, chosen by the seed, with one network evaluation per timestep.
 
-    The noise of a picture depends on the seed and on which picture it is, so neither the batch nor
-    the number of processes changes the result.
+    An image's noise depends only on the seed and on its index, so the result does not depend on the
+    batch or the number of processes.
     """
-    count = min(count, len(pictures))
-    order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(pictures))[:count]
-    mine = order[distributed.shard(count)]
+    count = min(count, len(images))
+    order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(images))[:count]
+    shard = order[distributed.shard(count)]
     steps = len(model.denoiser.schedule)
     sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
-    with reporter.bar("judging", count * steps, "evaluations") as bar:
-        for start in range(0, len(mine), batch):
-            chosen = mine[start : start + batch]
+    with reporter.bar("evaluating", count * steps, "evaluations") as bar:
+        for start in range(0, len(shard), batch):
+            chosen = shard[start : start + batch]
             rows = []
-            for t, row in enumerate(_bound(model, pictures, chosen, seed, variance)):
+            for t, row in enumerate(_bound(model, images, chosen, seed, variance)):
                 rows.append(row)
                 done = start * steps + len(chosen) * min(t + 1, steps)
-                bar.update(done * count / len(mine))  # as if the other processes were as far
-            values = torch.stack(rows)  # (terms and prior, pictures)
+                bar.update(done * count / len(shard))  # assumes that all processes are as far
+            values = torch.stack(rows)  # (terms and prior, images)
             totals = values.sum(dim=0)
             sums += torch.cat([values.sum(dim=1), totals.sum()[None], totals.square().sum()[None]])
     *terms, prior, mean, square = (distributed.all_reduce_sum(sums) / count).tolist()
     deviation = math.sqrt(max(0.0, square - mean**2))
-    spread = None if count == 1 else deviation / math.sqrt(count - 1)
-    return Likelihood(prior, tuple(terms), spread, count)
+    standard_error = None if count == 1 else deviation / math.sqrt(count - 1)
+    return Likelihood(prior, tuple(terms), standard_error, count)
 
 
 @torch.inference_mode()
 def _bound(
     model: Model,
-    pictures: loader.DecodedImages,
+    images: loader.DecodedImages,
     chosen: NDArray[np.int64],
     seed: int,
     variance: str,
 ) -> Iterator[Tensor]:
-    """For some pictures the terms of the bound and the prior's: T + 1 tensors (B,), float64."""
-    images, labels = pictures.take(chosen)
-    x0 = to_unit(images.to(model.device))
+    """Yield the terms of the bound, then the prior: T + 1 float64 tensors (B,)."""
+    pixels, labels = images.take(chosen)
+    x0 = to_unit(pixels.to(model.device))
     classes = labels if model.config.network.classes else None
-    text = pictures.told(chosen, np.zeros(len(chosen)))  # by the first of each picture's captions
+    text = images.caption_tokens(chosen, np.zeros(len(chosen)))  # each image's first caption
     condition = Condition(classes, text).to(model.device)
-    numbers = [seeds.derive(seed, int(i)) for i in chosen]
-    noise = seeds.ImageNoise(numbers, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
+    image_seeds = [seeds.derive(seed, int(i)) for i in chosen]
+    noise = seeds.ImageNoise(image_seeds, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
     schedule = model.denoiser.schedule
 
     def predict(x: Tensor, sigma: Tensor) -> Prediction:
@@ -166,19 +171,20 @@ def _bound(
 
 
 def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
-    """The data's labels (N,) in the model's numbers."""
+    """The labels (N,) of the source as indices of the model's classes."""
     names = model.config.network.classes
     if not names:
         return np.full(len(source), -1)
     unknown = [name for name in source.classes if name not in names]
     if unknown or not source.classes:
-        has = f"a class {unknown[0]!r}" if unknown else "no classes"
+        found = f"a class {unknown[0]!r}" if unknown else "no classes"
+        listed = f"{', '.join(names[:10])}{', …' if names[10:] else ''}"
         raise DdpmError(
-            f"{data} has {has}, and {model.path} needs the class of each picture, one of "
-            f"{', '.join(names[:10])}{', …' if names[10:] else ''}: sort them into folders so named"
+            f"{data} has {found}, and {model.path} needs the class of each image, one of {listed}: "
+            "sort them into folders of these names"
         )
-    numbers = np.array([names.index(name) for name in source.classes])
-    return numbers[source.labels]
+    indices = np.array([names.index(name) for name in source.classes])
+    return indices[source.labels]
 
 
 def _size(shape: tuple[int, int, int]) -> str:

@@ -93,7 +93,7 @@ class TrainingImages:
 
     def content(self) -> str:
         """Hash what identifies the files, their size in training, and which are held out."""
-        shape = self._pictures.bytes.shape
+        shape = self._pictures.pixels.shape
         digest = sha256(f"{self._pictures.key} {shape}".encode())
         digest.update(self._pictures.rows.tobytes())
         return digest.hexdigest()

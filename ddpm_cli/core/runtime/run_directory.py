@@ -139,6 +139,15 @@ def find_weights(given: Path | None) -> Path:
     raise DdpmError(f"{given}: no such run or weights file{_existing()}")
 
 
+def is_run_or_weights(spec: str) -> bool:
+    """Whether this is the path of a run directory or of a weights file."""
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return path.suffix == ".safetensors"
+    run = RunDirectory(path)
+    return run.weights.is_file() and run.config.is_file()
+
+
 def unused_name(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
     names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))

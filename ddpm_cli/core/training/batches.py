@@ -83,10 +83,10 @@ class Batches:
         x0 = to_unit(images.to(self._device))
         if self._config.data.augment:
             moves = self._augmentation(seen)[shard]
-            x0 = augmentation.moved(x0, moves)
+            x0 = augmentation.augment(x0, moves)
             condition = condition._replace(augmented=augmentation.labels(moves))
         elif self._config.data.flip:
-            x0 = augmentation.mirrored(x0, flips[shard])
+            x0 = augmentation.flip(x0, flips[shard])
         noised = Noised(x0, self._noise(optimiser.batch, seen)[shard], sigma[shard])
         return Batch(noised, condition.drop(drops[shard]).to(self._device), rows, importance)
 
@@ -110,14 +110,14 @@ class Batches:
         """Images (B, C, H, W) uint8 and their conditions; `which`, (B,) in [0, 1): the caption."""
         images, labels = dataset.take(rows)
         classes = labels if self._config.network.classes else None
-        return images, Condition(classes, dataset.told(rows, which.numpy()))
+        return images, Condition(classes, dataset.caption_tokens(rows, which.numpy()))
 
     def _augmentation(self, seen: int) -> Tensor:
         """Parameters (B, 8) of the augmentation of the batch after `seen` images."""
         optimiser, data = self._config.optimiser, self._config.data
         mirroring = 1.0 if data.flip else data.augment
         random = seeds.generator(optimiser.seed, "augmentation", seen)
-        return augmentation.draw_moves(optimiser.batch, data.augment, mirroring, random)
+        return augmentation.sample_parameters(optimiser.batch, data.augment, mirroring, random)
 
     def _noise(self, count: int, seen: int) -> Tensor:
         random = seeds.generator(self._config.optimiser.seed, "noise", seen, device=self._device)

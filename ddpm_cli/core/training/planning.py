@@ -65,7 +65,7 @@ class TrainingPlan:
             "classes": list(config.network.classes),
             "no_classes_because": _why_no_classes(self.source) or None,
             "captions": 0 if self.captions is None else len(self.captions.sentences),
-            "captions_from": None if self.captions is None else self.captions.where,
+            "captions_from": None if self.captions is None else self.captions.origin,
             "caption": None if self.captions is None else self.captions.sentences[0],
             "text_encoder": None if config.network.text is None else config.network.text.encoder,
             "size": list(config.network.size),

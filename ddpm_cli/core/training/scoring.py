@@ -22,7 +22,8 @@ from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.figures import plots
-from ddpm_cli.core.generation.generate import GenerationRequest, Model
+from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate

@@ -1,0 +1,77 @@
+"""A trained model, loaded onto a device for sampling and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import DdpmError, UsageError
+
+
+class Model(NamedTuple):
+    """A denoiser on a device, with its config and origin."""
+
+    path: Path
+    denoiser: Denoiser
+    config: RunConfig
+    images: int  # seen in training
+    sha256: str  # of the weights file
+    device: torch.device
+    precision: torch.dtype  # of autocast
+
+    @property
+    def provenance(self) -> str:
+        """How it was trained, or where it was imported from, for messages."""
+        origin = self.config.origin
+        if origin is not None and self.images == 0:
+            return f"the weights of {origin.path}"
+        return f"{self.images:,} images seen"
+
+
+def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Model:
+    """Load a weights file onto a device. Raises DdpmError where it cannot be read."""
+    loaded = weights.load(path)
+    network = loaded.network.to(device).to(memory_format=torch.channels_last)
+    diffusion = loaded.config.diffusion
+    denoiser = Denoiser(network, schedules.from_config(diffusion), diffusion.parameterisation)
+    return Model(path, denoiser, loaded.config, loaded.images, loaded.sha256, device, precision)
+
+
+def check_sampling(model: Model, sampling: Sampling) -> None:
+    """Raise UsageError or DdpmError where the model lacks what the settings need.
+
+    That is a learned variance, and for guidance a null condition (Ho & Salimans, 2022).
+    """
+    if sampling.variance == "learned" and not model.config.network.learned_variance:
+        raise UsageError(
+            f"{model.path} was trained without --learned-variance; "
+            "use --variance fixed-small or fixed-large"
+        )
+    if sampling.guidance != 1:
+        _check_guidance(model)
+
+
+def _check_guidance(model: Model) -> None:
+    network = model.config.network
+    if not network.conditioned:
+        raise DdpmError(
+            f"{model.path} was trained without classes and captions, so there is nothing to guide "
+            "towards; leave --guidance at 1"
+        )
+    if network.classes and not network.null_class:
+        raise DdpmError(
+            f"{model.path} has no null class, which guidance needs; leave --guidance at 1 (ddpm "
+            "convert --null-class says which class is the null class)"
+        )
+    if model.config.optimiser.class_drop == 0:
+        raise DdpmError(
+            f"{model.path} was trained with --class-drop 0, so it has no unconditional branch; "
+            "leave --guidance at 1"
+        )

@@ -1,0 +1,59 @@
+"""Images of a model as one side of a comparison: generated while they are scored, never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation.generate import GenerationRequest, draw, resolve_request
+from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.metrics.inputs import GeneratedImages
+from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.reporting import Reporter, Silent
+from ddpm_cli.core.runtime.run_directory import find_weights
+
+DEFAULT_COUNT = 5000  # images
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """Which images of a run to score: those that `ddpm sample` would write."""
+
+    run: Path  # or a weights file
+    count: int | None  # None: as many as the conditions say, or else DEFAULT_COUNT
+    seed: int
+    conditions: ConditionRequest
+    sampling: Sampling
+
+    def open(self, batch: int, device: torch.device, reporter: Reporter) -> GeneratedImages:
+        """Load the model. Raises UsageError or DdpmError where the request cannot be met."""
+        precision = devices.choose_precision("auto", device)
+        model = load_model(find_weights(self.run.expanduser()), device, precision)
+        request = resolve_request(
+            model, self.count, self.seed, self.conditions, self.sampling, reporter, DEFAULT_COUNT
+        )
+        sampling = request.sampling
+        reporter.say(
+            f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
+            f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
+            f"guidance {sampling.guidance:g}, seed {self.seed}"
+        )
+        return generated_images(str(self.run), model, request, batch)
+
+
+def generated_images(
+    label: str, model: Model, request: GenerationRequest, batch: int
+) -> GeneratedImages:
+    """The images of a request as an image set, sampled in batches without a progress bar."""
+
+    def walk(indices: range) -> Iterator[Tensor]:
+        for _, images in draw(model, request, indices, batch, Silent()):
+            yield torch.from_numpy(images)
+
+    return GeneratedImages(label, request.count, walk)
