@@ -171,9 +171,9 @@ def test_training_and_drawing_with_a_frozen_encoder(
     held = json.loads(Path("runs/a/config.json").read_text())["network"]["text"]
     assert (held["encoder"], held["width"], held["length"]) == (str(encoder.resolve()), 12, 14)
     tensors = load_file("runs/a/model.safetensors")
-    of_text = {name for name in tensors if "conditioning.text" in name}
-    layer = {f"conditioning.text_map.{part}" for part in ("weight", "bias")}
-    assert of_text == {"conditioning.text.null"} | layer  # the encoder is no part of the weights
+    of_text = {name for name in tensors if "embedding.text" in name}
+    layer = {f"embedding.text_map.{part}" for part in ("weight", "bias")}
+    assert of_text == {"embedding.text.null"} | layer  # the encoder is no part of the weights
     draw = ("sample", "runs/a", "-n", 2, "--steps", 2, "--guidance", 2)
     assert ddpm(*draw, "--prompt", "a dark night", "--out", "night").code == 0
     shutil.rmtree(encoder)

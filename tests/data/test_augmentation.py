@@ -273,8 +273,8 @@ def test_the_network_hears_its_labels_and_silence_is_zeros() -> None:
     out = network(x, t, Condition(augmented=told))
     assert (out - network(x, t)).abs().amax(dim=(1, 2, 3)).min() > 1e-3
     out.square().mean().backward()
-    assert network.conditioning.augmented is not None
-    gradient = network.conditioning.augmented.weight.grad
+    assert network.embedding.augmented is not None
+    gradient = network.embedding.augmented.weight.grad
     assert gradient is not None
     assert (gradient.abs().sum(dim=0) > 0).all()  # each of the nine
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cli.core.checkpoints.tensors import current_name
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -115,6 +116,8 @@ def restore(path: Path, state: State) -> None:
     verify(path)
     try:
         held: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+        for part in ("network", "average"):
+            held[part] = {current_name(name): tensor for name, tensor in held[part].items()}
         state.restore(held)
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(

@@ -21,9 +21,9 @@ from ddpm_cli.core.training.state import State
 
 # What a network may have more: the reading of a condition, and blocks that follow others in their
 # stage, which start as the identity.
-_ADDED = re.compile(r"(conditioning\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
-_CLASSES = "conditioning.classes.weight"
-_AUGMENTED = "conditioning.augmented.weight"  # without effect on pictures that were not moved
+_ADDED = re.compile(r"(embedding\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
+_CLASSES = "embedding.classes.weight"
+_AUGMENTED = "embedding.augmented.weight"  # without effect on pictures that were not moved
 _OWN = ("classes", "null_class")  # settings of a network that follow the new training
 
 
