@@ -25,7 +25,7 @@ TINY = {
         "width": 8,
         "multipliers": [1, 2],
         "blocks": ["res", "res,attn"],
-        "time": "scale-shift",
+        "modulation": "scale-shift",
         "patch": 2,
         "dropout": 0.0,
     },

@@ -173,10 +173,10 @@ def test_training_and_sampling_with_a_frozen_encoder(
     text = json.loads(Path("runs/a/config.json").read_text())["network"]["text"]
     assert (text["encoder"], text["width"], text["length"]) == (str(encoder.resolve()), 12, 14)
     tensors = load_file("runs/a/model.safetensors")
-    text_tensors = {name for name in tensors if "conditioning.text" in name}
-    layer = {f"conditioning.text_map.{part}" for part in ("weight", "bias")}
+    text_tensors = {name for name in tensors if "embedding.text" in name}
+    layer = {f"embedding.text_map.{part}" for part in ("weight", "bias")}
     # the encoder is not in the weights file
-    assert text_tensors == {"conditioning.text.null"} | layer
+    assert text_tensors == {"embedding.text.null"} | layer
     draw = ("sample", "runs/a", "-n", 2, "--steps", 2, "--guidance", 2)
     assert ddpm(*draw, "--prompt", "a dark night", "--out", "night").code == 0
     shutil.rmtree(encoder)

@@ -21,7 +21,7 @@ from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.attention import CrossAttention
-from ddpm_cli.core.models.embeddings import BlockContext, ConditionEmbedding
+from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.text import ByteTransformer, TextEmbedding
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import Silent
@@ -85,7 +85,7 @@ class Bias(nn.Module):
         super().__init__()
         self.bias = bias
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, context: Embeddings) -> Tensor:
         return x + self.bias[:, None, None]
 
 
@@ -97,11 +97,11 @@ def test_the_null_text_is_an_unconditional_network(text: TextConfig) -> None:
     plain = UNet(replace(TINY, text=None, blocks=blocks, middle=middle)).eval()
     state = network.state_dict()
     plain.load_state_dict({n: state[n] for n in plain.state_dict() if n in state}, strict=False)
-    conditioning = network.conditioning
+    conditioning = network.embedding
     null = conditioning.text.null
     with torch.no_grad():
         normalised = (null - null.mean()) / (null.var(correction=0) + 1e-5).sqrt()
-        plain.conditioning.second.bias += conditioning.text_map(normalised)
+        plain.embedding.second.bias += conditioning.text_map(normalised)
     layers = dict(network.named_modules())
     biases = 0
     for name, layer in layers.items():
@@ -149,7 +149,7 @@ def test_padding_has_no_effect_and_every_byte_and_its_position_has() -> None:
     padded = torch.nn.functional.pad(encoded("ab ba"), (0, 9))
     torch.testing.assert_close(output(padded), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        network.conditioning.text.null += 1  # not used where there is a text
+        network.embedding.text.null += 1  # not used where there is a text
     torch.testing.assert_close(output(encoded("ab ba")), expected)
     for other in ("ab bc", "ba ab", "ab b", "b"):
         assert (output(encoded(other)) - expected).abs().max() > 1e-5, other
@@ -200,13 +200,13 @@ def test_attention_to_tokens_against_a_loop(heads: int) -> None:
             weights = torch.softmax(q[part].T @ k[part] / math.sqrt(8 / heads), dim=-1)
             out[b, part] = v[part] @ weights.T
     expected = x + layer.out(out.reshape(x.shape))
-    context = BlockContext(torch.zeros(2, 1), None, tokens, mask)
+    context = Embeddings(torch.zeros(2, 1), None, tokens, mask)
     torch.testing.assert_close(layer(x, context), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_attention_to_tokens_is_the_identity() -> None:
     x = torch.randn(1, 8, 2, 2)
-    context = BlockContext(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
+    context = Embeddings(torch.zeros(1, 1), None, torch.randn(1, 3, 8), torch.ones(1, 3) > 0)
     assert torch.equal(CrossAttention(8, TINY)(x, context), x)
 
 
@@ -215,13 +215,13 @@ def test_the_mean_of_hidden_states_does_not_depend_on_their_scale() -> None:
     tokens = torch.randn(2, 3, 6)
     tokens[1, 2] = 0  # the second text is shorter
     one, other = (conditioning(torch.zeros(2), Condition(text=k * tokens)) for k in (1, 100))
-    torch.testing.assert_close(one.vector, other.vector, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.global_embedding, other.global_embedding, rtol=1e-3, atol=1e-3)
 
     normalised = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0, keepdim=True)
     means = normalised[0].mean(0), normalised[1, :2].mean(0)
     text = torch.stack([conditioning.text_map(mean) for mean in means])
     time = conditioning.second(nn.functional.silu(conditioning.first(time_of(conditioning))))
-    torch.testing.assert_close(one.vector, nn.functional.silu(time + text), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.global_embedding, nn.functional.silu(time + text), rtol=1e-3, atol=1e-3)
 
 
 def time_of(conditioning: ConditionEmbedding) -> Tensor:
@@ -237,7 +237,7 @@ def test_an_initial_networks_text_map_is_trained(text: TextConfig) -> None:
     network = UNet(replace(TINY, text=text))
     captions = encoded("ab", "c") if text is BYTES else torch.randn(2, 3, 6)
     x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
-    mapped = network.conditioning.text_map
+    mapped = network.embedding.text_map
     assert not any(p.any() for p in mapped.parameters())
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(3):

@@ -286,8 +286,8 @@ def test_the_network_uses_its_labels_and_none_are_zeros() -> None:
     out = network(x, t, Condition(augmented=augmented))
     assert (out - network(x, t)).abs().amax(dim=(1, 2, 3)).min() > 1e-3
     out.square().mean().backward()
-    assert network.conditioning.augmented is not None
-    gradient = network.conditioning.augmented.weight.grad
+    assert network.embedding.augmented is not None
+    gradient = network.embedding.augmented.weight.grad
     assert gradient is not None
     assert (gradient.abs().sum(dim=0) > 0).all()  # each of the nine
 

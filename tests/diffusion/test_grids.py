@@ -1,4 +1,4 @@
-"""Which timesteps the steps visit: the sequences of the reference systems."""
+"""Timesteps of the steps: the sequences of the reference implementations."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_karras_is_within_the_schedule_and_below_80() -> None:
 
 @pytest.mark.parametrize("spacing", OF_TIMESTEPS)
 @pytest.mark.parametrize("steps", [1, 2, 10, 1000])
-def test_grids_for_the_flow_are_squeezed_below_80(spacing: str, steps: int) -> None:
+def test_grids_for_ode_solvers_are_scaled_below_80(spacing: str, steps: int) -> None:
     free = grids.sigmas(COSINE, steps, spacing).numpy()
     bound = grids.sigmas(COSINE, steps, spacing, 80).numpy()
     assert len(bound) == steps + 1
     assert (np.diff(bound) < 0).all()
     assert bound[0] <= 80 * (1 + 1e-12)
     assert (bound <= free * (1 + 1e-12)).all()
-    # A schedule that stays below is not touched.
+    # A schedule that is below is unchanged.
     np.testing.assert_array_equal(
         grids.sigmas(LINEAR, steps, spacing, 200), grids.sigmas(LINEAR, steps, spacing)
     )

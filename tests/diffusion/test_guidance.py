@@ -1,4 +1,4 @@
-"""Guidance and thresholds: wrappers of D whose effect on analytic data is known."""
+"""Guidance and thresholds: wrappers of D checked on analytic data."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_a_model_without_classes_is_not_guided() -> None:
 @pytest.mark.parametrize("scale", [0, 4])
 def test_outside_its_interval_guidance_has_no_effect(scale: float) -> None:
     calls: list[int] = []
-    how = Sampling(guidance=scale, guidance_interval=(0.3, 5.0))
-    predict = guided(labelled(calls), Condition(torch.tensor([0, 1])), how)
+    sampling = Sampling(guidance=scale, guidance_interval=(0.3, 5.0))
+    predict = guided(labelled(calls), Condition(torch.tensor([0, 1])), sampling)
     for sigma in (0.3, 5.1, 80.0):  # LOW itself is outside
         assert predict(ZERO, at(sigma)).x0.flatten().tolist() == [10, 20]
     assert calls == [2, 2, 2]  # one evaluation each
@@ -70,7 +70,7 @@ def test_outside_its_interval_guidance_has_no_effect(scale: float) -> None:
 
 
 class Learned(Denoiser):
-    """D = x, with a variance between smallest and largest that the class decides."""
+    """D = x, with a variance fraction that depends on the class."""
 
     def __init__(self) -> None:
         super().__init__(lambda x, c, k: x, LINEAR, "x0")
@@ -90,23 +90,25 @@ def test_a_learned_variance_passes_unguided(scale: float, threshold: str) -> Non
 
 
 def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> None:
-    wanted, free = noise(2, 3, 8, 8), noise(2, 3, 8, 8)
+    conditional, unconditional = noise(2, 3, 8, 8), noise(2, 3, 8, 8)
 
     class Two(Denoiser):
         def predict(
             self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL
         ) -> Prediction:
             assert condition.labels is not None and condition.labels.tolist() == [0, 0, -1, -1]
-            return Prediction(torch.cat([wanted, free]))
+            return Prediction(torch.cat([conditional, unconditional]))
 
-    def guided_by(share: float) -> Tensor:
-        how = Sampling(guidance=5, guidance_rescale=share)
-        predict = guided(Two(lambda x, c, k: x, LINEAR, "x0"), Condition(torch.tensor([0, 0])), how)
-        return predict(wanted, at(1.0)).x0
+    def guided_by(phi: float) -> Tensor:
+        sampling = Sampling(guidance=5, guidance_rescale=phi)
+        predict = guided(
+            Two(lambda x, c, k: x, LINEAR, "x0"), Condition(torch.tensor([0, 0])), sampling
+        )
+        return predict(conditional, at(1.0)).x0
 
-    plain = free + 5 * (wanted - free)
-    # Lin et al. (2024), equations 15 and 16, one picture at a time
-    rescaled = torch.stack([p * w.std() / p.std() for p, w in zip(plain, wanted, strict=True)])
+    plain = unconditional + 5 * (conditional - unconditional)
+    # Lin et al. (2024), equations 15 and 16, one image at a time
+    rescaled = torch.stack([p * w.std() / p.std() for p, w in zip(plain, conditional, strict=True)])
     torch.testing.assert_close(guided_by(0), plain)
     torch.testing.assert_close(guided_by(1), rescaled)
     torch.testing.assert_close(guided_by(0.7), 0.7 * rescaled + 0.3 * plain)
@@ -138,7 +140,7 @@ def test_guided_gaussians_have_the_tilted_mean(
     steps = samplers.ddim(predict, 80 * draw(), sigmas, eta=eta, noise=draw)
     x = list(steps)[-1].x
     # The mean of 20,000 draws of deviation 0.3 is known to 0.0021. The start's mean, 0, is still
-    # felt by 0.3 / 80 of the way, and 200 steps of Euler err by 0.5 %.
+    # left with weight 0.3 / 80, and 200 steps of Euler err by 0.5 %.
     assert x.mean().item() == pytest.approx(scale * 0.4, abs=0.015)
     assert x.std().item() == pytest.approx(0.3, rel=0.05)
 
@@ -154,10 +156,10 @@ def test_static_thresholding_clips() -> None:
 def test_dynamic_thresholding_is_imagens(noise: Callable[..., Tensor]) -> None:
     x = noise(3, 3, 16, 16) * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None]
     out = thresholded(lambda x, s: Prediction(x), "dynamic")(x, SIGMA).x0
-    for picture, bounded in zip(x, out, strict=True):  # Saharia et al. (2022), appendix, as printed
-        s = max(1.0, torch.quantile(picture.abs().flatten(), 0.995).item())
-        torch.testing.assert_close(bounded, picture.clamp(-s, s) / s)
-    assert torch.equal(out[0], x[0])  # a picture that is within its range stays as it is
+    for image, bounded in zip(x, out, strict=True):  # Saharia et al. (2022), appendix, as printed
+        s = max(1.0, torch.quantile(image.abs().flatten(), 0.995).item())
+        torch.testing.assert_close(bounded, image.clamp(-s, s) / s)
+    assert torch.equal(out[0], x[0])  # an image within the range is unchanged
     assert out.abs().max() <= 1
     tiny = torch.full((1, 1, 1, 1), -7.0)
     assert thresholded(lambda x, s: Prediction(x), "dynamic")(tiny, SIGMA).x0.item() == -1

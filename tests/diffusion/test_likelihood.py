@@ -18,7 +18,7 @@ from ddpm_cli.core.config.run import DiffusionConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Prediction
-from ddpm_cli.core.diffusion.likelihood import bound, prior_term, surprise
+from ddpm_cli.core.diffusion.likelihood import bound, discretised_gaussian_nll, prior_term
 from tests.conftest import Result
 
 SHORT = ("--images", 8, "--preview", 0)  # a step
@@ -29,8 +29,8 @@ LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
 @given(mean=st.floats(-1.5, 1.5), log_std=st.floats(-6, 1))
 def test_the_decoders_bins_sum_to_one(mean: float, log_std: float) -> None:
     log_stds = torch.full_like(LEVELS, log_std)
-    nats = surprise(LEVELS, torch.full_like(LEVELS, mean), log_stds)
-    # A bin is at least 1e-12 by definition, which is all that can be too much.
+    nats = discretised_gaussian_nll(LEVELS, torch.full_like(LEVELS, mean), log_stds)
+    # Each probability is clamped to at least 1e-12.
     assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
@@ -39,7 +39,9 @@ def test_a_bins_probability_is_the_normals() -> None:
     normal = stats.norm(0.3, std)
     edges = np.concatenate([[-np.inf], LEVELS[:-1].numpy() + 1 / 255, [np.inf]])
     expected = np.diff(normal.cdf(edges))
-    nats = surprise(LEVELS, torch.full_like(LEVELS, 0.3), torch.full_like(LEVELS, math.log(std)))
+    nats = discretised_gaussian_nll(
+        LEVELS, torch.full_like(LEVELS, 0.3), torch.full_like(LEVELS, math.log(std))
+    )
     # The distribution function's approximation is within 3e-4, a difference within twice that.
     np.testing.assert_allclose((-nats).exp(), expected, atol=6e-4)
 
@@ -68,7 +70,7 @@ def draws(x0: Tensor) -> Callable[[], Tensor]:
     return lambda: torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
 
 
-def test_an_oracle_pays_for_the_decoder_alone() -> None:
+def test_an_exact_denoiser_has_the_decoder_term_alone() -> None:
     x0 = LEVELS[torch.arange(48) * 5].reshape(1, 3, 4, 4)
     terms = torch.cat(
         list(bound(lambda x, s: Prediction(x0), LINEAR, x0, draws(x0), "fixed-small"))

@@ -28,7 +28,7 @@ TIMES = {"eps": 1 / SNR, "x0": np.ones(6), "v": 1 / (SNR + 1)}  # error of F ove
 
 
 def constant(value: float, channels: int = 1) -> Callable[..., Tensor]:
-    """A network that says the same in every pixel."""
+    """A network with a constant output."""
     return lambda x, c, k: torch.full_like(x, value).repeat(1, channels, 1, 1)
 
 
@@ -94,16 +94,16 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
     below = LINEAR.below(s)
     c_out = {"eps": s, "x0": s**0, "v": s / (1 + s**2).sqrt(), "flow": s / (1 + s),
              "edm": 0.5 * s / (s**2 + 0.25).sqrt()}[parameterisation]  # fmt: skip
-    wanted = {
+    published = {
         "plain": c_out**-2,
         "min-snr": (s**-2).clamp(max=5),
         "p2": s**-2 / (1 + s**-2),
         "edm": (s**2 + 0.25) / (s * 0.5) ** 2,
         "vlb": torch.minimum(500 * (below**-2 - s**-2), 1e12 / c_out**2),
     }[weighting]
-    # The network is shown float32, and x0 = x - sigma F cancels at sigma 157.
+    # The network's input is float32, and x0 = x - sigma F cancels at sigma 157.
     made = training_loss(network, noised, UNCONDITIONAL, objective)
-    torch.testing.assert_close(made, wanted * error, rtol=1e-4, atol=0)
+    torch.testing.assert_close(made, published * error, rtol=1e-4, atol=0)
 
 
 def test_edm_under_edms_weighting_is_plain() -> None:
@@ -119,11 +119,11 @@ def gaussian_kl(mean_q: float, var_q: float, mean_p: float, var_p: float) -> flo
 
 
 @given(
-    t=st.integers(1, 999), x0=st.floats(-1, 1), seen=st.floats(-1, 1), v=st.floats(-1.5, 1.5),
+    t=st.integers(1, 999), x0=st.floats(-1, 1), denoised=st.floats(-1, 1), v=st.floats(-1.5, 1.5),
     n=st.floats(-3, 3),
 )  # fmt: skip
 def test_the_bounds_term_is_the_divergence_of_ddpms_two_gaussians(
-    t: int, x0: float, seen: float, v: float, n: float
+    t: int, x0: float, denoised: float, v: float, n: float
 ) -> None:
     """Written in DDPM's scale with DDPM's coefficients (Ho et al. 2020, equations 6 and 7)."""
     beta, abar, before = LINEAR.beta[t], LINEAR.alpha_bar[t], LINEAR.alpha_bar[t - 1]
@@ -133,10 +133,15 @@ def test_the_bounds_term_is_the_divergence_of_ddpms_two_gaussians(
     posterior = beta * (1 - before) / (1 - abar)
     fraction = (v + 1) / 2
     var = math.exp(fraction * math.log(beta) + (1 - fraction) * math.log(posterior))
-    expected = gaussian_kl(of_x0 * x0 + of_x_t * x_t, posterior, of_x0 * seen + of_x_t * x_t, var)
+    expected = gaussian_kl(
+        of_x0 * x0 + of_x_t * x_t, posterior, of_x0 * denoised + of_x_t * x_t, var
+    )
     full = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     made = variational_term(
-        LINEAR, x0 * full, torch.tensor([LINEAR.sigma[t]]), Prediction(seen * full, fraction * full)
+        LINEAR,
+        x0 * full,
+        torch.tensor([LINEAR.sigma[t]]),
+        Prediction(denoised * full, fraction * full),
     )
     # The grid's sum is exact to about 1e-9 of the divergence.
     assert made.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -146,10 +151,10 @@ def test_the_hybrid_loss_adds_a_thousandth_of_the_whole_bound(noise: Callable[..
     noised = Noised(noise(6, 3, 4, 4).clamp(-1, 1), noise(6, 3, 4, 4), SIGMA)
     hybrid = Denoiser(constant(0.3, 2), LINEAR, "eps")
     plain = Denoiser(constant(0.3), LINEAR, "eps")
-    seen = hybrid.predict(noised.x, SIGMA)
-    assert seen.fraction is not None
-    torch.testing.assert_close(seen.fraction, torch.full_like(noised.x0, 0.65))
-    bound = variational_term(LINEAR, noised.x0, SIGMA, seen)
+    prediction = hybrid.predict(noised.x, SIGMA)
+    assert prediction.variance_fraction is not None
+    torch.testing.assert_close(prediction.variance_fraction, torch.full_like(noised.x0, 0.65))
+    bound = variational_term(LINEAR, noised.x0, SIGMA, prediction)
     for weight_given, factor in ((None, 1.0), (0.002, 2.0)):
         objective = ObjectiveConfig(vlb_weight=weight_given)
         added = training_loss(hybrid, noised, UNCONDITIONAL, objective)
@@ -184,8 +189,8 @@ def test_the_bound_as_a_loss_is_all_its_timesteps() -> None:
     noised = Noised(torch.zeros(7, 1, 2, 2), torch.ones(7, 1, 2, 2), sigma)
     denoiser = Denoiser(constant(0.1), small, "x0")
     loss = training_loss(denoiser, noised, UNCONDITIONAL, ObjectiveConfig(loss="vlb")).mean()
-    seen = Prediction(torch.full((7, 1, 2, 2), 0.1))
-    terms = variational_term(small, noised.x0, sigma, seen)
+    prediction = Prediction(torch.full((7, 1, 2, 2), 0.1))
+    terms = variational_term(small, noised.x0, sigma, prediction)
     torch.testing.assert_close(loss, terms.sum())
 
 

@@ -1,4 +1,4 @@
-"""Which noise levels training sees: their laws, and importance sampling without bias."""
+"""Noise levels of training: their distributions, and unbiased importance sampling."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def levels(schedule: str, **objective: object) -> np.ndarray:
     return training_sigmas(table, ObjectiveConfig(**objective), U).numpy()  # type: ignore[arg-type]
 
 
-def distance(sample: np.ndarray, law: stats.rv_continuous) -> float:
-    """Kolmogorov and Smirnov's; in strata it is 1/COUNT, and 1e-5 is cut off at both ends."""
+def ks_distance(sample: np.ndarray, law: stats.rv_continuous) -> float:
+    """Kolmogorov-Smirnov; for stratified samples 1/COUNT, and 1e-5 is cut off at both ends."""
     return float(stats.kstest(sample, law.cdf).statistic)
 
 
@@ -41,24 +41,26 @@ def test_normal_in_the_logarithm(
     schedule: str, settings: dict[str, object], mean: float, std: float
 ) -> None:
     sigma = levels(schedule, **settings)
-    assert distance(np.log(sigma), stats.norm(mean, std)) < 2e-4
+    assert ks_distance(np.log(sigma), stats.norm(mean, std)) < 2e-4
     t = sigma / (1 + sigma)
-    assert distance(np.log(t / (1 - t)), stats.norm(mean, std)) < 2e-4  # the logit of flow's t
+    assert ks_distance(np.log(t / (1 - t)), stats.norm(mean, std)) < 2e-4  # the logit of flow's t
 
 
 def test_uniform_in_the_schedules_time() -> None:
     sigma = levels("flow")
-    assert distance(sigma / (1 + sigma), stats.uniform()) < 2e-4
+    assert ks_distance(sigma / (1 + sigma), stats.uniform()) < 2e-4
     root = levels("edm") ** (1 / 7)
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
-    assert distance((root - low) / (high - low), stats.uniform()) < 2e-4
+    assert ks_distance((root - low) / (high - low), stats.uniform()) < 2e-4
     table = schedules.from_config(DiffusionConfig("linear")).sigma
     counts = np.bincount(np.searchsorted(table, levels("linear")), minlength=1000)
-    assert abs(counts - COUNT / 1000).max() <= 2  # strata meet a timestep's bounds at both ends
+    assert (
+        abs(counts - COUNT / 1000).max() <= 2
+    )  # strata overlap a timestep's interval at both ends
 
 
 def warm(losses: torch.Tensor) -> LossHistory:
-    """A history that has seen each timestep ten times, always with the same loss."""
+    """A history with ten equal losses per timestep."""
     table = schedules.from_config(DiffusionConfig("linear", len(losses)))
     history = LossHistory(table)
     for _ in range(10):
@@ -66,7 +68,7 @@ def warm(losses: torch.Tensor) -> LossHistory:
     return history
 
 
-def test_uniform_until_every_timestep_was_seen_ten_times() -> None:
+def test_uniform_until_every_timestep_has_ten_losses() -> None:
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     table = schedules.from_config(DiffusionConfig("linear", 4))
     history = LossHistory(table)
@@ -80,18 +82,18 @@ def test_uniform_until_every_timestep_was_seen_ten_times() -> None:
 
 def test_the_last_ten_losses_count_by_their_mean_square() -> None:
     table = schedules.from_config(DiffusionConfig("linear", 2))
-    history, seen = LossHistory(table), np.random.default_rng(0).uniform(0.1, 3, (2, 25))
-    for a, b in seen.T:
+    history, losses = LossHistory(table), np.random.default_rng(0).uniform(0.1, 3, (2, 25))
+    for a, b in losses.T:
         history.record(torch.from_numpy(table.sigma), torch.tensor([a, b]))
     bad = torch.tensor([np.nan, np.inf])
-    history.record(torch.from_numpy(table.sigma), bad)  # leaves no trace
-    root = np.sqrt((seen[:, -10:] ** 2).mean(axis=1))
+    history.record(torch.from_numpy(table.sigma), bad)  # is ignored
+    root = np.sqrt((losses[:, -10:] ** 2).mean(axis=1))
     np.testing.assert_allclose(history.probabilities(), 0.999 * root / root.sum() + 0.0005)
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30))
 def test_importance_leaves_the_mean_loss_as_it_is(losses: list[float]) -> None:
-    """E[loss_t / (T p_t)] with t ~ p is the mean of loss_t: draws evenly spread over p are E."""
+    """E[loss_t / (T p_t)] with t ~ p is the mean of loss_t, here by evenly spread samples."""
     known = torch.tensor(losses, dtype=torch.float64)
     history = warm(known)
     p = history.probabilities()
@@ -105,7 +107,7 @@ def test_importance_leaves_the_mean_loss_as_it_is(losses: list[float]) -> None:
     np.testing.assert_allclose((p * known / (len(losses) * p)).sum(), known.mean())
 
 
-def test_a_history_is_kept_and_taken_over() -> None:
+def test_a_history_is_saved_and_restored() -> None:
     one = warm(torch.tensor([1.0, 5.0, 2.0]))
     other = LossHistory(schedules.from_config(DiffusionConfig("linear", 3)))
     other.load_state_dict(one.state_dict())

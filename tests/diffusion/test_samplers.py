@@ -25,7 +25,7 @@ def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
     return x * (STD**2 / (STD**2 + sigma**2))[:, None, None, None]
 
 
-def seen(denoise: Denoise, fraction: Tensor | None = None) -> Predict:
+def predicting(denoise: Denoise, fraction: Tensor | None = None) -> Predict:
     return lambda x, sigma: Prediction(denoise(x, sigma), fraction)
 
 
@@ -40,14 +40,14 @@ def karras(n: int) -> Tensor:
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
 
-def silent() -> Tensor:
+def no_noise() -> Tensor:
     raise AssertionError("a deterministic sampler drew noise")
 
 
 Solver = Callable[[Tensor, Tensor], object]
 FLOW: dict[str, Solver] = {
-    "euler": lambda x, s: samplers.ddim(seen(gaussian), x, s, eta=0, noise=silent),
-    "heun": lambda x, s: samplers.heun(gaussian, x, s, noise=silent),
+    "euler": lambda x, s: samplers.ddim(predicting(gaussian), x, s, eta=0, noise=no_noise),
+    "heun": lambda x, s: samplers.heun(gaussian, x, s, noise=no_noise),
     "dpmpp-2m": lambda x, s: samplers.dpmpp_2m(gaussian, x, s),
     "ipndm": lambda x, s: samplers.ipndm(gaussian, x, s),
 }
@@ -96,7 +96,7 @@ def test_ipndm_is_of_order_2_where_it_matters() -> None:
 
 
 @pytest.mark.parametrize("name", FLOW)
-def test_one_step_ends_at_what_d_sees(name: str) -> None:
+def test_one_step_ends_at_the_denoised_image(name: str) -> None:
     x = torch.full((2, 1, 1, 1), 3.0, dtype=torch.float64)
     levels = torch.tensor([2.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(final(FLOW[name](x, levels)), gaussian(x, levels[:1].expand(2)))
@@ -104,7 +104,7 @@ def test_one_step_ends_at_what_d_sees(name: str) -> None:
 
 def test_adams_and_bashforths_weights_are_exact_for_parabolas() -> None:
     """Integrate slopes 1, u, u^2 over the step from 0 to 1, known at 0, -1 and -2."""
-    for order, weights in enumerate(samplers._WEIGHTS, start=1):
+    for order, weights in enumerate(samplers.ADAMS_BASHFORTH, start=1):
         for power in range(order):
             integral = sum(w * (-k) ** power for k, w in enumerate(weights))
             assert integral == pytest.approx(1 / (power + 1), rel=1e-14)
@@ -112,24 +112,24 @@ def test_adams_and_bashforths_weights_are_exact_for_parabolas() -> None:
 
 @pytest.mark.parametrize(("n", "std"), [(16, 0.356), (64, 0.456), (256, 0.488)])
 def test_eta_1_loses_variance_with_few_steps_only(n: int, std: float) -> None:
-    """The exact standard deviation after ancestral steps, by propagating the variance."""
+    """The exact standard deviation sigma_next ancestral steps, by propagating the variance."""
     levels = karras(n)
     variance = 80.0**2 + STD**2
-    for sigma, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
-        gain, up = linear_step(sigma, after, eta=1)
+    for sigma, sigma_next in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        gain, up = linear_step(sigma, sigma_next, eta=1)
         variance = gain**2 * variance + up**2
     assert math.sqrt(variance) == pytest.approx(std, abs=5e-4)
 
 
-def linear_step(sigma: float, after: float, eta: float) -> tuple[float, float]:
+def linear_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """On this data a step is x -> gain x + up n; read both off the sampler."""
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    levels = torch.tensor([sigma, after], dtype=torch.float64)
+    levels = torch.tensor([sigma, sigma_next], dtype=torch.float64)
     without = final(
-        samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
+        samplers.ddim(predicting(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
     ).item()
     with_noise = final(
-        samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: one)
+        samplers.ddim(predicting(gaussian), one, levels, eta=eta, noise=lambda: one)
     ).item()
     return without, with_noise - without
 
@@ -163,7 +163,7 @@ def test_equals_the_published_formula(
     queue = iter(draws)
     out = final(
         samplers.ddim(
-            seen(lambda x, s: gaussian(x, s).clamp(-1, 1)),
+            predicting(lambda x, s: gaussian(x, s).clamp(-1, 1)),
             start / math.sqrt(abar[0]),
             grids.sigmas(schedule, steps, "linspace"),
             eta=eta,
@@ -181,7 +181,7 @@ def test_eta_1_over_all_timesteps_is_ddpm_with_the_posterior_variance() -> None:
     def step(t: int, noise: Tensor) -> Tensor:
         state, levels = one * x_t / math.sqrt(abar[t]), torch.from_numpy(LINEAR.sigma[[t, t - 1]])
         steps = samplers.ddim(
-            seen(lambda x, s: x0 * one), state, levels, eta=1, noise=lambda: noise
+            predicting(lambda x, s: x0 * one), state, levels, eta=1, noise=lambda: noise
         )
         return final(steps) * math.sqrt(abar[t - 1])
 
@@ -211,7 +211,7 @@ def test_the_fresh_noise_has_improved_ddpms_variance(
     schedule: schedules.Schedule, eta: float, variance: str, fraction: float
 ) -> None:
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    predict = seen(gaussian, fraction * one if variance == "learned" else None)
+    predict = predicting(gaussian, fraction * one if variance == "learned" else None)
     for t, s in ((999, 998), (999, 979), (500, 250), (20, 0)):
         levels = torch.from_numpy(schedule.sigma[[t, s]])
 
@@ -225,14 +225,14 @@ def test_the_fresh_noise_has_improved_ddpms_variance(
         expected = improved_variance(schedule.alpha_bar[t], schedule.alpha_bar[s], fraction)
         # At cosine's last level abar is 2.4e-9: 1 - beta keeps 7 of float64's 16 digits.
         assert std == pytest.approx(eta * math.sqrt(expected), rel=1e-6)
-        plain = samplers.ddim(seen(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
-        torch.testing.assert_close(step(0 * one), final(plain))  # eta alone sets the direction
+        plain = samplers.ddim(predicting(gaussian), one, levels, eta=eta, noise=lambda: 0 * one)
+        torch.testing.assert_close(step(0 * one), final(plain))  # eta alone sets the kept noise
 
 
 def test_a_variance_that_was_not_learned() -> None:
     one = torch.ones(1, 1, 1, 1)
     steps = samplers.ddim(
-        seen(gaussian), one, karras(4), eta=1, noise=lambda: one, variance="learned"
+        predicting(gaussian), one, karras(4), eta=1, noise=lambda: one, variance="learned"
     )
     with pytest.raises(UsageError, match="use fixed-small"):
         list(steps)
@@ -244,9 +244,9 @@ def test_stochastic_heun_keeps_the_datas_variance(noise: Callable[..., Tensor]) 
         draw = lambda: noise(40_000, 1, 1, 1)  # noqa: E731
         return final(samplers.heun(gaussian, start, karras(100), noise=draw, **churn)).std().item()
 
-    # 40,000 draws know a deviation of 0.5 to 0.0018; 100 steps of Heun err by 0.0007.
+    # The standard error from 40,000 samples is 0.0018; 100 steps of Heun err by 0.0007.
     assert deviation(s_churn=20) == pytest.approx(STD, abs=0.008)
-    # At most a factor sqrt(2) up a step, which makes the way down longer: an error of 0.007.
+    # At most a factor sqrt(2) up a step, which makes each step larger: an error of 0.007.
     assert deviation(s_churn=1e9) == pytest.approx(STD, abs=0.015)
     assert deviation(s_churn=20, s_noise=1.2) > STD + 0.01  # more noise than is taken away
 
@@ -268,7 +268,7 @@ NARROW = 0.05  # their deviation
 
 
 def mixture(x: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | x] of the mixture: the components' own, weighed by how likely they made x."""
+    """E[x0 | x] of the mixture: the components' means, weighted by their posterior probability."""
     means = torch.tensor(MEANS, dtype=x.dtype)
     variance = NARROW**2 + float(sigma[0]) ** 2
     logits = torch.tensor(WEIGHTS, dtype=x.dtype).log() - (x[..., None] - means) ** 2 / (
@@ -279,9 +279,9 @@ def mixture(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 MIXTURE: dict[str, Callable[[Tensor, Tensor, Callable[[], Tensor]], object]] = {
-    "ddim": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=0, noise=n),
-    "ddim, eta 0.5": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=0.5, noise=n),
-    "ddpm": lambda x, s, n: samplers.ddim(seen(mixture), x, s, eta=1, noise=n),
+    "ddim": lambda x, s, n: samplers.ddim(predicting(mixture), x, s, eta=0, noise=n),
+    "ddim, eta 0.5": lambda x, s, n: samplers.ddim(predicting(mixture), x, s, eta=0.5, noise=n),
+    "ddpm": lambda x, s, n: samplers.ddim(predicting(mixture), x, s, eta=1, noise=n),
     "heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n),
     "stochastic heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n, s_churn=30),
     "dpmpp-2m": lambda x, s, n: samplers.dpmpp_2m(mixture, x, s),
@@ -290,26 +290,28 @@ MIXTURE: dict[str, Callable[[Tensor, Tensor, Callable[[], Tensor]], object]] = {
 
 
 @pytest.mark.parametrize("name", MIXTURE)
-def test_a_mixture_comes_out_as_it_is(name: str, noise: Callable[..., Tensor]) -> None:
+def test_a_mixture_is_sampled_from(name: str, noise: Callable[..., Tensor]) -> None:
     count = 10_000
     draw = lambda: noise(count, 1, 1, 1)  # noqa: E731
     x = final(MIXTURE[name](80 * draw(), karras(100), draw))
     assert torch.isfinite(x).all()
-    # Shares of 10,000 draws have a deviation of 0.005.
-    shares = [(abs(x - mean) < 4 * NARROW).double().mean().item() for mean in MEANS]
-    assert shares == pytest.approx(WEIGHTS, abs=0.02)
+    # Fractions of 10,000 samples have a standard error of 0.005.
+    fractions = [(abs(x - mean) < 4 * NARROW).double().mean().item() for mean in MEANS]
+    assert fractions == pytest.approx(WEIGHTS, abs=0.02)
     widths = [x[abs(x - mean) < 4 * NARROW].std().item() for mean in MEANS]
-    # 100 steps lose or win some of the variance, as on a single Gaussian.
+    # 100 steps change the variance slightly, as on a single Gaussian.
     assert widths == pytest.approx([NARROW] * 3, rel=0.12)
 
 
-def test_the_steps_tell_where_they_are(noise: Callable[..., Tensor]) -> None:
+def test_the_steps_are_indexed_by_noise_level(noise: Callable[..., Tensor]) -> None:
     sigmas = grids.sigmas(LINEAR, 5)
     steps = list(
-        samplers.ddim(seen(gaussian), noise(2, 1, 3, 3), sigmas, eta=0, noise=lambda: noise(1))
+        samplers.ddim(
+            predicting(gaussian), noise(2, 1, 3, 3), sigmas, eta=0, noise=lambda: noise(1)
+        )
     )
     assert [step.index for step in steps] == [0, 1, 2, 3, 4]
     assert np.allclose([s.sigma for s in steps], sigmas[:-1])
     assert steps[-1].sigma_next == 0
     assert all(torch.isfinite(step.x).all() for step in steps)
-    torch.testing.assert_close(steps[-1].x, steps[-1].x0)  # at sigma 0 the state is the picture
+    torch.testing.assert_close(steps[-1].x, steps[-1].x0)  # at sigma 0 the state is the image

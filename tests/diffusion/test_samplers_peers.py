@@ -1,7 +1,8 @@
 """Our samplers beside diffusers' schedulers: the same network, noise and steps.
 
-What differs by convention is set aside and said so. diffusers' betas are float32, and its `linear`
-is ours at T = 1000. It works in the state x_t of DDPM or, where its scheduler has sigmas, in ours.
+Differences of convention are noted where they matter. diffusers' betas are float32, and its
+`linear` is ours at T = 1000. It works in the state x_t of DDPM or, where its scheduler has sigmas,
+in ours.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def draws() -> list[Tensor]:
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # their use of torch and numpy is their affair
+        warnings.simplefilter("ignore")  # warnings of diffusers, not ours
         yield
 
 
@@ -68,7 +69,7 @@ def last(steps: Iterator[samplers.SamplerStep]) -> Tensor:
 
 
 def theirs_vp(scheduler: Any, x: Tensor, **arguments: Any) -> Tensor:
-    """A scheduler in DDPM's state, with the noise that it is given."""
+    """A scheduler in DDPM's state, with the given noise."""
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, t[None]), t, x, **arguments).prev_sample
     return x
@@ -134,7 +135,7 @@ def test_ddpm(
 
 
 def test_learned_variance(draws: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Improved DDPM's interpolation; their network says 2 fraction - 1."""
+    """Improved DDPM's interpolation; their network outputs 2 fraction - 1."""
     scheduler = DDPMScheduler(
         **BETAS, timestep_spacing="trailing", clip_sample=True, variance_type="learned_range"
     )
@@ -180,7 +181,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_solvers_of_the_flow(name: str, draws: list[Tensor]) -> None:
+def test_ode_solvers(name: str, draws: list[Tensor]) -> None:
     """Neither clips, and their sigmas are ours."""
     kind, extra, ours = SOLVERS[name]
     scheduler = kind(**BETAS, timestep_spacing="trailing", **extra)

@@ -59,9 +59,9 @@ def test_golden_values(
     name: str, timesteps: int, settings: dict[str, float], golden: tuple[float, ...]
 ) -> None:
     s, half = make(name, timesteps, **settings), timesteps // 2
-    seen = (*s.beta[[0, half, -1]], *s.alpha_bar[[0, half - 1, half, -1]])
+    values = (*s.beta[[0, half, -1]], *s.alpha_bar[[0, half - 1, half, -1]])
     # The golden values are printed with ten digits.
-    np.testing.assert_allclose(seen, golden, rtol=1e-9)
+    np.testing.assert_allclose(values, golden, rtol=1e-9)
 
 
 def test_linear_scales_with_the_number_of_timesteps_and_linear_fixed_does_not() -> None:
@@ -102,7 +102,7 @@ def test_every_length_is_a_noise_schedule(name: str, timesteps: int) -> None:
         ({"schedule": "zero-snr"}, "sigmoid-abar"),
     ],
 )
-def test_schedules_that_cannot_be(wrong: dict[str, float], words: str) -> None:
+def test_invalid_schedules_are_refused(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         DiffusionConfig(**wrong)  # type: ignore[arg-type]
 
@@ -143,10 +143,15 @@ def test_the_prior_is_a_unit_normal_in_ddpm_form_and_pure_noise_in_edms() -> Non
     assert make("edm", 18).prior_std(80.0) == 80
 
 
-def test_what_networks_are_told_of_continuous_levels() -> None:
+def test_c_noise_of_continuous_levels() -> None:
     sigma = torch.tensor([0.002, 0.5, 1.0, 80.0], dtype=torch.float64)
-    told = [-1.5536520246055479, -0.17328679513998632, 0.0, 1.0955066586684703]  # ln(sigma) / 4
-    torch.testing.assert_close(make("edm", 18).c_noise(sigma), torch.tensor(told))
+    published = [
+        -1.5536520246055479,
+        -0.17328679513998632,
+        0.0,
+        1.0955066586684703,
+    ]  # ln(sigma) / 4
+    torch.testing.assert_close(make("edm", 18).c_noise(sigma), torch.tensor(published))
     expected = torch.tensor([1000 * s / (1 + s) for s in sigma.tolist()])  # 1000 t
     torch.testing.assert_close(make("flow", 18).c_noise(sigma), expected)
 
@@ -160,7 +165,7 @@ def test_timestep_is_exact_on_the_table_and_between_its_neighbours_off_it() -> N
 
 
 @given(name=st.sampled_from(SCHEDULES), total=st.integers(1, 300), u=st.floats(1e-5, 1 - 1e-5))
-def test_any_share_of_the_way_is_a_level(name: str, total: int, u: float) -> None:
+def test_any_u_gives_a_noise_level(name: str, total: int, u: float) -> None:
     s = make(name, total)
     level = s.at(torch.tensor([u], dtype=torch.float64))
     assert 0 < level.item() < math.inf

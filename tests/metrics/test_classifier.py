@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ddpm_cli.core.checkpoints import classifier
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models import classifier
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from tests.support.local_standin import shapes
 

@@ -1,4 +1,4 @@
-"""The U-Net: the published size, its conditions, and an independent re-computation of its parts."""
+"""The U-Net: published sizes, conditions, and independent computations of its parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.attention import SelfAttention
 from ddpm_cli.core.models.blocks import Downsample, ResidualBlock
-from ddpm_cli.core.models.embeddings import BlockContext, sinusoidal
+from ddpm_cli.core.models.embeddings import Embeddings, sinusoidal
 from ddpm_cli.core.models.unet import UNet, parameter_count
 
 TINY = NetworkConfig(
@@ -26,11 +26,11 @@ TINY = NetworkConfig(
 )
 
 
-NONE = BlockContext(torch.zeros(2, 32))
+NONE = Embeddings(torch.zeros(2, 32))
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
-    """Layers that start as zero would hide their errors."""
+    """Without zero-initialised layers, which would hide errors."""
     torch.manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -55,11 +55,11 @@ def test_presets_are_the_papers_networks(name: str, change: dict[str, Any], publ
         assert parameter_count(UNet(replace(config.network, **change))) == published
 
 
-@pytest.mark.parametrize("time", ["add", "scale-shift"])
+@pytest.mark.parametrize("modulation", ["add", "scale-shift"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (3, (8, 16)), (4, (12, 4))])
-def test_shapes_and_gradients(time: str, channels: int, size: tuple[int, int]) -> None:
+def test_shapes_and_gradients(modulation: str, channels: int, size: tuple[int, int]) -> None:
     network = randomised(
-        UNet(replace(TINY, time=time, channels=channels, size=size, classes=("a", "b")))
+        UNet(replace(TINY, modulation=modulation, channels=channels, size=size, classes=("a", "b")))
     )
     x, c_noise = torch.randn(3, channels, *size), torch.tensor([0.0, 10.0, 999.0])
     out = network(x, c_noise, Condition(torch.tensor([0, 1, NULL_CLASS])))
@@ -90,14 +90,14 @@ def test_conditions_matter_and_no_label_is_the_null_class() -> None:
     assert (network(x, t + 500)[0] - null).abs().max() > 1e-3
 
 
-def test_pictures_of_a_batch_do_not_see_each_other() -> None:
+def test_images_of_a_batch_are_independent() -> None:
     network = randomised(UNet(TINY))
     x, t = torch.randn(4, 3, 8, 8), torch.tensor([1.0, 50.0, 400.0, 999.0])
     alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(network(x, t), alone, rtol=1e-4, atol=1e-4)  # float32 sums reordered
 
 
-def test_the_time_embedding_is_ddpms() -> None:
+def test_the_sinusoidal_embedding_is_ddpms() -> None:
     """Their code: exponents from 0 to 1, all sines before all cosines."""
     out = sinusoidal(torch.tensor([7.0]), 6, "sin-cos")[0]
     rates = [10_000 ** (-i / 2) for i in range(3)]
@@ -106,7 +106,7 @@ def test_the_time_embedding_is_ddpms() -> None:
 
 
 def test_a_residual_block_against_the_paper_written_out() -> None:
-    block = randomised(ResidualBlock(8, 16, replace(TINY, time_width=12)))
+    block = randomised(ResidualBlock(8, 16, replace(TINY, embedding_width=12)))
     x, c = torch.randn(2, 8, 5, 5), torch.randn(2, 12)
     p = dict(block.named_parameters())
 
@@ -119,12 +119,12 @@ def test_a_residual_block_against_the_paper_written_out() -> None:
     h = nnf.conv2d(
         nnf.silu(group_norm(x, 2, "norm1")), p["conv1.weight"], p["conv1.bias"], padding=1
     )
-    h = h + (nnf.silu(c) @ p["condition.weight"].T + p["condition.bias"])[:, :, None, None]
+    h = h + (nnf.silu(c) @ p["modulation.weight"].T + p["modulation.bias"])[:, :, None, None]
     h = nnf.conv2d(
         nnf.silu(group_norm(h, 4, "norm2")), p["conv2.weight"], p["conv2.bias"], padding=1
     )
     expected = h + nnf.conv2d(x, p["skip.weight"], p["skip.bias"])
-    torch.testing.assert_close(block(x, BlockContext(nnf.silu(c))), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(block(x, Embeddings(nnf.silu(c))), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -163,22 +163,22 @@ def test_downsampling_pads_right_and_below_or_around(padding: str, picked: list[
         ({"blocks": ("res", "res", "res")}, "3 recipes for 2 levels"),
         ({"blocks": ("attn,res",)}, "must begin with res or conv"),
         ({"blocks": ("res,dense",)}, "'dense' is unknown"),
-        ({"up_blocks": ("res",)}, "hold 1 res or conv, .* left 2"),
-        ({"blocks": ("res,class-attn",)}, "no|none"),
+        ({"up_blocks": ("res",)}, "have 1 res or conv for 2 skip connections"),
+        ({"blocks": ("res,class-attn",)}, "without classes"),
         ({"blocks": ("res,text-attn",)}, "captions"),
         ({"width": 5, "groups": 5, "multipliers": (1,)}, "width 5 should be even"),
         ({"heads": 3}, "3 heads"),
         ({"head_width": 32}, "heads of 32"),
         ({"groups": 5}, "5 groups"),
-        ({"time": "later"}, "add, scale-shift"),
+        ({"modulation": "later"}, "add, scale-shift"),
     ],
 )
-def test_impossible_networks_are_refused(change: dict[str, object], words: str) -> None:
+def test_invalid_networks_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         UNet(replace(TINY, **change))
 
 
-def test_only_levels_that_attend_are_split_into_heads() -> None:
+def test_only_levels_with_attention_are_split_into_heads() -> None:
     shape = {"width": 8, "multipliers": (1, 3), "blocks": ("res", "res,attn"), "head_width": 12}
     network = UNet(replace(TINY, **shape, middle="res"))
     assert network(torch.zeros(1, 3, 8, 8), torch.zeros(1)).shape == (1, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""Whole networks of every recipe: they learn, take pictures of any size, and compile."""
+"""Whole networks of every recipe: training, image sizes, compilation, precision."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.models.test_blocks import CASES, CONFIG, TEXT, every_case, randomised
 
 
 def network_of(case: str, **change: Any) -> NetworkConfig:
-    """A network with the block on all levels, and with what the block needs to be told."""
+    """A network with the block on all levels, and the condition that the block needs."""
     kind, own = CASES[case]
     recipe = kind if kind in CHANNEL_CHANGING else f"res,{kind}"
     text = TEXT if kind == "text-attn" else None
     return replace(CONFIG, text=text, blocks=(recipe,), middle=recipe, **own, **change)
 
 
-def shown(config: NetworkConfig, count: int) -> Condition:
+def condition_of(config: NetworkConfig, count: int) -> Condition:
     """Classes in turn, and texts as long as their number."""
     text = None
     if config.text is not None:
@@ -39,10 +39,10 @@ def shown(config: NetworkConfig, count: int) -> Condition:
 
 @every_case
 def test_a_network_made_of_it_learns(case: str) -> None:
-    """Four pictures, each to be told from its noisier self: the error falls to a fifth."""
+    """It denoises four images: the error falls to a fifth."""
     config = network_of(case, multipliers=(1,))
     torch.manual_seed(0)
-    network, condition = UNet(config), shown(config, 4)
+    network, condition = UNet(config), condition_of(config, 4)
     x0 = torch.randn(4, 3, 8, 8)
     noised, c_noise = x0 + 0.5 * torch.randn_like(x0), torch.linspace(0, 1000, 4)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2, fused=True)
@@ -74,13 +74,13 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_pictures_of_any_size_go_through(recipe: str) -> None:
+def test_images_of_any_size(recipe: str) -> None:
     for channels, size in ((1, (1, 1)), (3, (1, 7)), (4, (9, 1)), (3, (11, 6))):
         config = replace(RECIPES[recipe], channels=channels)
         network = randomised(UNet(config), std=0.1).float().eval()
         x = torch.randn(2, channels, *size)
         with torch.no_grad():
-            out = network(x, torch.tensor([0.0, 900.0]), shown(config, 2))
+            out = network(x, torch.tensor([0.0, 900.0]), condition_of(config, 2))
         assert out.shape == (2, channels * (1 + config.learned_variance), *size)
         assert out.isfinite().all()
         assert out.abs().min() > 0
@@ -91,7 +91,7 @@ EVERYTHING = replace(
     blocks=("res,channel-attn,attn,linear-attn", "conv,class-attn,text-attn"),
     middle="res",
     up_blocks=("res,res", "conv,conv"),
-    time="scale-shift",
+    modulation="scale-shift",
     resample="res",
     attn_patch=2,
     patch=2,
@@ -103,25 +103,29 @@ def test_compiled_it_is_one_graph_and_the_same_network() -> None:
     network = randomised(UNet(EVERYTHING), std=0.1).float()
     keys = list(network.state_dict())
     x, c_noise = torch.randn(2, 3, 9, 16), torch.tensor([1.0, 700.0])
-    condition = shown(EVERYTHING, 2)._replace(augmented=torch.rand(2, 9))
+    condition = condition_of(EVERYTHING, 2)._replace(augmented=torch.rand(2, 9))
 
-    def answers() -> list[Tensor]:
+    def results() -> list[Tensor]:
         """Output and gradients."""
         network.zero_grad()
         out = network(x, c_noise, condition)
         out.square().mean().backward()
         return [out, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
 
-    plain = answers()
+    plain = results()
     network.compile(backend="eager", fullgraph=True)
-    for one, other in zip(plain, answers(), strict=True):
+    for one, other in zip(plain, results(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert list(network.state_dict()) == keys
 
 
-def test_in_half_precision_it_says_nearly_the_same() -> None:
+def test_half_precision_is_close() -> None:
     network = randomised(UNet(EVERYTHING), std=0.1).float().eval()
-    x, c_noise, condition = torch.randn(4, 3, 16, 16), torch.rand(4) * 900, shown(EVERYTHING, 4)
+    x, c_noise, condition = (
+        torch.randn(4, 3, 16, 16),
+        torch.rand(4) * 900,
+        condition_of(EVERYTHING, 4),
+    )
     with torch.no_grad():
         exact = network(x, c_noise, condition)
         with devices.autocast(torch.device("cpu"), torch.bfloat16):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ddpm_cli.core.checkpoints import classifier
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.shapes import Shapes
-from ddpm_cli.core.models import classifier
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 
 

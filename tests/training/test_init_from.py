@@ -132,11 +132,11 @@ def test_augmentation_may_be_left(tmp_path: Path) -> None:
 
 def test_classes_are_known_by_name(tmp_path: Path) -> None:
     cats = replace(PLAIN, classes=("cat", "dog"), null_class=False)
-    table = saved(tmp_path / "w.safetensors", cats).conditioning.classes.weight
+    table = saved(tmp_path / "w.safetensors", cats).embedding.classes.weight
     more = begun(tmp_path / "w.safetensors", replace(PLAIN, classes=("ant", "dog", "cat")))
     mean = table.mean(dim=0)
     expected = torch.stack([mean, mean, table[1], table[0]])  # the null class comes first
-    torch.testing.assert_close(more.conditioning.classes.weight, expected)
+    torch.testing.assert_close(more.embedding.classes.weight, expected)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def train_classifier(
     Scores in its features say how alike pictures are to it. They are labelled local, are not FID,
     and compare only with scores of the same file.
     """
+    from ddpm_cli.core.checkpoints import classifier
     from ddpm_cli.core.data.sources import open_source
     from ddpm_cli.core.errors import DdpmError
-    from ddpm_cli.core.models import classifier
     from ddpm_cli.core.runtime.devices import choose_device
     from ddpm_cli.core.runtime.downloads import sha256_of
     from ddpm_cli.core.training.classifier import Recipe

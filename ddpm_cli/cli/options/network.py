@@ -63,7 +63,7 @@ class NetworkOptions:
             show_default="1",
         ),
     ] = None
-    time: Annotated[
+    modulation: Annotated[
         str | None,
         typer.Option(
             help="How noise level and class enter a block: add (DDPM) or scale-shift (improved "
@@ -72,20 +72,22 @@ class NetworkOptions:
             show_default=_PRESET,
         ),
     ] = None
-    time_width: Annotated[
+    time: Annotated[str | None, typer.Option(hidden=True)] = None  # former name of --modulation
+    embedding_width: Annotated[
         int | None,
         typer.Option(
-            help="Width of the vector that tells of noise level and class.",
+            help="Width of the noise level embedding.",
             rich_help_panel=_PANEL,
             show_default="4 x --width",
         ),
     ] = None
+    time_width: Annotated[int | None, typer.Option(hidden=True)] = None  # of --embedding-width
     class_width: Annotated[
         int | None,
         typer.Option(
             help="Width of a class's embedding.",
             rich_help_panel=_PANEL,
-            show_default="--time-width",
+            show_default="--embedding-width",
         ),
     ] = None
     resample: Annotated[
@@ -124,8 +126,10 @@ class NetworkOptions:
             heads=self.heads,
             head_width=self.head_width,
             attn_patch=self.attn_patch,
-            time=self.time,
-            time_width=self.time_width,
+            modulation=self.modulation or self.time,
+            embedding_width=self.time_width
+            if self.embedding_width is None
+            else self.embedding_width,
             class_width=self.class_width,
             resample=self.resample,
             patch=self.patch,

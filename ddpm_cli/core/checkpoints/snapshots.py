@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cli.core.checkpoints.tensors import current_name
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -63,6 +64,8 @@ def read(path: Path) -> StateDict:
         raise DdpmError(f"{path} is not a whole snapshot ({first_line(error)})") from error
     if not isinstance(state, dict) or not {"network", "average", "optimiser"} <= state.keys():
         raise DdpmError(f"{path} is not a snapshot of a ddpm training")
+    for part in ("network", "average"):
+        state[part] = {current_name(name): tensor for name, tensor in state[part].items()}
     return state
 
 

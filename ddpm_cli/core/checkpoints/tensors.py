@@ -1,8 +1,9 @@
-"""Named tensors in files, none of which runs code: safetensors, and PyTorch's plain state dicts."""
+"""State dicts on disk, loaded without running code: safetensors, and PyTorch's flat state dicts."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,29 +16,43 @@ from torch import Tensor, nn
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime.files import atomic_write
 
-_SHOWN = 5  # of what does not fit
+_LISTED = 5  # mismatches in an error message
+
+# Parameters that were renamed since files were written with them: former pattern, current name.
+_FORMER_NAMES = (
+    (re.compile(r"^conditioning\."), "embedding."),
+    (re.compile(r"\.condition\.(?=(?:weight|bias)$)"), ".modulation."),
+)
+
+
+def current_name(parameter: str) -> str:
+    """The current name of a U-Net's parameter, which a file may hold under a former name."""
+    for former, current in _FORMER_NAMES:
+        parameter = former.sub(current, parameter)
+    return parameter
 
 
 class TensorFile(NamedTuple):
-    """What a safetensors file holds."""
+    """The contents of a safetensors file."""
 
     tensors: dict[str, Tensor]
-    about: dict[str, str]  # its metadata: texts by name
+    metadata: dict[str, str]
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and, as JSON, documents about them: whole or not at all."""
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file atomically; the metadata's values are stored as JSON."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    texts = {name: json.dumps(document) for name, document in about.items()}
+    texts = {name: json.dumps(document) for name, document in metadata.items()}
     with atomic_write(path) as partial:
         partial.write_bytes(serialised(stored, metadata={"format": "pt"} | texts))
 
 
 def read(path: Path) -> TensorFile:
     """Read a safetensors file. Raises DdpmError for any other."""
-    about = describe(path)
+    metadata = describe(path)
     with safe_open(path, framework="pt") as file:
-        return TensorFile({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return TensorFile(tensors, metadata)
 
 
 def describe(path: Path) -> dict[str, str]:
@@ -50,7 +65,7 @@ def describe(path: Path) -> dict[str, str]:
 
 
 def document(path: Path, text: str) -> Any:
-    """Parse a document out of a file's metadata. Raises DdpmError."""
+    """Parse a JSON document of a file's metadata. Raises DdpmError."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -58,7 +73,7 @@ def document(path: Path, text: str) -> Any:
 
 
 def read_flat(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, from safetensors or PyTorch's format, without running code out of it.
+    """Read a flat state dict, from safetensors or PyTorch's format, without running code.
 
     Raises DdpmError for anything but tensors by name: a pickle of objects is never loaded.
     """
@@ -78,25 +93,25 @@ def read_flat(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def misfits(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Where the names and shapes of two sets of tensors differ, a line each."""
-    lines = [f"{name} is missing" for name in wanted if name not in held]
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """The mismatches in name and shape between tensors and those expected, a line each."""
+    lines = [f"{name} is missing" for name in expected if name not in tensors]
     lines += [
-        f"{name} is {tuple(held[name].shape)}, needs {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in held and held[name].shape != tensor.shape
+        f"{name} is {tuple(tensors[name].shape)}, needs {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
-    return lines + [f"{name} is not in the network" for name in held if name not in wanted]
+    return lines + [f"{name} is not in the network" for name in tensors if name not in expected]
 
 
 def listed(lines: list[str]) -> str:
-    """The first of the lines, and how many more there are."""
-    more = len(lines) - _SHOWN
-    return "; ".join(lines[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """The first of the lines, and the number of the others."""
+    more = len(lines) - _LISTED
+    return "; ".join(lines[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Give a network its weights. Raises DdpmError with what does not fit, before any is given."""
+    """Load a network's weights. Raises DdpmError with the mismatches, before any is loaded."""
     if wrong := misfits(tensors, network.state_dict()):
         raise DdpmError(
             f"{path} does not fit its own config, which describes another network: {listed(wrong)}"

@@ -1,4 +1,4 @@
-"""A weights file: a network's tensors and, inside, the config that rebuilds it."""
+"""A weights file: a network's parameters and, in the metadata, the config that rebuilds it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEY = "ddpm"  # of the metadata
 
 
 class Weights(NamedTuple):
-    """A trained network and where it comes from."""
+    """A trained network, read from a weights file."""
 
     network: UNet  # in evaluation mode, on the CPU
     config: RunConfig
@@ -27,30 +27,31 @@ class Weights(NamedTuple):
 
 
 def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -> None:
-    """Write a weights file, whole or not at all."""
+    """Write a weights file, atomically."""
     tensors.write(path, state, {_KEY: {"config": to_dict(config), "images": images}})
 
 
 def describe(path: Path) -> RunConfig:
-    """The config in a weights file, without its tensors. Raises DdpmError for another file."""
+    """The config in a weights file, without its tensors. Raises DdpmError for any other file."""
     return _read(path, tensors.describe(path))[0]
 
 
 def load(path: Path) -> Weights:
-    """Read a weights file and build its network. Raises DdpmError for a file of something else."""
-    held = tensors.read(path)
-    config, images = _read(path, held.about)
+    """Read a weights file and build its network. Raises DdpmError for any other file."""
+    file = tensors.read(path)
+    config, images = _read(path, file.metadata)
     network = UNet(config.network)
-    tensors.fill(network, held.tensors, path)
+    state = {tensors.current_name(name): tensor for name, tensor in file.tensors.items()}
+    tensors.fill(network, state, path)
     return Weights(network.eval(), config, images, sha256_of(path))
 
 
-def _read(path: Path, about: dict[str, str]) -> tuple[RunConfig, int]:
-    """The config and the images seen in training, from a weights file's metadata."""
-    if _KEY not in about:
+def _read(path: Path, metadata: dict[str, str]) -> tuple[RunConfig, int]:
+    """The config, and the images seen in training, of a weights file."""
+    if _KEY not in metadata:
         raise DdpmError(
             f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled; "
-            "other people's weights go through ddpm convert"
+            "weights of other tools have to be imported with ddpm convert"
         )
-    document = tensors.document(path, about[_KEY])
+    document = tensors.document(path, metadata[_KEY])
     return from_dict(RunConfig, document["config"], f"the config in {path}"), document["images"]

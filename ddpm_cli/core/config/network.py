@@ -1,30 +1,30 @@
-"""The U-Net's recipe: plain settings, without torch, that say which blocks lie where."""
+"""The settings of the U-Net: its levels, the blocks of each, and their hyperparameters."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ddpm_cli.core.config.serialisation import one_of, positive
 from ddpm_cli.core.errors import UsageError
 
-CHANNEL_CHANGING = ("res", "conv")  # blocks that change the number of channels, and begin a stage
-ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # those that have heads
+CHANNEL_CHANGING = ("res", "conv")  # blocks that may change the width; each begins a stage
+ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # blocks with heads
 BLOCKS = (*CHANNEL_CHANGING, *ATTENTION, "channel-attn")
 
 StageBlocks = tuple[str, ...]
-"""A res or conv, and the blocks that follow it until the next one."""
+"""The blocks of a stage: a res or conv, and the blocks up to the next res or conv."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What turns a caption into the vectors that text-attn blocks attend to."""
+    """The caption encoder, whose tokens text-attn blocks attend to."""
 
-    encoder: str = "bytes"  # learned along with the rest; or a frozen encoder's folder or hub name
+    encoder: str = "bytes"  # trained with the U-Net; or a frozen encoder's folder or hub name
     length: int = 128  # bytes, or a frozen encoder's tokens; longer captions are refused
-    width: int = 128  # of the learned transformer; or of the frozen encoder's vectors
-    layers: int = 2  # of the learned transformer
+    width: int = 128  # of the trained transformer; or of the frozen encoder's vectors
+    layers: int = 2  # of the trained transformer
     heads: int = 4
     fingerprint: str = ""  # of a frozen encoder's weights
 
@@ -41,118 +41,128 @@ class TextConfig:
 class NetworkConfig:
     """The U-Net F(x, c_noise, condition); by default the CIFAR-10 network of Ho et al. (2020).
 
-    A recipe names a level's blocks in order, as "res,attn,res,attn". Each res and conv leaves its
-    result to the way up, where a level takes one more: up_blocks are the same blocks, and the last
-    res or conv with what follows it once more, unless told otherwise.
+    A recipe lists the blocks of a level in order, such as "res,attn,res,attn". Each res or conv
+    begins a stage. A decoder level takes one skip connection from each encoder stage and one from
+    the level's input, so it has one stage more: by default the encoder's stages, with the last one
+    repeated.
     """
+
+    FORMER_NAMES: ClassVar[dict[str, str]] = {"time": "modulation", "time_width": "embedding_width"}
 
     size: tuple[int, int] = (32, 32)  # height, width in pixels
     channels: int = 3
-    classes: tuple[str, ...] = ()  # names; empty: unconditional
+    classes: tuple[str, ...] = ()  # names; empty: no class condition
     text: TextConfig | None = None  # None: no captions
     width: int = 128  # channels of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of the width, one a level; each halves the sides
-    blocks: tuple[str, ...] = ("res,res", "res,attn,res,attn", "res,res", "res,res")  # a level each
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of width, per level; each halves the sides
+    blocks: tuple[str, ...] = ("res,res", "res,attn,res,attn", "res,res", "res,res")  # per level
     middle: str = "res,attn,res"
-    up_blocks: tuple[str, ...] = ()  # finest level first, as blocks; empty: from blocks
-    heads: int = 1  # of attention
-    head_width: int | None = None  # channels of a head, which then decides how many there are
-    attn_patch: int = 1  # attention's tokens are patches of so many pixels' side at their level
-    time: str = "add"  # how time and class enter a block: "add" (DDPM) or "scale-shift" (FiLM)
-    time_width: int | None = None  # of the vector that tells blocks of them; None: 4 x width
-    class_width: int | None = None  # of a class's embedding; None: time_width
-    null_class: bool = True  # a learned embedding for "no class", which guidance needs
-    encoding: str = "sin-cos"  # of c_noise: sines first (DDPM), or "cos-sin" (improved DDPM, ADM)
-    resample: str = "conv"  # halve and double by convolution, pooling ("pool") or in a res ("res")
-    padding: str = "after"  # of halving convolutions: "after" (DDPM's SAME) or "around"
-    resample_skip: bool = False  # a resampling res has a convolution in its skip (DDPM++)
-    skip_scale: float = 1.0  # of a residual sum; DDPM++ takes sqrt(1/2)
-    groups: int | None = None  # of normalisation; None: 32, fewer for narrow levels
+    up_blocks: tuple[str, ...] = ()  # per level, finest first, as blocks; empty: from blocks
+    heads: int = 1  # of attention blocks
+    head_width: int | None = None  # channels per head; overrides heads
+    attn_patch: int = 1  # side in pixels of the patches that attn attends over
+    modulation: str = "add"  # by noise level and class: "add" (DDPM) or "scale-shift" (FiLM)
+    embedding_width: int | None = None  # of the noise level embedding; None: 4 x width
+    class_width: int | None = None  # of the class embedding; None: embedding_width
+    null_class: bool = True  # a learned embedding of "no class", for classifier-free guidance
+    encoding: str = "sin-cos"  # of c_noise: "sin-cos" (DDPM) or "cos-sin" (improved DDPM, ADM)
+    resample: str = "conv"  # down- and upsampling: "conv", "pool" or in residual blocks ("res")
+    padding: str = "after"  # of downsampling convolutions: "after" (TensorFlow's SAME) or "around"
+    resample_skip: bool = False  # a convolution in the skip of resampling residual blocks (DDPM++)
+    skip_scale: float = 1.0  # of residual sums; DDPM++ has sqrt(1/2)
+    groups: int | None = None  # of group normalisation; None: 32, fewer for narrow levels
     epsilon: float = 1e-6  # of normalisation
-    augmented: bool = False  # told how training moved a picture (Karras et al. 2022, appendix F.2)
-    patch: int = 1  # pixels are folded into channels in patch x patch squares
+    augmented: bool = False  # condition on augmentation (Karras et al. 2022, appendix F.2)
+    patch: int = 1  # pixels are unshuffled into channels in patch x patch squares
     dropout: float = 0.1
-    learned_variance: bool = False  # the output has a second half: where the variance lies
+    learned_variance: bool = False  # twice the output channels: the second half is the variance
 
     def __post_init__(self) -> None:
         one_of("channels", self.channels, (1, 3, 4))
-        one_of("time", self.time, ("add", "scale-shift"))
+        one_of("modulation", self.modulation, ("add", "scale-shift"))
         one_of("encoding", self.encoding, ("sin-cos", "cos-sin"))
         one_of("resample", self.resample, ("conv", "pool", "res"))
         one_of("padding", self.padding, ("after", "around"))
         for name in ("width", "heads", "patch", "attn_patch", "epsilon", "skip_scale"):
             positive(name, getattr(self, name))
-        for name in ("head_width", "time_width", "class_width", "groups"):
+        for name in ("head_width", "embedding_width", "class_width", "groups"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
         positive("dropout", self.dropout, zero=True, below=1)
         if not self.multipliers or min(*self.multipliers, *self.size) < 1:
-            raise UsageError("multipliers and size must be whole numbers of at least 1")
+            raise UsageError("multipliers and size must be integers of at least 1")
         self._check_widths()
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels, finest first. Raises UsageError for recipes that do not fit them."""
+        """The levels, finest first. Raises UsageError for recipes that do not fit the levels."""
         count = len(self.multipliers)
         down = [_stages("blocks", recipe) for recipe in _for_each("blocks", self.blocks, count)]
         up = [(*stages, stages[-1]) for stages in down]
         if self.up_blocks:
             recipes = _for_each("up-blocks", self.up_blocks, count)
             up = [_stages("up-blocks", recipe) for recipe in recipes]
-        for level, (there, back) in enumerate(zip(down, up, strict=True)):
-            if len(back) != len(there) + 1:
+        for level, (encoder, decoder) in enumerate(zip(down, up, strict=True)):
+            if len(decoder) != len(encoder) + 1:
                 raise UsageError(
-                    f"up-blocks of level {level} hold {len(back)} res or conv, and the way down "
-                    f"left {len(there) + 1} results for them: give as many"
+                    f"up-blocks of level {level} have {len(decoder)} res or conv for "
+                    f"{len(encoder) + 1} skip connections: give as many"
                 )
         widths = [self.width * multiplier for multiplier in self.multipliers]
         return tuple(Level(*level) for level in zip(widths, down, up, strict=True))
 
     @property
     def bottom(self) -> tuple[StageBlocks, ...]:
-        """The stages between the way down and the way up."""
+        """The stages between encoder and decoder."""
         return _stages("middle", self.middle)
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The kinds of blocks that it has anywhere."""
+        """All types of blocks in the network."""
         stages = [s for level in self.levels for s in (*level.down, *level.up)]
         return frozenset(kind for stage in (*stages, *self.bottom) for kind in stage)
 
     @property
     def granularity(self) -> int:
-        """Pictures are padded until both sides are multiples of this many pixels."""
+        """Images are padded to multiples of this many pixels."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1) * self.attn_patch)
 
     @property
     def conditioned(self) -> bool:
-        """Whether it learns what pictures show, by class or by text."""
+        """Whether the network is conditional: on classes or captions."""
         return bool(self.classes) or self.text is not None
 
     @property
     def embedding_dim(self) -> int:
-        """Width of the vector that tells blocks of noise level and class."""
-        return 4 * self.width if self.time_width is None else self.time_width
+        """Width of the noise level embedding, to which the class embedding is added."""
+        return 4 * self.width if self.embedding_width is None else self.embedding_width
 
     def heads_of(self, channels: int) -> int:
-        """How many heads attention over so many channels has."""
+        """Number of heads of attention over so many channels."""
         return self.heads if self.head_width is None else channels // self.head_width
 
     def groups_of(self, channels: int) -> int:
-        """Groups of normalisation: 32, or fewer that leave no less than 4 channels in each."""
+        """Groups of normalisation: by default at most 32, of at least 4 channels each."""
         return self.groups or math.gcd(32, channels // 4)
 
     def check(self) -> None:
-        """Raise UsageError where blocks attend to what pictures are not given."""
+        """Raise UsageError for blocks that attend to a condition that the network does not have."""
         kinds = self.kinds
         if "class-attn" in kinds and not self.classes:
-            raise UsageError("class-attn makes its queries of classes, and there are none to learn")
+            raise UsageError(
+                "class-attn attends by class, and the network is trained without classes"
+            )
         if "text-attn" in kinds and self.text is None:
-            raise UsageError("text-attn attends to captions, and there are none to learn")
+            raise UsageError(
+                "text-attn attends to captions, and the network is trained without captions"
+            )
 
     def _check_widths(self) -> None:
         if self.width % 2:
-            raise UsageError(f"width {self.width} should be even: noise levels are pairs of waves")
+            raise UsageError(
+                f"width {self.width} should be even: the noise level embedding is half sines and "
+                "half cosines"
+            )
         for channels in (self.width * m for m in self.multipliers):
             if (self.groups is None and channels % 4) or channels % (self.groups or 1):
                 raise UsageError(
@@ -162,38 +172,40 @@ class NetworkConfig:
                 )
         levels = [(level.width, (*level.down, *level.up)) for level in self.levels]
         for channels, stages in (*levels, (levels[-1][0], self.bottom)):
-            attends = any(kind in ATTENTION for stage in stages for kind in stage)
-            if attends and channels % (self.head_width or self.heads):
-                parts = (
+            has_heads = any(kind in ATTENTION for stage in stages for kind in stage)
+            if has_heads and channels % (self.head_width or self.heads):
+                heads = (
                     f"{self.heads} heads"
                     if self.head_width is None
                     else (f"heads of {self.head_width}")
                 )
                 raise UsageError(
-                    f"a level of {channels} channels cannot be split into {parts}; use another "
+                    f"a level of {channels} channels cannot be split into {heads}; use another "
                     "--width or --heads"
                 )
 
 
 class Level(NamedTuple):
-    """A level of the U-Net."""
+    """A level of the U-Net: all blocks at one resolution."""
 
     width: int  # channels
-    down: tuple[StageBlocks, ...]
-    up: tuple[StageBlocks, ...]  # one more, for the picture that came from the level above
+    down: tuple[StageBlocks, ...]  # of the encoder
+    up: tuple[
+        StageBlocks, ...
+    ]  # of the decoder: one more, for the skip connection of the level's input
 
 
 def _for_each(name: str, recipes: tuple[str, ...], levels: int) -> tuple[str, ...]:
     if len(recipes) not in (1, levels):
         raise UsageError(
             f"{name} has {len(recipes)} recipes for {levels} levels; give one for all, or one for "
-            "each of the multipliers"
+            "each level (multipliers)"
         )
     return recipes * levels if len(recipes) == 1 else recipes
 
 
 def _stages(name: str, recipe: str) -> tuple[StageBlocks, ...]:
-    """Part a recipe, "res,attn,res", before each res and conv."""
+    """Split a recipe such as "res,attn,res" before each res and conv."""
     stages: list[StageBlocks] = []
     for kind in (word.strip() for word in recipe.split(",")):
         one_of(f"{name}: block", kind, BLOCKS)
@@ -207,9 +219,9 @@ def _stages(name: str, recipe: str) -> tuple[StageBlocks, ...]:
 
 
 def with_text_attention(recipe: str) -> str:
-    """The recipe with text-attn at the end of each stage of self-attention, unless it has some.
+    """The recipe with text-attn at the end of each stage with attn, unless it has text-attn.
 
-    At the end: the blocks before it keep their places, and so weights without it fit.
+    At the end, so that the indices of the other blocks stay, and with them their parameter names.
     """
     if "text-attn" in recipe:
         return recipe
@@ -220,6 +232,6 @@ def with_text_attention(recipe: str) -> str:
 
 
 def without_text_attention(recipe: str) -> str:
-    """The recipe without its text-attn."""
+    """The recipe without text-attn blocks."""
     kinds = (word.strip() for word in recipe.split(","))
     return ",".join(kind for kind in kinds if kind != "text-attn")

@@ -21,7 +21,7 @@ _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
     "blocks": ["res", "res,attn"],
-    "time": "scale-shift",
+    "modulation": "scale-shift",
     "patch": 2,
     "dropout": 0.0,
 }
@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
             "network": {
                 "blocks": ["res,res,res", _THREE, _THREE, "res,res,res"],
                 "heads": 4,
-                "time": "scale-shift",
+                "modulation": "scale-shift",
                 "dropout": 0.3,
                 "learned_variance": True,
             }
@@ -131,7 +131,7 @@ PRESETS: dict[str, Preset] = {
                 "multipliers": [1, 2, 3, 4],
                 "blocks": ["res,res,res", _THREE, _THREE, _THREE],
                 "head_width": 64,
-                "time": "scale-shift",
+                "modulation": "scale-shift",
                 "resample": "res",
                 "learned_variance": True,
                 "null_class": False,
@@ -160,7 +160,7 @@ PRESETS: dict[str, Preset] = {
                 "multipliers": [1, 2, 3, 4],
                 "blocks": ["res,res", "res,res", _TWO, _TWO],
                 "head_width": 64,
-                "time": "scale-shift",
+                "modulation": "scale-shift",
                 "resample": "res",
             },
             "diffusion": {"schedule": "cosine", "parameterisation": "v"},

@@ -24,15 +24,17 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     """Build a dataclass from nested plain values, checking names and types.
 
-    Missing fields keep their defaults. Raises DdpmError that names the field.
+    Missing fields keep their defaults. Former names of settings, which the dataclass may list as
+    `FORMER_NAMES`, are read as the current ones. Raises DdpmError that names the field.
     """
     if not isinstance(values, dict):
         raise DdpmError(f"{where} should hold named settings, not {values!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    values = _under_current_names(kind, values, where)
+    known, hints = _names(kind), typing.get_type_hints(kind)
+    unknown = sorted(set(values) - known)
     if unknown:
         raise DdpmError(
-            f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(hints))}"
+            f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
         )
     return kind(
         **{name: _cast(value, hints[name], f"{where}.{name}") for name, value in values.items()}
@@ -41,15 +43,32 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
 
 def updated(config: T, changes: dict[str, Any], where: str = "config") -> T:
     """The same dataclass with some nested values replaced; the rest stays."""
-    return from_dict(type(config), _merged(to_dict(config), changes), where)
+    return from_dict(type(config), _merged(config, changes, where), where)
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        deeper = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _merged(base[name], value) if deeper else value
+def _merged(config: Any, changes: dict[str, Any], where: str) -> dict[str, Any]:
+    merged = to_dict(config)
+    for name, value in _under_current_names(type(config), changes, where).items():
+        part = getattr(config, name, None)
+        nested = isinstance(value, dict) and dataclasses.is_dataclass(part)
+        merged[name] = _merged(part, value, f"{where}.{name}") if nested else value
     return merged
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _under_current_names(kind: type[Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings with their former names replaced. Raises DdpmError where one is set twice."""
+    former = getattr(kind, "FORMER_NAMES", {})
+    for name in values:
+        if name in former and former[name] in values:
+            raise DdpmError(
+                f"{where} has both {former[name]!r} and its former name {name!r}: leave out "
+                f"{name!r}"
+            )
+    return {former.get(name, name): value for name, value in values.items()}
 
 
 def _cast(value: Any, hint: Any, where: str) -> Any:

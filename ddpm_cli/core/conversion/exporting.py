@@ -75,9 +75,9 @@ def export(source: Path, out: Path) -> dict[str, Any]:
 def _laid_out(network: UNet, config: NetworkConfig) -> Tensors:
     """The network's tensors as a UNet2DModel has them: the null class, if there is one, last."""
     ours = network.state_dict()
-    ours.pop("conditioning.augmented.weight", None)  # drawing tells of no moves
+    ours.pop("embedding.augmented.weight", None)  # drawing tells of no moves
     if config.classes and config.null_class:
-        ours["conditioning.classes.weight"] = ours["conditioning.classes.weight"].roll(-1, dims=0)
+        ours["embedding.classes.weight"] = ours["embedding.classes.weight"].roll(-1, dims=0)
     return {
         name: tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
         for name, tensor in export_tensors(ours, DIFFUSERS, config).items()

@@ -193,7 +193,7 @@ def _noise_process(source: Path, told: ImportOptions) -> DiffusionConfig:
 
 def _null_first(state: Tensors, layout: Layout, null_class: int | None) -> Tensors:
     """The state with the null class's embedding before the others, as ours has it."""
-    name = f"{layout.ends['conditioning.classes']}.weight"
+    name = f"{layout.outer['embedding.classes']}.weight"
     if null_class is None or name not in state:
         return state
     rows = state[name]

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion. It knows nothing of networks."""
+"""The diffusion process and its samplers, independent of the network architecture."""

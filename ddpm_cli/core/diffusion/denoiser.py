@@ -1,7 +1,7 @@
-"""The interface between networks and samplers: D(x, sigma) -> x0 (Karras et al. 2022, section 5).
+"""The denoiser D(x, sigma) -> x0, the interface between networks and samplers.
 
-A parameterisation says what the network's output F means, as four scalars of sigma:
-D(x, sigma) = c_skip x + c_out F(c_in x, c_noise, condition).
+A parameterisation defines the meaning of the network's output F by scalars of the noise level
+(Karras et al. 2022, section 5): D(x, sigma) = c_skip x + c_out F(c_in x, c_noise, condition).
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""x (B, C, H, W) and sigma (B,) -> the denoised x0 (B, C, H, W). Sigmas are float64, on the CPU."""
+"""x (B, C, H, W) and sigma (B,), float64 on the CPU -> the denoised x0 (B, C, H, W)."""
 
 Predict = Callable[[Tensor, Tensor], "Prediction"]
-"""The same, with the variance where the network has learned one."""
+"""The same, with the learned variance where there is one."""
 
 NetworkFn = Callable[[Tensor, Tensor, Condition], Tensor]
-"""F: scaled x (B, C, H, W), c_noise (B,), condition -> (B, C or 2 C, H, W)."""
+"""F: c_in x float32 (B, C, H, W), c_noise float32 (B,), condition -> (B, C or 2 C, H, W).
+
+Any nn.Module or other callable of this signature; c_noise is on the device of x.
+"""
+
+NoiseLevels = Tensor | float
+"""A noise level for the whole batch, or one for each image: a number, or a tensor () or (B,)."""
 
 
-SIGMA_DATA = 0.5  # deviation of pictures in [-1, 1] that EDM assumes
+SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] that EDM assumes
 
 
 class Scalings(NamedTuple):
-    """The scalars of one parameterisation at noise levels sigma, each float64 (B,)."""
+    """The scalars of a parameterisation at noise levels sigma (B,), each float64 (B,)."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -42,7 +48,7 @@ def _eps(s: Tensor) -> Scalings:
 
 
 def _x0(s: Tensor) -> Scalings:
-    """F is the picture x0."""
+    """F is the image x0."""
     return Scalings(torch.zeros_like(s), torch.ones_like(s), (1 + s**2).rsqrt())
 
 
@@ -52,7 +58,7 @@ def _v(s: Tensor) -> Scalings:
 
 
 def _edm(s: Tensor) -> Scalings:
-    """F and its input have variance one for data of deviation 0.5 (Karras et al. 2022, table 1)."""
+    """F and its input have unit variance for sigma_data = 0.5 (Karras et al. 2022, table 1)."""
     total = s**2 + SIGMA_DATA**2
     return Scalings(SIGMA_DATA**2 / total, s * SIGMA_DATA * total.rsqrt(), total.rsqrt())
 
@@ -72,16 +78,22 @@ PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {
 
 
 class Prediction(NamedTuple):
-    """What a network sees in a noisy state."""
+    """What a model predicts from a noisy image."""
 
-    x0: Tensor  # the denoised picture, (B, C, H, W)
-    # Where log variance stands between smallest and largest, (B, C, H, W) in about [0, 1] (Nichol &
-    # Dhariwal 2021, equation 15); None where the network has no such output.
-    fraction: Tensor | None = None
+    x0: Tensor  # the denoised image, (B, C, H, W)
+    # Interpolates log variance between its smallest (0) and largest (1) value, (B, C, H, W) (Nichol
+    # & Dhariwal 2021, equation 15); None without a learned variance.
+    variance_fraction: Tensor | None = None
 
 
 class Denoiser:
-    """A network seen as D(x, sigma, condition), by its parameterisation and its schedule."""
+    """A network as D(x, sigma, condition), by its parameterisation and noise schedule.
+
+    Noise levels sigma are numbers, or tensors () or (B,) of any dtype and device; c_noise and the
+    scalars are computed from them in float64 on the CPU. Gradients flow to x and to the network's
+    parameters, but not to sigma. Raises
+    ValueError for noise levels of another shape, and for outputs of another number of channels.
+    """
 
     def __init__(self, network: NetworkFn, schedule: Schedule, parameterisation: str) -> None:
         self.network = network
@@ -89,50 +101,76 @@ class Denoiser:
         self._scalings = PARAMETERISATIONS[parameterisation]
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        """The scalars but c_noise, at noise levels (B,)."""
+        """The scalars but c_noise, at noise levels float64 (B,)."""
         return self._scalings(sigma)
 
     def output(
-        self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL
+        self, x: Tensor, sigma: NoiseLevels, condition: Condition = UNCONDITIONAL
     ) -> tuple[Tensor, Tensor | None]:
-        """F (B, C, H, W) at noise levels sigma (B,), and the fraction of a learned variance.
+        """F (B, C, H, W) for noisy images x (B, C, H, W), and the learned variance's fraction.
 
-        The fraction is (v + 1) / 2 of the last C of 2 C channels (Nichol & Dhariwal 2021, equation
-        15, as in their code); without those it is None.
+        The fraction is (v + 1) / 2 of the last C of 2 C output channels (Nichol & Dhariwal 2021,
+        equation 15, as in their code), or None where the output has C channels.
         """
+        sigma = _levels(sigma, x)
         c_in = expand_to_image(self.scalings(sigma).c_in, x)
         c_noise = self.schedule.c_noise(sigma).to(x.device)
         output = self.network((c_in * x).float(), c_noise, condition)
-        if output.shape[1] == x.shape[1]:
+        channels = x.shape[1]
+        if output.shape[1] == channels:
             return output, None
+        if output.shape[1] != 2 * channels:
+            raise ValueError(
+                f"the network returned {output.shape[1]} channels for images of {channels}: it "
+                f"should return {channels}, or {2 * channels} with a learned variance"
+            )
         output, variance = output.chunk(2, dim=1)
         return output, (variance.to(x.dtype) + 1) / 2
 
-    def to_x0(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """The denoised x0 that F means, in the precision of x."""
-        c_skip, c_out, _ = self.scalings(sigma)
+    def to_x0(self, output: Tensor, x: Tensor, sigma: NoiseLevels) -> Tensor:
+        """The denoised x0 of an output F, in the precision of x."""
+        c_skip, c_out, _ = self.scalings(_levels(sigma, x))
         return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
 
-    def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """What F should be for the picture x0 and the noise that hides it.
+    def target(self, x0: Tensor, noise: Tensor, sigma: NoiseLevels) -> Tensor:
+        """The regression target of F for images x0 and noise n, both (B, C, H, W).
 
-        (x0 - c_skip x) / c_out with x = x0 + sigma n, as a sum of x0 and n: only scalars are
-        subtracted and divided, so nothing cancels where sigma is small or large.
+        (x0 - c_skip x) / c_out with x = x0 + sigma n (Karras et al. 2022, equation 8), written as a
+        linear combination of x0 and n: subtraction and division act on float64 scalars alone, which
+        avoids cancellation at small and large sigma.
         """
+        sigma = _levels(sigma, x0)
         c_skip, c_out, _ = self.scalings(sigma)
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
         return expand_to_image(of_x0, x0) * x0 + expand_to_image(of_noise, noise) * noise
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
+    def predict(
+        self, x: Tensor, sigma: NoiseLevels, condition: Condition = UNCONDITIONAL
+    ) -> Prediction:
         """The denoised x0 and, where the network learned it, the variance's fraction."""
         output, fraction = self.output(x, sigma, condition)
         return Prediction(self.to_x0(output, x, sigma), fraction)
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
-        """The denoised x0, in the precision of x."""
+    def __call__(
+        self, x: Tensor, sigma: NoiseLevels, condition: Condition = UNCONDITIONAL
+    ) -> Tensor:
+        """The denoised x0 of noisy images x (B, C, H, W), in the precision of x."""
         return self.predict(x, sigma, condition).x0
 
 
+def _levels(sigma: NoiseLevels, x: Tensor) -> Tensor:
+    """Noise levels for the images x (B, …): float64 (B,), on the CPU and without gradient."""
+    if not isinstance(sigma, Tensor):
+        sigma = torch.tensor(sigma, dtype=torch.float64)
+    sigma = sigma.detach().cpu().double()
+    if sigma.shape not in ((), (len(x),)):
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)} for {len(x)} images: give one noise level, or "
+            "one per image"
+        )
+    return sigma.expand(len(x))
+
+
 def expand_to_image(scalar: Tensor, like: Tensor) -> Tensor:
-    """(B,) float64 -> (B, 1, 1, 1) in the precision of `like`."""
+    """(B,) float64 -> (B, 1, 1, 1) on the device and in the precision of `like`."""
     return scalar.to(like.device, like.dtype)[:, None, None, None]

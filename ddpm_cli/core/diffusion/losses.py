@@ -1,4 +1,4 @@
-"""What training makes small."""
+"""Training objectives: distances, weightings and the variational bound."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from ddpm_cli.core.diffusion.noising import Noised
 def training_loss(
     denoiser: Denoiser, noised: Noised, condition: Condition, objective: ObjectiveConfig
 ) -> Tensor:
-    """One number a picture (B,): by default L_simple (Ho et al. 2020, equation 14).
+    """The loss of each image, (B,): by default L_simple (Ho et al. 2020, equation 14).
 
-    With a learned variance it is L_hybrid = L_simple + vlb_weight L_vlb, in which the bound trains
-    the variance alone (Nichol & Dhariwal 2021, equation 16). Loss "vlb" is L_vlb, in bits/dim.
+    With a learned variance it is L_hybrid = L_simple + vlb_weight L_vlb, where the gradient of the
+    bound reaches the variance only (Nichol & Dhariwal 2021, equation 16). Loss "vlb" is L_vlb, in
+    bits/dim.
     """
     x, schedule = noised.x, denoiser.schedule
     if objective.loss == "vlb":
-        seen = denoiser.predict(x, noised.sigma, condition)
-        return len(schedule) * variational_term(schedule, noised.x0, noised.sigma, seen)
+        prediction = denoiser.predict(x, noised.sigma, condition)
+        return len(schedule) * variational_term(schedule, noised.x0, noised.sigma, prediction)
 
-    # Sent to a GPU before the network runs there: sending waits for all that was begun before.
+    # Copied to the GPU before the network's kernels are queued: the copy waits for queued work.
     target = denoiser.target(noised.x0, noised.noise, noised.sigma)
     weights = None
     if objective.weighting != "plain":
@@ -39,8 +40,8 @@ def training_loss(
     if weights is not None:
         loss = weights * loss
     if fraction is not None:
-        seen = Prediction(denoiser.to_x0(output.detach(), x, noised.sigma), fraction)
-        bound = variational_term(schedule, noised.x0, noised.sigma, seen)
+        prediction = Prediction(denoiser.to_x0(output.detach(), x, noised.sigma), fraction)
+        bound = variational_term(schedule, noised.x0, noised.sigma, prediction)
         loss = loss + objective.bound_weight * len(schedule) * bound
     return loss
 
@@ -53,10 +54,10 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def weight(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """What the loss of F is multiplied by at noise levels (B,): float64 (B,).
+    """Weights of the loss of F at noise levels (B,): float64 (B,).
 
-    Weightings are told of the error of x0, of which F's is 1 / c_out^2: so each is one formula,
-    whatever the parameterisation.
+    Weightings are defined on the squared error of x0, which is c_out^2 times that of F: so each is
+    one formula for all parameterisations.
     """
     return (
         WEIGHTINGS[objective.weighting](denoiser, sigma, objective)
@@ -70,21 +71,21 @@ def _min_snr(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> T
 
 
 def _p2(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """The error of eps over (k + SNR)^gamma (Choi et al. 2022, equation 8)."""
+    """1 / (k + SNR)^gamma on the error of eps (Choi et al. 2022, equation 8)."""
     snr = sigma**-2
     return snr / (objective.weighting_k + snr) ** objective.gamma
 
 
 def _edm(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """lambda, with which EDM's F has weight one at every level (Karras et al. 2022, table 1)."""
+    """lambda(sigma), which gives EDM's F weight 1 at every level (Karras et al. 2022, table 1)."""
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
 
 def _vlb(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """The bound's own weight T / 2 (SNR_(t - 1) - SNR_t), F's clipped to gamma.
+    """T / 2 (SNR_(t - 1) - SNR_t) (Kingma et al. 2021, equation 13), clipped to gamma on F.
 
-    Kingma et al. (2021), equation 13. It has no limit at t = 0, and grows huge where a schedule
-    ends in a leap, as cosine does; unclipped, a few pictures would drown the others.
+    The weight is infinite at t = 0, and huge where a schedule ends with a jump, as cosine does:
+    unclipped, a few images would dominate the batch.
     """
     below = denoiser.schedule.below(sigma)
     exact = len(denoiser.schedule) / 2 * (below**-2 - sigma**-2)

@@ -1,4 +1,4 @@
-"""The forward process: pictures hidden under noise of random strength."""
+"""The forward process: noise levels of training, and noisy images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from ddpm_cli.core.config.run import NORMALS, ObjectiveConfig
 from ddpm_cli.core.diffusion.schedules import Schedule
 
-_INSIDE = 1e-5  # shares are kept this far from 0 and 1, where noise levels may be 0 or infinite
+_MARGIN = 1e-5  # distance of u from 0 and 1, where noise levels may be 0 or infinite
 
 
 class Noised(NamedTuple):
-    """Pictures and what hides them."""
+    """Noisy images x = x0 + sigma n."""
 
-    x0: Tensor  # (B, C, H, W) in [-1, 1]
-    noise: Tensor  # (B, C, H, W), standard normal
+    x0: Tensor  # images (B, C, H, W) in [-1, 1]
+    noise: Tensor  # n (B, C, H, W), standard normal
     sigma: Tensor  # (B,) float64, on the CPU
 
     @property
@@ -28,22 +28,22 @@ class Noised(NamedTuple):
 
 
 def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in (0, 1), float64 (count,), on the CPU.
+    """Stratified uniform samples u in (0, 1): float64 (count,), on the CPU.
 
-    Drawn in strata, one to each 1/count and in random order, which leaves every single draw uniform
-    and makes the batch's mean less noisy (Kingma et al. 2021, appendix I.1).
+    One in each interval of length 1/count, with a common offset and in random order. Each is
+    uniform, and the batch's mean has a lower variance (Kingma et al. 2021, appendix I.1).
     """
-    within = torch.rand((), generator=generator, dtype=torch.float64)
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
     strata = torch.randperm(count, generator=generator)
-    return ((strata + within) / count).clamp_(_INSIDE, 1 - _INSIDE)
+    return ((strata + offset) / count).clamp_(_MARGIN, 1 - _MARGIN)
 
 
 def training_sigmas(schedule: Schedule, objective: ObjectiveConfig, u: Tensor) -> Tensor:
-    """The noise levels to train at for shares u (B,): float64 (B,), on the CPU.
+    """Noise levels of training for uniform u (B,) in (0, 1): float64 (B,), on the CPU.
 
     uniform: in the schedule's time, so uniform timesteps (Ho et al. 2020, algorithm 1) or flow's t.
-    log-normal: Karras et al. (2022), table 1. logit-normal: the same law, told of flow's t, as
-    ln sigma = logit t (Esser et al. 2024, equation 19).
+    log-normal: Karras et al. (2022), table 1. logit-normal: flow's t is logit-normal (Esser et al.
+    2024, equation 19), which is a log-normal sigma, as ln sigma = logit t.
     """
     if objective.noise_levels in NORMALS:
         mean, std = objective.normal

@@ -1,4 +1,4 @@
-"""From noise to pictures: prior, grid, guidance, threshold and sampler put together."""
+"""Sampling: prior, noise levels, guidance, thresholding and sampler put together."""
 
 from __future__ import annotations
 
@@ -21,63 +21,64 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 
 @torch.inference_mode()
 def sample(
-    denoiser: Denoiser, noise: ImageNoise, condition: Condition, how: Sampling
+    denoiser: Denoiser, noise: ImageNoise, condition: Condition, sampling: Sampling
 ) -> Iterator[SamplerStep]:
-    """Draw one batch, yielding every step; the last step's `x` is the pictures in [-1, 1].
+    """Sample one batch, yielding every step; `x` of the last step is the images in [-1, 1].
 
-    noise: draws (B, C, H, W); condition: what the B pictures should show.
+    noise: draws standard normal noise (B, C, H, W). condition: that of the B images.
     """
-    sigmas = grid(denoiser.schedule, how)
+    sigmas = grid(denoiser.schedule, sampling)
     start = noise() * denoiser.schedule.prior_std(float(sigmas[0]))
-    predict = thresholded(guided(denoiser, condition, how), how.threshold)
-    yield from _steps(predict, start, sigmas, how, noise)
+    predict = thresholded(guided(denoiser, condition, sampling), sampling.threshold)
+    yield from _steps(predict, start, sigmas, sampling, noise)
 
 
-def grid(schedule: Schedule, how: Sampling) -> Tensor:
-    """The noise levels that a sampler visits on this schedule, and a final 0: (steps + 1,).
+def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
+    """The noise levels that the sampler visits, and a final 0: float64 (steps + 1,).
 
     Raises UsageError where the schedule has fewer timesteps than there are steps.
     """
-    largest = grids.FLOW_SIGMA_MAX if how.solves_ode else math.inf
-    steps = how.with_default_steps(len(schedule)).steps
-    return grids.sigmas(schedule, steps, how.spacing, largest)
+    largest = grids.FLOW_SIGMA_MAX if sampling.solves_ode else math.inf
+    steps = sampling.with_default_steps(len(schedule)).steps
+    return grids.sigmas(schedule, steps, sampling.spacing, largest)
 
 
-def evaluations(schedule: Schedule, how: Sampling) -> int:
-    """Network evaluations a picture takes (NFE), counted by drawing one empty pixel."""
+def evaluations(schedule: Schedule, sampling: Sampling) -> int:
+    """Number of network evaluations per image (NFE), counted by sampling one pixel without it."""
     count = 0
     pixel = torch.zeros(1, 1, 1, 1)
 
     def predict(x: Tensor, sigma: Tensor) -> Prediction:
         nonlocal count
-        count += 2 if how.guidance != 0 and how.is_guided_at(float(sigma[0])) else 1
+        count += 2 if sampling.guidance != 0 and sampling.is_guided_at(float(sigma[0])) else 1
         return Prediction(pixel, pixel)
 
-    for _ in _steps(predict, pixel, grid(schedule, how), how, lambda: pixel):
+    for _ in _steps(predict, pixel, grid(schedule, sampling), sampling, lambda: pixel):
         pass
     return count
 
 
 def _steps(
-    predict: Predict, x: Tensor, sigmas: Tensor, how: Sampling, noise: Callable[[], Tensor]
+    predict: Predict, x: Tensor, sigmas: Tensor, sampling: Sampling, noise: Callable[[], Tensor]
 ) -> Iterator[SamplerStep]:
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return predict(x, sigma).x0
 
-    if how.sampler == "heun":
+    if sampling.sampler == "heun":
         return samplers.heun(
             denoise,
             x,
             sigmas,
             noise=noise,
-            s_churn=how.s_churn,
-            s_min=how.s_min,
-            s_max=how.s_max,
-            s_noise=how.s_noise,
+            s_churn=sampling.s_churn,
+            s_min=sampling.s_min,
+            s_max=sampling.s_max,
+            s_noise=sampling.s_noise,
         )
-    if how.sampler == "dpmpp-2m":
+    if sampling.sampler == "dpmpp-2m":
         return samplers.dpmpp_2m(denoise, x, sigmas)
-    if how.sampler == "ipndm":
+    if sampling.sampler == "ipndm":
         return samplers.ipndm(denoise, x, sigmas)
-    # ddpm is ddim at eta 1, and Euler's method is ddim at eta 0
-    return samplers.ddim(predict, x, sigmas, eta=how.eta, noise=noise, variance=how.variance)
+    # ddpm is ddim with eta 1, and Euler's method is ddim with eta 0.
+    eta, variance = sampling.eta, sampling.variance
+    return samplers.ddim(predict, x, sigmas, eta=eta, noise=noise, variance=variance)

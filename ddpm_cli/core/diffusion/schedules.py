@@ -1,8 +1,8 @@
-"""Noise schedules: how much noise each of T timesteps holds, in float64.
+"""Noise schedules: the noise levels of T timesteps, in float64.
 
-From DDPM's notation to ours: a DDPM state is x_t = sqrt(abar) x0 + sqrt(1 - abar) n. Divided by
-sqrt(abar) it is x = x0 + sigma n with sigma^2 = (1 - abar) / abar, the form used everywhere here.
-Index 0 is one step of noise (Ho et al. count it as t = 1).
+A DDPM state x_t = sqrt(abar) x0 + sqrt(1 - abar) n, divided by sqrt(abar), is x = x0 + sigma n with
+sigma^2 = (1 - abar) / abar: the form used throughout this package. Index 0 is one step of noise
+(t = 1 of Ho et al.).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from ddpm_cli.core.config.run import DiffusionConfig
 from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]
-Level = TypeVar("Level", float, Tensor)
+Sigma = TypeVar("Sigma", float, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A DDPM's noise levels: a table, and what follows from it."""
+    """The noise schedule of a DDPM: a table of noise levels, and quantities derived from it."""
 
     name: str
     sigma: Table  # (T,), ascending: noise relative to the signal, sqrt((1 - abar) / abar)
-    time_scale: float = 1.0  # of the timesteps that a network is told
+    time_scale: float = 1.0  # c_noise per timestep
 
     def __len__(self) -> int:
         return len(self.sigma)
 
     @cached_property
     def alpha_bar(self) -> Table:
-        """Share of the signal's variance left after t + 1 steps: the product of 1 - beta."""
+        """abar: the product of 1 - beta over t + 1 steps."""
         return 1 / (1 + self.sigma**2)
 
     @cached_property
     def beta(self) -> Table:
-        """Variance that a step adds to a state of variance one: 1 - abar_t / abar_(t - 1)."""
+        """Variance of the noise added in a step: 1 - abar_t / abar_(t - 1)."""
         variance = self.sigma**2
         return np.diff(variance, prepend=0.0) / (1 + variance)
 
@@ -53,35 +53,35 @@ class Schedule:
         return 1 / self.sigma**2
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep of noise levels (B,), float32: linear in log sigma, exact on the table."""
-        where = np.interp(np.log(sigma.numpy()), np.log(self.sigma), np.arange(len(self)))
-        nearest = where.round()
-        return torch.from_numpy(np.where(abs(where - nearest) < 1e-6, nearest, where)).float()
+        """Timesteps of levels (B,): float32, interpolated in log sigma, exact on the table."""
+        t = np.interp(np.log(sigma.numpy()), np.log(self.sigma), np.arange(len(self)))
+        nearest = t.round()
+        return torch.from_numpy(np.where(abs(t - nearest) < 1e-6, nearest, t)).float()
 
     def below(self, sigma: Tensor) -> Tensor:
-        """The level under each of these levels of the table (B,); 0 under the lowest."""
+        """The next lower noise levels of the table, for levels of it (B,); 0 below the lowest."""
         index = np.searchsorted(self.sigma, sigma.numpy())
         return torch.from_numpy(np.append(0.0, self.sigma)[index])
 
     def at(self, u: Tensor) -> Tensor:
-        """The noise level at a share u (B,) in (0, 1) of the way: that of the timestep there."""
+        """Noise levels for u (B,) in (0, 1): those of timesteps floor(u T)."""
         index = (u * len(self)).long().clamp_(max=len(self) - 1)
         return torch.from_numpy(self.sigma)[index]
 
     def c_noise(self, sigma: Tensor) -> Tensor:
-        """How the network is told noise levels (B,): float32, as the timestep, scaled."""
+        """The network's noise level input for noise levels (B,): scaled timesteps, float32 (B,)."""
         return self.timestep(sigma) * self.time_scale
 
     def prior_std(self, sigma_max: float) -> float:
-        """Deviation of x where sampling starts: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
+        """Standard deviation of the initial x: x_T ~ N(0, 1) is x ~ N(0, 1 + sigma_max^2)."""
         return math.sqrt(1 + sigma_max**2)
 
 
-def step_variances(sigma: Level, below: Level) -> tuple[Level, Level]:
-    """Small and large variance of DDPM's step from a noise level to one below it.
+def step_variances(sigma: Sigma, below: Sigma) -> tuple[Sigma, Sigma]:
+    """Small and large variance of DDPM's step from a noise level to a lower one.
 
-    The posterior's given x0, and beta (Ho et al. 2020, section 3.2), both with the factor 1 / abar
-    of the level below, which x = x0 + sigma n brings.
+    The posterior's given x0, and beta (Ho et al. 2020, section 3.2), both times 1 / abar of the
+    lower level, since x = x0 + sigma n.
     """
     a, b = sigma**2, below**2
     return b * (a - b) / a, (a - b) * (1 + b) / (1 + a)
@@ -91,10 +91,10 @@ _SIGMA_MIN, _SIGMA_MAX, _RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), table 1
 
 
 class KarrasSchedule(Schedule):
-    """Every noise level from 0.002 to 80; the table is Karras et al.'s (2022) equation 5."""
+    """Continuous noise levels from 0.002 to 80; the table is Karras et al. (2022), equation 5."""
 
     def at(self, u: Tensor) -> Tensor:
-        """The noise level at a share u of the way, even in sigma^(1 / 7)."""
+        """Noise levels for u (B,) in (0, 1), uniform in sigma^(1/7)."""
         low, high = _SIGMA_MIN ** (1 / _RHO), _SIGMA_MAX ** (1 / _RHO)
         levels: Tensor = (low + u * (high - low)) ** _RHO
         return levels
@@ -104,7 +104,7 @@ class KarrasSchedule(Schedule):
         return (sigma.log() / 4).float()
 
     def prior_std(self, sigma_max: float) -> float:
-        """Their sampling starts from noise alone."""
+        """Sampling starts from pure noise (Karras et al. 2022, algorithm 1)."""
         return sigma_max
 
 
@@ -112,11 +112,11 @@ class FlowSchedule(Schedule):
     """Rectified flow (Liu et al. 2023): x_t = (1 - t) x0 + t n, which is sigma = t / (1 - t)."""
 
     def at(self, u: Tensor) -> Tensor:
-        """The noise level at t = u."""
+        """Noise levels at t = u (B,)."""
         return u / (1 - u)
 
     def c_noise(self, sigma: Tensor) -> Tensor:
-        """1000 t, so that a network sees the same range as a DDPM's."""
+        """1000 t, the range of DDPM's timesteps."""
         return (1000 * sigma / (1 + sigma)).float()
 
 
@@ -126,12 +126,12 @@ def linear(c: DiffusionConfig) -> Table:
 
 
 def linear_fixed(c: DiffusionConfig) -> Table:
-    """Evenly spaced betas, the same two ends for any T, as diffusers has them."""
+    """Evenly spaced betas with the same bounds for any T, as in diffusers."""
     return np.linspace(c.beta_min, c.beta_max, c.timesteps)
 
 
 def quadratic(c: DiffusionConfig) -> Table:
-    """Betas whose roots are evenly spaced ("quad" of Ho et al.'s code, "scaled linear")."""
+    """Evenly spaced sqrt(beta) ("quad" in Ho et al.'s code, "scaled linear" in diffusers)."""
     return np.linspace(c.beta_min**0.5, c.beta_max**0.5, c.timesteps) ** 2
 
 
@@ -142,14 +142,14 @@ def sigmoid(c: DiffusionConfig) -> Table:
 
 
 def cosine(c: DiffusionConfig) -> Table:
-    """abar = cos^2 of an angle that grows with t (Nichol & Dhariwal 2021, equation 17)."""
+    """abar = cos^2 of an angle linear in t (Nichol & Dhariwal 2021, equation 17)."""
     t = np.arange(c.timesteps + 1) / c.timesteps
     s = c.cosine_offset
     return _betas(np.cos((t + s) / (1 + s) * np.pi / 2) ** 2)
 
 
 def sigmoid_abar(c: DiffusionConfig) -> Table:
-    """abar along a sigmoid from 3 to -3, stretched to 1 and 0 (Jabri et al. 2022, algorithm 1)."""
+    """abar along a sigmoid from 3 to -3, rescaled to 1 and 0 (Jabri et al. 2022, algorithm 1)."""
     t = np.arange(c.timesteps + 1) / c.timesteps
     curve = 1 / (1 + np.exp(6 * t - 3))
     return _betas((curve - curve[-1]) / (curve[0] - curve[-1]))
@@ -182,13 +182,13 @@ def from_betas(name: str, beta: Table) -> Schedule:
 
 
 def edm(c: DiffusionConfig) -> Schedule:
-    """Karras et al. (2022), equation 5, as the table that samplers choose from."""
+    """Karras et al. (2022), equation 5, with T levels."""
     low, high = _SIGMA_MIN ** (1 / _RHO), _SIGMA_MAX ** (1 / _RHO)
     return KarrasSchedule(c.schedule, np.linspace(high, low, c.timesteps)[::-1] ** _RHO)
 
 
 def flow(c: DiffusionConfig) -> Schedule:
-    """t = 1 / (T + 1) … T / (T + 1): t = 1 is sigma = infinity, so it is left out."""
+    """t = 1 / (T + 1) … T / (T + 1), without t = 1, which is sigma = infinity."""
     t = np.arange(1, c.timesteps + 1) / (c.timesteps + 1)
     return FlowSchedule(c.schedule, t / (1 - t))
 

@@ -1,4 +1,4 @@
-"""How pictures are drawn: the choices that `ddpm sample` offers, checked against each other."""
+"""Settings of the samplers, validated and free of torch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _STEPS = 50
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn from a model. The defaults are deterministic DDIM's."""
+    """Sampler settings. The defaults are deterministic DDIM."""
 
     steps: int = 0  # 0: 50, or the model's timesteps where it has fewer
     eta: float = 0.0  # 0: DDIM, 1: DDPM's ancestral sampling
-    guidance: float = 1.0  # 1: the plain conditional model
+    guidance: float = 1.0  # guidance scale; 1: the conditional model, unguided
     spacing: str = "trailing"
     sampler: str = "ddim"
-    variance: str = "fixed-small"  # of the fresh noise in each step, where eta > 0
-    s_churn: float = 0.0  # Heun's fresh noise, in all
-    s_min: float = 0.0  # the noise levels between which it is added
+    variance: str = "fixed-small"  # of the noise added in each step, where eta > 0
+    s_churn: float = 0.0  # of stochastic Heun (Karras et al. 2022, algorithm 2)
+    s_min: float = 0.0  # noise levels with churn
     s_max: float = math.inf
-    s_noise: float = 1.0  # its standard deviation
-    threshold: str = "static"  # how x0 is kept within [-1, 1]
-    guidance_interval: tuple[float, float] = (0.0, math.inf)  # noise levels that are guided
-    guidance_rescale: float = 0.0  # 1: x0 keeps the spread of the plain conditional model's
+    s_noise: float = 1.0  # standard deviation of the noise that churn adds
+    threshold: str = "static"  # how x0 is kept in [-1, 1]
+    guidance_interval: tuple[float, float] = (0.0, math.inf)  # noise levels with guidance
+    guidance_rescale: float = 0.0  # phi of Lin et al. (2024), equation 16
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -50,25 +50,25 @@ class Sampling:
 
     @property
     def solves_ode(self) -> bool:
-        """Whether the sampler solves the probability flow's equation, and needs levels near it."""
+        """Whether the sampler is a solver of the probability flow ODE."""
         return _solves_ode(self.sampler)
 
     def with_default_steps(self, timesteps: int) -> Sampling:
-        """The same for a model of so many timesteps, its steps counted."""
+        """These settings with `steps` set, for a model of so many timesteps."""
         return self if self.steps else replace(self, steps=min(_STEPS, timesteps))
 
     def is_guided_at(self, sigma: float) -> bool:
-        """Whether guidance acts at this noise level (Kynkäänniemi et al. 2024, equation 5)."""
+        """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
         return self.guidance != 1 and low < sigma <= high
 
     def document(self) -> dict[str, Any]:
-        """The choices as JSON holds them: a list for a pair, None for no bound."""
+        """The settings as JSON values: pairs as lists, infinity as None."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     def _check_ranges(self) -> None:
         low, high = self.guidance_interval
-        for holds, wanted in (
+        for valid, message in (
             (0 <= self.eta <= 1, f"--eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta:g}"),
             (0 <= self.guidance < math.inf, f"--guidance must be 0 or more, not {self.guidance:g}"),
             (
@@ -81,13 +81,13 @@ class Sampling:
             (self.s_min < self.s_max, f"--s-min {self.s_min:g} is not below --s-max"),
             (0 < self.s_noise < math.inf, f"--s-noise must be more than 0, not {self.s_noise:g}"),
         ):
-            if not holds:
-                raise UsageError(wanted)
+            if not valid:
+                raise UsageError(message)
 
     def _check_fit(self) -> None:
-        """Refuse what would change nothing."""
+        """Refuse settings that would have no effect."""
         churn = (self.s_min, self.s_max, self.s_noise)
-        for idle, why in (
+        for unused, message in (
             (
                 self.sampler == "ddpm" and self.eta != 1,
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
@@ -98,7 +98,7 @@ class Sampling:
             ),
             (
                 self.eta == 0 and self.variance != "fixed-small",
-                f"--variance {self.variance} is of fresh noise, and there is none at --eta 0; "
+                f"--variance {self.variance} is of added noise, and there is none at --eta 0; "
                 "use --sampler ddpm, or ddim with --eta",
             ),
             (
@@ -111,19 +111,19 @@ class Sampling:
             ),
             (
                 self.guidance == 1 and self.guidance_interval != (0, math.inf),
-                "--guidance-interval has no meaning at --guidance 1, which guides nothing",
+                "--guidance-interval has no meaning at --guidance 1, which is no guidance",
             ),
             (
                 self.guidance in (0, 1) and self.guidance_rescale != 0,
                 f"--guidance-rescale has no meaning at --guidance {self.guidance:g}",
             ),
         ):
-            if idle:
-                raise UsageError(why)
+            if unused:
+                raise UsageError(message)
 
 
 def default_spacing(sampler: str) -> str:
-    """The spacing that a sampler is at its best with."""
+    """The default spacing of a sampler."""
     return "karras" if _solves_ode(sampler) else "trailing"
 
 

@@ -10,11 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.checkpoints import classifier
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, load_inception
 from ddpm_cli.core.metrics.protocols import Protocol as PictureProtocol
 from ddpm_cli.core.metrics.protocols import local_protocol
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
-from ddpm_cli.core.models import classifier
+from ddpm_cli.core.models.classifier import Classifier
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.downloads import fetch, sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -109,7 +110,7 @@ def load_local_extractor(
 class LocalFeatures:
     """A classifier's last hidden layer and its logits, under the names that scores know."""
 
-    def __init__(self, network: classifier.Classifier) -> None:
+    def __init__(self, network: Classifier) -> None:
         self._network = network.eval().requires_grad_(False)
         self.width, self.classes = network.width, network.classes
 

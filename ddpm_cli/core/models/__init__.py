@@ -1,1 +1,1 @@
-"""Networks F(x, c_noise, condition). They know nothing of diffusion."""
+"""Networks F(x, c_noise, condition), independent of the diffusion process."""

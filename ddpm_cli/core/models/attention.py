@@ -1,4 +1,4 @@
-"""Attention over pixels, patches, channels and texts; each around a skip connection."""
+"""Residual attention blocks: over pixels, patches, channels and caption tokens."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.models.embeddings import BlockContext
+from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 
 
 class SelfAttention(nn.Module):
-    """Every patch of attn_patch x attn_patch pixels attends to every other.
+    """Multi-head self-attention over patches of attn_patch x attn_patch pixels.
 
-    Patches of one pixel are DDPM's attention (Ho et al. 2020, appendix B); larger ones are embedded
-    as in Dosovitskiy et al. (2021), equation 1. Convolutions around it tell where a patch lies.
+    With patches of one pixel it is DDPM's attention (Ho et al. 2020, appendix B); larger patches
+    are embedded as in ViT (Dosovitskiy et al. 2021, equation 1). It has no position embedding: the
+    surrounding convolutions encode positions.
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
@@ -28,23 +29,23 @@ class SelfAttention(nn.Module):
         self.qkv = glorot(nn.Conv2d(channels, 3 * channels, patch, stride=patch))
         self.out = zeroed(nn.Conv2d(channels, channels * patch**2, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         qkv = self.qkv(self.norm(x))
         batch, threefold, height, width = qkv.shape
         channels = threefold // 3
-        parts = qkv.reshape(batch, 3, self.heads, channels // self.heads, height * width)
-        q, k, v = parts.transpose(-1, -2).unbind(1)  # (B, heads, patches, channels of a head)
+        qkv = qkv.reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, patches, channels per head)
         h = nnf.scaled_dot_product_attention(q, k, v)
         h = h.transpose(-1, -2).reshape(batch, channels, height, width)
-        return _added(x, nnf.pixel_shuffle(self.out(h), self.patch), self.scale)
+        return _residual(x, nnf.pixel_shuffle(self.out(h), self.patch), self.scale)
 
 
 class LinearAttention(nn.Module):
-    """Attention whose cost grows with the pixels, not with their square (Shen et al. 2021).
+    """Efficient attention, of cost linear in the number of pixels (Shen et al. 2021).
 
-    Keys are softened over the pixels and queries over a head's channels; values are summed by key
-    first, (k^T v), and read by query then.
+    Softmax of the keys over the pixels and of the queries over the channels of a head, and the
+    products are associated as q (k^T v).
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
@@ -54,23 +55,23 @@ class LinearAttention(nn.Module):
         self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         batch, channels, height, width = x.shape
-        parts = self.qkv(self.norm(x)).reshape(
+        qkv = self.qkv(self.norm(x)).reshape(
             batch, 3, self.heads, channels // self.heads, height * width
         )
-        q, k, v = parts.unbind(1)  # (B, heads, channels of a head, pixels)
-        summed = k.softmax(dim=-1) @ v.transpose(-1, -2)
-        h = summed.transpose(-1, -2) @ q.softmax(dim=-2)
-        return _added(x, self.out(h.reshape(batch, channels, height, width)), self.scale)
+        q, k, v = qkv.unbind(1)  # (B, heads, channels per head, pixels)
+        context = k.softmax(dim=-1) @ v.transpose(-1, -2)
+        h = context.transpose(-1, -2) @ q.softmax(dim=-2)
+        return _residual(x, self.out(h.reshape(batch, channels, height, width)), self.scale)
 
 
 class ClassAttention(nn.Module):
-    """Channels attend to channels, and the class alone says which to which.
+    """Attention between channels, whose weights depend on the class alone.
 
-    Its embedding makes a query and a key number for each channel; channel i of a head takes the
-    values of channel j by softmax over j of q_i k_j.
+    The class embedding is projected to one query and one key per channel; channel i of a head
+    takes the values of channel j with weights softmax_j(q_i k_j).
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
@@ -81,42 +82,43 @@ class ClassAttention(nn.Module):
         self.value = glorot(nn.Conv2d(channels, channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        assert context.classes is not None
+        assert embeddings.class_embedding is not None
         batch, channels, height, width = x.shape
         split = (batch, self.heads, channels // self.heads)
-        q, k = self.qk(context.classes).chunk(2, dim=1)
+        q, k = self.qk(embeddings.class_embedding).chunk(2, dim=1)
         v = self.value(self.norm(x)).reshape(*split, height * width)
         h = nnf.scaled_dot_product_attention(
             q.reshape(*split, 1).to(v), k.reshape(*split, 1).to(v), v
         )
-        return _added(x, self.out(h.reshape(batch, channels, height, width)), self.scale)
+        return _residual(x, self.out(h.reshape(batch, channels, height, width)), self.scale)
 
 
 class ChannelAttention(nn.Module):
-    """Efficient channel attention (Wang et al. 2020): each channel is scaled by what all hold.
+    """Efficient channel attention, ECA (Wang et al. 2020).
 
-    The channels' means, convolved along the channels, give the scales. They are sigmoids times two,
-    so that a block of zero weights is the identity.
+    A 1D convolution along the channels of the global average pool gives the gates. They are twice
+    a sigmoid, so that the block with zero weights is the identity.
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        kernel = int(abs(math.log2(channels) / 2 + 0.5)) | 1  # their equation 12: the nearest odd
+        kernel = int(abs(math.log2(channels) / 2 + 0.5)) | 1  # equation 12: the nearest odd number
         self.mix = zeroed(nn.Conv1d(1, 1, kernel, padding=kernel // 2))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        means = x.mean(dim=(2, 3))[:, None]
-        scales = 2 * self.mix(means).sigmoid()
-        return torch.mul(x, scales.transpose(1, 2)[..., None].to(x))
+        pooled = x.mean(dim=(2, 3))[:, None]
+        gates = 2 * self.mix(pooled).sigmoid()
+        return torch.mul(x, gates.transpose(1, 2)[..., None].to(x))
 
 
 class CrossAttention(nn.Module):
-    """Every pixel attends to the tokens of its picture's text (Rombach et al. 2022, section 3.3).
+    """Cross-attention of pixels to the tokens of the caption (Rombach et al. 2022, section 3.3).
 
-    With one token, as where there is no text, each pixel gets the same: a bias.
+    With a single token, such as the null token of an empty caption, it adds the same to every
+    pixel: a bias.
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
@@ -129,20 +131,21 @@ class CrossAttention(nn.Module):
         self.key_value = glorot(nn.Linear(config.text.width, 2 * channels))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        assert context.tokens is not None and context.seen is not None
+        assert embeddings.tokens is not None and embeddings.token_mask is not None
         batch, channels, height, width = x.shape
         split = (self.heads, channels // self.heads)
         q = self.query(self.norm(x)).reshape(batch, *split, height * width).transpose(-1, -2)
-        tokens = self.key_value(self.token_norm(context.tokens))
-        k, v = tokens.reshape(batch, -1, 2, *split).permute(2, 0, 3, 1, 4)  # (B, heads, L, …)
-        h = nnf.scaled_dot_product_attention(q, k, v, attn_mask=context.seen[:, None, None])
+        key_value = self.key_value(self.token_norm(embeddings.tokens))
+        k, v = key_value.reshape(batch, -1, 2, *split).permute(2, 0, 3, 1, 4)  # (B, heads, L, …)
+        mask = embeddings.token_mask[:, None, None]
+        h = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h.transpose(-1, -2).reshape(batch, channels, height, width)
-        return _added(x, self.out(h), self.scale)
+        return _residual(x, self.out(h), self.scale)
 
 
-def _added(x: Tensor, h: Tensor, scale: float) -> Tensor:
-    """The residual sum, scaled; in x's memory format."""
-    summed = x + h
-    return summed if scale == 1 else scale * summed
+def _residual(x: Tensor, h: Tensor, scale: float) -> Tensor:
+    """The scaled residual sum, in the memory format of x."""
+    total = x + h
+    return total if scale == 1 else scale * total

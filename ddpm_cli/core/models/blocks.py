@@ -1,4 +1,4 @@
-"""Blocks of convolutions: residual (Ho et al. 2020, appendix B), ConvNeXt, and resampling."""
+"""Convolutional blocks: residual (Ho et al. 2020, appendix B), ConvNeXt, down- and upsampling."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.models.embeddings import BlockContext
+from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.layers import ChannelNorm, glorot, normalisation, zeroed
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the context between them, around a skip connection.
+    """Two convolutions, modulated in between, around a skip connection.
 
-    With `resampling` "down" or "up" it halves or doubles the sides on its way (Song et al. 2021,
-    BigGAN's; Dhariwal & Nichol 2021).
+    With `resampling` "down" or "up" both branches halve or double the resolution after the first
+    activation (BigGAN's block; Song et al. 2021; Dhariwal & Nichol 2021).
     """
 
     def __init__(
@@ -26,48 +26,48 @@ class ResidualBlock(nn.Module):
         self.resampling, self.scale = resampling, config.skip_scale
         self.norm1 = normalisation(inputs, config)
         self.conv1 = glorot(nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.condition = _modulation(outputs, config)
+        self.modulation = _modulation(outputs, config)
         self.norm2 = normalisation(outputs, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
-        straight = inputs == outputs and not (resampling and config.resample_skip)
-        self.skip = nn.Identity() if straight else glorot(nn.Conv2d(inputs, outputs, 1))
+        identity = inputs == outputs and not (resampling and config.resample_skip)
+        self.skip = nn.Identity() if identity else glorot(nn.Conv2d(inputs, outputs, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W), or half or twice H and W."""
         h = nnf.silu(self.norm1(x))
         if self.resampling:
-            x, h = _resampled(x, self.resampling), _resampled(h, self.resampling)
-        h = _modulated(self.norm2, self.conv1(h), self.condition(context.vector))
+            x, h = _resample(x, self.resampling), _resample(h, self.resampling)
+        h = _modulate(self.norm2, self.conv1(h), self.modulation(embeddings.global_embedding))
         h = self.conv2(self.dropout(nnf.silu(h)))
         return _scaled(self.skip(x) + h, self.scale)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A wide depthwise convolution, then two layers on each pixel (Liu et al. 2022, figure 4)."""
+    """A 7x7 depthwise convolution and an inverted bottleneck (Liu et al. 2022, figure 4)."""
 
     def __init__(self, inputs: int, outputs: int, config: NetworkConfig) -> None:
         super().__init__()
         self.scale = config.skip_scale
         self.depthwise = glorot(nn.Conv2d(inputs, inputs, 7, padding=3, groups=inputs))
-        self.condition = _modulation(inputs, config)
+        self.modulation = _modulation(inputs, config)
         self.norm = ChannelNorm(inputs, eps=config.epsilon)
         self.expand = glorot(nn.Conv2d(inputs, 4 * outputs, 1))
         self.dropout = nn.Dropout(config.dropout)
         self.out = zeroed(nn.Conv2d(4 * outputs, outputs, 1))
         self.skip = nn.Identity() if inputs == outputs else glorot(nn.Conv2d(inputs, outputs, 1))
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W)."""
-        h = _modulated(self.norm, self.depthwise(x), self.condition(context.vector))
+        h = _modulate(self.norm, self.depthwise(x), self.modulation(embeddings.global_embedding))
         h = self.out(self.dropout(nnf.gelu(self.expand(h))))
         return _scaled(self.skip(x) + h, self.scale)
 
 
 class Downsample(nn.Module):
-    """Halve the sides: by a strided convolution, or by the mean of 2 x 2 pixels.
+    """Halve the resolution: by a strided convolution, or by 2x2 average pooling.
 
-    The convolution is padded right and below, as TensorFlow's SAME does, or on all sides.
+    The convolution is padded on the right and below, as TensorFlow's SAME, or on all sides.
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
@@ -80,39 +80,39 @@ class Downsample(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> (B, C, H/2, W/2)."""
         if self.conv is None:
-            return _resampled(x, "down")
+            return _resample(x, "down")
         out: Tensor = self.conv(x if self.around else nnf.pad(x, (0, 1, 0, 1)))
         return out
 
 
 class Upsample(nn.Module):
-    """Double the sides by repeating pixels; then a convolution, unless it is only pooling's way."""
+    """Double the resolution by nearest neighbours; with `resample` "conv", then a convolution."""
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         convolved = config.resample == "conv"
         self.conv = glorot(nn.Conv2d(channels, channels, 3, padding=1)) if convolved else None
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, C, H, W) -> (B, C, 2H, 2W)."""
-        out = _resampled(x, "up")
+        out = _resample(x, "up")
         return out if self.conv is None else self.conv(out)
 
 
 def _modulation(channels: int, config: NetworkConfig) -> nn.Linear:
-    """What the context does to so many channels: one number each, or a scale and a shift."""
-    numbers = 2 * channels if config.time == "scale-shift" else channels
-    return glorot(nn.Linear(config.embedding_dim, numbers))
+    """The projection of the embedding to a shift, or a scale and a shift, of each channel."""
+    outputs = 2 * channels if config.modulation == "scale-shift" else channels
+    return glorot(nn.Linear(config.embedding_dim, outputs))
 
 
-def _modulated(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:
-    """Normalise h (B, C, H, W) under the context c.
+def _modulate(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:
+    """Normalise h (B, C, H, W) and modulate it by c.
 
-    c (B, C) is added before (DDPM); of c (B, 2 C) the first half scales, and the second shifts,
-    what comes after (FiLM, Perez et al. 2018; Nichol & Dhariwal 2021).
+    c (B, C) is added before the normalisation (DDPM). Of c (B, 2 C) the first half scales and the
+    second half shifts the normalised h (FiLM, Perez et al. 2018; Nichol & Dhariwal 2021).
     """
     c = c[:, :, None, None]
     if c.shape[1] == h.shape[1]:
@@ -121,9 +121,9 @@ def _modulated(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:
     return cast(Tensor, norm(h) * (1 + scale) + shift)
 
 
-def _resampled(x: Tensor, way: str) -> Tensor:
-    """Means of 2 x 2 pixels ("down"), or each pixel as 2 x 2 ("up")."""
-    if way == "down":
+def _resample(x: Tensor, direction: str) -> Tensor:
+    """2x2 average pooling ("down"), or nearest-neighbour upsampling by 2 ("up")."""
+    if direction == "down":
         return nnf.avg_pool2d(x, 2)
     return nnf.interpolate(x, scale_factor=2.0, mode="nearest")
 

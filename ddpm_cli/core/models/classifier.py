@@ -1,38 +1,30 @@
-"""A small convolutional classifier, whose last hidden layer serves as features for scores.
+"""A small convolutional classifier, whose last hidden layer gives features for metrics.
 
-Where the FID Inception says little (digits, drawings, scans) or its weights are out of reach, a
-network that learned to tell the classes of such pictures apart gives features that do.
+For data far from ImageNet (digits, drawings, scans), or where the weights of the FID Inception
+network cannot be downloaded, a classifier trained on the data's own classes replaces it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor, nn
-
-from ddpm_cli.core.checkpoints import tensors
-from ddpm_cli.core.config.serialisation import from_dict, to_dict
-from ddpm_cli.core.errors import DdpmError
-
-_KEY = "ddpm-classifier"  # of the metadata
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Everything that rebuilds a classifier, and what it learned from."""
+    """What a classifier is built from, and what it was trained on."""
 
     size: tuple[int, int]  # height, width in pixels
     channels: int  # 1 or 3
     labels: tuple[str, ...]  # class names
-    data: str  # as given to --data
-    width: int = 32  # channels of the first level; features: four times as many
-    accuracy: float = 0.0  # on pictures kept out of its training
+    data: str  # as passed to --data
+    width: int = 32  # channels of the first level; the features are four times as many
+    accuracy: float = 0.0  # on held-out images
 
 
 class Classifier(nn.Module):
-    """Three levels of two convolutions each; pictures (N, C, H, W) in [-1, 1] -> logits (N, K)."""
+    """Three levels of two convolutions each; images (N, C, H, W) in [-1, 1] -> logits (N, K)."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -54,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def _level(inputs: int, outputs: int, *, last: bool) -> nn.Sequential:
-    """Two convolutions with batch norm (Ioffe and Szegedy 2015), then half the resolution."""
+    """Two convolutions with batch norm (Ioffe and Szegedy 2015), and max pooling but at the end."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [
@@ -63,32 +55,3 @@ def _level(inputs: int, outputs: int, *, last: bool) -> nn.Sequential:
             nn.ReLU(),
         ]
     return nn.Sequential(*layers, *([] if last else [nn.MaxPool2d(2)]))
-
-
-class LoadedClassifier(NamedTuple):
-    """A classifier read from its file."""
-
-    network: Classifier  # in evaluation mode, on the CPU
-    config: ClassifierConfig
-
-
-def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
-    """Write a classifier with what rebuilds it, whole or not at all."""
-    tensors.write(path, network.state_dict(), {_KEY: to_dict(config)})
-
-
-def load(path: Path) -> LoadedClassifier:
-    """Read a classifier. Raises DdpmError for a file of something else."""
-    if not path.is_file():
-        raise DdpmError(f"--features {path}: no such file; ddpm train-classifier makes one")
-    held = tensors.read(path)
-    if _KEY not in held.about:
-        raise DdpmError(
-            f"--features {path} holds no classifier of ddpm train-classifier; "
-            "FID Inception weights go to --weights"
-        )
-    about = tensors.document(path, held.about[_KEY])
-    config = from_dict(ClassifierConfig, about, f"the config in {path}")
-    network = Classifier(config)
-    tensors.fill(network, held.tensors, path)
-    return LoadedClassifier(network.eval(), config)

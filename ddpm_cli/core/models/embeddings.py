@@ -1,4 +1,4 @@
-"""What blocks are told besides the picture: noise level, class, augmentation, text."""
+"""Embeddings of the noise level and the condition, which modulate the blocks."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from torch.nn import functional as nnf
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import NULL_CLASS
-from ddpm_cli.core.models.layers import embedding, glorot, zeroed
+from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 from ddpm_cli.core.models.text import TextEmbedding
 
-AUGMENTATIONS = 9  # numbers that say how training moved a picture
+AUGMENTATIONS = 9  # augmentation parameters of an image (Karras et al. 2022, appendix F.2)
 
 
-class BlockContext(NamedTuple):
-    """What every block is told besides the picture."""
+class Embeddings(NamedTuple):
+    """The inputs of a block beside its feature map; activated (SiLU) where a linear layer follows.
 
-    vector: Tensor  # (B, E): noise level, class, the whole text; ready for a linear layer
-    classes: Tensor | None = None  # (B, E): the class alone, as ready
-    tokens: Tensor | None = None  # (B, L, D): the text
-    seen: Tensor | None = None  # (B, L) bool: which of the tokens are there
+    E is the embedding width, L the number of tokens and D their width.
+    """
+
+    # (B, E): the noise level embedding plus class, augmentation and pooled text embedding
+    global_embedding: Tensor
+    class_embedding: Tensor | None = None  # (B, E)
+    tokens: Tensor | None = None  # (B, L, D): the caption's
+    token_mask: Tensor | None = None  # (B, L) bool: False for padding
 
 
 def sinusoidal(values: Tensor, width: int, order: str, longest: float = 10_000) -> Tensor:
-    """Position encoding of real numbers (Vaswani et al. 2017, section 3.5): (B,) -> (B, width).
+    """Sinusoidal embedding of real numbers (Vaswani et al. 2017, section 3.5): (B,) -> (B, width).
 
-    "sin-cos" is DDPM's: sines, then cosines, of rates that end at 1/`longest` exactly. "cos-sin" is
-    improved DDPM's: cosines first, and the rates stop one short of that.
+    order "sin-cos" is DDPM's: sines before cosines, with frequencies down to 1/`longest`
+    inclusive. "cos-sin" is improved DDPM's: cosines first, and 1/`longest` is excluded.
     """
     half = width // 2
     last = max(half - 1, 1) if order == "sin-cos" else half
-    rates = torch.exp(
+    frequencies = torch.exp(
         torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(longest) / last)
     )
-    angles = values.float()[:, None] * rates
+    angles = values.float()[:, None] * frequencies
     parts = (angles.sin(), angles.cos())
     return torch.cat(parts if order == "sin-cos" else parts[::-1], dim=1)
 
 
 class ConditionEmbedding(nn.Module):
-    """Noise level and condition as the context that the blocks read."""
+    """Embed the noise level and the condition."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class ConditionEmbedding(nn.Module):
         self.classes = self.class_map = None
         if config.classes:
             rows = len(config.classes) + config.null_class  # row 0: the null class, if there is one
-            self.classes = embedding(rows, config.class_width or width)
+            self.classes = embedding_table(rows, config.class_width or width)
             if config.class_width is not None:
                 self.class_map = glorot(nn.Linear(config.class_width, width))
         self.text = self.text_map = None
@@ -66,28 +70,29 @@ class ConditionEmbedding(nn.Module):
             self.text = TextEmbedding(config.text)
             self.text_map = zeroed(nn.Linear(config.text.width, width))
 
-    def forward(self, c_noise: Tensor, condition: Condition) -> BlockContext:
-        """c_noise (B,) and what the B pictures should show -> context."""
+    def forward(self, c_noise: Tensor, condition: Condition) -> Embeddings:
+        """c_noise (B,) and the condition of B images -> their embeddings."""
         encoded = sinusoidal(c_noise, self.config.width, self.config.encoding)
         if self.augmented is not None:
-            moved = condition.augmented
-            if moved is None:
-                moved = encoded.new_zeros(len(encoded), AUGMENTATIONS)
-            encoded = encoded + self.augmented(moved)
-        vector = self.second(nnf.silu(self.first(encoded)))
-        classes = None
+            augmentation = condition.augmented
+            if augmentation is None:
+                augmentation = encoded.new_zeros(len(encoded), AUGMENTATIONS)
+            encoded = encoded + self.augmented(augmentation)
+        embedding = self.second(nnf.silu(self.first(encoded)))
+        class_embedding = None
         if self.classes is not None:
-            classes = self._classes(condition.labels, c_noise)
-            vector, classes = vector + classes, nnf.silu(classes)
+            class_embedding = self._embed_classes(condition.labels, c_noise)
+            embedding, class_embedding = embedding + class_embedding, nnf.silu(class_embedding)
         if self.text is None or self.text_map is None:
-            return BlockContext(nnf.silu(vector), classes)
-        text = self.text.nothing(c_noise) if condition.text is None else condition.text
-        tokens, seen = self.text(text)
-        even = nnf.layer_norm(tokens, tokens.shape[-1:])  # frozen encoders' vectors are of any size
-        vector = vector + self.text_map(_mean(even, seen))
-        return BlockContext(nnf.silu(vector), classes, tokens, seen)
+            return Embeddings(nnf.silu(embedding), class_embedding)
+        text = self.text.empty(c_noise) if condition.text is None else condition.text
+        tokens, mask = self.text(text)
+        # The norms of a frozen encoder's vectors are arbitrary.
+        normalised = nnf.layer_norm(tokens, tokens.shape[-1:])
+        embedding = embedding + self.text_map(_masked_mean(normalised, mask))
+        return Embeddings(nnf.silu(embedding), class_embedding, tokens, mask)
 
-    def _classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
+    def _embed_classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None
         if labels is None:
             labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
@@ -95,7 +100,7 @@ class ConditionEmbedding(nn.Module):
         return embedded if self.class_map is None else self.class_map(embedded)
 
 
-def _mean(tokens: Tensor, seen: Tensor) -> Tensor:
-    """The mean (B, D) of those of the tokens (B, L, D) that count, seen (B, L)."""
-    there = seen[:, :, None].to(tokens.dtype)
-    return (tokens * there).sum(dim=1) / there.sum(dim=1)
+def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the unmasked tokens: tokens (B, L, D), mask (B, L) bool -> (B, D)."""
+    weights = mask[:, :, None].to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Layers that the blocks share: how they normalise, and the weights they start from."""
+"""Normalisation layers and weight initialisation of the blocks."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def normalisation(channels: int, config: NetworkConfig) -> nn.GroupNorm:
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Normalise the channels of each pixel by themselves (B, C, H, W)."""
+    """Layer normalisation over the channels of each pixel of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def embedding(rows: int, width: int) -> nn.Embedding:
-    """So many vectors to learn, standard normal at first, as torch's own are.
+def embedding_table(rows: int, width: int) -> nn.Embedding:
+    """A learned embedding with standard normal initialisation, as torch's default.
 
-    Drawn by randn: torch's own way would, where a network is only counted (on the meta device),
-    import the compiler, for seconds.
+    Initialised by randn, because on the meta device (where networks are built to count their
+    parameters) torch's default imports the compiler, which takes seconds.
     """
     return nn.Embedding(rows, width, _weight=torch.randn(rows, width))
 
 
 def glorot(layer: Layer) -> Layer:
-    """Start a layer from Glorot's uniform weights and zero biases, as DDPM does."""
+    """Initialise with Glorot's uniform weights and zero biases, as DDPM does."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -43,7 +43,7 @@ def glorot(layer: Layer) -> Layer:
 
 
 def zeroed(layer: Layer) -> Layer:
-    """Start a layer as zero, so that its block starts as the identity."""
+    """Initialise with zeros, so that the residual block starts as the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer

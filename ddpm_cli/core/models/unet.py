@@ -1,4 +1,4 @@
-"""The U-Net F(x, c_noise, condition): one family, of which the published networks are members."""
+"""The U-Net F(x, c_noise, condition): one family, which includes the published networks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.nn import functional as nnf
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.models import attention, blocks
-from ddpm_cli.core.models.embeddings import BlockContext, ConditionEmbedding
+from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
 
 
 class Stage(nn.Module):
-    """A residual or ConvNeXt block, and the attention that follows it."""
+    """A residual or ConvNeXt block, and the attention blocks that follow it."""
 
     def __init__(
         self, kinds: StageBlocks, inputs: int, outputs: int, config: NetworkConfig
@@ -25,10 +25,10 @@ class Stage(nn.Module):
             _block(kind, width, outputs, config) for kind, width in zip(kinds, widths, strict=True)
         )
 
-    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W)."""
         for block in self.blocks:
-            x = block(x, context)
+            x = block(x, embeddings)
         return x
 
 
@@ -51,33 +51,33 @@ def _block(kind: str, inputs: int, outputs: int, config: NetworkConfig) -> nn.Mo
 
 
 class UNet(nn.Module):
-    """Down through the levels keeping every feature map, through the middle, and up using them."""
+    """Encoder, middle and decoder, with skip connections from encoder to decoder."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         config.check()
         self.config = config
         folded = config.channels * config.patch**2
-        self.conditioning = ConditionEmbedding(config)
+        self.embedding = ConditionEmbedding(config)
         self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
 
-        channels, kept = config.width, [config.width]
+        channels, skips = config.width, [config.width]
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for depth, level in enumerate(config.levels):
             if depth:
                 self.down.append(_resampler(channels, config, "down"))
-                kept.append(channels)
+                skips.append(channels)
             for kinds in level.down:
                 self.down.append(Stage(kinds, channels, level.width, config))
                 channels = level.width
-                kept.append(channels)
+                skips.append(channels)
 
         for kinds in config.bottom:
             self.middle.append(Stage(kinds, channels, channels, config))
 
         for depth, level in reversed(list(enumerate(config.levels))):
             for kinds in level.up:
-                self.up.append(Stage(kinds, channels + kept.pop(), level.width, config))
+                self.up.append(Stage(kinds, channels + skips.pop(), level.width, config))
                 channels = level.width
             if depth:
                 self.up.append(_resampler(channels, config, "up"))
@@ -87,35 +87,35 @@ class UNet(nn.Module):
         self.outputs = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
-        """x (B, C, H, W), c_noise (B,), condition -> F (B, C or 2 C, H, W), of any H and W."""
-        context = self.conditioning(c_noise, condition)
+        """x (B, C, H, W) of any H and W, c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
+        embeddings = self.embedding(c_noise, condition)
         height, width = x.shape[2:]
         below, right = (-side % self.config.granularity for side in (height, width))
         if below or right:
             x = nnf.pad(x, (0, right, 0, below))
 
         h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
-        kept = [h]
+        skips = [h]
         for layer in self.down:
-            h = layer(h, context)
-            kept.append(h)
+            h = layer(h, embeddings)
+            skips.append(h)
         for layer in self.middle:
-            h = layer(h, context)
+            h = layer(h, embeddings)
         for layer in self.up:
             if isinstance(layer, Stage):
-                h = torch.cat([h, kept.pop()], dim=1)
-            h = layer(h, context)
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = layer(h, embeddings)
         h = self.outputs(nnf.silu(self.norm(h)))
         return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
 
 
-def _resampler(channels: int, config: NetworkConfig, way: str) -> nn.Module:
+def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Module:
     if config.resample == "res":
-        return blocks.ResidualBlock(channels, channels, config, way)
-    kind = blocks.Downsample if way == "down" else blocks.Upsample
+        return blocks.ResidualBlock(channels, channels, config, direction)
+    kind = blocks.Downsample if direction == "down" else blocks.Upsample
     return kind(channels, config)
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Number of trainable numbers."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)

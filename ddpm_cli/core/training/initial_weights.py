@@ -21,9 +21,9 @@ from ddpm_cli.core.training.state import TrainingState
 
 # Parts that the new network may have in addition: the embedding of a condition, and blocks after
 # the first of their stage, which start as the identity.
-_ADDED = re.compile(r"(conditioning\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
-_CLASSES = "conditioning.classes.weight"
-_AUGMENTED = "conditioning.augmented.weight"  # no effect without augmentation
+_ADDED = re.compile(r"(embedding\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
+_CLASSES = "embedding.classes.weight"
+_AUGMENTED = "embedding.augmented.weight"  # no effect without augmentation
 _OF_THE_TRAINING = ("classes", "null_class")  # network settings that are not taken over
 
 

@@ -1,0 +1,42 @@
+"""A classifier's file: its weights and, in the metadata, the config that rebuilds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ddpm_cli.core.checkpoints import tensors
+from ddpm_cli.core.config.serialisation import from_dict, to_dict
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
+
+_KEY = "ddpm-classifier"  # of the metadata
+
+
+class LoadedClassifier(NamedTuple):
+    """A classifier read from its file."""
+
+    network: Classifier  # in evaluation mode, on the CPU
+    config: ClassifierConfig
+
+
+def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
+    """Write a classifier and its config, atomically."""
+    tensors.write(path, network.state_dict(), {_KEY: to_dict(config)})
+
+
+def load(path: Path) -> LoadedClassifier:
+    """Read a classifier. Raises DdpmError for any other file."""
+    if not path.is_file():
+        raise DdpmError(f"--features {path}: no such file; ddpm train-classifier makes one")
+    file = tensors.read(path)
+    if _KEY not in file.metadata:
+        raise DdpmError(
+            f"--features {path} holds no classifier of ddpm train-classifier; "
+            "FID Inception weights go to --weights"
+        )
+    document = tensors.document(path, file.metadata[_KEY])
+    config = from_dict(ClassifierConfig, document, f"the config in {path}")
+    network = Classifier(config)
+    tensors.fill(network, file.tensors, path)
+    return LoadedClassifier(network.eval(), config)
