@@ -1,4 +1,4 @@
-"""Where each tensor of our U-Net lies in the U-Nets of diffusers and of OpenAI, and moving it."""
+"""Names of our U-Net's tensors in the U-Nets of diffusers and of OpenAI, and the conversion."""
 
 from __future__ import annotations
 
@@ -21,64 +21,66 @@ class Part(NamedTuple):
     """A block, or a resampler, of our U-Net."""
 
     kind: str  # "res", "attn", "halve" or "double"
-    side: str  # "down", "middle" or "up"
-    at: int  # in our list of that side
-    block: int  # in its stage; of a resampler: how many the stage before it has
-    level: int  # 0 is the finest; of a resampler: whose end it is
+    path: str  # "down", "middle" or "up"
+    position: int  # in our module list of that path
+    block: int  # in its stage; of a resampler: the number of blocks of the stage before it
+    level: int  # 0 is the finest; of a resampler: the level that it ends
     stage: int  # within the level
 
     @property
     def name(self) -> str:
-        """What our state dict calls it."""
-        place = f"{self.side}.{self.at}"
-        return place if self.kind in ("halve", "double") else f"{place}.blocks.{self.block}"
+        """Prefix of its names in our state dict."""
+        prefix = f"{self.path}.{self.position}"
+        return prefix if self.kind in ("halve", "double") else f"{prefix}.blocks.{self.block}"
 
 
 class Layout(NamedTuple):
-    """How others lay out the same network."""
+    """The names of the same network in another library."""
 
-    place: Callable[[Part, int], str]  # the name of a part, in a network of so many levels
-    ends: dict[str, str]  # layers outside the parts: ours, theirs
-    kinds: dict[str, dict[str, tuple[str, ...]]]  # layers within a part; several make up one
+    part_name: Callable[[Part, int], str]  # prefix of a part, in a network of this many levels
+    ends: dict[str, str]  # layers outside the parts: our name, their name
+    kinds: dict[str, dict[str, tuple[str, ...]]]  # layers within a part; several are concatenated
 
 
 def _parts(config: NetworkConfig) -> Iterator[Part]:
     """The parts in the order of the forward pass."""
-    places = count()
+    indices = count()
     for depth, level in enumerate(config.levels):
         if depth:
-            yield Part("halve", "down", next(places), len(level.down[-1]), depth - 1, 0)
-        yield from _blocks("down", level.down, depth, places)
+            yield Part("halve", "down", next(indices), len(level.down[-1]), depth - 1, 0)
+        yield from _blocks("down", level.down, depth, indices)
     yield from _blocks("middle", config.bottom, 0, count())
-    places = count()
+    indices = count()
     for depth, level in reversed(list(enumerate(config.levels))):
-        yield from _blocks("up", level.up, depth, places)
+        yield from _blocks("up", level.up, depth, indices)
         if depth:
-            yield Part("double", "up", next(places), len(level.up[-1]), depth, 0)
+            yield Part("double", "up", next(indices), len(level.up[-1]), depth, 0)
 
 
 def _blocks(
-    side: str, stages: tuple[StageBlocks, ...], level: int, places: Iterator[int]
+    path: str, stages: tuple[StageBlocks, ...], level: int, indices: Iterator[int]
 ) -> Iterator[Part]:
     for number, stage in enumerate(stages):
-        index = next(places)
+        index = next(indices)
         for block, kind in enumerate(stage):
-            yield Part(kind, side, index, block, level, number)
+            yield Part(kind, path, index, block, level, number)
 
 
 def _in_diffusers(part: Part, levels: int) -> str:
-    level = levels - 1 - part.level if part.side == "up" else part.level
-    room = "mid_block" if part.side == "middle" else f"{part.side}_blocks.{level}"
+    level = levels - 1 - part.level if part.path == "up" else part.level
+    block = "mid_block" if part.path == "middle" else f"{part.path}_blocks.{level}"
     names = {"res": "resnets", "attn": "attentions"}
-    return f"{room}.{names.get(part.kind, part.side + 'samplers')}.{part.stage}"
+    return f"{block}.{names.get(part.kind, part.path + 'samplers')}.{part.stage}"
 
 
 def _in_openai(part: Part, levels: int) -> str:
-    if part.side == "down":  # the first convolution is input_blocks.0
-        return f"input_blocks.{part.at + 1}.{part.block if part.kind != 'halve' else 0}"
-    if part.side == "middle":  # res, attn, res
+    if part.path == "down":  # the first convolution is input_blocks.0
+        return f"input_blocks.{part.position + 1}.{part.block if part.kind != 'halve' else 0}"
+    if part.path == "middle":  # res, attn, res
         return f"middle_block.{2 * part.stage + part.block}"
-    index = part.at - (levels - 1 - part.level)  # a resampler is in the list of its last stage
+    index = part.position - (
+        levels - 1 - part.level
+    )  # a resampler is in the list of its last stage
     return f"output_blocks.{index - (part.kind == 'double')}.{part.block}"
 
 
@@ -137,57 +139,58 @@ OPENAI = Layout(
 
 
 def import_tensors(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
-    """Their tensors under the names of this network and in its shapes, float32.
+    """Their tensors under this network's names and in its shapes, float32.
 
-    Raises DdpmError with what is missing, has another shape, or has no place in ours.
+    Raises DdpmError with the names that are missing, have another shape or are unknown.
     """
-    wanted = network.state_dict()
-    places = _places(layout, network.config)
+    ours = network.state_dict()
+    names = _layer_names(layout, network.config)
     expected = {
         theirs_name: piece
-        for name, tensor in wanted.items()
-        for theirs_name, piece in _pieces(name, tensor, places).items()
+        for name, tensor in ours.items()
+        for theirs_name, piece in _pieces(name, tensor, names).items()
     }
-    held = {
-        name: _widened(tensor, expected[name].ndim) if name in expected else tensor
+    reshaped = {
+        name: _with_dimensions(tensor, expected[name].ndim) if name in expected else tensor
         for name, tensor in theirs.items()
     }
-    if wrong := misfits(held, expected):
+    if wrong := misfits(reshaped, expected):
         raise DdpmError(f"the tensors are not those of the network they describe: {listed(wrong)}")
     return {
-        name: torch.cat([held[piece].float() for piece in _pieces(name, tensor, places)])
-        for name, tensor in wanted.items()
+        name: torch.cat([reshaped[piece].float() for piece in _pieces(name, tensor, names)])
+        for name, tensor in ours.items()
     }
 
 
 def export_tensors(ours: Mapping[str, Tensor], layout: Layout, config: NetworkConfig) -> Tensors:
     """Our tensors under their names, in our shapes."""
-    places = _places(layout, config)
-    pieces = [_pieces(name, tensor, places) for name, tensor in ours.items()]
+    names = _layer_names(layout, config)
+    pieces = [_pieces(name, tensor, names) for name, tensor in ours.items()]
     return {name: piece.clone() for part in pieces for name, piece in part.items()}
 
 
-def _pieces(name: str, tensor: Tensor, places: dict[str, tuple[str, ...]]) -> Tensors:
-    """The tensors of theirs that one of ours is made of, by name, each in our shape."""
+def _pieces(name: str, tensor: Tensor, names: dict[str, tuple[str, ...]]) -> Tensors:
+    """Split a tensor of ours into those of theirs, by their names, each in our shape."""
     layer, _, leaf = name.rpartition(".")
-    names = places[layer]
-    return {f"{place}.{leaf}": t for place, t in zip(names, tensor.chunk(len(names)), strict=True)}
+    theirs = names[layer]
+    chunks = zip(theirs, tensor.chunk(len(theirs)), strict=True)
+    return {f"{their_layer}.{leaf}": chunk for their_layer, chunk in chunks}
 
 
-def _widened(tensor: Tensor, dimensions: int) -> Tensor:
-    """A linear layer is a convolution of 1 x 1: its weight with as many dimensions as ours."""
+def _with_dimensions(tensor: Tensor, dimensions: int) -> Tensor:
+    """Append dimensions of size 1: a linear layer is a 1 x 1 convolution."""
     return tensor.reshape(*tensor.shape, *[1] * (dimensions - tensor.ndim))
 
 
-def _places(layout: Layout, config: NetworkConfig) -> dict[str, tuple[str, ...]]:
-    """Our layers, and theirs that make up each."""
-    found: dict[str, tuple[str, ...]] = {}
+def _layer_names(layout: Layout, config: NetworkConfig) -> dict[str, tuple[str, ...]]:
+    """Each of our layers with those of theirs that it is concatenated from."""
+    names: dict[str, tuple[str, ...]] = {}
     for name, end in layout.ends.items():
-        found[name] = (end,)
+        names[name] = (end,)
     for part in _parts(config):
         resampling = part.kind in ("halve", "double")
         kind = "res" if resampling and config.resample == "res" else part.kind
-        place = layout.place(part, len(config.levels))
+        prefix = layout.part_name(part, len(config.levels))
         for name, theirs in layout.kinds[kind].items():
-            found[f"{part.name}.{name}"] = tuple(f"{place}.{layer}" for layer in theirs)
-    return found
+            names[f"{part.name}.{name}"] = tuple(f"{prefix}.{layer}" for layer in theirs)
+    return names
