@@ -75,7 +75,7 @@ def train(
         )
         launching.check(request, machine)
         if dry_run or not launching.launch_if_needed(request, machine, stop):
-            _work(request, machine, stop, judged.wanted, dry_run=dry_run, as_json=json)
+            _work(request, machine, stop, judged.requested, dry_run=dry_run, as_json=json)
 
 
 def _work(
