@@ -290,9 +290,9 @@ def test_inspect_schedule_compares(ddpm: Call, monkeypatch: pytest.MonkeyPatch) 
     assert shown.code == 0, shown.err
     assert max(len(line) for line in shown.out.splitlines()) <= 70
     text = " ".join(shown.out.split())
-    assert "linear: abar_T = 4.0e-05: 99.4 % of the picture is hidden at the end" in text
-    assert "linear: the last 20 % of the timesteps hold less than 3.9 % of the picture" in text
-    assert "cosine: the last 20 % of the timesteps hold less than 30.5 % of the picture" in text
+    assert "linear: abar_T = 4.0e-05: 99.4 % of the image is hidden at the end" in text
+    assert "linear: the last 20 % of the timesteps hold less than 3.9 % of the image" in text
+    assert "cosine: the last 20 % of the timesteps hold less than 30.5 % of the image" in text
     assert imageio.imread("both.png").shape[0] > 1.5 * 120
     assert imageio.imread("both.gif", index=0).shape[1] == 520
     documents = ddpm(*both, "--json").json()["schedules"]
@@ -316,15 +316,16 @@ def test_a_schedules_end_is_told_in_words() -> None:
     table = {"schedule": "short", "timesteps": 10, "alpha_bar": list(np.linspace(0.99, 0.09, 10))}
     table["beta"] = [0.01] * 10
     end, tail = inspection.diagnosis(table)
-    assert end.startswith("short: abar_T = 9.0e-02: 70.0 % of the picture is hidden")
+    assert end.startswith("short: abar_T = 9.0e-02: 70.0 % of the image is hidden")
     assert end.endswith("from noise that training never saw")
-    assert tail == "short: the last 20 % of the timesteps hold less than 43.6 % of the picture"
+    assert tail == "short: the last 20 % of the timesteps hold less than 43.6 % of the image"
     table["alpha_bar"] = list(np.geomspace(0.99, 1e-6, 10))
     end, tail = inspection.diagnosis(table)
     assert end.endswith("sampling can start from pure noise")
     assert "nearly redundant" in tail
     table["beta"] = [0.1] * 7 + [0.999] * 3
-    assert "3 betas are cut to 0.999: 10 timesteps are too few" in inspection.diagnosis(table)[1]
+    clipped = inspection.diagnosis(table)[1]
+    assert "3 betas are clipped to 0.999: 10 timesteps are too few" in clipped
     one = {"schedule": "one", "timesteps": 1, "alpha_bar": [0.5], "beta": [0.5]}
     assert len(inspection.diagnosis(one)) == 1
 

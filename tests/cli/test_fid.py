@@ -43,16 +43,16 @@ def pack(folder: Path, place: Path) -> Path:
     return place
 
 
-def test_folder_zip_and_array_of_the_same_pictures_score_alike(score: Run, tmp_path: Path) -> None:
+def test_folder_zip_and_array_of_the_same_images_score_alike(score: Run, tmp_path: Path) -> None:
     real, fake = shapes(tmp_path / "r", 0, 30), shapes(tmp_path / "f", 200, 30, noise=30)
     zipped = pack(fake, tmp_path / "f.zip")
     pixels = [np.asarray(Image.open(path)) for path in sorted(fake.rglob("*.png"))]
     np.savez(tmp_path / "f.npz", arr_0=np.stack(pixels))
     folder = score(real, fake)
     for other in (zipped, tmp_path / "f.npz"):
-        found = score(real, other)
+        result = score(real, other)
         for name in ("fid", "fid_std", "kid", "precision", "recall", "density", "coverage"):
-            assert found[name] == pytest.approx(folder[name], rel=1e-4, abs=1e-7), name
+            assert result[name] == pytest.approx(folder[name], rel=1e-4, abs=1e-7), name
     assert not list(tmp_path.parent.glob("*.png"))
     assert (folder["n_real"], folder["real"]) == (30, "png 16x16")
 
@@ -62,37 +62,37 @@ def test_a_data_set_by_name_and_statistics(
 ) -> None:
     fake = shapes(tmp_path / "f", 200, 20)
     monkeypatch.setattr(Shapes.__init__, "__defaults__", (40,))
-    found = score("shapes", fake, "--metrics", "fid", "--save-real", tmp_path / "s.npz")
-    assert (found["n_real"], found["real"]) == (40, "data set 32x32")
-    assert found["kid"] is None
+    result = score("shapes", fake, "--metrics", "fid", "--save-real", tmp_path / "s.npz")
+    assert (result["n_real"], result["real"]) == (40, "data set 32x32")
+    assert result["kid"] is None
     again = score(tmp_path / "s.npz", fake)
-    assert again["fid"] == pytest.approx(found["fid"], rel=1e-9)
+    assert again["fid"] == pytest.approx(result["fid"], rel=1e-9)
     assert again["precision"] is None
     for metrics in ("kid", "prdc,fid"):
-        assert "needs the pictures of REAL" in score(tmp_path / "s.npz", fake, "--metrics", metrics)
-    assert "--floor needs the pictures of REAL" in score(tmp_path / "s.npz", fake, "--floor")
+        assert "needs the images of REAL" in score(tmp_path / "s.npz", fake, "--metrics", metrics)
+    assert "--floor needs the images of REAL" in score(tmp_path / "s.npz", fake, "--floor")
     assert "choose from fid,kid,prdc,is" in score(fake, fake, "--metrics", "fdi")
     assert "splits are mnist:train and mnist:test" in score("mnist:val", fake)
 
 
-def test_a_run_is_drawn_without_files(score: Run, train_tiny: Run, photos: Path) -> None:
+def test_a_run_is_sampled_without_files(score: Run, train_tiny: Run, photos: Path) -> None:
     assert train_tiny("--out", "run").code == 0
     before = sorted(Path("run").rglob("*"))
-    found = score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)
-    assert (found["n_fake"], found["fake"]) == (12, "drawn 8x8")
+    result = score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)
+    assert (result["n_fake"], result["fake"]) == (12, "drawn 8x8")
     assert sorted(Path("run").rglob("*")) == before
-    assert score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)["fid"] == found["fid"]
-    assert score(photos, "run", "-n", 12, "--steps", 3)["fid"] != found["fid"]
+    assert score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)["fid"] == result["fid"]
+    assert score(photos, "run", "-n", 12, "--steps", 3)["fid"] != result["fid"]
     weights = score(photos, "run/model.safetensors", "-n", 12, "--steps", 3, "--seed", 5)
-    assert weights["fid"] == found["fid"]
+    assert weights["fid"] == result["fid"]
     assert "REAL run is a run" in score("run", photos)
-    assert "are for drawing from a run" in score(photos, photos, "-n", 5)
-    assert "are for drawing from a run" in score(photos, photos, "--sampler", "heun")
+    assert "are for sampling from a run" in score(photos, photos, "-n", 5)
+    assert "are for sampling from a run" in score(photos, photos, "--sampler", "heun")
     heun = ("--sampler", "heun", "--steps", 2, "--seed", 5)
-    assert score(photos, "run", "-n", 12, *heun)["fid"] != found["fid"]
+    assert score(photos, "run", "-n", 12, *heun)["fid"] != result["fid"]
 
 
-def test_a_run_scores_as_the_pictures_that_sample_writes(
+def test_a_run_scores_as_the_images_that_sample_writes(
     score: Run, ddpm: Run, train_tiny: Run, photos: Path
 ) -> None:
     assert train_tiny("--out", "run").code == 0
@@ -101,7 +101,7 @@ def test_a_run_scores_as_the_pictures_that_sample_writes(
     assert score(photos, "run", "-n", 10, "--steps", 3)["fid"] == pytest.approx(files["fid"], 1e-5)
 
 
-def test_the_real_side_is_cached_by_content(
+def test_real_features_are_cached_by_content(
     ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
@@ -119,7 +119,7 @@ def test_the_real_side_is_cached_by_content(
     assert second == first
     moved = tmp_path / "elsewhere"
     shutil.copytree(real, moved)
-    assert call(moved)[0], "the same pictures under another name"
+    assert call(moved)[0], "the same images under another name"
     one = next(iter(sorted(moved.rglob("*.png"))))
     time = one.stat()
     data = bytearray(one.read_bytes())
@@ -132,7 +132,9 @@ def test_the_real_side_is_cached_by_content(
     assert not call(real, "--no-cache")[0]
 
 
-def test_unreadable_pictures_are_not_cached(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+def test_inputs_with_unreadable_files_are_not_cached(
+    ddpm: Run, trained: Path, tmp_path: Path
+) -> None:
     real = shapes(tmp_path / "r", 3000, 30)
     broken = next(iter(sorted(real.rglob("*.png"))))
     broken.write_bytes(broken.read_bytes()[:60])
@@ -146,7 +148,7 @@ def test_unreadable_pictures_are_not_cached(ddpm: Run, trained: Path, tmp_path: 
         assert result.json()["n_real"] == 29
 
 
-def test_two_processes_find_what_one_finds(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_computes(ddpm: Run, trained: Path, tmp_path: Path) -> None:
     real, fake = shapes(tmp_path / "r", 0, 31), shapes(tmp_path / "f", 200, 25, noise=30)
     command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is", "--json"]
     one = ddpm(*command, "--no-cache").json()
@@ -161,17 +163,17 @@ def test_two_processes_find_what_one_finds(ddpm: Run, trained: Path, tmp_path: P
             assert two[name] == value, name
 
 
-def test_few_pictures_leave_out_what_they_cannot_give(score: Run, tmp_path: Path) -> None:
-    found = score(shapes(tmp_path / "r", 0, 5), shapes(tmp_path / "f", 200, 3))
-    assert found["fid"] > 0
-    assert found["kid_subset"] == 3
-    assert found["precision"] is None
-    assert found["fid_std"] is None
+def test_few_images_leave_out_scores_that_need_more(score: Run, tmp_path: Path) -> None:
+    result = score(shapes(tmp_path / "r", 0, 5), shapes(tmp_path / "f", 200, 3))
+    assert result["fid"] > 0
+    assert result["kid_subset"] == 3
+    assert result["precision"] is None
+    assert result["fid_std"] is None
     only = score(tmp_path / "r", tmp_path / "f", "--metrics", "prdc")
-    assert "prdc needs 6 pictures on each side" in only
+    assert "prdc needs 6 images in each input" in only
 
 
-def test_a_picture_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> None:
+def test_an_image_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> None:
     real = shapes(tmp_path / "r", 0, 5)
     huge = tmp_path / "r" / "huge.png"
     Image.new("1", (8, 8)).save(huge)
@@ -185,7 +187,9 @@ def test_a_picture_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> N
     assert score(real, real, "--skip-bad")["n_real"] == 5
 
 
-def test_what_moves_scores_is_said(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+def test_formats_and_sizes_that_move_scores_bring_notices(
+    ddpm: Run, trained: Path, tmp_path: Path
+) -> None:
     real, fake = shapes(tmp_path / "r", 0, 8), tmp_path / "f"
     for i, path in enumerate(sorted(real.rglob("*.png"))):
         fake.mkdir(exist_ok=True)
@@ -200,7 +204,7 @@ def test_what_moves_scores_is_said(ddpm: Run, trained: Path, tmp_path: Path) -> 
 
 def test_fetch_weights(ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Answer(contextlib.nullcontext[Any]):
         """A server that gives other bytes."""
@@ -216,28 +220,32 @@ def test_fetch_weights(ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return self.left.pop() if self.left else b""
 
     def other(url: str) -> Answer:
-        asked.append(url)
+        requests.append(url)
         return Answer()
 
     monkeypatch.setattr(downloads, "_https", other)
     result = ddpm("fetch-weights", "--to", tmp_path / "stick")
-    assert (result.code, asked) == (1, [PUBLISHED.url])
+    assert (result.code, requests) == (1, [PUBLISHED.url])
     assert "gave 5 bytes" in result.err
     assert not [path for path in (tmp_path / "stick").glob("*") if path.suffix == ".pth"]
 
 
-def test_what_would_be_ignored_is_refused(score: Run, ddpm: Run, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(score: Run, ddpm: Run, tmp_path: Path) -> None:
     one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
     assert "--floor is of FID" in score(one, other, "--metrics", "kid", "--floor")
     assert "needs no REAL" in score(one, other, "--metrics", "is")
-    assert "drawing from a run" in score(one, other, "--seed", 7)
-    assert "drawing from a run" in score(one, other, "--class", "circle")
+    assert "sampling from a run" in score(one, other, "--seed", 7)
+    assert "sampling from a run" in score(one, other, "--class", "circle")
     assert "should end in .npz" in score(one, other, "--save-real", tmp_path / "s.txt")
     saved = tmp_path / "s.npz"
     score(one, other, "--save-real", saved)
     assert ddpm("fid", saved, saved).code == 0
-    for given in (("--protocol", "clean-fid"), ("--weights", "none.pth"), ("--precision", "bf16")):
-        result = ddpm("fid", saved, saved, *given)
+    for options in (
+        ("--protocol", "clean-fid"),
+        ("--weights", "none.pth"),
+        ("--precision", "bf16"),
+    ):
+        result = ddpm("fid", saved, saved, *options)
         assert (result.code, "no network runs" in result.err) == (2, True)
 
 
@@ -245,16 +253,16 @@ def test_a_cache_that_cannot_be_written_loses_no_score(
     score: Run, ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
-    wanted = score(one, other, "--no-cache")["fid"]
+    expected = score(one, other, "--no-cache")["fid"]
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     result = ddpm("fid", one, other, "--features", trained, "--json")
     assert result.code == 0, result.err
     assert "not kept for the next call" in result.err
-    assert result.json()["fid"] == pytest.approx(wanted, rel=1e-6)
+    assert result.json()["fid"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_class_of_a_run_can_be_judged(score: Run, train_tiny: Run, photos: Path) -> None:
+def test_a_class_of_a_run_can_be_scored(score: Run, train_tiny: Run, photos: Path) -> None:
     assert train_tiny("--out", "run").code == 0
     names = json.loads(Path("run/config.json").read_text())["network"]["classes"]
     drawn = score(photos, "run", "-n", 6, "--steps", 2)

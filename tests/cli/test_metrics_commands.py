@@ -29,11 +29,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def folder(path: Path, n: int, seed: int = 0, side: int = 16) -> Path:
+def folder(path: Path, n: int, seed: int = 0, size: int = 16) -> Path:
     path.mkdir()
     rng = np.random.default_rng(seed)
     for i in range(n):
-        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path / f"{i}.png")
     return path
 
@@ -91,8 +91,8 @@ def only_line(err: str) -> str:
     return lines[0]
 
 
-def test_inputs_are_looked_at_before_the_weights(ddpm: Run, tmp_path: Path) -> None:
-    """No weights can be had here, so each of these would fail otherwise."""
+def test_inputs_are_checked_before_the_weights(ddpm: Run, tmp_path: Path) -> None:
+    """No weights can be downloaded here, so each of these would fail otherwise."""
     real = folder(tmp_path / "real", 2)
     (tmp_path / "empty").mkdir()
     code, out, err = ddpm("fid", real, tmp_path / "empty")

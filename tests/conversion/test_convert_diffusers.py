@@ -72,7 +72,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def unet(**changes: Any) -> UNet2DModel:
-    """One of theirs with random weights, large where attention compares, so that heads matter."""
+    """A UNet2DModel with random weights, large in q and k, so that the heads matter."""
     torch.manual_seed(0)
     network = UNet2DModel(**(SMALL | changes))
     with torch.no_grad():
@@ -82,7 +82,7 @@ def unet(**changes: Any) -> UNet2DModel:
 
 
 def saved(folder: Path, network: UNet2DModel, **changes: Any) -> Path:
-    """A pipeline's folder around it."""
+    """The folder of a pipeline with it."""
     variance = "learned_range" if network.config.out_channels == 6 else "fixed_large"
     noise = DDPMScheduler(**{"variance_type": variance} | changes)
     DDPMPipeline(network, noise).save_pretrained(folder)
@@ -110,37 +110,37 @@ def test_their_networks_become_ours_and_come_back(name: str, tmp_path: Path) -> 
     theirs = unet(**NETWORKS[name])
     folder = saved(tmp_path / "theirs", theirs)
     classes = torch.tensor([0, 2, 4]) if theirs.config.num_class_embeds else None
-    wanted = output(theirs, classes)
+    expected = output(theirs, classes)
 
     settings = diffusers.read(json.loads((folder / "unet" / "config.json").read_text()), "")
     x, t = inputs(theirs)
     with torch.inference_mode():
         again = reference.diffusers_unet(theirs.state_dict(), settings, x, t, classes)
-    assert_alike(again, wanted)  # what conversions are checked against
+    assert_alike(again, expected)  # conversions are verified against this
 
-    told = ImportOptions(null_class=None if classes is None else 2)
-    done = convert(folder, tmp_path / "ours.safetensors", told)
+    options = ImportOptions(null_class=None if classes is None else 2)
+    done = convert(folder, tmp_path / "ours.safetensors", options)
     assert 0 <= done["largest_difference"] < 1e-5
     assert done["parameters"] == sum(p.numel() for p in theirs.parameters())
-    held = weights.load(tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors")
     labels = None if classes is None else torch.tensor([0, NULL_CLASS, 3])
     with torch.inference_mode():
-        assert_alike(held.network(x, t, Condition(labels)), wanted)
+        assert_alike(loaded.network(x, t, Condition(labels)), expected)
 
     export(tmp_path / "ours.safetensors", tmp_path / "back")
     back = UNet2DModel.from_pretrained(tmp_path / "back" / "unet").eval()
     last = None if classes is None else torch.tensor([0, 4, 3])  # the null class is last now
-    assert_alike(output(back, last), wanted)
+    assert_alike(output(back, last), expected)
 
-    told = ImportOptions(null_class=None if classes is None else 4)
-    convert(tmp_path / "back", tmp_path / "again.safetensors", told)
+    options = ImportOptions(null_class=None if classes is None else 4)
+    convert(tmp_path / "back", tmp_path / "again.safetensors", options)
     twice = weights.load(tmp_path / "again.safetensors")
-    first, second = held.network.state_dict(), twice.network.state_dict()
+    first, second = loaded.network.state_dict(), twice.network.state_dict()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert first.keys() == second.keys()
-    assert twice.config.diffusion == held.config.diffusion
+    assert twice.config.diffusion == loaded.config.diffusion
     if classes is None:  # whose names are numbers
-        assert twice.config.network == held.config.network
+        assert twice.config.network == loaded.config.network
 
 
 def test_the_cifar10_network_is_the_default() -> None:
@@ -160,13 +160,13 @@ def test_the_cifar10_network_is_the_default() -> None:
             "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
         }
     )
-    found = diffusers.recipe(diffusers.read(document, "it"), (32, 32), None)
+    found = diffusers.to_network_config(diffusers.read(document, "it"), (32, 32), None)
     assert found == NetworkConfig(null_class=False, groups=32)
     with torch.device("meta"):
         network = UNet(found)
     assert parameter_count(network) == 35_746_307
-    again = diffusers.read(diffusers.document(diffusers.settings(network)), "it")
-    assert diffusers.recipe(again, (32, 32), None) == found
+    again = diffusers.read(diffusers.document(diffusers.from_network(network)), "it")
+    assert diffusers.to_network_config(again, (32, 32), None) == found
 
 
 def test_old_names_flat_folders_and_bin_files(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_old_names_flat_folders_and_bin_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_pipelines_draw_with_our_weights(tmp_path: Path, learned: bool) -> None:
+def test_pipelines_sample_with_our_weights(tmp_path: Path, learned: bool) -> None:
     config = RunConfig(
         network=NetworkConfig(
             size=(8, 8),
@@ -235,7 +235,7 @@ SCHEDULERS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("settings", "name"), SCHEDULERS)
 def test_their_schedulers_become_our_schedules(settings: dict[str, Any], name: str) -> None:
     theirs = DDPMScheduler(**settings)
-    ours = scheduler.noise_process(scheduler.read(dict(theirs.config), "it"))
+    ours = scheduler.to_diffusion(scheduler.read(dict(theirs.config), "it"))
     assert ours.schedule == name
     table = schedules.from_config(ours)
     np.testing.assert_allclose(table.beta, theirs.betas, rtol=2e-5)  # float32
@@ -246,17 +246,17 @@ def test_their_schedulers_become_our_schedules(settings: dict[str, Any], name: s
 @pytest.mark.parametrize("name", schedules.BETAS)
 def test_our_schedules_become_their_schedulers_and_come_back(name: str, steps: int) -> None:
     ours = DiffusionConfig(schedule=name, timesteps=steps, parameterisation="x0")
-    written = scheduler.settings(ours, learned_variance=False)
+    written = scheduler.from_diffusion(ours, learned_variance=False)
     theirs = DDPMScheduler(**diffusers.to_dict(written))
     table = schedules.from_config(ours)
     np.testing.assert_allclose(theirs.betas, table.beta, rtol=2e-5)
     assert theirs.config.prediction_type == "sample"
-    back = schedules.from_config(scheduler.noise_process(written))
+    back = schedules.from_config(scheduler.to_diffusion(written))
     np.testing.assert_allclose(back.sigma, table.sigma, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"time_embedding_type": "fourier"}, "time_embedding_type 'fourier'"),
         ({"act_fn": "gelu"}, "act_fn 'gelu'"),
@@ -267,7 +267,7 @@ def test_our_schedules_become_their_schedulers_and_come_back(name: str, steps: i
         ({"out_channels": 4}, "out_channels 4"),
         ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups None"),
         ({"down_block_types": ["DownBlock2D", "AttnSkipDownBlock2D"]}, "AttnSkipDownBlock2D"),
-        ({"downsample_type": "resnet", "upsample_type": "resnet"}, "parted"),
+        ({"downsample_type": "resnet", "upsample_type": "resnet"}, "resample by convolutions"),
         ({"block_out_channels": [8, 12]}, "block_out_channels"),
         ({"block_out_channels": []}, "block_out_channels"),
         ({"block_out_channels": [0, 8]}, "block_out_channels"),
@@ -281,36 +281,36 @@ def test_our_schedules_become_their_schedulers_and_come_back(name: str, steps: i
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel"),
     ],
 )  # fmt: skip
-def test_networks_that_ours_cannot_be_are_refused(
-    changes: dict[str, Any], words: str, tmp_path: Path
+def test_unsupported_networks_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = saved(tmp_path / "theirs", unet())
     place = folder / "unet" / "config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | changes))
-    with pytest.raises(DdpmError, match=words):
+    with pytest.raises(DdpmError, match=message):
         convert(folder, tmp_path / "ours.safetensors", ImportOptions())
     assert not (tmp_path / "ours.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
         ({"prediction_type": "flow_prediction"}, "flow_prediction"),
         ({"beta_schedule": "laplace"}, "laplace"),
-        ({"trained_betas": [0.1, 0.3, 0.2]}, "trained_betas are none of our schedules"),
+        ({"trained_betas": [0.1, 0.3, 0.2]}, "trained_betas match none of our schedules"),
     ],
 )
-def test_schedulers_that_ours_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_unsupported_schedulers_are_refused(changes: dict[str, Any], message: str) -> None:
     document = dict(DDPMScheduler().config) | changes
-    with pytest.raises(DdpmError, match=words):
-        scheduler.noise_process(scheduler.read(document, "scheduler_config.json"))
+    with pytest.raises(DdpmError, match=message):
+        scheduler.to_diffusion(scheduler.read(document, "scheduler_config.json"))
     with pytest.raises(DdpmError, match="has no betas"):
         scheduler.read({"_class_name": "ScoreSdeVeScheduler"}, "it")
 
 
 @pytest.mark.parametrize(
-    ("network", "diffusion", "words"),
+    ("network", "diffusion", "message"),
     [
         ({"patch": 2}, {}, "pixels folded by 2"),
         ({"blocks": ("conv", "conv")}, {}, "conv blocks"),
@@ -324,13 +324,13 @@ def test_schedulers_that_ours_cannot_be_are_refused(changes: dict[str, Any], wor
         ({"blocks": ("res,attn",), "heads": 2}, {}, "widths of attention's heads"),
         ({"middle": "res"}, {}, "a middle of res"),
         ({"blocks": ("res,attn,attn",)}, {}, "several attn after one res"),
-        ({}, {}, "gives zeros for any picture"),  # fresh weights
+        ({}, {}, "output is zero for any image"),  # fresh weights
         ({}, {"schedule": "edm", "parameterisation": "edm"}, "schedule edm"),
         ({}, {"time_scale": 0.5}, "time_scale 0.5"),
     ],
 )
-def test_what_diffusers_has_no_counterpart_for_is_refused(
-    network: dict[str, Any], diffusion: dict[str, Any], words: str, tmp_path: Path
+def test_exports_without_a_counterpart_are_refused(
+    network: dict[str, Any], diffusion: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     shape = {"size": (8, 8), "width": 16, "multipliers": (1, 2), "blocks": ("res",), "groups": 4}
     if "width" in network:
@@ -339,24 +339,24 @@ def test_what_diffusers_has_no_counterpart_for_is_refused(
         network=NetworkConfig(**(shape | network)), diffusion=DiffusionConfig(**diffusion)
     )
     weights.save(tmp_path / "w.safetensors", UNet(config.network).state_dict(), config, 1)
-    with pytest.raises(DdpmError, match=words):
+    with pytest.raises(DdpmError, match=message):
         export(tmp_path / "w.safetensors", tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir() if "folder" in path.name] == []
 
 
-def test_a_conversion_that_computes_something_else_is_not_kept(
+def test_a_conversion_with_other_outputs_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved(tmp_path / "theirs", unet(**DDPM))
     convert(folder, tmp_path / "ours.safetensors", ImportOptions())
 
-    def passed_multiple(*arguments: Any) -> dict[str, torch.Tensor]:
+    def swapped_attention(*arguments: Any) -> dict[str, torch.Tensor]:
         state = original(*arguments)
         name = "middle.0.blocks.1.qkv.weight"
-        return state | {name: state[name].roll(16, dims=0)}  # keys where queries should be
+        return state | {name: state[name].roll(16, dims=0)}  # keys in the place of queries
 
     original = layout.import_tensors
-    monkeypatch.setattr("ddpm_cli.core.conversion.importing.import_tensors", passed_multiple)
+    monkeypatch.setattr("ddpm_cli.core.conversion.importing.import_tensors", swapped_attention)
     with pytest.raises(DdpmError, match="differ from the original's by"):
         convert(folder, tmp_path / "wrong.safetensors", ImportOptions())
     monkeypatch.setattr("ddpm_cli.core.conversion.exporting.export_tensors", lambda ours, *rest: {
@@ -372,13 +372,13 @@ def test_a_conversion_that_computes_something_else_is_not_kept(
 
 
 class Payload:
-    """What a hostile file would carry."""
+    """A malicious pickle."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("executed",))
 
 
-def test_no_code_is_run_and_damage_is_named(
+def test_no_code_is_run_and_damage_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = saved(tmp_path / "theirs", unet()), tmp_path / "ours.safetensors"
@@ -404,13 +404,13 @@ def test_no_code_is_run_and_damage_is_named(
     with pytest.raises(DdpmError, match="no such file"):
         convert(tmp_path, out, ImportOptions())
     out.write_text("mine")
-    with pytest.raises(DdpmError, match="is there already"):
+    with pytest.raises(DdpmError, match="exists; choose"):
         convert(folder, out, ImportOptions())
     assert out.read_text() == "mine"
     assert "executed" not in capsys.readouterr().out
 
 
-def test_without_a_scheduler_the_user_says_how_noise_grew(tmp_path: Path) -> None:
+def test_without_a_scheduler_the_options_give_the_noise_schedule(tmp_path: Path) -> None:
     unet(sample_size=None).save_pretrained(tmp_path / "unet")
     out = tmp_path / "ours.safetensors"
     with pytest.raises(UsageError, match="give --size"):
@@ -419,7 +419,7 @@ def test_without_a_scheduler_the_user_says_how_noise_grew(tmp_path: Path) -> Non
         convert(tmp_path, out, ImportOptions(size=(16, 8)))
     with pytest.raises(UsageError, match="--heads has no meaning"):
         convert(tmp_path, out, ImportOptions(heads=2))
-    with pytest.raises(UsageError, match="knows none"):
+    with pytest.raises(UsageError, match="has no classes"):
         convert(tmp_path, out, ImportOptions(size=(16, 8), null_class=2))
     convert(tmp_path, out, ImportOptions(size=(16, 8), schedule="cosine", timesteps=50))
     config = weights.load(out).config
@@ -454,7 +454,7 @@ def test_the_commands(ddpm: Callable[..., Result], tmp_path: Path) -> None:
 
     assert ddpm("convert", "w.safetensors", "--to", "diffusers", "--out", "back").code == 0
     result = ddpm("convert", "w.safetensors", "--to", "diffusers", "--out", "back")
-    assert (result.code, "is there already" in result.err) == (1, True)
+    assert (result.code, "exists; choose" in result.err) == (1, True)
     result = ddpm("convert", "w.safetensors", "--to", "diffusers", "--out", "b", "--heads", 2)
     assert result.code == 2
     assert ddpm("convert", "w.safetensors", "--to", "jax", "--out", "b").code == 2

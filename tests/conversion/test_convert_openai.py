@@ -19,7 +19,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.conversion import openai, reference
 from ddpm_cli.core.conversion.importing import ImportOptions, convert
 from ddpm_cli.core.conversion.layout import OPENAI, import_tensors
-from ddpm_cli.core.conversion.reference import Heads
+from ddpm_cli.core.conversion.reference import AttentionHeads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -67,8 +67,8 @@ class Attention(nn.Module):
         else:  # heads, each with its q, k, v
             parts = list(qkv.reshape(b * self.heads, 3 * width, -1).split(width, dim=1))
         q, k, v = parts
-        alike = torch.softmax(torch.bmm(q.mT, k) / width**0.5, dim=-1)
-        return x + self.proj_out(torch.bmm(v, alike.mT).reshape(b, c, -1)).reshape(x.shape)
+        scores = torch.softmax(torch.bmm(q.mT, k) / width**0.5, dim=-1)
+        return x + self.proj_out(torch.bmm(v, scores.mT).reshape(b, c, -1)).reshape(x.shape)
 
 
 class Down(nn.Module):
@@ -208,7 +208,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def theirs(**changes: Any) -> Theirs:
-    """One with random weights, large where attention compares, so that heads and orders matter."""
+    """A network with random weights, large in qkv, so that heads and their order matter."""
     torch.manual_seed(0)
     network = Theirs(**changes)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def theirs(**changes: Any) -> Theirs:
     return network.eval()
 
 
-def told(changes: dict[str, Any], **more: Any) -> ImportOptions:
+def options(changes: dict[str, Any], **more: Any) -> ImportOptions:
     return ImportOptions(
         **{
             "size": (8, 8),
@@ -231,7 +231,7 @@ def told(changes: dict[str, Any], **more: Any) -> ImportOptions:
     )
 
 
-def far(one: Tensor, other: Tensor) -> float:
+def difference(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     return float((one - other).abs().max() / other.abs().max())
 
@@ -243,37 +243,39 @@ def test_their_networks_become_ours(name: str, tmp_path: Path) -> None:
     rows = settings.get("classes", 0)
     classes = torch.tensor([0, 1, rows - 1]) if rows else None
     x, t = torch.randn(3, settings.get("channels", 3), 8, 12), torch.tensor([0.0, 17.25, 999.0])
-    heads = Heads(settings.get("heads", 2), settings.get("head_width"), not settings.get("new"))
+    heads = AttentionHeads(
+        settings.get("heads", 2), settings.get("head_width"), not settings.get("new")
+    )
     with torch.inference_mode():
-        wanted = network(x, t, classes)
+        expected = network(x, t, classes)
         state = network.state_dict()
-        assert far(reference.openai_unet(state, heads, x, t, classes), wanted) < 1e-5
+        assert difference(reference.openai_unet(state, heads, x, t, classes), expected) < 1e-5
 
     torch.save(state, tmp_path / "model.pt")
     null = 1 if rows else None
     done = convert(
-        tmp_path / "model.pt", tmp_path / "w.safetensors", told(settings, null_class=null)
+        tmp_path / "model.pt", tmp_path / "w.safetensors", options(settings, null_class=null)
     )
     assert 0 <= done["largest_difference"] < 1e-5
-    held = weights.load(tmp_path / "w.safetensors")
+    loaded = weights.load(tmp_path / "w.safetensors")
     labels = torch.tensor([0, NULL_CLASS, rows - 2]) if rows else None
     with torch.inference_mode():
-        assert far(held.network(x, t, Condition(labels)), wanted) < 1e-5
-    assert held.config.network.learned_variance == (settings.get("outputs") == 6)
+        assert difference(loaded.network(x, t, Condition(labels)), expected) < 1e-5
+    assert loaded.config.network.learned_variance == (settings.get("outputs") == 6)
 
 
 def test_the_order_of_attention_matters(tmp_path: Path) -> None:
-    """Else the tests above would see nothing."""
+    """Otherwise the tests above would not test it."""
     network = theirs(heads=4)
     torch.save(network.state_dict(), tmp_path / "model.pt")
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
     outputs = []
     for order in ("legacy", "new"):
         out = tmp_path / f"{order}.safetensors"
-        convert(tmp_path / "model.pt", out, told({"heads": 4}, attention_order=order))
+        convert(tmp_path / "model.pt", out, options({"heads": 4}, attention_order=order))
         with torch.inference_mode():
             outputs.append(weights.load(out).network(x, t))
-    assert far(*outputs) > 1e-3
+    assert difference(*outputs) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ def test_the_order_of_attention_matters(tmp_path: Path) -> None:
             "iddpm-cifar10",
             {"width": 128, "multipliers": (1, 2, 2, 2), "res": 3, "attention": (1, 2), "heads": 4,
              "shifts": True, "outputs": 6},
-            Heads(4, None, legacy=True),
+            AttentionHeads(4, None, legacy=True),
             52_546_438,
         ),
         (
@@ -291,20 +293,20 @@ def test_the_order_of_attention_matters(tmp_path: Path) -> None:
             {"width": 192, "multipliers": (1, 2, 3, 4), "res": 3, "attention": (1, 2, 3),
              "heads": None, "head_width": 64, "shifts": True, "resample": "res", "outputs": 6,
              "classes": 1000, "new": True},
-            Heads(None, 64, legacy=False),
+            AttentionHeads(None, 64, legacy=False),
             295_904_454,
         ),
     ],
 )  # fmt: skip
 def test_the_published_networks_are_our_presets(
-    preset: str, settings: dict[str, Any], heads: Heads, parameters: int
+    preset: str, settings: dict[str, Any], heads: AttentionHeads, parameters: int
 ) -> None:
     with torch.device("meta"):
         network = Theirs(**settings)
     assert sum(p.numel() for p in network.parameters()) == parameters
     state = network.state_dict()
     ours = updated(RunConfig(), PRESETS[preset].settings).network
-    found = openai.recipe(state, heads, ours.size, None)
+    found = openai.to_network_config(state, heads, ours.size, None)
     with torch.device("meta"):
         assert import_tensors(
             openai.split_interleaved_qkv(state, heads), OPENAI, UNet(found)
@@ -315,29 +317,29 @@ def test_the_published_networks_are_our_presets(
     )
 
 
-def test_rescaled_timesteps_are_what_the_network_is_told(tmp_path: Path) -> None:
+def test_rescaled_timesteps_are_the_networks_input(tmp_path: Path) -> None:
     torch.save(theirs().state_dict(), tmp_path / "model.pt")
-    seen = []
+    inputs_seen = []
     for rescaled in (False, True):
         out = tmp_path / f"{rescaled}.safetensors"
         convert(
             tmp_path / "model.pt",
             out,
-            told({}, schedule="cosine", timesteps=4000, rescale_timesteps=rescaled),
+            options({}, schedule="cosine", timesteps=4000, rescale_timesteps=rescaled),
         )
         schedule = schedules.from_config(weights.load(out).config.diffusion)
 
         def network(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-            seen.append(c_noise.tolist())
+            inputs_seen.append(c_noise.tolist())
             return x
 
         sigma = torch.from_numpy(schedule.sigma[[0, 1234, 3999]])
         Denoiser(network, schedule, "eps")(torch.zeros(3, 3, 8, 8), sigma)
-    assert seen == [[0, 1234, 3999], [0, 308.5, 999.75]]
+    assert inputs_seen == [[0, 1234, 3999], [0, 308.5, 999.75]]
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("changes", "message"),
     [
         ({"size": None}, "give --size"),
         ({"heads": None}, "give either --heads"),
@@ -347,16 +349,16 @@ def test_rescaled_timesteps_are_what_the_network_is_told(tmp_path: Path) -> None
         ({"timesteps": 4000}, "give --no-rescale-timesteps or --rescale-timesteps"),
         ({"schedule": "edm"}, "schedule 'edm' is unknown"),
         ({"attention_order": "old"}, "legacy, new"),
-        ({"null_class": 1}, "knows none"),
+        ({"null_class": 1}, "has no classes"),
         ({"heads": 5}, "5 heads"),
     ],
 )
-def test_what_a_file_does_not_say_has_to_be_said(
-    said: dict[str, Any], words: str, tmp_path: Path
+def test_settings_that_a_file_lacks_are_required(
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     torch.save(theirs().state_dict(), tmp_path / "model.pt")
-    with pytest.raises(UsageError, match=words):
-        convert(tmp_path / "model.pt", tmp_path / "w.safetensors", told({}, **said))
+    with pytest.raises(UsageError, match=message):
+        convert(tmp_path / "model.pt", tmp_path / "w.safetensors", options({}, **changes))
     assert not (tmp_path / "w.safetensors").exists()
 
 
@@ -381,9 +383,9 @@ def _other_shape(state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (_wider_time, "encodes the noise level in 64 numbers"),
+        (_wider_time, "timestep embedding has 64 dimensions"),
         (_six_channels, "takes 6 channels and gives 3: a super-resolution network"),
         (_no_way_up, "output_blocks"),
         (
@@ -396,13 +398,13 @@ def _other_shape(state: dict[str, Tensor]) -> None:
     ],
 )
 def test_other_networks_are_refused(
-    change: Callable[[dict[str, Tensor]], None], words: str, tmp_path: Path
+    change: Callable[[dict[str, Tensor]], None], message: str, tmp_path: Path
 ) -> None:
     state = theirs().state_dict()
     change(state)
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(DdpmError, match=words):
-        convert(tmp_path / "model.pt", tmp_path / "w.safetensors", told({}))
+    with pytest.raises(DdpmError, match=message):
+        convert(tmp_path / "model.pt", tmp_path / "w.safetensors", options({}))
 
 
 def test_the_command_takes_a_wrapped_half_precision_file(

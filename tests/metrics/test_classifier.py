@@ -1,4 +1,4 @@
-"""`ddpm train-classifier` and scores in its features, labelled as what they are."""
+"""`ddpm train-classifier`, and scores in its features, labelled local."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.local_standin import shapes
 Run = Callable[..., Any]
 
 
-def test_it_learns_to_tell_classes_apart(ddpm: Run, photos: Path, tmp_path: Path) -> None:
+def test_it_learns_to_classify(ddpm: Run, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.safetensors"
     call = ("train-classifier", "--data", photos, "--out", out, "--epochs", 12, "--batch", 8)
     result = ddpm(*call, "--json")
@@ -28,21 +28,21 @@ def test_it_learns_to_tell_classes_apart(ddpm: Run, photos: Path, tmp_path: Path
     assert document["classes"] == ["dark", "light"]
     assert (document["size"], document["channels"]) == ([8, 8], 3)
     assert document["accuracy"] == 1
-    held = classifier.load(out)
-    assert held.config.accuracy == 1
+    loaded = classifier.load(out)
+    assert loaded.config.accuracy == 1
     dark = torch.full((1, 3, 8, 8), 40 / 127.5 - 1)
-    answers = held.network(torch.cat([dark, dark + 160 / 127.5])).argmax(dim=1)
-    assert answers.tolist() == [0, 1]
+    predictions = loaded.network(torch.cat([dark, dark + 160 / 127.5])).argmax(dim=1)
+    assert predictions.tolist() == [0, 1]
     refused = ddpm(*call)
     assert refused.code == 1
-    assert "is there already" in refused.err
+    assert "exists; choose another --out" in refused.err
     first = classifier.load(out).network.state_dict()
     assert ddpm(*call, "--overwrite").code == 0
     again = classifier.load(out).network.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first), "not a function of --seed"
 
 
-def test_pictures_without_classes_are_refused(ddpm: Run, photos: Path) -> None:
+def test_images_without_classes_are_refused(ddpm: Run, photos: Path) -> None:
     result = ddpm("train-classifier", "--data", photos / "dark")
     assert result.code == 1
     assert "has 0 classes" in result.err
@@ -77,7 +77,7 @@ def test_statistics_keep_the_label(ddpm: Run, trained: Path, tmp_path: Path) -> 
     assert both.out.startswith("local-FID 0.0000")
 
 
-def test_worse_pictures_score_worse(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+def test_worse_images_score_worse(ddpm: Run, trained: Path, tmp_path: Path) -> None:
     real, good = shapes(tmp_path / "r", 0, 90), shapes(tmp_path / "g", 300, 90)
     noisy = shapes(tmp_path / "n", 300, 90, noise=60)
     collapsed = shapes(tmp_path / "c", 300, 90, noise=2, step=0)
@@ -86,16 +86,16 @@ def test_worse_pictures_score_worse(ddpm: Run, trained: Path, tmp_path: Path) ->
         call = ("fid", real, fake, "--features", trained, "--floor", "--json")
         return dict(json.loads(ddpm(*call).out))
 
-    found = {name: score(path) for name, path in [("g", good), ("n", noisy), ("c", collapsed)]}
-    assert found["g"]["fid"] < found["c"]["fid"]
-    assert found["g"]["fid"] < found["n"]["fid"]
-    assert found["g"]["kid"] < found["n"]["kid"]
-    assert found["c"]["recall"] < found["g"]["recall"]
-    assert found["g"]["fid_floor_n"] == 45
-    assert found["g"]["fid"] < 3 * found["g"]["fid_floor"]
+    scores = {name: score(path) for name, path in [("g", good), ("n", noisy), ("c", collapsed)]}
+    assert scores["g"]["fid"] < scores["c"]["fid"]
+    assert scores["g"]["fid"] < scores["n"]["fid"]
+    assert scores["g"]["kid"] < scores["n"]["kid"]
+    assert scores["c"]["recall"] < scores["g"]["recall"]
+    assert scores["g"]["fid_floor_n"] == 45
+    assert scores["g"]["fid"] < 3 * scores["g"]["fid_floor"]
 
 
-def test_files_of_something_else(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match="no such file; ddpm train-classifier makes one"):
         classifier.load(tmp_path / "none")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -111,14 +111,14 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         classifier.load(tmp_path / "odd.safetensors")
 
 
-def test_options_that_contradict(ddpm: Run, photos: Path, trained: Path) -> None:
-    for given in (("--weights", trained), ("--protocol", "clean-fid")):
-        result = ddpm("fid", photos, photos, "--features", trained, *given)
+def test_contradicting_options_are_refused(ddpm: Run, photos: Path, trained: Path) -> None:
+    for options in (("--weights", trained), ("--protocol", "clean-fid")):
+        result = ddpm("fid", photos, photos, "--features", trained, *options)
         assert result.code == 2
-        assert f"{given[0]} is for the Inception network" in result.err
+        assert f"{options[0]} is for the Inception network" in result.err
 
 
-def test_half_precision_is_near_and_a_protocol_of_its_own(
+def test_bf16_is_near_fp32_and_not_comparable_with_it(
     ddpm: Run, trained: Path, tmp_path: Path
 ) -> None:
     real, fake = shapes(tmp_path / "r", 0, 60), shapes(tmp_path / "f", 100, 60, noise=40)

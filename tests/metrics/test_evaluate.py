@@ -1,4 +1,4 @@
-"""FID and IS from pictures to the printed line, with a network that can be worked out by hand."""
+"""FID and IS from images to the printed line, with a network that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 class Pooled(FidInception):
-    """In the network's place: 12 features that are averages of quarters of the picture."""
+    """Stand-in network: 12 features, the means of the image's quarters."""
 
     width = 12
     classes = 12
@@ -45,47 +45,47 @@ class Pooled(FidInception):
         return Features(pool, pool * 5)
 
 
-def extractor(how: Protocol = PYTORCH_FID, batch: int = 64) -> Extractor:
-    return Extractor(Pooled(), "ab" * 32, how, CPU, batch)
+def extractor(protocol: Protocol = PYTORCH_FID, batch: int = 64) -> Extractor:
+    return Extractor(Pooled(), "ab" * 32, protocol, CPU, batch)
 
 
-class Ear(Silent):
-    """Keeps what is said and how far the bar went."""
+class Recorder(Silent):
+    """Records messages and the progress of bars."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.messages: list[str] = []
         self.done: list[float] = []
 
     def say(self, message: str) -> None:
-        self.heard.append(message)
+        self.messages.append(message)
 
     def update(self, done: float, note: str = "") -> None:
         self.done.append(done)
 
 
-def judge_fid(
-    real: ScoreInput, fake: ScoreInput, how: Extractor | None, reporter: Reporter
+def evaluate_fid(
+    real: ScoreInput, fake: ScoreInput, extractor: Extractor | None, reporter: Reporter
 ) -> tuple[Report, Statistics]:
-    wanted = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
-    report, statistics = evaluate(real, fake, how, wanted, reporter)
+    requested = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
+    report, statistics = evaluate(real, fake, extractor, requested, reporter)
     assert statistics is not None
     assert report.fid is not None
     return report, statistics
 
 
-def write(path: Path, n: int, seed: int, side: int = 299, bright: int = 256) -> Path:
-    """An .npz of n pictures, at the network's own size unless told: resizing leaves them alone."""
+def write(path: Path, n: int, seed: int, size: int = 299, bright: int = 256) -> Path:
+    """An .npz of n images, by default at the network's size, which the resize does not change."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, bright, (n, 4, 4, 3), dtype=np.uint8)
-    pixels = np.arange(side) * 4 // side
+    pixels = np.arange(size) * 4 // size
     np.savez(path, arr_0=coarse[:, pixels][:, :, pixels])
     return path
 
 
 def images(path: Path) -> NpzImages:
-    side = open_input(path)
-    assert isinstance(side, NpzImages)
-    return side
+    opened = open_input(path)
+    assert isinstance(opened, NpzImages)
+    return opened
 
 
 def features_by_hand(path: Path) -> np.ndarray:
@@ -95,25 +95,31 @@ def features_by_hand(path: Path) -> np.ndarray:
 
 def test_fid_of_arrays(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0), write(tmp_path / "f.npz", 40, 1, bright=200)
-    ear = Ear()
-    result, statistics = judge_fid(images(real), images(fake), extractor(), ear)
+    recorder = Recorder()
+    result, statistics = evaluate_fid(images(real), images(fake), extractor(), recorder)
     a, b = features_by_hand(real), features_by_hand(fake)
-    wanted = frechet_distance(
+    expected = frechet_distance(
         a.mean(axis=0), np.cov(a, rowvar=False), b.mean(axis=0), np.cov(b, rowvar=False)
     )
-    assert result.fid == pytest.approx(wanted, rel=1e-4)
+    assert result.fid == pytest.approx(expected, rel=1e-4)
     assert result.fid > 0.01
     assert np.abs(statistics.covariance - np.cov(a, rowvar=False)).max() < 3e-5
     assert (result.n_real, result.n_fake) == (30, 40)
-    assert ear.done == [30, 40]
-    for part in (f"FID {wanted:.3f}", "pytorch-fid", "abababab…", "n_real=30 n_fake=40", "299x299"):
+    assert recorder.done == [30, 40]
+    for part in (
+        f"FID {expected:.3f}",
+        "pytorch-fid",
+        "abababab…",
+        "n_real=30 n_fake=40",
+        "299x299",
+    ):
         assert part in result.lines()
     assert json.loads(json.dumps(result.document()))["weights_sha256"] == "ab" * 32
 
 
 def test_fid_of_a_set_with_itself_is_zero(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.npz", 30, 0, side=32)
-    result, _ = judge_fid(images(path), images(path), extractor(), Silent())
+    path = write(tmp_path / "r.npz", 30, 0, size=32)
+    result, _ = evaluate_fid(images(path), images(path), extractor(), Silent())
     assert 0 <= result.fid < 1e-6
 
 
@@ -124,56 +130,56 @@ def folder_of(path: Path, archive: Path, order: list[int]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", [PYTORCH_FID, TORCH_FIDELITY])
-def test_batch_size_order_and_container_change_nothing(tmp_path: Path, how: Protocol) -> None:
+@pytest.mark.parametrize("protocol", [PYTORCH_FID, TORCH_FIDELITY])
+def test_batch_size_order_and_container_change_nothing(tmp_path: Path, protocol: Protocol) -> None:
     real, fake = write(tmp_path / "r.npz", 20, 0, 32), write(tmp_path / "f.npz", 20, 1, 32)
-    one, _ = judge_fid(images(real), images(fake), extractor(how), Silent())
+    one, _ = evaluate_fid(images(real), images(fake), extractor(protocol), Silent())
     for batch in (1, 7):
-        with_other = extractor(how, batch)
-        other, _ = judge_fid(images(real), images(fake), with_other, Silent())
+        rebatched = extractor(protocol, batch)
+        other, _ = evaluate_fid(images(real), images(fake), rebatched, Silent())
         assert other.fid == pytest.approx(one.fid, rel=1e-6)
-        assert set(with_other.network.batches) == {batch, 20 % batch} - {0}
+        assert set(rebatched.network.batches) == {batch, 20 % batch} - {0}
     shuffled = folder_of(tmp_path / "f", fake, list(np.random.default_rng(0).permutation(20)))
-    other, _ = judge_fid(images(real), open_input(shuffled), extractor(how), Silent())
+    other, _ = evaluate_fid(images(real), open_input(shuffled), extractor(protocol), Silent())
     assert other.fid == pytest.approx(one.fid, rel=1e-6)
 
 
 def test_protocols_are_not_the_same(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 20, 0, 32), write(tmp_path / "f.npz", 20, 1, 32)
     scores = {
-        judge_fid(images(real), images(fake), extractor(how), Silent())[0].fid
-        for how in (PYTORCH_FID, TORCH_FIDELITY)
+        evaluate_fid(images(real), images(fake), extractor(protocol), Silent())[0].fid
+        for protocol in (PYTORCH_FID, TORCH_FIDELITY)
     }
     assert len({round(score, 4) for score in scores}) == 2
 
 
-def test_mixed_sizes_are_resized_each_by_itself_in_full_batches(tmp_path: Path) -> None:
+def test_mixed_sizes_are_resized_individually_in_full_batches(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(12):
         shape = (8 + i % 3, 20, 3)
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
-    with_it = extractor(batch=5)
+    in_fives = extractor(batch=5)
     got = torch.cat(
-        [found.pool for found in with_it.features(open_input(tmp_path).walk(slice(None)))]
+        [batch.pool for batch in in_fives.features(open_input(tmp_path).walk(slice(None)))]
     )
-    assert with_it.network.batches == [5, 5, 2]
+    assert in_fives.network.batches == [5, 5, 2]
     alone = [
-        with_it.network(PYTORCH_FID.prepare(picture[None])).pool
+        in_fives.network(PYTORCH_FID.prepare(image[None])).pool
         for batch in open_input(tmp_path).walk(slice(None))
-        for picture in batch
+        for image in batch
     ]
     assert (got - torch.cat(alone)).abs().max() < 1e-5
 
 
-def test_saved_statistics_stand_for_the_pictures(tmp_path: Path) -> None:
+def test_saved_statistics_replace_the_images(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 30, 1, 32)
-    direct, statistics = judge_fid(images(real), images(fake), extractor(), Silent())
+    direct, statistics = evaluate_fid(images(real), images(fake), extractor(), Silent())
     statistics.write(tmp_path / "s.npz")
     saved = open_input(tmp_path / "s.npz")
-    again, _ = judge_fid(saved, images(fake), extractor(), Silent())
+    again, _ = evaluate_fid(saved, images(fake), extractor(), Silent())
     assert again.fid == pytest.approx(direct.fid, rel=1e-12)
     assert (again.n_real, again.real) == (30, "npz 32x32")
-    both, _ = judge_fid(saved, saved, None, Silent())
+    both, _ = evaluate_fid(saved, saved, None, Silent())
     assert both.fid < 1e-6
     assert both.origin.weights_sha256 == "ab" * 32
 
@@ -183,42 +189,43 @@ def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     zero = (np.zeros(12), np.eye(12), 5)
     resized = Statistics(*zero, FeatureOrigin("torch-fidelity", "ab" * 32))
     with pytest.raises(DdpmError, match="--protocol of REAL is torch-fidelity, of FAKE pytorch"):
-        judge_fid(resized, images(fake), extractor(), Silent())
+        evaluate_fid(resized, images(fake), extractor(), Silent())
     retrained = Statistics(*zero, FeatureOrigin("pytorch-fid", "cd" * 32))
     with pytest.raises(DdpmError, match=r"--weights of REAL is cdcd.*, of FAKE abab"):
-        judge_fid(retrained, images(fake), extractor(), Silent())
+        evaluate_fid(retrained, images(fake), extractor(), Silent())
     narrow = Statistics(np.zeros(3), np.eye(3), 5)
     unused = extractor()
     with pytest.raises(DdpmError, match="as FAKE have 3 features, this network 12"):
-        judge_fid(images(fake), narrow, unused, Silent())
+        evaluate_fid(images(fake), narrow, unused, Silent())
     assert unused.network.batches == [], "the features were extracted in vain"
     with pytest.raises(DdpmError, match="3 and 12 features"):
-        judge_fid(narrow, resized, None, Silent())
-    ear = Ear()
+        evaluate_fid(narrow, resized, None, Silent())
     unknown = Statistics(np.zeros(12), np.eye(12), None)
-    result, _ = judge_fid(unknown, images(fake), extractor(), ear)
+    result, _ = evaluate_fid(unknown, images(fake), extractor(), Silent())
     assert "n_real=unknown" in result.lines()
-    assert "statistics given as REAL do not say which protocol" in ear.heard[0]
+    assert "statistics given as REAL do not say which protocol" in result.notices()[0]
 
 
-def test_few_pictures_are_said_to_be_few(tmp_path: Path) -> None:
+def test_few_images_bring_a_notice(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 11, 1, 32)
-    ear = Ear()
-    judge_fid(images(real), images(fake), extractor(), ear)
-    assert len(ear.heard) == 1
-    assert ear.heard[0].startswith("n_fake=11 is below 12: the covariance is rank-deficient")
+    recorder = Recorder()
+    result, _ = evaluate_fid(images(real), images(fake), extractor(), recorder)
+    assert recorder.messages == []
+    (notice,) = result.notices()
+    assert notice.startswith("n_fake=11 is below 12: the covariance is rank-deficient")
+    assert not {"feature_dim", "unknown_origin"} & result.document().keys()
 
 
-def test_one_picture_is_too_few(tmp_path: Path) -> None:
+def test_one_image_is_too_few(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 1, 1, 32)
     unused = extractor()
     with pytest.raises(DdpmError, match=r"f\.npz holds 1 image; FID needs"):
-        judge_fid(images(real), images(fake), unused, Silent())
+        evaluate_fid(images(real), images(fake), unused, Silent())
     assert unused.network.batches == [], "the features were extracted in vain"
     folder = folder_of(tmp_path / "f", real, [0, 1])
     (folder / "000.png").write_bytes(b"")
     with pytest.raises(DdpmError, match=r"only 1 images of .* are readable"):
-        judge_fid(images(real), open_input(folder, skip_bad=True), extractor(), Silent())
+        evaluate_fid(images(real), open_input(folder, skip_bad=True), extractor(), Silent())
 
 
 def test_features_that_are_not_finite(tmp_path: Path) -> None:
@@ -231,49 +238,49 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
     path = write(tmp_path / "r.npz", 3, 0, 32)
     with pytest.raises(DdpmError, match="features hold NaN"):
         broken = Extractor(Broken(), "", PYTORCH_FID, CPU)
-        judge_fid(images(path), images(path), broken, Silent())
+        evaluate_fid(images(path), images(path), broken, Silent())
 
 
-def test_inception_score_of_pictures(tmp_path: Path) -> None:
+def test_inception_score_of_images(tmp_path: Path) -> None:
     path = write(tmp_path / "r.npz", 50, 0)
-    wanted = inception_score((features_by_hand(path) * 5).__getitem__, 50, splits=5)
-    ear = Ear()
+    expected = inception_score((features_by_hand(path) * 5).__getitem__, 50, splits=5)
+    recorder = Recorder()
     for batch in (64, 7):
-        result = evaluate_inception_score(images(path), extractor(batch=batch), 5, ear)
-        assert (result.mean, result.std) == pytest.approx(wanted, rel=1e-3)
+        result = evaluate_inception_score(images(path), extractor(batch=batch), 5, recorder)
+        assert (result.mean, result.std) == pytest.approx(expected, rel=1e-3)
         assert (result.n, result.splits) == (50, 5)
-    assert ear.done[-1] == 50
-    assert f"Inception Score {wanted[0]:.2f}" in result.line()
+    assert recorder.done[-1] == 50
+    assert f"Inception Score {expected[0]:.2f}" in result.line()
     assert "n=50 splits=5 shuffled | npz 299x299" in result.line()
     with pytest.raises(DdpmError, match=r"r\.npz holds 50 images, too few for 51 splits"):
         evaluate_inception_score(images(path), extractor(), 51, Silent())
 
 
-def test_floats_are_no_pictures() -> None:
+def test_float_images_are_refused() -> None:
     with pytest.raises(TypeError, match="uint8"):
         list(extractor().features([torch.rand(2, 3, 8, 8)]))
 
 
-def test_other_weights_are_said_to_be_other(tmp_path: Path) -> None:
+def test_unpublished_weights_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(standin_weights(), path)
-    ear = Ear()
-    loaded = load_extractor(path, PYTORCH_FID, CPU, 4, ear)
+    recorder = Recorder()
+    loaded = load_extractor(path, PYTORCH_FID, CPU, 4, recorder)
     assert loaded.weights_sha256 == sha256_of(path) != PUBLISHED.sha256
-    assert "is not the published weights file" in ear.heard[0]
-    pictures = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
-    found = next(loaded.features([pictures]))
+    assert "is not the published weights file" in recorder.messages[0]
+    batch = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    found = next(loaded.features([batch]))
     assert found.pool.shape == (2, 2048)
     assert found.logits.shape == (2, 1008)
     assert not found.pool.requires_grad
 
 
-def test_grey_pictures_bring_a_caveat(tmp_path: Path) -> None:
+def test_grey_images_bring_a_notice(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "g.npz", arr_0=pixels)
-    ear = Ear()
-    evaluate_inception_score(images(tmp_path / "g.npz"), extractor(), 2, ear)
-    assert any("all pictures are grey" in heard for heard in ear.heard)
-    ear = Ear()
-    evaluate_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, ear)
-    assert ear.heard == []
+    recorder = Recorder()
+    evaluate_inception_score(images(tmp_path / "g.npz"), extractor(), 2, recorder)
+    assert any("all images are grey" in message for message in recorder.messages)
+    recorder = Recorder()
+    evaluate_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, recorder)
+    assert recorder.messages == []

@@ -1,4 +1,4 @@
-"""The FID Inception: published keys, every block against a walk written out here, wrong files."""
+"""The FID Inception: published keys, every block against plain functions, wrong files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_published_keys_and_shapes() -> None:
     assert sum(value.numel() for value in fresh.parameters()) == 23_850_960
 
 
-def walk(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def reference(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Inception-v3 of 2015 in plain functions, from the keys alone: (pool3, unbiased logits)."""
 
     def conv(x: Tensor, name: str, stride: int = 1, same: bool = True) -> Tensor:
@@ -86,8 +86,8 @@ def walk(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     def e(x: Tensor, b: str, pool: Callable[[Tensor], Tensor]) -> Tensor:
         single = conv(x, f"{b}.branch3x3_1")
         double = chain(x, f"{b}.branch3x3dbl_1", f"{b}.branch3x3dbl_2")
-        threes = [conv(single, f"{b}.branch3x3_2{side}") for side in "ab"]
-        threes += [conv(double, f"{b}.branch3x3dbl_3{side}") for side in "ab"]
+        threes = [conv(single, f"{b}.branch3x3_2{suffix}") for suffix in "ab"]
+        threes += [conv(double, f"{b}.branch3x3dbl_3{suffix}") for suffix in "ab"]
         pooled = conv(pool(x), f"{b}.branch_pool")
         return torch.cat([conv(x, f"{b}.branch1x1"), *threes, pooled], 1)
 
@@ -122,11 +122,11 @@ def walk(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     return pool, pool @ state["fc.weight"].T
 
 
-def test_every_layer_against_a_walk_over_the_keys(
+def test_every_layer_against_plain_functions(
     network: FidInception, state: dict[str, Tensor]
 ) -> None:
     x = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    pool, logits = walk(state, x)
+    pool, logits = reference(state, x)
     ours = network(x)
     assert pool.std() > 0.5, "the stand-in's activations died out: nothing would be compared"
     assert (ours.pool - pool).abs().max() < 1e-4
@@ -135,7 +135,7 @@ def test_every_layer_against_a_walk_over_the_keys(
     assert ours.logits.shape == (2, 1008)
 
 
-def test_the_last_block_alone_takes_a_maximum() -> None:
+def test_only_the_last_block_has_a_max_pool() -> None:
     with torch.device("meta"):
         kinds = {name: type(block) for name, block in FidInception().named_children()}
     assert kinds["Mixed_7b"] is InceptionE
@@ -150,9 +150,9 @@ def test_features_match_pytorch_fid(
 
     monkeypatch.setattr(peer_module, "load_state_dict_from_url", lambda *_, **__: state)
     peer = peer_module.InceptionV3().eval()
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    theirs = peer(pictures / 255)[0].flatten(1)
-    assert (network(PYTORCH_FID.prepare(pictures)).pool - theirs).abs().max() < 1e-4
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    theirs = peer(images / 255)[0].flatten(1)
+    assert (network(PYTORCH_FID.prepare(images)).pool - theirs).abs().max() < 1e-4
 
 
 def test_safetensors_and_half_precision_files(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_files_of_other_networks_are_refused(state: dict[str, Tensor], tmp_path:
 
 
 class Payload:
-    """What a hostile file would carry."""
+    """A malicious pickle."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("executed",))

@@ -1,4 +1,4 @@
-"""Any input -> uint8 batches: folders, archives, arrays, and what is wrong with them."""
+"""Inputs -> uint8 batches: folders, archives, arrays, and damaged ones."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def save(path: Path, array: np.ndarray, mode: str | None = None) -> np.ndarray:
 
 
 def opened(path: Path, skip_bad: bool = False) -> FileImages | NpzImages:
-    side = open_input(path, skip_bad)
-    assert isinstance(side, FileImages | NpzImages)
-    return side
+    image_set = open_input(path, skip_bad)
+    assert isinstance(image_set, FileImages | NpzImages)
+    return image_set
 
 
-def everything(side: FileImages | NpzImages) -> list[Tensor]:
-    return [picture for batch in side.walk(slice(None)) for picture in batch]
+def everything(image_set: FileImages | NpzImages) -> list[Tensor]:
+    return [image for batch in image_set.walk(slice(None)) for image in batch]
 
 
-class Ear(Silent):
-    """Keeps what is said."""
+class Recorder(Silent):
+    """Records messages."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def say(self, message: str) -> None:
-        self.heard.append(message)
+        self.messages.append(message)
 
 
 def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> None:
     sizes = [(8, 8), (8, 8), (5, 9), (8, 8), (5, 9), (5, 9)]
-    wanted = [save(tmp_path / f"{i}.png", noise(*size, 3)) for i, size in enumerate(sizes)]
-    side = opened(tmp_path)
-    batches = list(side.walk(slice(None)))
+    expected = [save(tmp_path / f"{i}.png", noise(*size, 3)) for i, size in enumerate(sizes)]
+    image_set = opened(tmp_path)
+    batches = list(image_set.walk(slice(None)))
     assert [tuple(batch.shape) for batch in batches] == [
         (2, 3, 8, 8),
         (1, 3, 5, 9),
@@ -67,10 +67,10 @@ def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> No
         (2, 3, 5, 9),
     ]
     assert all(batch.dtype == torch.uint8 for batch in batches)
-    for got, want in zip(everything(side), wanted, strict=True):
+    for got, want in zip(everything(image_set), expected, strict=True):
         assert np.array_equal(got.permute(1, 2, 0).numpy(), want)
-    assert len(side) == side.tally.count == 6
-    assert side.tally.summary() == "png 9x5 to 8x8"
+    assert len(image_set) == image_set.tally.count == 6
+    assert image_set.tally.summary() == "png 9x5 to 8x8"
 
 
 def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [2, 2, 2, 1]
 
 
-def test_a_zip_holds_the_same_pictures(tmp_path: Path) -> None:
+def test_a_zip_gives_the_same_images(tmp_path: Path) -> None:
     for i in range(5):
         save(tmp_path / "in" / f"{i}.png", noise(4, 6, 3))
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
@@ -92,7 +92,7 @@ def test_a_zip_holds_the_same_pictures(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(folder, archived, strict=True))
 
 
-def test_modes_are_treated_and_counted(tmp_path: Path) -> None:
+def test_modes_are_converted_and_counted(tmp_path: Path) -> None:
     grey = save(tmp_path / "grey.png", noise(6, 6))
     alpha = noise(6, 6, 4)
     alpha[..., 3] = np.where(np.arange(6) < 3, 0, 255)
@@ -107,16 +107,16 @@ def test_modes_are_treated_and_counted(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     Image.fromarray(noise(6, 6, 3)).quantize(16).save(tmp_path / "palette.png")
 
-    side = opened(tmp_path)
-    got = dict(zip(side._listing.names, everything(side), strict=True))
-    assert all(picture.shape == (3, 6, 6) for name, picture in got.items() if name != "turned.jpg")
+    image_set = opened(tmp_path)
+    got = dict(zip(image_set._listing.names, everything(image_set), strict=True))
+    assert all(image.shape == (3, 6, 6) for name, image in got.items() if name != "turned.jpg")
     assert np.array_equal(got["grey.png"].numpy(), np.stack([grey] * 3))
-    assert (got["alpha.png"][:, :, :3] == 255).all(), "what is transparent is white"
+    assert (got["alpha.png"][:, :, :3] == 255).all(), "transparent pixels are white"
     assert np.array_equal(got["alpha.png"][:, :, 3:].permute(1, 2, 0).numpy(), alpha[:, 3:, :3])
     assert np.array_equal(got["deep.png"][0].numpy(), np.round(deep / 257))
     assert got["turned.jpg"].shape == (3, 9, 4)
     assert (got["moving.gif"] == 10).all(), "the first frame"
-    assert side.tally.traits == {
+    assert image_set.tally.traits == {
         "grey": 2,
         "transparent": 1,
         "16-bit": 1,
@@ -124,10 +124,10 @@ def test_modes_are_treated_and_counted(tmp_path: Path) -> None:
         "turned": 1,
         "of several frames": 1,
     }
-    ear = Ear()
-    side.tally.report(ear, "fake/", grey=False)
-    assert ear.heard[0] == "fake/: 2 of 7 are grey (replicated to RGB)"
-    assert len(ear.heard) == 6
+    recorder = Recorder()
+    image_set.tally.report(recorder, "fake/", grey=False)
+    assert recorder.messages[0] == "fake/: 2 of 7 are grey (replicated to RGB)"
+    assert len(recorder.messages) == 6
 
 
 def truncated(suffix: str) -> bytes:
@@ -143,11 +143,11 @@ def test_truncated_files_are_named_and_can_be_left_out(tmp_path: Path, kind: str
     save(tmp_path / "c.png", noise(64, 64, 3))
     with pytest.raises(DdpmError, match=rf"b\.{kind}: .*; --skip-bad leaves"):
         everything(opened(tmp_path))
-    side = opened(tmp_path, skip_bad=True)
-    assert len(everything(side)) == side.tally.count == 2
-    ear = Ear()
-    side.tally.report(ear, "fake", grey=False)
-    assert ear.heard[0].startswith(f"fake: left out 1 unreadable files: b.{kind}")
+    image_set = opened(tmp_path, skip_bad=True)
+    assert len(everything(image_set)) == image_set.tally.count == 2
+    recorder = Recorder()
+    image_set.tally.report(recorder, "fake", grey=False)
+    assert recorder.messages[0].startswith(f"fake: left out 1 unreadable files: b.{kind}")
 
 
 def test_a_text_named_png_and_a_bomb(tmp_path: Path) -> None:
@@ -166,29 +166,29 @@ def test_a_text_named_png_and_a_bomb(tmp_path: Path) -> None:
 
 def test_walking_twice_counts_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", noise(4, 4))
-    side = opened(tmp_path)
-    assert len(everything(side)) == len(everything(side)) == side.tally.count == 1
+    image_set = opened(tmp_path)
+    assert len(everything(image_set)) == len(everything(image_set)) == image_set.tally.count == 1
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
-def test_arrays_are_read_in_pieces(
+def test_arrays_are_read_in_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int | None
 ) -> None:
     array = noise(10, 4, 6, *([channels] if channels else []))
     np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
     monkeypatch.setattr(images, "RUN_LENGTH", 4)
-    side = opened(tmp_path / "s.npz")
-    batches = list(side.walk(slice(None)))
+    image_set = opened(tmp_path / "s.npz")
+    batches = list(image_set.walk(slice(None)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     got = torch.cat(batches).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(got, array.reshape(10, 4, 6, channels or 1))
-    assert len(side) == side.tally.count == 10
-    assert side.tally.summary() == "npz 6x4"
-    assert side.tally.traits == ({} if channels == 3 else {"grey": 10})
+    assert len(image_set) == image_set.tally.count == 10
+    assert image_set.tally.summary() == "npz 6x4"
+    assert image_set.tally.traits == ({} if channels == 3 else {"grey": 10})
 
 
 @pytest.mark.parametrize(
-    ("array", "seen"),
+    ("array", "description"),
     [
         (np.zeros((2, 4, 4, 3), np.float32), r"float32 \(2, 4, 4, 3\)"),
         (np.zeros((2, 3, 4, 4), np.uint8), r"uint8 \(2, 3, 4, 4\)"),
@@ -197,13 +197,13 @@ def test_arrays_are_read_in_pieces(
         (np.array([None] * 2), r"object \(2,\)"),
     ],
 )
-def test_arrays_of_something_else(tmp_path: Path, array: np.ndarray, seen: str) -> None:
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, description: str) -> None:
     np.savez(tmp_path / "s.npz", arr_0=array)
-    with pytest.raises(DdpmError, match=f"arr_0 is {seen}; pictures are uint8"):
+    with pytest.raises(DdpmError, match=f"arr_0 is {description}; images are uint8"):
         open_input(tmp_path / "s.npz")
 
 
-def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
+def test_other_npz_files_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     np.savez(path, weights=np.zeros(3))
     with pytest.raises(DdpmError, match="holds weights; images have arr_0"):
@@ -221,25 +221,25 @@ def test_npz_files_of_something_else_and_damaged_ones(tmp_path: Path) -> None:
         list(opened(path).walk(slice(None)))
 
 
-def test_arrays_by_columns_and_shorter_than_they_say(tmp_path: Path) -> None:
+def test_fortran_order_and_truncated_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     np.savez(path, arr_0=np.asfortranarray(noise(2, 4, 4, 3)))
-    with pytest.raises(DdpmError, match="pictures are uint8"):
+    with pytest.raises(DdpmError, match="images are uint8"):
         open_input(path)
     array = io.BytesIO()
     np.save(array, noise(2, 4, 4, 3))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", array.getvalue()[:-1])
-    with pytest.raises(DdpmError, match="ends before its 2 pictures do"):
+    with pytest.raises(DdpmError, match="is truncated: it has fewer than 2 images"):
         list(opened(path).walk(slice(None)))
 
 
-def test_statistics_files_are_told_from_image_files(tmp_path: Path) -> None:
+def test_statistics_files_are_recognised(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
     assert isinstance(open_input(tmp_path / "s.npz"), Statistics)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match="no such folder"):
         open_input(tmp_path / "nowhere")
     with pytest.raises(DdpmError, match="no such folder"):
@@ -252,10 +252,10 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("arrays", ["images", "statistics"])
-def test_flipped_bytes_and_torn_ends_are_one_line(
+def test_flipped_bytes_and_truncation_are_one_line(
     tmp_path: Path, save: Callable[..., None], arrays: str
 ) -> None:
-    """What zip, zlib and numpy's header reader raise on damage is of a dozen kinds."""
+    """zip, zlib and numpy's header reader raise a dozen kinds of errors on damage."""
     path = tmp_path / "s.npz"
     if arrays == "images":
         save(path, arr_0=noise(20, 8, 8, 3) // 8)
@@ -269,9 +269,9 @@ def test_flipped_bytes_and_torn_ends_are_one_line(
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))])
         try:
-            side = open_input(path)
-            if not isinstance(side, Statistics):
-                list(side.walk(slice(None)))
+            image_set = open_input(path)
+            if not isinstance(image_set, Statistics):
+                list(image_set.walk(slice(None)))
         except DdpmError:
             refused += 1
     assert refused > 100

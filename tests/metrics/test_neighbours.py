@@ -1,4 +1,4 @@
-"""KID, precision, recall, density, coverage, FID's spread and floor: definitions and peers."""
+"""KID, precision, recall, density, coverage, FID's standard error and floor."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics import feature_store, prdc
+from ddpm_cli.core.metrics import feature_store
 from ddpm_cli.core.metrics import kid as kid_module
+from ddpm_cli.core.metrics import prdc as prdc_module
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.kid import kid, squared_mmd
+from ddpm_cli.core.metrics.prdc import prdc
 from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance
 from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
 from ddpm_cli.core.runtime.reporting import Silent
@@ -24,20 +26,20 @@ def normal(n: int, d: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
 
 
 def stored(features: Tensor) -> FeatureStore:
-    kept = FeatureStore(features.shape[1])
+    store = FeatureStore(features.shape[1])
     for part in features.split(7):
-        kept.append(part)
-    return kept
+        store.append(part)
+    return store
 
 
-def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+def test_stored_rows_are_read_unchanged(tmp_path: Path) -> None:
     x = normal(100)
-    kept = stored(x)
-    assert len(kept) == 100
-    assert torch.equal(torch.cat(list(kept.blocks(33))), x)
+    store = stored(x)
+    assert len(store) == 100
+    assert torch.equal(torch.cat(list(store.blocks(33))), x)
     chosen = np.array([99, 0, 5, 5, 98])
-    assert torch.equal(kept.take(chosen), x[torch.from_numpy(chosen)])
-    kept.save(tmp_path / "f32")
+    assert torch.equal(store.take(chosen), x[torch.from_numpy(chosen)])
+    store.save(tmp_path / "f32")
     again = FeatureStore.open(tmp_path / "f32", 16)
     assert torch.equal(again.block(0, 1000), x)
     assert len(stored(torch.empty(0, 3))) == 0
@@ -61,16 +63,16 @@ def test_mmd_is_unbiased() -> None:
     assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5
 
 
-def test_kid_of_fewer_pictures_than_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_of_fewer_images_than_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = normal(30), normal(40, seed=1, shift=0.5)
-    found = kid(stored(real), stored(fake), Silent())
-    assert found.size == 30
-    assert found.mean > 3 * found.std > 0
+    result = kid(stored(real), stored(fake), Silent())
+    assert result.size == 30
+    assert result.mean > 3 * result.std > 0
     same = kid(stored(real), stored(fake[:30]), Silent())
     assert same == (pytest.approx(squared_mmd(real, fake[:30])), 0.0, 30)
     monkeypatch.setattr(kid_module, "SUBSET_SIZE", 10)
-    assert kid(stored(real), stored(fake), Silent()).std > found.std
-    with pytest.raises(DdpmError, match="at least 2 pictures"):
+    assert kid(stored(real), stored(fake), Silent()).std > result.std
+    with pytest.raises(DdpmError, match="at least 2 images"):
         kid(stored(real[:1]), stored(fake), Silent())
 
 
@@ -99,46 +101,44 @@ def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize("block", [5, 2048])
-def test_neighbours_by_the_definition_in_any_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_prdc_by_the_definition_in_any_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(FeatureStore.blocks, "__defaults__", (block,))
     real, fake = normal(53, 4, shift=9.0), normal(67, 4, 1, 9.5)
-    found = prdc.neighbours(stored(real), stored(fake), Silent())
-    assert found == pytest.approx(by_hand(real, fake), rel=1e-12)
-    assert 0.2 < found.precision < 1
-    assert 0.2 < found.recall < 1
+    result = prdc(stored(real), stored(fake), Silent())
+    assert result == pytest.approx(by_hand(real, fake), rel=1e-12)
+    assert 0.2 < result.precision < 1
+    assert 0.2 < result.recall < 1
 
 
 def test_precision_and_recall_equal_torch_fidelity() -> None:
     peer = pytest.importorskip("torch_fidelity.metric_prc")
     real, fake = normal(200, 6), normal(150, 6, 1, 0.6)
-    found = prdc.neighbours(stored(real), stored(fake), Silent())
+    result = prdc(stored(real), stored(fake), Silent())
     precision, recall = peer.calculate_precision_recall_part(fake, real)
-    assert (found.precision, found.recall) == (pytest.approx(precision), pytest.approx(recall))
-    assert found.precision != found.recall
+    assert (result.precision, result.recall) == (pytest.approx(precision), pytest.approx(recall))
+    assert result.precision != result.recall
 
 
 def test_a_collapsed_generator_has_high_precision_and_low_recall() -> None:
     real = normal(400, 8)
     fake = real[7] + 0.05 * normal(400, 8, 1)
-    found = prdc.neighbours(stored(real), stored(fake), Silent())
-    assert found.precision > 0.95
-    assert found.recall < 0.05
-    assert found.coverage < 0.2
-    swapped = prdc.neighbours(stored(fake), stored(real), Silent())
+    result = prdc(stored(real), stored(fake), Silent())
+    assert result.precision > 0.95
+    assert result.recall < 0.05
+    assert result.coverage < 0.2
+    swapped = prdc(stored(fake), stored(real), Silent())
     assert swapped.precision < 0.05 < 0.95 < swapped.recall
 
 
 def test_equal_distributions_and_copies() -> None:
     real = normal(500, 4)
-    found = prdc.neighbours(stored(real), stored(normal(500, 4, 1)), Silent())
-    assert found.density == pytest.approx(1, abs=0.1)
-    assert found.coverage > 0.9
-    copies = prdc.neighbours(stored(real), stored(real), Silent())
+    result = prdc(stored(real), stored(normal(500, 4, 1)), Silent())
+    assert result.density == pytest.approx(1, abs=0.1)
+    assert result.coverage > 0.9
+    copies = prdc(stored(real), stored(real), Silent())
     assert (copies.precision, copies.recall, copies.coverage) == (1, 1, 1)
-    with pytest.raises(DdpmError, match="at least 6 pictures"):
-        prdc.neighbours(stored(real[:5]), stored(real), Silent())
+    with pytest.raises(DdpmError, match="at least 6 images"):
+        prdc(stored(real[:5]), stored(real), Silent())
 
 
 def gaussian(x: Tensor) -> Gaussian:
@@ -150,12 +150,12 @@ def fid(real: Gaussian, x: Tensor) -> float:
     return real.distance(other.mean, other.covariance)
 
 
-def test_the_spread_is_that_of_new_draws() -> None:
+def test_the_standard_error_is_that_of_new_samples() -> None:
     real = gaussian(normal(5000, 6))
     draws = [normal(400, 6, seed, 0.3) for seed in range(1, 41)]
-    wanted = np.std([fid(real, x) for x in draws])
-    found = [fid_spread(real, stored(x), Silent()) for x in draws[:8]]
-    assert 0.6 * wanted < np.mean([s for s in found if s is not None]) < 1.6 * wanted
+    expected = np.std([fid(real, x) for x in draws])
+    result = [fid_spread(real, stored(x), Silent()) for x in draws[:8]]
+    assert 0.6 * expected < np.mean([s for s in result if s is not None]) < 1.6 * expected
     assert fid_spread(real, stored(draws[0][:3]), Silent()) is None
 
 
@@ -171,16 +171,16 @@ def test_the_floor_is_real_against_other_real(monkeypatch: pytest.MonkeyPatch) -
     one, other = (
         gaussian(real[torch.from_numpy(part.copy())]) for part in (order[:50], order[50:100])
     )
-    wanted = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
-    assert value == pytest.approx(wanted, rel=1e-6)
+    expected = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+    assert value == pytest.approx(expected, rel=1e-6)
 
 
-def test_of_very_many_pictures_some_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_images_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = normal(300, 4, 0), normal(200, 4, 1)
-    rows = stored(real).some(40)
+    rows = stored(real).subsample(40)
     chosen = np.sort(np.random.RandomState(2020).permutation(300)[:40])
     assert torch.equal(rows.take(np.arange(40)), real[chosen].float())
-    monkeypatch.setattr(prdc, "MOST", 40)
-    found = prdc.neighbours(stored(real), stored(fake), Silent())
-    fewer = prdc.neighbours(rows, stored(fake).some(40), Silent())
-    assert found == fewer
+    monkeypatch.setattr(prdc_module, "MAX_IMAGES", 40)
+    result = prdc(stored(real), stored(fake), Silent())
+    fewer = prdc(rows, stored(fake).subsample(40), Silent())
+    assert result == fewer

@@ -1,6 +1,6 @@
-"""The same numbers as the tools that people cite, each under its own protocol.
+"""The same numbers as the commonly cited tools, each under its own protocol.
 
-Ours and theirs hold the same stand-in weights. The pictures are figures and noisier ones of mixed
+Ours and theirs have the same stand-in weights. The images are shapes, and noisy ones of mixed
 sizes; with DDPM_TEST_PICTURES=FOLDER also those of FOLDER/cifar10-test.zip and mnist-test.zip.
 """
 
@@ -33,7 +33,7 @@ from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights
 
 CPU = torch.device("cpu")
-N = 12  # pictures on a side
+N = 12  # images in each input
 WIDTH = 8  # features compared as distances: the peers' roots of 2048 x 2048 take half a minute each
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -49,49 +49,49 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["shapes", "cifar10", "mnist"])
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Two folders of pictures as (real, fake)."""
+    """Two folders of images as (real, fake)."""
     root = tmp_path_factory.mktemp(request.param)
     real, fake = root / "real", root / "fake"
     if request.param == "shapes":
-        return figures(real, 0), figures(fake, 40)
+        return draw_shapes(real, 0), draw_shapes(fake, 40)
     archive = Path(os.environ.get("DDPM_TEST_PICTURES", "")) / f"{request.param}-test.zip"
     if not archive.is_file():
         pytest.skip(f"DDPM_TEST_PICTURES names no folder with {archive.name}")
     listing = open_image_files(archive)
     for i in range(2 * N):  # of all classes: names come sorted by class
         data = listing.read(i * (len(listing.names) // (2 * N)))
-        side = (real, fake)[i % 2]
-        side.mkdir(exist_ok=True)
-        # grey digits as RGB, which is what the peers' own loaders make of them
-        Image.open(BytesIO(data)).convert("RGB").save(side / f"{i:02}.png")
+        folder = (real, fake)[i % 2]
+        folder.mkdir(exist_ok=True)
+        # grey digits as RGB, as the peers' own loaders convert them
+        Image.open(BytesIO(data)).convert("RGB").save(folder / f"{i:02}.png")
     return real, fake
 
 
-def figures(folder: Path, noise: float) -> Path:
-    """Figures of 32x32, or noisy ones of mixed sizes."""
+def draw_shapes(folder: Path, noise: float) -> Path:
+    """Shapes of 32x32, or noisy ones of mixed sizes."""
     source, rng = Shapes(), np.random.default_rng(0)
     folder.mkdir()
     for i in range(N):
         size = (24 + 7 * i, 40) if noise else (32, 32)
         pixels = source.image(i, 3, size) + noise * rng.standard_normal((3, *size))
-        picture = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-        Image.fromarray(picture).save(folder / f"{i:02}.png")
+        image = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        Image.fromarray(image).save(folder / f"{i:02}.png")
     return folder
 
 
-def ours(weights: Path, how: Protocol) -> Extractor:
-    return load_extractor(weights, how, CPU, 8, Silent())
+def ours(weights: Path, protocol: Protocol) -> Extractor:
+    return load_extractor(weights, protocol, CPU, 8, Silent())
 
 
 def features(extractor: Extractor, folder: Path) -> tuple[Floats, Floats]:
-    side = open_input(folder)
-    assert not isinstance(side, Statistics)
-    found = list(extractor.features(side.walk(slice(None))))
-    pool, logits = (torch.cat(parts).double().numpy() for parts in zip(*found, strict=True))
+    image_set = open_input(folder)
+    assert not isinstance(image_set, Statistics)
+    batches = list(extractor.features(image_set.walk(slice(None))))
+    pool, logits = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
     return pool, logits
 
 
-def pictures(folder: Path) -> list[Floats]:
+def read_images(folder: Path) -> list[Floats]:
     return [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
 
 
@@ -102,9 +102,9 @@ def their_pytorch_fid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return lambda x: network(x)[0].flatten(1)
 
 
-def check(found: Floats, theirs: list[Tensor]) -> Floats:
+def check(ours: Floats, theirs: list[Tensor]) -> Floats:
     them = torch.cat(theirs).double().numpy()
-    assert np.abs(found - them).max() < 1e-4 * max(1, np.abs(them).max())
+    assert np.abs(ours - them).max() < 1e-4 * max(1, np.abs(them).max())
     return them
 
 
@@ -130,11 +130,11 @@ def test_pytorch_fid(weights: Path, folders: Folders, monkeypatch: pytest.Monkey
     theirs = []
     for folder in folders:
         tensors = [
-            torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in pictures(folder)
+            torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in read_images(folder)
         ]
         theirs.append(check(features(extractor, folder)[0], [network(x) for x in tensors]))
-    wanted = their_distance(score.calculate_frechet_distance, *theirs)
-    assert our_distance(extractor, folders) == pytest.approx(wanted, rel=1e-3)
+    expected = their_distance(score.calculate_frechet_distance, *theirs)
+    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()
@@ -148,22 +148,22 @@ def test_torch_fidelity(weights: Path, folders: Folders) -> None:
     extractor = ours(weights, TORCH_FIDELITY)
     pools, logits = [], []
     for folder in folders:
-        tensors = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None] for p in pictures(folder)]
-        found = [network(x) for x in tensors]
-        pool, answers = features(extractor, folder)
-        check(pool, [each[0] for each in found])
-        check(answers, [each[1] for each in found])
-        pools.append(torch.cat([each[0] for each in found]))
-        logits.append(torch.cat([each[1] for each in found]))
+        tensors = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None] for p in read_images(folder)]
+        outputs = [network(x) for x in tensors]
+        pool, unbiased = features(extractor, folder)
+        check(pool, [each[0] for each in outputs])
+        check(unbiased, [each[1] for each in outputs])
+        pools.append(torch.cat([each[0] for each in outputs]))
+        logits.append(torch.cat([each[1] for each in outputs]))
     statistics = [distances.fid_features_to_statistics(x[:, :WIDTH]) for x in pools]
     theirs = distances.fid_statistics_to_metric(*statistics, verbose=False)
-    wanted = theirs[distances.KEY_METRIC_FID]
-    assert our_distance(extractor, folders) == pytest.approx(wanted, rel=1e-3)
+    expected = theirs[distances.KEY_METRIC_FID]
+    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
     theirs = scores.isc_features_to_metric(logits[1], splits=3)
-    side = open_input(folders[1])
-    found = evaluate_inception_score(side, extractor, 3, Silent())  # type: ignore[arg-type]
-    assert found.mean == pytest.approx(theirs[scores.KEY_METRIC_ISC_MEAN], rel=1e-4)
-    assert found.std == pytest.approx(theirs[scores.KEY_METRIC_ISC_STD], abs=1e-4)
+    image_set = open_input(folders[1])
+    result = evaluate_inception_score(image_set, extractor, 3, Silent())  # type: ignore[arg-type]
+    assert result.mean == pytest.approx(theirs[scores.KEY_METRIC_ISC_MEAN], rel=1e-4)
+    assert result.std == pytest.approx(theirs[scores.KEY_METRIC_ISC_STD], abs=1e-4)
 
 
 @torch.no_grad()
@@ -187,19 +187,19 @@ def test_clean_fid(weights: Path, folders: Folders) -> None:
     for folder, them in zip(folders, theirs, strict=True):
         check(features(extractor, folder)[0], [torch.from_numpy(them)])
     doubles = [them.astype(np.float64) for them in theirs]
-    wanted = their_distance(peer.frechet_distance, *doubles)
-    assert our_distance(extractor, folders) == pytest.approx(wanted, rel=1e-3)
+    expected = their_distance(peer.frechet_distance, *doubles)
+    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()
 def test_torchmetrics(weights: Path, folders: Folders) -> None:
-    """It takes features from any network, so its sums are compared here, not its resize."""
+    """It takes features of any network, so only its scores are compared, not its resize."""
     image = pytest.importorskip("torchmetrics.image.fid")
     kernel = pytest.importorskip("torchmetrics.image.kid")
     extractor = ours(weights, PYTORCH_FID)
 
-    class Given(torch.nn.Module):
-        """Hands on what it is given."""
+    class Identity(torch.nn.Module):
+        """Features as they are."""
 
         num_features = WIDTH
 
@@ -209,12 +209,12 @@ def test_torchmetrics(weights: Path, folders: Folders) -> None:
     both = [features(extractor, folder)[0] for folder in folders]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fid = image.FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
-        kid = kernel.KernelInceptionDistance(feature=Given(), subsets=2, subset_size=N)
+        fid = image.FrechetInceptionDistance(feature=Identity()).set_dtype(torch.float64)
+        kid = kernel.KernelInceptionDistance(feature=Identity(), subsets=2, subset_size=N)
         for x, real in zip(both, (True, False), strict=True):
             fid.update(torch.from_numpy(x[:, :WIDTH]), real=real)
             kid.update(torch.from_numpy(x), real=real)
-        wanted, (wanted_kid, _) = float(fid.compute()), kid.compute()
-    assert our_distance(extractor, folders) == pytest.approx(wanted, rel=1e-3)
-    found = squared_mmd(*(torch.from_numpy(x) for x in both))
-    assert found == pytest.approx(float(wanted_kid), rel=1e-3, abs=1e-5)
+        expected, (expected_kid, _) = float(fid.compute()), kid.compute()
+    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
+    outputs = squared_mmd(*(torch.from_numpy(x) for x in both))
+    assert outputs == pytest.approx(float(expected_kid), rel=1e-3, abs=1e-5)

@@ -36,9 +36,9 @@ def test_unit_gaussians_one_apart_in_every_dimension() -> None:
 def test_diagonal_covariances() -> None:
     rng = np.random.default_rng(1)
     a, b, gap = rng.random(40), rng.random(40), rng.standard_normal(40)
-    wanted = (gap**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    expected = (gap**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
     got = frechet_distance(gap, np.diag(a), np.zeros(40), np.diag(b))
-    assert got == pytest.approx(wanted, rel=1e-12)
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("counts", [(600, 500), (20, 500), (500, 20), (20, 25)])
@@ -56,20 +56,20 @@ def test_rank_deficient_covariances_by_singular_values() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.standard_normal((12, 60)), rng.standard_normal((17, 60))
     centred = (a - a.mean(axis=0)) @ (b - b.mean(axis=0)).T
-    wanted = scipy.linalg.svdvals(centred).sum() / np.sqrt(11 * 16)
+    expected = scipy.linalg.svdvals(centred).sum() / np.sqrt(11 * 16)
     got = trace_of_root(np.cov(a, rowvar=False), np.cov(b, rowvar=False))
-    assert got == pytest.approx(wanted, rel=1e-7)
+    assert got == pytest.approx(expected, rel=1e-7)
 
 
-def test_no_spread_at_all() -> None:
-    """Equal pictures have a covariance of zeros."""
+def test_zero_covariances() -> None:
+    """Equal images have a covariance of zeros."""
     zero, one = np.zeros((8, 8)), np.eye(8)
     assert frechet_distance(np.zeros(8), zero, np.zeros(8), zero) == 0
     assert frechet_distance(np.zeros(8), zero, np.zeros(8), one) == pytest.approx(8)
     assert frechet_distance(np.zeros(8), one, np.zeros(8), zero) == pytest.approx(8)
 
 
-def test_the_thread_count_is_given_back() -> None:
+def test_the_thread_count_is_restored() -> None:
     threads = torch.get_num_threads()
     trace_of_root(np.eye(3), np.eye(3))
     assert torch.get_num_threads() == threads
@@ -89,14 +89,14 @@ def score(logits: NDArray[np.floating], splits: int = 10) -> tuple[float, float]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
-def test_inception_score_of_sure_and_even_classes_is_their_number(classes: int) -> None:
+def test_inception_score_of_confident_uniform_classes_is_their_number(classes: int) -> None:
     logits = one_hot(np.arange(1000) % classes, classes)
     mean, std = score(logits, splits=1)
     assert mean == pytest.approx(classes, rel=1e-9)
     assert std == 0
 
 
-def test_inception_score_of_one_answer_is_one() -> None:
+def test_inception_score_of_equal_predictions_is_one() -> None:
     logits = np.tile(np.random.default_rng(0).standard_normal(50), (40, 1))
     assert score(logits, splits=4) == pytest.approx((1.0, 0.0), abs=1e-12)
 
@@ -127,7 +127,7 @@ def test_the_order_is_torch_fidelitys() -> None:
 
 
 def test_too_few_images_for_the_splits() -> None:
-    with pytest.raises(DdpmError, match="9 images cannot be cut into 10 splits"):
+    with pytest.raises(DdpmError, match="9 images cannot be divided into 10 splits"):
         score(np.zeros((9, 4)))
     assert score(np.zeros((10, 4)))[0] == pytest.approx(1)
 

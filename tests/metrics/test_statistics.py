@@ -32,7 +32,7 @@ def agree(got: Moments, x: torch.Tensor, tolerance: float = 1e-10) -> bool:
 
 
 @pytest.mark.parametrize("sizes", [(300,), (1,) * 300, (7, 200, 93), (299, 1)])
-def test_equal_numpy_however_the_features_are_cut(sizes: tuple[int, ...]) -> None:
+def test_moments_equal_numpy_however_the_features_are_batched(sizes: tuple[int, ...]) -> None:
     x = features()
     got = moments(x, *sizes)
     assert got.count == 300
@@ -87,8 +87,8 @@ def test_what_may_not_be_compared() -> None:
 def test_a_large_mean_costs_no_digits() -> None:
     """Plain sums of squares would keep about 16 - 2 * 7 digits here."""
     got = moments(features(offset=1e7), 50, 250)
-    wanted = np.cov(features().numpy(), rowvar=False)
-    assert np.allclose(got.covariance, wanted, rtol=1e-7, atol=1e-6)
+    expected = np.cov(features().numpy(), rowvar=False)
+    assert np.allclose(got.covariance, expected, rtol=1e-7, atol=1e-6)
 
 
 def test_float32_features_are_summed_in_float64() -> None:
@@ -132,7 +132,7 @@ def test_files_are_read_as_written_and_by_pytorch_fid(tmp_path: Path) -> None:
     assert np.array_equal(sigma, got.covariance)
 
 
-def test_files_of_pytorch_fid_do_not_say_how_they_were_made(tmp_path: Path) -> None:
+def test_files_of_pytorch_fid_have_no_origin(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=np.eye(3))
     read = read_statistics(tmp_path / "s.npz")
     assert (read.n, read.origin) == (None, FeatureOrigin())

@@ -12,26 +12,26 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 
-_FILES = "What the files do not say"
+_PANEL = "Settings that the files lack"
 
 
 @dataclass(frozen=True)
-class FileOptions:
-    """What the user says about weights where their files do not."""
+class SourceOptions:
+    """Settings that the weights' files do not contain."""
 
     size: Annotated[
         str | None,
         typer.Option(
-            help="Size of the pictures in pixels, 64 or 64x128 (height x width).",
-            rich_help_panel=_FILES,
+            help="Size of the images in pixels, 64 or 64x128 (height x width).",
+            rich_help_panel=_PANEL,
             show_default="a config's sample_size",
         ),
     ] = None
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="How noise grew in training, as ddpm train names it: linear, cosine, ….",
-            rich_help_panel=_FILES,
+            help="Noise schedule of the training, by its name in ddpm train: linear, cosine, ….",
+            rich_help_panel=_PANEL,
             show_default="the scheduler's",
         ),
     ] = None
@@ -40,39 +40,41 @@ class FileOptions:
         typer.Option(
             min=1,
             help="Timesteps T of the training.",
-            rich_help_panel=_FILES,
+            rich_help_panel=_PANEL,
             show_default="the scheduler's",
         ),
     ] = None
     parameterisation: Annotated[
         str | None,
         typer.Option(
-            help="What the network's output means: eps, x0 or v.",
-            rich_help_panel=_FILES,
+            help="What the network predicts: eps, x0 or v.",
+            rich_help_panel=_PANEL,
             show_default="the scheduler's, else eps",
         ),
     ] = None
     rescale_timesteps: Annotated[
         bool | None,
         typer.Option(
-            help="OpenAI's: the network was told t x 1000 / T, not t.",
-            rich_help_panel=_FILES,
-            show_default="must be said where T is not 1000",
+            help="OpenAI's: the network's input was t x 1000 / T, not t.",
+            rich_help_panel=_PANEL,
+            show_default="required where T is not 1000",
         ),
     ] = None
     heads: Annotated[
         int | None,
-        typer.Option(min=1, help="OpenAI's: heads of every attention.", rich_help_panel=_FILES),
+        typer.Option(
+            min=1, help="OpenAI's: attention heads of every block.", rich_help_panel=_PANEL
+        ),
     ] = None
     head_width: Annotated[
         int | None,
-        typer.Option(min=1, help="… or channels of every head.", rich_help_panel=_FILES),
+        typer.Option(min=1, help="… or channels of every head.", rich_help_panel=_PANEL),
     ] = None
     attention_order: Annotated[
         str | None,
         typer.Option(
             help="OpenAI's: legacy, or new for models trained with --use_new_attention_order.",
-            rich_help_panel=_FILES,
+            rich_help_panel=_PANEL,
             show_default="legacy",
         ),
     ] = None
@@ -80,8 +82,8 @@ class FileOptions:
         int | None,
         typer.Option(
             min=0,
-            help="The class that meant no class in training, by its number: --guidance needs one.",
-            rich_help_panel=_FILES,
+            help="Number of the null class of the training, which --guidance needs.",
+            rich_help_panel=_PANEL,
             show_default="none",
         ),
     ] = None
@@ -107,37 +109,37 @@ def convert(
         ),
     ] = None,
     *,
-    said: FileOptions,
+    settings: SourceOptions,
     json: common.Json = False,
 ) -> None:
-    """Bring in other people's weights, or hand out your own; nothing is retrained.
+    """Import weights of diffusers or OpenAI, or export weights to diffusers; without training.
 
-    What was converted is computed both ways on random pictures and kept only where both agree.
+    Both networks are run on random images, and the result is kept only where the outputs agree.
     No code in the files is run: pickles of anything but tensors are refused.
     """
     from ddpm_cli.core.conversion.exporting import export
     from ddpm_cli.core.conversion.importing import ImportOptions
-    from ddpm_cli.core.conversion.importing import convert as bring_in
+    from ddpm_cli.core.conversion.importing import convert as import_weights
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.runtime.run_directory import find_weights
 
-    told = ImportOptions(**asdict(said) | {"size": common.parse_size(said.size)})
+    options = ImportOptions(**asdict(settings) | {"size": common.parse_size(settings.size)})
     if to is None:
-        done = bring_in(source, out, told)
-        following = f"\nNext: ddpm sample {out}"
+        document = import_weights(source, out, options)
+        next_step = f"\nNext: ddpm sample {out}"
     elif to == "diffusers":
-        if told != ImportOptions():
-            raise UsageError(f"with --to, the options under {_FILES!r} have no meaning")
-        done = export(find_weights(source), out)
-        following = ""
+        if options != ImportOptions():
+            raise UsageError(f"with --to, the options under {_PANEL!r} have no meaning")
+        document = export(find_weights(source), out)
+        next_step = ""
     else:
         raise UsageError(f"--to {to!r} is unknown; choose diffusers")
-    console.result(_told(done) + following, done, json)
+    console.result(_summary(document) + next_step, document, json)
 
 
-def _told(done: dict[str, Any]) -> str:
+def _summary(document: dict[str, Any]) -> str:
     return (
-        f"{done['out']}: {done['parameters']:,} parameters, {done['schedule']} schedule of "
-        f"{done['timesteps']} timesteps, {done['parameterisation']}; computed both ways, outputs "
-        f"differ by at most {done['largest_difference']:.1e} of the largest"
+        f"{document['out']}: {document['parameters']:,} parameters, {document['schedule']} "
+        f"schedule of {document['timesteps']} timesteps, {document['parameterisation']}; outputs "
+        f"of both networks differ by at most {document['largest_difference']:.1e} of the largest"
     )

@@ -1,4 +1,4 @@
-"""`ddpm fetch-weights`: bring what the scores download, for machines without network."""
+"""`ddpm fetch-weights`: download the FID Inception weights, for machines without network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def fetch_weights(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="A folder to put the file into, for --weights on another machine.",
+            help="Folder for the file, for --weights on another machine.",
             show_default="the cache, where fid finds it",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`ddpm inception-score`: how distinct and how varied a set of pictures is."""
+"""`ddpm inception-score`: quality and diversity of one set of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inception_score(
     features: scoring.Features = None,
     splits: Annotated[
         int,
-        typer.Option(min=1, help="Parts that are scored each by itself; papers use 10 of 5,000."),
+        typer.Option(min=1, help="Splits, each scored by itself; papers use 10 of 5,000 images."),
     ] = 10,
     batch: scoring.Batch = 64,
     nproc: common.Nproc = 1,
@@ -32,22 +32,23 @@ def inception_score(
     skip_bad: common.SkipBad = False,
     json: common.Json = False,
 ) -> None:
-    """Inception Score of a set of pictures: mean and deviation over splits; larger is better."""
+    """Inception Score of a set of images: mean and deviation over splits; higher is better."""
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
+    from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed
 
     reporter = console.reporter()
-    network = scoring.ExtractorOptions(weights, features, protocol, batch, precision)
-    pictures = open_input(images, skip_bad)
-    if isinstance(pictures, Statistics):
+    extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
+    image_set = open_input(images, skip_bad)
+    if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
     if processes.launch_if_needed(nproc, device):
         return
     with distributed.process_group(chosen):
-        extractor = network.load(chosen, reporter)
-        result = evaluate_inception_score(pictures, extractor, splits, reporter)
+        extractor = extractor_settings.load(chosen, reporter)
+        result = evaluate_inception_score(image_set, extractor, splits, reporter)
     console.result(result.line(), result.document(), json)

@@ -1,4 +1,4 @@
-"""`ddpm inspect-schedule`: how much noise when."""
+"""`ddpm inspect-schedule`: noise schedules as tables, as curves and on an image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ddpm_cli.cli.options import common, diffusion
 from ddpm_cli.core.config import run
 from ddpm_cli.core.errors import UsageError
 
-_ROWS = 11  # timesteps shown in the table
-_HEIGHT = 10  # lines of the curve
-_MARKS = "*o+x#%@"  # of the schedules in it
+_ROWS = 11  # timesteps in the table
+_HEIGHT = 10  # lines of the curves
+_MARKS = "*o+x#%@"  # one per schedule
 
 
 def inspect_schedule(
@@ -40,29 +40,31 @@ def inspect_schedule(
     spacing: common.Spacing = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw abar, beta, the SNR and the steps' noise levels into this PNG."),
+        typer.Option(help="Plot abar, beta, the SNR and the steps' noise levels to this PNG."),
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option(help="Show this picture being destroyed: as a strip, at --strip, and a GIF."),
+        typer.Option(
+            help="Show the forward process on this image: as a strip, at --strip, and a GIF."
+        ),
     ] = None,
     strip: Annotated[
         Path | None,
         typer.Option(
-            help="The strip's PNG; the GIF lies beside it.",
-            show_default="<picture>-<schedule>.png, here",
+            help="The strip's PNG; the GIF is written beside it.",
+            show_default="<image>-<schedule>.png, here",
         ),
     ] = None,
     overwrite: common.OverwriteFile = False,
     json: common.Json = False,
 ) -> None:
-    """Look at noise schedules: how much signal is left at each timestep."""
+    """Show noise schedules: how much signal is left at each timestep."""
     from ddpm_cli.core.figures import inspection
 
     names = [name.strip() for name in schedule.split(",")]
     betas = {"beta_min": beta_min, "beta_max": beta_max}
-    given: dict[str, Any] = {name: beta for name, beta in betas.items() if beta is not None}
-    if given and not set(names) & set(run.BETA_RANGED):
+    beta_range: dict[str, Any] = {name: beta for name, beta in betas.items() if beta is not None}
+    if beta_range and not set(names) & set(run.BETA_RANGED):
         raise UsageError(f"--beta-min and --beta-max are for {', '.join(run.BETA_RANGED)}")
     if image is None and strip is not None:
         raise UsageError("--strip names the file for an --image, and there is none")
@@ -71,17 +73,18 @@ def inspect_schedule(
             raise UsageError(f"{option} {path} should end in .png")
     if image is not None and strip is None:
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
-    how = common.SamplingOptions(
+    sampling = common.SamplingOptions(
         steps=min(50, timesteps) if steps is None else steps, sampler=sampler, spacing=spacing
     ).sampling
     tables = [
-        inspection.tabulate(run.DiffusionConfig(name, timesteps, **given), how) for name in names
+        inspection.tabulate(run.DiffusionConfig(name, timesteps, **beta_range), sampling)
+        for name in names
     ]
     written = inspection.draw(tables, plot, image, strip, overwrite=overwrite)
     width = shutil.get_terminal_size().columns
     paragraphs = [
         *(_table(table) for table in tables),
-        _curve([(table["schedule"], inspection.contrast(table)) for table in tables], width),
+        _curve([(table["schedule"], inspection.signal(table)) for table in tables], width),
         "\n".join(fill(line, width) for table in tables for line in inspection.diagnosis(table)),
         "\n".join(_visits(table) for table in tables),
         "\n".join(f"Wrote {path}" for path in written),
@@ -92,40 +95,40 @@ def inspect_schedule(
 
 def _table(table: dict[str, Any]) -> str:
     total = table["timesteps"]
-    shown = sorted({round(i * (total - 1) / (_ROWS - 1)) for i in range(_ROWS)})
+    timesteps = sorted({round(i * (total - 1) / (_ROWS - 1)) for i in range(_ROWS)})
     lines = [
         f"{table['schedule']}, {total} timesteps, "
         f"sigma from {table['sigma'][0]:.4g} to {table['sigma'][-1]:,.5g}",
         f"{'t':>6}  {'beta':>10}  {'abar':>10}  {'sigma':>10}  {'SNR':>10}",
     ]
-    for t in shown:
+    for t in timesteps:
         columns = (table[name][t] for name in ("beta", "alpha_bar", "sigma", "snr"))
         lines.append("  ".join([f"{t:>6}", *(f"{value:>10.4g}" for value in columns)]))
     return "\n".join(lines)
 
 
 def _curve(curves: Sequence[tuple[str, Sequence[float]]], width: int) -> str:
-    """The share of the picture left over the timesteps, one mark a schedule, `width` wide."""
-    across = max(10, min(width, 100) - 8)
-    rows = [[" "] * across for _ in range(_HEIGHT)]
-    for (_, left), mark in zip(curves, _MARKS * len(curves), strict=False):
-        for column in range(across):
-            value = left[round(column * (len(left) - 1) / (across - 1))]
+    """Plot the signal coefficients over the timesteps, a mark per schedule, `width` wide."""
+    columns = max(10, min(width, 100) - 8)
+    rows = [[" "] * columns for _ in range(_HEIGHT)]
+    for (_, values), mark in zip(curves, _MARKS * len(curves), strict=False):
+        for column in range(columns):
+            value = values[round(column * (len(values) - 1) / (columns - 1))]
             rows[round((1 - value) * (_HEIGHT - 1))][column] = mark
-    names = ["100 %", *[""] * (_HEIGHT - 2), "0 %"]
+    labels = ["100 %", *[""] * (_HEIGHT - 2), "0 %"]
     legend = ", ".join(f"{mark} {name}" for (name, _), mark in zip(curves, _MARKS, strict=False))
     last = str(len(curves[0][1]) - 1)
     return "\n".join(
         [
-            f"How much of the picture is left, sqrt(abar): {legend}",
-            *(f"{name:>5} |{''.join(row).rstrip()}" for name, row in zip(names, rows, strict=True)),
-            f"{'':>5} +{'-' * across}",
-            f"{'':>5}  t = 0{last:>{across - 5}}",
+            f"How much of the image is left, sqrt(abar): {legend}",
+            *(f"{x:>5} |{''.join(row).rstrip()}" for x, row in zip(labels, rows, strict=True)),
+            f"{'':>5} +{'-' * columns}",
+            f"{'':>5}  t = 0{last:>{columns - 5}}",
         ]
     )
 
 
 def _visits(table: dict[str, Any]) -> str:
     visited = table["steps"]
-    named = visited if len(visited) <= 12 else [*visited[:6], "…", *visited[-5:]]
-    return f"{table['schedule']}: {len(visited)} steps visit {' '.join(map(str, named))}"
+    listed = visited if len(visited) <= 12 else [*visited[:6], "…", *visited[-5:]]
+    return f"{table['schedule']}: {len(visited)} steps visit {' '.join(map(str, listed))}"

@@ -1,4 +1,4 @@
-"""`ddpm train-classifier`: features for scores where the FID Inception has nothing to say."""
+"""`ddpm train-classifier`: a classifier whose features replace the FID Inception's in scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def train_classifier(
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled pictures: mnist, fashion-mnist, cifar10, shapes, …, or a folder or .zip "
+            help="Labelled images: mnist, fashion-mnist, cifar10, shapes, …, or a folder or .zip "
             "whose sub-folders are the classes."
         ),
     ] = "mnist",
@@ -27,18 +27,18 @@ def train_classifier(
         ),
     ] = None,
     overwrite: common.OverwriteFile = False,
-    epochs: Annotated[int, typer.Option(help="Passes over the pictures.")] = 3,
-    batch: Annotated[int, typer.Option(help="Images an optimiser step.")] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 3,
+    batch: Annotated[int, typer.Option(help="Images per optimiser step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and moves.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and shifts.")] = 0,
     device: common.Device = "auto",
     skip_bad: common.SkipBad = False,
     json: common.Json = False,
 ) -> None:
     """Train a small classifier, for --features of fid and inception-score; minutes on a CPU.
 
-    Scores in its features say how alike pictures are to it. They are labelled local, are not FID,
-    and compare only with scores of the same file.
+    Scores in its features are labelled local, are not FID, and compare only with scores of the same
+    file.
     """
     from ddpm_cli.core.checkpoints import classifier
     from ddpm_cli.core.data.sources import open_source
@@ -46,19 +46,19 @@ def train_classifier(
     from ddpm_cli.core.runtime.devices import choose_device
     from ddpm_cli.core.runtime.downloads import sha256_of
     from ddpm_cli.core.training.classifier import Recipe
-    from ddpm_cli.core.training.classifier import train_classifier as learn
+    from ddpm_cli.core.training.classifier import train_classifier as train
 
     recipe = Recipe(epochs, batch, lr, seed)
-    place = out or Path(f"{open_source(data).name}-classifier.safetensors")
-    if place.exists() and not overwrite:
-        raise DdpmError(f"{place} is there already; choose another --out, or --overwrite")
-    network, config = learn(
+    path = out or Path(f"{open_source(data).name}-classifier.safetensors")
+    if path.exists() and not overwrite:
+        raise DdpmError(f"{path} exists; choose another --out, or --overwrite")
+    network, config = train(
         data, recipe, choose_device(device), console.reporter(), skip_bad=skip_bad
     )
-    classifier.save(place, network, config)
+    classifier.save(path, network, config)
     document = {
-        "out": str(place),
-        "sha256": sha256_of(place),
+        "out": str(path),
+        "sha256": sha256_of(path),
         "data": data,
         "classes": list(config.labels),
         "size": list(config.size),
@@ -66,10 +66,10 @@ def train_classifier(
         "features": network.width,
         "accuracy": config.accuracy if math.isfinite(config.accuracy) else None,
     }
-    rightly = "too few pictures to hold some out and measure the accuracy"
+    accuracy = "too few images to hold some out and measure the accuracy"
     if math.isfinite(config.accuracy):
-        rightly = f"{100 * config.accuracy:.2f} % of held-out pictures named rightly"
+        accuracy = f"accuracy {100 * config.accuracy:.2f} % on held-out images"
     text = (
-        f"{place}: {rightly}, {network.width} features\nNext: ddpm fid REAL FAKE --features {place}"
+        f"{path}: {accuracy}, {network.width} features\nNext: ddpm fid REAL FAKE --features {path}"
     )
     console.result(text, document, json)

@@ -1,4 +1,4 @@
-"""What `fid` and `inception-score` share: their options, and the network that they name."""
+"""Options of scores: of `fid` and `inception-score`, and of the scores during training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import torch
+    from ddpm_cli.core.metrics.extraction import ExtractorSettings
 
-    from ddpm_cli.core.metrics.extraction import Extractor
-    from ddpm_cli.core.runtime.reporting import Reporter
+_PANEL = "Scores"
 
 Weights = Annotated[
     Path | None,
@@ -24,7 +23,7 @@ Weights = Annotated[
 Protocol = Annotated[
     str | None,
     typer.Option(
-        help="How pictures are resized and scaled: pytorch-fid (most papers of late), "
+        help="How images are resized and scaled: pytorch-fid (most recent papers), "
         "torch-fidelity (TensorFlow 1's resize) or clean-fid. Only equal protocols compare.",
         show_default="pytorch-fid",
     ),
@@ -32,7 +31,7 @@ Protocol = Annotated[
 Features = Annotated[
     Path | None,
     typer.Option(
-        help="A classifier of ddpm train-classifier in the Inception network's place. Its scores "
+        help="A classifier of ddpm train-classifier instead of the Inception network. Its scores "
         "are labelled local: they are not FID."
     ),
 ]
@@ -49,64 +48,25 @@ Precision = Annotated[
 
 
 @dataclass(frozen=True)
-class ExtractorOptions:
-    """The network in whose features pictures are judged, as the options name it."""
-
-    weights: Path | None = None
-    features: Path | None = None
-    protocol: str | None = None
-    batch: int = 64
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        from ddpm_cli.core.errors import UsageError
-        from ddpm_cli.core.metrics import protocols
-
-        if self.protocol is not None:
-            protocols.protocol(self.protocol)
-        for option, value in (("--weights", self.weights), ("--protocol", self.protocol)):
-            if self.features is not None and value is not None:
-                raise UsageError(
-                    f"{option} is for the Inception network and has no meaning with --features"
-                )
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"--precision {self.precision}: choose fp32 or bf16")
-
-    def load(self, device: torch.device, reporter: Reporter) -> Extractor:
-        """Load it in every process; the first one of a machine downloads it, or says what fails."""
-        from ddpm_cli.core.metrics import extraction, protocols
-        from ddpm_cli.core.runtime import devices, distributed
-
-        precision = devices.choose_precision(self.precision, device)
-        with distributed.local_rank0_first():
-            if self.features is not None:
-                return extraction.load_local_extractor(self.features, device, self.batch, precision)
-            how = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
-            return extraction.load_extractor(
-                self.weights, how, device, self.batch, reporter, precision
-            )
-
-
-@dataclass(frozen=True)
 class InTraining:
-    """How a training is judged, as the options of `train` say."""
+    """Requested scores during training."""
 
-    every: int  # images
-    count: int  # pictures
-    network: ExtractorOptions
+    every: int  # training images between scores
+    count: int  # images sampled for a score
+    network: ExtractorSettings
 
 
 @dataclass(frozen=True)
 class InTrainingOptions:
-    """How a training is judged now and then."""
+    """Options of the scores during training."""
 
     fid_every: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Images between scores: FID of drawn pictures against the training's, in "
+            help="Images between scores: FID of sampled images against the training's, in "
             "scores.jsonl; the best weights are kept. Its cost is printed beforehand.",
-            rich_help_panel="Judging",
+            rich_help_panel=_PANEL,
             show_default="never",
         ),
     ] = None
@@ -114,8 +74,8 @@ class InTrainingOptions:
         int | None,
         typer.Option(
             min=2,
-            help="Pictures drawn for a score.",
-            rich_help_panel="Judging",
+            help="Images sampled for a score.",
+            rich_help_panel=_PANEL,
             show_default="5000",
         ),
     ] = None
@@ -123,7 +83,7 @@ class InTrainingOptions:
         Path | None,
         typer.Option(
             help="FID Inception weights.",
-            rich_help_panel="Judging",
+            rich_help_panel=_PANEL,
             show_default="the published ones, downloaded once",
         ),
     ] = None
@@ -131,17 +91,19 @@ class InTrainingOptions:
         Path | None,
         typer.Option(
             help="A classifier of ddpm train-classifier instead: scores are labelled local.",
-            rich_help_panel="Judging",
+            rich_help_panel=_PANEL,
         ),
     ] = None
 
     @property
-    def wanted(self) -> InTraining | None:
-        """What was asked for. Raises UsageError for the others without --fid-every."""
+    def requested(self) -> InTraining | None:
+        """The requested scores. Raises UsageError for the other options without --fid-every."""
         from ddpm_cli.core.errors import UsageError
 
         if self.fid_every is not None:
-            network = ExtractorOptions(self.fid_weights, self.fid_features)
+            from ddpm_cli.core.metrics.extraction import ExtractorSettings
+
+            network = ExtractorSettings(self.fid_weights, self.fid_features)
             return InTraining(self.fid_every, self.fid_n or 5000, network)
         if (self.fid_n, self.fid_weights, self.fid_features) != (None, None, None):
             raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")

@@ -1,1 +1,1 @@
-"""Other people's weights: read, put into our places and back, recomputed their way, compared."""
+"""Weights of other libraries: read, mapped to ours and back, and verified by their outputs."""

@@ -1,4 +1,4 @@
-"""Whether a converted network still says what it said before."""
+"""Verification of a converted network: its outputs against those of the original."""
 
 from __future__ import annotations
 
@@ -13,51 +13,53 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 
 Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""x (B, C, H, W), what t the network is told (B,), classes (B,) in their numbering -> F."""
+"""x (B, C, H, W), the network's t (B,), classes (B,) in the original's numbering -> F."""
 
-_LARGEST = 1e-4  # difference allowed, of the largest output
-_PICTURES = 4
+_TOLERANCE = 1e-4  # of the largest output
+_BATCH = 4
 
 
 @torch.inference_mode()
 def difference(
-    network: UNet, theirs: Compute, diffusion: DiffusionConfig, null_class: int | None
+    network: UNet, original: Compute, diffusion: DiffusionConfig, null_class: int | None
 ) -> float:
-    """The largest difference of two networks' outputs, as a share of the largest output.
+    """Largest difference of two networks' outputs, relative to the largest output.
 
-    They see the same random pictures, small ones: a convolution is the same on all sizes. Raises
-    DdpmError where the networks differ by more than rounding, or nothing can differ from zero.
+    Both get the same small random images, since convolutions do not depend on the image's size.
+    Raises DdpmError where they differ by more than rounding, or where the original's output is 0.
     """
     config = network.config
-    side = 2 * config.granularity
+    size = 2 * config.granularity
     generator = torch.Generator().manual_seed(0)
-    shape = (_PICTURES, config.channels, side, side + config.granularity)
+    shape = (_BATCH, config.channels, size, size + config.granularity)
     x = torch.randn(shape, generator=generator)
-    t = torch.linspace(0, diffusion.timesteps - 1, _PICTURES).round() * diffusion.time_scale
+    t = torch.linspace(0, diffusion.timesteps - 1, _BATCH).round() * diffusion.time_scale
     classes = None
     if config.classes:
-        known = len(config.classes) + config.null_class
-        classes = torch.arange(_PICTURES) * (known - 1) // (_PICTURES - 1)
-    ours = network.eval()(x, t, Condition(_our_labels(classes, null_class)))
-    wanted = theirs(x, t, classes)
-    if ours.shape != wanted.shape:
-        raise DdpmError(f"the converted network gives {ours.shape[1:]}, not {wanted.shape[1:]}")
-    if not wanted.any():
+        count = len(config.classes) + config.null_class
+        classes = torch.arange(_BATCH) * (count - 1) // (_BATCH - 1)
+    output = network.eval()(x, t, Condition(_our_labels(classes, null_class)))
+    expected = original(x, t, classes)
+    if output.shape != expected.shape:
         raise DdpmError(
-            "the network gives zeros for any picture, as one that was never trained: whether the "
-            "converted one is the same cannot be told, so it was not kept"
+            f"the converted network's output is {output.shape[1:]}, not {expected.shape[1:]}"
         )
-    found = float((ours - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
-    if not found <= _LARGEST:
+    if not expected.any():
         raise DdpmError(
-            f"the converted network's outputs differ from the original's by {found:.1e} of the "
-            f"largest (at most {_LARGEST:g} is rounding), so it was not kept"
+            "the network's output is zero for any image, as before training: the conversion cannot "
+            "be verified, so it was not kept"
         )
-    return found
+    relative = float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    if not relative <= _TOLERANCE:
+        raise DdpmError(
+            f"the converted network's outputs differ from the original's by {relative:.1e} of the "
+            f"largest (at most {_TOLERANCE:g} is rounding), so it was not kept"
+        )
+    return relative
 
 
 def _our_labels(classes: Tensor | None, null_class: int | None) -> Tensor | None:
-    """Their numbers of classes (B,) as ours, which leave the null class out."""
+    """The original's class numbers (B,) as ours, which do not count the null class."""
     if classes is None or null_class is None:
         return classes
     labels = classes - (classes > null_class).long()

@@ -1,4 +1,4 @@
-"""The settings of diffusers' UNet2DModel, as a recipe of ours and back."""
+"""Configs of diffusers' UNet2DModel <-> NetworkConfig."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ddpm_cli.core.models.unet import UNet
 
 
 class _Block(NamedTuple):
-    """A type of their blocks, which are our levels."""
+    """A block type of diffusers; a block is a level of ours."""
 
-    down: str  # its name on the way down
-    up: str
-    attends: bool
-    resample: str | None  # how it leads to the next level; None: as their config says elsewhere
+    down: str  # name in down_block_types
+    up: str  # name in up_block_types
+    attention: bool
+    resample: str | None  # to the next level; None: by downsample_type
 
 
 _BLOCKS = (
@@ -32,7 +32,7 @@ _MIDDLES = {True: (("res", "attn"), ("res",)), False: (("res",), ("res",))}  # b
 
 @dataclass(frozen=True)
 class UNet2DConfig:
-    """A UNet2DModel's config.json: their names, and their defaults."""
+    """A UNet2DModel's config.json: diffusers' names and defaults."""
 
     sample_size: tuple[int, int] | None = None  # height, width
     in_channels: int = 3
@@ -65,7 +65,7 @@ class UNet2DConfig:
 
 
 def read(document: dict[str, Any], where: str) -> UNet2DConfig:
-    """Read a config.json. Raises DdpmError for settings that we do not know."""
+    """Read a config.json. Raises DdpmError for unknown settings."""
     settings = {name: value for name, value in document.items() if not name.startswith("_")}
     if isinstance(settings.get("sample_size"), int):
         settings["sample_size"] = [settings["sample_size"]] * 2
@@ -73,20 +73,22 @@ def read(document: dict[str, Any], where: str) -> UNet2DConfig:
 
 
 def document(theirs: UNet2DConfig) -> dict[str, Any]:
-    """What a config.json holds, in which one number is a square's size."""
-    sides = theirs.sample_size
-    square = sides is not None and sides[0] == sides[1]
-    return to_dict(theirs) | ({"sample_size": sides[0]} if sides and square else {})
+    """Contents of a config.json, where a square sample_size is one number."""
+    size = theirs.sample_size
+    square = size is not None and size[0] == size[1]
+    return to_dict(theirs) | ({"sample_size": size[0]} if size and square else {})
 
 
-def recipe(theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None) -> NetworkConfig:
-    """The same network as a recipe of ours. Raises DdpmError for what ours cannot be."""
-    _refuse(theirs)
+def to_network_config(
+    theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None
+) -> NetworkConfig:
+    """The NetworkConfig of the same network. Raises DdpmError for unsupported settings."""
+    _check_import(theirs)
     base = theirs.block_out_channels[0]
-    down = [block.attends for block in _down(theirs)]
-    up = [block.attends for block in reversed(_up(theirs))]
-    blocks = [_words(attends, theirs.layers_per_block) for attends in down]
-    up_blocks = [_words(attends, theirs.layers_per_block + 1) for attends in up]
+    down = [block.attention for block in _down(theirs)]
+    up = [block.attention for block in reversed(_up(theirs))]
+    blocks = [_stages(attention, theirs.layers_per_block) for attention in down]
+    up_blocks = [_stages(attention, theirs.layers_per_block + 1) for attention in up]
     classes = [str(i) for i in range(theirs.num_class_embeds or 0) if i != null_class]
     return NetworkConfig(
         size=size,
@@ -102,7 +104,7 @@ def recipe(theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None) 
         modulation="scale-shift" if theirs.resnet_time_scale_shift == "scale_shift" else "add",
         embedding_width=theirs.time_embedding_dim,
         encoding="sin-cos" if theirs.freq_shift else "cos-sin",
-        resample=_resampling(theirs),
+        resample=_resample(theirs),
         padding="around" if theirs.downsample_padding else "after",
         groups=theirs.norm_num_groups,
         epsilon=theirs.norm_eps,
@@ -111,21 +113,21 @@ def recipe(theirs: UNet2DConfig, size: tuple[int, int], null_class: int | None) 
     )
 
 
-def swapped(theirs: UNet2DConfig) -> bool:
-    """Whether sines and cosines come in the other order than ours of the same rates."""
+def sin_cos_swapped(theirs: UNet2DConfig) -> bool:
+    """Whether the timestep embedding has sines and cosines in the other order than ours."""
     return theirs.flip_sin_to_cos == bool(theirs.freq_shift)
 
 
-def settings(network: UNet) -> UNet2DConfig:
-    """A UNet2DModel that is the same network. Raises DdpmError where there is none."""
+def from_network(network: UNet) -> UNet2DConfig:
+    """The UNet2DConfig of the same network. Raises DdpmError where there is none."""
     ours = network.config
-    _refuse_export(ours)
+    _check_export(ours)
     levels = ours.levels
-    attends = [_attends(level.down, level.up) for level in levels]
+    attention = [_attention(level.down, level.up) for level in levels]
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    groups = _only("groups of normalisation", {norm.num_groups for norm in norms})
+    groups = _shared("groups of normalisation", {norm.num_groups for norm in norms})
     classes = len(ours.classes) + ours.null_class
-    kind = {"conv": "conv", "res": "resnet"}[ours.resample]
+    resample_type = {"conv": "conv", "res": "resnet"}[ours.resample]
     return UNet2DConfig(
         sample_size=ours.size,
         in_channels=ours.channels,
@@ -133,13 +135,13 @@ def settings(network: UNet) -> UNet2DConfig:
         time_embedding_dim=ours.embedding_width,
         freq_shift=1 if ours.encoding == "sin-cos" else 0,
         flip_sin_to_cos=ours.encoding == "cos-sin",
-        down_block_types=tuple(_type(there, ours).down for there, _ in attends),
-        up_block_types=tuple(_type(back, ours).up for _, back in reversed(attends)),
+        down_block_types=tuple(_block_type(down, ours).down for down, _ in attention),
+        up_block_types=tuple(_block_type(up, ours).up for _, up in reversed(attention)),
         block_out_channels=tuple(level.width for level in levels),
-        layers_per_block=_only("res blocks", {len(level.down) for level in levels}),
+        layers_per_block=_shared("res blocks", {len(level.down) for level in levels}),
         downsample_padding=1 if ours.padding == "around" else 0,
-        downsample_type=kind,
-        upsample_type=kind,
+        downsample_type=resample_type,
+        upsample_type=resample_type,
         dropout=ours.dropout,
         attention_head_dim=_head_width(ours),
         norm_num_groups=groups,
@@ -151,11 +153,11 @@ def settings(network: UNet) -> UNet2DConfig:
     )
 
 
-def _refuse(c: UNet2DConfig) -> None:
-    """Raise DdpmError that names a setting which our network cannot follow."""
+def _check_import(c: UNet2DConfig) -> None:
+    """Raise DdpmError for a setting that our U-Net does not support, by its name."""
     scaled = c.resnet_time_scale_shift == "scale_shift"
     widths = c.block_out_channels
-    for name, fits in {
+    for name, supported in {
         "center_input_sample": not c.center_input_sample,
         "time_embedding_type": c.time_embedding_type == "positional",
         "freq_shift": c.freq_shift in (0, 1),
@@ -167,7 +169,7 @@ def _refuse(c: UNet2DConfig) -> None:
         "act_fn": c.act_fn in ("silu", "swish"),
         "class_embed_type": c.class_embed_type is None,
         "resnet_time_scale_shift": c.resnet_time_scale_shift in ("default", "scale_shift"),
-        # With scale_shift, the middle's attention has no normalisation unless this asks for it.
+        # With scale_shift, the middle's attention has a normalisation only where this is set.
         "attn_norm_num_groups": not c.add_attention
         or c.attn_norm_num_groups == c.norm_num_groups
         or (c.attn_norm_num_groups is None and not scaled),
@@ -177,7 +179,7 @@ def _refuse(c: UNet2DConfig) -> None:
         "down_block_types": len(c.down_block_types) == len(c.block_out_channels),
         "up_block_types": len(c.up_block_types) == len(c.block_out_channels),
     }.items():
-        if not fits:
+        if not supported:
             raise DdpmError(
                 f"{name} {getattr(c, name)!r} of its config.json has no counterpart in our U-Net"
             )
@@ -191,35 +193,34 @@ def _up(c: UNet2DConfig) -> list[_Block]:
     return _blocks(c.up_block_types, {block.up: block for block in _BLOCKS})
 
 
-def _blocks(types: tuple[str, ...], known: dict[str, _Block]) -> list[_Block]:
-    for kind in types:
-        if kind not in known:
+def _blocks(types: tuple[str, ...], by_name: dict[str, _Block]) -> list[_Block]:
+    for name in types:
+        if name not in by_name:
             raise DdpmError(
-                f"a block {kind} has no counterpart in our U-Net; those that have: "
-                f"{', '.join(known)}"
+                f"a block {name} has no counterpart in our U-Net; supported: {', '.join(by_name)}"
             )
-    return [known[kind] for kind in types]
+    return [by_name[name] for name in types]
 
 
-def _resampling(c: UNet2DConfig) -> str:
-    """How the levels are parted; the last ones on either way part nothing."""
-    asked = {"conv": "conv", "resnet": "res"}[c.downsample_type]
-    parting = [*_down(c)[:-1], *_up(c)[:-1]]
-    kinds = {block.resample or asked for block in parting} or {"conv"}
+def _resample(c: UNet2DConfig) -> str:
+    """How it resamples between levels; the last blocks of both paths do not resample."""
+    default = {"conv": "conv", "resnet": "res"}[c.downsample_type]
+    resampling = [*_down(c)[:-1], *_up(c)[:-1]]
+    kinds = {block.resample or default for block in resampling} or {"conv"}
     if len(kinds) > 1:
         raise DdpmError(
-            "some of its levels are parted by convolutions and others by resnets; ours are parted "
-            "all alike"
+            "some of its levels resample by convolutions and others by resnets; ours have one kind "
+            "for all levels"
         )
     return kinds.pop()
 
 
-def _words(attends: bool, count: int) -> str:
-    return ",".join(["res,attn" if attends else "res"] * count)
+def _stages(attention: bool, count: int) -> str:
+    return ",".join(["res,attn" if attention else "res"] * count)
 
 
-def _refuse_export(c: NetworkConfig) -> None:
-    for what, seen in {
+def _check_export(c: NetworkConfig) -> None:
+    for what, present in {
         "captions": c.text is not None,
         f"pixels folded by {c.patch}": c.patch > 1,
         f"attention over patches of {c.attn_patch}": c.attn_patch > 1,
@@ -228,39 +229,41 @@ def _refuse_export(c: NetworkConfig) -> None:
         "a convolution in a resampler's skip": c.resample_skip,
         f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,
         f"a middle of {c.middle}": c.bottom not in _MIDDLES.values(),
-        f"pictures of {c.size[0]}x{c.size[1]}, which it pads": any(
-            side % c.granularity for side in c.size
+        f"images of {c.size[0]}x{c.size[1]}, which it pads": any(
+            pixels % c.granularity for pixels in c.size
         ),
         **{f"{kind} blocks": True for kind in sorted(c.kinds - {"res", "attn"})},
         "several attn after one res": any(
             stage.count("attn") > 1 for level in c.levels for stage in (*level.down, *level.up)
         ),
     }.items():
-        if seen:
+        if present:
             raise DdpmError(f"diffusers' UNet2DModel has no counterpart for {what}")
 
 
-def _attends(*ways: tuple[StageBlocks, ...]) -> list[bool]:
-    """Whether a level attends on either way, which must be after each of its blocks or none."""
-    return [_only("sequences of blocks", {len(stage) for stage in way}) == 2 for way in ways]
+def _attention(*paths: tuple[StageBlocks, ...]) -> list[bool]:
+    """Whether a level has attention on each path, which must be in all of its stages or none."""
+    return [_shared("sequences of blocks", {len(stage) for stage in path}) == 2 for path in paths]
 
 
-def _type(attends: bool, c: NetworkConfig) -> _Block:
-    return next(b for b in _BLOCKS if b.attends == attends and b.resample in (None, c.resample))
+def _block_type(attention: bool, c: NetworkConfig) -> _Block:
+    return next(b for b in _BLOCKS if b.attention == attention and b.resample in (None, c.resample))
 
 
 def _head_width(c: NetworkConfig) -> int | None:
     if c.heads == 1 and c.head_width is None:
-        return None  # theirs is then the level's width, too
-    attending = {level.width for level in c.levels if "attn" in {*sum(level.down + level.up, ())}}
+        return None  # in diffusers, too, one head as wide as the level
+    with_attention = {
+        level.width for level in c.levels if "attn" in {*sum(level.down + level.up, ())}
+    }
     if c.bottom == _MIDDLES[True]:
-        attending.add(c.levels[-1].width)
-    widths = {width // c.heads_of(width) for width in attending}
-    return _only("widths of attention's heads", widths) if widths else None
+        with_attention.add(c.levels[-1].width)
+    widths = {width // c.heads_of(width) for width in with_attention}
+    return _shared("widths of attention's heads", widths) if widths else None
 
 
-def _only(what: str, values: set[int]) -> int:
-    """The one value that all levels share. Raises DdpmError where there are several."""
+def _shared(what: str, values: set[int]) -> int:
+    """The value that all levels share. Raises DdpmError where there are several."""
     if len(values) > 1:
         raise DdpmError(
             f"diffusers' UNet2DModel has one number of {what} for all levels, and these have "

@@ -1,4 +1,4 @@
-"""A run of ours -> a pipeline folder of diffusers."""
+"""A run or weights file -> a pipeline folder of diffusers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, export_tensors
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 
-_VERSION = "0.30.0"  # of diffusers, from which on these files are read
+_VERSION = "0.30.0"  # the first version of diffusers that reads these files
 _MODEL = {
     "_class_name": "DDPMPipeline",
     "_diffusers_version": _VERSION,
@@ -30,38 +30,38 @@ _MODEL = {
 
 
 def export(source: Path, out: Path) -> dict[str, Any]:
-    """Write a weights file of ours as a DDPMPipeline's folder; what there is to say about it.
+    """Write a weights file as a DDPMPipeline's folder; returns the document for --json.
 
-    Raises DdpmError for what has no counterpart there, and where what was written computes
-    something else: then no folder is left.
+    Raises DdpmError for what has no counterpart in diffusers, and where the exported network's
+    outputs differ from ours: then no folder is left.
     """
     if out.exists():
-        raise DdpmError(f"{out} is there already; choose another --out")
-    held = weights.load(source)
-    ours = held.config.network
-    unet = diffusers.settings(held.network)
-    noise = scheduler.settings(held.config.diffusion, learned_variance=ours.learned_variance)
-    with _becoming(out) as folder:
+        raise DdpmError(f"{out} exists; choose another --out")
+    model = weights.load(source)
+    ours = model.config.network
+    unet = diffusers.from_network(model.network)
+    noise = scheduler.from_diffusion(model.config.diffusion, learned_variance=ours.learned_variance)
+    with _new_folder(out) as folder:
         _write(folder / "model_index.json", _MODEL)
         _write(
             folder / "scheduler" / "scheduler_config.json",
             {"_class_name": "DDPMScheduler", "_diffusers_version": _VERSION, "clip_sample": True}
             | to_dict(noise),
         )
-        about = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
-        _write(folder / "unet" / "config.json", about | diffusers.document(unet))
+        header = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
+        _write(folder / "unet" / "config.json", header | diffusers.document(unet))
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-        tensors.write(file, _laid_out(held.network, ours), {})
+        tensors.write(file, _exported_tensors(model.network, ours), {})
 
-        again = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        written = diffusers.read(again, "the config written")
+        document = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        written = diffusers.read(document, "the written config")
         compute = partial(reference.diffusers_unet, tensors.read(file).tensors, written)
         null_class = len(ours.classes) if ours.null_class else None
-        largest = difference(held.network, compute, held.config.diffusion, null_class)
+        largest = difference(model.network, compute, model.config.diffusion, null_class)
     return {
         "out": str(out),
         "source": str(source),
-        "parameters": parameter_count(held.network),
+        "parameters": parameter_count(model.network),
         "largest_difference": largest,
         "size": list(ours.size),
         "channels": ours.channels,
@@ -72,10 +72,10 @@ def export(source: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _laid_out(network: UNet, config: NetworkConfig) -> Tensors:
-    """The network's tensors as a UNet2DModel has them: the null class, if there is one, last."""
+def _exported_tensors(network: UNet, config: NetworkConfig) -> Tensors:
+    """The network's tensors as a UNet2DModel's, with the null class, if any, last."""
     ours = network.state_dict()
-    ours.pop("embedding.augmented.weight", None)  # drawing tells of no moves
+    ours.pop("embedding.augmented.weight", None)  # sampling has no augmentation
     if config.classes and config.null_class:
         ours["embedding.classes.weight"] = ours["embedding.classes.weight"].roll(-1, dims=0)
     return {
@@ -90,8 +90,8 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _becoming(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out`, which becomes it at the end; on an error it goes."""
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder, renamed to `out` on success and removed on an error."""
     partial_folder: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

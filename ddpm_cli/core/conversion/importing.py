@@ -1,4 +1,4 @@
-"""Other people's weights -> a weights file of ours."""
+"""Weights of diffusers and of OpenAI -> a weights file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ddpm_cli.core.config.serialisation import one_of
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, import_tensors
-from ddpm_cli.core.conversion.reference import Heads
+from ddpm_cli.core.conversion.reference import AttentionHeads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
@@ -29,61 +29,61 @@ from ddpm_cli.core.runtime.downloads import sha256_of
 
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user says about weights, where their files do not; None: nothing."""
+    """Settings that the weights' files do not contain; None: not given."""
 
     size: tuple[int, int] | None = None  # height, width in pixels
-    null_class: int | None = None  # their number of the class that means none
+    null_class: int | None = None  # the null class's number in the original
     schedule: str | None = None
     timesteps: int | None = None
     parameterisation: str | None = None
-    rescale_timesteps: bool | None = None  # whether the network was told t * 1000 / T
+    rescale_timesteps: bool | None = None  # whether the network's input was t * 1000 / T
     heads: int | None = None
     head_width: int | None = None
     attention_order: str | None = None
 
 
-class Foreign(NamedTuple):
-    """Other people's weights, understood."""
+class OriginalModel(NamedTuple):
+    """A model of another library, parsed."""
 
     file: Path
     network: NetworkConfig
     diffusion: DiffusionConfig
-    state: Tensors  # theirs, in our order, under their names
+    state_dict: Tensors  # in our order of rows, under the original names
     layout: Layout
-    compute: Compute  # from their tensors as they are
+    compute: Compute  # from the original tensors
 
 
-def convert(source: Path, out: Path, told: ImportOptions) -> dict[str, Any]:
-    """Write other people's weights as a weights file of ours; what there is to say about it.
+def convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
+    """Write the weights of another library as a weights file; returns the document for --json.
 
-    Raises DdpmError for what our network cannot be, for files that hold more than tensors, and
-    where the result computes something else: then nothing is written.
+    Raises DdpmError for unsupported networks, for files that hold more than tensors, and where the
+    converted network's outputs differ from the original's: then nothing is written.
     """
     if out.exists():
-        raise DdpmError(f"{out} is there already; choose another --out")
-    foreign = _diffusers(source, told) if source.is_dir() else _openai(source, told)
+        raise DdpmError(f"{out} exists; choose another --out")
+    original = _diffusers(source, options) if source.is_dir() else _openai(source, options)
     config = RunConfig(
         data=DataConfig(source=""),
-        network=foreign.network,
-        diffusion=foreign.diffusion,
-        optimiser=OptimiserConfig(class_drop=0.0 if told.null_class is None else 0.1),
-        origin=WeightsOrigin(str(source), sha256_of(foreign.file)),
+        network=original.network,
+        diffusion=original.diffusion,
+        optimiser=OptimiserConfig(class_drop=0.0 if options.null_class is None else 0.1),
+        origin=WeightsOrigin(str(source), sha256_of(original.file)),
     )
     config.check()
-    schedules.from_config(config.diffusion)  # refuses one that leaves no signal
-    state = _null_first(foreign.state, foreign.layout, told.null_class)
+    schedules.from_config(config.diffusion)  # raises where no signal is left
+    state_dict = _null_class_first(original.state_dict, original.layout, options.null_class)
     network = UNet(config.network)
-    network.load_state_dict(import_tensors(state, foreign.layout, network))
-    largest = difference(network, foreign.compute, config.diffusion, told.null_class)
+    network.load_state_dict(import_tensors(state_dict, original.layout, network))
+    largest = difference(network, original.compute, config.diffusion, options.null_class)
     weights.save(out, network.state_dict(), config, images=0)
     return {
         "out": str(out),
-        "source": str(foreign.file),
+        "source": str(original.file),
         "parameters": parameter_count(network),
         "largest_difference": largest,
         "size": list(config.network.size),
@@ -95,157 +95,160 @@ def convert(source: Path, out: Path, told: ImportOptions) -> dict[str, Any]:
     }
 
 
-def _diffusers(source: Path, told: ImportOptions) -> Foreign:
-    """A UNet2DModel's folder, or that of a pipeline around one."""
+def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
+    """Parse the folder of a UNet2DModel, or of a pipeline with one."""
     folder = source / "unet" if (source / "unet").is_dir() else source
-    place = folder / "config.json"
-    document = _document(place)
-    kind = document.get("_class_name", "something else; to hand out a run of ddpm, add --to")
-    if kind != "UNet2DModel":
-        raise DdpmError(f"{place} is not of diffusers' UNet2DModel but of {kind}")
-    _refuse_idle(told, f"{place} says it", "heads", "head_width", "attention_order")
-    _refuse_idle(told, "diffusers' networks are told plain timesteps", "rescale_timesteps")
+    path = folder / "config.json"
+    document = _document(path)
+    name = document.get("_class_name", "something else; to export a run of ddpm, add --to")
+    if name != "UNet2DModel":
+        raise DdpmError(f"{path} is not of diffusers' UNet2DModel but of {name}")
+    _refuse_unused(options, f"{path} has it", "heads", "head_width", "attention_order")
+    _refuse_unused(options, "diffusers' networks take plain timesteps", "rescale_timesteps")
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
         raise DdpmError(f"{folder} holds neither {' nor '.join(_FILES)}")
-    theirs = diffusers.read(document, str(place))
-    size = told.size or theirs.sample_size
+    theirs = diffusers.read(document, str(path))
+    size = options.size or theirs.sample_size
     if size is None:
-        raise UsageError(f"{place} does not say how large the pictures are: give --size")
-    _check_null_class(told, theirs.num_class_embeds or 0)
-    network = diffusers.recipe(theirs, size, told.null_class)
-    diffusion = _scheduled(source, told, learned_variance=network.learned_variance)
-    raw = _plain(file)
-    state = {_respelt(name): tensor for name, tensor in raw.items()}
+        raise UsageError(f"{path} does not contain the images' size: give --size")
+    _check_null_class(options, theirs.num_class_embeds or 0)
+    network = diffusers.to_network_config(theirs, size, options.null_class)
+    diffusion = _scheduler_process(source, options, learned_variance=network.learned_variance)
+    raw = _read_tensors(file)
+    state_dict = {_current_name(name): tensor for name, tensor in raw.items()}
     time = "time_embedding.linear_1.weight"
-    if time in state and diffusers.swapped(theirs):
-        state[time] = state[time].roll(state[time].shape[1] // 2, dims=1)
+    if time in state_dict and diffusers.sin_cos_swapped(theirs):
+        weight = state_dict[time]
+        state_dict[time] = weight.roll(weight.shape[1] // 2, dims=1)
     compute = partial(reference.diffusers_unet, raw, theirs)
-    return Foreign(file, network, diffusion, state, DIFFUSERS, compute)
+    return OriginalModel(file, network, diffusion, state_dict, DIFFUSERS, compute)
 
 
-def _openai(source: Path, told: ImportOptions) -> Foreign:
-    """A state dict of improved-diffusion or guided-diffusion."""
-    raw = _plain(source)
+def _openai(source: Path, options: ImportOptions) -> OriginalModel:
+    """Parse a state dict of improved-diffusion or guided-diffusion."""
+    raw = _read_tensors(source)
     if openai.FIRST not in raw:
         raise DdpmError(
             f"{source} holds {', '.join(list(raw)[:3])}, …: no network of improved- or "
-            "guided-diffusion; of a model of diffusers give the folder, and to hand out weights of "
+            "guided-diffusion; of a model of diffusers give the folder, and to export weights of "
             "ddpm add --to"
         )
-    if told.size is None:
-        raise UsageError(f"{source} does not say how large the pictures are: give --size")
-    if (told.heads is None) == (told.head_width is None):
+    if options.size is None:
+        raise UsageError(f"{source} does not contain the images' size: give --size")
+    if (options.heads is None) == (options.head_width is None):
         raise UsageError(
-            f"{source} does not say how attention is split: give either --heads (improved-"
-            "diffusion's scripts take 4) or --head-width (guided-diffusion's models take 64)"
+            f"{source} does not contain the number of attention heads: give either --heads "
+            "(improved-diffusion's scripts take 4) or --head-width (guided-diffusion's models 64)"
         )
-    if told.timesteps not in (None, 1000) and told.rescale_timesteps is None:
+    if options.timesteps not in (None, 1000) and options.rescale_timesteps is None:
         raise UsageError(
-            f"{source} does not say whether the network is told the timesteps as they are or times "
+            f"{source} does not contain whether the network's timesteps are plain or multiplied by "
             "1000 / T: give --no-rescale-timesteps or --rescale-timesteps (the default of "
             "improved-diffusion's scripts)"
         )
-    order = told.attention_order or "legacy"
+    order = options.attention_order or "legacy"
     one_of("--attention-order", order, ("legacy", "new"))
-    heads = Heads(told.heads, told.head_width, order == "legacy")
-    _check_null_class(told, len(raw.get("label_emb.weight", ())))
-    network = openai.recipe(raw, heads, told.size, told.null_class)
-    diffusion = _noise_process(source, told)
+    heads = AttentionHeads(options.heads, options.head_width, order == "legacy")
+    _check_null_class(options, len(raw.get("label_emb.weight", ())))
+    network = openai.to_network_config(raw, heads, options.size, options.null_class)
+    diffusion = _noise_process(source, options)
     compute = partial(reference.openai_unet, raw, heads)
-    return Foreign(
+    return OriginalModel(
         source, network, diffusion, openai.split_interleaved_qkv(raw, heads), OPENAI, compute
     )
 
 
-def _scheduled(source: Path, told: ImportOptions, *, learned_variance: bool) -> DiffusionConfig:
-    """The noise process that a folder's scheduler describes, or else the user."""
-    places = (source / "scheduler" / "scheduler_config.json", source / "scheduler_config.json")
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        return _noise_process(source, told)
-    _refuse_idle(told, f"{place} says it", "schedule", "timesteps", "parameterisation")
-    theirs = scheduler.read(_document(place), str(place))
+def _scheduler_process(
+    source: Path, options: ImportOptions, *, learned_variance: bool
+) -> DiffusionConfig:
+    """The noise process of a folder's scheduler, or else of the options."""
+    paths = (source / "scheduler" / "scheduler_config.json", source / "scheduler_config.json")
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return _noise_process(source, options)
+    _refuse_unused(options, f"{path} has it", "schedule", "timesteps", "parameterisation")
+    theirs = scheduler.read(_document(path), str(path))
     if learned_variance and theirs.variance_type != "learned_range":
         raise DdpmError(
-            f"{place}: variance_type {theirs.variance_type!r} has no counterpart where a network "
-            "learned its variance; learned_range has"
+            f"{path}: variance_type {theirs.variance_type!r} is not supported for a network with "
+            "learned variance; learned_range is"
         )
-    return scheduler.noise_process(theirs)
+    return scheduler.to_diffusion(theirs)
 
 
-def _noise_process(source: Path, told: ImportOptions) -> DiffusionConfig:
-    if told.schedule is None or told.timesteps is None:
+def _noise_process(source: Path, options: ImportOptions) -> DiffusionConfig:
+    if options.schedule is None or options.timesteps is None:
         raise UsageError(
-            f"{source} does not say how noise grows: give --schedule and --timesteps, as in its "
-            "training"
+            f"{source} does not contain the noise schedule: give --schedule and --timesteps, as in "
+            "its training"
         )
-    one_of("--schedule", told.schedule, schedules.BETAS)
-    parameterisation = told.parameterisation or "eps"
+    one_of("--schedule", options.schedule, schedules.BETAS)
+    parameterisation = options.parameterisation or "eps"
     one_of("--parameterisation", parameterisation, ("eps", "x0", "v"))
     return DiffusionConfig(
-        schedule=told.schedule,
-        timesteps=told.timesteps,
+        schedule=options.schedule,
+        timesteps=options.timesteps,
         parameterisation=parameterisation,
-        time_scale=1000 / told.timesteps if told.rescale_timesteps else 1.0,
+        time_scale=1000 / options.timesteps if options.rescale_timesteps else 1.0,
     )
 
 
-def _null_first(state: Tensors, layout: Layout, null_class: int | None) -> Tensors:
-    """The state with the null class's embedding before the others, as ours has it."""
+def _null_class_first(state_dict: Tensors, layout: Layout, null_class: int | None) -> Tensors:
+    """Move the null class's embedding before the others, as in our network."""
     name = f"{layout.outer['embedding.classes']}.weight"
-    if null_class is None or name not in state:
-        return state
-    rows = state[name]
+    if null_class is None or name not in state_dict:
+        return state_dict
+    rows = state_dict[name]
     others = [i for i in range(len(rows)) if i != null_class]
-    return state | {name: rows[[null_class, *others]]}
+    return state_dict | {name: rows[[null_class, *others]]}
 
 
-def _check_null_class(told: ImportOptions, classes: int) -> None:
-    if told.null_class is not None and not 0 <= told.null_class < classes:
+def _check_null_class(options: ImportOptions, classes: int) -> None:
+    if options.null_class is not None and not 0 <= options.null_class < classes:
         raise UsageError(
-            f"--null-class {told.null_class} is none of the {classes} classes, counted from 0"
+            f"--null-class {options.null_class} is not one of the {classes} classes, counted from 0"
             if classes
-            else "--null-class is for networks that know classes, and this one knows none"
+            else "--null-class is for class-conditional networks, and this one has no classes"
         )
 
 
-def _refuse_idle(told: ImportOptions, why: str, *names: str) -> None:
-    for name, value in asdict(told).items():
+def _refuse_unused(options: ImportOptions, reason: str, *names: str) -> None:
+    for name, value in asdict(options).items():
         if name in names and value is not None:
-            raise UsageError(f"--{name.replace('_', '-')} has no meaning here: {why}")
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning here: {reason}")
 
 
-def _respelt(name: str) -> str:
-    """The name of an attention's layer as newer versions of diffusers spell it."""
-    place, _, leaf = name.rpartition(".")
-    front, _, layer = place.rpartition(".")
-    if ".attentions." in place and layer in _OLD_NAMES:
-        return f"{front}.{_OLD_NAMES[layer]}.{leaf}"
+def _current_name(name: str) -> str:
+    """The name of an attention layer in current versions of diffusers."""
+    module, _, leaf = name.rpartition(".")
+    parent, _, layer = module.rpartition(".")
+    if ".attentions." in module and layer in _OLD_NAMES:
+        return f"{parent}.{_OLD_NAMES[layer]}.{leaf}"
     return name
 
 
-def _plain(file: Path) -> Tensors:
-    """The tensors of a file, without what training wrapped around their names."""
+def _read_tensors(file: Path) -> Tensors:
+    """The tensors of a file, without the prefixes of wrapper modules in their names."""
     if file.suffix in (".pkl", ".pickle"):
         raise DdpmError(
-            f"{file} is a pickle, which may run any code when it is read, so ddpm does not read "
-            "it. Where you trust it, load it with the code it came with, and save the network's "
-            "tensors in the layout of diffusers or of guided-diffusion"
+            f"{file} is a pickle, which may run any code when it is loaded, so ddpm does not "
+            "load it. Where you trust it, load it with the code it came with, and save the "
+            "network's tensors in the layout of diffusers or of guided-diffusion"
         )
     if not file.exists():
         raise DdpmError(f"{file}: no such file or folder")
     try:
-        state = tensors.read_flat(file)
+        state_dict = tensors.read_flat(file)
     except DdpmError as error:
         raise DdpmError(
-            f"{error}; ddpm reads tensors by name alone: where you trust the file, load it there "
-            "and torch.save(network.state_dict(), …)"
+            f"{error}; ddpm reads flat state dicts only: where you trust the file, load it "
+            "there and torch.save(network.state_dict(), …)"
         ) from error
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return state
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): t for name, t in state_dict.items()}
+    return state_dict
 
 
 def _document(path: Path) -> dict[str, Any]:

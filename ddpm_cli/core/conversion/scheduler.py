@@ -1,4 +1,4 @@
-"""The settings of diffusers' DDPM schedulers, as a noise process of ours and back."""
+"""Configs of diffusers' DDPM schedulers <-> DiffusionConfig."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ddpm_cli.core.diffusion.schedules import Table
 from ddpm_cli.core.errors import DdpmError
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_NAMED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that all their schedulers know
-_ALIKE = 1e-5  # of betas, relative: they compute them in float32
+_NAMED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # known to all of diffusers' schedulers
+_TOLERANCE = 1e-5  # of betas, relative: diffusers computes them in float32
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """What scheduler_config.json says of the training: their names, and their defaults."""
+    """A scheduler_config.json's settings of training: diffusers' names and defaults."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -34,41 +34,41 @@ class SchedulerConfig:
 
 
 def read(document: dict[str, Any], where: str) -> SchedulerConfig:
-    """Read a scheduler_config.json, whose other settings are about sampling. Raises DdpmError."""
+    """Read a scheduler_config.json; settings of sampling are ignored. Raises DdpmError."""
     if "beta_schedule" not in document:
         raise DdpmError(
-            f"{where} is of {document.get('_class_name')}, which has no betas: not a DDPM's"
+            f"{where} is of {document.get('_class_name')}, which has no betas: not of a DDPM"
         )
     known = {field.name for field in fields(SchedulerConfig)}
     return from_dict(SchedulerConfig, {k: v for k, v in document.items() if k in known}, where)
 
 
-def noise_process(theirs: SchedulerConfig) -> DiffusionConfig:
-    """Our settings of the same betas. Raises DdpmError where no schedule of ours has them."""
+def to_diffusion(theirs: SchedulerConfig) -> DiffusionConfig:
+    """The DiffusionConfig of the same betas. Raises DdpmError where no schedule has them."""
     if theirs.prediction_type not in _PREDICTIONS:
         raise DdpmError(
-            f"prediction_type {theirs.prediction_type!r} has no counterpart; those that have: "
+            f"prediction_type {theirs.prediction_type!r} is not supported; supported: "
             f"{', '.join(_PREDICTIONS)}"
         )
-    wanted = _betas(theirs)
-    for candidate in _candidates(theirs, wanted):
-        if np.allclose(_table(candidate), wanted, rtol=_ALIKE, atol=0):
+    betas = _betas(theirs)
+    for candidate in _candidates(theirs, betas):
+        if np.allclose(_table(candidate), betas, rtol=_TOLERANCE, atol=0):
             return candidate
-    raise DdpmError(f"trained_betas are none of our schedules ({', '.join(schedules.BETAS)})")
+    raise DdpmError(f"trained_betas match none of our schedules ({', '.join(schedules.BETAS)})")
 
 
-def settings(ours: DiffusionConfig, *, learned_variance: bool) -> SchedulerConfig:
-    """Their settings of the same betas. Raises DdpmError for what is no DDPM."""
+def from_diffusion(ours: DiffusionConfig, *, learned_variance: bool) -> SchedulerConfig:
+    """The SchedulerConfig of the same betas. Raises DdpmError for what is not a DDPM."""
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
-    for what, seen in {
+    for what, unsupported in {
         f"schedule {ours.schedule}": ours.schedule not in schedules.BETAS,
         f"parameterisation {ours.parameterisation}": ours.parameterisation not in predictions,
         f"time_scale {ours.time_scale:g}": ours.time_scale != 1,
     }.items():
-        if seen:
+        if unsupported:
             raise DdpmError(f"diffusers' DDPMScheduler has no counterpart for {what}")
     scale = 1000 / ours.timesteps if ours.schedule == "linear" else 1
-    plain = SchedulerConfig(
+    base = SchedulerConfig(
         num_train_timesteps=ours.timesteps,
         beta_start=scale * ours.beta_min,
         beta_end=scale * ours.beta_max,
@@ -77,19 +77,19 @@ def settings(ours: DiffusionConfig, *, learned_variance: bool) -> SchedulerConfi
     )
     table = _table(ours)
     for name in _NAMED:
-        candidate = replace(plain, beta_schedule=name)
-        if np.allclose(_betas(candidate), table, rtol=_ALIKE, atol=0):
+        candidate = replace(base, beta_schedule=name)
+        if np.allclose(_betas(candidate), table, rtol=_TOLERANCE, atol=0):
             return candidate
-    return replace(plain, trained_betas=tuple(table.tolist()))
+    return replace(base, trained_betas=tuple(table.tolist()))
 
 
 def _betas(c: SchedulerConfig) -> Table:
-    """The betas (T,) of their settings, by their formulas. Raises DdpmError for unknown ones."""
+    """Betas (T,) by diffusers' formulas. Raises DdpmError for unknown schedules."""
     count, low, high = c.num_train_timesteps, c.beta_start, c.beta_end
     if c.rescale_betas_zero_snr:
         raise DdpmError(
             "rescale_betas_zero_snr leaves no signal at the last timestep (zero terminal SNR, "
-            "sigma = infinity), where our noise levels end before"
+            "sigma = infinity); our noise levels are finite"
         )
     if c.trained_betas is not None:
         return np.array(c.trained_betas, dtype=np.float64)
@@ -102,10 +102,10 @@ def _betas(c: SchedulerConfig) -> Table:
         return low + (high - low) * ramp
     if c.beta_schedule == "squaredcos_cap_v2":
         angles = (np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2
-        left: Table = np.cos(angles) ** 2
-        return np.minimum(1 - left[1:] / left[:-1], 0.999)
+        alpha_bar: Table = np.cos(angles) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     raise DdpmError(
-        f"beta_schedule {c.beta_schedule!r} has no counterpart; those that have: "
+        f"beta_schedule {c.beta_schedule!r} is not supported; supported: "
         f"{', '.join(_NAMED)}, sigmoid"
     )
 
@@ -115,12 +115,12 @@ def _table(c: DiffusionConfig) -> Table:
 
 
 def _candidates(theirs: SchedulerConfig, betas: Table) -> Iterator[DiffusionConfig]:
-    """Our settings that may have those betas: with our usual ends, theirs, and the betas' own."""
-    usual = DiffusionConfig(
+    """Configs that may have these betas: with default, given and actual first and last betas."""
+    default = DiffusionConfig(
         timesteps=len(betas), parameterisation=_PREDICTIONS[theirs.prediction_type]
     )
     for schedule in schedules.BETAS:
-        yield replace(usual, schedule=schedule)
+        yield replace(default, schedule=schedule)
     for low, high in ((theirs.beta_start, theirs.beta_end), (betas[0], betas[-1])):
         for schedule in BETA_RANGED if 0 < low <= high <= 1 else ():
-            yield replace(usual, schedule=schedule, beta_min=float(low), beta_max=float(high))
+            yield replace(default, schedule=schedule, beta_min=float(low), beta_max=float(high))

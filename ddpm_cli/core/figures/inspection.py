@@ -1,4 +1,4 @@
-"""A noise schedule as numbers, as curves, and as a picture being destroyed."""
+"""Inspection of noise schedules: as tables, as curves, and on an image."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ddpm_cli.core.figures import plots
 from ddpm_cli.core.figures.plots import NoisyImage
 from ddpm_cli.core.runtime import seeds
 
-_STAGES = 9  # pictures in a strip
+_STRIP_LENGTH = 9  # images in the strip
 _FRAMES = 24  # of the GIF
-_LONGEST = 192  # pixels of a picture's longer side: more would hide the noise's grain
+_MAX_SIZE = 192  # pixels of the longer side: in larger images the noise is too fine to see
 _TAIL = 0.8  # where the last fifth of the timesteps begins
-_CUT = 0.9989  # above it a beta was cut to the largest allowed
-_FAINT = 0.05  # of the picture's contrast: hardly visible under the noise
+_CLIPPED = 0.9989  # a larger beta was clipped to the largest allowed
+_FAINT = 0.05  # signal coefficient below which the image is hardly visible under the noise
 
 
-def tabulate(config: DiffusionConfig, how: Sampling) -> dict[str, Any]:
-    """Every table of a schedule, and the timesteps that a sampler visits on it."""
+def tabulate(config: DiffusionConfig, settings: Sampling) -> dict[str, Any]:
+    """The tables of a schedule, and the timesteps that a sampler visits on it."""
     schedule = schedules.from_config(config)
-    visited = schedule.timestep(sampling.grid(schedule, how)[:-1]).tolist()
+    visited = schedule.timestep(sampling.grid(schedule, settings)[:-1]).tolist()
     return {
         "schedule": schedule.name,
         "timesteps": len(schedule),
@@ -44,31 +44,33 @@ def tabulate(config: DiffusionConfig, how: Sampling) -> dict[str, Any]:
     }
 
 
-def contrast(table: dict[str, Any]) -> list[float]:
-    """How much of the picture is left at each timestep: its share sqrt(abar) of x_t."""
+def signal(table: dict[str, Any]) -> list[float]:
+    """Signal coefficient sqrt(abar_t) of x_0 in x_t at each timestep."""
     return [math.sqrt(abar) for abar in table["alpha_bar"]]
 
 
 def diagnosis(table: dict[str, Any]) -> list[str]:
-    """What the schedule's end means, in words."""
-    name, left, total = table["schedule"], contrast(table), table["timesteps"]
-    end = f"{name}: abar_T = {table['alpha_bar'][-1]:.1e}: {_percent(1 - left[-1])} of the picture "
-    if left[-1] > _FAINT:
-        end += "is hidden at the end, so sampling starts from noise that training never saw"
+    """Sentences on the schedule's end: terminal signal, clipped betas, redundant timesteps."""
+    name, coefficients, total = table["schedule"], signal(table), table["timesteps"]
+    hidden = f"{_percent(1 - coefficients[-1])} of the image is hidden at the end"
+    end = f"{name}: abar_T = {table['alpha_bar'][-1]:.1e}: {hidden}, so sampling "
+    if coefficients[-1] > _FAINT:
+        end += "starts from noise that training never saw"
     else:
-        end += "is hidden at the end, so sampling can start from pure noise"
+        end += "can start from pure noise"
     lines = [end]
-    cut = sum(beta > _CUT for beta in table["beta"])
-    if cut > 1:
+    clipped = sum(beta > _CLIPPED for beta in table["beta"])
+    if clipped > 1:
         lines.append(
-            f"{name}: {cut} betas are cut to 0.999: {total} timesteps are too few for this schedule"
+            f"{name}: {clipped} betas are clipped to 0.999: {total} timesteps are too few for this "
+            "schedule"
         )
     if total < 10:
         return lines
     begin = int(_TAIL * total)
-    tail = f"{name}: the last 20 % of the timesteps hold less than {_percent(left[begin])} of the "
-    tail += "picture"
-    if left[begin] < _FAINT:
+    tail = f"{name}: the last 20 % of the timesteps hold less than "
+    tail += f"{_percent(coefficients[begin])} of the image"
+    if coefficients[begin] < _FAINT:
         tail += ": they are nearly redundant, and few-step samplers lose little by skipping them"
     return [*lines, tail]
 
@@ -81,46 +83,47 @@ def draw(
     *,
     overwrite: bool,
 ) -> list[Path]:
-    """Draw the curves into `plot`, and the destruction of `image` into `strip` and a GIF beside it.
+    """Plot the curves to `plot`, and noisy versions of `image` to `strip` and a GIF beside it.
 
-    Raises DdpmError where a file is there already, or the picture cannot be read.
+    Returns the files written. Raises DdpmError where one exists, or the image cannot be read.
     """
-    film = None if strip is None else strip.with_suffix(".gif")
-    written = [path for path in (plot, strip, film) if path is not None]
+    gif = None if strip is None else strip.with_suffix(".gif")
+    written = [path for path in (plot, strip, gif) if path is not None]
     for path in written:
         if path.exists() and not overwrite:
             raise DdpmError(f"{path} exists; choose another name, or add --overwrite")
-    x0 = None if image is None else _picture(image)
+    x0 = None if image is None else _read_image(image)
     if plot is not None:
         plots.schedule_curves(plot, tables)
-    if x0 is not None and strip is not None and film is not None:
-        plots.strip(strip, [_destruction(x0, table, _STAGES) for table in tables])
-        films = [_destruction(x0, table, _FRAMES) for table in tables]
-        files.write_gif(film, plots.frames(films), seconds=4, hold=1)
+    if x0 is not None and strip is not None and gif is not None:
+        plots.strip(strip, [_noisy_images(x0, table, _STRIP_LENGTH) for table in tables])
+        rows = [_noisy_images(x0, table, _FRAMES) for table in tables]
+        files.write_gif(gif, plots.frames(rows), seconds=4, hold=1)
     return written
 
 
-def _picture(path: Path) -> Tensor:
-    """Read a picture, no larger than its noise's grain allows: (3, H, W) in [-1, 1]."""
+def _read_image(path: Path) -> Tensor:
+    """Read an image, downsampled to 192 pixels at most: (3, H, W) in [-1, 1]."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DdpmError(f"--image {path}: {error.strerror}") from error
     (height, width), _ = files.probe(data, str(path))
-    shrink = min(1.0, _LONGEST / max(height, width))
+    shrink = min(1.0, _MAX_SIZE / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
     return to_unit(torch.from_numpy(files.decode(data, str(path), size=size)))
 
 
-def _destruction(x0: Tensor, table: dict[str, Any], count: int) -> list[NoisyImage]:
-    """The picture at evenly spaced timesteps, in DDPM's scale, all with the same noise."""
+def _noisy_images(x0: Tensor, table: dict[str, Any], count: int) -> list[NoisyImage]:
+    """x_t at evenly spaced timesteps, in DDPM's scale, all with the same noise."""
     noise = torch.randn(x0.shape, generator=seeds.generator(0, "strip"))
-    total, left = table["timesteps"], contrast(table)
-    stages = []
+    total, coefficients = table["timesteps"], signal(table)
+    noisy_images = []
     for t in np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist():
-        x = left[t] * x0 + (1 - left[t] ** 2) ** 0.5 * noise
-        stages.append(NoisyImage(table["schedule"], t, left[t], to_uint8(x).numpy()))
-    return stages
+        coefficient = coefficients[t]
+        x = coefficient * x0 + (1 - coefficient**2) ** 0.5 * noise
+        noisy_images.append(NoisyImage(table["schedule"], t, coefficient, to_uint8(x).numpy()))
+    return noisy_images
 
 
 def _percent(share: float) -> str:

@@ -51,17 +51,17 @@ def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 class NoisyImage(NamedTuple):
-    """A picture some way into its destruction."""
+    """An image x_t of the forward process."""
 
     schedule: str
     timestep: int
-    left: float  # share sqrt(abar) of the picture in it
-    picture: NDArray[np.uint8]  # (C, H, W)
+    signal: float  # sqrt(abar_t), the coefficient of x_0 in x_t
+    image: NDArray[np.uint8]  # (C, H, W)
 
     @property
     def caption(self) -> str:
-        """How much of the picture is left."""
-        percent = 100 * self.left
+        """The signal coefficient in percent."""
+        percent = 100 * self.signal
         return f"{percent:.0f} % left" if percent >= 10 else f"{percent:.1g} % left"
 
 
@@ -96,49 +96,49 @@ def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
 
 
 def strip(path: Path, rows: Sequence[Sequence[NoisyImage]]) -> None:
-    """Draw pictures being destroyed: a row a schedule, a column a timestep."""
-    height, width = rows[0][0].picture.shape[1:]
+    """Plot noisy images: a row per schedule, a column per timestep."""
+    height, width = rows[0][0].image.shape[1:]
     figure = Figure(
         figsize=(1.25 * len(rows[0]) + 0.3, (1.18 * height / width + 0.2) * len(rows) + 0.2),
         layout="compressed",
     )
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-    for row, stages in zip(grid, rows, strict=True):
-        for axes, stage in zip(row, stages, strict=True):
-            _show(axes, stage)
-            axes.set_xlabel(stage.caption, fontsize=8, labelpad=2)
-        row[0].set_ylabel(stages[0].schedule, fontsize=11)
-    for axes, stage in zip(grid[0], rows[0], strict=True):
-        axes.set_title(f"t = {stage.timestep}", fontsize=9, pad=3)
+    for row, noisy_images in zip(grid, rows, strict=True):
+        for axes, noisy in zip(row, noisy_images, strict=True):
+            _show(axes, noisy)
+            axes.set_xlabel(noisy.caption, fontsize=8, labelpad=2)
+        row[0].set_ylabel(noisy_images[0].schedule, fontsize=11)
+    for axes, noisy in zip(grid[0], rows[0], strict=True):
+        axes.set_title(f"t = {noisy.timestep}", fontsize=9, pad=3)
     write_figure(path, figure)
 
 
-def frames(films: Sequence[Sequence[NoisyImage]]) -> list[NDArray[np.uint8]]:
-    """Draw pictures being destroyed side by side, each film's moments in turn: (3, H, W) each."""
-    height, width = films[0][0].picture.shape[1:]
-    size = (2.6 * len(films), 2.6 * height / width + 0.5)
+def frames(rows: Sequence[Sequence[NoisyImage]]) -> list[NDArray[np.uint8]]:
+    """Plot noisy images as an animation: a column per schedule, a frame (3, H, W) per timestep."""
+    height, width = rows[0][0].image.shape[1:]
+    size = (2.6 * len(rows), 2.6 * height / width + 0.5)
     figure = Figure(figsize=size, layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
-    places = figure.subplots(1, len(films), squeeze=False)[0]
-    shown = [_show(axes, film[0]) for axes, film in zip(places, films, strict=True)]
-    drawn = []
-    for moment in zip(*films, strict=True):
-        for axes, image, stage in zip(places, shown, moment, strict=True):
-            image.set_data(stage.picture.transpose(1, 2, 0))
-            axes.set_title(stage.schedule, fontsize=11)
-            axes.set_xlabel(f"t = {stage.timestep}, {stage.caption}", fontsize=9)
+    columns = figure.subplots(1, len(rows), squeeze=False)[0]
+    artists = [_show(axes, row[0]) for axes, row in zip(columns, rows, strict=True)]
+    result = []
+    for noisy_images in zip(*rows, strict=True):
+        for axes, artist, noisy in zip(columns, artists, noisy_images, strict=True):
+            artist.set_data(noisy.image.transpose(1, 2, 0))
+            axes.set_title(noisy.schedule, fontsize=11)
+            axes.set_xlabel(f"t = {noisy.timestep}, {noisy.caption}", fontsize=9)
         canvas.draw()  # type: ignore[no-untyped-call]
-        figure.set_layout_engine("none")  # the first moment's layout holds for all
+        figure.set_layout_engine("none")  # keep the first frame's layout
         pixels = np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
-        drawn.append(pixels.transpose(2, 0, 1).copy())
-    return drawn
+        result.append(pixels.transpose(2, 0, 1).copy())
+    return result
 
 
-def _show(axes: Axes, stage: NoisyImage) -> AxesImage:
-    image = axes.imshow(stage.picture.transpose(1, 2, 0), interpolation="nearest")
+def _show(axes: Axes, noisy: NoisyImage) -> AxesImage:
+    artist = axes.imshow(noisy.image.transpose(1, 2, 0), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return image
+    return artist
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -1,1 +1,1 @@
-"""Judging pictures: features -> mergeable statistics -> scores."""
+"""Evaluating images: features -> mergeable statistics -> scores."""

@@ -1,6 +1,6 @@
-"""ImageSet -> what scores need of one side: statistics, and features where they are asked for.
+"""ImageSet -> what the scores need of one input: statistics, and features where requested.
 
-All processes take their share of the pictures; what they found is joined in the first one.
+Each process takes its shard of the images; the results are merged on rank 0.
 """
 
 from __future__ import annotations
@@ -21,103 +21,104 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_LAYOUT = "1"  # of the cache's entries
+_LAYOUT = "1"  # version of the cache's entries
 
 
 @dataclass(frozen=True)
 class InputFeatures:
-    """One side, ready to be scored."""
+    """Statistics, features and logits of one input (real or fake)."""
 
     statistics: Statistics
-    features: FeatureStore | None = None  # in the pictures' order
+    features: FeatureStore | None = None  # in the order of the images
     logits: FeatureStore | None = None
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What to keep of every picture, beside the moments: 8 KB of features, 4 KB of logits."""
+    """What to store for every image, besides the moments: 8 KB of features, 4 KB of logits."""
 
     features: bool = False
     logits: bool = False
 
 
 def collect(
-    pictures: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+    images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
 ) -> InputFeatures:
-    """Walk through the pictures once, with all processes. The result is whole in the first one.
+    """Extract features in one pass over the images, on all ranks; rank 0 gets the whole result.
 
-    Raises DdpmError where fewer than 2 pictures can be read.
+    Raises DdpmError where fewer than 2 images are readable.
     """
     moments = Moments()
     features = FeatureStore(extractor.network.width) if keep.features else None
     logits = FeatureStore(extractor.network.classes) if keep.logits else None
-    part = distributed.shard(len(pictures))
-    with _counting(len(pictures), part.stop - part.start, what, reporter) as count:
-        for found in extractor.features(pictures.walk(part)):
-            moments.update(found.pool)
+    shard = distributed.shard(len(images))
+    with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
+        for batch in extractor.features(images.walk(shard)):
+            moments.update(batch.pool)
             if features is not None:
-                features.append(found.pool)
+                features.append(batch.pool)
             if logits is not None:
-                logits.append(found.logits)
-            count(len(found.pool))
+                logits.append(batch.logits)
+            advance(len(batch.pool))
     tally = Tally()
-    for one in distributed.all_gather(pictures.tally):
-        tally.merge(one)
-    pictures.tally = tally
-    tally.report(reporter, pictures.label, grey=extractor.protocol.channels == 1)
+    for shard_tally in distributed.all_gather(images.tally):
+        tally.merge(shard_tally)
+    images.tally = tally
+    tally.report(reporter, images.label, grey=extractor.protocol.channels == 1)
     if tally.count < 2:
         raise DdpmError(
-            f"only {tally.count} images of {pictures.label} are readable; a score needs at least 2"
+            f"only {tally.count} images of {images.label} are readable; a score needs at least 2"
         )
     if tally.traits["grey"] == tally.count and not extractor.protocol.local:
         reporter.say(
-            f"{pictures.label}: all pictures are grey, and Inception knows photographs in colour; "
-            "train features on such pictures with ddpm train-classifier, for --features"
+            f"{images.label}: all images are grey, and Inception was trained on colour "
+            "photographs; train features on such images with ddpm train-classifier, for --features"
         )
-    whole = moments.across(extractor.network.width)
+    merged = moments.all_reduce(extractor.network.width)
     statistics = Statistics(
-        whole.mean, whole.covariance, whole.count, extractor.origin, tally.summary()
+        merged.mean, merged.covariance, merged.count, extractor.origin, tally.summary()
     )
     return InputFeatures(
         statistics,
-        features.collected() if features is not None else None,
-        logits.collected() if logits is not None else None,
+        features.gather_to_rank0() if features is not None else None,
+        logits.gather_to_rank0() if logits is not None else None,
     )
 
 
 def collect_cached(
-    pictures: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+    images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
 ) -> InputFeatures:
-    """Gather the moments and features of a side, or find them where an earlier call left them.
+    """As `collect`, but read from the cache where an earlier call wrote the same entry.
 
-    The cache knows pictures by their bytes, and the network by its file, protocol and precision.
-    Sides with unreadable files are not kept: mended, they would be another side.
+    The key is made of the images' bytes and the network's file, protocol and precision. Inputs with
+    unreadable files are not cached: with the files fixed, they would be another input.
     """
-    place = distributed.broadcast_from_rank0(lambda: _place(pictures, extractor))
-    if place is None or keep.logits:
-        return collect(pictures, extractor, keep, what, reporter)
-    files = place / "statistics.npz", place / "features.f32"
-    wanted = files if keep.features else files[:1]
-    if distributed.broadcast_from_rank0(lambda: all(file.is_file() for file in wanted)):
-        reporter.say(f"{what}: {pictures.label} is in the cache ({place})")
+    folder = distributed.broadcast_from_rank0(lambda: _cache_folder(images, extractor))
+    if folder is None or keep.logits:
+        return collect(images, extractor, keep, what, reporter)
+    files = folder / "statistics.npz", folder / "features.f32"
+    required = files if keep.features else files[:1]
+    if distributed.broadcast_from_rank0(lambda: all(file.is_file() for file in required)):
+        reporter.say(f"{what}: {images.label} is in the cache ({folder})")
         statistics = distributed.broadcast_from_rank0(lambda: read_statistics(files[0]))
-        opened = keep.features and distributed.is_main()
+        read_features = keep.features and distributed.is_main()
         return InputFeatures(
-            statistics, FeatureStore.open(files[1], extractor.network.width) if opened else None
+            statistics,
+            FeatureStore.open(files[1], extractor.network.width) if read_features else None,
         )
-    found = collect(pictures, extractor, keep, what, reporter)
-    if distributed.is_main() and not pictures.tally.unreadable:
+    collected = collect(images, extractor, keep, what, reporter)
+    if distributed.is_main() and not images.tally.unreadable:
         try:
-            if found.features is not None:
-                found.features.save(files[1])
-            found.statistics.write(files[0])
+            if collected.features is not None:
+                collected.features.save(files[1])
+            collected.statistics.write(files[0])
         except DdpmError as error:
             reporter.say(f"not kept for the next call: {error}")
-    return found
+    return collected
 
 
-def _place(pictures: ImageSet, extractor: Extractor) -> Path | None:
-    content = pictures.content()
+def _cache_folder(images: ImageSet, extractor: Extractor) -> Path | None:
+    content = images.content()
     if content is None:
         return None
     origin = extractor.origin
@@ -126,18 +127,18 @@ def _place(pictures: ImageSet, extractor: Extractor) -> Path | None:
 
 
 @contextmanager
-def _counting(
-    total: int, mine: int, what: str, reporter: Reporter
+def _progress(
+    total: int, shard: int, what: str, reporter: Reporter
 ) -> Iterator[Callable[[int], None]]:
-    """Count this process's pictures; the bar shows all, as if the others were as far."""
+    """Count this rank's images; the bar extrapolates to all ranks, assuming equal speed."""
     done, started = 0, time.monotonic()
     with reporter.bar(f"{what} features", total, "images") as bar:
 
-        def count(more: int) -> None:
+        def advance(count: int) -> None:
             nonlocal done
-            done += more
-            whole = total * done / max(mine, 1)
+            done += count
+            estimate = total * done / max(shard, 1)
             seconds = max(time.monotonic() - started, 1e-9)
-            bar.update(whole, f"{whole / seconds:,.1f} images/s")
+            bar.update(estimate, f"{estimate / seconds:,.1f} images/s")
 
-        yield count
+        yield advance

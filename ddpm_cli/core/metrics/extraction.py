@@ -1,4 +1,4 @@
-"""uint8 pictures -> features: any iterable of batches, files and generators alike."""
+"""uint8 images -> features, from any iterable of batches: files and generators alike."""
 
 from __future__ import annotations
 
@@ -11,75 +11,111 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import classifier
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.metrics import protocols
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, load_inception
-from ddpm_cli.core.metrics.protocols import Protocol as PictureProtocol
-from ddpm_cli.core.metrics.protocols import local_protocol
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models.classifier import Classifier
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.downloads import fetch, sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
 class FeatureNetwork(Protocol):
-    """What turns prepared pictures into features."""
+    """A network from prepared images to features."""
 
-    width: int  # numbers in Features.pool
-    classes: int  # numbers in Features.logits
+    width: int  # dimension of Features.pool
+    classes: int  # dimension of Features.logits
 
     def __call__(self, x: Tensor) -> Features:
-        """Run on prepared pictures (N, C, H, W)."""
+        """Run on prepared images (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """The network, and how pictures are put into it."""
+    """A feature network and the protocol by which images are prepared for it."""
 
     network: FeatureNetwork
     weights_sha256: str
-    protocol: PictureProtocol
+    protocol: protocols.Protocol
     device: torch.device
-    batch: int = 64  # pictures through the network at a time; changes speed and memory only
+    batch: int = 64  # images through the network at a time; changes speed and memory only
     precision: torch.dtype = torch.float32
     weights: str = ""  # the weights file's name
 
     @property
     def origin(self) -> FeatureOrigin:
-        """All that its features depend on."""
-        how = self.protocol
-        arithmetic = "bf16" if self.precision == torch.bfloat16 else "fp32"
+        """Everything that the features depend on."""
         return FeatureOrigin(
-            how.name, self.weights_sha256, arithmetic, how.resize, self.weights or None
+            self.protocol.name,
+            self.weights_sha256,
+            "bf16" if self.precision == torch.bfloat16 else "fp32",
+            self.protocol.resize,
+            self.weights or None,
         )
 
-    def features(self, pictures: Iterable[Tensor]) -> Iterator[Features]:
-        """Turn uint8 batches (n, 1 or 3, H, W), of any n and any sizes, into features, in order."""
+    def features(self, batches: Iterable[Tensor]) -> Iterator[Features]:
+        """Features of uint8 batches (n, 1 or 3, H, W), of any n and any sizes, in order."""
         prepared = (
             self.protocol.prepare(part.to(self.device))
-            for batch in pictures
+            for batch in batches
             for part in torch.split(batch, self.batch)
         )
         for x in _rebatched(prepared, self.batch):
-            # TF32 would round what goes into a convolution to 10 bits; features must agree to 1e-4
+            # TF32 would round the convolutions' inputs to 10 bits; features must agree to 1e-4
             with (
                 torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
                 devices.autocast(self.device, self.precision),
             ):
-                found = self.network(x.contiguous(memory_format=torch.channels_last))
-            yield Features(found.pool.float(), found.logits.float())
+                features = self.network(x.contiguous(memory_format=torch.channels_last))
+            yield Features(features.pool.float(), features.logits.float())
+
+
+@dataclass(frozen=True)
+class ExtractorSettings:
+    """Which network extracts features, as the options name it: checked here, then loaded.
+
+    Raises UsageError for unknown names and for options that contradict each other.
+    """
+
+    weights: Path | None = None  # of the FID Inception; None: the published ones
+    features: Path | None = None  # a classifier of `ddpm train-classifier` instead
+    protocol: str | None = None  # None: pytorch-fid
+    batch: int = 64
+    precision: str = "fp32"  # or "bf16"
+
+    def __post_init__(self) -> None:
+        if self.protocol is not None:
+            protocols.protocol(self.protocol)
+        for option, value in (("--weights", self.weights), ("--protocol", self.protocol)):
+            if self.features is not None and value is not None:
+                raise UsageError(
+                    f"{option} is for the Inception network and has no meaning with --features"
+                )
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"--precision {self.precision}: choose fp32 or bf16")
+
+    def load(self, device: torch.device, reporter: Reporter) -> Extractor:
+        """Load the network on every rank; local rank 0 downloads it. Raises DdpmError."""
+        precision = devices.choose_precision(self.precision, device)
+        with distributed.local_rank0_first():
+            if self.features is not None:
+                return load_local_extractor(self.features, device, self.batch, precision)
+            protocol = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
+            return load_extractor(self.weights, protocol, device, self.batch, reporter, precision)
 
 
 def load_extractor(
     weights: Path | None,
-    protocol: PictureProtocol,
+    protocol: protocols.Protocol,
     device: torch.device,
     batch: int,
     reporter: Reporter,
     precision: torch.dtype = torch.float32,
 ) -> Extractor:
-    """Load the network from a weights file, or from the published one, downloaded once.
+    """Load the FID Inception from a weights file, or the published one, downloaded once.
 
-    Raises DdpmError where the file is another's or cannot be had.
+    Raises DdpmError where the file is of another network or cannot be downloaded.
     """
     path = weights or fetch(PUBLISHED, reporter)
     network = load_inception(path, device)
@@ -95,20 +131,19 @@ def load_extractor(
 def load_local_extractor(
     path: Path, device: torch.device, batch: int, precision: torch.dtype = torch.float32
 ) -> Extractor:
-    """Take a classifier of `ddpm train-classifier` in the Inception network's place.
+    """Load a classifier of `ddpm train-classifier` as the feature network.
 
-    Its scores say how alike pictures are to that classifier: they are not FID, and compare only
-    with scores of the same file. Raises DdpmError where the file is no such classifier.
+    Its scores are not FID, and compare only with scores of the same file. Raises DdpmError where
+    the file is no such classifier.
     """
-    held = classifier.load(path)
-    network = LocalFeatures(held.network.to(device))
-    config = held.config
-    how = local_protocol(config.size, config.channels)
-    return Extractor(network, sha256_of(path), how, device, batch, precision, path.name)
+    loaded = classifier.load(path)
+    network = LocalFeatures(loaded.network.to(device))
+    protocol = protocols.local_protocol(loaded.config.size, loaded.config.channels)
+    return Extractor(network, sha256_of(path), protocol, device, batch, precision, path.name)
 
 
 class LocalFeatures:
-    """A classifier's last hidden layer and its logits, under the names that scores know."""
+    """A classifier as a FeatureNetwork: its last hidden layer and its logits."""
 
     def __init__(self, network: Classifier) -> None:
         self._network = network.eval().requires_grad_(False)
@@ -121,15 +156,16 @@ class LocalFeatures:
 
 
 def _rebatched(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    held: list[Tensor] = []
+    """Regroup chunks of any lengths into batches of `size`; the last may be smaller."""
+    pending: list[Tensor] = []
     count = 0
     for chunk in chunks:
         while len(chunk):
             part, chunk = chunk[: size - count], chunk[size - count :]
-            held.append(part)
+            pending.append(part)
             count += len(part)
             if count == size:
-                yield torch.cat(held)
-                held, count = [], 0
-    if held:
-        yield torch.cat(held)
+                yield torch.cat(pending)
+                pending, count = [], 0
+    if pending:
+        yield torch.cat(pending)

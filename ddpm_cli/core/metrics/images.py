@@ -1,4 +1,4 @@
-"""Picture files to judge -> uint8 batches, decoded ahead of the network."""
+"""Image files to score -> uint8 batches, decoded ahead of the network."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
-RUN_LENGTH = 256  # most pictures in a batch,
-RUN_BYTES = 64 * 2**20  # and most bytes, so that camera pictures do not fill the memory
+RUN_LENGTH = 256  # most images in a batch
+RUN_BYTES = 64 * 2**20  # most bytes in a batch, so that large photographs fit in memory
 
-TREATMENT = {
+TREATMENT = {  # by trait (data.files.traits): how decoding handles it
     "grey": "replicated to RGB",
-    "transparent": "laid on white",
+    "transparent": "composited on white",
     "16-bit": "scaled to 8 bits",
     "CMYK": "converted to RGB",
-    "turned": "set upright as their EXIF says",
-    "of several frames": "only the first is used",
+    "turned": "rotated by their EXIF orientation",
+    "of several frames": "only the first frame is used",
 }
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass
 class Tally:
-    """What the pictures turned out to be."""
+    """Counts of the sizes, formats and traits of decoded images."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) in pixels
     formats: Counter[str] = field(default_factory=Counter)
@@ -52,24 +52,24 @@ class Tally:
 
     @property
     def count(self) -> int:
-        """Pictures read."""
+        """Number of images read."""
         return self.sizes.total()
 
     def add(self, size: tuple[int, int], kind: str, traits: Iterable[str], times: int = 1) -> None:
-        """Count pictures of one kind."""
+        """Count `times` images of one size, format and set of traits."""
         self.sizes[size] += times
         self.formats[kind] += times
         self.traits.update(dict.fromkeys(traits, times))
 
     def merge(self, other: Tally) -> None:
-        """Take in what another process counted, after what this one did."""
+        """Add the counts of a later shard."""
         self.sizes += other.sizes
         self.formats += other.formats
         self.traits += other.traits
         self.unreadable += other.unreadable
 
     def summary(self) -> str:
-        """Sizes (width x height) and formats in a few words."""
+        """Formats and sizes (width x height): "png 9x5 to 8x8"."""
         if not self.sizes:
             return "nothing"
         names = [f"{width}x{height}" for height, width in sorted(self.sizes, key=math.prod)]
@@ -77,36 +77,36 @@ class Tally:
         return f"{'/'.join(kind for kind, _ in self.formats.most_common())} {sizes}"
 
     def report(self, reporter: Reporter, label: str, *, grey: bool) -> None:
-        """Say what was done to the pictures on the way, and which files were left out.
+        """Report how decoding changed the images, and which files were left out.
 
-        `grey`: the network takes grey pictures as they are.
+        `grey`: the network takes grey images unchanged.
         """
         for trait, times in self.traits.most_common():
             if grey and trait == "grey":
                 continue
             reporter.say(f"{label}: {times} of {self.count} are {trait} ({TREATMENT[trait]})")
         if self.unreadable:
-            shown = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
-            reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {shown}")
+            names = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
+            reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {names}")
 
 
 class ImageSet(Protocol):
-    """Pictures that can be walked through once or more, as uint8 batches (n, 1 or 3, H, W)."""
+    """Images that can be iterated over repeatedly, as uint8 batches (n, 1 or 3, H, W)."""
 
     label: str  # as the user named them
-    tally: Tally  # of the last walk, complete when it ended
+    tally: Tally  # of the last walk, complete at its end
 
     def __len__(self) -> int: ...
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Walk through a stretch of the pictures (a slice from start to stop)."""
+        """Iterate over a contiguous range of the images (a slice from start to stop)."""
 
     def content(self) -> str | None:
-        """Hash what the pictures are (64 hex digits); None where that is not known beforehand."""
+        """Hash of the images (64 hex digits); None where they are not known beforehand."""
 
 
 class FileImages:
-    """The pictures of a folder or a .zip, in the order of their names, each at its own size."""
+    """The images of a folder or a .zip, in the order of their names, each at its own size."""
 
     def __init__(self, listing: ImageFiles, skip_bad: bool = False) -> None:
         self.label = str(listing.path)
@@ -118,17 +118,17 @@ class FileImages:
         return len(self._listing.names)
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Decode a stretch of the files, ahead of the reader."""
+        """Decode a range of the files, ahead of the consumer."""
         self.tally = Tally()
         return _runs(self._decoded(range(len(self))[part], self.tally))
 
     def content(self) -> str:
-        """Hash names and bytes: a copy of the folder elsewhere is the same."""
+        """Hash of names and bytes: a copy of the folder elsewhere has the same."""
         digest = hashlib.sha256()
         with ThreadPoolExecutor(min(8, cores())) as pool:
             hashes = _ahead(pool, self._hash, range(len(self)), depth=64)
-            for name, found in zip(self._listing.names, hashes, strict=True):
-                digest.update(f"{name}\0{found}\n".encode("utf-8", "surrogateescape"))
+            for name, file_hash in zip(self._listing.names, hashes, strict=True):
+                digest.update(f"{name}\0{file_hash}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def _hash(self, index: int) -> str:
@@ -148,10 +148,10 @@ class FileImages:
                         raise DdpmError(f"{outcome}; --skip-bad leaves unreadable files out")
                     tally.unreadable.append(str(outcome))
                     continue
-                picture, traits = outcome
-                height, width = picture.shape[1:]
+                image, traits = outcome
+                height, width = image.shape[1:]
                 tally.add((height, width), PurePosixPath(name).suffix[1:].lower(), traits)
-                yield picture
+                yield image
 
     def _decode(self, index: int) -> tuple[ImageArray, frozenset[str]] | UnreadableError:
         name = self._listing.names[index]
@@ -163,45 +163,47 @@ class FileImages:
 
 
 class NpzImages:
-    """The pictures of an .npz as guided-diffusion writes them: `arr_0`, uint8 (N, H, W[, 1 or 3]).
+    """The images of an .npz of guided-diffusion: `arr_0`, uint8 (N, H, W[, 1 or 3]).
 
-    They are read in pieces: 50,000 pictures of 256x256 would be 10 GB.
+    They are read in chunks: 50,000 images of 256x256 are 10 GB.
     """
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
         self.tally = Tally()
         self._path = path
-        held = npz_members(path)
-        if "arr_0" not in held:
-            wanted = "images have arr_0, statistics mu and sigma"
-            raise DdpmError(f"{path} holds {', '.join(sorted(held)) or 'nothing'}; {wanted}")
+        members = npz_members(path)
+        if "arr_0" not in members:
+            raise DdpmError(
+                f"{path} holds {', '.join(sorted(members)) or 'nothing'}; "
+                "images have arr_0, statistics mu and sigma"
+            )
         with self._opened() as file:
-            self._shape = _picture_shape(file, path)
+            self._shape = _read_shape(file, path)
 
     def __len__(self) -> int:
         return self._shape[0]
 
     def content(self) -> str:
-        """Hash the file."""
+        """Hash of the file."""
         return sha256_of(self._path)
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Read a stretch of the array, in pieces."""
+        """Read a range of the array, in chunks."""
         self.tally = Tally()
         n, height, width, channels = self._shape
         first, last, _ = part.indices(n)
-        each = height * width * channels
-        step = max(1, min(RUN_LENGTH, RUN_BYTES // each))
+        image_bytes = height * width * channels
+        step = max(1, min(RUN_LENGTH, RUN_BYTES // image_bytes))
         traits = ("grey",) if channels == 1 else ()
         with self._opened() as file:
-            _picture_shape(file, self._path)  # leaves the file at the first pixel
-            file.seek(first * each, 1)
+            _read_shape(file, self._path)  # leaves the file at the first pixel
+            file.seek(first * image_bytes, 1)
             for start in range(first, last, step):
                 count = min(step, last - start)
-                data = file.read(count * each)
-                if len(data) < count * each:
-                    raise DdpmError(f"{self._path} ends before its {n} pictures do")
+                data = file.read(count * image_bytes)
+                if len(data) < count * image_bytes:
+                    raise DdpmError(f"{self._path} is truncated: it has fewer than {n} images")
                 array = np.frombuffer(bytearray(data), np.uint8).reshape(count, *self._shape[1:])
                 self.tally.add((height, width), "npz", traits, count)
                 yield torch.from_numpy(array).permute(0, 3, 1, 2)
@@ -215,40 +217,43 @@ class NpzImages:
             raise DdpmError(f"{self._path} is damaged: {error}") from error
 
 
-def _picture_shape(file: IO[bytes], path: Path) -> tuple[int, int, int, int]:
-    """Read an .npy header of pictures: (N, H, W, channels)."""
-    old = np.lib.format.read_magic(file) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
+def _read_shape(file: IO[bytes], path: Path) -> tuple[int, int, int, int]:
+    """Read the header of an .npy of images: (N, H, W, channels)."""
+    first_version = np.lib.format.read_magic(file) == (1, 0)
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if first_version else formats.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
     if len(shape) == 3:
         shape = (*shape, 1)
-    if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
-        seen = f"arr_0 is {dtype} {shape}"
-        raise DdpmError(f"{path}: {seen}; pictures are uint8 (N, height, width, 1 or 3)")
+    contiguous = dtype == np.uint8 and not fortran_order
+    if not contiguous or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        raise DdpmError(
+            f"{path}: arr_0 is {dtype} {shape}; images are uint8 (N, height, width, 1 or 3)"
+        )
     return shape
 
 
 def _ahead(
     pool: ThreadPoolExecutor, work: Callable[[int], T], indices: Iterable[int], depth: int
 ) -> Iterator[T]:
-    """Do the work of up to `depth` indices ahead of the reader, in order."""
-    waiting: deque[Future[T]] = deque()
+    """Compute `work` for up to `depth` indices ahead of the consumer, in order."""
+    pending: deque[Future[T]] = deque()
     for index in indices:
-        waiting.append(pool.submit(work, index))
-        if len(waiting) == depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(work, index))
+        if len(pending) == depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
-def _runs(pictures: Iterable[ImageArray]) -> Iterator[Tensor]:
-    """Stack neighbours of one shape: the order stays, so that scores do not depend on sizes."""
+def _runs(images: Iterable[ImageArray]) -> Iterator[Tensor]:
+    """Stack consecutive images of equal shape; the order is kept, whatever the sizes."""
     run: list[ImageArray] = []
-    for picture in pictures:
-        full = len(run) == RUN_LENGTH or len(run) * picture.nbytes >= RUN_BYTES
-        if run and (full or picture.shape != run[0].shape):
+    for image in images:
+        full = len(run) == RUN_LENGTH or len(run) * image.nbytes >= RUN_BYTES
+        if run and (full or image.shape != run[0].shape):
             yield torch.from_numpy(np.stack(run))
             run = []
-        run.append(picture)
+        run.append(image)
     if run:
         yield torch.from_numpy(np.stack(run))

@@ -1,6 +1,6 @@
-"""The Inception network that FID and IS are defined with, and the reading of its weights.
+"""The Inception network by which FID and IS are defined, and the loading of its weights.
 
-It is Inception-v3 (Szegedy et al. 2015) as released for TensorFlow on 2015-12-05, whose weights
+Inception-v3 (Szegedy et al. 2015) as released for TensorFlow on 2015-12-05, whose weights
 pytorch-fid published for PyTorch. It differs from torchvision's in four places: 1008 logits,
 average pools that do not count their padding, a max pool in the last block's pool branch, and no
 auxiliary head. The state dict keys are the published ones, which are torchvision's.
@@ -29,23 +29,23 @@ PUBLISHED = RemoteFile(
     size=95_628_359,
     option="--weights FILE",
 )
-SIDE = 299  # pixels of the network's input
+INPUT_SIZE = 299  # height and width in pixels
 FEATURES = 2048
 CLASSES = 1008
 
 
 class Features(NamedTuple):
-    """What the network says of N pictures, float32."""
+    """The network's outputs for N images, float32."""
 
-    pool: Tensor  # (N, 2048): "pool3", what FID, KID, precision and recall see
-    logits: Tensor  # (N, 1008): without the bias, as the Inception Score has always been computed
+    pool: Tensor  # (N, 2048): "pool3", for FID, KID, precision and recall
+    logits: Tensor  # (N, 1008): without bias, as in the original Inception Score
 
 
 class FidInception(nn.Module):
     """Inception-v3 with the FID changes: (N, 3, 299, 299) of about [-1, 1] -> Features."""
 
-    width = FEATURES  # numbers in Features.pool
-    classes = CLASSES  # numbers in Features.logits
+    width = FEATURES  # dimension of Features.pool
+    classes = CLASSES  # dimension of Features.logits
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,19 +83,19 @@ class FidInception(nn.Module):
 
 
 class InceptionA(blocks.InceptionA):  # type: ignore[misc]
-    """Torchvision's block, its average over the pixels that exist."""
+    """Torchvision's block, with an average pool that does not count the padding."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         return [
             self.branch1x1(x),
             self.branch5x5_2(self.branch5x5_1(x)),
             self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            self.branch_pool(_average(x)),
+            self.branch_pool(_average_pool(x)),
         ]
 
 
 class InceptionC(blocks.InceptionC):  # type: ignore[misc]
-    """Torchvision's block, its average over the pixels that exist."""
+    """Torchvision's block, with an average pool that does not count the padding."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         double = self.branch7x7dbl_2(self.branch7x7dbl_1(x))
@@ -104,12 +104,12 @@ class InceptionC(blocks.InceptionC):  # type: ignore[misc]
             self.branch1x1(x),
             self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
             self.branch7x7dbl_5(double),
-            self.branch_pool(_average(x)),
+            self.branch_pool(_average_pool(x)),
         ]
 
 
 class InceptionE(blocks.InceptionE):  # type: ignore[misc]
-    """Torchvision's block, its average over the pixels that exist."""
+    """Torchvision's block, with an average pool that does not count the padding."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         single = self.branch3x3_1(x)
@@ -120,34 +120,35 @@ class InceptionE(blocks.InceptionE):  # type: ignore[misc]
             self.branch3x3_2b(single),
             self.branch3x3dbl_3a(double),
             self.branch3x3dbl_3b(double),
-            self.branch_pool(self._pooled(x)),
+            self.branch_pool(self._pool(x)),
         ]
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        return _average(x)
+    def _pool(self, x: Tensor) -> Tensor:
+        return _average_pool(x)
 
 
 class LastInceptionE(InceptionE):
-    """Mixed_7c of the 2015 graph takes a maximum where the paper has an average: kept for FID."""
+    """Mixed_7c, with the max pool of the 2015 graph where the paper has an average pool."""
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor) -> Tensor:
         return functional.max_pool2d(x, kernel_size=3, stride=1, padding=1)
 
 
-def _average(x: Tensor) -> Tensor:
+def _average_pool(x: Tensor) -> Tensor:
     return functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 
 
 def load_inception(path: Path, device: torch.device) -> FidInception:
-    """Build the network from a weights file, ready to run: batch norms folded, channels last.
+    """Load the network for inference, on a device: batch norms folded, channels last.
 
-    Raises DdpmError where the file is not that network's.
+    Raises DdpmError where the file is of another network.
     """
-    with torch.device("meta"):  # no weights are drawn only to be overwritten
+    with torch.device("meta"):  # no initial weights only to be overwritten
         network = FidInception()
-    state = read_weights(path)
-    _check(state, network, path)
-    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+    state_dict = read_weights(path)
+    _check(state_dict, network, path)
+    floats = {key: tensor.float() for key, tensor in state_dict.items()}
+    network.load_state_dict(floats, assign=True)
     network.eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, blocks.BasicConv2d):
@@ -157,27 +158,27 @@ def load_inception(path: Path, device: torch.device) -> FidInception:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a flat state dict, .safetensors or PyTorch's format, without unpickling any code."""
+    """Read a flat state dict, .safetensors or PyTorch's format, without executing any pickle."""
     if not path.is_file():
         raise DdpmError(f"--weights {path}: no such file")
     try:
         return tensors.read_flat(path)
     except DdpmError as error:
-        raise DdpmError(f"{error}; {_wanted()}") from error
+        raise DdpmError(f"{error}; {_expected_file()}") from error
 
 
-def _check(state: dict[str, Tensor], network: FidInception, path: Path) -> None:
-    counts = "num_batches_tracked"  # training steps: the file may go without
+def _check(state_dict: dict[str, Tensor], network: FidInception, path: Path) -> None:
+    counts = "num_batches_tracked"  # of training: the file may lack them
     needed = {
         key: value
         for key, value in network.state_dict().items()
-        if not key.endswith(counts) or key in state
+        if not key.endswith(counts) or key in state_dict
     }
-    if wrong := tensors.misfits(state, needed):
+    if wrong := tensors.misfits(state_dict, needed):
         raise DdpmError(
-            f"{path} is not the FID Inception network: {tensors.listed(wrong)}; {_wanted()}"
+            f"{path} is not the FID Inception network: {tensors.listed(wrong)}; {_expected_file()}"
         )
 
 
-def _wanted() -> str:
-    return f"what is needed is {PUBLISHED.url} (sha256 {PUBLISHED.sha256[:8]}…)"
+def _expected_file() -> str:
+    return f"expected is {PUBLISHED.url} (sha256 {PUBLISHED.sha256[:8]}…)"

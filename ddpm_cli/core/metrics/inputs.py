@@ -1,4 +1,4 @@
-"""What a user may name as one side of a comparison -> pictures to walk through, or statistics."""
+"""What a user may name as one input of a comparison -> an ImageSet, or statistics."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ ScoreInput = ImageSet | Statistics
 
 
 def open_input(spec: str | Path, skip_bad: bool = False) -> ScoreInput:
-    """Open what the user named.
+    """Open one input of a comparison.
 
     A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), or a data set's
-    name ("cifar10:train", "shapes"). Raises DdpmError where there is nothing to judge.
+    name ("cifar10:train", "shapes"). Raises DdpmError where there are no images or statistics.
     """
     path = Path(spec).expanduser()
-    if not path.exists() and _names_a_data_set(str(spec)):
+    if not path.exists() and _names_data_set(str(spec)):
         return DatasetImages(open_source(str(spec)), str(spec))
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
     return FileImages(open_image_files(path), skip_bad)
 
 
-def _names_a_data_set(spec: str) -> bool:
+def _names_data_set(spec: str) -> bool:
     return spec == "shapes" or spec.partition(":")[0] in DATASETS
 
 
 class DatasetImages:
-    """A data set by its name, at its own size, nothing cropped, flipped or cut out."""
+    """The images of a data set at their own size, without cropping, flips or augmentation."""
 
     def __init__(self, source: Source, label: str) -> None:
         self.label = label
@@ -52,55 +52,55 @@ class DatasetImages:
         return len(self._source)
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Read a stretch of the data set."""
+        """Read a range of the data set."""
         self.tally = Tally()
         size, channels = self._source.native_size, self._source.native_channels
         indices = range(len(self))[part]
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), RUN_LENGTH):
-                chosen = indices[start : start + RUN_LENGTH]
-                found = list(pool.map(lambda i: self._source.image(i, channels, size), chosen))
-                images = torch.from_numpy(np.stack(found))
+                chunk = indices[start : start + RUN_LENGTH]
+                arrays = list(pool.map(lambda i: self._source.image(i, channels, size), chunk))
+                images = torch.from_numpy(np.stack(arrays))
                 _count(self.tally, images, "data set")
                 yield images
 
     def content(self) -> str:
-        """Hash what identifies the data set and its split."""
+        """Hash of what identifies the data set and its split."""
         shape = (self._source.native_channels, *self._source.native_size)
         return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
 
 
 class TrainingImages:
-    """The pictures that a training sees, at its size, without mirroring."""
+    """The images of a training run at its size, without augmentation."""
 
-    def __init__(self, pictures: loader.DecodedImages, label: str) -> None:
+    def __init__(self, images: loader.DecodedImages, label: str) -> None:
         self.label = label
         self.tally = Tally()
-        self._pictures = pictures
+        self._images = images
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Read a stretch of the pictures."""
+        """Read a range of the images."""
         self.tally = Tally()
         indices = np.arange(len(self))[part]
         for start in range(0, len(indices), RUN_LENGTH):
-            images, _ = self._pictures.take(indices[start : start + RUN_LENGTH])
+            images, _ = self._images.take(indices[start : start + RUN_LENGTH])
             images = _opaque(images)
             _count(self.tally, images, "data")
             yield images
 
     def content(self) -> str:
-        """Hash what identifies the files, their size in training, and which are held out."""
-        shape = self._pictures.pixels.shape
-        digest = sha256(f"{self._pictures.key} {shape}".encode())
-        digest.update(self._pictures.rows.tobytes())
+        """Hash of what identifies the files, their size in training, and which are held out."""
+        shape = self._images.pixels.shape
+        digest = sha256(f"{self._images.key} {shape}".encode())
+        digest.update(self._images.rows.tobytes())
         return digest.hexdigest()
 
 
 class GeneratedImages:
-    """ImageSet that a model draws while they are judged; none is written."""
+    """Images sampled from a model while they are scored; none is written."""
 
     def __init__(self, label: str, count: int, draw: Callable[[range], Iterable[Tensor]]) -> None:
         self.label = label
@@ -111,7 +111,7 @@ class GeneratedImages:
         return self._count
 
     def walk(self, part: slice) -> Iterator[Tensor]:
-        """Draw the pictures of a stretch of indices."""
+        """Sample a range of the images."""
         self.tally = Tally()
         for batch in self._draw(range(self._count)[part]):
             images = _opaque(batch)
@@ -119,7 +119,7 @@ class GeneratedImages:
             yield images
 
     def content(self) -> None:
-        """Nothing is known of them before they are drawn."""
+        """None: unknown before they are sampled."""
 
 
 def _count(tally: Tally, images: Tensor, kind: str) -> None:
@@ -128,7 +128,7 @@ def _count(tally: Tally, images: Tensor, kind: str) -> None:
 
 
 def _opaque(images: Tensor) -> Tensor:
-    """Lay pictures (n, 4, H, W) on white, as the files of such pictures would be read."""
+    """Composite RGBA images (n, 4, H, W) on white, as image files with alpha are decoded."""
     if images.shape[1] != 4:
         return images
     alpha = images[:, 3:].float() / 255

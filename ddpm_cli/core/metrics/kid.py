@@ -13,8 +13,8 @@ from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SUBSETS = 100
-SUBSET_SIZE = 1000  # pictures, or all of the smaller side where it has fewer
-SEED = 2020  # torch-fidelity's, whose subsets these are
+SUBSET_SIZE = 1000  # images, or all of the smaller input where it has fewer
+SEED = 2020  # as in torch-fidelity, so that the subsets are the same
 
 
 class Kid(NamedTuple):
@@ -22,32 +22,32 @@ class Kid(NamedTuple):
 
     mean: float
     std: float
-    size: int  # pictures in a subset
+    size: int  # images in a subset
 
 
 def kid(
     real: FeatureStore, fake: FeatureStore, reporter: Reporter, device: torch.device | None = None
 ) -> Kid:
-    """KID: the unbiased squared MMD of 100 random subsets, under the kernel (x.y / d + 1)^3.
+    """KID: the unbiased squared MMD of 100 random subsets, with the kernel (x.y / d + 1)^3.
 
-    It may be slightly negative: that says "no difference seen". Raises DdpmError below 2 pictures.
+    It may be slightly negative where no difference is detected. Raises DdpmError below 2 images.
     """
     size = min(SUBSET_SIZE, len(real), len(fake))
     if size < 2:
-        raise DdpmError(f"KID needs at least 2 pictures on each side, not {size}")
+        raise DdpmError(f"KID needs at least 2 images in each input, not {size}")
     if size == len(real) == len(fake):  # all subsets are the same
-        whole = np.arange(size)
-        return Kid(squared_mmd(fake.take(whole), real.take(whole)), 0.0, size)
+        every = np.arange(size)
+        return Kid(squared_mmd(fake.take(every), real.take(every)), 0.0, size)
     rng = np.random.RandomState(SEED)
     values = []
     for _ in track(range(SUBSETS), reporter, "KID", SUBSETS, "subsets"):
-        x, y = (side.take(rng.choice(len(side), size, replace=False)) for side in (fake, real))
+        x, y = (store.take(rng.choice(len(store), size, replace=False)) for store in (fake, real))
         values.append(squared_mmd(x.to(device), y.to(device)))
     return Kid(float(np.mean(values)), float(np.std(values)), size)
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) of equally many x and y (n, d)."""
+    """Unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) of x (n, d) and y (n, d)."""
     n = len(x)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
     within = xx.sum() - xx.trace() + yy.sum() - yy.trace()
@@ -55,5 +55,5 @@ def squared_mmd(x: Tensor, y: Tensor) -> float:
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    # Products in float32, as the peers have them; cubes and sums in float64.
+    # Products in float32, as torch-fidelity computes them; cubes and sums in float64.
     return ((x @ y.T).double() / x.shape[1] + 1) ** 3

@@ -1,7 +1,7 @@
-"""Precision, recall, density and coverage: which pictures lie among the other side's neighbours.
+"""Precision and recall, density and coverage, by k-nearest-neighbour hyperspheres of features.
 
-Precision falls when fakes look like no real picture, recall when real pictures have no fake like
-them: a collapsed generator has high precision and low recall.
+Precision falls when fakes resemble no real image, recall when real images have no fake that
+resembles them: a collapsed generator has high precision and low recall.
 """
 
 from __future__ import annotations
@@ -18,77 +18,77 @@ from ddpm_cli.core.runtime.reporting import Reporter
 
 K_MANIFOLD = 3  # neighbours, for precision and recall (Kynkaanniemi et al. 2019)
 K_DENSITY = 5  # neighbours, for density and coverage (Naeem et al. 2020)
-LEAST = K_DENSITY + 1  # pictures on a side
-MOST = 50_000  # as in Kynkaanniemi et al.: the work grows with the product of both sides
+MIN_IMAGES = K_DENSITY + 1  # in each input
+MAX_IMAGES = 50_000  # as in Kynkaanniemi et al.: the work grows with the product of both counts
 
 
-class Neighbours(NamedTuple):
+class Prdc(NamedTuple):
     """The four scores."""
 
     precision: float  # share of fakes inside the real manifold
-    recall: float  # share of real pictures inside the fake manifold
-    density: float  # real balls that a fake lies in, over k; 1 for equal distributions, no maximum
-    coverage: float  # share of real balls that hold a fake
+    recall: float  # share of real images inside the fake manifold
+    density: float  # real hyperspheres around a fake, over k; 1 for equal distributions, unbounded
+    coverage: float  # share of real hyperspheres that contain a fake
 
 
-def neighbours(
+def prdc(
     real: FeatureStore, fake: FeatureStore, reporter: Reporter, device: torch.device | None = None
-) -> Neighbours:
-    """Score fakes against real pictures, by balls to the k-th neighbour in feature space.
+) -> Prdc:
+    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    A ball reaches from a picture to the k-th nearest other one of its side. Precision and recall
-    count what lies on its surface, density and coverage do not, as in their papers' code. Memory
-    does not grow with the number of pictures; of more than 50,000 on a side, so many are chosen at
-    random. Raises DdpmError for fewer than 6 on a side.
+    A hypersphere is centred at an image and reaches to its k-th nearest other image of the same
+    input. Its surface counts for precision and recall and not for density and coverage, as in the
+    papers' code. Memory is constant in the number of images; more than 50,000 of an input are
+    subsampled to as many. Raises DdpmError for fewer than 6 images in an input.
     """
-    if min(len(real), len(fake)) < LEAST:
-        raise DdpmError(f"precision and recall need at least {LEAST} pictures on each side")
-    real, fake = (side.some(MOST) for side in (real, fake))
+    if min(len(real), len(fake)) < MIN_IMAGES:
+        raise DdpmError(f"precision and recall need at least {MIN_IMAGES} images in each input")
+    real, fake = (store.subsample(MAX_IMAGES) for store in (real, fake))
     centre = next(real.blocks()).mean(dim=0).to(device)  # near 0, float32 keeps more digits
-    real_radii, fake_radii = (_radii(side, centre, reporter) for side in (real, fake))
+    real_radii, fake_radii = (_radii(store, centre, reporter) for store in (real, fake))
     inside_real = torch.zeros(len(fake), dtype=torch.bool)
     inside_fake, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
-    balls = 0
+    hyperspheres = 0
     for j, x in _tracked(fake, centre, "precision and recall", reporter):
         for i, y in _blocks(real, centre):
-            d = _squared_distances(x, y)  # (fakes, real pictures)
+            d = _squared_distances(x, y)  # (fakes, real images)
             inside_real[j] |= (d <= real_radii[i, 0].to(d.device)).any(dim=1).cpu()
             inside_fake[i] |= (d <= fake_radii[j, 0].to(d.device)[:, None]).any(dim=0).cpu()
-            dense = d < real_radii[i, 1].to(d.device)
-            balls += int(dense.sum())
-            covered[i] |= dense.any(dim=0).cpu()
-    return Neighbours(
+            inside = d < real_radii[i, 1].to(d.device)
+            hyperspheres += int(inside.sum())
+            covered[i] |= inside.any(dim=0).cpu()
+    return Prdc(
         precision=float(inside_real.double().mean()),
         recall=float(inside_fake.double().mean()),
-        density=balls / (K_DENSITY * len(fake)),
+        density=hyperspheres / (K_DENSITY * len(fake)),
         coverage=float(covered.double().mean()),
     )
 
 
-def _radii(side: FeatureStore, centre: Tensor, reporter: Reporter) -> Tensor:
-    """Squared distances (n, 2) to the 3rd and 5th nearest other picture of the same side."""
+def _radii(store: FeatureStore, centre: Tensor, reporter: Reporter) -> Tensor:
+    """Squared distances (n, 2) to the 3rd and 5th nearest other image of the same input."""
     radii = []
-    for _, x in _tracked(side, centre, "nearest neighbours", reporter):
-        nearest = x.new_full((len(x), K_DENSITY + 1), torch.inf)  # itself is the first of them
-        for _, y in _blocks(side, centre):
-            both = torch.cat([nearest, _squared_distances(x, y)], dim=1)
-            nearest = both.topk(K_DENSITY + 1, dim=1, largest=False).values
+    for _, x in _tracked(store, centre, "nearest neighbours", reporter):
+        nearest = x.new_full((len(x), K_DENSITY + 1), torch.inf)  # the first is the image itself
+        for _, y in _blocks(store, centre):
+            candidates = torch.cat([nearest, _squared_distances(x, y)], dim=1)
+            nearest = candidates.topk(K_DENSITY + 1, dim=1, largest=False).values
         radii.append(nearest[:, [K_MANIFOLD, K_DENSITY]].cpu())
     return torch.cat(radii)
 
 
 def _tracked(
-    side: FeatureStore, centre: Tensor, what: str, reporter: Reporter
+    store: FeatureStore, centre: Tensor, what: str, reporter: Reporter
 ) -> Iterator[tuple[slice, Tensor]]:
-    with reporter.bar(what, len(side), "images") as bar:
-        for part, block in _blocks(side, centre):
-            yield part, block
-            bar.update(part.stop)
+    with reporter.bar(what, len(store), "images") as bar:
+        for rows, block in _blocks(store, centre):
+            yield rows, block
+            bar.update(rows.stop)
 
 
-def _blocks(side: FeatureStore, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(store: FeatureStore, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
     start = 0
-    for block in side.blocks():
+    for block in store.blocks():
         yield slice(start, start + len(block)), block.to(centre.device) - centre
         start += len(block)
 

@@ -1,7 +1,8 @@
-"""What was found, with all that it depends on: as lines to read and as a document for --json."""
+"""Scores with everything they depend on: as lines, as notices and as a document for --json."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
@@ -9,21 +10,21 @@ from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of FAKE against REAL. None: not asked for, or not known."""
+    """The scores of FAKE against REAL. None: not requested, or unknown."""
 
     origin: FeatureOrigin
-    local: bool  # in a local classifier's features: no FID, and labelled so everywhere
+    local: bool  # features of a local classifier: not FID, and labelled so everywhere
     n_real: int | None  # None: the statistics file does not say
     n_fake: int | None
-    real: str  # what the pictures were: "png 32x32"
+    real: str  # formats and sizes of the images: "png 32x32"
     fake: str
     fid: float | None = None
     fid_std: float | None = None  # block jackknife over the fakes
-    fid_floor: float | None = None  # real against other real, of fid_floor_n pictures each
+    fid_floor: float | None = None  # real against other real, of fid_floor_n images each
     fid_floor_n: int | None = None
     kid: float | None = None
     kid_std: float | None = None  # over the subsets
-    kid_subset: int | None = None  # pictures in a subset
+    kid_subset: int | None = None  # images in a subset
     precision: float | None = None
     recall: float | None = None
     density: float | None = None
@@ -31,32 +32,70 @@ class Report:
     inception_score: float | None = None  # of FAKE
     inception_score_std: float | None = None
     splits: int | None = None  # of the Inception Score
+    feature_dim: int = 0  # a covariance of fewer images is rank-deficient
+    unknown_origin: tuple[str, ...] = ()  # inputs whose statistics name no protocol: "REAL", "FAKE"
 
     @property
     def prefix(self) -> str:
-        """What stands before the scores' names."""
+        """Prefix of the scores' names: "local-" or nothing."""
         return "local-" if self.local else ""
 
     def lines(self) -> str:
-        """Every score with its spread, the first with the protocol line."""
-        scores = [
-            line for line in (self._fid(), self._kid(), self._neighbours(), self._is()) if line
-        ]
+        """One line for each score with its spread, the first with the protocol line."""
+        scores = [line for line in (self._fid(), self._kid(), self._prdc(), self._is()) if line]
         return "\n".join([f"{scores[0]}  [{self.protocol_line()}]", *scores[1:]])
 
     def protocol_line(self) -> str:
-        """All that must be equal for two reports to compare."""
+        """Everything that must be equal for two reports to compare."""
         counts = f"n_real={self.n_real or 'unknown'} n_fake={self.n_fake or 'unknown'}"
         return f"{self.origin.words()} | {counts} | real {self.real}, fake {self.fake}"
 
     def document(self) -> dict[str, object]:
-        """The same for --json."""
+        """The document for --json."""
         flat = asdict(self)
         origin = flat.pop("origin")
-        flat.pop("local")
+        for internal in ("local", "feature_dim", "unknown_origin"):
+            flat.pop(internal)
         features = "local" if self.local else "inception"
         names = {"features": features, "label": f"{self.prefix}FID"}
         return {"fid": flat.pop("fid"), **names, **flat, **origin, "line": self.protocol_line()}
+
+    def notices(self) -> list[str]:
+        """What biases the scores, or could not be verified: a sentence each."""
+        return [*self._unknown_origins(), *self._few_images(), *self._unlike_images()]
+
+    def _unknown_origins(self) -> Iterator[str]:
+        for name in self.unknown_origin:
+            yield (
+                f"the statistics given as {name} do not say which protocol and weights made them; "
+                "they must be those of the other input"
+            )
+
+    def _few_images(self) -> Iterator[str]:
+        counts = (("n_real", self.n_real), ("n_fake", self.n_fake))
+        few = [f"{name}={n}" for name, n in counts if n is not None and n < self.feature_dim]
+        if self.fid is not None and few:
+            yield (
+                f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {self.feature_dim}: "
+                "the covariance is rank-deficient and FID is biased upward; compare it with FID at "
+                "the same n alone" + ("" if self.kid is None else ", or look at KID, which is not")
+            )
+
+    def _unlike_images(self) -> Iterator[str]:
+        """File formats and sizes that move the scores, whatever the images show."""
+        summaries = {"REAL": self.real, "FAKE": self.fake}
+        formats = {name: summary.partition(" ")[0] for name, summary in summaries.items()}
+        sizes = {name: summary.partition(" ")[2] for name, summary in summaries.items()}
+        if "statistics" in formats.values():
+            return
+        jpeg = [name for name, value in formats.items() if "jp" in value]
+        if len(jpeg) == 1:
+            yield f"only {jpeg[0]} is JPEG, whose artefacts alone move the scores"
+        if sizes["REAL"].split()[-1:] != sizes["FAKE"].split()[-1:]:
+            yield (
+                f"REAL is {sizes['REAL']}, FAKE {sizes['FAKE']}: each image is resized straight to "
+                "the network's size"
+            )
 
     def _fid(self) -> str:
         if self.fid is None:
@@ -74,11 +113,11 @@ class Report:
             f"{self.prefix}KID {self.kid:.6f} +/- {self.kid_std:.6f} (subsets of {self.kid_subset})"
         )
 
-    def _neighbours(self) -> str:
+    def _prdc(self) -> str:
         names = ("precision", "recall", "density", "coverage")
         values = [(name, getattr(self, name)) for name in names]
-        found = [f"{name} {value:.4f}" for name, value in values if value is not None]
-        return f"{self.prefix}{', '.join(found)}" if found else ""
+        scores = [f"{name} {value:.4f}" for name, value in values if value is not None]
+        return f"{self.prefix}{', '.join(scores)}" if scores else ""
 
     def _is(self) -> str:
         if self.inception_score is None:
@@ -91,7 +130,7 @@ class Report:
 
 @dataclass(frozen=True)
 class InceptionScoreReport:
-    """An Inception Score and all that it depends on."""
+    """An Inception Score with everything it depends on."""
 
     mean: float
     std: float  # population deviation over the splits
@@ -103,13 +142,13 @@ class InceptionScoreReport:
 
     def line(self) -> str:
         """The score and its protocol in one line."""
-        how = f"n={self.n} splits={self.splits} shuffled"
         score = f"Inception Score {self.mean:.4f} +/- {self.std:.4f}"
+        counts = f"n={self.n} splits={self.splits} shuffled"
         prefix = "local-" if self.local else ""
-        return f"{prefix}{score}  [{self.origin.words()} | {how} | {self.images}]"
+        return f"{prefix}{score}  [{self.origin.words()} | {counts} | {self.images}]"
 
     def document(self) -> dict[str, object]:
-        """The same for --json."""
+        """The document for --json."""
         flat = asdict(self)
         origin = flat.pop("origin")
         local = flat.pop("local")

@@ -1,4 +1,4 @@
-"""Scores as functions of numbers: no network, no files, no device."""
+"""Frechet distance and Inception Score as functions of arrays."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ Floats = NDArray[np.float64]
 
 
 class Gaussian:
-    """One side of a Frechet distance; what only depends on it is computed once."""
+    """A Gaussian in a Frechet distance; the root of its covariance is computed once."""
 
     def __init__(self, mean: Floats, covariance: Floats) -> None:
         self.mean, self.covariance = mean, covariance  # (d,), (d, d)
 
     @cached_property
     def root(self) -> torch.Tensor:
-        """R (d, rank) with R R^T = the covariance: Cholesky's, or by eigenvectors if singular."""
+        """R (d, rank) with R R^T = covariance: by Cholesky, or by eigenvectors if singular."""
         covariance = torch.from_numpy(self.covariance)
         factor: torch.Tensor
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        if not failed:
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        if not info:
             return factor
         with _one_thread():
             values, vectors = torch.linalg.eigh(covariance)
-        rank = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # else rounding
-        root: torch.Tensor = vectors[:, rank] * values[rank].sqrt()
+        # eigenvalues below the tolerance are rounding errors of 0
+        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+        root: torch.Tensor = vectors[:, kept] * values[kept].sqrt()
         return root
 
     def distance(self, mean: Floats, covariance: Floats) -> float:
         """Frechet distance to another Gaussian, as `frechet_distance`."""
         if self.mean.shape != mean.shape:
-            sides = f"{len(self.mean)} and {len(mean)}"
-            raise DdpmError(f"the two sides have {sides} features: different networks made them")
+            counts = f"{len(self.mean)} and {len(mean)}"
+            raise DdpmError(f"REAL and FAKE have {counts} features: different networks made them")
         gap = self.mean - mean
-        spread = np.trace(self.covariance) + np.trace(covariance)
-        return max(0.0, float(gap @ gap + spread - 2 * self.trace_of_root(covariance)))
+        traces = np.trace(self.covariance) + np.trace(covariance)
+        return max(0.0, float(gap @ gap + traces - 2 * self.trace_of_root(covariance)))
 
     def trace_of_root(self, covariance: Floats) -> float:
         """Tr((S1 S2)^(1/2)) of this covariance and another (d, d), of any rank.
 
-        With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R, which is symmetric: a symmetric
-        eigenvalue problem, which always ends and stays real, where a general matrix root may do
-        neither. What rounding made negative is zero.
+        With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R: a symmetric eigenvalue problem,
+        which always converges and stays real, where a general matrix root may do neither.
+        Eigenvalues that rounding made negative count as 0.
         """
         similar = self.root.T @ torch.from_numpy(covariance) @ self.root
         with _one_thread():
@@ -74,8 +75,8 @@ def trace_of_root(s1: Floats, s2: Floats) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # LAPACK's tridiagonal reduction waits for memory: a second thread saves a fifth of the time on
-    # an idle machine, and costs ten times as much on one where other work runs (20 s, not 2 s).
+    # LAPACK's tridiagonal reduction is bound by memory bandwidth: a second thread saves a fifth of
+    # the time on an idle machine, and takes ten times as long on a busy one (20 s instead of 2 s).
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,7 +86,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def shuffled(n: int) -> NDArray[np.intp]:
-    """Order pictures at random but always alike, with torch-fidelity's generator and seed."""
+    """A fixed permutation of n indices: torch-fidelity's generator and seed."""
     return np.random.RandomState(2020).permutation(n)
 
 
@@ -94,13 +95,15 @@ def inception_score(
 ) -> tuple[float, float]:
     """Inception Score (Salimans et al. 2016): mean and population deviation over equal splits.
 
-    exp(E_x KL(p(y|x) || p(y))) of logits without bias; `logits` gives those of some of the n
-    pictures (len(indices), classes), so that one split is in memory at a time. Files often come
-    sorted by class, and a split of one class scores 1: so they are shuffled first. Raises DdpmError
-    where n < splits.
+    exp(E_x KL(p(y|x) || p(y))) of logits without bias. `logits` maps indices of the n images to
+    (len(indices), classes), so that one split is in memory at a time. Images are shuffled first:
+    files are often sorted by class, and a split of one class scores 1. Raises DdpmError where
+    n < splits.
     """
     if not 1 <= splits <= n:
-        raise DdpmError(f"{n} images cannot be cut into {splits} splits; choose fewer (--splits)")
+        raise DdpmError(
+            f"{n} images cannot be divided into {splits} splits; choose fewer (--splits)"
+        )
     order = shuffled(n)
     bounds = [i * n // splits for i in range(splits + 1)]
     scores = [_split_score(logits(order[start:end])) for start, end in pairwise(bounds)]
@@ -117,6 +120,6 @@ def _split_score(logits: NDArray[np.floating]) -> float:
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     p = np.exp(log_p)
     marginal = p.mean(axis=0)
-    used = marginal > 0  # a class of probability exactly 0 everywhere adds 0, not 0 * log 0
-    gain = p[:, used] * (log_p[:, used] - np.log(marginal[used]))
-    return float(np.exp(gain.sum(axis=1).mean()))
+    used = marginal > 0  # a class of probability 0 everywhere contributes 0, not 0 * log 0
+    divergence = p[:, used] * (log_p[:, used] - np.log(marginal[used]))
+    return float(np.exp(divergence.sum(axis=1).mean()))

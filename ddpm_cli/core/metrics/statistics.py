@@ -1,4 +1,4 @@
-"""Mean and covariance of features: gathered in a stream, merged across shards, kept in .npz."""
+"""Mean and covariance of features: accumulated online, merged across shards, stored in .npz."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import atomic_write
 
-NPZ_LIMIT = 2**30  # bytes of a statistics file, unpacked: 2048 features need 34 million
+NPZ_LIMIT = 2**30  # bytes of a statistics file, uncompressed: 2048 features need 34 million
 
 
 class Moments:
-    """Count, mean and scatter matrix of features, in float64 and in memory constant in n.
+    """Count, mean and scatter matrix of features, in float64, with memory constant in n.
 
-    The scatter is kept about the running mean and joined by the pairwise formula of Chan, Golub and
-    LeVeque (1983): plain sums of x x^T lose digits where the mean is large against the spread. How
-    the features are cut up does not matter, to rounding.
+    The scatter is about the running mean and merged by the pairwise formula of Chan, Golub and
+    LeVeque (1983): plain sums of x x^T lose digits where the mean is large against the deviation.
+    The result does not depend on how the features are batched, up to rounding.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._mean = torch.empty(0)  # (d,), once there are features
+        self._mean = torch.empty(0)  # (d,) after the first update
         self._scatter = torch.empty(0, 0)  # (d, d)
 
     def update(self, features: Tensor) -> None:
-        """Take in features (n, d). Raises DdpmError where they are not finite."""
+        """Add features (n, d). Raises DdpmError where they are not finite."""
         if not bool(torch.isfinite(features).all()):
             raise DdpmError("features hold NaN or infinity: are the weights damaged?")
         x = (features.cpu() if features.device.type == "mps" else features).double()
         mean = x.mean(dim=0)
         x = x - mean
-        self._join(len(x), mean, x.T @ x)
+        self._merge(len(x), mean, x.T @ x)
 
     def merge(self, other: Moments) -> None:
-        """Take in another shard's moments."""
+        """Add another shard's moments."""
         if other.count:
-            self._join(other.count, other._mean.clone(), other._scatter.clone())
+            self._merge(other.count, other._mean.clone(), other._scatter.clone())
 
-    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+    def _merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
         if self.count == 0:
             self.count, self._mean, self._scatter = count, mean, scatter
             return
@@ -57,29 +57,29 @@ class Moments:
         self._mean += gap * (count / total)
         self.count = total
 
-    def without(self, part: Moments) -> Moments:
-        """Take a part of the features out again (the pairwise formula, backwards)."""
+    def without(self, subset: Moments) -> Moments:
+        """Remove a subset of the features (the inverse of the pairwise formula)."""
         rest = Moments()
-        rest.count = self.count - part.count
-        share = part.count / rest.count
-        gap = part._mean - self._mean
+        rest.count = self.count - subset.count
+        share = subset.count / rest.count
+        gap = subset._mean - self._mean
         rest._mean = self._mean - gap * share
-        rest._scatter = self._scatter - part._scatter
+        rest._scatter = self._scatter - subset._scatter
         rest._scatter -= torch.outer(gap, gap) * (share * self.count)
         return rest
 
-    def across(self, width: int) -> Moments:
-        """Join the moments of all processes, each of which may have seen none."""
+    def all_reduce(self, width: int) -> Moments:
+        """Merge the moments of all ranks, of which some may have no features."""
         mean = self._mean if self.count else torch.zeros(width, dtype=torch.float64)
         scatter = self._scatter if self.count else torch.zeros(width, width, dtype=torch.float64)
-        whole = Moments()
-        whole.count = int(distributed.all_reduce_sum(torch.tensor(self.count)))
-        whole._mean = distributed.all_reduce_sum(mean * self.count) / max(whole.count, 1)
-        gap = mean.cpu() - whole._mean
-        whole._scatter = distributed.all_reduce_sum(
+        merged = Moments()
+        merged.count = int(distributed.all_reduce_sum(torch.tensor(self.count)))
+        merged._mean = distributed.all_reduce_sum(mean * self.count) / max(merged.count, 1)
+        gap = mean.cpu() - merged._mean
+        merged._scatter = distributed.all_reduce_sum(
             scatter.cpu() + self.count * torch.outer(gap, gap)
         )
-        return whole
+        return merged
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -96,45 +96,47 @@ class Moments:
 
 @dataclass(frozen=True)
 class FeatureOrigin:
-    """How features were made. Only features of one origin may be compared."""
+    """How features were computed. Only features of the same origin are comparable."""
 
-    protocol: str | None = None  # None: a file of another tool, which does not say
+    protocol: str | None = None  # None: unknown, a file of another tool
     weights_sha256: str | None = None
     arithmetic: str | None = None  # "fp32" or "bf16"
-    resize: str | None = None  # the protocol in words
+    resize: str | None = None  # the protocol's description
     weights: str | None = None  # the weights file's name
 
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
-        """Find (option, ours, theirs) where the two certainly differ."""
+        """Find (option, own value, other value) where both are known and differ."""
         pairs = (
             ("--protocol", self.protocol, other.protocol),
             ("--weights", self.weights_sha256, other.weights_sha256),
             ("--precision", self.arithmetic, other.arithmetic),
         )
-        differing = [(what, one, two) for what, one, two in pairs if one and two and one != two]
+        differing = [(option, a, b) for option, a, b in pairs if a and b and a != b]
         return differing[0] if differing else None
 
     def words(self) -> str:
-        """Name protocol, resize, weights and arithmetic, for the line printed with a score."""
-        how = f"{self.protocol}: {self.resize}" if self.resize else self.protocol
+        """Describe protocol, weights and arithmetic, for the line printed with a score."""
+        protocol = f"{self.protocol}: {self.resize}" if self.resize else self.protocol
         sha256 = f"{self.weights_sha256[:8]}…" if self.weights_sha256 else "unknown"
         file = f"weights {self.weights} sha256:{sha256}" if self.weights else f"sha256:{sha256}"
-        return f"{how or 'unknown protocol'} | {file} | {self.arithmetic or 'unknown precision'}"
+        return (
+            f"{protocol or 'unknown protocol'} | {file} | {self.arithmetic or 'unknown precision'}"
+        )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What FID needs of one side, and how it was got."""
+    """Mean and covariance of one input's features, with their origin."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    n: int | None  # None: a file of another tool, which does not say
+    n: int | None  # None: unknown, a file of another tool
     origin: FeatureOrigin = FeatureOrigin()
-    images: str = "statistics"  # sizes and formats of the pictures: "png 32x32"
+    images: str = "statistics"  # formats and sizes of the images: "png 32x32"
 
     def write(self, path: Path) -> None:
-        """Write pytorch-fid's .npz (mu, sigma) with n, origin and images beside them."""
-        about: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
+        """Write pytorch-fid's .npz (mu, sigma), with n, origin and images as further arrays."""
+        origin: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
@@ -142,27 +144,29 @@ class Statistics:
                 sigma=self.covariance,
                 n=np.int64(self.n or 0),
                 images=np.str_(self.images),
-                **about,
+                **origin,
             )
 
 
 def npz_members(path: Path) -> frozenset[str]:
-    """List the arrays of an .npz without reading them. Raises DdpmError where it is none."""
+    """Names of the arrays in an .npz. Raises DdpmError where it is no .npz file."""
     return frozenset(name.removesuffix(".npy") for name in _sizes(path))
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read statistics of ours or of pytorch-fid. Raises DdpmError, naming what is wrong."""
+    """Read statistics written by `Statistics.write` or by pytorch-fid. Raises DdpmError."""
     size = sum(_sizes(path).values())
     if size > NPZ_LIMIT:
-        raise DdpmError(f"{path} unpacks to {size:,} bytes; statistics have at most {NPZ_LIMIT:,}")
+        raise DdpmError(
+            f"{path} holds {size:,} bytes uncompressed; statistics have at most {NPZ_LIMIT:,}"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean = np.asarray(arrays["mu"], dtype=np.float64)
             covariance = np.asarray(arrays["sigma"], dtype=np.float64)
             n = int(arrays["n"]) if "n" in arrays else 0
             names = [field.name for field in fields(FeatureOrigin)]
-            about = {name: str(arrays[name]) or None for name in names if name in arrays}
+            origin = {name: str(arrays[name]) or None for name in names if name in arrays}
             images = str(arrays["images"]) if "images" in arrays else "statistics"
     except KeyError as error:
         raise DdpmError(f"{path} lacks an array: statistics need mu and sigma") from error
@@ -173,7 +177,7 @@ def read_statistics(path: Path) -> Statistics:
         raise DdpmError(f"{path} does not hold a mean and its covariance: {shapes}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DdpmError(f"{path} holds NaN or infinity; make it again from the images")
-    return Statistics(mean, covariance, n or None, FeatureOrigin(**about), images)
+    return Statistics(mean, covariance, n or None, FeatureOrigin(**origin), images)
 
 
 def _sizes(path: Path) -> dict[str, int]:
@@ -181,6 +185,6 @@ def _sizes(path: Path) -> dict[str, int]:
         with zipfile.ZipFile(path) as archive:
             return {info.filename: info.file_size for info in archive.infolist()}
     except DAMAGED_FILE as error:
-        raise DdpmError(f"{path} is not an .npz file, or cut short in copying") from error
+        raise DdpmError(f"{path} is not an .npz file, or is truncated") from error
     except OSError as error:
         raise DdpmError(f"cannot open {path}: {error.strerror or error}") from error

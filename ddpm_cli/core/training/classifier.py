@@ -1,4 +1,4 @@
-"""The short training of the classifier whose features serve as a local metric."""
+"""Training of the classifier whose features serve for local scores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
-HOLDOUT = 0.1  # share of the pictures kept out to measure the accuracy on, at most
-HOLDOUT_MOST = 5000  # pictures
-LARGEST = 64  # pixels a side
-_SHIFT = 2  # pixels by which pictures are moved at random
-_AT_A_TIME = 500  # pictures in an evaluation
+HOLDOUT = 0.1  # share of the images held out to measure the accuracy
+MAX_HOLDOUT = 5000  # images
+MAX_SIZE = 64  # pixels of height and width
+_SHIFT = 2  # pixels, of the random shifts
+_EVALUATION_BATCH = 500  # images
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the classifier learns: AdamW, a learning rate that rises and falls once."""
+    """Hyperparameters: AdamW with a one-cycle learning rate (Smith and Topin 2019)."""
 
     epochs: int = 3
     batch: int = 128
@@ -43,53 +43,53 @@ class Recipe:
 def train_classifier(
     data: str, recipe: Recipe, device: torch.device, reporter: Reporter, *, skip_bad: bool = False
 ) -> tuple[Classifier, ClassifierConfig]:
-    """Train on a labelled data set or folder; the network, and its config with the accuracy.
+    """Train on a labelled data set or folder; returns the network and its config with accuracy.
 
-    Raises DdpmError where the pictures have fewer than two classes or the training diverges.
+    Raises DdpmError where the images have fewer than two classes or the training diverges.
     """
     source = open_source(data)
     if len(source.classes) < 2:
         raise DdpmError(
-            f"{data} has {len(source.classes)} classes; a classifier needs two at least: "
+            f"{data} has {len(source.classes)} classes; a classifier needs at least two: "
             "a folder of class folders, or a data set with labels"
         )
     height, width = source.native_size
-    size = (min(height, LARGEST), min(width, LARGEST))
+    size = (min(height, MAX_SIZE), min(width, MAX_SIZE))
     channels = 1 if source.native_channels == 1 else 3
-    pictures = prepare(source, channels, size, reporter, skip_bad=skip_bad)
-    kept_out = min(HOLDOUT_MOST, int(HOLDOUT * len(pictures)))
-    training, held_out = pictures.split(kept_out, recipe.seed)
+    images = prepare(source, channels, size, reporter, skip_bad=skip_bad)
+    holdout = min(MAX_HOLDOUT, int(HOLDOUT * len(images)))
+    training, held_out = images.split(holdout, recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(recipe.seed, "weights"))
         config = ClassifierConfig(size, channels, source.classes, data)
         network = Classifier(config).to(device).to(memory_format=torch.channels_last)
-    _learn(network, training, recipe, device, reporter)
+    _train(network, training, recipe, device, reporter)
     return network.eval(), replace(config, accuracy=accuracy(network, held_out, device))
 
 
-def _learn(
+def _train(
     network: Classifier,
-    pictures: DecodedImages,
+    data: DecodedImages,
     recipe: Recipe,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
-    steps = recipe.epochs * math.ceil(len(pictures) / recipe.batch)
+    steps = recipe.epochs * math.ceil(len(data) / recipe.batch)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=steps)
-    order = SampleOrder(len(pictures), recipe.seed)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=steps)
+    order = SampleOrder(len(data), recipe.seed)
     smooth = math.nan
     network.train()
-    with reporter.bar("learning classes", steps * recipe.batch, "images") as bar:
+    with reporter.bar("training the classifier", steps * recipe.batch, "images") as bar:
         for step in range(steps):
-            images, labels = pictures.take(order.indices(step * recipe.batch, recipe.batch))
-            images = _moved(images, seeds.generator(recipe.seed, "shift", step))
+            images, labels = data.take(order.indices(step * recipe.batch, recipe.batch))
+            images = _shifted(images, seeds.generator(recipe.seed, "shift", step))
             logits = network(to_unit(images.to(device)))
             loss = functional.cross_entropy(logits, labels.to(device), label_smoothing=0.05)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimiser.step()
-            rate.step()
+            scheduler.step()
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise DdpmError(f"the loss became {value} at step {step + 1}; try a smaller --lr")
@@ -97,9 +97,9 @@ def _learn(
             bar.update((step + 1) * recipe.batch, f"loss {smooth:.3f}")
 
 
-def _moved(images: Tensor, random: torch.Generator) -> Tensor:
-    """Move a batch by up to 2 pixels, so that features do not hang on a picture's very place."""
-    down, right = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=random).tolist()
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift a batch by up to 2 pixels, so that features do not depend on the exact position."""
+    down, right = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=generator).tolist()
     padded = functional.pad(images.float(), (_SHIFT,) * 4, mode="replicate").to(torch.uint8)
     height, width = images.shape[2:]
     top, left = _SHIFT + down, _SHIFT + right
@@ -107,13 +107,13 @@ def _moved(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(network: Classifier, pictures: DecodedImages, device: torch.device) -> float:
-    """Share of pictures whose class the network names; NaN of none."""
+def accuracy(network: Classifier, data: DecodedImages, device: torch.device) -> float:
+    """Share of images that are classified correctly; NaN of none."""
     network.eval()
-    right = 0
-    for start in range(0, len(pictures), _AT_A_TIME):
-        chosen = np.arange(start, min(start + _AT_A_TIME, len(pictures)))
-        images, labels = pictures.take(chosen)
-        answers = network(to_unit(images.to(device))).argmax(dim=1).cpu()
-        right += int((answers == labels).sum())
-    return right / len(pictures) if len(pictures) else math.nan
+    correct = 0
+    for start in range(0, len(data), _EVALUATION_BATCH):
+        indices = np.arange(start, min(start + _EVALUATION_BATCH, len(data)))
+        images, labels = data.take(indices)
+        predictions = network(to_unit(images.to(device))).argmax(dim=1).cpu()
+        correct += int((predictions == labels).sum())
+    return correct / len(data) if len(data) else math.nan
