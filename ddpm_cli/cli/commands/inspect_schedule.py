@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console
-from ddpm_cli.cli.options import common, diffusion
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config import run
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 
 _ROWS = 11  # timesteps in the table
@@ -20,6 +22,15 @@ _HEIGHT = 10  # lines of the curves
 _MARKS = "*o+x#%@"  # one per schedule
 
 
+class BetaOptions(SettingOptions, of=run.DiffusionConfig, only=("beta_min", "beta_max")):
+    """The range of betas."""
+
+
+class VisitOptions(SettingOptions, of=Sampling, only=("steps", "sampler", "spacing")):
+    """The noise levels that sampling visits."""
+
+
+@grouped
 def inspect_schedule(
     schedule: Annotated[
         str,
@@ -28,16 +39,9 @@ def inspect_schedule(
         ),
     ] = "linear",
     timesteps: Annotated[int, typer.Option(min=1, help="Number of timesteps T.")] = 1000,
-    beta_min: diffusion.BetaMin = None,
-    beta_max: diffusion.BetaMax = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Sampling steps, to see which timesteps they visit.", show_default="50, at most T"
-        ),
-    ] = None,
-    sampler: common.Sampler = "ddim",
-    spacing: common.Spacing = None,
+    *,
+    betas: BetaOptions,
+    visits: VisitOptions,
     plot: Annotated[
         Path | None,
         typer.Option(help="Plot abar, beta, the SNR and the steps' noise levels to this PNG."),
@@ -62,8 +66,7 @@ def inspect_schedule(
     from ddpm_cli.core.figures import inspection
 
     names = [name.strip() for name in schedule.split(",")]
-    betas = {"beta_min": beta_min, "beta_max": beta_max}
-    beta_range: dict[str, Any] = {name: beta for name, beta in betas.items() if beta is not None}
+    beta_range = betas.nested()
     if beta_range and not set(names) & set(run.BETA_RANGED):
         raise UsageError(f"--beta-min and --beta-max are for {', '.join(run.BETA_RANGED)}")
     if image is None and strip is not None:
@@ -73,9 +76,7 @@ def inspect_schedule(
             raise UsageError(f"{option} {path} should end in .png")
     if image is not None and strip is None:
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
-    sampling = common.SamplingOptions(
-        steps=min(50, timesteps) if steps is None else steps, sampler=sampler, spacing=spacing
-    ).sampling
+    sampling = Sampling(**visits.nested()).with_default_steps(timesteps)
     tables = [
         inspection.tabulate(run.DiffusionConfig(name, timesteps, **beta_range), sampling)
         for name in names

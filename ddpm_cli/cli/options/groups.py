@@ -124,7 +124,7 @@ def _negated(option: str) -> str:
 
 def shown_default(setting: Setting, value: Any) -> str | bool:
     """The default as the help shows it, with its unit; False where there is nothing to show."""
-    if setting.about.shown is not None and value in (None, ()):
+    if setting.about.shown is not None and value == setting.default:
         return setting.about.shown
     if value is None or value == ():
         return False

@@ -6,31 +6,55 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from ddpm_cli.core.config.serialisation import one_of, positive
+from ddpm_cli.core.config.fields import (
+    Settings,
+    above_zero,
+    choice,
+    number,
+    one_of,
+    parse_numbers,
+    setting,
+)
 from ddpm_cli.core.errors import UsageError
 
 CHANNEL_CHANGING = ("res", "conv")  # blocks that may change the width; each begins a stage
 ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # blocks with heads
 BLOCKS = (*CHANNEL_CHANGING, *ATTENTION, "channel-attn")
 
+_PANEL, _CONDITIONS = "Network", "Conditions"
+
 StageBlocks = tuple[str, ...]
 """The blocks of a stage: a res or conv, and the blocks up to the next res or conv."""
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Settings):
     """The caption encoder, whose tokens text-attn blocks attend to."""
 
-    encoder: str = "bytes"  # trained with the U-Net; or a frozen encoder's folder or hub name
-    length: int = 128  # bytes, or a frozen encoder's tokens; longer captions are refused
-    width: int = 128  # of the trained transformer; or of the frozen encoder's vectors
-    layers: int = 2  # of the trained transformer
-    heads: int = 4
-    fingerprint: str = ""  # of a frozen encoder's weights
+    encoder: str = setting(
+        "bytes",
+        "Caption encoder: bytes (a small transformer, trained with the U-Net), or a frozen CLIP "
+        "text model or T5 encoder: its folder, or its name on the Hugging Face hub.",
+        panel=_CONDITIONS,
+        option="--text-encoder",
+    )
+    length: int = setting(
+        128,
+        "Bytes (a frozen encoder's tokens) of the longest caption; longer ones are refused.",
+        unit="tokens",
+        panel=_CONDITIONS,
+        option="--text-length",
+        check=above_zero,
+    )
+    width: int = setting(
+        128, "Of the trained transformer, or of the frozen encoder's vectors.", check=above_zero
+    )
+    layers: int = setting(2, "Of the trained transformer.", check=above_zero)
+    heads: int = setting(4, "Of the trained transformer.", check=above_zero)
+    fingerprint: str = setting("", "Of a frozen encoder's weights.")
 
     def __post_init__(self) -> None:
-        for name in ("length", "width", "layers", "heads"):
-            positive(name, getattr(self, name))
+        super().__post_init__()
         if self.encoder == "bytes" and self.width % self.heads:
             raise UsageError(
                 f"a text width of {self.width} cannot be split into {self.heads} heads"
@@ -38,7 +62,7 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Settings):
     """The U-Net F(x, c_noise, condition); by default the CIFAR-10 network of Ho et al. (2020).
 
     A recipe lists the blocks of a level in order, such as "res,attn,res,attn". Each res or conv
@@ -49,46 +73,121 @@ class NetworkConfig:
 
     FORMER_NAMES: ClassVar[dict[str, str]] = {"time": "modulation", "time_width": "embedding_width"}
 
-    size: tuple[int, int] = (32, 32)  # height, width in pixels
-    channels: int = 3
-    classes: tuple[str, ...] = ()  # names; empty: no class condition
+    size: tuple[int, int] = setting((32, 32), "Height and width of the images.", unit="pixels")
+    channels: int = setting(3, "1 grey, 3 colour, 4 with alpha.", check=choice(1, 3, 4))
+    classes: tuple[str, ...] = setting((), "Class names; empty: no class condition.")
     text: TextConfig | None = None  # None: no captions
-    width: int = 128  # channels of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of width, per level; each halves the sides
-    blocks: tuple[str, ...] = ("res,res", "res,attn,res,attn", "res,res", "res,res")  # per level
-    middle: str = "res,attn,res"
-    up_blocks: tuple[str, ...] = ()  # per level, finest first, as blocks; empty: from blocks
-    heads: int = 1  # of attention blocks
-    head_width: int | None = None  # channels per head; overrides heads
-    attn_patch: int = 1  # side in pixels of the patches that attn attends over
-    modulation: str = "add"  # by noise level and class: "add" (DDPM) or "scale-shift" (FiLM)
-    embedding_width: int | None = None  # of the noise level embedding; None: 4 x width
-    class_width: int | None = None  # of the class embedding; None: embedding_width
-    null_class: bool = True  # a learned embedding of "no class", for classifier-free guidance
-    encoding: str = "sin-cos"  # of c_noise: "sin-cos" (DDPM) or "cos-sin" (improved DDPM, ADM)
-    resample: str = "conv"  # down- and upsampling: "conv", "pool" or in residual blocks ("res")
-    padding: str = "after"  # of downsampling convolutions: "after" (TensorFlow's SAME) or "around"
-    resample_skip: bool = False  # a convolution in the skip of resampling residual blocks (DDPM++)
-    skip_scale: float = 1.0  # of residual sums; DDPM++ has sqrt(1/2)
-    groups: int | None = None  # of group normalisation; None: 32, fewer for narrow levels
-    epsilon: float = 1e-6  # of normalisation
-    augmented: bool = False  # condition on augmentation (Karras et al. 2022, appendix F.2)
-    patch: int = 1  # pixels are unshuffled into channels in patch x patch squares
-    dropout: float = 0.1
-    learned_variance: bool = False  # twice the output channels: the second half is the variance
+    width: int = setting(
+        128, "Channels of the first level.", unit="channels", panel=_PANEL, check=above_zero
+    )
+    multipliers: tuple[int, ...] = setting(
+        (1, 2, 2, 2),
+        "Of the width, one a level, as 1,2,2,2; each level halves the sides.",
+        panel=_PANEL,
+        parse=parse_numbers,
+    )
+    blocks: tuple[str, ...] = setting(
+        ("res,res", "res,attn,res,attn", "res,res", "res,res"),
+        f"A level's blocks in order, as res,attn,res,attn, of {', '.join(BLOCKS)} (residual, "
+        "ConvNeXt, self-attention, attention by class, of linear cost, to the caption, and ECA); "
+        "once for all levels, or repeated for each, the finest first.",
+        panel=_PANEL,
+    )
+    middle: str = setting("res,attn,res", "Blocks between encoder and decoder.")
+    up_blocks: tuple[str, ...] = setting(
+        (), "The decoder's blocks, finest level first; empty: the encoder's, the last repeated."
+    )
+    heads: int = setting(1, "Heads of attention.", panel=_PANEL, check=above_zero)
+    head_width: int | None = setting(
+        None,
+        "Channels of an attention head, which then decides how many there are.",
+        unit="channels",
+        panel=_PANEL,
+        shown="by --heads",
+        check=above_zero,
+    )
+    attn_patch: int = setting(
+        1,
+        "Side, in pixels of their level, of the patches that attn attends over.",
+        unit="pixels",
+        panel=_PANEL,
+        check=above_zero,
+    )
+    modulation: str = setting(
+        "add",
+        "How noise level and class modulate a block: add (DDPM) or scale-shift (improved DDPM).",
+        panel=_PANEL,
+        aliases=("--time",),
+        check=choice("add", "scale-shift"),
+    )
+    embedding_width: int | None = setting(
+        None,
+        "Width of the noise level embedding.",
+        panel=_PANEL,
+        aliases=("--time-width",),
+        shown="4 x --width",
+        check=above_zero,
+    )
+    class_width: int | None = setting(
+        None,
+        "Width of the class embedding.",
+        panel=_PANEL,
+        shown="--embedding-width",
+        check=above_zero,
+    )
+    null_class: bool = setting(True, "A learned embedding of no class, which guidance needs.")
+    encoding: str = setting(
+        "sin-cos",
+        "Of c_noise: sin-cos (DDPM) or cos-sin (improved DDPM, ADM).",
+        check=choice("sin-cos", "cos-sin"),
+    )
+    resample: str = setting(
+        "conv",
+        "Down- and upsampling: conv (convolutions), pool (means and repeats), or res (within "
+        "residual blocks, as DDPM++ and ADM).",
+        panel=_PANEL,
+        check=choice("conv", "pool", "res"),
+    )
+    padding: str = setting(
+        "after",
+        "Of downsampling convolutions: after (TensorFlow's SAME) or around.",
+        check=choice("after", "around"),
+    )
+    resample_skip: bool = setting(
+        False, "A convolution in the skip of resampling residual blocks (DDPM++)."
+    )
+    skip_scale: float = setting(
+        1.0, "Factor of residual sums; DDPM++ has sqrt(1/2).", check=above_zero
+    )
+    groups: int | None = setting(
+        None, "Of group normalisation; none: 32, fewer for narrow levels.", check=above_zero
+    )
+    epsilon: float = setting(1e-6, "Of normalisation.", check=above_zero)
+    augmented: bool = setting(
+        False, "Condition on augmentation (Karras et al. 2022, appendix F.2); set by --augment."
+    )
+    patch: int = setting(
+        1,
+        "Pixels are unshuffled into channels in squares of this side: coarser and faster.",
+        unit="pixels",
+        panel=_PANEL,
+        check=above_zero,
+    )
+    dropout: float = setting(
+        0.1,
+        "Fraction of activations dropped in training.",
+        panel=_PANEL,
+        check=number(zero=True, below=1),
+    )
+    learned_variance: bool = setting(
+        False,
+        "Learn the variance of sampling steps, too: better likelihoods, and few-step ddpm.",
+        panel="Diffusion",
+        option="--learned-variance/--fixed-variance",
+    )
 
     def __post_init__(self) -> None:
-        one_of("channels", self.channels, (1, 3, 4))
-        one_of("modulation", self.modulation, ("add", "scale-shift"))
-        one_of("encoding", self.encoding, ("sin-cos", "cos-sin"))
-        one_of("resample", self.resample, ("conv", "pool", "res"))
-        one_of("padding", self.padding, ("after", "around"))
-        for name in ("width", "heads", "patch", "attn_patch", "epsilon", "skip_scale"):
-            positive(name, getattr(self, name))
-        for name in ("head_width", "embedding_width", "class_width", "groups"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        positive("dropout", self.dropout, zero=True, below=1)
+        super().__post_init__()
         if not self.multipliers or min(*self.multipliers, *self.size) < 1:
             raise UsageError("multipliers and size must be integers of at least 1")
         self._check_widths()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ddpm_cli.core.config.fields import Settings, above_zero, choice, setting
 from ddpm_cli.core.errors import UsageError
 
 SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpmpp-2m", "ipndm")
@@ -14,37 +15,105 @@ VARIANCES = ("fixed-small", "fixed-large", "learned")
 THRESHOLDS = ("static", "dynamic", "none")
 
 _STEPS = 50
+_PANEL = "Sampling"
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read "0.3,5" as (0.3, 5.0)."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--guidance-interval {text!r} should be two noise levels, such as 0.3,5"
+        ) from None
+    return low, high
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Sampler settings. The defaults are deterministic DDIM."""
+class Sampling(Settings):
+    """Sampler settings; the defaults are deterministic DDIM. What is None is set by the sampler."""
 
-    steps: int = 0  # 0: 50, or the model's timesteps where it has fewer
-    eta: float = 0.0  # 0: DDIM, 1: DDPM's ancestral sampling
-    guidance: float = 1.0  # guidance scale; 1: the conditional model, unguided
-    spacing: str = "trailing"
-    sampler: str = "ddim"
-    variance: str = "fixed-small"  # of the noise added in each step, where eta > 0
-    s_churn: float = 0.0  # of stochastic Heun (Karras et al. 2022, algorithm 2)
-    s_min: float = 0.0  # noise levels with churn
-    s_max: float = math.inf
-    s_noise: float = 1.0  # standard deviation of the noise that churn adds
-    threshold: str = "static"  # how x0 is kept in [-1, 1]
-    guidance_interval: tuple[float, float] = (0.0, math.inf)  # noise levels with guidance
-    guidance_rescale: float = 0.0  # phi of Lin et al. (2024), equation 16
+    steps: int = setting(
+        None,
+        "Denoising steps, 1 to the model's number of timesteps.",
+        unit="steps",
+        panel=_PANEL,
+        shown="50, or all where there are fewer",
+        check=above_zero,
+    )
+    eta: float = setting(
+        None,
+        "Noise added in each step: 0 is DDIM, 1 is DDPM's ancestral sampling.",
+        panel=_PANEL,
+        shown="0 for ddim, 1 for ddpm",
+    )
+    guidance: float = setting(
+        1.0,
+        "Classifier-free guidance x0_null + g (x0_conditional - x0_null), given a class or a "
+        "prompt: 1 is the conditional model, 0 the unconditional one, more is stronger. (The "
+        "paper's w is g - 1.)",
+        panel=_PANEL,
+    )
+    spacing: str = setting(
+        None,
+        "Which noise levels the steps visit: trailing (timesteps evenly apart from the very last), "
+        "leading, linspace, quadratic (dense where there is little noise), or karras (between "
+        "timesteps; EDM's rho 7, from 80 at most).",
+        panel=_PANEL,
+        shown="trailing; karras where the sampler solves the flow",
+        check=choice(*SPACINGS),
+    )
+    sampler: str = setting(
+        "ddim",
+        "ddim or ddpm (the same as --eta 1); or, to solve the probability flow ODE from a noise "
+        "level of 80 at most: euler, heun, dpmpp-2m or ipndm.",
+        panel=_PANEL,
+        check=choice(*SAMPLERS),
+    )
+    variance: str = setting(
+        "fixed-small",
+        "Of the noise added: fixed-small (the posterior's), fixed-large (beta's), or learned, for "
+        "models that learned one.",
+        panel=_PANEL,
+        check=choice(*VARIANCES),
+    )
+    s_churn: float = setting(
+        0.0,
+        "Stochastic heun's noise, over all steps; 0: none (Karras et al. 2022, algorithm 2).",
+        panel=_PANEL,
+    )
+    s_min: float = setting(0.0, "Lowest noise level with churn.", panel=_PANEL)
+    s_max: float = setting(
+        math.inf, "Highest noise level with churn.", panel=_PANEL, shown="no limit"
+    )
+    s_noise: float = setting(1.0, "Standard deviation of the noise that churn adds.", panel=_PANEL)
+    threshold: str = setting(
+        "static",
+        "Keep x0 within [-1, 1]: static (clip), dynamic (shrink, then clip: for strong guidance) "
+        "or none.",
+        panel=_PANEL,
+        check=choice(*THRESHOLDS),
+    )
+    guidance_interval: tuple[float, float] = setting(
+        (0.0, math.inf),
+        "LOW,HIGH: guide only at noise levels LOW < sigma <= HIGH, such as 0.3,5.",
+        panel=_PANEL,
+        parse=parse_interval,
+        shown="all noise levels",
+    )
+    guidance_rescale: float = setting(
+        0.0,
+        "Bring the guided x0's contrast back to the conditional model's: 0 not, 1 entirely (phi of "
+        "Lin et al. 2024, equation 16).",
+        panel=_PANEL,
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("sampler", SAMPLERS),
-            ("spacing", SPACINGS),
-            ("variance", VARIANCES),
-            ("threshold", THRESHOLDS),
-        ):
-            if getattr(self, name) not in known:
-                raise UsageError(
-                    f"--{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
-                )
+        by_sampler = {"eta": float(self.sampler == "ddpm"), "spacing": default_spacing(self.sampler)}
+        for name, value in by_sampler.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()
         self._check_ranges()
         self._check_fit()
 
@@ -55,7 +124,7 @@ class Sampling:
 
     def with_default_steps(self, timesteps: int) -> Sampling:
         """These settings with `steps` set, for a model of so many timesteps."""
-        return self if self.steps else replace(self, steps=min(_STEPS, timesteps))
+        return replace(self, steps=self.steps or min(_STEPS, timesteps))
 
     def is_guided_at(self, sigma: float) -> bool:
         """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
