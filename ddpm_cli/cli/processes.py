@@ -18,5 +18,5 @@ def launch_if_needed(nproc: int, device: str) -> bool:
     if distributed.under_launcher():
         return False
     devices.check_processes(nproc, device)
-    launch.launch(launch.Launch(nproc), sys.argv[1:], console.reporter())
+    launch.launch(launch.LaunchConfig(nproc), sys.argv[1:], console.reporter())
     return True

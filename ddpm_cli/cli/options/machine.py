@@ -156,7 +156,9 @@ def launch_if_needed(request: Any, asked: MachineOptions, stop: Any) -> bool:
         if nodes.count == 1:  # several wait longer for each other once they have met
             session.load_images(plan, request, reporter)
         run = RunDirectory(out)
-        how = launch.Launch(asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds)
+        how = launch.LaunchConfig(
+            asked.nproc, nodes, asked.max_restarts, run.logs, run.save_seconds
+        )
         launch.launch(how, [*sys.argv[1:], "--out", str(out)], reporter)
     return True
 
