@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
-    from ddpm_cli.core.generation.model import Model
+    from ddpm_cli.core.generation.trained_model import TrainedModel
     from ddpm_cli.core.metrics.report import Report
     from ddpm_cli.core.models.unet import UNet
 
@@ -40,12 +40,12 @@ _MODULES = {  # where each name that is imported on first use is defined
     "DdpmError": "errors",
     "Denoiser": "diffusion.denoiser",
     "DivergedError": "errors",
-    "Model": "generation.model",
     "Report": "metrics.report",
     "RunConfig": "config.run",
     "SamplerStep": "diffusion.samplers",
     "Sampling": "diffusion.settings",
     "Schedule": "diffusion.schedules",
+    "TrainedModel": "generation.trained_model",
     "UNet": "models.unet",
     "UsageError": "errors",
 }
@@ -55,12 +55,12 @@ __all__ = [
     "DdpmError",
     "Denoiser",
     "DivergedError",
-    "Model",
     "Report",
     "RunConfig",
     "SamplerStep",
     "Sampling",
     "Schedule",
+    "TrainedModel",
     "UNet",
     "UsageError",
     "__version__",
@@ -84,18 +84,22 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def load(run: str | Path | None = None, *, device: str = "auto", precision: str = "fp32") -> Model:
+def load(
+    run: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    progress: bool = False,
+) -> TrainedModel:
     """Load a trained model: a run directory, a weights file, or None for the newest under runs/.
 
     device: auto, cpu, cuda or mps; precision: fp32, bf16 or auto (bf16 where the GPU has it).
     Raises DdpmError where there is no such run.
     """
-    from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, run_directory
+    from ddpm_cli.core.generation.trained_model import TrainedModel
 
-    weights = run_directory.find_weights(None if run is None else Path(run).expanduser())
-    chosen = devices.choose_device(device)
-    return load_model(weights, chosen, devices.choose_precision(precision, chosen))
+    path = None if run is None else Path(run).expanduser()
+    return TrainedModel.load(path, device, precision, _reporter(progress))
 
 
 def schedule(name: str = "cosine", timesteps: int = 1000, **settings: Any) -> Schedule:
@@ -126,9 +130,9 @@ def sample(
     import torch
 
     from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
+    from ddpm_cli.core.data.pixels import to_uint8
     from ddpm_cli.core.diffusion import sampling as samplers
     from ddpm_cli.core.diffusion.settings import Sampling
-    from ddpm_cli.core.generation.model import to_images
     from ddpm_cli.core.runtime.seeds import ImageNoise
 
     count, *image = shape
@@ -136,7 +140,7 @@ def sample(
     noise = ImageNoise(seeds, (image[0], image[1], image[2]), torch.device(device))
     shown = UNCONDITIONAL if condition is None else condition
     *_, last = samplers.sample(denoiser, noise, shown, sampling or Sampling())
-    return to_images(last.x)
+    return to_uint8(last.x).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def config(preset: str = "small", **settings: Any) -> RunConfig:
@@ -166,7 +170,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     progress: bool = False,
-) -> Model:
+) -> TrainedModel:
     """Train on images in memory or a data set of one's own, and load the averaged weights.
 
     images: uint8 (N, H, W) or (N, H, W, C), or any object with `__len__` and `__getitem__` that
@@ -209,17 +213,12 @@ def evaluate(
     weights, default: the published ones, downloaded once; features: a local classifier instead.
     """
     from ddpm_cli.core.metrics.evaluate import evaluate_inputs
+    from ddpm_cli.core.metrics.extraction import ExtractorSettings
 
-    return evaluate_inputs(
-        real,
-        fake,
-        metrics=metrics,
-        weights=weights,
-        features=features,
-        protocol=protocol,
-        device=device,
-        reporter=_reporter(progress),
-    )
+    weights, features = (None if file is None else Path(file) for file in (weights, features))
+    settings = ExtractorSettings(weights, features, protocol)
+    reporter = _reporter(progress)
+    return evaluate_inputs(real, fake, settings, metrics=metrics, device=device, reporter=reporter)
 
 
 def fid(

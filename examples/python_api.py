@@ -1,6 +1,6 @@
 """ddpm from Python: train on arrays, sample, use the denoiser, and a network and sampler of one's own.
 
-    python examples/python_api.py
+python examples/python_api.py
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def main() -> None:
         os.environ["DDPM_TRACEBACK"] = "1"  # so that workers heed it too
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
-    worker.begin()
+    worker.start()
     with console.unread():
         worker.exit_process(_run())
 
@@ -87,7 +87,7 @@ def _run() -> int | str | None:
         return error.exit_code
     except SystemExit as ending:
         if isinstance(ending.code, int) and ending.code:  # because another process failed
-            worker.record_failure("another process told why it ended", ending.code, lost=True)
+            worker.record_failure("another process told why it ended", ending.code, lost_peers=True)
         return ending.code
     except Exception as error:
         if not worker.report_failure(error):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.files import dumps, finite
 from ddpm_cli.core.runtime.reporting import Bar, Reporter, Silent
 
 _PLAIN_EVERY = 30.0  # seconds between progress lines where there is no terminal
@@ -100,7 +100,7 @@ def reporter() -> Reporter:
 def result(text: str, document: dict[str, Any], as_json: bool) -> None:
     """Print a command's result on stdout: its text, or one JSON document."""
     if os.environ.get("RANK", "0") == "0":
-        whole = json.dumps(_finite(document), indent=2, allow_nan=False) if as_json else text
+        whole = dumps(finite(document)) if as_json else text
         print(whole, flush=True)
 
 
@@ -168,17 +168,6 @@ class _Unread:
         with suppress(OSError):
             os.dup2(nowhere, self.fileno())
         os.close(nowhere)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: None stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
 
 
 def _amount(done: float, total: float, unit: str) -> str:

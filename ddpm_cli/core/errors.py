@@ -1,6 +1,6 @@
-"""What can go wrong, by exit code.
+"""Errors, by exit code.
 
-Each message says what was seen, where, and how to mend it.
+Each message says what was seen, where, and how to fix it.
 """
 
 import pickle
@@ -9,8 +9,8 @@ import zipfile
 import zlib
 from tokenize import TokenError
 
-# What reading a damaged file may raise, beside OSError: torch's unpickler, zip and numpy's headers
-# check little of what they are given.
+# Exceptions that reading a damaged file may raise besides OSError: torch's unpickler, zipfile and
+# numpy's header parser validate little of their input.
 DAMAGED_FILE = (
     pickle.UnpicklingError,
     struct.error,
@@ -30,43 +30,43 @@ DAMAGED_FILE = (
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, cut to 200 characters; its kind if it says nothing."""
+    """The first line of an error's message, cut to 200 characters; its type's name if empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
 class DdpmError(Exception):
-    """Something in the user's input, data or machine is at fault. The message is one line."""
+    """An error in the user's input, data or machine. The message is one line."""
 
     exit_code = 1
 
 
 class UsageError(DdpmError):
-    """The options contradict each other or cannot be meant."""
+    """Invalid or contradictory options."""
 
     exit_code = 2
 
 
 class DivergedError(DdpmError):
-    """The training's numbers stopped being finite."""
+    """The loss or the gradients stopped being finite."""
 
     exit_code = 3
 
 
 class PreemptedError(DdpmError):
-    """A signal asked the training to stop; a snapshot was written (EX_TEMPFAIL: run it again)."""
+    """Stopped by a signal or the time limit, after saving (EX_TEMPFAIL: run the command again)."""
 
     exit_code = 75
 
 
 class StoppedByUserError(DdpmError):
-    """Ctrl-C; a snapshot was written."""
+    """Stopped by Ctrl-C, after saving."""
 
     exit_code = 130
 
 
 class WorkersFailedError(DdpmError):
-    """Processes that this one started ended, as the first of them told."""
+    """Worker processes failed; carries the message and exit code of the first failure."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

@@ -221,7 +221,9 @@ def test_the_mean_of_hidden_states_does_not_depend_on_their_scale() -> None:
     means = normalised[0].mean(0), normalised[1, :2].mean(0)
     text = torch.stack([conditioning.text_map(mean) for mean in means])
     time = conditioning.second(nn.functional.silu(conditioning.first(time_of(conditioning))))
-    torch.testing.assert_close(one.global_embedding, nn.functional.silu(time + text), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        one.global_embedding, nn.functional.silu(time + text), rtol=1e-3, atol=1e-3
+    )
 
 
 def time_of(conditioning: ConditionEmbedding) -> Tensor:

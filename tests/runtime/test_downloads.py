@@ -1,4 +1,4 @@
-"""Verified downloads, against a server on the loopback."""
+"""Verified downloads from a server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CONTENT = bytes(range(256)) * 9000  # more than two blocks
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT, whole or cut short, and counts."""
+    """Serves CONTENT, or other bytes, and counts requests."""
 
-    asked = 0
-    sent = CONTENT
-    claimed = len(CONTENT)
+    requests = 0
+    body = CONTENT
+    content_length = len(CONTENT)
 
     def opener(self, _url: str) -> AbstractContextManager[IO[bytes]]:
         return urllib.request.urlopen(f"http://127.0.0.1:{self.server_port}/w.bin", timeout=10)
@@ -39,23 +39,23 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked += 1
+        self.server.requests += 1
         self.send_response(200)
-        self.send_header("Content-Length", str(self.server.claimed))
+        self.send_header("Content-Length", str(self.server.content_length))
         self.end_headers()
-        self.wfile.write(self.server.sent)
+        self.wfile.write(self.server.body)
 
     def log_message(self, *_: object) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as it:
-        thread = threading.Thread(target=it.serve_forever, kwargs={"poll_interval": 0.01})
+    with Server(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield it
-        it.shutdown()
+        yield running
+        running.shutdown()
         thread.join()
 
 
@@ -68,60 +68,60 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
     )
 
 
-class Ear(Silent):
-    """Keeps what is said."""
+class Recorder(Silent):
+    """Records messages and progress."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.messages: list[str] = []
         self.done = 0.0
 
     def say(self, message: str) -> None:
-        self.heard.append(message)
+        self.messages.append(message)
 
     def update(self, done: float, note: str = "") -> None:
         self.done = done
 
 
-def left_in(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 def test_downloads_once(server: Server, remote: RemoteFile, tmp_path: Path) -> None:
-    ear = Ear()
-    path = fetch(remote, ear, server.opener)
+    recorder = Recorder()
+    path = fetch(remote, recorder, server.opener)
     assert path == tmp_path / "cache" / "weights" / "w.bin"
     assert path.read_bytes() == CONTENT
-    assert ear.done == len(CONTENT)
-    assert "https://example.org/w.bin" in ear.heard[0]
+    assert recorder.done == len(CONTENT)
+    assert "https://example.org/w.bin" in recorder.messages[0]
     assert fetch(remote, Silent(), server.opener) == path
-    assert server.asked == 1
-    assert left_in(tmp_path) == [".w.bin.lock", "w.bin"]
+    assert server.requests == 1
+    assert files_in(tmp_path) == [".w.bin.lock", "w.bin"]
 
 
-def test_a_damaged_cache_is_mended(server: Server, remote: RemoteFile) -> None:
-    remote.place.parent.mkdir(parents=True)
-    remote.place.write_bytes(CONTENT[:-1])
+def test_a_damaged_file_in_the_cache_is_replaced(server: Server, remote: RemoteFile) -> None:
+    remote.cache_path.parent.mkdir(parents=True)
+    remote.cache_path.write_bytes(CONTENT[:-1])
     assert fetch(remote, Silent(), server.opener).read_bytes() == CONTENT
 
 
-def test_many_ask_one_downloads(server: Server, remote: RemoteFile) -> None:
+def test_of_concurrent_requests_one_downloads(server: Server, remote: RemoteFile) -> None:
     with ThreadPoolExecutor(6) as pool:
-        got = list(pool.map(lambda _: fetch(remote, Silent(), server.opener), range(6)))
-    assert {path.read_bytes() for path in got} == {CONTENT}
-    assert server.asked == 1
+        paths = list(pool.map(lambda _: fetch(remote, Silent(), server.opener), range(6)))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert server.requests == 1
 
 
-@pytest.mark.parametrize("sent", [CONTENT[:-1] + b"!", CONTENT + b"more", CONTENT[:1000]])
-def test_other_contents_leave_nothing(
-    server: Server, remote: RemoteFile, tmp_path: Path, sent: bytes
+@pytest.mark.parametrize("body", [CONTENT[:-1] + b"!", CONTENT + b"more", CONTENT[:1000]])
+def test_wrong_content_leaves_no_file(
+    server: Server, remote: RemoteFile, tmp_path: Path, body: bytes
 ) -> None:
-    server.sent, server.claimed = sent, len(sent)
+    server.body, server.content_length = body, len(body)
     with pytest.raises(DdpmError, match=r"gave .* bytes with sha256"):
         fetch(remote, Silent(), server.opener)
-    assert left_in(tmp_path) == [".w.bin.lock"]
+    assert files_in(tmp_path) == [".w.bin.lock"]
 
 
-class Torn(io.BytesIO):
+class BrokenConnection(io.BytesIO):
     """A connection that breaks after the first megabyte."""
 
     def read(self, size: int | None = -1) -> bytes:
@@ -131,29 +131,29 @@ class Torn(io.BytesIO):
         return CONTENT[:size]
 
 
-def test_a_broken_connection_leaves_nothing(remote: RemoteFile, tmp_path: Path) -> None:
+def test_a_broken_connection_leaves_no_file(remote: RemoteFile, tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match=r"cannot be downloaded here \(reset by peer\)"):
-        fetch(remote, Silent(), lambda _url: Torn())
-    assert left_in(tmp_path) == [".w.bin.lock"]
+        fetch(remote, Silent(), lambda _url: BrokenConnection())
+    assert files_in(tmp_path) == [".w.bin.lock"]
 
 
-def test_without_network_the_error_says_how(
+def test_without_network_the_error_gives_instructions(
     remote: RemoteFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def unreachable(_url: str) -> AbstractContextManager[IO[bytes]]:
         raise urllib.request.URLError("no route to host")
 
     monkeypatch.setattr(downloads, "_https", unreachable)
-    with pytest.raises(DdpmError) as got:
+    with pytest.raises(DdpmError) as raised:
         fetch(remote, Silent())
-    message = str(got.value)
+    message = str(raised.value)
     assert "\n" not in message
-    needed = ("no route to host", remote.url, remote.sha256, "2,304,000 bytes", "--weights FILE")
-    assert all(part in message for part in (*needed, str(remote.place)))
-    assert left_in(tmp_path) == [".w.bin.lock"]
+    parts = ("no route to host", remote.url, remote.sha256, "2,304,000 bytes", "--weights FILE")
+    assert all(part in message for part in (*parts, str(remote.cache_path)))
+    assert files_in(tmp_path) == [".w.bin.lock"]
 
 
-def test_the_error_of_an_unwritable_cache_names_it(
+def test_the_error_of_an_unwritable_cache_names_ddpm_cache(
     remote: RemoteFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -162,21 +162,21 @@ def test_the_error_of_an_unwritable_cache_names_it(
         fetch(remote, Silent())
 
 
-def test_only_https_is_pinned() -> None:
+def test_only_https_urls_are_accepted() -> None:
     with pytest.raises(ValueError, match="https only"):
         RemoteFile("weights", "http://example.org/w.bin", "0" * 64, 1, "--weights FILE")
     assert PUBLISHED.url.endswith(f"{PUBLISHED.sha256[:8]}.pth")
     assert len(PUBLISHED.sha256) == 64
 
 
-def test_into_a_folder_without_downloading_twice(
+def test_a_cached_file_is_copied_to_another_folder(
     server: Server, remote: RemoteFile, tmp_path: Path
 ) -> None:
-    stick = tmp_path / "stick"
-    path = fetch(remote, Silent(), server.opener, folder=stick)
-    assert path.parent == stick
-    assert not remote.place.exists()
+    folder = tmp_path / "folder"
+    path = fetch(remote, Silent(), server.opener, folder=folder)
+    assert path.parent == folder
+    assert not remote.cache_path.exists()
     cached = fetch(remote, Silent(), server.opener)
     again = fetch(remote, Silent(), server.opener, folder=tmp_path / "other")
     assert again.read_bytes() == cached.read_bytes() == path.read_bytes()
-    assert server.asked == 2
+    assert server.requests == 2

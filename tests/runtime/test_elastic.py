@@ -1,4 +1,4 @@
-"""The parts around processes, one by one: SLURM, time limits, locks, stalls, who failed first."""
+"""Units of multi-process training: SLURM, time limits, locks, stalls, the first failure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
 
 from ddpm_cli import __version__
-from ddpm_cli.cli.options import machine
 from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.config.fields import parse_duration
+from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.errors import (
     DdpmError,
@@ -59,52 +60,54 @@ Run = Callable[..., Result]
         ("rack[2-3]node[08-10]", "rack2node08"),
     ],
 )
-def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
+def test_first_host(nodes: str, first: str) -> None:
     assert slurm.first_host(nodes) == first
 
 
-def test_scontrol_reads_the_lists_that_we_cannot(scontrol: Path) -> None:
+def test_scontrol_expands_other_node_lists(scontrol: Path) -> None:
     assert slurm.first_host("odd{1..3}") == "first"
     assert scontrol.read_text() == "show hostnames odd{1..3}\n"
 
 
-def attached(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, str]:
-    """What torch.distributed reads, after SLURM gave these variables."""
+def attached(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
+    """The variables of torch.distributed set by `attach` under these variables of SLURM."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     with monkeypatch.context() as patch:
         for name in ("MASTER_ADDR", "MASTER_PORT", "ENVIRONMENT"):
             patch.delenv(name, raising=False)
-        for name, value in given.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         before = dict(os.environ)
         slurm.attach()
-        now = {name: os.environ[name] for name in names if name in os.environ}
+        found = {name: os.environ[name] for name in names if name in os.environ}
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-    return now
+    return found
 
 
-def test_tasks_of_srun_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_srun_become_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
     nodes = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "3", "SLURM_JOB_NODELIST": "gpu[03-04]"}
-    place = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu03"}
-    assert attached(monkeypatch, **task, **nodes) == place | {"MASTER_PORT": "29697"}
-    ours = {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
-    assert attached(monkeypatch, **task, **nodes, **ours) == place | ours
+    expected = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu03"}
+    assert attached(monkeypatch, **task, **nodes) == expected | {"MASTER_PORT": "29697"}
+    own = {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
+    assert attached(monkeypatch, **task, **nodes, **own) == expected | own
     assert attached(monkeypatch, **task, RANK="0", WORLD_SIZE="2") == {
         "RANK": "0",
         "WORLD_SIZE": "2",
     }
 
 
-def test_a_lone_task_and_a_batch_script_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_task_and_a_batch_script_are_single_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert attached(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="1") == {}
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}
     assert attached(monkeypatch, **script) == {}
     assert attached(monkeypatch, **script, SLURM_STEP_NUM_TASKS="4")["WORLD_SIZE"] == "4"
 
 
-def test_nodes_know_their_address() -> None:
+def test_node_addresses() -> None:
     assert Nodes(2, 0, "gpu03:29500").address == "gpu03"
     assert Nodes(2, 1, "gpu03:29500").address == os.uname().nodename
     assert Nodes(2, 1, "127.0.0.1:29500").address == "127.0.0.1"
@@ -115,21 +118,25 @@ def test_nodes_know_their_address() -> None:
     [("4h", 14400), ("90m", 5400), ("3600", 3600), ("1d12h", 129600), ("1.5h", 5400), ("20s", 20)],
 )
 def test_time_limits(text: str, seconds: float) -> None:
-    assert stopping.parse_time_limit(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "4 h", "-3", "0", "h", "1:30:00"])
-def test_times_that_are_none(text: str) -> None:
+def test_invalid_time_limits(text: str) -> None:
     with pytest.raises(UsageError, match="--time-limit"):
-        stopping.parse_time_limit(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(
     ("environment", "gpus", "index"),
     [
-        ({"RANK": "3", "SLURM_PROCID": "3"}, 1, 0),  # srun: each task sees its own
-        ({"RANK": "3", "SLURM_PROCID": "3", "SLURM_GPUS_PER_TASK": "1"}, 4, 3),  # or all do
-        ({"RANK": "3", "SLURM_PROCID": "0", "SLURM_GPUS_PER_TASK": "8"}, 8, 3),  # a launcher in one
+        ({"RANK": "3", "SLURM_PROCID": "3"}, 1, 0),  # srun: each task sees its own GPU
+        ({"RANK": "3", "SLURM_PROCID": "3", "SLURM_GPUS_PER_TASK": "1"}, 4, 3),  # or all GPUs
+        (
+            {"RANK": "3", "SLURM_PROCID": "0", "SLURM_GPUS_PER_TASK": "8"},
+            8,
+            3,
+        ),  # a launcher in one task
         ({"RANK": "3"}, 1, None),
         ({"RANK": "3", "SLURM_PROCID": "3", "TORCHELASTIC_RUN_ID": "x"}, 1, None),
     ],
@@ -147,15 +154,15 @@ def test_each_process_takes_its_own_gpu(
         assert devices.choose_device("cuda").index == index
 
 
-BEGUN = "import os; from ddpm_cli.core.runtime.elastic import worker; worker.begin(); "
-BEGUN += "print(os.environ[worker.STARTED])"
+PRINT_START = "import os; from ddpm_cli.core.runtime.elastic import worker; worker.start(); "
+PRINT_START += "print(os.environ[worker.STARTED])"
 
 
 def test_the_time_limit_counts_from_the_first_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes over the launcher's start; what another command left behind is not ours."""
+    """A worker keeps its launcher's start time; other commands ignore an inherited one."""
 
     def started() -> float:
-        return float(subprocess.check_output([sys.executable, "-c", BEGUN], text=True))
+        return float(subprocess.check_output([sys.executable, "-c", PRINT_START], text=True))
 
     before = time.time()
     monkeypatch.setenv(worker.STARTED, "1000")
@@ -164,31 +171,31 @@ def test_the_time_limit_counts_from_the_first_command(monkeypatch: pytest.Monkey
     assert started() == 1000
 
 
-def test_how_a_worker_ended_is_told_though_the_disk_is_full(
+def test_a_failure_is_reported_though_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file for it is not on the run's disk; and it is whole, or not there."""
-    logs = launch._Logs(tmp_path / "run", tmp_path / "own", 1)
+    """The error file is not on the run's disk, and is complete or missing."""
+    logs = launch._WorkerLogs(tmp_path / "run", tmp_path / "own", 1)
     (file,) = logs.reify({0: {"RANK": "0"}}).error_files.values()
     assert Path(file).is_relative_to(tmp_path / "own")
     monkeypatch.setenv(worker.LAUNCHER, str(os.getppid()))
-    monkeypatch.setenv(worker.ENDING, file)
+    monkeypatch.setenv(worker.ERROR_FILE, file)
     with monkeypatch.context() as patch:
 
-        def full(self: Path, *given: Any, **more: Any) -> None:
+        def full(self: Path, *args: Any, **kwargs: Any) -> None:
             self.touch()
             raise OSError(28, "No space left on device")
 
         patch.setattr(Path, "write_text", full)
         worker.record_failure("the disk is full", 1)
-    nothing = ProcessFailure(0, 1, 1, file)
-    assert first_failure({0: nothing}).message == "it ended with exit code 1"
+    without_file = ProcessFailure(0, 1, 1, file)
+    assert first_failure({0: without_file}).message == "it ended with exit code 1"
     worker.record_failure("the disk is full", 1)
     failure = first_failure({0: ProcessFailure(0, 1, 1, file)})
-    assert (failure.message, failure.purpose) == ("the disk is full", 1)
+    assert (failure.message, failure.intended_exit_code) == ("the disk is full", 1)
 
 
-def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_raised_on_all_ranks_are_reported_by_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank, silent in (("0", False), ("3", True)):
         monkeypatch.setenv("RANK", rank)
         for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
@@ -196,9 +203,11 @@ def test_what_ends_all_alike_is_told_by_the_first(monkeypatch: pytest.MonkeyPatc
         assert not worker.report_failure(DdpmError("of this process alone"))
 
 
-@pytest.mark.parametrize(("place", "code"), [({}, -signal.SIGABRT), ({"RANK": "1"}, 0)])
-def test_one_of_several_ends_before_python_is_taken_apart(place: dict[str, str], code: int) -> None:
-    """Meanwhile a thread of gloo may free a tensor, which aborts; here something always does."""
+@pytest.mark.parametrize(("environment", "code"), [({}, -signal.SIGABRT), ({"RANK": "1"}, 0)])
+def test_one_of_several_exits_without_pythons_shutdown(
+    environment: dict[str, str], code: int
+) -> None:
+    """In which a thread of gloo that frees a tensor aborts; here atexit always does."""
     program = (
         "import atexit, os, sys; from ddpm_cli.cli.app import main\n"
         "atexit.register(lambda: (sys.stdout.flush(), os.abort()))\n"
@@ -206,7 +215,7 @@ def test_one_of_several_ends_before_python_is_taken_apart(place: dict[str, str],
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, "--version"],
-        env=os.environ | place | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,
@@ -224,20 +233,20 @@ def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopping.end_of_time(60) == 1060
 
 
-def test_time_runs_out_where_saving_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice the last snapshot's 30 s, two steps of 4 s, and 5 s to leave: 73 s."""
+def test_the_time_limit_leaves_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the last snapshot's 30 s, two steps of 4 s, and 5 s to exit: 73 s."""
     now = [0.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     request = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
-    for now[0], heard in ((900.0, 0), (926.9, 0), (927.1, stopping.OUT_OF_TIME)):
-        assert request.signal == heard
-    assert "the end of its time" in str(stopping.stopped_error(request.signal, "run"))
+    for now[0], number in ((900.0, 0), (926.9, 0), (927.1, stopping.OUT_OF_TIME)):
+        assert request.signal == number
+    assert "the time limit" in str(stopping.stopped_error(request.signal, "run"))
     first = stopping.StopRequest(stopping.TimeLimit(1000.0, lambda: (30.0, 4.0)))
-    first.note(signal.SIGUSR1)
+    first.on_signal(signal.SIGUSR1)
     assert first.signal == signal.SIGUSR1
 
 
-def test_what_comes_with_a_save_takes_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_includes_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A save of 10 s, a validation and preview of 100, steps of 2: 2 (110 + 2) + 5 s."""
     now = [0.0]
     monkeypatch.setenv(worker.STARTED, "0")
@@ -246,47 +255,45 @@ def test_what_comes_with_a_save_takes_time_too(monkeypatch: pytest.MonkeyPatch) 
     request: Any = SimpleNamespace(time_limit=1000.0)
     limit = session._time_limit(request, progress)
     assert limit is not None
-    for now[0], near in ((770.0, False), (772.0, True)):
-        assert limit.near() == near
+    for now[0], must_stop in ((770.0, False), (772.0, True)):
+        assert limit.must_stop() == must_stop
 
 
-def test_a_second_ctrl_c_leaves_at_once_whatever_asked_before() -> None:
+def test_a_second_ctrl_c_exits_immediately_after_any_signal() -> None:
     request = stopping.StopRequest()
     for number in (signal.SIGUSR1, signal.SIGINT):
-        request.note(number)
+        request.on_signal(number)
     assert request.signal == signal.SIGUSR1
     with pytest.raises(KeyboardInterrupt):
-        request.note(signal.SIGINT)
+        request.on_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_while_processes_are_started_stops_too(
+def test_a_signal_while_processes_are_starting(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    """Then torch heeds it, in a way of its own."""
+    """torch handles it then, by a SignalException."""
 
-    def work(*given: Any) -> None:
+    def run_workers(*args: Any) -> None:
         raise SignalException(f"got {number}", number)
 
-    monkeypatch.setattr(launch._Agent, "work", work)
-    with pytest.raises(WorkersFailedError, match=f"stopped by {number.name} while") as ended:
-        launch.launch(launch.Launch(2), [], Silent())
-    assert ended.value.exit_code == code
+    monkeypatch.setattr(launch._Agent, "run_workers", run_workers)
+    with pytest.raises(WorkersFailedError, match=f"stopped by {number.name} while") as raised:
+        launch.launch(launch.LaunchConfig(2), [], Silent())
+    assert raised.value.exit_code == code
 
 
-def test_nodes_meet_before_they_read_pictures(
-    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They wait ten minutes for each other, and once they have met for as long as it takes."""
-    launched: list[launch.Launch] = []
-    monkeypatch.setattr(launch, "launch", lambda how, *given: launched.append(how))
-    monkeypatch.setattr(loader, "prepare", lambda *given, **more: pytest.fail("it reads"))
+def test_nodes_meet_before_reading_images(train_tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait ten minutes for the rendezvous, and after it as long as reading takes."""
+    launched: list[launch.LaunchConfig] = []
+    monkeypatch.setattr(launch, "launch", lambda config, *args: launched.append(config))
+    monkeypatch.setattr(loader, "prepare", lambda *args, **kwargs: pytest.fail("images were read"))
     nodes = ("--nnodes", 2, "--node-rank", 1, "--rdzv-endpoint", "127.0.0.1:29500")
     assert train_tiny(*nodes, "--out", "run").code == 0
     assert launched[0].nodes == Nodes(2, 1, "127.0.0.1:29500")
 
 
-def test_a_training_out_of_time_saves_and_is_put_back(
+def test_at_the_time_limit_training_saves_and_is_requeued(
     train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -299,7 +306,7 @@ def test_a_training_out_of_time_saves_and_is_put_back(
 
     monkeypatch.setattr(slurm, "requeue", requeued)
     result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
-    assert (result.code, "stopped by the end of its time; run holds all" in result.err) == (
+    assert (result.code, "stopped by the time limit; run holds all" in result.err) == (
         75,
         True,
     )
@@ -312,20 +319,20 @@ def test_a_training_out_of_time_saves_and_is_put_back(
     assert scontrol.read_text() == "requeue 77\n"
 
 
-def test_what_scontrol_says_does_not_hide_that_all_is_saved(
+def test_an_error_of_scontrol_does_not_hide_that_all_is_saved(
     train_tiny: Run, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     (scontrol.parent / "bin" / "scontrol").write_text("#!/bin/sh\necho no >&2; exit 1\n")
     result = train_tiny("--out", "run", "--requeue", "--time-limit", "1s", "--images", 10**6)
     assert (result.code, result.err.count("ddpm: ")) == (75, 1), result.err
-    assert "run holds all that was learned: run the same command again" in result.err
+    assert "run holds all progress: run the same command again" in result.err
     assert "the job is not in the queue again: scontrol requeue 77 failed: no" in result.err
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_while_pictures_are_read_ends_and_puts_back(
+def test_a_signal_while_images_are_read_ends_and_requeues(
     train_tiny: Run,
     scontrol: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -333,11 +340,11 @@ def test_a_signal_while_pictures_are_read_ends_and_puts_back(
     number: int,
     code: int,
 ) -> None:
-    """Before anything was learned: at once, by the launcher as by one process alone."""
+    """Before the first step immediately, in the launcher as in a single process."""
 
-    def prepare(*given: Any, **more: Any) -> None:
+    def prepare(*args: Any, **kwargs: Any) -> None:
         os.kill(os.getpid(), number)
-        pytest.fail("it went on")
+        pytest.fail("it continued")
 
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setattr(loader, "prepare", prepare)
@@ -348,16 +355,16 @@ def test_a_signal_while_pictures_are_read_ends_and_puts_back(
     assert not Path("run").exists()
 
 
-def test_a_signal_before_all_is_imported_is_heeded(
+def test_a_signal_during_imports_is_handled(
     train_tiny: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = machine.check
+    check = MachineConfig.check
 
-    def signalled(*given: Any) -> None:
+    def signalled(config: MachineConfig) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        check(*given)
+        check(config)
 
-    monkeypatch.setattr(machine, "check", signalled)
+    monkeypatch.setattr(MachineConfig, "check", signalled)
     result = train_tiny("--out", "run")
     assert (result.code, "stopped by SIGTERM before the first step" in result.err) == (75, True)
 
@@ -365,13 +372,13 @@ def test_a_signal_before_all_is_imported_is_heeded(
 @pytest.fixture
 def ignoring_hangups() -> Iterator[None]:
     """As under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.usefixtures("ignoring_hangups")
-def test_signals_that_we_were_started_to_ignore_stay_ignored() -> None:
+def test_signals_ignored_at_the_start_stay_ignored() -> None:
     with stopping.catch_signals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert (stop.signal, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
@@ -380,52 +387,54 @@ def test_signals_that_we_were_started_to_ignore_stay_ignored() -> None:
 
 
 @pytest.mark.usefixtures("ignoring_hangups")
-def test_the_launcher_ignores_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though torch takes SIGTERM, SIGINT and SIGHUP when it starts processes."""
-    seen: list[Any] = []
+def test_signals_ignored_at_the_start_stay_ignored_by_the_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though torch sets handlers of SIGTERM, SIGINT and SIGHUP when it starts processes."""
+    handlers: list[Any] = []
 
-    def start(*given: Any) -> dict[int, Any]:
+    def start(*args: Any) -> dict[int, Any]:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         return {}
 
-    def work(agent: Any) -> None:
+    def run_workers(agent: Any) -> None:
         agent._start_workers(None)
-        seen.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
-        seen.append(agent.pass_on)
-        raise WorkersFailedError("seen", 1)
+        handlers.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
+        handlers.append(agent.forward_signal)
+        raise WorkersFailedError("done", 1)
 
     monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
-    monkeypatch.setattr(launch._Agent, "work", work)
+    monkeypatch.setattr(launch._Agent, "run_workers", run_workers)
     with pytest.raises(WorkersFailedError):
-        launch.launch(launch.Launch(2), [], Silent())
-    assert seen == [signal.SIG_IGN, seen[2], seen[2]]
+        launch.launch(launch.LaunchConfig(2), [], Silent())
+    assert handlers == [signal.SIG_IGN, handlers[2], handlers[2]]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_being_started_again_is_noticed(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+def test_a_restart_is_detected(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     assert not worker.restarted()
-    for value, again in (("0", False), ("", False), ("2", True)):
+    for value, restarted in (("0", False), ("", False), ("2", True)):
         monkeypatch.setenv(count, value)
-        assert worker.restarted() == again
+        assert worker.restarted() == restarted
 
 
-def test_started_again_a_training_goes_on_however_it_began(
+def test_a_restarted_training_resumes_whatever_resume_says(
     train_tiny: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train_tiny("--out", "old", "--images", 8).code == 0
     (start,) = Path("old/snapshots").glob("*8.pt")
-    for resume, begun in (("never", 0), (start, 8)):
-        command = ("--out", f"new-{begun}", "--resume", resume, "--json", "--images")
-        assert train_tiny(*command, 16).json()["resumed_at"] == begun
+    for resume, images in (("never", 0), (start, 8)):
+        command = ("--out", f"new-{images}", "--resume", resume, "--json", "--images")
+        assert train_tiny(*command, 16).json()["resumed_at"] == images
         with monkeypatch.context() as patch:
             patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
             assert train_tiny(*command, 24).json()["resumed_at"] == 16
 
 
 @pytest.mark.parametrize("outer", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_JOB_ID"])
-def test_never_resuming_needs_a_name_where_it_may_be_started_again(
+def test_resume_never_needs_out_where_a_restart_is_possible(
     train_tiny: Run, monkeypatch: pytest.MonkeyPatch, outer: str
 ) -> None:
     monkeypatch.setenv(outer, "3")
@@ -433,15 +442,15 @@ def test_never_resuming_needs_a_name_where_it_may_be_started_again(
     assert (result.code, "needs --out" in result.err) == (2, True)
 
 
-def test_what_a_run_began_from_elsewhere_is_kept_in_it(
+def test_a_run_keeps_the_snapshot_it_was_resumed_from(
     train_tiny: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before its first snapshot, it does not fall back behind where it began."""
+    """Killed before its first snapshot, it resumes from there again."""
     assert train_tiny("--out", "old", "--images", 16).code == 0
     assert train_tiny("--out", "run", "--images", 8).code == 0
     (start,) = Path("old/snapshots").glob("*16.pt")
 
-    def killed(self: Clock, *given: Any) -> Any:
+    def killed(self: Clock, *args: Any) -> Any:
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
@@ -459,56 +468,56 @@ def test_one_training_at_a_time(train_tiny: Run) -> None:
         "import sys; from pathlib import Path\n"
         "from ddpm_cli.core.runtime.locks import lock_run\n"
         "with lock_run(Path('run'), print):\n"
-        "    print('held', flush=True); sys.stdin.read()"
+        "    print('locked', flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", program]
-    left = run / "snapshots" / ".000000000032.pt.abc.part"
+    partial = run / "snapshots" / ".000000000032.pt.abc.part"
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
-        left.touch()
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        partial.touch()
         refused = train_tiny("--out", "run")
         other.kill()
     assert refused.code == 1
     assert f"run is being written by process {other.pid} on {os.uname().nodename}" in refused.err
-    assert left.exists()
+    assert partial.exists()
     (run / ".metrics.jsonl.abc.part").touch()
     assert train_tiny("--out", "run", "--images", 8).code == 0
     assert not list(run.rglob("*.part"))
 
 
-def test_without_locks_the_host_and_process_are_asked(
+def test_without_locks_the_holder_is_identified_by_host_and_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fcntl
 
-    def unsupported(*given: Any) -> None:
+    def unsupported(*args: Any) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    said: list[str] = []
+    messages: list[str] = []
     lock = tmp_path / ".lock"
-    with lock_run(tmp_path, said.append):
-        assert "without locks" in said[0]
-        told = json.loads(lock.read_text())
-    parent = told | {"pid": os.getppid()}  # alive, but began before us
-    assert locks._started(os.getppid()) != told["started"] == locks._started(os.getpid())
-    lock.write_text(json.dumps(parent | {"started": locks._started(os.getppid())}))
-    seen = f"process {os.getppid()} on .*; if there is none, delete {lock}"
-    with pytest.raises(DdpmError, match=seen), lock_run(tmp_path, print):
+    with lock_run(tmp_path, messages.append):
+        assert "without locks" in messages[0]
+        own = json.loads(lock.read_text())
+    parent = own | {"pid": os.getppid()}  # alive, but started before this process
+    assert locks._start_time(os.getppid()) != own["started"] == locks._start_time(os.getpid())
+    lock.write_text(json.dumps(parent | {"started": locks._start_time(os.getppid())}))
+    message = f"process {os.getppid()} on .*; if there is none, delete {lock}"
+    with pytest.raises(DdpmError, match=message), lock_run(tmp_path, print):
         pass
-    gone = told | {"pid": 2**22 + 1}
+    dead = own | {"pid": 2**22 + 1}
     elsewhere = parent | {"host": "another"}
-    for holder in (gone, elsewhere, parent, told):  # the last two: their numbers were given again
+    for holder in (dead, elsewhere, parent, own):  # the last two: their numbers were reused
         lock.write_text(json.dumps(holder))
-        with lock_run(tmp_path, said.append):
+        with lock_run(tmp_path, messages.append):
             pass
 
 
 def test_a_gpu_out_of_memory_is_an_error_of_one_line(
     train_tiny: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: Any) -> None:
+    def full(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
     monkeypatch.setattr(Clock, "tick", full)
@@ -527,54 +536,54 @@ with watchdog.watching(Path("logs"), 0.5):
     for _ in range(30):
         time.sleep(0.1)
         watchdog.step()
-    print("lively", flush=True)
+    print("stepping", flush=True)
     def stuck_here():
         threading.Event().wait()
     stuck_here()
 """
 
 
-def test_a_stall_is_written_down_and_ended(tmp_path: Path) -> None:
-    """Neither a long pause nor more steps than the time has seconds for are stalls."""
-    done = subprocess.run(
+def test_a_stalled_process_writes_its_stacks_and_exits(tmp_path: Path) -> None:
+    """Neither a long pause nor many steps are stalls."""
+    completed = subprocess.run(
         [sys.executable, "-c", STALL],
         capture_output=True,
         text=True,
         timeout=ranks.SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, "lively\n"), done.stderr
-    assert "no step ended for 0.5 seconds (--stall-timeout)" in done.stderr
+    assert (completed.returncode, completed.stdout) == (1, "stepping\n"), completed.stderr
+    assert "no step ended for 0.5 seconds (--stall-timeout)" in completed.stderr
     assert "stuck_here" in Path("logs/stacks-rank0.txt").read_text()
 
 
 def test_a_suspended_process_has_not_stalled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it does not run, by SIGSTOP or a suspended machine, its clock may run on."""
-    missed, looks, ended = [0.0], itertools.count(), []
-    napping, looked_again = threading.Event(), threading.Event()
+    """While it is suspended, by SIGSTOP or with its machine, its clock may run on."""
+    suspended, checks, exits = [0.0], itertools.count(), []
+    waiting, checked_again = threading.Event(), threading.Event()
     clock = time.monotonic
 
     def monotonic() -> float:
-        now = clock() + missed[0]
+        now = clock() + suspended[0]
         if threading.current_thread().name == "watchdog":
-            napping.set()
-            if missed[0] and next(looks) > 2:
-                looked_again.set()
+            waiting.set()
+            if suspended[0] and next(checks) > 2:
+                checked_again.set()
         return now
 
     monkeypatch.setattr(watchdog.time, "monotonic", monotonic)
-    monkeypatch.setattr(watchdog, "_end", ended.append)
+    monkeypatch.setattr(watchdog, "_exit_with", exits.append)
     watch = watchdog._Watch(tmp_path / "logs" / "stacks.txt", 8.0)
-    assert napping.wait(60)
-    missed[0] = 1000.0
-    assert looked_again.wait(60)
+    assert waiting.wait(60)
+    suspended[0] = 1000.0
+    assert checked_again.wait(60)
     watch.close()
-    assert not ended
+    assert not exits
 
 
-def test_a_training_that_does_not_stall_leaves_nothing(train_tiny: Run) -> None:
+def test_a_training_that_does_not_stall_leaves_no_logs(train_tiny: Run) -> None:
     assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
     assert not Path("run/logs").exists()
 
@@ -585,49 +594,56 @@ def test_a_deadline_ends_the_process(tmp_path: Path) -> None:
         "with watchdog.deadline(60, lambda: 'in time'): pass\n"
         "with watchdog.deadline(0.1, lambda: 'nobody answers'): threading.Event().wait()"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=ranks.SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (1, "ddpm: nobody answers\n")
+    assert (completed.returncode, completed.stderr) == (1, "ddpm: nobody answers\n")
 
 
-def told(moment: float, purpose: int | None = None, *, lost: bool = False) -> SimpleNamespace:
-    """A worker that left word."""
-    about = {"py_callstack": "", "timestamp": str(int(moment))}
-    message = {"message": f"at {moment}", "extraInfo": about}
-    data = {"message": message, "host": "h", "moment": moment, "purpose": purpose, "lost": lost}
-    return SimpleNamespace(exitcode=1, timestamp=int(moment), error_file_data=data)
+def failed(
+    timestamp: float, intended_exit_code: int | None = None, *, lost_peers: bool = False
+) -> SimpleNamespace:
+    """A worker that wrote its error file."""
+    extra = {"py_callstack": "", "timestamp": str(int(timestamp))}
+    data = {
+        "message": {"message": f"at {timestamp}", "extraInfo": extra},
+        "host": "h",
+        "timestamp": timestamp,
+        "intended_exit_code": intended_exit_code,
+        "lost_peers": lost_peers,
+    }
+    return SimpleNamespace(exitcode=1, timestamp=int(timestamp), error_file_data=data)
 
 
-def killed(moment: int, number: int) -> SimpleNamespace:
-    """A worker that a signal ended, as torch's agent noticed at some moment."""
-    return SimpleNamespace(exitcode=-number, timestamp=moment, error_file_data={"message": "?"})
+def killed(timestamp: int, number: int) -> SimpleNamespace:
+    """A worker killed by a signal, which torch's agent noticed at `timestamp`."""
+    return SimpleNamespace(exitcode=-number, timestamp=timestamp, error_file_data={"message": "?"})
 
 
 @pytest.mark.parametrize(
     "first_to_last",
     [
-        # An error of ours; a process that thereby lost the others; one killed as it hung.
-        [told(100.2), told(100.3, lost=True), killed(131, signal.SIGKILL)],
-        # A process killed, which is noticed late; one that lost it; one ended when starting.
-        [killed(101, signal.SIGKILL), told(100.2, lost=True), killed(101, signal.SIGTERM)],
-        # A lost connection, long after which torch's agent kills what hangs.
-        [told(100.2, lost=True), killed(131, signal.SIGKILL)],
-        # An end on purpose; those that leave because of it.
-        [told(100.2, 1), told(100.1, 1, lost=True), told(100.4, lost=True)],
+        # A bug; a rank that thereby lost its peers; one killed as it hung.
+        [failed(100.2), failed(100.3, lost_peers=True), killed(131, signal.SIGKILL)],
+        # A rank killed, which is noticed late; one that lost it; one stopped while starting.
+        [killed(101, signal.SIGKILL), failed(100.2, lost_peers=True), killed(101, signal.SIGTERM)],
+        # A lost connection, long after which torch's agent kills the hanging rank.
+        [failed(100.2, lost_peers=True), killed(131, signal.SIGKILL)],
+        # An exit on purpose; ranks that exit because of it.
+        [failed(100.2, 1), failed(100.1, 1, lost_peers=True), failed(100.4, lost_peers=True)],
     ],
 )
-def test_which_failure_explains_the_others(first_to_last: list[Any]) -> None:
+def test_which_failure_caused_the_others(first_to_last: list[Any]) -> None:
     for order in itertools.permutations(range(len(first_to_last))):
         failures = {rank: first_to_last[i] for rank, i in enumerate(order)}
         assert first_failure(failures).rank == order.index(0)
 
 
-def test_torchruns_patience_is_compared_with_a_snapshots_time(
+def test_torchruns_shutdown_timeout_is_compared_with_the_time_to_save(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert stopping.short_grace_warning(100.0) is None
@@ -644,41 +660,39 @@ def test_torchruns_patience_is_compared_with_a_snapshots_time(
     assert (stopping.grace_period(0.0), stopping.grace_period(200.0)) == (120.0, 600.0)
 
 
-def test_nodes_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port of the first one is taken; or the others do not come; or it does not."""
-    monkeypatch.setattr(launch, "_MEETING", 1)
+def test_a_failed_rendezvous_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port of node 0 is taken; other nodes do not come; node 0 does not."""
+    monkeypatch.setattr(launch, "_RENDEZVOUS_TIMEOUT", 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(DdpmError, match="2 nodes did not meet at"):
-            launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+            launch.launch(launch.LaunchConfig(1, Nodes(2, 0, endpoint)), ["train"], Silent())
     with pytest.raises(DdpmError, match="2 nodes did not meet at"):
-        launch.launch(launch.Launch(1, Nodes(2, 0, endpoint)), ["train"], Silent())
-    wordless = launch._no_meeting(Nodes(2, 0, endpoint), RendezvousTimeoutError())
-    assert "(not all came in time)" in wordless
+        launch.launch(launch.LaunchConfig(1, Nodes(2, 0, endpoint)), ["train"], Silent())
+    message = launch._rendezvous_failed(Nodes(2, 0, endpoint), RendezvousTimeoutError())
+    assert "(not all came in time)" in message
     with pytest.raises(DdpmError, match=r"did not meet at .*refused"):
-        launch.launch(launch.Launch(1, Nodes(2, 1, endpoint)), ["train"], Silent())
+        launch.launch(launch.LaunchConfig(1, Nodes(2, 1, endpoint)), ["train"], Silent())
 
 
-def test_a_node_that_waits_for_the_first_heeds_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*given: Any, **more: Any) -> None:
+def test_a_node_that_waits_for_node_0_handles_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **kwargs: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(socket, "create_connection", refused)
     with stopping.catch_signals() as stop, pytest.raises(PreemptedError), stop.raise_at_once():
-        launch.launch(launch.Launch(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())
+        launch.launch(launch.LaunchConfig(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1", "host:99999", "host:6²", ":29500", "host:0"])
-def test_where_nodes_meet_is_a_host_and_a_port(train_tiny: Run, endpoint: str) -> None:
+def test_the_rendezvous_endpoint_is_a_host_and_a_port(train_tiny: Run, endpoint: str) -> None:
     result = train_tiny("--nnodes", 2, "--rdzv-endpoint", endpoint)
     assert (result.code, "needs --rdzv-endpoint HOST:PORT" in result.err) == (2, True)
 
 
-def test_a_dry_run_of_several_processes_checks_what_they_would(
-    train_tiny: Run, tmp_path: Path
-) -> None:
+def test_a_dry_run_checks_as_several_processes_would(train_tiny: Run, tmp_path: Path) -> None:
     result = train_tiny("--nproc", 4, "--batch", 2, "--device", "cpu", "--dry-run")
     assert (result.code, "one image for each of 4 processes" in result.err) == (2, True)
     (tmp_path / "torn.pt").write_bytes(b"torn")

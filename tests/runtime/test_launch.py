@@ -1,4 +1,4 @@
-"""Several processes: stopped, killed and failing, they end as the user can expect."""
+"""Multi-process training whose processes are stopped, killed or fail."""
 
 from __future__ import annotations
 
@@ -13,68 +13,70 @@ import pytest
 from ddpm_cli.core.checkpoints import snapshots
 from tests.conftest import TINY
 from tests.support import ranks
-from tests.support.misdeeds import End, Misdeeds, ending, same, started
+from tests.support.faults import Exit, FaultInjector, same, start, wait
 
 IMAGES = 96  # 12 steps; snapshots after 32, 64 and 96
 
 
 @pytest.fixture
-def train(tmp_path: Path, photos: Path) -> Callable[..., End]:
-    """Train the tiny network in two processes that commit the given misdeeds."""
+def train(tmp_path: Path, photos: Path) -> Callable[..., Exit]:
+    """Train the tiny network in two processes with the given faults."""
     config = tmp_path / "two.json"
     config.write_text(json.dumps(TINY | {"preview": 0}))
-    misdeeds = Misdeeds(tmp_path / "site")
+    injector = FaultInjector(tmp_path / "site")
 
-    def call(*arguments: Any, deeds: tuple[tuple[int, int, str], ...] = ()) -> End:
-        given = ("train", "--data", photos, "--config", config, "--images", IMAGES, "--nproc", 2)
-        return ending(started((*given, *arguments), misdeeds.environment(*deeds)))
+    def call(*arguments: Any, faults: tuple[tuple[int, int, str], ...] = ()) -> Exit:
+        command = ("train", "--data", photos, "--config", config, "--images", IMAGES, "--nproc", 2)
+        return wait(start((*command, *arguments), injector.environment(*faults)))
 
     return call
 
 
 def newest(run: str) -> int:
-    """The images seen at the newest snapshot."""
+    """The number of images trained on at the newest snapshot."""
     return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
 
 
-def test_sudden_death_changes_nothing(
-    train: Callable[..., End], photos: Path, tmp_path: Path
+def test_a_killed_worker_does_not_change_the_result(
+    train: Callable[..., Exit], photos: Path, tmp_path: Path
 ) -> None:
-    given = ("--data", photos, "--config", tmp_path / "two.json", "--images", IMAGES)
-    calm = ranks.run(2, "", "train", *given, "--out", "calm")
-    assert [ended.code for ended in calm] == [0, 0], calm[0].err
-    code, out, err = train("--out", "run", "--json", deeds=((1, 80, "SIGKILL"),))
+    options = ("--data", photos, "--config", tmp_path / "two.json", "--images", IMAGES)
+    undisturbed = ranks.run(2, "", "train", *options, "--out", "undisturbed")
+    assert [ended.code for ended in undisturbed] == [0, 0], undisturbed[0].err
+    code, out, err = train("--out", "run", "--json", faults=((1, 80, "SIGKILL"),))
     assert code == 0, err
     assert f"process 1 on {os.uname().nodename} was killed by SIGKILL" in err
     assert err.count("Resuming from run/snapshots/000000000064.pt") == 1
     assert "Traceback" not in err
     assert json.loads(out)["images"] == IMAGES
-    assert same("run", "calm")
+    assert same("run", "undisturbed")
 
 
-def test_signals_save_and_a_job_is_queued_again(
-    train: Callable[..., End], scontrol: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_signal_saves_and_requeues_the_job(
+    train: Callable[..., Exit], scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    code, _, err = train("--out", "run", "--requeue", deeds=((1, 16, "launcher SIGTERM"),))
-    assert scontrol.read_text() == "requeue 77\n"  # and outlived the processes' end
+    code, _, err = train("--out", "run", "--requeue", faults=((1, 16, "launcher SIGTERM"),))
+    assert scontrol.read_text() == "requeue 77\n"  # and outlived the end of the processes
     assert (code, "stopped by SIGTERM; run holds all" in err) == (75, True), err
-    assert newest("run") in (16, 24) and "Traceback" not in err  # the other one may hear it first
+    assert (
+        newest("run") in (16, 24) and "Traceback" not in err
+    )  # the other rank may receive it first
 
 
 @pytest.mark.chaos
-def test_a_signal_to_one_process_stops_all(train: Callable[..., End]) -> None:
-    code, _, err = train("--out", "run", deeds=((1, 16, "SIGUSR1"),))
+def test_a_signal_to_one_process_stops_all(train: Callable[..., Exit]) -> None:
+    code, _, err = train("--out", "run", faults=((1, 16, "SIGUSR1"),))
     assert (code, "stopped by SIGUSR1; run holds all" in err) == (75, True), err
     assert (newest("run"), err.count("SIGUSR1"), "Traceback" in err) == (24, 1, False)
 
 
-def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> None:
-    code, out, err = train("--out", "run", "--max-restarts", 0, deeds=((1, 16, "raise"),))
+def test_the_first_failure_is_printed_once_and_last(train: Callable[..., Exit]) -> None:
+    code, out, err = train("--out", "run", "--max-restarts", 0, faults=((1, 16, "raise"),))
     assert (code, out) == (1, "")
-    told = err[err.index("ddpm: ") :]
-    assert told.startswith(f"ddpm: process 1 on {os.uname().nodename} failed first: ValueError")
-    assert told.strip().endswith("ValueError: the cat sat on the keyboard")
+    message = err[err.index("ddpm: ") :]
+    assert message.startswith(f"ddpm: process 1 on {os.uname().nodename} failed first: ValueError")
+    assert message.strip().endswith("ValueError: the cat sat on the keyboard")
     assert err.count("Traceback") == 1
     (log,) = Path("run/logs").glob("*/rank1.err")
     assert "the cat sat on the keyboard" in log.read_text()
@@ -91,7 +93,7 @@ def test_the_first_failure_is_told_once_and_last(train: Callable[..., End]) -> N
         (("--time-limit", "soon"), "should be a time such as 4h"),
     ],
 )
-def test_what_cannot_be_is_said_once_before_any_process_starts(
+def test_invalid_options_are_reported_once_before_any_process_starts(
     train_tiny: Callable[..., Any], options: tuple[Any, ...], message: str
 ) -> None:
     result = train_tiny("--nproc", 2, *options)
@@ -102,15 +104,15 @@ def test_what_cannot_be_is_said_once_before_any_process_starts(
 
 @pytest.mark.chaos
 def test_two_tasks_of_srun_are_one_training(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    """`srun -n 2 ddpm train`: nothing but SLURM's variables."""
-    environment = Misdeeds(tmp_path / "site").environment()
+    """`srun -n 2 ddpm train`, with nothing but SLURM's variables."""
+    environment = FaultInjector(tmp_path / "site").environment()
     environment |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
-    environment |= {"SLURM_JOB_ID": str(os.getpid())}  # from which follows the port
+    environment |= {"SLURM_JOB_ID": str(os.getpid())}  # determines the port
     command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--json")
     tasks = [
-        started(command, environment | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
+        start(command, environment | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
         for task in (0, 1)
     ]
-    (code, out, _), (other, nothing, _) = ends = [ending(task) for task in tasks]
-    assert (code, other) == (0, 0), ends
-    assert (json.loads(out)["images"], nothing) == (64, "")
+    (code, out, _), (other, empty, _) = exits = [wait(task) for task in tasks]
+    assert (code, other) == (0, 0), exits
+    assert (json.loads(out)["images"], empty) == (64, "")

@@ -1,6 +1,6 @@
 """A stand-in for the published FID weights, which tests cannot download: same keys and shapes.
 
-The keys are spelled out here, not taken from our network, so that a renamed layer fails.
+The keys are written out, not taken from our network, so that a renamed layer fails.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ CONVOLUTIONS = [
 
 
 def standin_weights(seed: int = 0) -> dict[str, Tensor]:
-    """Random weights, scaled so that activations keep their size through the depth (He et al.)."""
+    """Random weights, scaled to keep the variance of activations (He et al. 2015)."""
     g = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for name, inputs, outputs, height, width in CONVOLUTIONS:

@@ -1,6 +1,6 @@
-"""A world of processes for tests: each runs a program of the test's own, then the command line.
+"""Several ranks for tests: each runs a program given by the test, then the command line.
 
-They are forked from a server that has torch imported, which would take each of them seconds.
+They are forked from a server that has imported torch, which would take each of them seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS = 600  # to wait for a process: far more than any needs, however busy the machine
+SECONDS = 600  # timeout of a process: far more than any needs on a busy machine
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["torch._dynamo", "ddpm_cli.core.training.scoring", "ddpm_cli.core.training.session"]
@@ -21,7 +21,7 @@ _FORKS.set_forkserver_preload(
 
 
 class Ended(NamedTuple):
-    """How one process ended."""
+    """Exit code and output of one rank."""
 
     code: int
     out: str
@@ -29,9 +29,9 @@ class Ended(NamedTuple):
 
 
 def run(processes: int, program: str, *command: object) -> list[Ended]:
-    """Run `program`, then `ddpm COMMAND`, as ranks of one world; how each rank ended.
+    """Run `program`, then `ddpm COMMAND`, on every rank of one process group.
 
-    The program may replace parts of ddpm_cli. It finds the processes' numbers in $RANK.
+    The program may patch ddpm_cli, and finds its rank in $RANK.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,12 +40,13 @@ def run(processes: int, program: str, *command: object) -> list[Ended]:
     shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     shared |= {name: str(value) for name, value in world.items()}
     with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / str(rank) for rank in range(processes)]
+        outputs = [Path(folder) / str(rank) for rank in range(processes)]
         running = []
-        for rank, place in enumerate(places):
+        for rank, output in enumerate(outputs):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}
-            given = (program, [str(word) for word in command], shared | own, Path.cwd(), place)
-            running.append(_FORKS.Process(target=_be, args=given, daemon=True))
+            words = [str(word) for word in command]
+            arguments = (program, words, shared | own, Path.cwd(), output)
+            running.append(_FORKS.Process(target=_run_rank, args=arguments, daemon=True))
             running[-1].start()
         try:
             for process in running:
@@ -54,20 +55,21 @@ def run(processes: int, program: str, *command: object) -> list[Ended]:
             for process in running:
                 process.kill()
                 process.join()
-        told = [
-            [place.with_suffix(end).read_text() for end in (".out", ".err")] for place in places
+        texts = [
+            [output.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
+            for output in outputs
         ]
-    return [Ended(p.exitcode or 0, *texts) for p, texts in zip(running, told, strict=True)]
+    return [Ended(p.exitcode or 0, *text) for p, text in zip(running, texts, strict=True)]
 
 
-def _be(
-    program: str, command: list[str], environment: dict[str, str], where: Path, place: Path
+def _run_rank(
+    program: str, command: list[str], environment: dict[str, str], folder: Path, output: Path
 ) -> None:
-    """Be one rank, in a process forked for that."""
-    for number, end in ((1, ".out"), (2, ".err")):
-        with place.with_suffix(end).open("wb") as file:
-            os.dup2(file.fileno(), number)
-    os.chdir(where)
+    """Run one rank, in a forked process."""
+    for descriptor, suffix in ((1, ".out"), (2, ".err")):
+        with output.with_suffix(suffix).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["ddpm", *command]

@@ -37,7 +37,7 @@ from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer
 from tests.conftest import Result
 from tests.support import ranks
-from tests.support.misdeeds import same as alike
+from tests.support.faults import same as alike
 from tests.training.test_training import CONFIG, CPU, pictures, replace_rows, same, trained
 
 
@@ -420,7 +420,7 @@ def test_a_signal_changes_nothing_but_the_time(tmp_path: Path) -> None:
             ahead = self.state.progress.images + 8
             if ahead in moments:
                 moments.remove(ahead)
-                request.note(signal.SIGTERM)
+                request.on_signal(signal.SIGTERM)
             return super()._accumulate_gradients(share)
 
     run = RunDirectory(tmp_path / "run")

@@ -110,7 +110,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
     class Stop(Silent):
         def update(self, done: float, note: str = "") -> None:
             if done > 40:
-                request.note(signal.SIGTERM)
+                request.on_signal(signal.SIGTERM)
 
     run = RunDirectory(tmp_path / "halves")
     run.path.mkdir()

@@ -11,6 +11,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.config.fields import parse_size
 
 _PANEL = "Settings that the files lack"
 
@@ -123,7 +124,9 @@ def convert(
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.runtime.run_directory import find_weights
 
-    options = ImportOptions(**asdict(settings) | {"size": common.parse_size(settings.size)})
+    options = ImportOptions(
+        **asdict(settings) | {"size": settings.size and parse_size(settings.size)}
+    )
     if to is None:
         document = import_weights(source, out, options)
         next_step = f"\nNext: ddpm sample {out}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, processes
+from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
 
@@ -84,7 +84,7 @@ def fid(
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
-    from ddpm_cli.core.runtime import devices, distributed
+    from ddpm_cli.core.runtime import devices, distributed, processes
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     reporter, sampling_settings = console.reporter(), sampling.sampling
@@ -107,7 +107,7 @@ def fid(
             "both inputs are statistics, so no network runs: --weights, --features, --protocol and "
             "--precision have no meaning"
         )
-    if processes.launch_if_needed(nproc, device):
+    if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     chosen = devices.choose_device(device)
     if fake_input is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, processes
+from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, scoring
 
 
@@ -38,7 +38,7 @@ def inception_score(
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
-    from ddpm_cli.core.runtime import devices, distributed
+    from ddpm_cli.core.runtime import devices, distributed, processes
 
     reporter = console.reporter()
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
@@ -46,7 +46,7 @@ def inception_score(
     if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
-    if processes.launch_if_needed(nproc, device):
+    if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     with distributed.process_group(chosen):
         extractor = extractor_settings.load(chosen, reporter)

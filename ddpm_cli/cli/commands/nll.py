@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import console, processes
+from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 
 
@@ -43,9 +43,9 @@ def nll(
     """
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
-    from ddpm_cli.core.runtime import devices, distributed, run_directory
+    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
 
-    if processes.launch_if_needed(nproc, device):
+    if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)

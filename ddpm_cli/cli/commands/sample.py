@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, processes
+from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options.groups import grouped
 
@@ -47,10 +47,10 @@ def sample(
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import folder, generate
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, distributed, run_directory
+    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
 
     how, asked = sampling.sampling, shown.request
-    if processes.launch_if_needed(nproc, device):
+    if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)

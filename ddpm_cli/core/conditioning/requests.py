@@ -13,8 +13,8 @@ import torch
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.tokens import TokenisedText
+from ddpm_cli.core.config.fields import is_whole_number
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.config.serialisation import is_number
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -158,7 +158,7 @@ def _plan_classes(requested: Sequence[str], names: Sequence[str]) -> ConditionPl
 def _parse_class(value: str, names: Sequence[str]) -> tuple[str, int | None]:
     """Split "cat:8" into the class and the number of images, None where it has none."""
     name, colon, count = value.rpartition(":")
-    if not colon or value in names or not is_number(count):
+    if not colon or value in names or not is_whole_number(count):
         return value, None
     if not count.strip("0"):
         raise UsageError(f"--class {value!r} requests 0 images")
@@ -170,7 +170,7 @@ def _parse_class(value: str, names: Sequence[str]) -> tuple[str, int | None]:
 def _label(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
-    if is_number(name) and len(name) <= len(str(_MAX_IMAGES)) and int(name) < len(names):
+    if is_whole_number(name) and len(name) <= len(str(_MAX_IMAGES)) and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
     raise DdpmError(

@@ -1,4 +1,4 @@
-"""Dataclasses to and from plain values, and config files."""
+"""Dataclasses to and from plain values, as config files hold them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from ddpm_cli.core.config.fields import is_whole_number as is_number
-from ddpm_cli.core.config.fields import one_of, positive
 from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
-
-__all__ = ["from_dict", "is_number", "one_of", "positive", "to_dict", "updated"]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import (
     DataConfig,
@@ -17,7 +18,6 @@ from ddpm_cli.core.config.run import (
     RunConfig,
     WeightsOrigin,
 )
-from ddpm_cli.core.config.serialisation import one_of
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, import_tensors

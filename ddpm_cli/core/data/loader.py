@@ -9,7 +9,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -105,6 +104,11 @@ def prepare(
     left out.
     """
     shape = (len(source), channels, *size)
+    if not source.stamp:  # in memory already: nothing to cache
+        images = np.empty(shape, np.uint8)
+        rows, failures = _decode_all(source, images, reporter)
+        _report(failures, len(source), reporter, skip_bad=skip_bad)
+        return DecodedImages(images, source.labels, rows, key=source.fingerprint)
     key = sha256(f"{source.stamp} {shape}".encode()).hexdigest()[:16]
     path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = path.with_suffix(".readable.npy")
@@ -116,7 +120,9 @@ def prepare(
             "set DDPM_CACHE to a folder on a larger disk, or use a smaller --size",
         )
         with atomic_write(path) as partial, atomic_write(readable) as list_partial:
-            rows, failures = _decode_all(source, shape, partial, reporter)
+            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            rows, failures = _decode_all(source, array, reporter)
+            array.flush()
             _report(failures, len(source), reporter, skip_bad=skip_bad)
             with list_partial.open("wb") as file:
                 np.save(file, rows)
@@ -131,17 +137,17 @@ def prepare(
 
 
 def _decode_all(
-    source: Source, shape: tuple[int, ...], path: Path, reporter: Reporter
+    source: Source, out: NDArray[np.uint8], reporter: Reporter
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Write all images to `path`. Returns the rows that could be read, and the others' errors."""
+    """Fill `out` (N, C, H, W). Returns the rows that could be read, and the others' errors."""
+    _, channels, height, width = out.shape
 
     def decode(index: int) -> ImageArray | UnreadableError:
         try:
-            return source.image(index, shape[1], (shape[2], shape[3]))
+            return source.image(index, channels, (height, width))
         except UnreadableError as error:
             return error
 
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     rows, failures = [], []
     indices = range(len(source))
     with ThreadPoolExecutor(cores()) as pool:
@@ -153,9 +159,8 @@ def _decode_all(
             if isinstance(item, UnreadableError):
                 failures.append(str(item))
             else:
-                array[i] = item
+                out[i] = item
                 rows.append(i)
-    array.flush()
     return np.array(rows, dtype=np.int64), failures
 
 

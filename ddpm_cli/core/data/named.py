@@ -17,7 +17,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.downloads import alone
+from ddpm_cli.core.runtime.locks import lock_download
 from ddpm_cli.core.runtime.reporting import Silent
 
 
@@ -84,7 +84,7 @@ class NamedSource:
         entry = DATASETS[name]
         with (
             _explain_errors(name, root),
-            alone(root / name, Silent()),
+            lock_download(root / name, Silent().say),
             contextlib.redirect_stdout(sys.stderr),
         ):
             if isinstance(entry, _Binary):

@@ -112,7 +112,7 @@ class Denoiser:
         The fraction is (v + 1) / 2 of the last C of 2 C output channels (Nichol & Dhariwal 2021,
         equation 15, as in their code), or None where the output has C channels.
         """
-        sigma = _levels(sigma, x)
+        sigma = noise_levels(sigma, x)
         c_in = expand_to_image(self.scalings(sigma).c_in, x)
         c_noise = self.schedule.c_noise(sigma).to(x.device)
         output = self.network((c_in * x).float(), c_noise, condition)
@@ -129,7 +129,7 @@ class Denoiser:
 
     def to_x0(self, output: Tensor, x: Tensor, sigma: NoiseLevels) -> Tensor:
         """The denoised x0 of an output F, in the precision of x."""
-        c_skip, c_out, _ = self.scalings(_levels(sigma, x))
+        c_skip, c_out, _ = self.scalings(noise_levels(sigma, x))
         return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma: NoiseLevels) -> Tensor:
@@ -139,7 +139,7 @@ class Denoiser:
         linear combination of x0 and n: subtraction and division act on float64 scalars alone, which
         avoids cancellation at small and large sigma.
         """
-        sigma = _levels(sigma, x0)
+        sigma = noise_levels(sigma, x0)
         c_skip, c_out, _ = self.scalings(sigma)
         of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
         return expand_to_image(of_x0, x0) * x0 + expand_to_image(of_noise, noise) * noise
@@ -158,7 +158,7 @@ class Denoiser:
         return self.predict(x, sigma, condition).x0
 
 
-def _levels(sigma: NoiseLevels, x: Tensor) -> Tensor:
+def noise_levels(sigma: NoiseLevels, x: Tensor) -> Tensor:
     """Noise levels for the images x (B, …): float64 (B,), on the CPU and without gradient."""
     if not isinstance(sigma, Tensor):
         sigma = torch.tensor(sigma, dtype=torch.float64)

@@ -109,7 +109,10 @@ class Sampling(Settings):
     )
 
     def __post_init__(self) -> None:
-        by_sampler = {"eta": float(self.sampler == "ddpm"), "spacing": default_spacing(self.sampler)}
+        by_sampler = {
+            "eta": float(self.sampler == "ddpm"),
+            "spacing": default_spacing(self.sampler),
+        }
         for name, value in by_sampler.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

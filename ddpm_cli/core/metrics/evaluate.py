@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
-from ddpm_cli.core.metrics.extraction import Extractor
+from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.images import ImageSet
-from ddpm_cli.core.metrics.inputs import ScoreInput
+from ddpm_cli.core.metrics.inputs import ScoreInput, open_input
 from ddpm_cli.core.metrics.kid import kid
 from ddpm_cli.core.metrics.prdc import MIN_IMAGES, prdc
 from ddpm_cli.core.metrics.protocols import LOCAL
@@ -19,6 +24,7 @@ from ddpm_cli.core.metrics.scores import Gaussian, inception_score
 from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
 from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.devices import choose_device
 from ddpm_cli.core.runtime.reporting import Reporter
 
 NEEDS_IMAGES = {  # each metric: the inputs whose images it needs, not only their statistics
@@ -96,6 +102,24 @@ def evaluate(
         lambda: _scored(reals, fakes, extractor, requested, reporter)
     )
     return report, reals.statistics if distributed.is_main() else None
+
+
+def evaluate_inputs(
+    real: str | Path | NDArray[np.uint8],
+    fake: str | Path | NDArray[np.uint8],
+    settings: ExtractorSettings,
+    *,
+    metrics: Sequence[str] | None,
+    device: str,
+    reporter: Reporter,
+) -> Report:
+    """Score FAKE against REAL, each named as `open_input` takes it, in this process."""
+    inputs = open_input(real), open_input(fake)
+    names = None if metrics is None else ",".join(metrics)
+    requested = RequestedMetrics.parse(names, *inputs)
+    known = all(isinstance(value, Statistics) for value in inputs)
+    extractor = None if known else settings.load(choose_device(device), reporter)
+    return evaluate(*inputs, extractor, requested, reporter)[0]
 
 
 def evaluate_inception_score(

@@ -22,7 +22,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
 PUBLISHED = RemoteFile(
-    what="the FID Inception weights",
+    description="the FID Inception weights",
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",

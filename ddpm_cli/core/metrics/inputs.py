@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.data.named import DATASETS
 from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
@@ -22,12 +24,15 @@ from ddpm_cli.core.runtime.devices import cores
 ScoreInput = ImageSet | Statistics
 
 
-def open_input(spec: str | Path, skip_bad: bool = False) -> ScoreInput:
+def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> ScoreInput:
     """Open one input of a comparison.
 
-    A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), or a data set's
-    name ("cifar10:train", "shapes"). Raises DdpmError where there are no images or statistics.
+    A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), a data set's name
+    ("cifar10:train", "shapes"), or an array of images. Raises DdpmError where there are no images
+    or statistics.
     """
+    if isinstance(spec, np.ndarray):
+        return ArrayImages(spec)
     path = Path(spec).expanduser()
     if not path.exists() and _names_data_set(str(spec)):
         return DatasetImages(open_source(str(spec)), str(spec))
@@ -38,6 +43,38 @@ def open_input(spec: str | Path, skip_bad: bool = False) -> ScoreInput:
 
 def _names_data_set(spec: str) -> bool:
     return spec == "shapes" or spec.partition(":")[0] in DATASETS
+
+
+class ArrayImages:
+    """Images in memory, uint8 (N, H, W) or (N, H, W, 1, 3 or 4)."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3, 4):
+            raise DdpmError(
+                f"the images are {images.dtype} {images.shape}; they should be uint8 (N, height, "
+                "width) or (N, height, width, 1, 3 or 4)"
+            )
+        self.label = "array"
+        self.tally = Tally()
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def walk(self, part: slice) -> Iterator[Tensor]:
+        """Read a range of the images."""
+        self.tally = Tally()
+        chosen = self._images[part]
+        for start in range(0, len(chosen), RUN_LENGTH):
+            batch = np.ascontiguousarray(chosen[start : start + RUN_LENGTH].transpose(0, 3, 1, 2))
+            images = _opaque(torch.from_numpy(batch))
+            _count(self.tally, images, "array")
+            yield images
+
+    def content(self) -> None:
+        """None: arrays are not cached."""
 
 
 class DatasetImages:

@@ -1,1 +1,1 @@
-"""The machine: processes, seeds, files written whole, downloads, the run directory."""
+"""Devices, processes, seeds, atomic files, locks, downloads and the run directory."""

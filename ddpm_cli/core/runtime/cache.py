@@ -1,4 +1,4 @@
-"""Where things that can be made or fetched again are kept."""
+"""The cache folder: files that can be computed or downloaded again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 def cache_root() -> Path:
     """$DDPM_CACHE, or `ddpm` under the user's cache folder."""
-    given = os.environ.get("DDPM_CACHE")
-    if given:
-        return Path(given).expanduser()
+    configured = os.environ.get("DDPM_CACHE")
+    if configured:
+        return Path(configured).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ddpm"

@@ -1,4 +1,4 @@
-"""Which processor does the work, and in which precision."""
+"""Device and precision selection."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def cores() -> int:
-    """Processor cores this process may use: a job's share of the machine."""
+    """The number of CPU cores this process may use, which a job may restrict."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name for this process; "auto": a CUDA GPU if there is one, else CPU."""
+    """The device for this process; "auto" is a CUDA GPU if there is one, else the CPU.
+
+    Raises UsageError where the device does not exist.
+    """
     if name not in DEVICES:
         raise UsageError(f"--device {name!r} is unknown; choose one of {', '.join(DEVICES)}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         count = torch.cuda.device_count()
-        alone = count == 1 and slurm.is_task()  # SLURM shows each task its own GPU only
-        index = 0 if alone else distributed.local_rank()
+        own_gpu_only = count == 1 and slurm.is_task()  # SLURM may show each task only its own GPU
+        index = 0 if own_gpu_only else distributed.local_rank()
         if index >= count:
             raise UsageError(
                 f"process {index} of this machine has no GPU: {count} visible "
@@ -48,7 +51,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision of the network's arithmetic; "auto": bf16 on GPUs that have it."""
+    """The dtype of matrix products and convolutions; "auto" is bfloat16 on GPUs that support it."""
     if name not in PRECISIONS:
         raise UsageError(f"--precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -56,37 +59,37 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def can_compile(device: torch.device, reporter: Reporter) -> bool:
-    """Whether torch can compile for this device, which takes a compiler; said where it cannot."""
+    """Whether torch.compile works for this device; reports why where it does not."""
     try:
         torch.compile(torch.sin)(torch.zeros(1, device=device))
-    except Exception as error:  # of many kinds: a missing compiler, headers, an old GPU
-        why = first_line(error)
-        reporter.say(f"--compile does not work here, so training goes on without: {why}")
+    except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
+        reason = first_line(error)
+        reporter.say(f"--compile does not work here, so training continues without: {reason}")
         return False
     return True
 
 
 @contextmanager
-def enough_memory(mend: str) -> Iterator[None]:
-    """Say in a line that a GPU's memory ran out within the block, and how to mend it."""
+def enough_memory(fix: str) -> Iterator[None]:
+    """Raise DdpmError, with a fix, where a GPU runs out of memory within the block."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        why = str(error).split(". ")[0]
+        reason = str(error).split(". ")[0]
         raise DdpmError(
-            f"{worker.rank_name()} ran out of the GPU's memory ({why}); {mend}"
+            f"{worker.rank_name()} ran out of the GPU's memory ({reason}); {fix}"
         ) from error
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """Run matrix products and convolutions in `precision`; norms, sums and weights stay float32."""
+    """Autocast matrix products and convolutions; norms, reductions and weights stay float32."""
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
 
 
 def check_processes(count: int, device: str) -> None:
-    """Refuse more processes on this machine than it has GPUs, where they would run on GPUs."""
+    """Raise UsageError for more processes on this machine than it has GPUs to run them on."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device in ("auto", "cuda") and gpus and count > gpus:
         raise UsageError(

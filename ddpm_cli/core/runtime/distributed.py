@@ -1,4 +1,4 @@
-"""The only place that knows torch.distributed. A single process is a world of one."""
+"""Collective operations of torch.distributed. A single process has world size 1."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from ddpm_cli.core.runtime.elastic import watchdog, worker
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=2)  # for ranks that wait while one of them reads all the pictures
-_GATHERING = 600.0  # seconds until all processes have come
-_HANDSHAKE = 60.0  # seconds until all have heard of each other
+_COLLECTIVE_TIMEOUT = timedelta(hours=2)  # ranks wait while one of them decodes all images
+_RENDEZVOUS_TIMEOUT = 600.0  # seconds until all processes have joined
+_HANDSHAKE_TIMEOUT = 60.0  # seconds until the first all-reduce has ended
 
 
 def under_launcher() -> bool:
-    """Whether torchrun, or our own launcher, started this process as one of several."""
+    """Whether torchrun or our own launcher started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
-    """This process's number among all, from 0."""
+    """This process's rank, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """This process's number on its machine, from 0."""
+    """This process's rank on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is rank 0, which writes files and reports."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes for the length of a block: gloo for the CPU, NCCL for GPUs."""
+    """Join the process group within a block: gloo for the CPU, NCCL for GPUs."""
     if world_size() == 1:
         yield
         return
@@ -58,42 +58,43 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    with watchdog.deadline(_GATHERING, _nobody_came):
-        dist.init_process_group(backend, timeout=_PATIENCE)
-    with watchdog.deadline(_HANDSHAKE, lambda: _cannot_talk(device)):
-        for place in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
-            heard = torch.ones(1, device=place)
-            dist.all_reduce(heard)
-            assert heard.item() == world_size()
+    with watchdog.deadline(_RENDEZVOUS_TIMEOUT, _rendezvous_timed_out):
+        dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+    with watchdog.deadline(_HANDSHAKE_TIMEOUT, lambda: _handshake_timed_out(device)):
+        for kind in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
+            ones = torch.ones(1, device=kind)
+            dist.all_reduce(ones)
+            assert ones.item() == world_size()
     yield
-    dist.destroy_process_group()  # not after an error: that is told before the others can notice
+    dist.destroy_process_group()  # not after an error: it is reported before the others notice
 
 
-def _nobody_came() -> str:
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def _rendezvous_timed_out() -> str:
+    endpoint = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     return (
-        f"{worker.rank_name()} waited {_GATHERING:.0f} s for {world_size()} processes to meet at "
-        f"{where}; were all started, and can each reach that address (a firewall, a wrong name)?"
+        f"{worker.rank_name()} waited {_RENDEZVOUS_TIMEOUT:.0f} s for {world_size()} processes to "
+        f"meet at {endpoint}; were all started, and can each reach that address (a firewall, a "
+        "wrong name)?"
     )
 
 
-def _cannot_talk(device: torch.device) -> str:
-    try_this = "a firewall, or the wrong network: GLOO_SOCKET_IFNAME=eth0 names the right one"
+def _handshake_timed_out(device: torch.device) -> str:
+    fix = "a firewall, or the wrong network: GLOO_SOCKET_IFNAME=eth0 names the right one"
     if device.type == "cuda":
-        try_this = (
+        fix = (
             "in this order: NCCL_P2P_DISABLE=1 (boards whose GPUs cannot reach each other), "
             "NCCL_SOCKET_IFNAME=eth0 (the right network), NCCL_DEBUG=INFO (to see more); a firewall"
         )
     return (
-        f"{worker.rank_name()} ({device}) did not hear from the others within {_HANDSHAKE:.0f} s of "
-        f"the start. Try {try_this}"
+        f"{worker.rank_name()} ({device}) did not hear from the others within "
+        f"{_HANDSHAKE_TIMEOUT:.0f} s of the start. Try {fix}"
     )
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
-    """What `work` gives in every process, or one error where it fails in any.
+    """Call `work` on every rank and return its value; where any rank fails, all end.
 
-    The first process in which it raises a DdpmError does so, the others leave with its code.
+    The lowest rank whose `work` raised a DdpmError raises it; the others exit with its code.
     """
     failure, value = None, None
     try:
@@ -111,20 +112,20 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 
 @contextmanager
 def local_rank0_first() -> Iterator[None]:
-    """Let the first process of each machine go through the block before its others do.
+    """Run the block on local rank 0 of each machine before its other ranks.
 
-    Where it fails it tells why, and the others just leave with its exit code.
+    Where it raises there, the other ranks exit with its exit code.
     """
     if local_rank() == 0:
-        failed = 1
+        own_code = 1
         try:
             yield
-            failed = 0
+            own_code = 0
         except DdpmError as error:
-            failed = error.exit_code
+            own_code = error.exit_code
             raise
         finally:
-            (code,) = all_reduce_max(failed)
+            (code,) = all_reduce_max(own_code)
     else:
         (code,) = all_reduce_max(0)
         if not code:
@@ -134,27 +135,27 @@ def local_rank0_first() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every rank has called this."""
     if world_size() > 1:
         all_reduce_max(0.0)
 
 
-def broadcast_from_rank0(decide: Callable[[], T]) -> T:
-    """What the first process decides, told to all; only there is `decide` called.
+def broadcast_from_rank0(compute: Callable[[], T]) -> T:
+    """Call `compute` on rank 0 and return its value on every rank.
 
-    Where that raises a DdpmError, the first process does so and the others leave with its code.
+    Where it raises a DdpmError, rank 0 raises that and the others exit with its code.
     """
     if world_size() == 1:
-        return decide()
-    told: list[tuple[T | None, int]] = [(None, 0)]
+        return compute()
+    message: list[tuple[T | None, int]] = [(None, 0)]  # value, exit code
     failure: DdpmError | None = None
     if is_main():
         try:
-            told = [(decide(), 0)]
+            message = [(compute(), 0)]
         except DdpmError as error:
-            failure, told = error, [(None, error.exit_code)]
-    dist.broadcast_object_list(told)
-    value, code = told[0]
+            failure, message = error, [(None, error.exit_code)]
+    dist.broadcast_object_list(message)
+    value, code = message[0]
     if failure is not None:
         raise failure
     if code:
@@ -163,7 +164,7 @@ def broadcast_from_rank0(decide: Callable[[], T]) -> T:
 
 
 def all_reduce_max(*values: float) -> list[float]:
-    """The largest of each value over all processes; so that all decide alike."""
+    """The maximum of each value over all ranks, so that all decide alike."""
     if world_size() == 1:
         return list(values)
     gathered = torch.tensor(values, dtype=torch.float64)
@@ -172,30 +173,30 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in float64 on the CPU."""
+    """The sum of a tensor over all ranks, in float64 on the CPU."""
     summed = values.detach().to("cpu", torch.float64)
     if world_size() > 1:
         dist.all_reduce(summed)
     return summed
 
 
-def all_gather(thing: T) -> list[T]:
-    """Every process's thing, in the order of their ranks."""
+def all_gather(value: T) -> list[T]:
+    """The value of every rank, in the order of ranks."""
     if world_size() == 1:
-        return [thing]
-    things: list[T | None] = [None] * world_size()
-    dist.all_gather_object(things, thing)
-    return cast(list[T], things)
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return cast(list[T], values)
 
 
 def shard(count: int) -> slice:
-    """This process's part of `count` things in a row; parts differ by one at most."""
+    """This rank's contiguous shard of `count` items; shard sizes differ by one at most."""
     bounds = [count * r // world_size() for r in (rank(), rank() + 1)]
     return slice(*bounds)
 
 
 def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with its gradients averaged over all processes; itself in a world of one."""
+    """The network with gradients averaged over all ranks; unwrapped for a single process."""
     if world_size() == 1:
         return network
     return DistributedDataParallel(
@@ -206,7 +207,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def accumulate_gradients(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Keep gradients to this process until the last part of a batch, which averages them."""
+    """Accumulate gradients locally (`no_sync`) but for the last microbatch, which averages them."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return network.no_sync()

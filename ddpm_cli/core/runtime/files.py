@@ -1,23 +1,26 @@
-"""Files appear whole or not at all: write beside the target, flush to disk, rename."""
+"""Atomic files (temporary file, fsync, rename) and finite JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ddpm_cli.core.errors import DdpmError
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`; on leaving without error it becomes `path`.
+    """Yield a temporary file beside `path`, which replaces it at the end unless the block raises.
 
-    The parent folders are made. After this neither a crash nor a power cut undoes it. Raises
-    DdpmError where the place cannot be written or is full.
+    Parent folders are created. The file and its name are synced to disk, so that the write
+    survives a crash or power cut. Raises DdpmError where the disk is full or not writable.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -27,11 +30,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        _flush_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        why = error.strerror or error
+        reason = error.strerror or error
         raise DdpmError(
-            f"cannot write {path}: {why}; free some space or choose another place"
+            f"cannot write {path}: {reason}; free some space or choose another place"
         ) from error
     finally:
         with suppress(OSError):
@@ -39,9 +42,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def flush_and_drop_cache(descriptor: int) -> None:
-    """Bring an open file to the disk and let memory forget it: who reads it next, reads the disk.
+    """Sync an open file to disk and drop its pages from the cache, so that reading tests the disk.
 
-    Where the system cannot forget, the next reading may be of memory.
+    Where posix_fadvise is missing, the next read may come from memory.
     """
     os.fsync(descriptor)
     with suppress(AttributeError, OSError):
@@ -49,32 +52,60 @@ def flush_and_drop_cache(descriptor: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole."""
+    """Write a text file atomically, as UTF-8."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def check_free_space(folder: Path, needed: int, what: str, mend: str) -> None:
-    """Raise DdpmError where a folder, there or yet to be made, has less than `needed` bytes free.
+def finite(value: Any) -> Any:
+    """The same nested value with NaN and infinities, which JSON lacks, replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    what: who needs them, in the plural ("the decoded pictures"); mend: what to do about it.
+
+def dumps(document: Any, indent: int | None = 2) -> str:
+    """Serialise as JSON; `indent=None` gives one line. Raises ValueError for NaN and infinities."""
+    return json.dumps(document, indent=indent, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises OSError, or ValueError where it is not JSON in UTF-8."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file atomically. Raises ValueError for NaN and infinities."""
+    write_text(path, dumps(document) + "\n")
+
+
+def check_free_space(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Raise DdpmError where `folder`, existing or not, has less than `needed` bytes free.
+
+    Args:
+        folder: Where the files will be written.
+        needed: Their size in bytes.
+        what: The files, in the plural, for the message ("the decoded images").
+        fix: What to do about it, for the message.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise DdpmError(
-            f"{what} need {_amount(needed)} in {folder}, which has {_amount(free)} free; {mend}"
+            f"{what} need {_size(needed)} in {folder}, which has {_size(free)} free; {fix}"
         )
 
 
-def _amount(count: float) -> str:
+def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _flush_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can do that."""
+def _sync_folder(folder: Path) -> None:
+    """Sync a folder's entries to disk, where the system supports it."""
     with suppress(OSError):  # Windows and some network file systems cannot
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""One training at a time in a run directory, by a lock that ends with the process holding it."""
+"""File locks, which the system frees when their process ends: the run directory and downloads."""
 
 from __future__ import annotations
 
@@ -11,78 +11,96 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import lock_descriptor
+
 from ddpm_cli.core.errors import DdpmError
 
-if sys.platform != "win32":
-    import fcntl
-
-_OURS = ("", "snapshots", "samples")  # folders of a run that only its training writes into
+_TRAINING_FOLDERS = ("", "snapshots", "samples")  # folders of a run that only training writes to
 
 
 @contextmanager
 def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the run directory for the length of a block; remove what a killed training left.
+    """Hold a run directory's lock within a block; remove partial files of a killed training.
 
-    Raises DdpmError, naming host and process, where another training holds it. A file system
-    without locks knows of trainings on this machine only, which is said.
+    Raises DdpmError, naming host and process, where another training holds it. On a file system
+    without locks only trainings of this machine are detected, which is said.
     """
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
-        free = _lock(file)
-        holder = _holder(file)
-        mend = "stop that one, or choose another --out"
+        free = _acquire(file)
+        holder = _read_holder(file)
+        fix = "stop that one, or choose another --out"
         if free is None:
-            free = not _alive_here(holder)
-            mend += f"; if there is none, delete {file.name}"
+            free = not _runs_here(holder)
+            fix += f"; if there is none, delete {file.name}"
             say(f"{folder} is on a file system without locks: let only one training write to it")
         if not free:
             raise DdpmError(
                 f"{folder} is being written by process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')}; {mend}"
+                f"{holder.get('host', '?')}; {fix}"
             )
         file.truncate(0)
         pid = os.getpid()
-        json.dump({"host": socket.gethostname(), "pid": pid, "started": _started(pid)}, file)
+        json.dump({"host": socket.gethostname(), "pid": pid, "started": _start_time(pid)}, file)
         file.flush()
-        for name in _OURS:
-            for left in (folder / name).glob(".*.part"):
-                left.unlink(missing_ok=True)
+        for name in _TRAINING_FOLDERS:
+            for partial in (folder / name).glob(".*.part"):
+                partial.unlink(missing_ok=True)
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def _lock(file: IO[str]) -> bool | None:
-    """Whether the lock is ours now; None where there are no locks."""
-    if sys.platform == "win32":
-        return None
+@contextmanager
+def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a file or folder to download within a block; waits for it, and says so.
+
+    On a file system without locks it does not wait: files are renamed into place whole. Raises
+    DdpmError where the lock file, `.NAME.lock` beside `path`, cannot be created.
+    """
+    lock = path.with_name(f".{path.name}.lock")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    except OSError as error:
+        reason = error.strerror or error
+        raise DdpmError(
+            f"cannot write {lock}: {reason}; set DDPM_CACHE to another folder"
+        ) from error
+    with file:
+        if _acquire(file) is False:
+            say(f"another process is downloading {path.name}; waiting for it")
+            _acquire(file, blocking=True)
+        yield
 
 
-def _holder(file: IO[str]) -> dict[str, Any]:
-    """Who wrote its name into the file last."""
-    file.seek(0)
+def _acquire(file: IO[Any], *, blocking: bool = False) -> bool | None:
+    """Lock an open file until it is closed: whether that succeeded, None if locks do not exist."""
     try:
+        return lock_descriptor(file.fileno(), blocking=blocking)
+    except (OSError, NotImplementedError):  # ENOSYS, EOPNOTSUPP, ENOLCK
+        return None
+
+
+def _read_holder(file: IO[str]) -> dict[str, Any]:
+    """The host, process and start time that the last holder wrote into the lock file."""
+    try:
+        file.seek(0)
         return dict(json.loads(file.read()))
-    except (ValueError, TypeError):  # empty, or being written
+    except (OSError, ValueError, TypeError):  # locked (Windows), empty, or being written
         return {}
 
 
-def _alive_here(holder: dict[str, Any]) -> bool:
-    """Whether the holder still lives on this machine, and is not just another of its number.
+def _runs_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder still runs on this machine.
 
-    In a container that starts again, host and number are those of the process that was killed.
+    Its start time tells it from a later process of the same number: in a container that starts
+    again, host and number are those of the process that was killed.
     """
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
-    if pid == os.getpid() or holder.get("started") != _started(pid):
+    if pid == os.getpid() or holder.get("started") != _start_time(pid):
         return False
     if sys.platform == "win32":  # where os.kill would end it
         return False
@@ -95,10 +113,10 @@ def _alive_here(holder: dict[str, Any]) -> bool:
     return True
 
 
-def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the system did; None where there is no /proc."""
+def _start_time(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot; None without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]  # field 22; the second, a name, may hold blanks
+    return stat.rpartition(")")[2].split()[19]  # field 22; field 2, a name, may contain spaces

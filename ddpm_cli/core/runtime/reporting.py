@@ -1,4 +1,4 @@
-"""How long work tells of itself: the core speaks to a Reporter, the terminal is one."""
+"""Notices and progress bars: the Reporter protocol, which the terminal implements."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ T = TypeVar("T")
 
 
 class Bar(Protocol):
-    """One piece of long work under way."""
+    """The progress bar of one task."""
 
     def update(self, done: float, note: str = "") -> None:
-        """Say how far it is, in the bar's unit, with a few words such as the loss."""
+        """Set the progress, in the bar's unit, with a short note such as the loss."""
 
 
 class Reporter(Protocol):
-    """Where notices and progress go."""
+    """Receives notices and progress."""
 
     def say(self, message: str) -> None:
-        """One line for the reader."""
+        """Print one line."""
 
     def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:
-        """Start a progress bar of `total` units ("images", "minutes")."""
+        """Start a progress bar, titled `what`, of `total` units ("images", "minutes")."""
 
 
 class Silent:
-    """A Reporter that says nothing: ranks other than the first, and use as a library."""
+    """A Reporter without output, for ranks other than 0 and for use as a library."""
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def update(self, done: float, note: str = "") -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:
-        """Show nothing."""
+        """Do nothing."""
         return nullcontext(self)
 
 
 def track(items: Iterable[T], reporter: Reporter, what: str, total: int, unit: str) -> Iterator[T]:
-    """Yield the items, counting them on a bar of the reporter."""
+    """Yield the items with a progress bar."""
     with reporter.bar(what, total, unit) as bar:
         for done, item in enumerate(items, 1):
             yield item

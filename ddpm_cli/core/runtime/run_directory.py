@@ -1,4 +1,4 @@
-"""The run directory: where everything about one training lies."""
+"""The run directory: the files of one training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime.files import dumps, finite, read_json, write_json, write_text
 
 RUNS = Path("runs")
 
@@ -22,13 +22,13 @@ Row = dict[str, float | None]
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names within one run's folder."""
+    """Paths and metrics of one run."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """Everything about the run, readable without torch."""
+        """The run's configuration (config.json)."""
         return self.path / "config.json"
 
     @property
@@ -43,12 +43,12 @@ class RunDirectory:
 
     @property
     def snapshots(self) -> Path:
-        """Full training states."""
+        """The folder of training states."""
         return self.path / "snapshots"
 
     @property
     def resumed(self) -> Path:
-        """Which snapshot the run went on from last that `--resume` named."""
+        """The last snapshot given to `--resume` that the run was resumed from."""
         return self.path / "resumed.json"
 
     @property
@@ -58,7 +58,7 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
-        """What processes other than the first printed, how each ended, and where it hung."""
+        """The output of ranks other than 0, and the stacks of ranks that hung."""
         return self.path / "logs"
 
     @property
@@ -67,44 +67,45 @@ class RunDirectory:
         return self.path / "loss.png"
 
     def preview(self, images: int) -> Path:
-        """The preview grid drawn when `images` images had been seen."""
+        """The preview grid sampled after training on `images` images."""
         return self.path / "samples" / f"{images:09d}.png"
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.json."""
-        write_text(self.config, json.dumps(to_dict(config), indent=2) + "\n")
+        write_json(self.config, to_dict(config))
 
     def read_config(self) -> RunConfig:
         """Read config.json."""
         return read_config(self.config)
 
     def rows(self) -> list[Row]:
-        """What metrics.jsonl holds, whole lines only."""
+        """The complete rows of metrics.jsonl."""
         try:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        return list(_whole_lines(text))
+        return list(_complete_rows(text))
 
     def save_seconds(self) -> float:
-        """What the last snapshot took, as the metrics tell; 0 if none was taken."""
+        """Seconds that the last snapshot took, from the metrics; 0 without one."""
         rows = self.rows()
         return (rows[-1].get("save_seconds") or 0.0) if rows else 0.0
 
     def rewind_rows(self, images: int) -> None:
-        """Forget what was logged after `images` images: a resumed run logs it again."""
+        """Remove the rows after `images` images, which a resumed run logs again."""
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        jsonl = (dumps(finite(row), indent=None) + "\n" for row in rows)
+        write_text(self.path / "metrics.jsonl", "".join(jsonl))
         lines = (
             [_csv_line(list(rows[0])), *(_csv_line(list(r.values())) for r in rows)] if rows else []
         )
         write_text(self.path / "metrics.csv", "".join(lines))
 
     def append_row(self, row: Row) -> None:
-        """Add one line to metrics.jsonl and metrics.csv."""
+        """Append a row to metrics.jsonl and metrics.csv."""
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.write(dumps(row, indent=None) + "\n")
             with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
                 if file.tell() == 0:
                     file.write(_csv_line(list(row)))
@@ -114,29 +115,32 @@ class RunDirectory:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a config.json. Raises DdpmError with the place of what is wrong."""
+    """Read a config.json. Raises DdpmError that names the file and the setting at fault."""
     try:
-        return from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return from_dict(RunConfig, read_json(path), str(path))
     except FileNotFoundError as error:
         raise DdpmError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:
         raise DdpmError(f"{path} is not a run's config.json: {error}") from error
 
 
-def find_weights(given: Path | None) -> Path:
-    """The weights file that a command should use: of a run, a file itself, or of the newest run."""
-    if given is None:
+def find_weights(path: Path | None) -> Path:
+    """The weights of a run directory, a weights file itself, or the weights of the newest run.
+
+    Raises DdpmError where there are none.
+    """
+    if path is None:
         return _newest_weights()
-    if given.is_dir():
-        weights = RunDirectory(given).weights
+    if path.is_dir():
+        weights = RunDirectory(path).weights
         if not weights.is_file():
             raise DdpmError(
-                f"{given} is not a run: it has no {weights.name}; train one with ddpm train"
+                f"{path} is not a run: it has no {weights.name}; train one with ddpm train"
             )
         return weights
-    if given.is_file():
-        return given
-    raise DdpmError(f"{given}: no such run or weights file{_existing()}")
+    if path.is_file():
+        return path
+    raise DdpmError(f"{path}: no such run or weights file{_existing_runs()}")
 
 
 def is_run_or_weights(spec: str) -> bool:
@@ -155,20 +159,20 @@ def unused_name(path: Path) -> Path:
 
 
 def _newest_weights() -> Path:
-    found = sorted(
+    weights = sorted(
         RUNS.glob(f"*/{RunDirectory(RUNS).weights.name}"), key=lambda path: path.stat().st_mtime
     )
-    if not found:
+    if not weights:
         raise DdpmError(f"there is no trained run under {RUNS}/ here; train one with ddpm train")
-    return found[-1]
+    return weights[-1]
 
 
-def _existing() -> str:
+def _existing_runs() -> str:
     names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
     return f"; there are {', '.join(names[:5])}" if names else ""
 
 
-def _whole_lines(text: str) -> Iterator[Any]:
+def _complete_rows(text: str) -> Iterator[Any]:
     for line in text.splitlines():
         try:
             yield json.loads(line)

@@ -1,7 +1,7 @@
-"""Random numbers as functions of what they are for.
+"""Random generators derived from keys.
 
-A generator is made from a key such as (seed, "noise", images seen). The same key gives the same
-numbers after a resume, on any number of processes and in any order.
+A key is a tuple such as (seed, "noise", images seen). The same key gives the same numbers after a
+resume, on any number of processes and in any order.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 
 
 def derive(*key: int | str) -> int:
-    """A 63-bit seed that is a hash of the key; different keys give unrelated seeds."""
+    """A 63-bit seed: a hash of the key (BLAKE2b)."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for this key."""
+    """A new generator seeded by the key."""
     return torch.Generator(device).manual_seed(derive(*key))
 
 
 class ImageNoise:
-    """Standard normal noise for a batch in which image i depends on its own seed alone.
+    """Standard normal noise for a batch, image i from its own seed.
 
-    Drawn on the CPU, one generator an image, so that neither the batch size, the number of
-    processes nor the device changes a picture.
+    Sampled on the CPU with one generator per image, so that batch size, number of processes and
+    device do not change an image.
     """
 
     def __init__(
@@ -39,6 +39,6 @@ class ImageNoise:
         self._device = device
 
     def __call__(self) -> Tensor:
-        """The next draw: float32 (B, C, H, W)."""
+        """The next noise: float32 (B, C, H, W)."""
         draws = [torch.randn(self._shape, generator=g) for g in self._generators]
         return torch.stack(draws).to(self._device)

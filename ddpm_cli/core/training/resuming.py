@@ -212,8 +212,10 @@ def _resumed_from(run: RunDirectory, snapshot: str) -> bool:
         return False
     try:
         recorded = from_dict(WeightsOrigin, read_json(run.resumed))
-    except DdpmError as error:
-        raise DdpmError(f"{error}; --resume auto resumes from the newest snapshot") from error
+    except (OSError, ValueError) as error:
+        raise DdpmError(
+            f"{run.resumed} cannot be read ({error}); --resume auto resumes from the newest snapshot"
+        ) from error
     path = Path(snapshot)
     return sha256_of(path) == recorded.sha256 if path.is_file() else snapshot == recorded.path
 

@@ -69,7 +69,7 @@ def launch_if_needed(
         if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
             load_images(plan, request, device, reporter)
         run = RunDirectory(plan.out)
-        config = launch.Launch(
+        config = launch.LaunchConfig(
             machine.nproc, nodes, machine.max_restarts, run.logs, run.save_seconds
         )
         launch.launch(config, [*sys.argv[1:], "--out", str(plan.out)], reporter)

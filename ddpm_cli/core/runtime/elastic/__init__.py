@@ -1,1 +1,1 @@
-"""Several processes: starting, stopping, watching and restarting them."""
+"""Multi-process training: launching, stopping, watching and restarting workers."""

@@ -1,7 +1,7 @@
-"""What a process does that shares its work with others: it tells once, and briefly, how it ended.
+"""Worker processes: their environment and the error file in which each reports its failure.
 
-Our own launcher gives each worker a file for that (torch's TORCHELASTIC_ERROR_FILE). From it the
-launcher knows which worker failed first, and which ended on purpose and must not be started again.
+Our own launcher gives each worker such a file (torch's TORCHELASTIC_ERROR_FILE). From it the
+launcher knows which worker failed first, and which ended on purpose and must not be restarted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError, Stopp
 
 LAUNCHER = "DDPM_LAUNCHER"  # the process id of the launcher, in its workers' environment
 STARTED = "DDPM_STARTED"  # when the first command was started, in seconds since 1970
-ENDING = "TORCHELASTIC_ERROR_FILE"
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
-_SHARED = (PreemptedError, StoppedByUserError, DivergedError)  # raised in every process
+_RAISED_ON_ALL_RANKS = (PreemptedError, StoppedByUserError, DivergedError)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -35,21 +35,22 @@ def is_worker() -> bool:
 
 
 def restarted() -> bool:
-    """Whether this work was begun before and is started again by a launcher or by SLURM."""
+    """Whether a launcher or SLURM has restarted this process."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 
 
 def may_restart() -> bool:
-    """Whether an outer torchrun, or SLURM, may start the same command again."""
+    """Whether an outer torchrun or SLURM may restart this process."""
     torchrun = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     return not is_worker() and (torchrun or "SLURM_JOB_ID" in os.environ)
 
 
-def begin() -> None:
-    """Note when the command started; a launcher's worker takes that over, and ends with it.
+def start() -> None:
+    """Record when the command started; bind a worker to its launcher.
 
-    However the launcher ends. And a worker shows the stacks if native code crashes.
+    A worker keeps the start time of its launcher, is killed when that ends (on Linux), and prints
+    its stacks if native code crashes.
     """
     if not is_worker():
         os.environ[STARTED] = str(time.time())
@@ -57,55 +58,56 @@ def begin() -> None:
     faulthandler.enable()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not is_worker():  # it was gone before it could be bound to
+        if not is_worker():  # the launcher ended before prctl
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def rank_name() -> str:
-    """This process among all, for messages."""
+    """This process's rank and host, for messages."""
     return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
 
 
 def report_failure(error: Exception) -> bool:
-    """Tell how this process failed, unless it works alone; whether that was told.
+    """Report how this process failed, if it is one of several; whether that was done.
 
-    The launcher tells the first failure only. Without it, under torchrun or srun, the process that
-    failed shows its traceback, and those that merely lost it say so in a line; what ends
-    all alike is left to the first to tell.
+    The launcher prints only the first failure. Without it, under torchrun or srun, the process
+    that failed prints its traceback, and those that lost it as a peer one line; errors raised on
+    all ranks are left to rank 0.
     """
-    purpose = error.exit_code if isinstance(error, DdpmError) else None
-    lost = purpose is None and lost_peers(error)
+    intended_exit_code = error.exit_code if isinstance(error, DdpmError) else None
+    lost_peers = intended_exit_code is None and _is_lost_peer_error(error)
     if is_worker():
-        wanted = purpose is None or os.environ.get("DDPM_TRACEBACK")
-        trace = "".join(traceback.format_exception(error)) if wanted else ""
-        record_failure(str(error) if purpose else _line(error), purpose, trace, lost=lost)
-        if os.environ.get("RANK") != "0":  # whose stderr is the terminal; the others' is their log
+        with_traceback = intended_exit_code is None or os.environ.get("DDPM_TRACEBACK")
+        trace = "".join(traceback.format_exception(error)) if with_traceback else ""
+        message = str(error) if intended_exit_code else _last_line(error)
+        record_failure(message, intended_exit_code, trace, lost_peers=lost_peers)
+        if os.environ.get("RANK") != "0":  # rank 0 prints to the terminal, the others to a log
             print(trace or error, file=sys.stderr)
         return True
-    if isinstance(error, _SHARED) and os.environ.get("RANK", "0") != "0":
+    if isinstance(error, _RAISED_ON_ALL_RANKS) and os.environ.get("RANK", "0") != "0":
         return True
-    if purpose is None and "RANK" in os.environ:
-        how = f"lost the others: {_line(error)}" if lost else "failed:"
-        print(f"ddpm: {rank_name()} {how}", file=sys.stderr)
-        return lost
+    if intended_exit_code is None and "RANK" in os.environ:
+        outcome = f"lost the others: {_last_line(error)}" if lost_peers else "failed:"
+        print(f"ddpm: {rank_name()} {outcome}", file=sys.stderr)
+        return lost_peers
     return False
 
 
-def _line(error: Exception) -> str:
-    """The error as Python's tracebacks end, cut to one line."""
+def _last_line(error: Exception) -> str:
+    """The line with which Python's traceback of the error ends, without its continuation."""
     return traceback.format_exception_only(error)[-1].strip().splitlines()[0]
 
 
-def lost_peers(error: BaseException) -> bool:
-    """Whether an error only says that other processes are gone: the consequence, not the cause."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return "DistError" in kinds or (isinstance(error, RuntimeError) and "gloo" in str(error))
+def _is_lost_peer_error(error: BaseException) -> bool:
+    """Whether an error is the consequence of other processes' end, not a cause."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in names or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def exit_process(code: int | str | None) -> NoReturn:
-    """End with an exit code; one of several processes ends at once, all being written.
+    """Exit; one of several processes exits immediately, after flushing its output.
 
-    Python's own end would take the interpreter from under the threads of torch.distributed: one
+    Python's own shutdown would destroy the interpreter under the threads of torch.distributed: one
     that frees its last tensor meanwhile aborts the process.
     """
     if "RANK" in os.environ and isinstance(code, int):
@@ -116,21 +118,28 @@ def exit_process(code: int | str | None) -> NoReturn:
 
 
 def record_failure(
-    message: str, purpose: int | None, trace: str = "", *, lost: bool = False
+    message: str, intended_exit_code: int | None, trace: str = "", *, lost_peers: bool = False
 ) -> None:
-    """Leave word for the launcher; `purpose` is the exit code of an end on purpose."""
-    file = os.environ.get(ENDING)
-    if not (is_worker() and file):
+    """Write a worker's error file for the launcher.
+
+    Args:
+        message: The failure in a line.
+        intended_exit_code: The exit code of a worker that ends on purpose, else None.
+        trace: The traceback, if it is to be printed.
+        lost_peers: Whether it failed only because other workers were gone.
+    """
+    path = os.environ.get(ERROR_FILE)
+    if not (is_worker() and path):
         return
-    about = {"py_callstack": trace, "timestamp": str(int(time.time()))}  # as torch names them
-    ending = {
-        "message": {"message": message, "extraInfo": about},
+    extra = {"py_callstack": trace, "timestamp": str(int(time.time()))}  # torch's keys
+    document = {
+        "message": {"message": message, "extraInfo": extra},
         "host": socket.gethostname(),
-        "moment": time.time(),
-        "purpose": purpose,
-        "lost": lost,
+        "timestamp": time.time(),
+        "intended_exit_code": intended_exit_code,
+        "lost_peers": lost_peers,
     }
-    with suppress(OSError):  # a full disk may be what we tell of
-        partial = Path(f"{file}.part")
-        partial.write_text(json.dumps(ending), encoding="utf-8")
-        partial.replace(file)  # whole or not at all: torch's agent reads it
+    with suppress(OSError):  # a full disk may be the failure to report
+        partial = Path(f"{path}.part")
+        partial.write_text(json.dumps(document), encoding="utf-8")
+        partial.replace(path)  # torch's agent must not read a part of it

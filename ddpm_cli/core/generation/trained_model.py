@@ -1,0 +1,119 @@
+"""A trained model as Python code uses it: sample images, and the denoiser D(x, sigma)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
+from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
+from ddpm_cli.core.diffusion.guidance import guided
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation.generate import draw, resolve_request
+from ddpm_cli.core.generation.model import Model, check_sampling, load_model
+from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.reporting import Reporter, Silent
+from ddpm_cli.core.runtime.run_directory import find_weights
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Weights on a device. `config` is the run's, `denoiser` its D(x, sigma, condition)."""
+
+    model: Model
+    reporter: Reporter
+
+    @classmethod
+    def load(
+        cls, run: Path | None, device: str, precision: str, reporter: Reporter
+    ) -> TrainedModel:
+        """Load a run directory or weights file; None: the newest run under runs/."""
+        chosen = devices.choose_device(device)
+        weights = find_weights(run)
+        return cls(
+            load_model(weights, chosen, devices.choose_precision(precision, chosen)), reporter
+        )
+
+    @property
+    def config(self) -> RunConfig:
+        """Everything that defines the run."""
+        return self.model.config
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """D(x, sigma, condition) without guidance."""
+        return self.model.denoiser
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty for a model without classes."""
+        return self.model.config.network.classes
+
+    def sample(
+        self,
+        count: int = 16,
+        *,
+        seed: int = 0,
+        classes: Sequence[str | int] = (),
+        prompts: Sequence[str] = (),
+        batch: int = 64,
+        **settings: Any,
+    ) -> NDArray[np.uint8]:
+        """Sample images: uint8 (N, H, W, C).
+
+        Image i depends on seed + i alone. classes, prompts: in turn, as --class and --prompt;
+        default: all classes in turn, or captions of the training. batch: images at a time.
+        settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
+        or DdpmError where the model cannot do that.
+        """
+        conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        request = resolve_request(
+            self.model, count, seed, conditions, Sampling(**settings), self.reporter
+        )
+        batches = draw(self.model, request, range(count), batch, self.reporter)
+        return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
+
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        *,
+        classes: Sequence[str | int] = (),
+        prompts: Sequence[str] = (),
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """D(x, sigma) -> x0 (Karras et al. 2022, section 5), for x = x0 + sigma n (B, C, H, W).
+
+        sigma: one for all images or one each. classes, prompts: one for all or one each; without
+        them a conditional model is asked with the null condition. Gradients flow to x.
+        """
+        sampling = Sampling(guidance=guidance)
+        check_sampling(self.model, sampling)
+        condition = self._condition(len(x), classes, prompts)
+        if guidance != 1 and condition.is_empty:
+            raise UsageError("guidance is towards a class or a prompt: give classes or prompts")
+        with devices.autocast(self.model.device, self.model.precision):
+            predict = guided(self.denoiser, condition, sampling)
+            return predict(x, noise_levels(sigma, x)).x0
+
+    def _condition(
+        self, count: int, classes: Sequence[str | int], prompts: Sequence[str]
+    ) -> Condition:
+        """The condition of `count` images, of one class or prompt for all, or one each."""
+        for name, values in (("classes", classes), ("prompts", prompts)):
+            if len(values) not in (0, 1, count):
+                raise UsageError(f"{name} should be one or {count}, not {len(values)}")
+        if not classes and not prompts:
+            return UNCONDITIONAL
+        request = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        resolved = resolve_request(self.model, count, 0, request, Sampling(), Silent())
+        return resolved.conditions.condition(range(count), self.model.device)

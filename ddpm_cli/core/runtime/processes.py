@@ -1,0 +1,24 @@
+"""Starting a command again as several processes."""
+
+from __future__ import annotations
+
+import sys
+
+from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime.elastic import launch, slurm
+from ddpm_cli.core.runtime.reporting import Reporter
+
+
+def launch_if_needed(nproc: int, device: str, reporter: Reporter) -> bool:
+    """Start this command as `nproc` processes and wait for them, unless it is one of them already.
+
+    Returns False where this process should do the work. Raises WorkersFailedError where they fail.
+    """
+    if nproc == 1:
+        slurm.attach()
+        return False
+    if distributed.under_launcher():
+        return False
+    devices.check_processes(nproc, device)
+    launch.launch(launch.LaunchConfig(nproc), sys.argv[1:], reporter)
+    return True
