@@ -1,4 +1,4 @@
-"""ddpm from Python: train on arrays, sample, use the denoiser, and a network and sampler of one's own.
+"""ddpm from Python: train on arrays, sample, denoise, use a network and a sampler of one's own.
 
 python examples/python_api.py
 """
@@ -38,7 +38,7 @@ class Network(nn.Module):
 
 
 def euler(denoiser: ddpm.Denoiser, x: Tensor, sigmas: list[float]) -> Iterator[Tensor]:
-    """Euler's method on the probability flow (Karras et al. 2022, algorithm 1 without line 6 on)."""
+    """Euler's method on the probability flow (Karras et al. 2022, algorithm 1, lines 1 to 5)."""
     for sigma, sigma_next in pairwise(sigmas):
         slope = (x - denoiser(x, sigma)) / sigma
         x = x + (sigma_next - sigma) * slope

@@ -26,7 +26,7 @@ from ddpm_cli.core.runtime.elastic import worker
 
 app = typer.Typer(
     name="ddpm",
-    help="Train, sample and judge pixel-space diffusion models.",
+    help="Train, sample and evaluate pixel-space diffusion models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -60,17 +60,17 @@ def _options(
         bool, typer.Option("--traceback", help="Show where an error arose; may stand anywhere.")
     ] = False,
 ) -> None:
-    """Train, sample and judge pixel-space diffusion models."""
+    """Train, sample and evaluate pixel-space diffusion models."""
 
 
 def main() -> None:
-    """Run the command line. One line for what the user can mend, a traceback for our own bugs."""
+    """Run the command line: one line for errors that users can fix, a traceback for our bugs."""
     if "--traceback" in sys.argv:
-        os.environ["DDPM_TRACEBACK"] = "1"  # so that workers heed it too
+        os.environ["DDPM_TRACEBACK"] = "1"  # workers inherit it
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # lost connections we tell in a line
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # we report lost connections
     worker.start()
-    with console.unread():
+    with console.tolerate_closed_streams():
         worker.exit_process(_run())
 
 
@@ -79,16 +79,18 @@ def _run() -> int | str | None:
     try:
         app()
     except DdpmError as error:
-        told = worker.report_failure(error)
-        if os.environ.get("DDPM_TRACEBACK") and not (told or isinstance(error, WorkersFailedError)):
+        reported = worker.report_failure(error)
+        of_workers = reported or isinstance(error, WorkersFailedError)
+        if os.environ.get("DDPM_TRACEBACK") and not of_workers:
             raise
-        if not told:
+        if not reported:
             console.fail(str(error))
         return error.exit_code
-    except SystemExit as ending:
-        if isinstance(ending.code, int) and ending.code:  # because another process failed
-            worker.record_failure("another process told why it ended", ending.code, lost_peers=True)
-        return ending.code
+    except SystemExit as exit_:
+        if isinstance(exit_.code, int) and exit_.code:  # because another process failed
+            message = "another process reported the reason"
+            worker.record_failure(message, exit_.code, lost_peers=True)
+        return exit_.code
     except Exception as error:
         if not worker.report_failure(error):
             raise

@@ -65,9 +65,7 @@ class _PlainBar:
         self._terminal, self._what = terminal, what
         self._total, self._unit = total, unit
         self._started = self._shown = time.monotonic()
-        self._first: float | None = (
-            None  # where the work stood at the first update: a resume's start
-        )
+        self._first: float | None = None  # amount at the first update: not 0 after a resume
         self._latest: tuple[float, str] | None = None
 
     def update(self, done: float, note: str = "") -> None:
@@ -110,60 +108,60 @@ def fail(message: str) -> None:
 
 
 @contextmanager
-def unread() -> Iterator[None]:
-    """Let the work go on where nobody reads what is printed: a closed terminal, a pipe that broke.
+def tolerate_closed_streams() -> Iterator[None]:
+    """Continue the work where nobody reads its output: a closed terminal, a broken pipe.
 
-    Nor does what stderr cannot take for another reason end it. What stdout cannot is a DdpmError.
+    Other errors of writing to stderr are ignored, too; those of stdout are a DdpmError.
     """
-    out, err = _Unread(sys.stdout), _Unread(sys.stderr, notices=True)
+    out, err = _TolerantStream(sys.stdout), _TolerantStream(sys.stderr, is_stderr=True)
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         try:
             yield
         finally:
-            out.end()
-            err.end()
+            out.close_quietly()
+            err.close_quietly()
 
 
-class _Unread:
-    """A stream, or None where it is closed, that leads nowhere once its reader is gone."""
+class _TolerantStream:
+    """A stream, or None where it is closed, redirected to /dev/null once its reader is gone."""
 
-    def __init__(self, stream: TextIO | None, *, notices: bool = False) -> None:
-        self._stream, self._notices = stream, notices
+    def __init__(self, stream: TextIO | None, *, is_stderr: bool = False) -> None:
+        self._stream, self._is_stderr = stream, is_stderr
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         if self._stream is not None:
-            with self._forgiving():
+            with self._tolerating():
                 self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         if self._stream is not None:
-            with self._forgiving():
+            with self._tolerating():
                 self._stream.flush()
 
-    def end(self) -> None:
-        """Flush; what cannot be written now is not tried again when Python ends."""
+    def close_quietly(self) -> None:
+        """Flush; what cannot be written is dropped, so that Python does not fail at exit."""
         try:
             if self._stream is not None:
                 self._stream.flush()
         except OSError:
-            self._forget()
+            self._redirect_to_null()
 
     @contextmanager
-    def _forgiving(self) -> Iterator[None]:
+    def _tolerating(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             gone = error.errno in (errno.EPIPE, errno.EIO)
-            if gone or not self._notices:
-                self._forget()
-            if not (gone or self._notices):
+            if gone or not self._is_stderr:
+                self._redirect_to_null()
+            if not (gone or self._is_stderr):
                 raise DdpmError(f"cannot write the result: {error.strerror}") from error
 
-    def _forget(self) -> None:
+    def _redirect_to_null(self) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         with suppress(OSError):
             os.dup2(nowhere, self.fileno())

@@ -135,7 +135,11 @@ def test_a_reader_who_leaves_does_not_end_the_work() -> None:
     """Such as a terminal that is closed, or `tee` at Ctrl-C; rich would leave with exit code 1."""
     read, write = os.pipe()
     os.close(read)
-    with os.fdopen(write, "w", buffering=1) as gone, redirect_stderr(gone), console.unread():
+    with (
+        os.fdopen(write, "w", buffering=1) as gone,
+        redirect_stderr(gone),
+        console.tolerate_closed_streams(),
+    ):
         terminal = console.Terminal()
         terminal.say("hello")
         with terminal.bar("training", 2, "images") as bar:

@@ -257,7 +257,7 @@ def test_fid_uses_prompts(ddpm: Callable[..., Result], photos: Path, trained: Pa
     other = ddpm("fid", photos, run, "--prompt", "zzz", *options)
     assert one.json()["n_fake"] == 8 and one.json()["fid"] != other.json()["fid"]
     refused = ddpm("fid", photos, photos, "--prompt", "a", *options[:2])
-    assert refused.code == 2 and "for drawing from a run" in refused.err
+    assert refused.code == 2 and "for sampling from a run" in refused.err
 
 
 def test_a_model_of_captions_is_scored_with_the_captions_of_its_images(

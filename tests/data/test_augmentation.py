@@ -335,7 +335,7 @@ def test_the_network_has_labels_if_and_only_if_there_is_augmentation(
     ]
     assert sizes == [sizes[0], sizes[0] + 9 * 8, sizes[0]]
     wrong = train_tiny("--augment", 1.2, "--dry-run")
-    assert (wrong.code, "augment is a probability between 0 and 1, not 1.2" in wrong.err) == (
+    assert (wrong.code, "--augment is a fraction between 0 and 1, not 1.2" in wrong.err) == (
         2,
         True,
     )

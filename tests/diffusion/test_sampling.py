@@ -217,7 +217,7 @@ def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
         ({"sampler": "heun", "s_churn": -1.0}, "--s-churn must be"),
         ({"sampler": "heun", "s_churn": 1.0, "s_min": 5.0, "s_max": 1.0}, "--s-min 5"),
         ({"sampler": "heun", "s_churn": 1.0, "s_noise": 0.0}, "--s-noise must be"),
-        ({"sampler": "ddpm"}, "--sampler ddpm is --eta 1"),
+        ({"sampler": "ddpm", "eta": 0.0}, "--sampler ddpm is --eta 1"),
         ({"sampler": "heun", "eta": 0.5}, "--sampler heun takes no --eta"),
         ({"variance": "fixed-large"}, "none at --eta 0"),
         ({"s_churn": 1.0}, "--sampler ddim takes no --s-churn"),

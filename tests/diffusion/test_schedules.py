@@ -97,7 +97,7 @@ def test_every_length_is_a_noise_schedule(name: str, timesteps: int) -> None:
     [
         ({"beta_cap": 1.0}, "zero terminal SNR"),
         ({"beta_min": 0.03}, "from 0.03 to 0.02"),
-        ({"beta_min": 0.0}, "beta_min must be more than 0"),
+        ({"beta_min": 0.0}, "--beta-min must be more than 0"),
         ({"beta_max": math.nan}, "at most 1"),
         ({"schedule": "zero-snr"}, "sigmoid-abar"),
     ],

@@ -154,7 +154,7 @@ def test_the_command_line_reaches_every_setting(train_tiny: Callable[..., Result
     ("arguments", "words"),
     [
         ("--vlb-weight 0.001", "needs --learned-variance"),
-        ("--learned-variance --vlb-weight 0", "vlb_weight must be more than 0"),
+        ("--learned-variance --vlb-weight 0", "--vlb-weight must be more than 0"),
         ("--loss vlb --weighting p2", "takes no --weighting"),
         (
             "--loss vlb --learned-variance --vlb-weight 1",

@@ -399,13 +399,13 @@ def test_the_watchdog_waits_for_saves_and_validation(
     for kind, name in (
         (saving.Saver, "_start"),
         (saving.Saver, "_finish"),
-        (saving.Saver, "_show"),
+        (saving.Saver, "_draw"),
         (Trainer, "_validate"),
         (Trainer, "_accumulate_gradients"),
     ):
         monkeypatch.setattr(kind, name, noting(getattr(kind, name), name))
     trained(tmp_path, replace(CONFIG, budget=c.Budget(images=16)))
-    waits = {(name, False) for name in ("_start", "_finish", "_show", "_validate")}
+    waits = {(name, False) for name in ("_start", "_finish", "_draw", "_validate")}
     assert seen == waits | {("_accumulate_gradients", True)}
 
 
@@ -500,7 +500,7 @@ def test_the_same_command_with_a_snapshot_goes_back_to_it_only_once(
         given = ("--out", "run", "--resume", snapshot, "--images", images, "--preview", 0)
         result = train_tiny(*given, "--json")
         assert result.code == 0, result.err
-        assert ("went on from" in result.err) == (result.json()["resumed_at"] > 64)
+        assert ("resumed from" in result.err) == (result.json()["resumed_at"] > 64)
         return int(result.json()["resumed_at"])
 
     assert resumed_at(older, 72) == 32
@@ -512,7 +512,7 @@ def test_the_same_command_with_a_snapshot_goes_back_to_it_only_once(
     assert dry.code == 0, dry.err
     assert resumed_at(newer, 80) == 72
     never = train_tiny("--out", "run", "--resume", "never")
-    assert (never.code, "--resume auto goes on with it" in never.err) == (1, True)
+    assert (never.code, "--resume auto resumes it" in never.err) == (1, True)
 
 
 def test_a_run_whose_snapshots_are_gone_is_not_overwritten(

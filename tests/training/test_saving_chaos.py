@@ -210,8 +210,8 @@ def test_bad_numbers_in_one_process_are_skipped_by_all_and_end_all_where_they_st
         for name in ("network", "average"):
             assert all(weight.isfinite().all() for weight in held[name].values()), path
 
-    def skipped(self: Trainer, share: Batch, losses: torch.Tensor, *, good: bool) -> None:
-        step(self, share, losses, good=self.state.progress.images not in (24, 40))
+    def skipped(self: Trainer, share: Batch, losses: torch.Tensor, *, is_finite: bool) -> None:
+        step(self, share, losses, is_finite=self.state.progress.images not in (24, 40))
 
     step = Trainer._step
     monkeypatch.setattr(Trainer, "_step", skipped)
@@ -247,7 +247,7 @@ Batches.draw = noted
     more = ranks.run(processes, program, *command(photos, tiny))
     assert [ended.code for ended in more] == processes * [0], more[0].err
     now = f"{processes} process{'es' if processes > 1 else ''}"
-    assert f"trained by 2 processes and goes on with {now}: same batch and order" in more[0].err
+    assert f"trained by 2 processes and resumes with {now}: same batch and order" in more[0].err
     for images in range(32, 64, 8):
         rows = [np.load(f"{images}-{rank}.npy") for rank in range(processes)]
         assert (np.concatenate(rows) == SampleOrder(24, 0).indices(images, 8)).all()

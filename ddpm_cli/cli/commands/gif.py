@@ -1,4 +1,4 @@
-"""`ddpm gif`: pictures appearing out of noise."""
+"""`ddpm gif`: images emerging from noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def gif(
         int | None,
         typer.Option(
             "-n",
-            help="How many pictures side by side.",
+            help="How many images in the grid.",
             show_default="16, or as many as --class and --prompts say",
         ),
     ] = None,
     *,
-    shown: conditioning.ConditionOptions,
+    conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     show: Annotated[
@@ -48,17 +48,17 @@ def gif(
     device: common.Device = "auto",
     json: common.Json = False,
 ) -> None:
-    """Show pictures appearing out of noise, as a GIF."""
+    """Show images emerging from noise, as a GIF."""
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, run_directory
 
-    how, reporter = sampling.sampling, console.reporter()
+    settings, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
     model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
-    request = generate.resolve_request(model, count, seed, shown.request, how, reporter)
+    request = generate.resolve_request(model, count, seed, conditions.request, settings, reporter)
     path = out or run_directory.unused_name(model.path.parent / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, reporter)

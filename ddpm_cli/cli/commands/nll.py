@@ -1,4 +1,4 @@
-"""`ddpm nll`: how likely a model finds pictures, in bits per dimension."""
+"""`ddpm nll`: likelihood of images under a model, in bits per dimension."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def nll(
     data: Annotated[
         str | None,
         typer.Option(
-            help="The pictures: a folder, a .zip, shapes, or a data set's name (cifar10:test).",
+            help="The images: a folder, a .zip, shapes, or a data set's name (cifar10:test).",
             show_default="those it was trained on",
         ),
     ] = None,
@@ -30,16 +30,16 @@ def nll(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the noise.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes speed only.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     skip_bad: common.SkipBad = False,
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
     precision: common.Precision = "auto",
     json: common.Json = False,
 ) -> None:
-    """Bits per dimension of pictures under a model, by the variational bound; fewer is better.
+    """Bits per dimension of images under a model, by the variational bound; fewer is better.
 
-    Every picture takes one evaluation of the network for each of the model's timesteps.
+    Every image takes one evaluation of the network for each of the model's timesteps.
     """
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
@@ -54,18 +54,18 @@ def nll(
     )
     kind = choose_variance(model, variance)
     with distributed.process_group(chosen):
-        pictures = open_images(model, data, reporter, skip_bad=skip_bad)
+        images = open_images(model, data, reporter, skip_bad=skip_bad)
         reporter.say(
-            f"{model.path}: {model.provenance}; {min(count, len(pictures))} of "
-            f"{len(pictures):,} pictures, {len(model.denoiser.schedule)} evaluations each"
+            f"{model.path}: {model.provenance}; {min(count, len(images))} of "
+            f"{len(images):,} images, {len(model.denoiser.schedule)} evaluations each"
         )
-        result = measure(model, pictures, count, seed, batch, kind, reporter)
+        result = measure(model, images, count, seed, batch, kind, reporter)
     document = result.document()
     spread = "" if result.standard_error is None else f" ± {result.standard_error:.4f}"
     text = (
         f"{result.total:.4f} bits/dim{spread} = {result.prior:.4g} prior "
         f"+ {document['kl']:.4f} KL + {document['decoder']:.4f} decoder "
-        f"({result.count} pictures, {kind} variance)"
+        f"({result.count} images, {kind} variance)"
     )
     about = {
         "variance": kind,

@@ -1,4 +1,4 @@
-"""`ddpm sample`: pictures from a trained model."""
+"""`ddpm sample`: images from a trained model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ def sample(
         int | None,
         typer.Option(
             "-n",
-            help="How many pictures.",
+            help="How many images.",
             show_default="16, or as many as --class and --prompts say",
         ),
     ] = None,
     *,
-    shown: conditioning.ConditionOptions,
+    conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time by a process.")] = 64,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Images sampled at a time by a process; changes speed and memory only."
+        ),
+    ] = 64,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -43,13 +48,13 @@ def sample(
     precision: common.Precision = "auto",
     json: common.Json = False,
 ) -> None:
-    """Draw pictures from a trained model."""
+    """Sample images from a trained model."""
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import folder, generate
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
 
-    how, asked = sampling.sampling, shown.request
+    settings, condition_request = sampling.sampling, conditions.request
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     reporter = console.reporter()
@@ -59,28 +64,31 @@ def sample(
     )
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():
-            request = generate.resolve_request(model, count, seed, asked, how, reporter)
+            request = generate.resolve_request(
+                model, count, seed, condition_request, settings, reporter
+            )
         reporter.say(
             f"{model.path}: {model.provenance}; "
-            f"{how.sampler}, {request.sampling.steps} steps, eta {how.eta:g}, guidance {how.guidance:g}"
+            f"{settings.sampler}, {request.sampling.steps} steps, eta {settings.eta:g}, "
+            f"guidance {settings.guidance:g}"
         )
-        if late := generate.late_start_warning(model, request):
-            reporter.say(late)
+        if warning := generate.late_start_warning(model, request):
+            reporter.say(warning)
         started = time.monotonic()
-        place = out or distributed.broadcast_from_rank0(
+        directory = out or distributed.broadcast_from_rank0(
             lambda: folder.default_folder(model, request)
         )
-        drawn = folder.write(place, model, request, batch, reporter, overwrite=overwrite)
+        drawn = folder.write(directory, model, request, batch, reporter, overwrite=overwrite)
     seconds = time.monotonic() - started
     document: dict[str, Any] = {
-        "out": str(place),
+        "out": str(directory),
         "n": request.count,
         "drawn": drawn,
-        "nfe": evaluations(model.denoiser.schedule, how),
+        "nfe": evaluations(model.denoiser.schedule, settings),
         "seconds": round(seconds, 3),
-        "grid": str(place / "grid.png"),
+        "grid": str(directory / "grid.png"),
         **folder.settings_of(model, request),
     }
-    there = f" ({request.count - drawn} were there)" if drawn < request.count else ""
-    done = f"{request.count} pictures in {place}{there}, {seconds:.1f} s"
-    console.result(f"{done}\nGrid: {place / 'grid.png'}", document, json)
+    existing = f" ({request.count - drawn} were there)" if drawn < request.count else ""
+    done = f"{request.count} images in {directory}{existing}, {seconds:.1f} s"
+    console.result(f"{done}\nGrid: {directory / 'grid.png'}", document, json)

@@ -20,8 +20,8 @@ class ConditionOptions:
         list[str] | None,
         typer.Option(
             "--class",
-            help="Sample this class, by name or number; cat:8 for eight of it; all of them in turn; "
-            "or random ones. Repeat for several in turn.",
+            help="Sample this class, by name or number; cat:8 for eight of it; all of them in "
+            "turn; or random ones. Repeat for several in turn.",
             show_default="all, for a model of classes",
         ),
     ] = None

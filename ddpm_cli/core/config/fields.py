@@ -58,7 +58,7 @@ class Setting:
     @property
     def option(self) -> str:
         """The option that sets it: "--batch"; of a switch "--flip/--no-flip"."""
-        return self.about.option or f"--{self.path[-1].replace('_', '-')}"
+        return _option(self.path[-1], self.about)
 
     @property
     def parameter(self) -> str:
@@ -71,6 +71,15 @@ class Setting:
         if isinstance(self.hint, types.UnionType):
             return next(kind for kind in typing.get_args(self.hint) if kind is not type(None))
         return self.hint
+
+
+def _option(field: str, about: About) -> str:
+    return about.option or f"--{field.replace('_', '-')}"
+
+
+def _spelling(field: str, about: About) -> str:
+    """How messages name a setting: as its option, or as config files do where it has none."""
+    return field if about.panel is None else _option(field, about)
 
 
 def settings_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Setting]:
@@ -91,7 +100,7 @@ class Settings:
         for field in dataclasses.fields(typing.cast(Any, self)):
             about, value = field.metadata.get(_KEY), getattr(self, field.name)
             if about is not None and about.check is not None and value is not None:
-                about.check(field.name, value)
+                about.check(_spelling(field.name, about), value)
 
 
 def choice(*allowed: object) -> Check:

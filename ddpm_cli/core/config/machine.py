@@ -98,6 +98,7 @@ class MachineConfig(Settings):
         host, _, port = (self.rdzv_endpoint or "").rpartition(":")
         if not host or not is_whole_number(port) or not 0 < int(port) < 1 << 16:
             raise UsageError(
-                f"--nnodes {self.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the machine "
-                f"with --node-rank 0 such as node01:29500 (seen: {self.rdzv_endpoint or 'none'})"
+                f"--nnodes {self.nnodes} needs --rdzv-endpoint HOST:PORT, an address of the "
+                "machine with --node-rank 0 such as node01:29500 (seen: "
+                f"{self.rdzv_endpoint or 'none'})"
             )

@@ -16,7 +16,7 @@ class Preset(NamedTuple):
 
 
 # Measured on two CPU cores. There the number of images seen rules, so networks are narrow and see
-# the picture folded; and predicting x0 gives clean pictures long before predicting noise does.
+# the image in patches; and predicting x0 gives clean images long before predicting noise does.
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
@@ -51,7 +51,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "mnist": Preset(
-        "for small grey pictures such as MNIST's: minutes on a laptop's CPU",
+        "for small grey images such as MNIST's: minutes on a laptop's CPU",
         {
             "network": _NETWORK,
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
@@ -63,7 +63,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "small": Preset(
-        "for small pictures of anything: an hour on a laptop's CPU",
+        "for small images of anything: an hour on a laptop's CPU",
         {
             "network": _NETWORK
             | {"width": 64, "multipliers": [1, 2, 2], "blocks": ["res", "res,attn", "res,attn"]},

@@ -214,7 +214,8 @@ def _resumed_from(run: RunDirectory, snapshot: str) -> bool:
         recorded = from_dict(WeightsOrigin, read_json(run.resumed))
     except (OSError, ValueError) as error:
         raise DdpmError(
-            f"{run.resumed} cannot be read ({error}); --resume auto resumes from the newest snapshot"
+            f"{run.resumed} cannot be read ({error}); --resume auto resumes from the newest "
+            "snapshot"
         ) from error
     path = Path(snapshot)
     return sha256_of(path) == recorded.sha256 if path.is_file() else snapshot == recorded.path

@@ -46,7 +46,6 @@ def launch_if_needed(
     Returns False where one process is enough, or this is one of them already. Raises
     WorkersFailedError where they fail, and what `stop` raises on a signal before they run.
     """
-    machine.check()
     devices.check_processes(machine.nproc, machine.device)
     if machine.requeue:
         slurm.check_requeue()
@@ -55,6 +54,7 @@ def launch_if_needed(
             "--resume never with --nnodes: a node that comes back must find the run; begin a new "
             "one by an --out that is not there yet"
         )
+    machine.check()
     if machine.processes == 1:
         slurm.attach()
         return False
