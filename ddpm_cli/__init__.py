@@ -150,12 +150,8 @@ def config(preset: str = "small", **settings: Any) -> RunConfig:
     """
     from ddpm_cli.core.config import presets
     from ddpm_cli.core.config.run import RunConfig
-    from ddpm_cli.core.config.serialisation import updated
 
-    if budget := settings.get("budget"):  # one limit given replaces all of the preset's
-        unlimited = dict.fromkeys(("images", "steps", "epochs", "minutes"))
-        settings["budget"] = unlimited | dict(budget)
-    return updated(updated(RunConfig(), presets.preset(preset).settings), settings)
+    return presets.merged(presets.merged(RunConfig(), presets.preset(preset).settings), settings)
 
 
 def train(

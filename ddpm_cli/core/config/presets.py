@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config.run import Budget, RunConfig
+from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import UsageError
 
 
@@ -187,6 +190,21 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
+    """The config under these settings, some of which replace others that belong to them.
+
+    A continuous schedule sets its own system, one limit of the budget replaces all others, and new
+    blocks replace the decoder, which follows them.
+    """
+    parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
+    replaced = SYSTEMS.get(str(parts.get("diffusion", {}).get("schedule")), {})
+    if any(limit is not None for limit in parts.get("budget", {}).values()):
+        replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
+    if parts.get("network", {}).get("blocks"):
+        replaced |= {"network": {"up_blocks": []}}
+    return updated(updated(config, replaced), settings, where)
 
 
 def default_preset(source: str, channels: int, size: tuple[int, int]) -> str:

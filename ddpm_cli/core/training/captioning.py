@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy import int64
@@ -44,23 +44,21 @@ def network_settings(
     options: the user's settings over the config. Without captions, the config's text-attn blocks
     are removed, but not those that the user asks for.
     """
+    up_blocks = () if "blocks" in options else config.up_blocks  # they follow new blocks
+    recipes: dict[str, Any] = {
+        "blocks": config.blocks,
+        "up_blocks": up_blocks,
+        "middle": config.middle,
+    }
     if captions is None:
         if options.get("text"):
             raise UsageError("--text-encoder and --text-length are for captions: there are none")
-        recipes = {
-            "blocks": [without_text_attention(recipe) for recipe in config.blocks],
-            "up_blocks": [without_text_attention(recipe) for recipe in config.up_blocks],
-            "middle": without_text_attention(config.middle),
-        }
+        recipes = {name: _each(without_text_attention, recipe) for name, recipe in recipes.items()}
         return {"text": None} | {k: v for k, v in recipes.items() if k not in options}
     text = updated(config.text or TextConfig(), options.get("text", {}))
-    blocks, up_blocks, middle = (
-        options.get(name, getattr(config, name)) for name in ("blocks", "up_blocks", "middle")
-    )
     recipes = {
-        "blocks": [with_text_attention(recipe) for recipe in blocks],
-        "up_blocks": [with_text_attention(recipe) for recipe in up_blocks],
-        "middle": with_text_attention(middle),
+        name: _each(with_text_attention, options.get(name, recipe))
+        for name, recipe in recipes.items()
     }
     if "text-attn" not in json.dumps(recipes):
         raise UsageError(
@@ -68,6 +66,11 @@ def network_settings(
             "which one is added"
         )
     return {"text": to_dict(tokens.resolve_encoder(text, captions.sentences)), **recipes}
+
+
+def _each(change: Callable[[str], str], recipe: str | Sequence[str]) -> str | list[str]:
+    """Change a recipe, or each recipe of several levels."""
+    return change(recipe) if isinstance(recipe, str) else [change(level) for level in recipe]
 
 
 def data_settings(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
-from ddpm_cli.core.config.presets import SYSTEMS, default_preset, preset
+from ddpm_cli.core.config.presets import default_preset, merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
@@ -92,11 +92,11 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     config = updated(RunConfig(), chosen.settings)
     if request.init_from is not None:
         fallback = None if request.resume == "never" else request.out
-        config = _merged(config, initial_weights.settings(request.init_from, fallback))
+        config = merged(config, initial_weights.settings(request.init_from, fallback))
         size = request.size or config.network.size
         channels = request.channels or config.network.channels
     if request.config is not None:
-        config = _merged(config, _read_settings(request.config), str(request.config))
+        config = merged(config, _read_settings(request.config), str(request.config))
     config, captions = _with_options(
         config, request, source, size, channels, learn_conditions=not chosen.unconditional
     )
@@ -141,19 +141,13 @@ def _with_options(
 ) -> tuple[RunConfig, Captions | None]:
     """The config under the request's options and what follows from the data; captions to learn."""
     options = dict(request.settings)
-    network = options.get("network", {})
-    if network.get("blocks") and "up_blocks" not in network:
-        options["network"] = network | {"up_blocks": []}  # the up path follows new blocks
-    if options.get("budget"):  # one limit given replaces all of the preset's
-        unlimited = dict.fromkeys(("images", "steps", "epochs", "minutes"))
-        options["budget"] = unlimited | options["budget"]
     follows, captions = _conditions(
         request, config, source, options, learn_conditions=learn_conditions
     )
     for part, settings in follows.items():
         options[part] = options.get(part, {}) | settings
     options["network"] |= {"size": list(size), "channels": channels}
-    config = _merged(config, options)
+    config = merged(config, options)
     augmented = {"network": {"augmented": config.data.augment > 0}}
     return updated(config, augmented), captions
 
@@ -214,13 +208,6 @@ def _why_no_classes(source: Source) -> str:
     lie = "lies" if len(unclassified) == 1 else "lie"
     named = ", ".join(unclassified[:3]) + (", …" if unclassified[3:] else "")
     return f"{len(unclassified)} of {len(source)} images {lie} in no class folder ({named})"
-
-
-def _merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
-    """The config under these settings; a continuous schedule sets its own system first."""
-    diffusion = settings.get("diffusion")
-    schedule = diffusion.get("schedule") if isinstance(diffusion, dict) else None
-    return updated(updated(config, SYSTEMS.get(str(schedule), {})), settings, where)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
