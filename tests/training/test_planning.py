@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,3 +53,18 @@ def test_blocks_of_a_file_bring_their_decoder(ddpm: Callable[..., Result]) -> No
     option = ddpm("train", "--blocks", "res", *preset)
     assert file.code == option.code == 0, file.err
     assert file.json()["parameters"] == option.json()["parameters"]
+
+
+def test_the_preset_of_the_built_in_shapes_is_theirs_alone(
+    ddpm: Callable[..., Result], photos: Path
+) -> None:
+    """Not of a folder, an archive or a nested folder that is called so."""
+    names = ("shapes", "more/shapes", "shapes.zip")
+    photos.rename("shapes")
+    shutil.copytree("shapes", "more/shapes")
+    shutil.make_archive("shapes", "zip", "shapes")
+    for name in names:
+        plan = ddpm("train", "--data", name, "--dry-run", "--json").json()
+        assert plan["preset"] == "small", name
+    shutil.rmtree("shapes")
+    assert ddpm("train", "--data", "shapes", "--dry-run", "--json").json()["preset"] == "shapes"

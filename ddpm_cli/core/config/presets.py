@@ -207,8 +207,6 @@ def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -
     return updated(updated(config, replaced), settings, where)
 
 
-def default_preset(source: str, channels: int, size: tuple[int, int]) -> str:
-    """The name of the preset to use for a source unless the user names one."""
-    if source == "shapes":
-        return "shapes"
+def default_preset(channels: int, size: tuple[int, int]) -> str:
+    """The preset for images of a user's own, unless one is named; size: (height, width)."""
     return "mnist" if channels == 1 and max(size) <= 32 else "small"

@@ -16,6 +16,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -86,10 +87,11 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     source = open_source(request.data)
     channels = request.channels or source.native_channels
     size = request.size or source.native_size
-    name = request.preset or default_preset(source.name, channels, size)
+    usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
+    name = request.preset or usual
     chosen = preset(name)
 
-    config = updated(RunConfig(), chosen.settings)
+    config = merged(RunConfig(), chosen.settings)
     if request.init_from is not None:
         fallback = None if request.resume == "never" else request.out
         config = merged(config, initial_weights.settings(request.init_from, fallback))
