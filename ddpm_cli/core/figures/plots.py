@@ -13,11 +13,30 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.run_directory import Row
 
 
-def loss_curve(path: Path, rows: Sequence[Row]) -> None:
+_LOSSES = {
+    "l2": "mean squared error of F",
+    "l1": "mean absolute error of F",
+    "huber": "Huber loss of F",
+    "vlb": "variational bound (bits/dim)",
+}
+
+
+def loss_label(config: RunConfig) -> str:
+    """What the losses of a run's metrics are, in words."""
+    objective, label = config.objective, _LOSSES[config.objective.loss]
+    if objective.weighting != "plain":
+        label += f", {objective.weighting} weighting"
+    if config.network.learned_variance and objective.loss != "vlb":
+        label += f" + {objective.bound_weight:g} L_vlb"
+    return label
+
+
+def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     """Draw the training loss, and the validation loss where there is one, by images seen."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -31,7 +50,7 @@ def loss_curve(path: Path, rows: Sequence[Row]) -> None:
     curve("loss", "-", "tab:blue", "loss", alpha=0.25)
     curve("loss_smooth", "-", "tab:blue", "smoothed")
     curve("loss_holdout", "o-", "tab:orange", "held out")
-    axes.set(xlabel="images seen", ylabel="mean squared error of F", yscale="log")
+    axes.set(xlabel="images seen", ylabel=label, yscale="log")
     _finish(axes)
     write_figure(path, figure)
 

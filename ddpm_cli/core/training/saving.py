@@ -116,7 +116,8 @@ class Saver:
         images = self._state.progress.images
         preview.draw(self._run, self._averaged, self._config, images, self._device)
         if last or time.monotonic() - self._curve_drawn > _CURVE_INTERVAL:
-            plots.loss_curve(self._run.loss_plot, self._run.rows())
+            label = plots.loss_label(self._config)
+            plots.loss_curve(self._run.loss_plot, self._run.rows(), label)
             self._curve_drawn = time.monotonic()
 
 

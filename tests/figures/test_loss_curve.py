@@ -1,0 +1,42 @@
+"""The loss curve's axis names the loss that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm_cli.core.figures import plots
+from tests.conftest import Result
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ((), "mean squared error of F"),
+        (("--loss", "l1"), "mean absolute error of F"),
+        (("--loss", "huber"), "Huber loss of F"),
+        (("--loss", "vlb"), "variational bound (bits/dim)"),
+        (("--weighting", "min-snr"), "mean squared error of F, min-snr weighting"),
+        (("--learned-variance",), "mean squared error of F + 0.001 L_vlb"),
+        (("--loss", "l1", "--learned-variance", "--vlb-weight", 0.5),
+         "mean absolute error of F + 0.5 L_vlb"),
+    ],
+)  # fmt: skip
+def test_the_axis_names_the_loss(
+    train_tiny: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    label: str,
+) -> None:
+    labels = []
+
+    def write(path: Path, figure: Any) -> None:
+        labels.append(figure.axes[0].get_ylabel())
+
+    monkeypatch.setattr(plots, "write_figure", write)
+    result = train_tiny(*options, "--images", 8, "--preview", 0, "--out", "run")
+    assert result.code == 0, result.err
+    assert set(labels) == {label}
