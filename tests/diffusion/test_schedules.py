@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ddpm_cli.core.config.run import CONTINUOUS, SCHEDULES, DiffusionConfig
 from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.errors import UsageError
 
 STABLE = {"beta_min": 0.00085, "beta_max": 0.012}  # Stable Diffusion's "scaled linear"
@@ -174,3 +175,25 @@ def test_any_u_gives_a_noise_level(name: str, total: int, u: float) -> None:
         t = int(u * total)
         assert level.item() == s.sigma[t]
         assert s.below(level).item() == (s.sigma[t - 1] if t else 0)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid-abar", "edm", "flow"])
+@pytest.mark.parametrize("total", [4, 1000, 4000])
+def test_levels_of_the_table_are_found_in_any_precision(name: str, total: int) -> None:
+    """A rounded level is still that level: float32 rounds up or down."""
+    s = make(name, total)
+    exact = torch.from_numpy(s.sigma)
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), exact[:-1]])
+    assert torch.equal(s.below(exact), below)
+    assert torch.equal(s.below(exact.float()), below)
+    history = LossHistory(s)
+    history.record(exact.float(), torch.arange(1.0, total + 1))
+    assert history.state_dict()["losses"][:, 0].tolist() == list(range(1, total + 1))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0001, 2.0])
+def test_levels_off_the_table_have_no_level_below(factor: float) -> None:
+    s = make("linear", 1000)
+    level = torch.tensor([factor * s.sigma[500], s.sigma[3]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="not a level of schedule linear"):
+        s.below(level)

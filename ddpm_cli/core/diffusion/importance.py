@@ -18,7 +18,7 @@ class LossHistory:
     """
 
     def __init__(self, schedule: Schedule) -> None:
-        self._sigma = torch.from_numpy(schedule.sigma)
+        self._schedule, self._sigma = schedule, torch.from_numpy(schedule.sigma)
         self._losses = torch.zeros(len(schedule), _HISTORY, dtype=torch.float64)
         self._counts = torch.zeros(len(schedule), dtype=torch.int64)
 
@@ -41,8 +41,7 @@ class LossHistory:
 
         A new loss replaces the oldest of its timestep.
         """
-        timesteps = torch.searchsorted(self._sigma, sigma)
-        for t, loss in zip(timesteps.tolist(), losses.tolist(), strict=True):
+        for t, loss in zip(self._schedule.index(sigma).tolist(), losses.tolist(), strict=True):
             if abs(loss) < float("inf"):
                 self._losses[t, self._counts[t] % _HISTORY] = loss
                 self._counts[t] += 1

@@ -22,6 +22,7 @@ from ddpm_cli.core.config.run import DiffusionConfig
 from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]
+_ROUNDING = 1e-6  # relative: float32 rounds by up to 6e-8, levels of 20,000 lie 1.5e-4 apart
 Sigma = TypeVar("Sigma", float, Tensor)
 
 
@@ -58,10 +59,25 @@ class Schedule:
         nearest = t.round()
         return torch.from_numpy(np.where(abs(t - nearest) < 1e-6, nearest, t)).float()
 
+    def index(self, sigma: Tensor) -> Tensor:
+        """The timesteps of levels of the table (B,), int64, exact or rounded to float32.
+
+        Raises ValueError for noise levels that are not in the table.
+        """
+        levels = sigma.double().numpy()
+        nearest = np.interp(np.log(levels), np.log(self.sigma), np.arange(len(self))).round()
+        index: NDArray[np.int64] = nearest.astype(np.int64)
+        off = abs(levels / self.sigma[index] - 1) > _ROUNDING
+        if off.any():
+            raise ValueError(f"sigma {levels[off][0]:g} is not a level of schedule {self.name}")
+        return torch.from_numpy(index)
+
     def below(self, sigma: Tensor) -> Tensor:
-        """The next lower noise levels of the table, for levels of it (B,); 0 below the lowest."""
-        index = np.searchsorted(self.sigma, sigma.numpy())
-        return torch.from_numpy(np.append(0.0, self.sigma)[index])
+        """The next lower noise levels of the table, for levels of it (B,); 0 below the lowest.
+
+        Raises ValueError for noise levels that are not in the table.
+        """
+        return torch.from_numpy(np.append(0.0, self.sigma))[self.index(sigma)]
 
     def at(self, u: Tensor) -> Tensor:
         """Noise levels for u (B,) in (0, 1): those of timesteps floor(u T)."""

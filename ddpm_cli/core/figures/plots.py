@@ -17,7 +17,6 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.run_directory import Row
 
-
 _LOSSES = {
     "l2": "mean squared error of F",
     "l1": "mean absolute error of F",
