@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import Result
 
@@ -68,3 +70,20 @@ def test_the_preset_of_the_built_in_shapes_is_theirs_alone(
         assert plan["preset"] == "small", name
     shutil.rmtree("shapes")
     assert ddpm("train", "--data", "shapes", "--dry-run", "--json").json()["preset"] == "shapes"
+
+
+def test_without_clip_the_gradient_stays_as_it_is(
+    train_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    def weights(clip: float | None) -> dict[str, torch.Tensor]:
+        settings = {"optimiser": {"clip": clip, "betas": [0, 0.1], "warmup": 0}}
+        file = tmp_path / "clip.json"
+        file.write_text(json.dumps(json.loads((tmp_path / "tiny.json").read_text()) | settings))
+        run = tmp_path / f"clip-{clip}"
+        result = train_tiny("--config", file, "--images", 16, "--batch", 8, "--out", run)
+        assert result.code == 0, result.err
+        return load_file(run / "model.safetensors")
+
+    none, high, low = weights(None), weights(1e9), weights(1e-6)
+    assert all(torch.equal(none[name], high[name]) for name in none)
+    assert not all(torch.equal(none[name], low[name]) for name in none)

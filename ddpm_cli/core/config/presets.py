@@ -95,7 +95,7 @@ PRESETS: dict[str, Preset] = {
             | _OPENAI
             | {"padding": "around"},
             "diffusion": {"schedule": "cosine", "timesteps": 4000, "time_scale": 0.25},
-            "optimiser": {"lr": 1e-4, "warmup": 0},
+            "optimiser": {"lr": 1e-4, "warmup": 0, "clip": None},
             "budget": {"images": 64_000_000},
         },
         unconditional=True,
@@ -119,6 +119,7 @@ PRESETS: dict[str, Preset] = {
                 "lr": 1e-3,
                 "warmup": 10_000_000,
                 "ema_halflife": 500_000,
+                "clip": None,
             },
             "data": {"augment": 0.12},
             "budget": {"images": 200_000_000},
@@ -141,7 +142,7 @@ PRESETS: dict[str, Preset] = {
             }
             | _OPENAI,
             "diffusion": {"schedule": "cosine"},
-            "optimiser": {"batch": 2048, "lr": 3e-4, "warmup": 0, "class_drop": 0.0},
+            "optimiser": {"batch": 2048, "lr": 3e-4, "warmup": 0, "class_drop": 0, "clip": None},
             "budget": {"images": 1_100_000_000},
         },
     ),
@@ -199,7 +200,7 @@ def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -
     blocks replace the decoder, which follows them.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
-    replaced = SYSTEMS.get(str(parts.get("diffusion", {}).get("schedule")), {})
+    replaced = dict(SYSTEMS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
     if any(limit is not None for limit in parts.get("budget", {}).values()):
         replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
     if parts.get("network", {}).get("blocks"):

@@ -235,7 +235,9 @@ class OptimiserConfig(Settings):
         (0.9, 0.999), "AdamW's betas.", check=each(number(zero=True, below=1))
     )
     weight_decay: float = setting(0.0, "AdamW's weight decay.", check=at_least_zero)
-    clip: float = setting(1.0, "Largest norm of the gradient.", check=above_zero)
+    clip: float | None = setting(
+        1.0, "Largest norm of the gradient, as DDPM; none: not clipped.", check=above_zero
+    )
     ema_halflife: int = setting(
         887_000,
         "Half-life of the weights' moving average; 0.9999 a step at batch 128.",

@@ -26,7 +26,7 @@ class SelfAttention(nn.Module):
         patch = config.attn_patch
         self.patch, self.heads, self.scale = patch, config.heads_of(channels), config.skip_scale
         self.norm = normalisation(channels, config)
-        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, patch, stride=patch))
+        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, patch, stride=patch), joined=3)
         self.out = zeroed(nn.Conv2d(channels, channels * patch**2, 1))
 
     def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
@@ -52,7 +52,7 @@ class LinearAttention(nn.Module):
         super().__init__()
         self.heads, self.scale = config.heads_of(channels), config.skip_scale
         self.norm = normalisation(channels, config)
-        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1))
+        self.qkv = glorot(nn.Conv2d(channels, 3 * channels, 1), joined=3)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
@@ -78,7 +78,7 @@ class ClassAttention(nn.Module):
         super().__init__()
         self.heads, self.scale = config.heads_of(channels), config.skip_scale
         self.norm = normalisation(channels, config)
-        self.qk = glorot(nn.Linear(config.embedding_dim, 2 * channels))
+        self.qk = glorot(nn.Linear(config.embedding_dim, 2 * channels), joined=2)
         self.value = glorot(nn.Conv2d(channels, channels, 1))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -128,7 +128,7 @@ class CrossAttention(nn.Module):
         self.norm = normalisation(channels, config)
         self.query = glorot(nn.Conv2d(channels, channels, 1))
         self.token_norm = nn.LayerNorm(config.text.width)
-        self.key_value = glorot(nn.Linear(config.text.width, 2 * channels))
+        self.key_value = glorot(nn.Linear(config.text.width, 2 * channels), joined=2)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:

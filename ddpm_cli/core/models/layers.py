@@ -34,9 +34,14 @@ def embedding_table(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding(rows, width, _weight=torch.randn(rows, width))
 
 
-def glorot(layer: Layer) -> Layer:
-    """Initialise with Glorot's uniform weights and zero biases, as DDPM does."""
-    nn.init.xavier_uniform_(layer.weight)
+def glorot(layer: Layer, joined: int = 1) -> Layer:
+    """Initialise with Glorot's uniform weights and zero biases, as DDPM does.
+
+    joined: layers that are computed as one, such as q, k and v; each starts as it would alone.
+    """
+    with torch.no_grad():
+        for weight in layer.weight.chunk(joined):
+            nn.init.xavier_uniform_(weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

@@ -70,7 +70,7 @@ class Layer(nn.Module):
         width = config.width
         self.heads = config.heads
         self.norm1 = nn.LayerNorm(width)
-        self.qkv = glorot(nn.Linear(width, 3 * width))
+        self.qkv = glorot(nn.Linear(width, 3 * width), joined=3)
         self.out = zeroed(nn.Linear(width, width))
         self.norm2 = nn.LayerNorm(width)
         self.first = glorot(nn.Linear(width, 4 * width))

@@ -204,7 +204,10 @@ class Trainer:
 
         The one place where a step waits for the device.
         """
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip)
+        parameters, clip = list(self.network.parameters()), self.config.optimiser.clip
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         values: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
         return values[0], math.isfinite(values[0]) and values[1] == 1
 
