@@ -11,25 +11,10 @@ from pathlib import Path
 import pytest
 
 import ddpm_cli
+from tests.support.layout import HEIGHT, room
 
 ROOT = Path(ddpm_cli.__file__).parent
 
-FLOORS = (  # lowest first; rooms on one floor do not import each other
-    ("core.errors",),
-    ("core.config",),
-    ("core.runtime",),
-    ("core.conditioning",),
-    ("core.data",),
-    ("core.models", "core.diffusion"),
-    ("core.checkpoints",),
-    ("core.figures",),
-    ("core.metrics",),
-    ("core.generation",),
-    ("core.conversion", "core.training"),
-    ("cli",),
-    ("library",),  # ddpm_cli/__init__.py, whose progress bars are the terminal's
-)
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 OWNERS = {
     "torch.distributed": {
         "core.runtime.distributed",
@@ -91,14 +76,6 @@ def inside() -> dict[str, set[str]]:
                     target = target.rpartition(".")[0]
                 found[name].add(target)
     return found
-
-
-def room(name: str) -> str:
-    """The folder below core that a module lies in, "core.errors", "cli" or "library"."""
-    first, *rest = name.split(".")
-    if first == "core":
-        return ".".join([first, *rest[:1]])
-    return "cli" if first in ("cli", "__main__") else "library"
 
 
 def test_every_module_is_in_a_room_of_the_plan() -> None:

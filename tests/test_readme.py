@@ -1,97 +1,21 @@
-"""README.md and docs/ are true: their trees and tables, their commands, their links.
-
-`python -m tests.test_readme` writes both trees anew, from the first lines of the docstrings.
-"""
+"""README.md and docs/ are true: their trees and tables, their commands, their links."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 from pathlib import Path
 
-import ddpm_cli
-from tests.test_house import FLOORS, HEIGHT, room
-
-TOP = Path(ddpm_cli.__file__).parent.parent
-README, ARCHITECTURE = TOP / "README.md", TOP / "docs" / "architecture.md"
-TREES = {README: "## The tree", ARCHITECTURE: "## Every file"}  # headings of the trees
-BESIDE = [  # rows of the README's tree for what is no package
-    ("docs/", "how to use it, and how it is built"),
-    ("examples/", "whole experiments as short scripts"),
-    ("tests/", "by room as the code; benchmarks/ measures, and is not run by pytest"),
-]
+from tests.support import pages
+from tests.support.layout import FLOORS
+from tests.support.pages import ARCHITECTURE, README, TOP
 
 
-def rooms() -> list[tuple[str, str]]:
-    """Folder and first line of its docstring, core's rooms from the lowest floor up."""
-    package = TOP / "ddpm_cli"
-    rows = [("ddpm_cli/", first_line(package))]
-    for part in ("cli", "core"):
-        rows.append((f"  {part}/", first_line(package / part)))
-        inner = [
-            path
-            for path in (package / part).iterdir()
-            if (path / "__init__.py").exists() or path.name == "errors.py"
-        ]
-        for path in sorted(inner, key=lambda path: (floor(path), path.name)):
-            name = path.name + "/" * path.is_dir()
-            rows.append((f"    {name}", first_line(path)))
-    return rows + BESIDE
-
-
-def floor(path: Path) -> int:
-    return HEIGHT[room(".".join(path.relative_to(TOP / "ddpm_cli").with_suffix("").parts))]
-
-
-def files() -> list[tuple[str, str]]:
-    """File and first line of its docstring, of the whole package."""
-    rows = [("ddpm_cli/", first_line(TOP / "ddpm_cli"))]
-
-    def walk(folder: Path, indent: str) -> None:
-        for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-            if (path / "__init__.py").exists():
-                rows.append((f"{indent}{path.name}/", first_line(path)))
-                walk(path, indent + "  ")
-            elif path.suffix == ".py" and path.name != "__init__.py":
-                rows.append((indent + path.name, first_line(path)))
-
-    walk(TOP / "ddpm_cli", "  ")
-    return rows
-
-
-def first_line(path: Path) -> str:
-    path = path / "__init__.py" if path.is_dir() else path
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-
-
-def tree(page: Path) -> str:
-    """The lines of a page's tree, as they should be."""
-    rows = rooms() if page == README else files()
-    width = max(len(name) for name, _ in rows) + 2
-    return "".join(f"{name:{width}}{line}".rstrip() + "\n" for name, line in rows)
-
-
-def parts(page: Path) -> tuple[str, str, str]:
-    """A page before its tree, the tree, and the page after it."""
-    head, heading, rest = page.read_text().partition(f"{TREES[page]}\n")
-    before, opening, rest = rest.partition("```\n")
-    shown, closing, after = rest.partition("```\n")
-    assert heading and opening and closing, f"{page}: no tree below {TREES[page]!r}"
-    return head + heading + before + opening, shown, closing + after
-
-
-def main() -> None:
-    for page in TREES:
-        before, _, after = parts(page)
-        page.write_text(before + tree(page) + after)
-
-
-def test_the_trees_are_the_package() -> None:
-    for page in TREES:
-        assert parts(page)[1].splitlines() == tree(page).splitlines(), (
-            "python -m tests.test_readme writes the trees anew"
+def test_generated_parts_of_pages_are_current() -> None:
+    for page in pages.GENERATED:
+        assert pages.parts(page)[1].splitlines() == pages.generated(page).splitlines(), (
+            "python -m tests.support.pages writes the generated parts anew"
         )
 
 
@@ -167,7 +91,3 @@ def test_the_project_speaks_of_itself_alone() -> None:
         text = (TOP / name).read_text()
         assert "/" + "work/" not in text, name
         assert "/" + "tmp/" not in text, name
-
-
-if __name__ == "__main__":
-    main()

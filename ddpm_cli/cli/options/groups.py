@@ -102,8 +102,6 @@ def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
         kind = str
     elif typing.get_origin(kind) is tuple:
         kind = list[str]  # an option that may be repeated
-    if kind is bool and setting.about.option is None:
-        option = f"{option}/{_negated(option)}"
     info = typer.Option(
         option,
         help=about.help,
@@ -118,10 +116,6 @@ def _parameter(option: str) -> str:
     return option.removeprefix("--").replace("-", "_")
 
 
-def _negated(option: str) -> str:
-    return f"--no-{option.removeprefix('--')}"
-
-
 def shown_default(setting: Setting, value: Any) -> str | bool:
     """The default as the help shows it, with its unit; False where there is nothing to show."""
     if setting.about.shown is not None and value == setting.default:
@@ -130,7 +124,7 @@ def shown_default(setting: Setting, value: Any) -> str | bool:
         return False
     if isinstance(value, bool):
         positive, _, negative = setting.option.partition("/")
-        return (positive if value else negative or _negated(positive)).removeprefix("--")
+        return (positive if value else negative).removeprefix("--") or False
     if isinstance(value, tuple | list):
         return " ".join(map(str, value)) if isinstance(value[0], str) else ",".join(map(str, value))
     if isinstance(value, int | float):

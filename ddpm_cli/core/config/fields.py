@@ -58,7 +58,9 @@ class Setting:
     @property
     def option(self) -> str:
         """The option that sets it: "--batch"; of a switch "--flip/--no-flip"."""
-        return _option(self.path[-1], self.about)
+        option = _option(self.path[-1], self.about)
+        switch = self.kind is bool and self.about.option is None
+        return f"{option}/--no-{option.removeprefix('--')}" if switch else option
 
     @property
     def parameter(self) -> str:

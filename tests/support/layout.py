@@ -1,0 +1,28 @@
+"""The plan of the rooms: which lies above which."""
+
+from __future__ import annotations
+
+FLOORS = (  # lowest first; rooms on one floor do not import each other
+    ("core.errors",),
+    ("core.config",),
+    ("core.runtime",),
+    ("core.conditioning",),
+    ("core.data",),
+    ("core.models", "core.diffusion"),
+    ("core.checkpoints",),
+    ("core.figures",),
+    ("core.metrics",),
+    ("core.generation",),
+    ("core.conversion", "core.training"),
+    ("cli",),
+    ("library",),  # ddpm_cli/__init__.py, whose progress bars are the terminal's
+)
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room(name: str) -> str:
+    """The folder below core that a module lies in, "core.errors", "cli" or "library"."""
+    first, *rest = name.split(".")
+    if first == "core":
+        return ".".join([first, *rest[:1]])
+    return "cli" if first in ("cli", "__main__") else "library"
