@@ -17,7 +17,7 @@ import pytest
 
 from ddpm_cli.cli import console
 from ddpm_cli.core.data import files
-from tests.conftest import Result
+from tests.support.cli import Result
 
 Call = Callable[..., Result]
 

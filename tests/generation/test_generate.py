@@ -20,7 +20,7 @@ from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, derive
-from tests.conftest import Result
+from tests.support.cli import Result
 
 CPU = torch.device("cpu")
 

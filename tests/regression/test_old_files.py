@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from ddpm_cli.core.checkpoints import weights
-from tests.conftest import Result
 from tests.regression import outcomes
+from tests.support.cli import Result
 
 # A tiny model of classes and captions, trained with augmentation, from before any was renamed.
 OLD = Path(__file__).parent / "files" / "first-spelling.safetensors"

@@ -18,8 +18,8 @@ import torch
 import typer
 
 from ddpm_cli.cli.app import app
-from tests.conftest import Result
 from tests.regression import outcomes
+from tests.support.cli import Result
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded.json"

@@ -19,7 +19,7 @@ from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.training import initial_weights
 from ddpm_cli.core.training.state import TrainingState
-from tests.conftest import Result
+from tests.support.cli import Result
 
 PLAIN = NetworkConfig(size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"))
 

@@ -22,8 +22,8 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import resuming
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer
-from tests.conftest import Result
 from tests.support import ranks
+from tests.support.cli import Result
 from tests.training.test_training import CONFIG, CPU, pictures, replace_rows, same
 
 FLOW = {"schedule": "flow", "parameterisation": "flow"}

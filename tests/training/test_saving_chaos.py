@@ -18,8 +18,8 @@ from ddpm_cli.core.data.loader import SampleOrder
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.trainer import Trainer
-from tests.conftest import Result
 from tests.support import ranks
+from tests.support.cli import Result
 from tests.training.test_training import same
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills and limits of POSIX")
