@@ -153,8 +153,8 @@ def test_a_full_disk_ends_all_processes_with_one_line(
     assert (again.code, again.json()["resumed_at"]) == (0, 8)
 
 
-# On rank 1 of two, a gradient is NaN at step 3, a loss infinite at step 5, and a loss NaN from step 9
-# on. Each rank saves its final weights.
+# On rank 1 of two, a gradient is NaN at step 3, a loss infinite at step 5, and a loss NaN from step
+# 9 on. Each rank saves its final weights.
 NON_FINITE = """
 import math, os
 import torch
