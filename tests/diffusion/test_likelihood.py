@@ -147,7 +147,7 @@ def test_the_command(ddpm: Callable[..., Result], run: Path, photos: Path) -> No
     assert again["total"] == pytest.approx(whole["total"], rel=1e-5)  # another order of sums
     shown = ddpm("nll", run, "-n", 5)
     assert f"{whole['total']:.4f} bits/dim" in shown.out
-    assert "5 of 24 pictures, 12 evaluations each" in shown.err
+    assert "5 of 24 images, 12 evaluations each" in shown.err
     others = {
         kind: ddpm("nll", run, "-n", 5, "--variance", kind, "--json").json()["total"]
         for kind in ("fixed-small", "fixed-large")
