@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from ddpm_cli.cli.app import app
-from tests.conftest import Result
+from tests.support.cli import Result
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.sh"))
 

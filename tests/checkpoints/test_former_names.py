@@ -20,7 +20,7 @@ from ddpm_cli.core.config.serialisation import from_dict, updated
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.run_directory import find_weights
-from tests.conftest import Result
+from tests.support.cli import Result
 
 
 def former_name(parameter: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.models.unet import UNet
-from tests.conftest import Result
+from tests.support.cli import Result
 
 
 @pytest.mark.parametrize(

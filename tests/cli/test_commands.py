@@ -1,4 +1,4 @@
-"""The command line as its users meet it: good and bad input, exit codes, one line of error."""
+"""The command line: valid and invalid input, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 
 from ddpm_cli.cli import console
 from ddpm_cli.core.data import files
-from tests.conftest import Result
+from tests.support.cli import Result
 
 Call = Callable[..., Result]
 
 COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
 
-# The options of design that scripts rely on; a command may have more.
+# Options that scripts rely on; a command may have more.
 OPTIONS = {
     "train": "--data --preset --config --size --channels --out --images --steps --epochs --minutes "
     "--batch --lr --seed --nproc --snapshot-every --resume --unconditional --class-drop --dry-run "
@@ -45,18 +45,18 @@ def test_every_command_has_its_options(
     monkeypatch.setenv("COLUMNS", "200")
     result = ddpm(command, "--help")
     assert result.code == 0
-    words = result.out.replace("│", " ").split()
-    assert [option for option in OPTIONS[command].split() if option not in words] == []
+    shown = result.out.replace("│", " ").split()
+    assert [option for option in OPTIONS[command].split() if option not in shown] == []
 
 
-def test_the_program_names_itself(ddpm: Call) -> None:
+def test_version_and_overview(ddpm: Call) -> None:
     assert ddpm("--version").out.startswith("ddpm 0.")
     overview = ddpm("--help").out
     assert all(command in overview for command in COMMANDS)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (("train", "--data", "missing"), 1, "missing: no such folder or .zip"),
         (("train", "--data", "empty"), 1, "no images in empty"),
@@ -78,7 +78,7 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("train", "--device", "cuda"), 2, "no GPU"),
         (("train", "--precision", "fp8"), 2, "auto, fp32, bf16"),
         (("train", "--config", "none.json"), 1, "none.json: no such file"),
-        (("train", "--config", "broken/picture.png"), 1, "neither JSON nor TOML"),
+        (("train", "--config", "broken/image.png"), 1, "neither JSON nor TOML"),
         (("train", "--config", "typo.json"), 1, "'learning_rate'"),
         (("train", "--config", "kind.json"), 1, "optimiser.batch should be of type int"),
         (("train", "--images", "8", "--out", "a-file"), 1, "a-file"),
@@ -106,16 +106,16 @@ def test_the_program_names_itself(ddpm: Call) -> None:
         (("train", "--epochs", "inf"), 2, "and finite"),
         (("train", "--config", "deep.json"), 1, "network should hold named settings"),
         (("train", "--resume", "gone.pt"), 1, "gone.pt: no such file"),
-        (("inspect-schedule", "--image", "broken/picture.png"), 1, "broken/picture.png"),
+        (("inspect-schedule", "--image", "broken/image.png"), 1, "broken/image.png"),
         (("nonsense",), 2, "nonsense"),
     ],
 )
-def test_bad_input_is_a_line_and_an_exit_code(
-    ddpm: Call, arguments: tuple[str, ...], code: int, words: str
+def test_invalid_input_is_reported_in_one_line_with_an_exit_code(
+    ddpm: Call, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     Path("empty").mkdir()
     Path("broken").mkdir()
-    Path("broken/picture.png").write_bytes(b"not a picture")
+    Path("broken/image.png").write_bytes(b"not an image")
     Path("a-file").write_text("precious")
     Path("typo.json").write_text(json.dumps({"optimiser": {"learning_rate": 1}}))
     Path("deep.json").write_text(json.dumps({"network": 3}))
@@ -123,21 +123,21 @@ def test_bad_input_is_a_line_and_an_exit_code(
     before = sorted(map(str, Path().rglob("*")))
     result = ddpm(*arguments)
     assert result.code == code, result.err
-    assert words in " ".join(result.err.replace("│", " ").split()), result.err
+    assert message in " ".join(result.err.replace("│", " ").split()), result.err
     assert "Traceback" not in result.err
     assert result.out == ""
     if "Usage" not in result.err:
         assert result.err.splitlines()[-1].startswith("ddpm: ")
-    assert sorted(map(str, Path().rglob("*"))) == before  # nothing written, nothing lost
+    assert sorted(map(str, Path().rglob("*"))) == before  # nothing was written or deleted
 
 
-def test_a_reader_who_leaves_does_not_end_the_work() -> None:
-    """Such as a terminal that is closed, or `tee` at Ctrl-C; rich would leave with exit code 1."""
+def test_a_closed_pipe_does_not_end_the_work() -> None:
+    """As a closed terminal, or `tee` at Ctrl-C: rich would exit with code 1."""
     read, write = os.pipe()
     os.close(read)
     with (
-        os.fdopen(write, "w", buffering=1) as gone,
-        redirect_stderr(gone),
+        os.fdopen(write, "w", buffering=1) as closed,
+        redirect_stderr(closed),
         console.tolerate_closed_streams(),
     ):
         terminal = console.Terminal()
@@ -145,13 +145,13 @@ def test_a_reader_who_leaves_does_not_end_the_work() -> None:
         with terminal.bar("training", 2, "images") as bar:
             bar.update(1)
         console.fail("stopped")
-        assert os.fstat(write).st_rdev == Path(os.devnull).stat().st_rdev  # where it leads now
+        assert os.fstat(write).st_rdev == Path(os.devnull).stat().st_rdev  # redirected
 
 
 WORK = """
 from ddpm_cli.cli import app, console
 def work():
-    console.reporter().say('it goes on')
+    console.reporter().say('working')
     console.result('done', {}, False)
 app.app = work
 app.main()
@@ -159,33 +159,33 @@ app.main()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("place", [{}, {"RANK": "0"}])
+@pytest.mark.parametrize("rank", [{}, {"RANK": "0"}])
 @pytest.mark.parametrize(
-    ("where", "code"),
+    ("redirection", "code"),
     [("2>&1 | true", 0), (">&- 2>&-", 0), ("2> /dev/full", 0), ("> /dev/full", 1)],
 )
-def test_a_result_that_nobody_reads_is_no_failure(
-    where: str, code: int, place: dict[str, str]
+def test_a_closed_stdout_is_no_failure_and_a_full_disk_is(
+    redirection: str, code: int, rank: dict[str, str]
 ) -> None:
-    """But one that is to be kept, and cannot be, is."""
-    command = f'{sys.executable} -c "{WORK}" {where}; exit ${{PIPESTATUS[0]}}'
-    environment = os.environ | place | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = f'{sys.executable} -c "{WORK}" {redirection}; exit ${{PIPESTATUS[0]}}'
+    environment = os.environ | rank | {"PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("PYTHONUNBUFFERED", None)
-    ended = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
-    assert ("No space left" in ended.stderr) == (code == 1)
+    assert completed.returncode == code, completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert ("No space left" in completed.stderr) == (code == 1)
 
 
-def test_a_traceback_on_demand(ddpm: Call) -> None:
+def test_traceback_option(ddpm: Call) -> None:
     from ddpm_cli.core.errors import DdpmError
 
     with pytest.raises(DdpmError):
         ddpm("train", "--data", "missing", "--traceback")
 
 
-def test_an_output_that_cannot_be_made(train_tiny: Call) -> None:
+def test_an_output_that_cannot_be_created(train_tiny: Call) -> None:
     Path("a-file").write_text("precious")
     result = train_tiny("--out", "a-file/run")
     assert (result.code, "cannot write a-file/run" in result.err) == (1, True)
@@ -208,17 +208,17 @@ def test_a_dry_run_checks_and_trains_nothing(train_tiny: Call, photos: Path) -> 
     assert train_tiny("--dry-run", "--skip-bad").code == 0
 
 
-def test_the_papers_network_is_a_preset(ddpm: Call, photos: Path) -> None:
+def test_the_cifar10_preset_is_the_network_of_ddpm(ddpm: Call, photos: Path) -> None:
     plan = ddpm("train", "--data", photos, "--preset", "cifar10", "--dry-run", "--json").json()
     assert plan["parameters"] == 35_746_307
     assert plan["classes"] == []
     arguments = ("--preset", "cifar10", "--conditional", "--dry-run", "--json")
     with_classes = ddpm("train", "--data", photos, *arguments).json()
-    assert with_classes["parameters"] == 35_746_307 + 3 * 512  # two classes and none
+    assert with_classes["parameters"] == 35_746_307 + 3 * 512  # two classes and the null class
     assert with_classes["classes"] == ["dark", "light"]
 
 
-def test_training_tells_where_it_is_and_what_it_does(train_tiny: Call) -> None:
+def test_notices_of_a_training_run(train_tiny: Call) -> None:
     result = train_tiny()
     assert result.code == 0
     lines = result.err.splitlines()
@@ -228,7 +228,9 @@ def test_training_tells_where_it_is_and_what_it_does(train_tiny: Call) -> None:
     assert "Run directory: runs/photos-8" in result.out
 
 
-def test_a_runs_config_starts_another_run(train_tiny: Call, ddpm: Call, photos: Path) -> None:
+def test_a_config_json_as_the_config_of_another_run(
+    train_tiny: Call, ddpm: Call, photos: Path
+) -> None:
     assert train_tiny("--out", "first", "--lr", "0.001").code == 0
     command = ("train", "--data", photos, "--config", "first/config.json")
     assert ddpm(*command, "--out", "second", "--images", 16).code == 0
@@ -238,14 +240,14 @@ def test_a_runs_config_starts_another_run(train_tiny: Call, ddpm: Call, photos: 
         assert one[part] == two[part]
 
 
-def test_settings_in_toml(ddpm: Call, photos: Path) -> None:
-    Path("mine.toml").write_text("[network]\nwidth = 8\npatch = 2\n[budget]\nsteps = 1\n")
-    arguments = ("--config", "mine.toml", "--batch", 4, "--dry-run", "--json")
+def test_a_toml_config(ddpm: Call, photos: Path) -> None:
+    Path("settings.toml").write_text("[network]\nwidth = 8\npatch = 2\n[budget]\nsteps = 1\n")
+    arguments = ("--config", "settings.toml", "--batch", 4, "--dry-run", "--json")
     plan = ddpm("train", "--data", photos, *arguments).json()
     assert (plan["steps"], plan["images"]) == (1, 4)
 
 
-def test_inspect_schedule_is_the_contract(ddpm: Call) -> None:
+def test_inspect_schedule_table(ddpm: Call) -> None:
     arguments = ("--schedule", "cosine", "--timesteps", 1000, "--steps", 50, "--spacing", "leading")
     table = ddpm("inspect-schedule", *arguments, "--json").json()
     assert (table["schedule"], table["timesteps"]) == ("cosine", 1000)
@@ -253,47 +255,49 @@ def test_inspect_schedule_is_the_contract(ddpm: Call) -> None:
     assert table["alpha_bar"][499] == pytest.approx(0.4938435904, rel=1e-9)
     assert table["snr"][499] == pytest.approx(table["sigma"][499] ** -2, rel=1e-9)
     assert table["steps"] == list(range(980, -1, -20))
-    shown = ddpm("inspect-schedule").out
-    assert "linear, 1000 timesteps" in shown
-    assert "4.036e-05" in shown
+    text = ddpm("inspect-schedule").out
+    assert "linear, 1000 timesteps" in text
+    assert "4.036e-05" in text
     assert math.isclose(table["sigma"][-1], 20291.17, rel_tol=1e-6)
 
 
-def test_inspect_schedule_takes_betas(ddpm: Call) -> None:
-    stable = ("--schedule", "quadratic", "--beta-min", 0.00085, "--beta-max", 0.012)
-    table = ddpm("inspect-schedule", *stable, "--json").json()
+def test_inspect_schedule_with_betas(ddpm: Call) -> None:
+    betas = ("--schedule", "quadratic", "--beta-min", 0.00085, "--beta-max", 0.012)
+    table = ddpm("inspect-schedule", *betas, "--json").json()
     assert table["beta"][500] == pytest.approx(0.004814954142, rel=1e-9)
     result = ddpm("inspect-schedule", "--schedule", "cosine", "--beta-max", 0.01)
     assert result.code == 2
     assert "are for linear, linear-fixed, quadratic, sigmoid" in result.err
 
 
-def test_inspect_schedule_draws(ddpm: Call) -> None:
+def test_inspect_schedule_plots(ddpm: Call) -> None:
     files.write_png(Path("cat.png"), np.full((3, 16, 16), 200, np.uint8))
-    drawn = ddpm("inspect-schedule", "--plot", "curves.png", "--image", "cat.png")
-    assert drawn.code == 0
+    plotted = ddpm("inspect-schedule", "--plot", "curves.png", "--image", "cat.png")
+    assert plotted.code == 0
     assert imageio.imread("curves.png").std() > 10
     strip = imageio.imread("cat-linear.png")
     height, width = strip.shape[:2]
-    assert width > 5 * height  # a row of pictures
-    assert np.median(strip[:, : width // 9]) > 190  # the first is grey as it was
+    assert width > 5 * height  # a row of images
+    assert np.median(strip[:, : width // 9]) > 190  # the first is the input
     assert strip[height // 3 : height // 2, -width // 12 :].std() > 60  # the last is noise
-    film = imageio.imread("cat-linear.gif", index=None)
-    assert len(film) == 24
-    assert film[-1].std() > film[0].std()
+    frames = imageio.imread("cat-linear.gif", index=None)
+    assert len(frames) == 24
+    assert frames[-1].std() > frames[0].std()
     again = ddpm("inspect-schedule", "--plot", "curves.png")
     assert (again.code, "curves.png exists" in again.err) == (1, True)
     assert ddpm("inspect-schedule", "--plot", "curves.png", "--overwrite").code == 0
 
 
-def test_inspect_schedule_compares(ddpm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_schedule_compares_several_schedules(
+    ddpm: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files.write_png(Path("cat.png"), np.full((3, 300, 400), 200, np.uint8))
     monkeypatch.setenv("COLUMNS", "70")
     both = ("inspect-schedule", "--schedule", "linear,cosine")
-    shown = ddpm(*both, "--plot", "curves.png", "--image", "cat.png", "--strip", "both.png")
-    assert shown.code == 0, shown.err
-    assert max(len(line) for line in shown.out.splitlines()) <= 70
-    text = " ".join(shown.out.split())
+    result = ddpm(*both, "--plot", "curves.png", "--image", "cat.png", "--strip", "both.png")
+    assert result.code == 0, result.err
+    assert max(len(line) for line in result.out.splitlines()) <= 70
+    text = " ".join(result.out.split())
     assert "linear: abar_T = 4.0e-05: 99.4 % of the image is hidden at the end" in text
     assert "linear: the last 20 % of the timesteps hold less than 3.9 % of the image" in text
     assert "cosine: the last 20 % of the timesteps hold less than 30.5 % of the image" in text
@@ -305,7 +309,7 @@ def test_inspect_schedule_compares(ddpm: Call, monkeypatch: pytest.MonkeyPatch) 
     assert "1 steps visit 0" in short
 
 
-def test_inspect_schedule_shows_what_a_sampler_visits(ddpm: Call) -> None:
+def test_inspect_schedule_shows_the_steps_of_a_sampler(ddpm: Call) -> None:
     arguments = ("--schedule", "cosine", "--steps", 5, "--sampler", "heun", "--json")
     table = ddpm("inspect-schedule", *arguments).json()
     assert len(table["steps"]) == 5
@@ -314,7 +318,7 @@ def test_inspect_schedule_shows_what_a_sampler_visits(ddpm: Call) -> None:
     assert levels[0] == pytest.approx(80, rel=1e-3)  # not 20,291
 
 
-def test_a_schedules_end_is_told_in_words() -> None:
+def test_the_diagnosis_of_a_schedule() -> None:
     from ddpm_cli.core.figures import inspection
 
     table = {"schedule": "short", "timesteps": 10, "alpha_bar": list(np.linspace(0.99, 0.09, 10))}
@@ -334,7 +338,7 @@ def test_a_schedules_end_is_told_in_words() -> None:
     assert len(inspection.diagnosis(one)) == 1
 
 
-def test_json_is_alone_on_stdout(train_tiny: Call, ddpm: Call) -> None:
+def test_stdout_has_only_the_json_document(train_tiny: Call, ddpm: Call) -> None:
     assert train_tiny("--json").json()["images"] == 64
     for command in (("sample", "-n", 1, "--steps", 2), ("gif", "-n", 1, "--steps", 2)):
         assert isinstance(ddpm(*command, "--json").json(), dict)

@@ -1,11 +1,12 @@
-"""`ddpm fid` on every kind of input, its cache, its processes and what it refuses."""
+"""`ddpm fid`: kinds of input, the cache of features, several processes, refused options."""
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import os
 import shutil
+import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from PIL import Image
 
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.metrics.inception import PUBLISHED
-from ddpm_cli.core.runtime import downloads
 from tests.support import ranks
 from tests.support.local_standin import shapes
 
@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def score(ddpm: Run, trained: Path) -> Run:
-    """The document of one call in local features, or its message."""
+    """Call `ddpm fid` with local features: the JSON document, or exit code and message."""
 
     def call(*arguments: object) -> Any:
         result = ddpm("fid", *arguments, "--features", trained, "--json")
@@ -36,14 +36,16 @@ def score(ddpm: Run, trained: Path) -> Run:
     return call
 
 
-def pack(folder: Path, place: Path) -> Path:
-    with zipfile.ZipFile(place, "w") as archive:
-        for path in sorted(folder.rglob("*.png")):
-            archive.write(path, f"../{path.relative_to(folder)}")  # a name that would lead outside
-    return place
+def pack(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in sorted(folder.rglob("*.png")):
+            archive.write(image, f"../{image.relative_to(folder)}")  # outside of the folder
+    return path
 
 
-def test_folder_zip_and_array_of_the_same_images_score_alike(score: Run, tmp_path: Path) -> None:
+def test_folder_zip_and_array_of_the_same_images_have_equal_scores(
+    score: Run, tmp_path: Path
+) -> None:
     real, fake = shapes(tmp_path / "r", 0, 30), shapes(tmp_path / "f", 200, 30, noise=30)
     zipped = pack(fake, tmp_path / "f.zip")
     pixels = [np.asarray(Image.open(path)) for path in sorted(fake.rglob("*.png"))]
@@ -57,7 +59,7 @@ def test_folder_zip_and_array_of_the_same_images_score_alike(score: Run, tmp_pat
     assert (folder["n_real"], folder["real"]) == (30, "png 16x16")
 
 
-def test_a_data_set_by_name_and_statistics(
+def test_a_data_set_by_name_and_its_saved_statistics(
     score: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = shapes(tmp_path / "f", 200, 20)
@@ -75,7 +77,7 @@ def test_a_data_set_by_name_and_statistics(
     assert "splits are mnist:train and mnist:test" in score("mnist:val", fake)
 
 
-def test_a_run_is_sampled_without_files(score: Run, train_tiny: Run, photos: Path) -> None:
+def test_a_run_is_sampled_in_memory(score: Run, train_tiny: Run, photos: Path) -> None:
     assert train_tiny("--out", "run").code == 0
     before = sorted(Path("run").rglob("*"))
     result = score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)
@@ -92,16 +94,16 @@ def test_a_run_is_sampled_without_files(score: Run, train_tiny: Run, photos: Pat
     assert score(photos, "run", "-n", 12, *heun)["fid"] != result["fid"]
 
 
-def test_a_run_scores_as_the_images_that_sample_writes(
+def test_a_run_has_the_score_of_the_images_that_sample_writes(
     score: Run, ddpm: Run, train_tiny: Run, photos: Path
 ) -> None:
     assert train_tiny("--out", "run").code == 0
-    assert ddpm("sample", "run", "-n", 10, "--steps", 3, "--out", "drawn").code == 0
-    files = score(photos, "drawn")
+    assert ddpm("sample", "run", "-n", 10, "--steps", 3, "--out", "generated").code == 0
+    files = score(photos, "generated")
     assert score(photos, "run", "-n", 10, "--steps", 3)["fid"] == pytest.approx(files["fid"], 1e-5)
 
 
-def test_real_features_are_cached_by_content(
+def test_features_are_cached_by_image_content(
     ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
@@ -120,12 +122,12 @@ def test_real_features_are_cached_by_content(
     moved = tmp_path / "elsewhere"
     shutil.copytree(real, moved)
     assert call(moved)[0], "the same images under another name"
-    one = next(iter(sorted(moved.rglob("*.png"))))
-    time = one.stat()
-    data = bytearray(one.read_bytes())
-    Image.open(one).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(one)
-    os.utime(one, ns=(time.st_atime_ns, time.st_mtime_ns))
-    assert one.read_bytes() != data
+    image = next(iter(sorted(moved.rglob("*.png"))))
+    time = image.stat()
+    data = bytearray(image.read_bytes())
+    Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
+    os.utime(image, ns=(time.st_atime_ns, time.st_mtime_ns))
+    assert image.read_bytes() != data
     hit, changed = call(moved)
     assert not hit
     assert changed["fid"] != first["fid"]
@@ -148,12 +150,12 @@ def test_inputs_with_unreadable_files_are_not_cached(
         assert result.json()["n_real"] == 29
 
 
-def test_two_processes_compute_what_one_computes(ddpm: Run, trained: Path, tmp_path: Path) -> None:
+def test_two_processes_compute_the_scores_of_one(ddpm: Run, trained: Path, tmp_path: Path) -> None:
     real, fake = shapes(tmp_path / "r", 0, 31), shapes(tmp_path / "f", 200, 25, noise=30)
     command = ["fid", real, fake, "--features", trained, "--metrics", "fid,kid,prdc,is", "--json"]
     one = ddpm(*command, "--no-cache").json()
     both = ranks.run(2, "", *command, "--no-cache", "--device", "cpu")
-    assert [ended.code for ended in both] == [0, 0], both[0].err
+    assert [result.code for result in both] == [0, 0], both[0].err
     two = json.loads(both[0].out)
     assert one.keys() == two.keys()
     for name, value in one.items():
@@ -163,7 +165,7 @@ def test_two_processes_compute_what_one_computes(ddpm: Run, trained: Path, tmp_p
             assert two[name] == value, name
 
 
-def test_few_images_leave_out_scores_that_need_more(score: Run, tmp_path: Path) -> None:
+def test_scores_that_need_more_images_are_left_out(score: Run, tmp_path: Path) -> None:
     result = score(shapes(tmp_path / "r", 0, 5), shapes(tmp_path / "f", 200, 3))
     assert result["fid"] > 0
     assert result["kid_subset"] == 3
@@ -187,7 +189,7 @@ def test_an_image_too_large_to_decode_is_named(score: Run, tmp_path: Path) -> No
     assert score(real, real, "--skip-bad")["n_real"] == 5
 
 
-def test_formats_and_sizes_that_move_scores_bring_notices(
+def test_notices_of_formats_and_sizes_that_change_scores(
     ddpm: Run, trained: Path, tmp_path: Path
 ) -> None:
     real, fake = shapes(tmp_path / "r", 0, 8), tmp_path / "f"
@@ -197,33 +199,22 @@ def test_formats_and_sizes_that_move_scores_bring_notices(
     result = ddpm("fid", real, fake, "--features", trained)
     assert "only FAKE is JPEG" in result.err
     assert "REAL is 16x16, FAKE 20x20" in result.err
-    alike = ddpm("fid", real, real, "--features", trained)
-    assert "JPEG" not in alike.err
-    assert "resized straight" not in alike.err
+    equal = ddpm("fid", real, real, "--features", trained)
+    assert "JPEG" not in equal.err
+    assert "resized straight" not in equal.err
 
 
-def test_fetch_weights(ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_weights_refuses_other_content(
+    ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     requests: list[str] = []
 
-    class Answer(contextlib.nullcontext[Any]):
-        """A server that gives other bytes."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.left = [b"other"]
-
-        def __enter__(self) -> Answer:
-            return self
-
-        def read(self, _count: int) -> bytes:
-            return self.left.pop() if self.left else b""
-
-    def other(url: str) -> Answer:
+    def urlopen(url: str, *, timeout: float) -> io.BytesIO:
         requests.append(url)
-        return Answer()
+        return io.BytesIO(b"other")
 
-    monkeypatch.setattr(downloads, "_https", other)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     result = ddpm("fetch-weights", "--to", tmp_path / "stick")
     assert (result.code, requests) == (1, [PUBLISHED.url])
     assert "gave 5 bytes" in result.err
@@ -249,7 +240,7 @@ def test_options_without_effect_are_refused(score: Run, ddpm: Run, tmp_path: Pat
         assert (result.code, "no network runs" in result.err) == (2, True)
 
 
-def test_a_cache_that_cannot_be_written_loses_no_score(
+def test_scores_are_printed_where_the_cache_cannot_be_written(
     score: Run, ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = shapes(tmp_path / "r", 0, 8), shapes(tmp_path / "f", 200, 8)
@@ -262,10 +253,10 @@ def test_a_cache_that_cannot_be_written_loses_no_score(
     assert result.json()["fid"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_class_of_a_run_can_be_scored(score: Run, train_tiny: Run, photos: Path) -> None:
+def test_the_score_of_one_class_of_a_run(score: Run, train_tiny: Run, photos: Path) -> None:
     assert train_tiny("--out", "run").code == 0
     names = json.loads(Path("run/config.json").read_text())["network"]["classes"]
-    drawn = score(photos, "run", "-n", 6, "--steps", 2)
+    every = score(photos, "run", "-n", 6, "--steps", 2)
     one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
-    assert one["fid"] != drawn["fid"]
+    assert one["fid"] != every["fid"]
     assert "perhaps" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import urllib.request
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import torch
 from PIL import Image
 
 from ddpm_cli.core.metrics.inception import PUBLISHED
-from ddpm_cli.core.runtime import downloads
 from ddpm_cli.core.runtime.downloads import sha256_of
 from tests.support.inception_standin import standin_weights
 
@@ -92,7 +90,7 @@ def only_line(err: str) -> str:
 
 
 def test_inputs_are_checked_before_the_weights(ddpm: Run, tmp_path: Path) -> None:
-    """No weights can be downloaded here, so each of these would fail otherwise."""
+    """Without network the weights cannot be downloaded, so the inputs are checked first."""
     real = folder(tmp_path / "real", 2)
     (tmp_path / "empty").mkdir()
     code, out, err = ddpm("fid", real, tmp_path / "empty")
@@ -134,14 +132,14 @@ def test_wrong_and_missing_weights(ddpm: Run, tmp_path: Path) -> None:
     assert "is not the FID Inception network" in only_line(err)
 
 
-def test_without_network_nothing_is_left(
+def test_without_network_no_files_are_written(
     ddpm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(_url: str) -> contextlib.AbstractContextManager[Any]:
+    def offline(_url: str, *, timeout: float) -> None:
         raise urllib.request.URLError("offline")
 
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(downloads, "_https", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     real = folder(tmp_path / "real", 2)
     code, out, err = ddpm("fid", real, real, "--save-real", tmp_path / "s.npz")
     assert (code, out) == (1, "")
@@ -151,7 +149,7 @@ def test_without_network_nothing_is_left(
     assert not any((tmp_path / "cache").rglob("*.pth"))
 
 
-def test_unreadable_files(ddpm: Run, weights: Path, tmp_path: Path) -> None:
+def test_unreadable_images(ddpm: Run, weights: Path, tmp_path: Path) -> None:
     real = folder(tmp_path / "real", 3)
     (real / "1.png").write_bytes((real / "1.png").read_bytes()[:200])
     score = ("inception-score", real, "--weights", weights, "--splits", 1, "--json")

@@ -22,7 +22,7 @@ from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.reporting import Silent
-from tests.conftest import Result
+from tests.support.cli import Result
 
 CPU = torch.device("cpu")
 WORDS = ["<pad>", "<end>", "<unknown>", "a", "image", "dark", "light", "of", "night", "day"]

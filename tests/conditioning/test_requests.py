@@ -27,7 +27,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import Silent
-from tests.conftest import TINY, Result
+from tests.support.cli import TINY, Result
 
 CPU = torch.device("cpu")
 ANIMALS = ("cat", "dog", "duck", "emu")

@@ -22,7 +22,7 @@ from ddpm_cli.core.conversion.importing import ImportOptions, convert
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from tests.conftest import Result
+from tests.support.cli import Result
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of diffusers' own imports

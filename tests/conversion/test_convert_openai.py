@@ -24,7 +24,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet
-from tests.conftest import Result
+from tests.support.cli import Result
 
 
 class Res(nn.Module):

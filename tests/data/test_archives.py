@@ -73,14 +73,19 @@ def test_a_forked_process_opens_the_archive_itself(
 ) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", "a")
-    listing = ZipFiles(tmp_path / "x.zip")
-    parent, lock = listing._open()
-    assert listing._open() == (parent, lock)
+    listing, opened = ZipFiles(tmp_path / "x.zip"), []
+
+    class Recorded(zipfile.ZipFile):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Recorded)
+    assert listing.read(0) == listing.read(0) == b"a"
+    assert len(opened) == 1
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
-    child, other_lock = listing._open()
-    assert child is not parent
-    assert other_lock is not lock
     assert listing.read(0) == b"a"
+    assert len(opened) == 2
 
 
 def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:

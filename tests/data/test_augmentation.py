@@ -24,7 +24,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.training.batches import Batches
-from tests.conftest import TINY, Result
+from tests.support.cli import TINY, Result
 
 CPU = torch.device("cpu")
 NAMES = ("left", "top", "scale", "angle", "direction", "stretch", "right", "down")

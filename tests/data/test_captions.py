@@ -26,7 +26,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training.batches import Batches
-from tests.conftest import Result
+from tests.support.cli import Result
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, Shapes
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.reporting import Silent
-from tests.conftest import Result
+from tests.support.cli import Result
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

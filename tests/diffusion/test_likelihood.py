@@ -19,7 +19,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.likelihood import bound, discretised_gaussian_nll, prior_term
-from tests.conftest import Result
+from tests.support.cli import Result
 
 SHORT = ("--images", 8, "--preview", 0)  # a step
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddpm_cli.core.figures import plots
-from tests.conftest import Result
+from tests.support.cli import Result
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, derive
-from tests.conftest import Result
+from tests.support.cli import Result, start, stdout_of
 
 CPU = torch.device("cpu")
 
@@ -167,11 +167,9 @@ def test_eta_1_and_ddpm_are_the_same(ddpm: Callable[..., Result], model: Model) 
 
 
 def test_two_processes_generate_the_same_images(ddpm: Callable[..., Result], model: Model) -> None:
-    from tests.training.test_training import finished, shell
-
     command = ("sample", "-n", 5, "--steps", 3)
     assert ddpm(*command, "--out", "one").code == 0
-    document = json.loads(finished(shell(*command, "--out", "two", "--nproc", 2, "--json")))
+    document = json.loads(stdout_of(start(*command, "--out", "two", "--nproc", 2, "--json")))
     assert document["drawn"] == 5
     assert Path("one/manifest.jsonl").read_text() == Path("two/manifest.jsonl").read_text()
     for i in range(5):

@@ -12,36 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.config.network import BLOCKS, CHANNEL_CHANGING, NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import BLOCKS, CHANNEL_CHANGING
 from ddpm_cli.core.models.attention import ChannelAttention
 from ddpm_cli.core.models.blocks import ResidualBlock
 from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.unet import Stage
-
-TEXT = TextConfig(length=6, width=8, layers=1, heads=2)
-CONFIG = NetworkConfig(
-    size=(8, 8),
-    classes=("a", "b"),
-    text=TEXT,
-    width=8,
-    multipliers=(1, 2),
-    blocks=("res,text-attn",),
-    heads=2,
-    dropout=0.0,
-)
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "res": ("res", {}),
-    "res, scale-shift": ("res", {"modulation": "scale-shift"}),
-    "conv": ("conv", {}),
-    "conv, scale-shift": ("conv", {"modulation": "scale-shift"}),
-    "attn": ("attn", {}),
-    "attn of patches": ("attn", {"attn_patch": 2}),
-    "linear-attn": ("linear-attn", {}),
-    "class-attn": ("class-attn", {}),
-    "channel-attn": ("channel-attn", {}),
-    "text-attn": ("text-attn", {}),
-}
-every_case = pytest.mark.parametrize("case", CASES)
+from tests.support.networks import CASES, CONFIG, every_case, randomised
 
 
 def fresh(case: str, inputs: int = 8, **change: Any) -> nn.Module:
@@ -51,14 +27,6 @@ def fresh(case: str, inputs: int = 8, **change: Any) -> nn.Module:
     torch.manual_seed(0)
     kinds = (kind,) if kind in CHANNEL_CHANGING else ("res", kind)
     return Stage(kinds, inputs, 8, config).blocks[-1]
-
-
-def randomised(network: nn.Module, std: float = 0.3) -> nn.Module:
-    """In float64, and without zero-initialised layers, which would hide errors."""
-    torch.manual_seed(1)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=std)
-    return network.double()
 
 
 def embeddings(batch: int = 3) -> Embeddings:

@@ -16,7 +16,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
-from tests.models.test_blocks import CASES, CONFIG, TEXT, every_case, randomised
+from tests.support.networks import CASES, CONFIG, TEXT, every_case, randomised
 
 
 def network_of(case: str, **change: Any) -> NetworkConfig:

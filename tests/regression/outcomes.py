@@ -1,7 +1,7 @@
-"""What a command leaves behind, in a form that no internal name enters.
+"""Results of commands in a form without internal names, and images to run them on.
 
-Tensors count by what they hold and not by what they are called, images by their pixels, folders by
-the names of their files. Inputs are computed, so that they are the same everywhere.
+Tensors are compared by their values without their names, images by their pixels, folders by their
+file names. The images are computed, so that they are the same on any machine.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from safetensors.torch import load_file
 
 
 def where_bits_agree() -> dict[str, str]:
-    """What the last bits of a computation depend on."""
+    """The libraries and processor that the last bits of a computation depend on."""
     libraries = {name: version(name) for name in ("numpy", "scipy", "pillow", "torchvision")}
     capability = torch.backends.cpu.get_cpu_capability()
-    maker = processor("vendor_id")
-    return {"torch": torch.__version__, "cpu_capability": capability, "cpu_vendor": maker} | (
+    vendor = processor("vendor_id")
+    return {"torch": torch.__version__, "cpu_capability": capability, "cpu_vendor": vendor} | (
         libraries
     )
 
 
 def processor(field: str) -> str:
-    """A field of /proc/cpuinfo, or what else is known of the processor."""
+    """A field of /proc/cpuinfo, or the name of the processor where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
-    return found[0] if found else platform.processor()
+    values = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
+    return values[0] if values else platform.processor()
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """One short name for byte strings in their order."""
-    whole = hashlib.sha256()
+    """A short hash of byte strings in their order."""
+    sha256 = hashlib.sha256()
     for part in parts:
-        whole.update(len(part).to_bytes(8, "little"))
-        whole.update(part)
-    return whole.hexdigest()[:32]
+        sha256.update(len(part).to_bytes(8, "little"))
+        sha256.update(part)
+    return sha256.hexdigest()[:32]
 
 
 def tensors(tree: Any) -> Iterator[torch.Tensor]:
@@ -106,7 +106,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def manifest(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a folder of samples."""
+    """The lines of a sample folder's manifest."""
     lines = (folder / "manifest.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -114,23 +114,25 @@ def manifest(folder: Path) -> list[dict[str, Any]]:
 def draw(
     folder: Path, *, side: int, channels: int, each: int, kinds: int = 2, seed: int = 0
 ) -> str:
-    """Write images in class folders: waves of another direction in each class; that folder."""
+    """Write `each` images of waves per class, whose direction differs; returns the folder."""
     y, x = np.mgrid[:side, :side]
     for kind in range(kinds):
-        place = folder / f"kind-{kind}"
-        place.mkdir(parents=True)
+        subfolder = folder / f"kind-{kind}"
+        subfolder.mkdir(parents=True)
         for i in range(each):
             planes = []
             for channel in range(channels):
                 along = (kind + 1) * x + (2 - kind) * y + (3 + channel) * i + seed
                 planes.append((11 * along + 5 * x * y * (i % 3)) % 256)
             array = np.stack(planes, axis=-1).astype(np.uint8)
-            Image.fromarray(array[..., 0] if channels == 1 else array).save(place / f"{i:03}.png")
+            Image.fromarray(array[..., 0] if channels == 1 else array).save(
+                subfolder / f"{i:03}.png"
+            )
     return str(folder)
 
 
 def recorded_where() -> dict[str, str]:
-    """Where the record was made, as `where_bits_agree`."""
+    """The platform of the record, as `where_bits_agree`."""
     record = json.loads((Path(__file__).parent / "recorded.json").read_text())
     where: dict[str, str] = record["where"]
     return where

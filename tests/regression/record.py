@@ -1,7 +1,7 @@
 """Record what test_unchanged.py compares with: python tests/regression/record.py [FILE].
 
-Only on purpose: a record made after a change holds the change. The settings in configs/ are not
-recorded again, since they are to stay in the spelling that they were once written in.
+Only on purpose: a record made after a change contains the change. The settings in configs/ are not
+recorded again: they keep the former names that they were written with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Run the tests so that they write down what they find."""
+    """Run the tests so that they record their results."""
     target = Path(sys.argv[1] if len(sys.argv) > 1 else HERE / "recorded.json").resolve()
     target.unlink(missing_ok=True)
     os.environ["DDPM_TESTS_RECORD"] = str(target)

@@ -1,4 +1,4 @@
-"""Weights and snapshots written under the first parameter names are read as before."""
+"""Weights files with former parameter names are read as before."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 
 from ddpm_cli.core.checkpoints import weights
-from tests.conftest import Result
 from tests.regression import outcomes
+from tests.support.cli import Result
 
-# A tiny model of classes and captions, trained with augmentation, from before any was renamed.
+# A tiny model of classes and captions, trained with augmentation, with the former parameter names.
 OLD = Path(__file__).parent / "files" / "first-spelling.safetensors"
 PIXELS = [  # of `ddpm sample -n 4 --steps 4 --class star --prompt "a small red star on blue"`
     "1bdbb7f066aeb1c9ed560077f2e92910",
@@ -23,7 +23,7 @@ PIXELS = [  # of `ddpm sample -n 4 --steps 4 --class star --prompt "a small red 
 ]
 
 
-def test_weights_of_the_first_spelling_are_read(ddpm: Callable[..., Result]) -> None:
+def test_weights_with_former_parameter_names(ddpm: Callable[..., Result]) -> None:
     with safe_open(OLD, framework="pt") as file:
         assert any(".condition." in name for name in file.keys())  # noqa: SIM118
         assert "time" in json.loads(file.metadata()["ddpm"])["config"]["network"]

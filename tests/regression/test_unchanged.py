@@ -1,8 +1,8 @@
-"""What no rework of the inside may change, compared with what was recorded before it.
+"""Behaviour that must not change, compared with a record: recorded.json.
 
-The commands are called as a shell would, and judged by their exit codes, their JSON and their
-files. What depends on the last bits of sums (weights, pixels, scores) is compared bit for bit, but
-only where these were recorded: with the same libraries on the same kind of processor.
+Commands are compared by exit codes, JSON documents and files. Results that depend on the last bits
+of sums (weights, pixels, scores) are compared bit for bit, but only where they were recorded: with
+the same libraries on the same kind of processor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 import typer
 
 from ddpm_cli.cli.app import app
-from tests.conftest import Result
 from tests.regression import outcomes
+from tests.support.cli import Result
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded.json"
 
-TINY: dict[str, Any] = {  # in the spelling of the first configs, which has to go on being read
+TINY: dict[str, Any] = {  # with the former names of settings, which must stay readable
     "network": {
         "width": 8,
         "multipliers": [1, 2],
@@ -41,8 +41,8 @@ TINY: dict[str, Any] = {  # in the spelling of the first configs, which has to g
 }
 
 
-class Found:
-    """What a test found: plainly to be the same anywhere, or bit for bit."""
+class Results:
+    """The results of a test: `plain` are equal on any machine, `exact` where bits agree."""
 
     def __init__(self, ddpm: Callable[..., Result], name: str) -> None:
         self._ddpm, self._name = ddpm, name
@@ -57,99 +57,101 @@ class Found:
         return document
 
     def keyed(self, name: str, *arguments: object) -> dict[str, Any]:
-        """The same, and its keys are to stay."""
+        """The same, with its keys recorded."""
         document = self.call(*arguments)
         self.plain[f"{name}: keys"] = sorted(document)
         return document
 
-    def tensors(self, name: str, found: outcomes.Multiset) -> None:
-        self.plain[f"{name}: tensors, numbers"] = found.size
-        self.exact[name] = found.digest
+    def tensors(self, name: str, tensors: outcomes.Multiset) -> None:
+        """Record the tensors of a file."""
+        self.plain[f"{name}: tensors, values"] = tensors.size
+        self.exact[name] = tensors.digest
 
     def train(self, name: str, *arguments: object) -> Path:
-        """Train a run of that name, and look at all it wrote."""
-        run = Path("runs", name)  # not `shapes`: a folder of that name would be taken for the data
-        told = self.keyed(f"train {name}", "train", "--out", run, "--device", "cpu", *arguments)
-        shown = {key: told[key] for key in ("parameters", "images", "steps", "skipped_steps")}
-        self.plain[f"train {name}: told"] = shown
+        """Train a run of that name, and record its summary and files."""
+        run = Path("runs", name)  # a folder `shapes` would be used as the data
+        document = self.keyed(f"train {name}", "train", "--out", run, "--device", "cpu", *arguments)
+        keys = ("parameters", "images", "steps", "skipped_steps")
+        self.plain[f"train {name}: summary"] = {key: document[key] for key in keys}
         self.plain[f"train {name}: files"] = outcomes.listing(run)
         lines = (run / "metrics.jsonl").read_text().splitlines()
         self.plain[f"train {name}: metrics"] = sorted(json.loads(lines[-1]))
         for weights in ("model", "best"):
-            held = outcomes.weights(run / f"{weights}.safetensors")
-            self.tensors(f"train {name}: {weights}", held)
+            tensors = outcomes.weights(run / f"{weights}.safetensors")
+            self.tensors(f"train {name}: {weights}", tensors)
         self.tensors(f"train {name}: snapshot", outcomes.snapshot(run))
         for key in ("loss", "best_loss"):
-            self.exact[f"train {name}: {key}"] = repr(told[key])
+            self.exact[f"train {name}: {key}"] = repr(document[key])
         for preview in sorted((run / "samples").iterdir()):
             self.exact[f"train {name}: {preview.name}"] = outcomes.pixels(preview)
         return run
 
     def train_again(self, run: Path, config: str, data: str, *more: str) -> None:
-        """Train as a config.json of the first spelling says, which has every setting of `run`."""
+        """Train with a config.json of former names and the same settings: equal weights."""
         again = run.with_name(f"{run.name}-again")
-        given = ("--config", HERE / "configs" / config, "--data", data, "--device", "cpu")
-        self.call("train", "--out", again, *given, *more)
+        options = ("--config", HERE / "configs" / config, "--data", data, "--device", "cpu")
+        self.call("train", "--out", again, *options, *more)
         one, other = (outcomes.weights(path / "model.safetensors") for path in (run, again))
         assert one.digest == other.digest
 
     def sample(self, name: str, run: Path, *arguments: object) -> Path:
-        """Draw a few images, and look at all that was written."""
+        """Sample a few images, and record the summary and the files."""
         folder = run / name.replace(" ", "-")
-        told = self.keyed(f"sample {name}", "sample", run, "--out", folder, *arguments)
-        self.plain[f"sample {name}: told"] = [told[key] for key in ("n", "drawn", "nfe")]
+        document = self.keyed(f"sample {name}", "sample", run, "--out", folder, *arguments)
+        self.plain[f"sample {name}: summary"] = [document[key] for key in ("n", "drawn", "nfe")]
         self.plain[f"sample {name}: files"] = outcomes.listing(folder)
         self.plain[f"sample {name}: manifest"] = outcomes.manifest(folder)
-        drawn = {path.name: outcomes.pixels(path) for path in sorted(folder.glob("*.png"))}
-        self.exact[f"sample {name}"] = drawn
+        pixels = {path.name: outcomes.pixels(path) for path in sorted(folder.glob("*.png"))}
+        self.exact[f"sample {name}"] = pixels
         return folder
 
     def gif(self, name: str, run: Path, *arguments: object) -> None:
-        """Draw a film, and count its frames."""
+        """Write a GIF, and record its frames."""
         path = run / f"{name}.gif"
-        told = self.keyed(f"gif {name}", "gif", run, "--out", path, *arguments)
-        film = outcomes.frames(path)
-        self.plain[f"gif {name}: frames"] = [told["frames"], *film.shape]
-        self.exact[f"gif {name}"] = outcomes.digest([film.tobytes()])
+        document = self.keyed(f"gif {name}", "gif", run, "--out", path, *arguments)
+        frames = outcomes.frames(path)
+        self.plain[f"gif {name}: frames"] = [document["frames"], *frames.shape]
+        self.exact[f"gif {name}"] = outcomes.digest([frames.tobytes()])
 
-    def told(self, name: str, *arguments: object, of: tuple[str, ...]) -> None:
-        """The numbers that a command tells, to the last digit."""
-        told = self.keyed(name, *arguments)
-        self.exact[name] = {key: repr(told[key]) for key in of}
+    def numbers(self, name: str, *arguments: object, keys: tuple[str, ...]) -> None:
+        """Record numbers of a command's JSON document, to the last digit."""
+        document = self.keyed(name, *arguments)
+        self.exact[name] = {key: repr(document[key]) for key in keys}
 
     def compare(self) -> None:
-        """Fail where anything differs from the record, or be the record."""
+        """Fail where anything differs from the record; with DDPM_TESTS_RECORD, write the record."""
         if target := os.environ.get("DDPM_TESTS_RECORD"):
             write(Path(target), self._name, self)
             return
         recorded = json.loads(RECORDED.read_text())
         assert as_json(self.plain) == recorded["plain"][self._name]
-        exact, now = recorded["exact"][self._name], outcomes.where_bits_agree()
-        other = [key for key, value in recorded["where"].items() if now.get(key) != value]
+        exact, platform = recorded["exact"][self._name], outcomes.where_bits_agree()
+        other = [key for key, value in recorded["where"].items() if platform.get(key) != value]
         if exact and other:
             pytest.skip(f"only bits are not compared: recorded with another {', '.join(other)}")
-        chips = f"recorded on {recorded['processor']}, now on {outcomes.processor('model name')}"
-        assert as_json(self.exact) == exact, chips
+        processor = outcomes.processor("model name")
+        message = f"recorded on {recorded['processor']}, now on {processor}"
+        assert as_json(self.exact) == exact, message
 
 
 @pytest.fixture
-def found(ddpm: Callable[..., Result], request: pytest.FixtureRequest) -> Found:
-    """Where a test puts what it finds, before it compares."""
+def results(ddpm: Callable[..., Result], request: pytest.FixtureRequest) -> Results:
+    """Collects the results of a test, and compares them."""
     assert torch.get_num_threads() == 1
-    return Found(ddpm, request.node.name)
+    return Results(ddpm, request.node.name)
 
 
 def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def write(target: Path, name: str, here: Found) -> None:
-    """Add what a test found to the record."""
+def write(target: Path, name: str, results: Results) -> None:
+    """Add a test's results to the record."""
     empty: dict[str, Any] = {"plain": {}, "exact": {}}
     record = json.loads(target.read_text()) if target.exists() else empty
     record["where"] = outcomes.where_bits_agree()
     record["processor"] = outcomes.processor("model name")
-    record["plain"][name], record["exact"][name] = here.plain, here.exact
+    record["plain"][name], record["exact"][name] = results.plain, results.exact
     target.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
@@ -159,31 +161,33 @@ def write_config(**network: Any) -> None:
     Path("tiny.json").write_text(json.dumps(settings))
 
 
-def test_the_shapes(found: Found) -> None:
-    """Of the preset, and by caption. One test, since both wait for the same 12,000 images."""
-    run = found.train("shapes", "--preset", "shapes", "--images", 640, "--preview", 6)
-    found.sample("of all classes", run, "-n", 4, "--steps", 5)
+def test_shapes_by_class_and_by_caption(results: Results) -> None:
+    """One test, since both need the same 12,000 images."""
+    run = results.train("shapes", "--preset", "shapes", "--images", 640, "--preview", 6)
+    results.sample("of all classes", run, "-n", 4, "--steps", 5)
     guided = ("--class", "star", "--guidance", 2.5, "--guidance-interval", "0.1,20")
-    found.sample("of a class", run, "-n", 3, "--steps", 3, "--sampler", "heun", *guided)
-    found.gif("of shapes", run, "-n", 2, "--steps", 4, "--seed", 3)
+    results.sample("of a class", run, "-n", 3, "--steps", 3, "--sampler", "heun", *guided)
+    results.gif("of shapes", run, "-n", 2, "--steps", 4, "--seed", 3)
 
     text = {"encoder": "bytes", "length": 48, "width": 32, "layers": 1, "heads": 2}
     write_config(text=text)
-    run = found.train("captions", "--captions", "--config", "tiny.json", "--holdout", 32)
-    drawn = ("-n", 3, "--steps", 3, "--seed", 7)
-    found.sample("of captions", run, *drawn)
+    run = results.train("captions", "--captions", "--config", "tiny.json", "--holdout", 32)
+    few = ("-n", 3, "--steps", 3, "--seed", 7)
+    results.sample("of captions", run, *few)
     prompts = ("--prompt", "a large red circle on blue", "--prompt", "a small white ring on black")
     stronger = ("--guidance", 3, "--guidance-rescale", 0.7, "--threshold", "dynamic")
-    found.sample("of prompts", run, *drawn, *prompts, *stronger, "--sampler", "ddpm")
-    found.compare()
+    results.sample("of prompts", run, *few, *prompts, *stronger, "--sampler", "ddpm")
+    results.compare()
 
 
-def test_grey_images_and_their_scores(found: Found, tmp_path: Path) -> None:
+def test_grey_images_and_their_scores(results: Results, tmp_path: Path) -> None:
     real = outcomes.draw(tmp_path / "real", side=28, channels=1, each=40, kinds=3)
     fake = outcomes.draw(tmp_path / "fake", side=28, channels=1, each=24, seed=9)
-    run = found.train("grey", "--data", real, "--preset", "mnist", "--images", 640, "--preview", 6)
-    found.sample("ancestral", run, "-n", 4, "--steps", 4, "--sampler", "ddpm")
-    found.sample(
+    run = results.train(
+        "grey", "--data", real, "--preset", "mnist", "--images", 640, "--preview", 6
+    )
+    results.sample("ancestral", run, "-n", 4, "--steps", 4, "--sampler", "ddpm")
+    results.sample(
         "quadratic",
         run,
         "-n",
@@ -204,8 +208,8 @@ def test_grey_images_and_their_scores(found: Found, tmp_path: Path) -> None:
 
     classifier = Path("classifier.safetensors")
     learning = ("--data", real, "--out", classifier, "--epochs", 2, "--batch", 30)
-    found.told("train-classifier", "train-classifier", *learning, of=("accuracy",))
-    found.tensors("classifier", outcomes.weights(classifier))
+    results.numbers("train-classifier", "train-classifier", *learning, keys=("accuracy",))
+    results.tensors("classifier", outcomes.weights(classifier))
 
     local = ("--features", classifier)
     scores = (
@@ -221,16 +225,18 @@ def test_grey_images_and_their_scores(found: Found, tmp_path: Path) -> None:
         "inception_score_std",
     )
     everything = ("--metrics", "fid,kid,prdc,is")
-    found.told("fid", "fid", real, fake, *local, *everything, of=scores)
-    found.told("fid of the cache", "fid", real, fake, *local, *everything, of=scores)
+    results.numbers("fid", "fid", real, fake, *local, *everything, keys=scores)
+    results.numbers("fid of the cache", "fid", real, fake, *local, *everything, keys=scores)
     saved = ("--floor", "--save-real", "real.npz")
-    found.told("fid with a floor", "fid", real, fake, *local, *saved, of=("fid", "fid_floor"))
-    found.told("fid of statistics", "fid", "real.npz", fake, *local, of=("fid",))
-    drawn = ("-n", 12, "--steps", 2, "--seed", 5)
-    found.told("fid of a run", "fid", real, run, *local, *drawn, of=("fid", "kid"))
+    results.numbers(
+        "fid with a floor", "fid", real, fake, *local, *saved, keys=("fid", "fid_floor")
+    )
+    results.numbers("fid of statistics", "fid", "real.npz", fake, *local, keys=("fid",))
+    few = ("-n", 12, "--steps", 2, "--seed", 5)
+    results.numbers("fid of a run", "fid", real, run, *local, *few, keys=("fid", "kid"))
     splits = ("--splits", 3)
-    found.told("is", "inception-score", fake, *local, *splits, of=("mean", "std"))
-    found.compare()
+    results.numbers("is", "inception-score", fake, *local, *splits, keys=("mean", "std"))
+    results.compare()
 
 
 @pytest.fixture
@@ -238,57 +244,61 @@ def colours(tmp_path: Path) -> str:
     return outcomes.draw(tmp_path / "colours", side=8, channels=3, each=32)
 
 
-def test_learned_variance(found: Found, colours: str) -> None:
-    """Of a network that diffusers has as well, so that it can be handed out and taken in."""
+def test_learned_variance(results: Results, colours: str) -> None:
+    """With a network that diffusers has, too, so that it can be exported and imported."""
     write_config(patch=1, groups=4)
-    others = ("--learned-variance", "--timesteps", 60, "--loss", "l1", "--flip")
-    given = ("--data", colours, "--config", "tiny.json", *others)
-    run = found.train("learned", *given)
+    objective = ("--learned-variance", "--timesteps", 60, "--loss", "l1", "--flip")
+    options = ("--data", colours, "--config", "tiny.json", *objective)
+    run = results.train("learned", *options)
     learned = ("--sampler", "ddpm", "--variance", "learned")
-    found.train_again(run, "learned.json", colours)
-    found.sample("of learned variance", run, "-n", 4, "--steps", 5, *learned)
+    results.train_again(run, "learned.json", colours)
+    results.sample("of learned variance", run, "-n", 4, "--steps", 5, *learned)
     terms = ("total", "prior", "kl", "decoder", "terms", "standard_error")
-    found.told("nll", "nll", run, "--data", colours, "-n", 6, of=terms)
+    results.numbers("nll", "nll", run, "--data", colours, "-n", 6, keys=terms)
 
-    handed = found.keyed("convert to", "convert", run, "--to", "diffusers", "--out", "handed")
-    found.plain["convert to: files"] = outcomes.listing(Path("handed"))
-    found.plain["convert to: told"] = [handed[key] for key in ("parameters", "size", "classes")]
-    taken = ("--out", "taken.safetensors", "--null-class", 2)
-    found.keyed("convert from", "convert", "handed", *taken)
-    back, was = (outcomes.weights(path) for path in (Path(taken[1]), run / "model.safetensors"))
-    assert back.digest == was.digest
-    found.compare()
+    exported = results.keyed("convert to", "convert", run, "--to", "diffusers", "--out", "exported")
+    results.plain["convert to: files"] = outcomes.listing(Path("exported"))
+    results.plain["convert to: summary"] = [
+        exported[key] for key in ("parameters", "size", "classes")
+    ]
+    imported = Path("imported.safetensors")
+    results.keyed("convert from", "convert", "exported", "--out", imported, "--null-class", 2)
+    one, other = (outcomes.weights(path) for path in (imported, run / "model.safetensors"))
+    assert one.digest == other.digest
+    results.compare()
 
 
-def test_edm(found: Found, colours: str) -> None:
+def test_edm(results: Results, colours: str) -> None:
     write_config()
-    given = ("--data", colours, "--config", "tiny.json", "--schedule", "edm", "--augment", 0.2)
-    run = found.train("edm", *given, "--unconditional", "--holdout", 8)
-    found.train_again(run, "edm.json", colours, "--unconditional")
-    found.sample("of edm by heun", run, "-n", 3, "--steps", 4, "--sampler", "heun", "--s-churn", 2)
-    found.sample("of edm by dpmpp-2m", run, "-n", 3, "--steps", 4, "--sampler", "dpmpp-2m")
-    found.compare()
+    options = ("--data", colours, "--config", "tiny.json", "--schedule", "edm", "--augment", 0.2)
+    run = results.train("edm", *options, "--unconditional", "--holdout", 8)
+    results.train_again(run, "edm.json", colours, "--unconditional")
+    results.sample(
+        "of edm by heun", run, "-n", 3, "--steps", 4, "--sampler", "heun", "--s-churn", 2
+    )
+    results.sample("of edm by dpmpp-2m", run, "-n", 3, "--steps", 4, "--sampler", "dpmpp-2m")
+    results.compare()
 
 
-def options(command: Any) -> list[str]:
-    """Every spelling of every option, and how many arguments."""
-    given = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    return sorted(name for p in given for name in [*p.opts, *p.secondary_opts])
+def options_of(command: Any) -> list[str]:
+    """Every spelling of every option of a command."""
+    params = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    return sorted(name for p in params for name in [*p.opts, *p.secondary_opts])
 
 
-def test_options(found: Found) -> None:
-    """A new command and a new option may come; those that scripts use have to stay."""
-    whole: Any = typer.main.get_command(app)
-    present = {name: options(command) for name, command in whole.commands.items()}
-    present[""] = options(whole)
-    found.plain["options"] = present
+def test_options(results: Results) -> None:
+    """Commands and options may be added; those that scripts use must stay."""
+    app_command: Any = typer.main.get_command(app)
+    present = {name: options_of(command) for name, command in app_command.commands.items()}
+    present[""] = options_of(app_command)
+    results.plain["options"] = present
     if not os.environ.get("DDPM_TESTS_RECORD"):
         recorded = json.loads(RECORDED.read_text())["plain"]["test_options"]["options"]
         kept = {name: set(present.get(name, [])) for name in recorded}
-        lost = {name: sorted(set(names) - kept[name]) for name, names in recorded.items()}
-        assert not any(lost.values()), lost
-        found.plain["options"] = recorded
-    found.compare()
+        missing = {name: sorted(set(names) - kept[name]) for name, names in recorded.items()}
+        assert not any(missing.values()), missing
+        results.plain["options"] = recorded
+    results.compare()
 
 
 PRESETS = (
@@ -304,18 +314,20 @@ PRESETS = (
 )
 
 
-def test_plans(found: Found, colours: str) -> None:
-    """What would be trained: of every preset, and of settings as they were written long ago."""
-    told = ("train", "--dry-run", "--device", "cpu", "--data", colours)
+def test_plans(results: Results, colours: str) -> None:
+    """Dry runs of every preset, and of configs with former names."""
+    command = ("train", "--dry-run", "--device", "cpu", "--data", colours)
     for preset in PRESETS:
-        found.plain[f"plan of {preset}"] = found.call(*told, "--preset", preset)
+        results.plain[f"plan of {preset}"] = results.call(*command, "--preset", preset)
     own = ("--size", "8x16", "--channels", 1, "--blocks", "res,channel-attn", "--blocks", "conv")
-    found.plain["plan of own"] = found.call(*told, *own, "--width", 8, "--multipliers", "1,3")
+    results.plain["plan of own"] = results.call(
+        *command, *own, "--width", 8, "--multipliers", "1,3"
+    )
     lines = [f"{name},an image of waves" for name in outcomes.listing(Path(colours))]
     Path(colours, "captions.csv").write_text("\n".join(["file,caption", *lines]))
     for config in sorted((HERE / "configs").glob("*.json")):
-        found.plain[f"plan of {config.name}"] = found.call(*told, "--config", config)
-    found.compare()
+        results.plain[f"plan of {config.name}"] = results.call(*command, "--config", config)
+    results.compare()
 
 
 SCHEDULES = (
@@ -330,21 +342,21 @@ SCHEDULES = (
 )
 
 
-def test_schedules(found: Found) -> None:
+def test_schedules(results: Results) -> None:
     for name in SCHEDULES:
-        given = ("--schedule", name, "--timesteps", 200, "--steps", 7)
-        told = found.keyed(f"schedule {name}", "inspect-schedule", *given)
-        found.exact[f"schedule {name}"] = outcomes.digest([json.dumps(told).encode()])
-    both = found.keyed("schedules", "inspect-schedule", "--schedule", "linear,cosine")
-    found.plain["schedules: of each"] = [sorted(told) for told in both["schedules"]]
+        options = ("--schedule", name, "--timesteps", 200, "--steps", 7)
+        document = results.keyed(f"schedule {name}", "inspect-schedule", *options)
+        results.exact[f"schedule {name}"] = outcomes.digest([json.dumps(document).encode()])
+    both = results.keyed("schedules", "inspect-schedule", "--schedule", "linear,cosine")
+    results.plain["schedules: of each"] = [sorted(table) for table in both["schedules"]]
     visited = ("--schedule", "cosine", "--steps", 6)
     for sampler in ("ddim", "ddpm", "euler", "heun", "dpmpp-2m", "ipndm"):
-        told = found.call("inspect-schedule", *visited, "--sampler", sampler)
-        found.exact[f"steps of {sampler}"] = repr(told["steps"])
+        document = results.call("inspect-schedule", *visited, "--sampler", sampler)
+        results.exact[f"steps of {sampler}"] = repr(document["steps"])
     for spacing in ("trailing", "leading", "linspace", "quadratic", "karras"):
-        told = found.call("inspect-schedule", *visited, "--spacing", spacing)
-        found.exact[f"steps of {spacing}"] = repr(told["steps"])
-    found.compare()
+        document = results.call("inspect-schedule", *visited, "--spacing", spacing)
+        results.exact[f"steps of {spacing}"] = repr(document["steps"])
+    results.compare()
 
 
 CALLS = """
@@ -393,7 +405,7 @@ fid colours missing
 fid colours empty --features none.safetensors
 fid colours colours --metrics fdi
 inception-score empty --features none.safetensors
-convert nowhere --out taken.safetensors
+convert nowhere --out imported.safetensors
 convert nowhere
 train-classifier --data broken
 train-classifier --data missing
@@ -408,7 +420,7 @@ nonsense
 
 
 def test_exit_codes(
-    found: Found, ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    results: Results, ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes.draw(Path("colours"), side=8, channels=3, each=6)
     Path("empty").mkdir()
@@ -424,10 +436,10 @@ def test_exit_codes(
     before = outcomes.listing(Path())
     for call in CALLS.strip().splitlines():
         try:
-            ended: Any = ddpm(*call.split()).code
-        except Exception:  # which is what --traceback is for
-            ended = "a traceback"
+            code: Any = ddpm(*call.split()).code
+        except Exception:  # raised with --traceback
+            code = "a traceback"
             monkeypatch.setenv("DDPM_TRACEBACK", "")
-        found.plain[call] = ended
+        results.plain[call] = code
     assert outcomes.listing(Path()) == before
-    found.compare()
+    results.compare()

@@ -17,7 +17,6 @@ import pytest
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.inception import PUBLISHED
-from ddpm_cli.core.runtime import downloads
 from ddpm_cli.core.runtime.downloads import RemoteFile, fetch
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -140,10 +139,10 @@ def test_a_broken_connection_leaves_no_file(remote: RemoteFile, tmp_path: Path) 
 def test_without_network_the_error_gives_instructions(
     remote: RemoteFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def unreachable(_url: str) -> AbstractContextManager[IO[bytes]]:
+    def unreachable(_url: str, *, timeout: float) -> None:
         raise urllib.request.URLError("no route to host")
 
-    monkeypatch.setattr(downloads, "_https", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(DdpmError) as raised:
         fetch(remote, Silent())
     message = str(raised.value)

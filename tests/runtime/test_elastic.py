@@ -45,8 +45,8 @@ from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training import session
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress
-from tests.conftest import Result
 from tests.support import ranks
+from tests.support.cli import Result
 
 Run = Callable[..., Result]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ddpm_cli.core.checkpoints import snapshots
-from tests.conftest import TINY
 from tests.support import ranks
+from tests.support.cli import TINY
 from tests.support.faults import Exit, FaultInjector, same, start, wait
 
 IMAGES = 96  # 12 steps; snapshots after 32, 64 and 96

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY, write_photos
 from tests.support import faults as injection
+from tests.support.cli import TINY, write_images
 from tests.support.faults import FaultInjector, same
 
 pytestmark = pytest.mark.chaos
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def starter(folder: Path) -> Start:
     """A function that starts trainings with images, settings and cache in a folder."""
-    config, photos = folder / "two.json", write_photos(folder / "photos")
+    config, photos = folder / "two.json", write_images(folder / "photos")
     config.write_text(json.dumps(TINY | {"preview": 0}))
     injector = FaultInjector(folder / "site")
 

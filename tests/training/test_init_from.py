@@ -1,4 +1,4 @@
-"""Trainings that start from given weights, and files that say so."""
+"""Training initialised from other weights: --init-from."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.training import initial_weights
 from ddpm_cli.core.training.state import TrainingState
-from tests.conftest import Result
+from tests.support.cli import Result
 
 PLAIN = NetworkConfig(size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"))
 
 
-def saved(path: Path, network: NetworkConfig, **parts: object) -> UNet:
-    """Random weights of such a network in a file."""
+def save_random(path: Path, network: NetworkConfig, **parts: object) -> UNet:
+    """Save random weights of the network."""
     torch.manual_seed(1)
-    held = UNet(network).eval()
-    for parameter in held.parameters():
+    origin = UNet(network).eval()
+    for parameter in origin.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    weights.save(path, held.state_dict(), RunConfig(network=network, **parts), 5)  # type: ignore[arg-type]
-    return held
+    weights.save(path, origin.state_dict(), RunConfig(network=network, **parts), 5)  # type: ignore[arg-type]
+    return origin
 
 
-def begun(path: Path, network: NetworkConfig) -> UNet:
-    """What a fresh training of such a network starts with."""
+def initialised(path: Path, network: NetworkConfig) -> UNet:
+    """The initial network of a training from these weights; the average is equal."""
     state = TrainingState.initial(RunConfig(network=network), torch.device("cpu"))
     initial_weights.load_into(state, initial_weights.read(path, network))
-    ours, averaged = state.network.state_dict(), state.average.state_dict()
-    assert all(torch.equal(ours[name], averaged[name]) for name in ours)
+    current, averaged = state.network.state_dict(), state.average.state_dict()
+    assert all(torch.equal(current[name], averaged[name]) for name in current)
     return state.network.eval()
 
 
@@ -49,16 +49,16 @@ def output(network: UNet, condition: Condition = UNCONDITIONAL) -> torch.Tensor:
         return network(x, torch.tensor([3.0, 700.0]), condition)
 
 
-def test_the_same_network_computes_the_same(tmp_path: Path) -> None:
-    held = saved(tmp_path / "w.safetensors", PLAIN)
-    network = begun(tmp_path / "w.safetensors", PLAIN)
-    torch.testing.assert_close(output(network), output(held))
-    ours = network.state_dict()
-    assert all(torch.equal(ours[name], tensor) for name, tensor in held.state_dict().items())
+def test_the_same_network_gets_the_same_weights(tmp_path: Path) -> None:
+    origin = save_random(tmp_path / "w.safetensors", PLAIN)
+    network = initialised(tmp_path / "w.safetensors", PLAIN)
+    torch.testing.assert_close(output(network), output(origin))
+    tensors = network.state_dict()
+    assert all(torch.equal(tensors[name], t) for name, t in origin.state_dict().items())
 
 
-def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_path: Path) -> None:
-    held = saved(tmp_path / "w.safetensors", PLAIN)
+def test_new_classes_captions_and_blocks_do_not_change_the_initial_output(tmp_path: Path) -> None:
+    origin = save_random(tmp_path / "w.safetensors", PLAIN)
     for more in (
         replace(PLAIN, classes=("a", "b")),
         replace(PLAIN, blocks=("res,attn", "res,attn")),
@@ -75,17 +75,17 @@ def test_classes_captions_and_blocks_may_be_new_and_change_nothing_at_first(tmp_
             middle=with_text_attention(PLAIN.middle),
         ),
     ):
-        network = begun(tmp_path / "w.safetensors", more)
+        network = initialised(tmp_path / "w.safetensors", more)
         labels = torch.tensor([0, NULL_CLASS]) if more.classes else None
         text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]]) if more.text else None
         if more.text and more.text.encoder != "bytes":
             text = text[:, :, None] * torch.tensor([1.0, -2.0, 0.5, 3.0])
-        torch.testing.assert_close(output(network, Condition(labels, text)), output(held))
+        torch.testing.assert_close(output(network, Condition(labels, text)), output(origin))
 
 
-def test_captions_may_be_new_beside_any_other_block(tmp_path: Path) -> None:
+def test_new_captions_beside_any_other_block(tmp_path: Path) -> None:
     stages = replace(PLAIN, blocks=("res", "res,attn,channel-attn"), middle="res,attn,attn,res")
-    held = saved(tmp_path / "w.safetensors", stages)
+    origin = save_random(tmp_path / "w.safetensors", stages)
     more = replace(
         stages,
         text=TextConfig(length=4, width=8, layers=1, heads=1),
@@ -96,26 +96,26 @@ def test_captions_may_be_new_beside_any_other_block(tmp_path: Path) -> None:
         "res,attn,channel-attn,text-attn",
         "res,attn,attn,text-attn,res",
     )
-    network = begun(tmp_path / "w.safetensors", more)
+    network = initialised(tmp_path / "w.safetensors", more)
     text = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]])
-    torch.testing.assert_close(output(network, Condition(text=text)), output(held))
+    torch.testing.assert_close(output(network, Condition(text=text)), output(origin))
 
 
 def test_blocks_are_not_added_where_residual_sums_are_scaled(tmp_path: Path) -> None:
     scaled = replace(PLAIN, skip_scale=0.5)
-    held = saved(tmp_path / "w.safetensors", scaled)
-    classes = begun(tmp_path / "w.safetensors", replace(scaled, classes=("a",)))
-    torch.testing.assert_close(output(classes), output(held))
+    origin = save_random(tmp_path / "w.safetensors", scaled)
+    classes = initialised(tmp_path / "w.safetensors", replace(scaled, classes=("a",)))
+    torch.testing.assert_close(output(classes), output(origin))
     with pytest.raises(DdpmError, match=r"scales its residual sums by 0\.5"):
         initial_weights.read(
             tmp_path / "w.safetensors", replace(scaled, blocks=("res,attn", "res,attn"))
         )
 
 
-def test_weights_that_read_captions_need_captions(
+def test_weights_with_text_attention_need_captions(
     ddpm: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
-    saved(
+    save_random(
         tmp_path / "w.safetensors",
         replace(PLAIN, text=TextConfig(length=40, width=8, layers=1, heads=1)),
     )
@@ -125,22 +125,24 @@ def test_weights_that_read_captions_need_captions(
     assert ddpm(*command, "--caption", "a {class}").code == 0
 
 
-def test_augmentation_may_be_left(tmp_path: Path) -> None:
-    held = saved(tmp_path / "w.safetensors", replace(PLAIN, augmented=True))
-    torch.testing.assert_close(output(begun(tmp_path / "w.safetensors", PLAIN)), output(held))
+def test_weights_trained_with_augmentation_initialise_training_without(tmp_path: Path) -> None:
+    origin = save_random(tmp_path / "w.safetensors", replace(PLAIN, augmented=True))
+    torch.testing.assert_close(
+        output(initialised(tmp_path / "w.safetensors", PLAIN)), output(origin)
+    )
 
 
-def test_classes_are_known_by_name(tmp_path: Path) -> None:
+def test_class_embeddings_are_matched_by_name(tmp_path: Path) -> None:
     cats = replace(PLAIN, classes=("cat", "dog"), null_class=False)
-    table = saved(tmp_path / "w.safetensors", cats).embedding.classes.weight
-    more = begun(tmp_path / "w.safetensors", replace(PLAIN, classes=("ant", "dog", "cat")))
+    table = save_random(tmp_path / "w.safetensors", cats).embedding.classes.weight
+    more = initialised(tmp_path / "w.safetensors", replace(PLAIN, classes=("ant", "dog", "cat")))
     mean = table.mean(dim=0)
     expected = torch.stack([mean, mean, table[1], table[0]])  # the null class comes first
     torch.testing.assert_close(more.embedding.classes.weight, expected)
 
 
 @pytest.mark.parametrize(
-    ("other", "words"),
+    ("other", "message"),
     [
         (replace(PLAIN, width=16), r"inputs.weight is \(8, 3, 3, 3\), needs \(16, .* more"),
         (replace(PLAIN, blocks=("res,res", "res,res")), "is missing"),
@@ -148,47 +150,45 @@ def test_classes_are_known_by_name(tmp_path: Path) -> None:
         (replace(PLAIN, channels=1), "outputs.bias"),
     ],
 )
-def test_other_networks_are_refused_with_what_differs(
-    other: NetworkConfig, words: str, tmp_path: Path
+def test_other_networks_are_refused_with_their_differences(
+    other: NetworkConfig, message: str, tmp_path: Path
 ) -> None:
-    saved(tmp_path / "w.safetensors", PLAIN)
-    with pytest.raises(DdpmError, match=words) as seen:
+    save_random(tmp_path / "w.safetensors", PLAIN)
+    with pytest.raises(DdpmError, match=message) as raised:
         initial_weights.read(tmp_path / "w.safetensors", other)
-    assert str(seen.value).count(";") <= 5
+    assert str(raised.value).count(";") <= 5
 
 
-def test_weights_of_another_shape_are_named_in_few_words(tmp_path: Path) -> None:
+def test_tensors_of_other_shapes_are_named_briefly(tmp_path: Path) -> None:
     config = RunConfig(network=replace(PLAIN, width=16))
     weights.save(tmp_path / "w.safetensors", UNet(PLAIN).state_dict(), config, 1)
     with pytest.raises(DdpmError, match=r"is \(32, 8\), needs \(64, 16\).* and \d+ more"):
         weights.load(tmp_path / "w.safetensors")
 
 
-def test_train_starts_from_weights_and_says_so(
-    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
-) -> None:
-    origin = tmp_path / "w.safetensors"
-    held = saved(origin, PLAIN, diffusion=DiffusionConfig(timesteps=30, parameterisation="v"))
+def test_training_with_init_from(ddpm: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    origin = save_random(path, PLAIN, diffusion=DiffusionConfig(timesteps=30, parameterisation="v"))
     command = (
-        *("train", "--data", photos, "--init-from", origin, "--out", "run", "--batch", 8),
+        *("train", "--data", photos, "--init-from", path, "--out", "run", "--batch", 8),
         *("--lr", 1e-12, "--snapshot-every", 16, "--preview", 0),
     )
     result = ddpm(*command, "--images", 16)
     assert result.code == 0, result.err
-    assert f"Starting from the weights of {origin}" in result.err
+    assert f"Starting from the weights of {path}" in result.err
     config = json.loads(Path("run/config.json").read_text())
-    assert config["origin"] == {"path": str(origin), "sha256": sha256_of(origin)}
-    assert config["network"]["width"] == 8  # not the preset's: nothing had to be retyped
+    assert config["origin"] == {"path": str(path), "sha256": sha256_of(path)}
+    assert config["network"]["width"] == 8  # the weights', not the preset's
     assert config["network"]["classes"] == ["dark", "light"]
     assert config["diffusion"]["timesteps"] == 30
     trained = weights.load(Path("run/model.safetensors"))
     assert trained.config.origin is not None
     labels = torch.tensor([NULL_CLASS, NULL_CLASS])
-    torch.testing.assert_close(  # at such a learning rate nothing has moved
-        output(trained.network, Condition(labels)), output(held), rtol=1e-4, atol=1e-4
+    torch.testing.assert_close(  # the learning rate is too small for any change
+        output(trained.network, Condition(labels)), output(origin), rtol=1e-4, atol=1e-4
     )
 
-    origin.unlink()  # a resume needs it no more
+    path.unlink()  # a resume does not need it
     result = ddpm(*command, "--images", 32)
     assert result.code == 0, result.err
     assert "Resuming from" in result.err and "Starting from" not in result.err
@@ -197,10 +197,10 @@ def test_train_starts_from_weights_and_says_so(
     assert (result.code, "no such run or weights file" in result.err) == (1, True), result.err
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
     ddpm: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
-    saved(tmp_path / "w.safetensors", PLAIN)
+    save_random(tmp_path / "w.safetensors", PLAIN)
     command = ("train", "--data", photos, "--init-from", tmp_path / "w.safetensors")
     for more in ((), ("--dry-run",)):
         result = ddpm(*command, "--width", 16, "--out", "run", *more)

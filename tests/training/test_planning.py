@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import Result
+from tests.support.cli import Result
 
 LIMITS = ("images", "minutes")
 

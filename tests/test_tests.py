@@ -1,0 +1,55 @@
+"""The layout of the tests: one folder per room of the package, shared helpers in tests/support."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import ddpm_cli
+
+TESTS = Path(__file__).parent
+ROOT = Path(ddpm_cli.__file__).parent
+ROOMS = {path.name for path in (ROOT / "core").iterdir() if path.is_dir()} | {"cli"}
+OTHERS = {
+    "support",  # helpers of several test modules
+    "regression",  # behaviour of the whole program, compared with a record
+    "benchmarks",  # measurements, not run by pytest
+}
+# The README's list of rooms is in the order of test_house.
+EXCEPTIONS = {("test_readme.py", "tests.test_house")}
+
+
+def test_folders_are_rooms_of_the_package() -> None:
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/*.py")}
+    assert folders - ROOMS - OTHERS == set()
+
+
+def test_test_modules_do_not_import_each_other() -> None:
+    imports = {
+        (path.relative_to(TESTS).as_posix(), name)
+        for path in TESTS.rglob("*.py")
+        for name in imported_by(ast.parse(path.read_text()))
+        if name.startswith("tests.")
+        and any(part == "conftest" or part.startswith("test_") for part in name.split("."))
+    }
+    assert imports - EXCEPTIONS == set()
+
+
+def imported_by(tree: ast.Module) -> set[str]:
+    """The modules that a module imports, by absolute names; `from a import b` imports a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, ast.unparse(node)
+            names.add(node.module)
+            if node.module == "tests" or node.module in {f"tests.{room}" for room in ROOMS}:
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_of_test_modules_are_detected() -> None:
+    program = "import os\nfrom tests import conftest\nfrom tests.data.test_images import saved\n"
+    found = imported_by(ast.parse(program))
+    assert found == {"os", "tests", "tests.conftest", "tests.data.test_images"}
