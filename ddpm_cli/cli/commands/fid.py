@@ -10,6 +10,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 INPUTS = (
     "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
@@ -18,6 +19,7 @@ INPUTS = (
 
 
 @grouped
+@stop_at_once()
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
     fake: Annotated[

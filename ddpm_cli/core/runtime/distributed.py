@@ -121,8 +121,8 @@ def local_rank0_first() -> Iterator[None]:
         try:
             yield
             own_code = 0
-        except DdpmError as error:
-            own_code = error.exit_code
+        except BaseException as error:  # a stop signal's, too
+            own_code = getattr(error, "exit_code", 1)
             raise
         finally:
             (code,) = all_reduce_max(own_code)
