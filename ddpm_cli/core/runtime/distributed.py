@@ -173,8 +173,8 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in float64 on the CPU."""
-    summed = values.detach().to("cpu", torch.float64)
+    """The sum of a tensor over all ranks: a new tensor, float64 on the CPU."""
+    summed = values.detach().to("cpu", torch.float64, copy=True)
     if world_size() > 1:
         dist.all_reduce(summed)
     return summed
