@@ -112,13 +112,13 @@ def fid(
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     chosen = devices.choose_device(device)
-    if fake_input is None:
-        request = RunImages(Path(fake), count, seed, shown.request, sampling_settings)
-        fake_input = request.open(batch, chosen, reporter)
-    requested = RequestedMetrics.parse(
-        metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
-    )
     with distributed.process_group(chosen):
+        if fake_input is None:
+            request = RunImages(Path(fake), count, seed, shown.request, sampling_settings)
+            fake_input = request.open(batch, chosen, reporter)
+        requested = RequestedMetrics.parse(
+            metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
+        )
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
     for notice in report.notices():
