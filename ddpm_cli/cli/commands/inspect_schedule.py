@@ -16,6 +16,7 @@ from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config import run
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _ROWS = 11  # timesteps in the table
 _HEIGHT = 10  # lines of the curves
@@ -31,6 +32,7 @@ class VisitOptions(SettingOptions, of=Sampling, only=("steps", "sampler", "spaci
 
 
 @grouped
+@stop_at_once()
 def inspect_schedule(
     schedule: Annotated[
         str,

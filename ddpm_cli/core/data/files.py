@@ -101,7 +101,7 @@ def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
 
 def write_png(path: Path, image: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         imageio.imwrite(partial, _interleaved(image), extension=".png")
 
 
@@ -109,7 +109,7 @@ def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: fl
     """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         imageio.imwrite(
             partial, [_rgb(frame) for frame in frames], extension=".gif", duration=durations, loop=0
         )

@@ -23,7 +23,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.files import atomic_write, check_free_space
+from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_written
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _LISTED = 10  # unreadable files named in a message
@@ -112,14 +112,17 @@ def prepare(
     key = sha256(f"{source.stamp} {shape}".encode()).hexdigest()[:16]
     path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = path.with_suffix(".readable.npy")
-    if not (path.is_file() and readable.is_file()):
+    if not (is_written(path) and is_written(readable)):
         check_free_space(
             path.parent,
             int(np.prod(shape)),
             "the decoded images",
             "set DDPM_CACHE to a folder on a larger disk, or use a smaller --size",
         )
-        with atomic_write(path) as partial, atomic_write(readable) as list_partial:
+        with (
+            atomic_write(path, durable=False) as partial,
+            atomic_write(readable, durable=False) as list_partial,
+        ):
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
             rows, failures = _decode_all(source, array, reporter)
             array.flush()

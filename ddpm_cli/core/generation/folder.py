@@ -17,7 +17,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, draw
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime.files import is_written, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights
@@ -41,7 +41,7 @@ def write(
     """
     distributed.broadcast_from_rank0(lambda: _prepare(folder, model, request, overwrite=overwrite))
     shard = range(request.count)[distributed.shard(request.count)]
-    missing = [i for i in shard if not _file(folder, i).exists()]
+    missing = [i for i in shard if not is_written(_file(folder, i))]
     for indices, images in draw(model, request, missing, batch, reporter):
         for index, image in zip(indices, images, strict=True):
             files.write_png(_file(folder, index), image)
@@ -103,7 +103,7 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
             )
         for path in _image_files(folder):
             path.unlink()
-    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n", durable=False)
 
 
 def _compact(names: Sequence[str]) -> list[str]:
@@ -152,7 +152,7 @@ def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> N
         entry |= {} if label is None else {"class": names[label]}
         entry |= {} if prompt is None else {"prompt": prompt}
         lines.append(json.dumps(entry) + "\n")
-    write_text(folder / "manifest.jsonl", "".join(lines))
+    write_text(folder / "manifest.jsonl", "".join(lines), durable=False)
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -14,7 +14,7 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.generate import GenerationRequest, draw, resolve_request
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.metrics.inputs import GeneratedImages
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import find_weights
 
@@ -32,12 +32,22 @@ class RunImages:
     sampling: Sampling
 
     def open(self, batch: int, device: torch.device, reporter: Reporter) -> GeneratedImages:
-        """Load the model. Raises UsageError or DdpmError where the request cannot be met."""
+        """Load the model on every rank; local rank 0 encodes the prompts first.
+
+        Raises UsageError or DdpmError where the request cannot be met.
+        """
         precision = devices.choose_precision("auto", device)
         model = load_model(find_weights(self.run.expanduser()), device, precision)
-        request = resolve_request(
-            model, self.count, self.seed, self.conditions, self.sampling, reporter, DEFAULT_COUNT
-        )
+        with distributed.local_rank0_first():
+            request = resolve_request(
+                model,
+                self.count,
+                self.seed,
+                self.conditions,
+                self.sampling,
+                reporter,
+                DEFAULT_COUNT,
+            )
         sampling = request.sampling
         reporter.say(
             f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
