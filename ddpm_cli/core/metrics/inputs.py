@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,10 +138,19 @@ class TrainingImages:
 
 
 class GeneratedImages:
-    """Images sampled from a model while they are scored; none is written."""
+    """Images sampled from a model while they are scored; none is written.
 
-    def __init__(self, label: str, count: int, draw: Callable[[range], Iterable[Tensor]]) -> None:
-        self.label = label
+    sampled: everything that they depend on, for the report.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        count: int,
+        draw: Callable[[range], Iterable[Tensor]],
+        sampled: dict[str, Any],
+    ) -> None:
+        self.label, self.sampled = label, sampled
         self.tally = Tally()
         self._count, self._draw = count, draw
 

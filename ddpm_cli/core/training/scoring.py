@@ -32,7 +32,7 @@ from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.images import RUN_LENGTH, ImageSet
 from ddpm_cli.core.metrics.inputs import TrainingImages
 from ddpm_cli.core.metrics.report import Report
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
@@ -139,6 +139,7 @@ class TrainingScorer:
         seconds, fid = time.monotonic() - started, cast(float, report.fid)
         best = min((row["value"] for row in self._comparable()), default=math.inf)
         row = {"images": images, "label": self.label, "value": fid, "steps": self.steps}
+        row |= {"precision": devices.precision_name(self.execution.precision)}  # of sampling
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
         self._rows.append(row | {"weights_sha256": self.extractor.weights_sha256})
         network = cast(nn.Module, averaged.network) if fid < best else None
