@@ -85,6 +85,7 @@ class DatasetImages:
         self.label = label
         self.tally = Tally()
         self._source = source
+        self._size = source.image_size or source.native_size
 
     def __len__(self) -> int:
         return len(self._source)
@@ -92,7 +93,7 @@ class DatasetImages:
     def walk(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the data set."""
         self.tally = Tally()
-        size, channels = self._source.native_size, self._source.native_channels
+        size, channels = self._size, self._source.native_channels
         indices = range(len(self))[part]
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), RUN_LENGTH):
@@ -104,7 +105,7 @@ class DatasetImages:
 
     def content(self) -> str:
         """Hash of what identifies the data set and its split."""
-        shape = (self._source.native_channels, *self._source.native_size)
+        shape = (self._source.native_channels, *self._size)
         return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
 
 
