@@ -22,6 +22,10 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 
+# Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
+# any image that may be cached: another crop, filter, rounding, background or EXIF handling.
+DECODER_VERSION = 1
+
 _CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
