@@ -114,7 +114,9 @@ def fid(
     chosen = devices.choose_device(device)
     with distributed.process_group(chosen):
         if fake_input is None:
-            request = RunImages(Path(fake), count, seed, shown.request, sampling_settings)
+            request = RunImages(
+                Path(fake), count, seed, shown.request, sampling_settings, precision
+            )
             fake_input = request.open(batch, chosen, reporter)
         requested = RequestedMetrics.parse(
             metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache

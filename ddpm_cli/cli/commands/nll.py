@@ -36,7 +36,7 @@ def nll(
     skip_bad: common.SkipBad = False,
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
-    precision: common.Precision = "auto",
+    precision: common.Precision = "fp32",
     json: common.Json = False,
 ) -> None:
     """Bits per dimension of images under a model, by the variational bound; fewer is better.
@@ -76,5 +76,6 @@ def nll(
         "weights": str(model.path),
         "weights_sha256": model.sha256,
         "seed": seed,
+        "precision": devices.precision_name(model.precision),
     }
     console.result(text, document | about, json)

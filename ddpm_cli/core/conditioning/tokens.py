@@ -21,6 +21,8 @@ from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.files import atomic_write, is_written
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
+_LAYOUT = 1  # of the cached files; raise it where they, or the hidden states of a text, change
+
 
 @dataclass(frozen=True)
 class TokenisedText:
@@ -79,7 +81,7 @@ def tokenise(
     """
     if config.encoder == "bytes":
         return _encode_bytes(sentences, config.length)
-    contents = json.dumps([config.fingerprint, config.length, *sentences])
+    contents = json.dumps([_LAYOUT, config.fingerprint, config.length, *sentences])
     key = sha256(contents.encode()).hexdigest()[:24]
     values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
     if not (is_written(values) and is_written(ends)):

@@ -57,19 +57,19 @@ def default_folder(model: Model, request: GenerationRequest) -> Path:
 
     A folder with more images of the same settings is not accepted.
     """
-    settings = settings_of(model, request)
+    identity = _identity(settings_of(model, request))
     first = model.path.parent / _FOLDER
     names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
     return next(
         name
         for name in names
         if not name.exists()
-        or (_read_settings(name) == settings and not _has_more_than(name, request.count))
+        or (_read_identity(name) == identity and not _has_more_than(name, request.count))
     )
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
-    """Everything that determines the images, except their number."""
+    """Everything that determines the images, except their number, and the path of the weights."""
     names = model.config.network.classes
     return {
         "weights": str(model.path),
@@ -88,7 +88,7 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
     settings = settings_of(model, request)
     existing = sorted(folder.glob("*")) if folder.is_dir() else []
     if existing and not overwrite:
-        if _read_settings(folder) != settings:
+        if _read_identity(folder) != _identity(settings):
             raise DdpmError(
                 f"{folder} holds other files ({existing[0].name}, …); "
                 "choose another --out, or --overwrite"
@@ -121,11 +121,18 @@ def _image_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.png") if re.fullmatch(r"\d{6,}", path.stem)]
 
 
-def _read_settings(folder: Path) -> Any:
+def _read_identity(folder: Path) -> dict[str, Any] | None:
+    """The identity of a folder's images; None where it has no settings."""
     try:
-        return json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return _identity(settings) if isinstance(settings, dict) else None
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without the path of the weights, which are identified by their sha256."""
+    return {key: value for key, value in settings.items() if key != "weights"}
 
 
 def _write_grid(folder: Path, model: Model, request: GenerationRequest) -> None:

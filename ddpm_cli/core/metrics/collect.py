@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from ddpm_cli.core.data import files as image_files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.feature_store import FeatureStore
@@ -21,7 +22,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_LAYOUT = "1"  # version of the cache's entries
+_LAYOUT = 1  # of the cache's entries; raise it where they, or the features of an image, change
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _cache_folder(images: ImageSet, extractor: Extractor) -> Path | None:
     if content is None:
         return None
     origin = extractor.origin
-    parts = (_LAYOUT, content, origin.protocol, origin.weights_sha256, origin.arithmetic)
+    versions = _LAYOUT, image_files.DECODER_VERSION
+    parts = (*versions, content, origin.protocol, origin.weights_sha256, origin.arithmetic)
     return cache_root() / "features" / sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
