@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from ddpm_cli.cli import console
+from ddpm_cli.core.config.run import BETA_RANGED
 from ddpm_cli.core.data import files
+from ddpm_cli.core.diffusion.settings import SAMPLERS
 from tests.support.cli import Result
 
 Call = Callable[..., Result]
@@ -87,7 +89,7 @@ def test_version_and_overview(ddpm: Call) -> None:
         (("sample",), 1, "train one with ddpm train"),
         (("sample", "--eta", "2"), 2, "--eta"),
         (("sample", "--steps", "0"), 2, "--steps"),
-        (("sample", "--sampler", "magic"), 2, "ddim, ddpm, euler, heun, dpmpp-2m, ipndm"),
+        (("sample", "--sampler", "magic"), 2, ", ".join(SAMPLERS)),
         (("sample", "--sampler", "heun", "--eta", "1"), 2, "heun takes no --eta"),
         (("gif", "--s-churn", "1"), 2, "ddim takes no --s-churn"),
         (("sample", "--guidance-interval", "3"), 2, "two noise levels, such as 0.3,5"),
@@ -267,7 +269,7 @@ def test_inspect_schedule_with_betas(ddpm: Call) -> None:
     assert table["beta"][500] == pytest.approx(0.004814954142, rel=1e-9)
     result = ddpm("inspect-schedule", "--schedule", "cosine", "--beta-max", 0.01)
     assert result.code == 2
-    assert "are for linear, linear-fixed, quadratic, sigmoid" in result.err
+    assert f"are for {', '.join(BETA_RANGED)}" in result.err
 
 
 def test_inspect_schedule_plots(ddpm: Call) -> None:

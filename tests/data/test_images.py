@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpm_cli.core.config.fields import settings_of
+from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.data import files, loader, named, sources
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, Shapes
@@ -173,6 +175,11 @@ def test_an_existing_folder_takes_precedence_over_a_data_set_of_its_name(photos:
     assert len(sources.open_source("shapes")) == 12_000
     photos.rename("shapes")
     assert len(sources.open_source("shapes")) == 24
+
+
+def test_the_help_of_data_lists_all_data_sets() -> None:
+    about = {setting.name: setting.about for setting in settings_of(TrainingRequest)}
+    assert ", ".join(named.DATASETS) in about["data"].help
 
 
 def test_unknown_data_lists_the_known_sets() -> None:

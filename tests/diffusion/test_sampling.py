@@ -204,7 +204,7 @@ def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"sampler": "magic"}, "ddim, ddpm, euler, heun, dpmpp-2m, ipndm"),
+        ({"sampler": "magic"}, ", ".join(SAMPLERS)),
         ({"spacing": "even"}, "trailing, leading, linspace, quadratic, karras"),
         ({"variance": "large"}, "fixed-small, fixed-large, learned"),
         ({"threshold": "hard"}, "static, dynamic, none"),

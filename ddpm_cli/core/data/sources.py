@@ -120,17 +120,24 @@ class FileSource:
 
 def open_source(spec: str) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
-    name, _, split = spec.partition(":")
-    if not Path(spec).exists():  # an existing folder takes precedence over a data set of that name
-        if spec == "shapes":
-            return Shapes()
-        if name in named.DATASETS:
-            return named.NamedSource(name, split or "train")
+    data_set = open_data_set(spec)
+    if data_set is not None:
+        return data_set
     path = Path(spec).expanduser()
     if not path.exists():
         known = ", ".join(["shapes", *named.DATASETS])
         raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")
     return FileSource(open_image_files(path))
+
+
+def open_data_set(spec: str) -> Source | None:
+    """The built-in shapes or a data set by name; None for any other name, and for a path."""
+    name, _, split = spec.partition(":")
+    if Path(spec).exists():  # an existing folder takes precedence over a data set of that name
+        return None
+    if spec == "shapes":
+        return Shapes()
+    return named.NamedSource(name, split or "train") if name in named.DATASETS else None
 
 
 def captions_of(source: Source, templates: Sequence[str]) -> Captions:

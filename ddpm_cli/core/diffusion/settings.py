@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ddpm_cli.core.config.fields import Settings, above_zero, choice, setting
+from ddpm_cli.core.config.fields import Settings, above_zero, choice, choices, setting
 from ddpm_cli.core.errors import UsageError
 
-SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpmpp-2m", "ipndm")
+ODE_SOLVERS = ("euler", "heun", "dpmpp-2m", "ipndm")  # of the probability flow ODE
+SAMPLERS = ("ddim", "ddpm", *ODE_SOLVERS)
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
 VARIANCES = ("fixed-small", "fixed-large", "learned")
 THRESHOLDS = ("static", "dynamic", "none")
@@ -66,7 +67,7 @@ class Sampling(Settings):
     sampler: str = setting(
         "ddim",
         "ddim or ddpm (the same as --eta 1); or, to solve the probability flow ODE from a noise "
-        "level of 80 at most: euler, heun, dpmpp-2m or ipndm.",
+        f"level of 80 at most: {choices(ODE_SOLVERS)}.",
         panel=_PANEL,
         check=choice(*SAMPLERS),
     )
@@ -123,7 +124,7 @@ class Sampling(Settings):
     @property
     def solves_ode(self) -> bool:
         """Whether the sampler is a solver of the probability flow ODE."""
-        return _solves_ode(self.sampler)
+        return self.sampler in ODE_SOLVERS
 
     def with_default_steps(self, timesteps: int) -> Sampling:
         """These settings with `steps` set, for a model of so many timesteps."""
@@ -196,11 +197,7 @@ class Sampling(Settings):
 
 def default_spacing(sampler: str) -> str:
     """The default spacing of a sampler."""
-    return "karras" if _solves_ode(sampler) else "trailing"
-
-
-def _solves_ode(sampler: str) -> bool:
-    return sampler not in ("ddim", "ddpm")
+    return "karras" if sampler in ODE_SOLVERS else "trailing"
 
 
 def _plain(value: Any) -> Any:

@@ -92,7 +92,7 @@ def evaluate(
     if requested.floor and isinstance(real, Statistics):
         raise UsageError("--floor needs the images of REAL, not their statistics")
     _check_comparable(real, fake, extractor)
-    both = bool(requested.metrics & {"kid", "prdc"})
+    both = any("REAL" in NEEDS_IMAGES[name] for name in requested.metrics)
     keep_real = Keep(features=both or requested.floor)
     spread = requested.spread and "fid" in requested.metrics
     keep_fake = Keep(features=both or spread, logits="is" in requested.metrics)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.archives import open_image_files
-from ddpm_cli.core.data.named import DATASETS
-from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.data.sources import Source, open_data_set
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
@@ -34,16 +33,13 @@ def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> 
     """
     if isinstance(spec, np.ndarray):
         return ArrayImages(spec)
+    data_set = open_data_set(str(spec))
+    if data_set is not None:
+        return DatasetImages(data_set, str(spec))
     path = Path(spec).expanduser()
-    if not path.exists() and _names_data_set(str(spec)):
-        return DatasetImages(open_source(str(spec)), str(spec))
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
     return FileImages(open_image_files(path), skip_bad)
-
-
-def _names_data_set(spec: str) -> bool:
-    return spec == "shapes" or spec.partition(":")[0] in DATASETS
 
 
 class ArrayImages:

@@ -46,8 +46,10 @@ def _block(kind: str, inputs: int, outputs: int, config: NetworkConfig) -> nn.Mo
             return attention.ClassAttention(outputs, config)
         case "text-attn":
             return attention.CrossAttention(outputs, config)
-        case _:
+        case "channel-attn":
             return attention.ChannelAttention(outputs, config)
+        case _:
+            raise ValueError(f"no module for blocks of type {kind!r}")
 
 
 class UNet(nn.Module):
