@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.run import CONTINUOUS
+from ddpm_cli.core.config.diffusion import CONTINUOUS
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source
