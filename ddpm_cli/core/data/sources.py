@@ -16,6 +16,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 _PROBED = 512  # headers read, at most, to find the common size and whether all are grey
 _LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
@@ -114,14 +115,17 @@ class FileSource:
         return (common if fits else (_LARGEST_NATIVE, _LARGEST_NATIVE)), channels
 
 
-def open_source(spec: str) -> Source:
-    """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
+def open_source(spec: str, reporter: Reporter = SILENT) -> Source:
+    """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path.
+
+    Says that it waits where another process is downloading the data set.
+    """
     name, _, split = spec.partition(":")
     if not Path(spec).exists():  # an existing folder takes precedence over a data set of that name
         if spec == "shapes":
             return Shapes()
         if name in named.DATASETS:
-            return named.NamedSource(name, split or "train")
+            return named.NamedSource(name, split or "train", reporter)
     path = Path(spec).expanduser()
     if not path.exists():
         known = ", ".join(["shapes", *named.DATASETS])

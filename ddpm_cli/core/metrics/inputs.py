@@ -20,11 +20,14 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 ScoreInput = ImageSet | Statistics
 
 
-def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> ScoreInput:
+def open_input(
+    spec: str | Path | NDArray[np.uint8], skip_bad: bool = False, reporter: Reporter = SILENT
+) -> ScoreInput:
     """Open one input of a comparison.
 
     A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), a data set's name
@@ -35,7 +38,7 @@ def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> 
         return ArrayImages(spec)
     path = Path(spec).expanduser()
     if not path.exists() and _names_data_set(str(spec)):
-        return DatasetImages(open_source(str(spec)), str(spec))
+        return DatasetImages(open_source(str(spec), reporter), str(spec))
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
     return FileImages(open_image_files(path), skip_bad)
