@@ -61,7 +61,7 @@ def test_a_download_waits_for_another_process_and_says_so(tmp_path: Path) -> Non
             other.kill()  # which frees its lock
 
         with lock_download(path, say):
-            assert messages == ["another process is downloading cifar10; waiting for it"]
+            assert messages == ["another process is downloading or opening cifar10; waiting for it"]
     with lock_download(path, messages.append):
         assert len(messages) == 1
 
@@ -87,3 +87,14 @@ def test_a_lock_file_that_cannot_be_created_is_an_error_of_one_line(tmp_path: Pa
     with pytest.raises(DdpmError, match=r"cannot write .*cifar10.lock: .*; set DDPM_CACHE"):  # noqa: SIM117
         with lock_download(path, pytest.fail):
             pass
+
+
+def test_a_lock_that_is_soon_free_is_not_worth_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of another rank, which opens the same data set at the same time."""
+    answers = iter([False, False, True])
+    monkeypatch.setattr(locks, "_acquire", lambda *args, **kwargs: next(answers))
+    monkeypatch.setattr(locks, "_POLL", 0, raising=False)
+    with lock_download(tmp_path / "cifar10", pytest.fail):
+        assert next(answers, None) is None

@@ -101,8 +101,8 @@ def fid(
     defaults = (None, conditioning.ConditionOptions(), 0, common.SamplingOptions())
     if not fake_is_run and (count, shown, seed, sampling) != defaults:
         raise UsageError(f"-n, --steps and the like are for sampling from a run; {fake} is none")
-    real_input = open_input(real, skip_bad)
-    fake_input = None if fake_is_run else open_input(fake, skip_bad)
+    real_input = open_input(real, skip_bad, reporter)
+    fake_input = None if fake_is_run else open_input(fake, skip_bad, reporter)
     no_images = isinstance(real_input, Statistics) and isinstance(fake_input, Statistics)
     if no_images and extractor_settings != ExtractorSettings(batch=batch):
         raise UsageError(

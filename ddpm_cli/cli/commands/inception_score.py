@@ -44,7 +44,7 @@ def inception_score(
 
     reporter = console.reporter()
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
-    image_set = open_input(images, skip_bad)
+    image_set = open_input(images, skip_bad, reporter)
     if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)

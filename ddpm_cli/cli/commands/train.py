@@ -79,7 +79,7 @@ def _train(
     with distributed.process_group(execution.device):
         with stop.raise_at_once():
             processes = machine.processes if dry_run else distributed.world_size()
-            plan = preflight.preflight(request, processes, execution.device)
+            plan = preflight.preflight(request, processes, execution.device, reporter)
             _announce(plan.summary(), reporter)
             if dry_run:
                 session.load_scoring(request, execution.device, reporter)

@@ -51,7 +51,7 @@ def train_classifier(
     from ddpm_cli.core.training.classifier import train_classifier as train
 
     recipe = Recipe(epochs, batch, lr, seed)
-    path = out or Path(f"{open_source(data).name}-classifier.safetensors")
+    path = out or Path(f"{open_source(data, console.reporter()).name}-classifier.safetensors")
     if path.exists() and not overwrite:
         raise DdpmError(f"{path} exists; choose another --out, or --overwrite")
     network, config = train(

@@ -18,7 +18,7 @@ from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.locks import lock_download
-from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 
 class _Torchvision(NamedTuple):
@@ -75,7 +75,7 @@ class NamedSource:
     captioned = False
     unclassified = ()
 
-    def __init__(self, name: str, split: str) -> None:
+    def __init__(self, name: str, split: str, reporter: Reporter = SILENT) -> None:
         if split not in ("train", "test"):
             raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
         self.name = name if split == "train" else f"{name}-{split}"
@@ -84,7 +84,7 @@ class NamedSource:
         entry = DATASETS[name]
         with (
             _explain_errors(name, root),
-            lock_download(root / name, Silent().say),
+            lock_download(root / name, reporter.say),
             contextlib.redirect_stdout(sys.stderr),
         ):
             if isinstance(entry, _Binary):

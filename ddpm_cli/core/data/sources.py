@@ -15,6 +15,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 _PROBED = 512  # headers read, at most, to find the size and whether all are grey
 _LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
@@ -118,9 +119,12 @@ class FileSource:
         return (next(iter(sizes)) if len(sizes) == 1 else None), channels
 
 
-def open_source(spec: str) -> Source:
-    """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path."""
-    data_set = open_data_set(spec)
+def open_source(spec: str, reporter: Reporter = SILENT) -> Source:
+    """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path.
+
+    Says that it waits where another process is downloading the data set.
+    """
+    data_set = open_data_set(spec, reporter)
     if data_set is not None:
         return data_set
     path = Path(spec).expanduser()
@@ -130,14 +134,16 @@ def open_source(spec: str) -> Source:
     return FileSource(open_image_files(path))
 
 
-def open_data_set(spec: str) -> Source | None:
+def open_data_set(spec: str, reporter: Reporter = SILENT) -> Source | None:
     """The built-in shapes or a data set by name; None for any other name, and for a path."""
     name, _, split = spec.partition(":")
     if Path(spec).exists():  # an existing folder takes precedence over a data set of that name
         return None
     if spec == "shapes":
         return Shapes()
-    return named.NamedSource(name, split or "train") if name in named.DATASETS else None
+    if name in named.DATASETS:
+        return named.NamedSource(name, split or "train", reporter)
+    return None
 
 
 def captions_of(source: Source, templates: Sequence[str]) -> Captions:

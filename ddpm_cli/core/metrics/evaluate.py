@@ -116,7 +116,7 @@ def evaluate_inputs(
     reporter: Reporter,
 ) -> Report:
     """Score FAKE against REAL, each named as `open_input` takes it, in this process."""
-    inputs = open_input(real), open_input(fake)
+    inputs = open_input(real, reporter=reporter), open_input(fake, reporter=reporter)
     names = None if metrics is None else ",".join(metrics)
     requested = RequestedMetrics.parse(names, *inputs)
     known = all(isinstance(value, Statistics) for value in inputs)

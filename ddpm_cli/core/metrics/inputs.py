@@ -20,11 +20,14 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 ScoreInput = ImageSet | Statistics
 
 
-def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> ScoreInput:
+def open_input(
+    spec: str | Path | NDArray[np.uint8], skip_bad: bool = False, reporter: Reporter = SILENT
+) -> ScoreInput:
     """Open one input of a comparison.
 
     A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), a data set's name
@@ -33,7 +36,7 @@ def open_input(spec: str | Path | NDArray[np.uint8], skip_bad: bool = False) -> 
     """
     if isinstance(spec, np.ndarray):
         return ArrayImages(spec)
-    data_set = open_data_set(str(spec))
+    data_set = open_data_set(str(spec), reporter)
     if data_set is not None:
         return DatasetImages(data_set, str(spec))
     path = Path(spec).expanduser()

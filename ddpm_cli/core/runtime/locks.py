@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from filelock import lock_descriptor
 
 from ddpm_cli.core.errors import DdpmError
 
+_PATIENCE = 1.0  # seconds of waiting before it is reported
+_POLL = 0.05  # seconds
 _TRAINING_FOLDERS = ("", "snapshots", "samples")  # folders of a run that only training writes to
 
 
@@ -53,7 +56,9 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a file or folder to download within a block; waits for it, and says so.
+    """Hold the lock of a file or folder to download within a block.
+
+    Waits for another process that holds it; after a second, says so.
 
     On a file system without locks it does not wait: files are renamed into place whole. Raises
     DdpmError where the lock file, `.NAME.lock` beside `path`, cannot be created.
@@ -68,10 +73,18 @@ def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             f"cannot write {lock}: {reason}; set DDPM_CACHE to another folder"
         ) from error
     with file:
-        if _acquire(file) is False:
-            say(f"another process is downloading {path.name}; waiting for it")
+        if _acquire_soon(file) is False:
+            say(f"another process is downloading or opening {path.name}; waiting for it")
             _acquire(file, blocking=True)
         yield
+
+
+def _acquire_soon(file: IO[Any]) -> bool | None:
+    """As `_acquire`, trying again until _PATIENCE is over."""
+    deadline = time.monotonic() + _PATIENCE
+    while (acquired := _acquire(file)) is False and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return acquired
 
 
 def _acquire(file: IO[Any], *, blocking: bool = False) -> bool | None:

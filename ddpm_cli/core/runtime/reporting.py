@@ -40,6 +40,9 @@ class Silent:
         return nullcontext(self)
 
 
+SILENT = Silent()
+
+
 def track(items: Iterable[T], reporter: Reporter, what: str, total: int, unit: str) -> Iterator[T]:
     """Yield the items with a progress bar."""
     with reporter.bar(what, total, unit) as bar:

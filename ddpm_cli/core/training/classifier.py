@@ -47,7 +47,7 @@ def train_classifier(
 
     Raises DdpmError where the images have fewer than two classes or the training diverges.
     """
-    source = open_source(data)
+    source = open_source(data, reporter)
     if len(source.classes) < 2:
         raise DdpmError(
             f"{data} has {len(source.classes)} classes; a classifier needs at least two: "

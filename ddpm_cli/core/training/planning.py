@@ -21,6 +21,7 @@ from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
 from ddpm_cli.core.training import captioning, initial_weights
 from ddpm_cli.core.training.budget import Clock
@@ -79,12 +80,12 @@ class TrainingPlan:
         }
 
 
-def plan_training(request: TrainingRequest) -> TrainingPlan:
+def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     """Merge, each over the one before: defaults, preset, initial weights, file, options.
 
     Nothing is written. Raises DdpmError or UsageError where they do not make a run.
     """
-    source = open_source(request.data)
+    source = open_source(request.data, reporter)
     channels = request.channels or source.native_channels
     size = request.size or source.native_size
     usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)

@@ -24,6 +24,7 @@ def preflight(
     request: TrainingRequest,
     processes: int,
     device: torch.device,
+    reporter: Reporter,
     make_plan: Callable[[], TrainingPlan] | None = None,
 ) -> TrainingPlan:
     """Plan a run and check that it can start; nothing is written. Default plan: the request's.
@@ -34,7 +35,7 @@ def preflight(
     """
 
     def checked() -> TrainingPlan:
-        plan = make_plan() if make_plan else plan_training(request)
+        plan = make_plan() if make_plan else plan_training(request, reporter)
         check_batch(plan.config, processes)
         check_memory(plan.parameters, device)
         out = resuming.choose_directory(plan, request)

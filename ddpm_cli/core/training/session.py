@@ -65,7 +65,7 @@ def launch_if_needed(
         nodes = launch.Nodes(machine.nnodes, machine.node_rank, machine.rdzv_endpoint)
     with stop.raise_at_once():
         device = devices.choose_device(machine.device)
-        plan = preflight(request, machine.processes, device)
+        plan = preflight(request, machine.processes, device, reporter)
         if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
             load_images(plan, request, device, reporter)
         run = RunDirectory(plan.out)
@@ -177,7 +177,7 @@ def train_on_source(
         source.name, out=out, resume="auto" if resume else "never", stall_timeout=0
     )
     plan = preflight(
-        request, 1, execution.device, lambda: plan_on_source(config, source, out, size)
+        request, 1, execution.device, reporter, lambda: plan_on_source(config, source, out, size)
     )
     train(plan, request, execution, reporter, stopping.StopRequest())
     return plan.out
