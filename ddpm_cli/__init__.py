@@ -107,7 +107,7 @@ def schedule(name: str = "cosine", timesteps: int = 1000, **settings: Any) -> Sc
 
     settings: other fields of DiffusionConfig, such as beta_min and beta_max.
     """
-    from ddpm_cli.core.config.run import DiffusionConfig
+    from ddpm_cli.core.config.diffusion import DiffusionConfig
     from ddpm_cli.core.diffusion.schedules import from_config
 
     return from_config(DiffusionConfig(name, timesteps, **settings))

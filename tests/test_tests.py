@@ -16,7 +16,6 @@ OTHERS = {
     "benchmarks",  # measurements, not run by pytest
 }
 # The README's list of rooms is in the order of test_house.
-EXCEPTIONS = {("test_readme.py", "tests.test_house")}
 
 
 def test_folders_are_rooms_of_the_package() -> None:
@@ -32,7 +31,7 @@ def test_test_modules_do_not_import_each_other() -> None:
         if name.startswith("tests.")
         and any(part == "conftest" or part.startswith("test_") for part in name.split("."))
     }
-    assert imports - EXCEPTIONS == set()
+    assert imports == set()
 
 
 def imported_by(tree: ast.Module) -> set[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ddpm_cli.cli import console
-from ddpm_cli.core.config.run import BETA_RANGED
+from ddpm_cli.core.config.diffusion import BETA_RANGED
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import SAMPLERS
 from tests.support.cli import Result

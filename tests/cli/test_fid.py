@@ -260,3 +260,53 @@ def test_the_score_of_one_class_of_a_run(score: Run, train_tiny: Run, photos: Pa
     one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
     assert one["fid"] != every["fid"]
     assert "perhaps" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")
+
+
+RESOLVED = """
+import os
+from pathlib import Path
+from torch import distributed
+from ddpm_cli.core.generation import generate, nll, run_images
+from ddpm_cli.core.metrics import extraction
+
+def local_rank_0_first(module, name):
+    work = getattr(module, name)
+
+    def checked(*arguments, **settings):
+        assert distributed.is_initialized(), f"{name} before the processes met"
+        done = Path(f"{name}-is-done")
+        assert done.exists() == (os.environ["RANK"] == "1"), f"{name} of all processes at once"
+        result = work(*arguments, **settings)
+        done.touch()
+        return result
+
+    setattr(module, name, checked)
+
+for module, name in PREPARATIONS:
+    local_rank_0_first(module, name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "preparations"),
+    [
+        (
+            ("fid", "photos", "run", "-n", 12, "--steps", 1),
+            "(run_images, 'resolve_request'), (extraction, 'load_local_extractor')",
+        ),
+        (("sample", "run", "-n", 2, "--steps", 1), "(generate, 'resolve_request'),"),
+        (("nll", "run", "-n", 2), "(nll.loader, 'prepare'),"),
+        (("inception-score", "photos"), "(extraction, 'load_local_extractor'),"),
+    ],
+)
+def test_one_process_prepares_what_the_others_then_find(
+    train_tiny: Run, photos: Path, trained: Path, command: tuple[Any, ...], preparations: str
+) -> None:
+    """Prompts are encoded and files downloaded by one process of a machine, not by all at once."""
+    assert train_tiny("--out", "run").code == 0
+    arguments = [photos if word == "photos" else word for word in command]
+    if command[0] in ("fid", "inception-score"):
+        arguments += ["--features", trained]
+    program = RESOLVED.replace("PREPARATIONS", f"({preparations})")
+    for ended in ranks.run(2, program, *arguments):
+        assert ended.code == 0, ended.err

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import NULL_CLASS
 from ddpm_cli.core.config.presets import PRESETS
-from ddpm_cli.core.config.run import NULL_CLASS, RunConfig
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.conversion import openai, reference
 from ddpm_cli.core.conversion.importing import ImportOptions, convert

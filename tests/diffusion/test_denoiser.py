@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
-from ddpm_cli.core.config.run import DiffusionConfig, ObjectiveConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import PARAMETERISATIONS, Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, schedules
 from ddpm_cli.core.diffusion.settings import SPACINGS
 from ddpm_cli.core.errors import UsageError

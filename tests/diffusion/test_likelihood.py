@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Prediction

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
-from ddpm_cli.core.config.run import PARAMETERISATIONS, SCHEDULES, DiffusionConfig, ObjectiveConfig
+from ddpm_cli.core.config.diffusion import (
+    PARAMETERISATIONS,
+    SCHEDULES,
+    DiffusionConfig,
+    ObjectiveConfig,
+)
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
 from ddpm_cli.core.diffusion.likelihood import variational_term

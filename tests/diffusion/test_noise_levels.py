@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ddpm_cli.core.config.run import DiffusionConfig, ObjectiveConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig, ObjectiveConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.noising import stratified_uniform, training_sigmas

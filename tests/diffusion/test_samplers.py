@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoise, Predict, Prediction
 from ddpm_cli.core.errors import UsageError

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
 

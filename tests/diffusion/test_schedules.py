@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm_cli.core.config.run import CONTINUOUS, SCHEDULES, DiffusionConfig
+from ddpm_cli.core.config.diffusion import CONTINUOUS, SCHEDULES, DiffusionConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.errors import UsageError

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
 from ddpm_cli.core.config.presets import PRESETS
-from ddpm_cli.core.config.run import NULL_CLASS, RunConfig
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.attention import SelfAttention

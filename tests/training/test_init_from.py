@@ -12,8 +12,9 @@ import torch
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig, with_text_attention
-from ddpm_cli.core.config.run import NULL_CLASS, DiffusionConfig, RunConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
+from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig, TextConfig, with_text_attention
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.downloads import sha256_of

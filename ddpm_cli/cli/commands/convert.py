@@ -12,6 +12,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.fields import parse_size
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _PANEL = "Settings that the files lack"
 
@@ -91,6 +92,7 @@ class SourceOptions:
 
 
 @grouped
+@stop_at_once()
 def convert(
     source: Annotated[
         Path,

@@ -10,6 +10,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 INPUTS = (
     "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
@@ -18,6 +19,7 @@ INPUTS = (
 
 
 @grouped
+@stop_at_once()
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
     fake: Annotated[
@@ -110,13 +112,15 @@ def fid(
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     chosen = devices.choose_device(device)
-    if fake_input is None:
-        request = RunImages(Path(fake), count, seed, shown.request, sampling_settings)
-        fake_input = request.open(batch, chosen, reporter)
-    requested = RequestedMetrics.parse(
-        metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
-    )
     with distributed.process_group(chosen):
+        if fake_input is None:
+            request = RunImages(
+                Path(fake), count, seed, shown.request, sampling_settings, precision
+            )
+            fake_input = request.open(batch, chosen, reporter)
+        requested = RequestedMetrics.parse(
+            metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
+        )
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
     for notice in report.notices():

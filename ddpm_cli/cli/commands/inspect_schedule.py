@@ -13,16 +13,17 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
-from ddpm_cli.core.config import run
+from ddpm_cli.core.config import diffusion
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _ROWS = 11  # timesteps in the table
 _HEIGHT = 10  # lines of the curves
 _MARKS = "*o+x#%@"  # one per schedule
 
 
-class BetaOptions(SettingOptions, of=run.DiffusionConfig, only=("beta_min", "beta_max")):
+class BetaOptions(SettingOptions, of=diffusion.DiffusionConfig, only=("beta_min", "beta_max")):
     """The range of betas."""
 
 
@@ -31,11 +32,12 @@ class VisitOptions(SettingOptions, of=Sampling, only=("steps", "sampler", "spaci
 
 
 @grouped
+@stop_at_once()
 def inspect_schedule(
     schedule: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(run.SCHEDULES)}; or several to compare: linear,cosine."
+            help=f"One of {', '.join(diffusion.SCHEDULES)}; or several to compare: linear,cosine."
         ),
     ] = "linear",
     timesteps: Annotated[int, typer.Option(min=1, help="Number of timesteps T.")] = 1000,
@@ -67,8 +69,8 @@ def inspect_schedule(
 
     names = [name.strip() for name in schedule.split(",")]
     beta_range = betas.nested()
-    if beta_range and not set(names) & set(run.BETA_RANGED):
-        raise UsageError(f"--beta-min and --beta-max are for {', '.join(run.BETA_RANGED)}")
+    if beta_range and not set(names) & set(diffusion.BETA_RANGED):
+        raise UsageError(f"--beta-min and --beta-max are for {', '.join(diffusion.BETA_RANGED)}")
     if image is None and strip is not None:
         raise UsageError("--strip names the file for an --image, and there is none")
     for option, path in (("--strip", strip), ("--plot", plot)):
@@ -78,7 +80,7 @@ def inspect_schedule(
         strip = Path(f"{image.stem}-{'-'.join(names)}.png")
     sampling = Sampling(**visits.nested()).with_default_steps(timesteps)
     tables = [
-        inspection.tabulate(run.DiffusionConfig(name, timesteps, **beta_range), sampling)
+        inspection.tabulate(diffusion.DiffusionConfig(name, timesteps, **beta_range), sampling)
         for name in names
     ]
     written = inspection.draw(tables, plot, image, strip, overwrite=overwrite)

@@ -8,8 +8,10 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
+@stop_at_once()
 def nll(
     run: common.Run = None,
     data: Annotated[
@@ -34,7 +36,7 @@ def nll(
     skip_bad: common.SkipBad = False,
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
-    precision: common.Precision = "auto",
+    precision: common.Precision = "fp32",
     json: common.Json = False,
 ) -> None:
     """Bits per dimension of images under a model, by the variational bound; fewer is better.
@@ -74,5 +76,6 @@ def nll(
         "weights": str(model.path),
         "weights_sha256": model.sha256,
         "seed": seed,
+        "precision": devices.precision_name(model.precision),
     }
     console.result(text, document | about, json)

@@ -11,9 +11,13 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+
+_KEPT = "the images written stay; the same command without --overwrite completes the folder"
 
 
 @grouped
+@stop_at_once(_KEPT)
 def sample(
     run: common.Run = None,
     count: Annotated[
@@ -55,7 +59,7 @@ def sample(
     from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
 
     settings, condition_request = sampling.sampling, conditions.request
-    if processes.launch_if_needed(nproc, device, console.reporter()):
+    if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT):
         return
     reporter = console.reporter()
     chosen = devices.choose_device(device)

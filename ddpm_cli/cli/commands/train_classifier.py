@@ -10,8 +10,10 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
+@stop_at_once()
 def train_classifier(
     data: Annotated[
         str,

@@ -41,7 +41,7 @@ Batch = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="Of the network's arithmetic: fp32, or bf16, which is faster and compares only with "
+        help="Of the networks' arithmetic: fp32, or bf16, which is faster and compares only with "
         "itself."
     ),
 ]

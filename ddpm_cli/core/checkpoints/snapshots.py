@@ -25,7 +25,7 @@ def write(folder: Path, state: StateDict) -> Path:
     Raises DdpmError where it cannot be written, or does not read back as it was written.
     """
     path = snapshot_path(folder, state["progress"]["images"])
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=True) as partial:
         try:
             with partial.open("wb") as file:  # an open file: other threads run while it is written
                 torch.save(state, file)

@@ -43,7 +43,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     """Write a safetensors file atomically; the metadata's values are stored as JSON."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     texts = {name: json.dumps(document) for name, document in metadata.items()}
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=True) as partial:
         partial.write_bytes(serialised(stored, metadata={"format": "pt"} | texts))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.run import NULL_CLASS
+from ddpm_cli.core.config.network import NULL_CLASS
 
 
 class Condition(NamedTuple):

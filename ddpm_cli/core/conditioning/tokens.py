@@ -18,8 +18,10 @@ from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder, is_path
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import atomic_write
+from ddpm_cli.core.runtime.files import atomic_write, is_written
 from ddpm_cli.core.runtime.reporting import Reporter, track
+
+_LAYOUT = 1  # of the cached files; raise it where they, or the hidden states of a text, change
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,14 @@ def tokenise(
     """
     if config.encoder == "bytes":
         return _encode_bytes(sentences, config.length)
-    contents = json.dumps([config.fingerprint, config.length, *sentences])
+    contents = json.dumps([_LAYOUT, config.fingerprint, config.length, *sentences])
     key = sha256(contents.encode()).hexdigest()[:24]
     values, ends = (cache_root() / "texts" / f"{key}.{part}.npy" for part in ("values", "ends"))
-    if not (values.is_file() and ends.is_file()):
-        with atomic_write(values) as values_partial, atomic_write(ends) as ends_partial:
+    if not (is_written(values) and is_written(ends)):
+        with (
+            atomic_write(values, durable=False) as values_partial,
+            atomic_write(ends, durable=False) as ends_partial,
+        ):
             _write_hidden_states(config, sentences, device, reporter, values_partial, ends_partial)
     return TokenisedText(
         np.load(values, mmap_mode="r", allow_pickle=False), np.load(ends, allow_pickle=False)

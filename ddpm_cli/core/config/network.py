@@ -17,6 +17,8 @@ from ddpm_cli.core.config.fields import (
 )
 from ddpm_cli.core.errors import UsageError
 
+NULL_CLASS = -1  # the label that means "no class"
+
 CHANNEL_CHANGING = ("res", "conv")  # blocks that may change the width; each begins a stage
 ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # blocks with heads
 BLOCKS = (*CHANNEL_CHANGING, *ATTENTION, "channel-attn")

@@ -6,14 +6,19 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddpm_cli.core.config.diffusion import (
+    BETA_RANGED,
+    CONTINUOUS,
+    NORMALS,
+    WEIGHTINGS,
+    DiffusionConfig,
+    ObjectiveConfig,
+)
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
     at_least_zero,
-    choice,
-    choices,
     each,
-    finite,
     fraction,
     number,
     setting,
@@ -21,19 +26,8 @@ from ddpm_cli.core.config.fields import (
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.errors import UsageError
 
-NULL_CLASS = -1  # the label that means "no class"
-
-BETA_RANGED = ("linear", "linear-fixed", "quadratic", "sigmoid")  # from beta_min to beta_max
-CONTINUOUS = ("edm", "flow")  # schedules of continuous noise levels, without timesteps
-SCHEDULES = (*BETA_RANGED, "cosine", "sigmoid-abar", *CONTINUOUS)
-PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow")
-LOSSES = ("l2", "l1", "huber", "vlb")
-WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0}  # their gamma
-NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
-NOISE_LEVELS = ("uniform", *NORMALS, "importance")
-
 _DATA, _CONDITIONS, _LENGTH = "Data", "Conditions", "Length"
-_DIFFUSION, _OPTIMISATION, _SAVING = "Diffusion", "Optimisation", "Saving"
+_OPTIMISATION, _SAVING = "Optimisation", "Saving"
 
 
 @dataclass(frozen=True)
@@ -69,140 +63,6 @@ class DataConfig(Settings):
     )
     examples: tuple[str, ...] = setting((), "Captions to sample where no prompt is given.")
     example_labels: tuple[int, ...] = setting((), "Their images' classes, if both are learned.")
-
-
-@dataclass(frozen=True)
-class DiffusionConfig(Settings):
-    """The noise process, and what the network's output means."""
-
-    schedule: str = setting(
-        "linear",
-        f"Noise schedule: {choices(SCHEDULES)}. linear is scaled by 1000 / T, linear-fixed is not. "
-        "edm and flow have continuous noise levels, and set their own parameterisation and noise "
-        "levels.",
-        panel=_DIFFUSION,
-        check=choice(*SCHEDULES),
-    )
-    timesteps: int = setting(
-        1000,
-        "Timesteps T; for edm and flow, the noise levels that sampling chooses from.",
-        panel=_DIFFUSION,
-        check=above_zero,
-    )
-    parameterisation: str = setting(
-        "eps",
-        f"What the network predicts: {choices(PARAMETERISATIONS)}.",
-        panel=_DIFFUSION,
-        check=choice(*PARAMETERISATIONS),
-    )
-    beta_min: float = setting(
-        1e-4,
-        f"Variance beta of the first timestep, for {choices(BETA_RANGED)}.",
-        panel=_DIFFUSION,
-        check=above_zero,
-    )
-    beta_max: float = setting(0.02, "Variance beta of the last timestep.", panel=_DIFFUSION)
-    cosine_offset: float = setting(
-        0.008,
-        "Offset s of the cosine schedule (Nichol & Dhariwal 2021, equation 17).",
-        check=above_zero,
-    )
-    beta_cap: float = setting(
-        0.999, "Largest beta, which keeps alpha_bar above zero (Nichol & Dhariwal 2021)."
-    )
-    time_scale: float = setting(
-        1.0,
-        "The network's timesteps are multiplied by this; 1000 / T in improved DDPM.",
-        check=above_zero,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.beta_min <= self.beta_max <= 1:
-            raise UsageError(
-                f"betas go up from beta_min to beta_max, at most 1; not from {self.beta_min:g} to "
-                f"{self.beta_max:g}"
-            )
-        if not 0 < self.beta_cap < 1:
-            raise UsageError(
-                f"beta_cap must be more than 0 and less than 1, not {self.beta_cap:g}: a beta of 1 "
-                "leaves no signal at all (zero terminal SNR, sigma = infinity)"
-            )
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig(Settings):
-    """The training objective, and the noise levels that it is evaluated at."""
-
-    loss: str = setting(
-        "l2",
-        f"{choices(LOSSES)}: a distance of the network's output to its target, but vlb: the "
-        "variational bound itself, in bits/dim.",
-        panel=_DIFFUSION,
-        check=choice(*LOSSES),
-    )
-    weighting: str = setting(
-        "plain",
-        f"Weight of the loss at each noise level: {choices(WEIGHTINGS)}.",
-        panel=_DIFFUSION,
-        check=choice(*WEIGHTINGS),
-    )
-    weighting_gamma: float | None = setting(
-        None,
-        "min-snr's largest SNR, p2's exponent, vlb's largest weight.",
-        panel=_DIFFUSION,
-        shown="5, 1, 50",
-        check=above_zero,
-    )
-    weighting_k: float = setting(1.0, "P2's k (Choi et al. 2022, equation 8).", check=above_zero)
-    vlb_weight: float | None = setting(
-        None,
-        "Weight of the variational bound (bits/dim) that trains a learned variance.",
-        panel=_DIFFUSION,
-        shown="0.001",
-        check=above_zero,
-    )
-    noise_levels: str = setting(
-        "uniform",
-        "Distribution of the noise levels in training: uniform (timesteps, or flow's t), "
-        "log-normal or logit-normal (edm and flow only), or importance: timesteps of large losses "
-        "more often.",
-        panel=_DIFFUSION,
-        check=choice(*NOISE_LEVELS),
-    )
-    noise_mean: float | None = setting(
-        None,
-        "Mean of ln sigma, for log-normal and logit-normal.",
-        panel=_DIFFUSION,
-        shown="-1.2 log-normal, 0 logit-normal",
-        check=finite,
-    )
-    noise_std: float | None = setting(
-        None,
-        "Standard deviation of ln sigma.",
-        panel=_DIFFUSION,
-        shown="1.2 log-normal, 1 logit-normal",
-        check=above_zero,
-    )
-
-    @property
-    def gamma(self) -> float:
-        """The weighting's gamma: as set, or its paper's."""
-        return self.weighting_gamma or WEIGHTINGS[self.weighting] or 0.0
-
-    @property
-    def bound_weight(self) -> float:
-        """Weight of the variational bound: as set, or that of Nichol & Dhariwal (2021)."""
-        return 0.001 if self.vlb_weight is None else self.vlb_weight
-
-    @property
-    def normal(self) -> tuple[float, float]:
-        """Mean and standard deviation of ln sigma, where training's noise levels are normal."""
-        mean, std = NORMALS[self.noise_levels]
-        return (
-            mean if self.noise_mean is None else self.noise_mean,
-            std if self.noise_std is None else self.noise_std,
-        )
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import (
-    DataConfig,
-    DiffusionConfig,
-    OptimiserConfig,
-    RunConfig,
-    WeightsOrigin,
-)
+from ddpm_cli.core.config.run import DataConfig, OptimiserConfig, RunConfig, WeightsOrigin
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, import_tensors

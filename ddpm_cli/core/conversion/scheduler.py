@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.config.run import BETA_RANGED, DiffusionConfig
+from ddpm_cli.core.config.diffusion import BETA_RANGED, DiffusionConfig
 from ddpm_cli.core.config.serialisation import from_dict
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.schedules import Table

@@ -50,7 +50,8 @@ class ArraySource:
             labels = [int(images[i][1]) for i in range(len(images))]
         self.labels, self.classes = _classes(len(images), labels, classes)
         first = self._item(0)
-        self.native_size, self.native_channels = (first.shape[1], first.shape[2]), first.shape[0]
+        self.image_size = self.native_size = first.shape[1], first.shape[2]
+        self.native_channels = first.shape[0]
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +23,19 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 
+# Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
+# any image that may be cached: another crop, filter, rounding, background or EXIF handling.
+DECODER_VERSION = 1
+
 _CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
+_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError)  # that PIL raises on damage
+
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_METADATA = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})  # that may follow the pixels
 
 ImageArray = NDArray[np.uint8]
 
@@ -47,9 +56,12 @@ def is_image_file(name: str) -> bool:
 
 def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     """Read the header: ((height, width) in pixels, channels: 1 for grey images, 3 for others)."""
-    with _open(data, name) as image:
+    with _open(_without_pixels(data), name) as image:
+        exif = _exif(image, name)
         width, height = image.size
-        transposed = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+        if image.format == "TIFF":  # of which newer versions of PIL have swapped the sides already
+            width, height = exif[0x0100], exif[0x0101]
+        transposed = exif.get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
         grey = image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
         return ((width, height) if transposed else (height, width)), (1 if grey else 3)
 
@@ -59,15 +71,13 @@ def traits(data: bytes, name: str) -> frozenset[str]:
 
     Any of "grey", "transparent", "16-bit", "CMYK", "turned" (by EXIF) and "of several frames".
     """
-    with _open(data, name) as image:
+    with _open(_without_pixels(data), name) as image:
         present = {
             "grey": image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES,
             "transparent": _transparent(image),
             "16-bit": image.mode in _DEEP_MODES,
             "CMYK": image.mode == "CMYK",
-            # not PNG, where reading EXIF decodes the whole file
-            "turned": image.format in ("JPEG", "MPO", "TIFF", "WEBP")
-            and image.getexif().get(0x0112, 1) != 1,
+            "turned": _exif(image, name).get(0x0112) in range(2, 9),
             "of several frames": bool(getattr(image, "is_animated", False)),
         }
     return frozenset(trait for trait, has in present.items() if has)
@@ -90,7 +100,7 @@ def decode(
                 )  # JPEG: decode at a reduced resolution
             upright = ImageOps.exif_transpose(image)
             return _array(_resize(_convert(upright, channels), size))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except _DECODING_ERRORS as error:
             raise UnreadableError(f"{name}: {error}") from error
 
 
@@ -101,7 +111,7 @@ def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
 
 def write_png(path: Path, image: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         imageio.imwrite(partial, _interleaved(image), extension=".png")
 
 
@@ -109,7 +119,7 @@ def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: fl
     """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer."""
     each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
     durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         imageio.imwrite(
             partial, [_rgb(frame) for frame in frames], extension=".gif", duration=durations, loop=0
         )
@@ -160,7 +170,39 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise UnreadableError(f"{name}: not an image file in a supported format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"{name}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except _DECODING_ERRORS as error:
+        raise UnreadableError(f"{name}: {error}") from error
+
+
+def _without_pixels(data: bytes) -> bytes:
+    """A PNG without its pixels: its metadata may follow them, and PIL would decode them first.
+
+    Other files are returned as they are.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, start, after_pixels = [_PNG], len(_PNG), False
+    while start + 12 <= len(data):  # a chunk: length, kind, content, CRC
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind = data[start + 4 : start + 8]
+        if end > len(data) or kind == b"IEND" or (after_pixels and kind == b"fcTL"):
+            break  # fcTL: the next frame of an animation
+        if kind in (b"IDAT", b"fdAT"):
+            after_pixels = True
+        elif not after_pixels:
+            kept.append(data[start:end])
+        elif kind in _PNG_METADATA:  # whose CRC decoding does not verify
+            content = data[start + 4 : end - 4]
+            kept += [data[start : start + 4], content, zlib.crc32(content).to_bytes(4, "big")]
+        start = end
+    return b"".join([*kept, _PNG_END])
+
+
+def _exif(image: Image.Image, name: str) -> Image.Exif:
+    """The EXIF tags of an opened image, from its header."""
+    try:
+        return Image.Image.getexif(image)  # that of PNG images decodes the pixels
+    except _DECODING_ERRORS as error:
         raise UnreadableError(f"{name}: {error}") from error
 
 

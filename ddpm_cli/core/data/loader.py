@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.tokens import TokenisedText
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.sources import Source
@@ -23,9 +24,10 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.files import atomic_write, check_free_space
+from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_written
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
+_LAYOUT = 1  # of the cached files; raise it where they are written otherwise
 _LISTED = 10  # unreadable files named in a message
 _CHUNK = 1024  # images decoded ahead at most, which bounds the memory
 
@@ -109,17 +111,21 @@ def prepare(
         rows, failures = _decode_all(source, images, reporter)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
         return DecodedImages(images, source.labels, rows, key=source.fingerprint)
-    key = sha256(f"{source.stamp} {shape}".encode()).hexdigest()[:16]
+    identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.stamp} {shape}"
+    key = sha256(identity.encode()).hexdigest()[:16]
     path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = path.with_suffix(".readable.npy")
-    if not (path.is_file() and readable.is_file()):
+    if not (is_written(path) and is_written(readable)):
         check_free_space(
             path.parent,
             int(np.prod(shape)),
             "the decoded images",
             "set DDPM_CACHE to a folder on a larger disk, or use a smaller --size",
         )
-        with atomic_write(path) as partial, atomic_write(readable) as list_partial:
+        with (
+            atomic_write(path, durable=False) as partial,
+            atomic_write(readable, durable=False) as list_partial,
+        ):
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
             rows, failures = _decode_all(source, array, reporter)
             array.flush()

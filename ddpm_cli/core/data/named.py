@@ -25,7 +25,7 @@ class _Torchvision(NamedTuple):
     """A data set that torchvision reads without pickle."""
 
     reader: str  # the class in torchvision.datasets
-    size: tuple[int, int]
+    size: tuple[int, int]  # to train at by default; the images' own may be larger
     channels: int
     by_split: bool = False  # whether the class takes split="train" rather than train=True
 
@@ -94,6 +94,7 @@ class NamedSource:
                 self._images = _open_torchvision(entry, root, split)
                 self.labels, self.classes = _labels_of(self._images)
                 self.native_size, self.native_channels = entry.size, entry.channels
+            self.image_size = self._array(0).shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,13 +108,15 @@ class NamedSource:
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width)."""
+        return fit(self._array(index), channels, size)
+
+    def _array(self, index: int) -> ImageArray:
+        """One image at its own size, (C, H, W)."""
         item = self._images[index]
         array = np.asarray(item[0] if isinstance(item, tuple) else item)
         if array.ndim == 2:
-            array = array[None]
-        elif array.shape[-1] == 3:
-            array = array.transpose(2, 0, 1)
-        return fit(array, channels, size)
+            return array[None]
+        return array.transpose(2, 0, 1) if array.shape[-1] == 3 else array
 
 
 def _open_torchvision(entry: _Torchvision, root: Path, split: str) -> Any:

@@ -93,7 +93,7 @@ class Shapes:
     """A source of `length` images of any size."""
 
     name = "shapes"
-    native_size = (32, 32)
+    image_size = native_size = (32, 32)  # rendered at any size
     native_channels = 3
     classes = tuple(FIGURES)
     unclassified = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +16,7 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
 
-_PROBED = 512  # headers read, at most, to find the common size and whether all are grey
+_PROBED = 512  # headers read, at most, to find the size and whether all are grey
 _LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
 
 
@@ -27,6 +26,10 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """A short name, used for the run directory."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The images' own (height, width), in pixels; None where they differ."""
 
     @property
     def native_size(self) -> tuple[int, int]:
@@ -78,7 +81,10 @@ class FileSource:
         self.name = (path.name if path.is_dir() else path.stem) or "images"
         self.classes, self.labels, self.unclassified = _classes_of(listing.names)
         self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
-        self.native_size, self.native_channels = self._probe()
+        self.image_size, self.native_channels = self._probe()
+        self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)
+        if self.image_size is not None and max(self.image_size) <= _LARGEST_NATIVE:
+            self.native_size = self.image_size
 
     def __len__(self) -> int:
         return len(self._files.names)
@@ -96,22 +102,20 @@ class FileSource:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
         return files.decode(self._files.read(index), self._files.names[index], channels, size)
 
-    def _probe(self) -> tuple[tuple[int, int], int]:
-        """The size to train at and the channels, from the headers of up to _PROBED files."""
-        sizes: Counter[tuple[int, int]] = Counter()
+    def _probe(self) -> tuple[tuple[int, int] | None, int]:
+        """The images' size, None where it differs, and channels: of up to _PROBED headers."""
+        sizes: set[tuple[int, int]] = set()
         channels = 1
         for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
             try:
                 size, depth = files.probe(self._files.read(index), self._files.names[index])
             except files.UnreadableError:
                 continue  # reported with all others when the images are decoded
-            sizes[size] += 1
+            sizes.add(size)
             channels = max(channels, depth)
         if not sizes:
             raise DdpmError(f"none of the images probed in {self._files.path} can be read")
-        common = max(sizes, key=lambda size: sizes[size])
-        fits = len(sizes) == 1 and max(common) <= _LARGEST_NATIVE
-        return (common if fits else (_LARGEST_NATIVE, _LARGEST_NATIVE)), channels
+        return (next(iter(sizes)) if len(sizes) == 1 else None), channels
 
 
 def open_source(spec: str) -> Source:

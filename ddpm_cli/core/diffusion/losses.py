@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.run import ObjectiveConfig
+from ddpm_cli.core.config.diffusion import ObjectiveConfig
 from ddpm_cli.core.diffusion.denoiser import SIGMA_DATA, Denoiser, Prediction
 from ddpm_cli.core.diffusion.likelihood import variational_term
 from ddpm_cli.core.diffusion.noising import Noised

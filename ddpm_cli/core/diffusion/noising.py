@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.run import NORMALS, ObjectiveConfig
+from ddpm_cli.core.config.diffusion import NORMALS, ObjectiveConfig
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 _MARGIN = 1e-5  # distance of u from 0 and 1, where noise levels may be 0 or infinite

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.run import DiffusionConfig
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.diffusion import sampling, schedules

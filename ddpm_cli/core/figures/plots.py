@@ -162,7 +162,7 @@ def _show(axes: Axes, noisy: NoisyImage) -> AxesImage:
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

@@ -17,7 +17,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, draw
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime.files import is_written, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights
@@ -41,7 +41,7 @@ def write(
     """
     distributed.broadcast_from_rank0(lambda: _prepare(folder, model, request, overwrite=overwrite))
     shard = range(request.count)[distributed.shard(request.count)]
-    missing = [i for i in shard if not _file(folder, i).exists()]
+    missing = [i for i in shard if not is_written(_file(folder, i))]
     for indices, images in draw(model, request, missing, batch, reporter):
         for index, image in zip(indices, images, strict=True):
             files.write_png(_file(folder, index), image)
@@ -57,19 +57,19 @@ def default_folder(model: Model, request: GenerationRequest) -> Path:
 
     A folder with more images of the same settings is not accepted.
     """
-    settings = settings_of(model, request)
+    identity = _identity(settings_of(model, request))
     first = model.path.parent / _FOLDER
     names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
     return next(
         name
         for name in names
         if not name.exists()
-        or (_read_settings(name) == settings and not _has_more_than(name, request.count))
+        or (_read_identity(name) == identity and not _has_more_than(name, request.count))
     )
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
-    """Everything that determines the images, except their number."""
+    """Everything that determines the images, except their number, and the path of the weights."""
     names = model.config.network.classes
     return {
         "weights": str(model.path),
@@ -88,7 +88,7 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
     settings = settings_of(model, request)
     existing = sorted(folder.glob("*")) if folder.is_dir() else []
     if existing and not overwrite:
-        if _read_settings(folder) != settings:
+        if _read_identity(folder) != _identity(settings):
             raise DdpmError(
                 f"{folder} holds other files ({existing[0].name}, …); "
                 "choose another --out, or --overwrite"
@@ -103,7 +103,7 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
             )
         for path in _image_files(folder):
             path.unlink()
-    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n", durable=False)
 
 
 def _compact(names: Sequence[str]) -> list[str]:
@@ -121,11 +121,18 @@ def _image_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.png") if re.fullmatch(r"\d{6,}", path.stem)]
 
 
-def _read_settings(folder: Path) -> Any:
+def _read_identity(folder: Path) -> dict[str, Any] | None:
+    """The identity of a folder's images; None where it has no settings."""
     try:
-        return json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return _identity(settings) if isinstance(settings, dict) else None
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without the path of the weights, which are identified by their sha256."""
+    return {key: value for key, value in settings.items() if key != "weights"}
 
 
 def _write_grid(folder: Path, model: Model, request: GenerationRequest) -> None:
@@ -152,7 +159,7 @@ def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> N
         entry |= {} if label is None else {"class": names[label]}
         entry |= {} if prompt is None else {"prompt": prompt}
         lines.append(json.dumps(entry) + "\n")
-    write_text(folder / "manifest.jsonl", "".join(lines))
+    write_text(folder / "manifest.jsonl", "".join(lines), durable=False)
 
 
 def _file(folder: Path, index: int) -> Path:

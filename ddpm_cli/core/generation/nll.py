@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.run import CONTINUOUS
+from ddpm_cli.core.config.diffusion import CONTINUOUS
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source
@@ -88,11 +88,11 @@ def open_images(
     if not name:
         raise UsageError(f"{model.path} does not record its training data: give --data")
     source = open_source(name)
-    native = (source.native_channels, *source.native_size)
+    own = None if source.image_size is None else (source.native_channels, *source.image_size)
     expected = (network.channels, *network.size)
-    if native != expected and source.fingerprint != model.config.data.fingerprint:
+    if own != expected and source.fingerprint != model.config.data.fingerprint:
         raise DdpmError(
-            f"the images of {name} are {_size(native)}, and {model.path} is a model of "
+            f"the images of {name} are {_size(own)}, and {model.path} is a model of "
             f"{_size(expected)}; resizing would change their bits/dim, so give --data images of "
             "that size"
         )
@@ -187,6 +187,8 @@ def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
     return indices[source.labels]
 
 
-def _size(shape: tuple[int, int, int]) -> str:
+def _size(shape: tuple[int, int, int] | None) -> str:
+    if shape is None:
+        return "of several sizes"
     channels, height, width = shape
     return f"{height}x{width}x{channels}"

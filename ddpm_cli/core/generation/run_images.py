@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation.folder import settings_of
 from ddpm_cli.core.generation.generate import GenerationRequest, draw, resolve_request
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.metrics.inputs import GeneratedImages
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import find_weights
 
@@ -30,19 +31,30 @@ class RunImages:
     seed: int
     conditions: ConditionRequest
     sampling: Sampling
+    precision: str = "fp32"  # of the denoiser: fp32, bf16 or auto
 
     def open(self, batch: int, device: torch.device, reporter: Reporter) -> GeneratedImages:
-        """Load the model. Raises UsageError or DdpmError where the request cannot be met."""
-        precision = devices.choose_precision("auto", device)
+        """Load the model on every rank; local rank 0 encodes the prompts first.
+
+        Raises UsageError or DdpmError where the request cannot be met.
+        """
+        precision = devices.choose_precision(self.precision, device)
         model = load_model(find_weights(self.run.expanduser()), device, precision)
-        request = resolve_request(
-            model, self.count, self.seed, self.conditions, self.sampling, reporter, DEFAULT_COUNT
-        )
+        with distributed.local_rank0_first():
+            request = resolve_request(
+                model,
+                self.count,
+                self.seed,
+                self.conditions,
+                self.sampling,
+                reporter,
+                DEFAULT_COUNT,
+            )
         sampling = request.sampling
         reporter.say(
             f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
             f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
-            f"guidance {sampling.guidance:g}, seed {self.seed}"
+            f"guidance {sampling.guidance:g}, seed {self.seed}, {devices.precision_name(precision)}"
         )
         return generated_images(str(self.run), model, request, batch)
 
@@ -56,4 +68,5 @@ def generated_images(
         for _, images in draw(model, request, indices, batch, Silent()):
             yield torch.from_numpy(images)
 
-    return GeneratedImages(label, request.count, walk)
+    sampled = settings_of(model, request) | {"precision": devices.precision_name(model.precision)}
+    return GeneratedImages(label, request.count, walk, sampled)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from ddpm_cli.core.data import files as image_files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.feature_store import FeatureStore
@@ -21,7 +22,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_LAYOUT = "1"  # version of the cache's entries
+_LAYOUT = 1  # of the cache's entries; raise it where they, or the features of an image, change
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,12 @@ def collect_cached(
     if folder is None or keep.logits:
         return collect(images, extractor, keep, what, reporter)
     files = folder / "statistics.npz", folder / "features.f32"
-    required = files if keep.features else files[:1]
-    if distributed.broadcast_from_rank0(lambda: all(file.is_file() for file in required)):
+    cached = distributed.broadcast_from_rank0(lambda: _read_cached(*files, keep, extractor))
+    if cached is not None:
         reporter.say(f"{what}: {images.label} is in the cache ({folder})")
-        statistics = distributed.broadcast_from_rank0(lambda: read_statistics(files[0]))
         read_features = keep.features and distributed.is_main()
         return InputFeatures(
-            statistics,
-            FeatureStore.open(files[1], extractor.network.width) if read_features else None,
+            cached, FeatureStore.open(files[1], extractor.network.width) if read_features else None
         )
     collected = collect(images, extractor, keep, what, reporter)
     if distributed.is_main() and not images.tally.unreadable:
@@ -117,12 +116,26 @@ def collect_cached(
     return collected
 
 
+def _read_cached(
+    statistics: Path, features: Path, keep: Keep, extractor: Extractor
+) -> Statistics | None:
+    """The cached statistics; None where they are missing, or the features that go with them."""
+    if not statistics.is_file():
+        return None
+    cached = read_statistics(statistics)
+    expected = 4 * extractor.network.width * (cached.n or 0)
+    if keep.features and not (features.is_file() and features.stat().st_size == expected):
+        return None  # cut short by a power cut, as they are not durable
+    return cached
+
+
 def _cache_folder(images: ImageSet, extractor: Extractor) -> Path | None:
     content = images.content()
     if content is None:
         return None
     origin = extractor.origin
-    parts = (_LAYOUT, content, origin.protocol, origin.weights_sha256, origin.arithmetic)
+    versions = _LAYOUT, image_files.DECODER_VERSION
+    parts = (*versions, content, origin.protocol, origin.weights_sha256, origin.arithmetic)
     return cache_root() / "features" / sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_
 from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.images import ImageSet
-from ddpm_cli.core.metrics.inputs import ScoreInput, open_input
+from ddpm_cli.core.metrics.inputs import GeneratedImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.kid import kid
 from ddpm_cli.core.metrics.prdc import MIN_IMAGES, prdc
 from ddpm_cli.core.metrics.protocols import LOCAL
@@ -101,6 +101,8 @@ def evaluate(
     report = distributed.broadcast_from_rank0(
         lambda: _scored(reals, fakes, extractor, requested, reporter)
     )
+    if isinstance(fake, GeneratedImages):
+        report = replace(report, sampled=fake.sampled)
     return report, reals.statistics if distributed.is_main() else None
 
 

@@ -49,7 +49,7 @@ class Extractor:
         return FeatureOrigin(
             self.protocol.name,
             self.weights_sha256,
-            "bf16" if self.precision == torch.bfloat16 else "fp32",
+            devices.precision_name(self.precision),
             self.protocol.resize,
             self.weights or None,
         )

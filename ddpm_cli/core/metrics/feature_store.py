@@ -109,6 +109,6 @@ class FeatureStore:
 
     def save(self, path: Path) -> None:
         """Copy the rows to a file."""
-        with atomic_write(path) as partial, partial.open("wb") as file:
+        with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
             for block in self.blocks():
                 file.write(block.numpy().tobytes())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,7 @@ class DatasetImages:
         self.label = label
         self.tally = Tally()
         self._source = source
+        self._size = source.image_size or source.native_size
 
     def __len__(self) -> int:
         return len(self._source)
@@ -87,7 +89,7 @@ class DatasetImages:
     def walk(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the data set."""
         self.tally = Tally()
-        size, channels = self._source.native_size, self._source.native_channels
+        size, channels = self._size, self._source.native_channels
         indices = range(len(self))[part]
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), RUN_LENGTH):
@@ -99,7 +101,7 @@ class DatasetImages:
 
     def content(self) -> str:
         """Hash of what identifies the data set and its split."""
-        shape = (self._source.native_channels, *self._source.native_size)
+        shape = (self._source.native_channels, *self._size)
         return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
 
 
@@ -133,10 +135,19 @@ class TrainingImages:
 
 
 class GeneratedImages:
-    """Images sampled from a model while they are scored; none is written."""
+    """Images sampled from a model while they are scored; none is written.
 
-    def __init__(self, label: str, count: int, draw: Callable[[range], Iterable[Tensor]]) -> None:
-        self.label = label
+    sampled: everything that they depend on, for the report.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        count: int,
+        draw: Callable[[range], Iterable[Tensor]],
+        sampled: dict[str, Any],
+    ) -> None:
+        self.label, self.sampled = label, sampled
         self.tally = Tally()
         self._count, self._draw = count, draw
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
@@ -33,6 +34,7 @@ class Report:
     inception_score_std: float | None = None
     splits: int | None = None  # of the Inception Score
     feature_dim: int = 0  # a covariance of fewer images is rank-deficient
+    sampled: dict[str, Any] | None = None  # how FAKE was sampled, where it is a run
     unknown_origin: tuple[str, ...] = ()  # inputs whose statistics name no protocol: "REAL", "FAKE"
 
     @property

@@ -137,7 +137,7 @@ class Statistics:
     def write(self, path: Path) -> None:
         """Write pytorch-fid's .npz (mu, sigma), with n, origin and images as further arrays."""
         origin: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
-        with atomic_write(path) as partial, partial.open("wb") as file:
+        with atomic_write(path, durable=True) as partial, partial.open("wb") as file:
             np.savez(
                 file,
                 mu=self.mean,

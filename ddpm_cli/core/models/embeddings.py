@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import NULL_CLASS
+from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
 from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 from ddpm_cli.core.models.text import TextEmbedding
 

@@ -58,6 +58,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
 
 
+def precision_name(precision: torch.dtype) -> str:
+    """A dtype as --precision names it: "bf16" or "fp32"."""
+    return "bf16" if precision == torch.bfloat16 else "fp32"
+
+
 def can_compile(device: torch.device, reporter: Reporter) -> bool:
     """Whether torch.compile works for this device; reports why where it does not."""
     try:

@@ -121,8 +121,8 @@ def local_rank0_first() -> Iterator[None]:
         try:
             yield
             own_code = 0
-        except DdpmError as error:
-            own_code = error.exit_code
+        except BaseException as error:  # a stop signal's, too
+            own_code = getattr(error, "exit_code", 1)
             raise
         finally:
             (code,) = all_reduce_max(own_code)
@@ -173,8 +173,8 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in float64 on the CPU."""
-    summed = values.detach().to("cpu", torch.float64)
+    """The sum of a tensor over all ranks: a new tensor, float64 on the CPU."""
+    summed = values.detach().to("cpu", torch.float64, copy=True)
     if world_size() > 1:
         dist.all_reduce(summed)
     return summed

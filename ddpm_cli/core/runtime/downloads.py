@@ -71,7 +71,7 @@ def fetch(
         if _is_intact(remote, path):  # another process downloaded it while this one waited
             return path
         if _is_intact(remote, remote.cache_path):
-            with atomic_write(path) as partial:
+            with atomic_write(path, durable=False) as partial:
                 shutil.copyfile(remote.cache_path, partial)
         else:
             _download(remote, path, reporter, opener or _https)
@@ -90,7 +90,7 @@ def _download(remote: RemoteFile, path: Path, reporter: Reporter, opener: Opener
     digest, received = hashlib.sha256(), 0
     reporter.say(f"downloading {remote.description} from {remote.url} to {path}")
     with (
-        atomic_write(path) as partial,
+        atomic_write(path, durable=False) as partial,  # its hash is checked at each use
         partial.open("wb") as file,
         reporter.bar(f"downloading {path.name}", remote.size, "bytes") as bar,
     ):

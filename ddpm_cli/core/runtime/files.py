@@ -1,4 +1,4 @@
-"""Atomic files (temporary file, fsync, rename) and finite JSON."""
+"""Atomic files (temporary file, rename; durable ones with fsync) and finite JSON."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from ddpm_cli.core.errors import DdpmError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool) -> Iterator[Path]:
     """Yield a temporary file beside `path`, which replaces it at the end unless the block raises.
 
-    Parent folders are created. The file and its name are synced to disk, so that the write
-    survives a crash or power cut. Raises DdpmError where the disk is full or not writable.
+    Parent folders are created. `durable`: sync the file and its name to disk, which takes
+    milliseconds, so that they survive a power cut; without it the file may then be missing, empty
+    or cut short. Raises DdpmError where the disk is full or not writable.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise DdpmError(
@@ -39,6 +42,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def is_written(path: Path) -> bool:
+    """Whether a file that is never empty exists: a power cut may empty one that is not durable."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def flush_and_drop_cache(descriptor: int) -> None:
@@ -51,9 +62,9 @@ def flush_and_drop_cache(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically, as UTF-8."""
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=durable) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -77,7 +88,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file atomically. Raises ValueError for NaN and infinities."""
+    """Write a JSON file atomically and durably. Raises ValueError for NaN and infinities."""
     write_text(path, dumps(document) + "\n")
 
 

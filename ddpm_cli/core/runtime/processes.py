@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.elastic import launch, slurm
+from ddpm_cli.core.runtime.elastic import launch, slurm, stopping
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
-def launch_if_needed(nproc: int, device: str, reporter: Reporter) -> bool:
+def launch_if_needed(
+    nproc: int, device: str, reporter: Reporter, kept: str = stopping.NOTHING_WRITTEN
+) -> bool:
     """Start this command as `nproc` processes and wait for them, unless it is one of them already.
 
-    Returns False where this process should do the work. Raises WorkersFailedError where they fail.
+    Returns False where this process should do the work. Raises WorkersFailedError where they fail;
+    the message says what is `kept`.
     """
     if nproc == 1:
         slurm.attach()
@@ -20,5 +23,5 @@ def launch_if_needed(nproc: int, device: str, reporter: Reporter) -> bool:
     if distributed.under_launcher():
         return False
     devices.check_processes(nproc, device)
-    launch.launch(launch.LaunchConfig(nproc), sys.argv[1:], reporter)
+    launch.launch(launch.LaunchConfig(nproc, kept=kept), sys.argv[1:], reporter)
     return True

@@ -226,7 +226,7 @@ def _adopt(run: RunDirectory, path: Path, images: int) -> Path:
     origin = WeightsOrigin(str(path), sha256_of(path))
     own = snapshots.snapshot_path(run.snapshots, images)
     if path.resolve() != own.resolve():
-        with atomic_write(own) as partial:
+        with atomic_write(own, durable=True) as partial:
             shutil.copyfile(path, partial)
             snapshots.supersede_newer(run.snapshots, images - 1)
     snapshots.supersede_newer(run.snapshots, images)

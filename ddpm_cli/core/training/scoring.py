@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
+from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.request import ScoringRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import DecodedImages
@@ -31,7 +32,7 @@ from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.images import RUN_LENGTH, ImageSet
 from ddpm_cli.core.metrics.inputs import TrainingImages
 from ddpm_cli.core.metrics.report import Report
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
@@ -54,6 +55,19 @@ def score_label(count: int, *, local: bool) -> str:
     """`fid5k`: never bare FID, because FID of 5,000 images is larger than of 50,000."""
     thousands, rest = divmod(count, 1000)
     return f"{'local-' if local else ''}fid{count if rest else f'{thousands}k'}"
+
+
+def representative_rows(images: DecodedImages, count: int) -> NDArray[np.int64]:
+    """`count` rows, (count,), in which each class has its share of the images to within one.
+
+    They are evenly spaced within the sorted classes, and repeat where there are fewer images. The
+    classes are interleaved: balanced ones come in turn, and a part of the rows has the same shares.
+    """
+    by_class = images.rows[np.argsort(images.labels[images.rows], kind="stable")]
+    rows = by_class[np.arange(count) * len(by_class) // count]
+    _, first, sizes = np.unique(images.labels[rows], return_index=True, return_counts=True)
+    rank = np.arange(count) - np.repeat(first, sizes)  # within the class
+    return rows[np.argsort((rank + 0.5) / np.repeat(sizes, sizes), kind="stable")]
 
 
 class TrainingScorer:
@@ -125,6 +139,7 @@ class TrainingScorer:
         seconds, fid = time.monotonic() - started, cast(float, report.fid)
         best = min((row["value"] for row in self._comparable()), default=math.inf)
         row = {"images": images, "label": self.label, "value": fid, "steps": self.steps}
+        row |= {"precision": devices.precision_name(self.execution.precision)}  # of sampling
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
         self._rows.append(row | {"weights_sha256": self.extractor.weights_sha256})
         network = cast(nn.Module, averaged.network) if fid < best else None
@@ -167,15 +182,13 @@ class TrainingScorer:
         return evaluate(self._real, interruptible, self.extractor, requested, Silent())[0]
 
     def _conditions_of(self, images: DecodedImages) -> ConditionPlan:
-        """Conditions of the sampled images: the captions, evenly spread, or the classes in turn."""
+        """Classes and captions of the sampled images, distributed as the training images' are."""
+        rows = representative_rows(images, self.count)
+        labels = tuple(map(int, images.labels[rows])) if self.config.network.classes else ()
         if images.captions is None:
-            return default_plan(self.config)
-        indices = np.linspace(0, len(images) - 1, min(self.count, len(images)))
-        rows = images.rows[indices.astype(np.int64)]
+            return ConditionPlan(labels)
         numbers = images.captions.choose(rows, np.zeros(len(rows)))
         prompts = tuple(images.captions.sentences[number] for number in numbers)
-        classes = self.config.network.classes
-        labels = tuple(map(int, images.labels[rows])) if classes else ()
         with distributed.local_rank0_first():
             plan = ConditionPlan(labels, prompts)
             return plan.encode_prompts(self.config, self.extractor.device, self.reporter)

@@ -76,6 +76,7 @@ class LaunchConfig:
     max_restarts: int = 0
     logs: Path | None = None  # a folder for the output of all ranks but 0
     save_seconds: Callable[[], float] = lambda: 0.0  # of the last snapshot
+    kept: str = stopping.RERUN_HINT  # after a stop or a failure, for messages
 
 
 def launch(config: LaunchConfig, command: Sequence[str], reporter: Reporter) -> None:
@@ -107,7 +108,8 @@ def launch(config: LaunchConfig, command: Sequence[str], reporter: Reporter) -> 
             except RendezvousClosedError as error:
                 raise DdpmError(_FAILED_ON_ANOTHER_NODE) from error
             except SignalException as error:  # torch handles signals while it starts processes
-                raise _stopped(int(error.sigval), "while processes were starting") from error
+                number = int(error.sigval)
+                raise _stopped(number, "while processes were starting", config.kept) from error
             except (RendezvousError, OSError) as error:
                 raise DdpmError(_rendezvous_failed(nodes, error)) from error
 
@@ -135,9 +137,9 @@ def wait_for_rendezvous(nodes: Nodes, reporter: Reporter) -> None:
         time.sleep(_CONNECT_TIMEOUT / 10)
 
 
-def _stopped(number: int, when: str) -> WorkersFailedError:
+def _stopped(number: int, when: str, kept: str) -> WorkersFailedError:
     name, code = signal.Signals(number).name, 130 if number == signal.SIGINT else 75
-    return WorkersFailedError(f"stopped by {name} {when}; {stopping.RERUN_HINT}", code)
+    return WorkersFailedError(f"stopped by {name} {when}; {kept}", code)
 
 
 def _rendezvous_failed(nodes: Nodes, error: Exception) -> str:
@@ -258,7 +260,7 @@ class _Agent(LocalElasticAgent):
             self._logs.discard()
             stopping.exit_immediately()
         if not running:
-            raise _stopped(number, "while no processes were running")
+            raise _stopped(number, "while no processes were running", self._config.kept)
         self._signal = self._signal or number
         self._interrupted |= number == signal.SIGINT
         if not self._deadline:
@@ -304,12 +306,12 @@ class _Agent(LocalElasticAgent):
             return WorkersFailedError(message, first.intended_exit_code)
         number = self._signal or first.stop_signal
         if number and (first.stop_signal or first.lost_peers):  # before all handlers were set
-            return _stopped(number, "before the first step")
+            return _stopped(number, "while processes were starting", self._config.kept)
         if self._deadline and time.monotonic() > self._deadline:
             return WorkersFailedError(
-                f"the processes did not end in time and were killed; {stopping.RERUN_HINT}", 1
+                f"the processes did not end in time and were killed; {self._config.kept}", 1
             )
         logs = f"\nThe logs are in {self._logs.folder}" if self._config.logs else ""
         return WorkersFailedError(
-            f"{first.summary}{logs}\n{first.traceback or stopping.RERUN_HINT}", 1
+            f"{first.summary}{logs}\n{first.traceback or self._config.kept}", 1
         )

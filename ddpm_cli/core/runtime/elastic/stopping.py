@@ -1,4 +1,4 @@
-"""Requests to stop training, by a signal or a time limit, honoured between two steps."""
+"""Requests to stop, by a signal or a time limit: between two steps of training, else at once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ _MIN_GRACE = 120.0  # seconds that our launcher gives its workers to save, at le
 _TORCHRUN_GRACE = 30.0
 _FIRST_SAVE = 10.0  # seconds assumed for a snapshot before the first one
 _EXIT_TIME = 5.0  # seconds to end the processes after saving
+_REPEAT_AFTER = 0.01  # seconds, of a signal that came within a destructor
 
 RERUN_HINT = "run the same command again to resume from the newest snapshot"
+NOTHING_WRITTEN = "nothing was written"
+
+
+class _Stop(BaseException):
+    """Raised by the signal handler; not an Exception, which libraries may catch."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = _error_type(number).exit_code
 
 
 class TimeLimit:
@@ -64,40 +73,70 @@ class StopRequest:
         if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
-        self._received = self._received or number
-        self._raise_if_received()
+        if not self._received:
+            self._received = number
+            self._raise_if_received()
+
+    def repeat(self) -> None:
+        """Send the signal again, as what its handler raised was lost in a destructor."""
+        number, self._received, self._interrupted = self._received, 0, False
+        threading.Timer(_REPEAT_AFTER, os.kill, (os.getpid(), number)).start()
 
     @contextmanager
-    def raise_at_once(self) -> Iterator[None]:
+    def raise_at_once(self, end: str = f" before the first step; {RERUN_HINT}") -> Iterator[None]:
         """Raise PreemptedError or StoppedByUserError on a signal, during or before the block.
 
-        For work before the first step, when there is nothing to save; after it, the training loop
-        reads `signal` between steps.
+        For work with nothing to save, such as that before the first step of training; after it,
+        the training loop reads `signal` between steps. `end`: of the message.
         """
         self._raise_immediately = True
         try:
             self._raise_if_received()
             yield
+        except (Exception, SystemExit, _Stop) as error:
+            if not self._received:
+                raise
+            name = signal.Signals(self._received).name  # other errors are consequences of it
+            raise _error_type(self._received)(f"stopped by {name}{end}") from error
         finally:
             self._raise_immediately = False
 
     def _raise_if_received(self) -> None:
         if self._raise_immediately and self._received:
-            name = signal.Signals(self._received).name
-            raise _error_type(self._received)(
-                f"stopped by {name} before the first step; {RERUN_HINT}"
-            )
+            raise _Stop(self._received)
 
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
     """Record stop signals within a block (in the main thread; others receive none)."""
-    request = StopRequest()
+    request, hook = StopRequest(), sys.unraisablehook
+
+    def on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            exit_immediately()
+        if isinstance(unraisable.exc_value, _Stop):
+            request.repeat()
+        else:
+            hook(unraisable)
+
     with signal_handler(request.on_signal):
+        sys.unraisablehook = on_unraisable
         try:
             yield request
         except KeyboardInterrupt:
             exit_immediately()
+        finally:
+            sys.unraisablehook = hook
+
+
+@contextmanager
+def stop_at_once(kept: str = NOTHING_WRITTEN) -> Iterator[None]:
+    """End a block, or a function that this decorates, on a stop signal.
+
+    Raises PreemptedError or StoppedByUserError; the message says what is `kept`.
+    """
+    with catch_signals() as request, request.raise_at_once(f"; {kept}"):
+        yield
 
 
 def exit_immediately() -> NoReturn:
