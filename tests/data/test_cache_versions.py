@@ -13,6 +13,7 @@ import torch
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.data import files, loader, sources
+from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.runtime.reporting import Silent
 
 Run = Callable[..., Any]
@@ -71,3 +72,11 @@ def test_another_layout_of_hidden_states_encodes_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(tokens, "_LAYOUT", 1000, raising=False)
     tokenise()
     assert encoded == [2, 2]
+
+
+def test_arrays_that_differ_in_one_pixel_do_not_share_features() -> None:
+    images = np.zeros((200, 8, 8, 3), np.uint8)
+    first = loader.prepare(ArraySource(images), 3, (8, 8), Silent())
+    images[1, 4, 4, 1] = 1  # not among the images that the fingerprint samples
+    second = loader.prepare(ArraySource(images), 3, (8, 8), Silent())
+    assert first.key != second.key
