@@ -138,8 +138,8 @@ def sample(
     count, *image = shape
     seeds = [seed + i for i in range(count)]
     noise = ImageNoise(seeds, (image[0], image[1], image[2]), torch.device(device))
-    shown = UNCONDITIONAL if condition is None else condition
-    *_, last = samplers.sample(denoiser, noise, shown, sampling or Sampling())
+    condition = UNCONDITIONAL if condition is None else condition
+    *_, last = samplers.sample(denoiser, noise, condition, sampling or Sampling())
     return to_uint8(last.x).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -1,6 +1,6 @@
 """Compositional generalisation of a captioned model: train on shapes, sample unseen captions.
 
-Shapes have 360 captions: size, colour, figure and ground. A third of them is held out of the
+Shapes have 360 captions: size, colour, figure and background. A third of them is held out of the
 training set, while each word still occurs in other combinations. A hundred prompts then request
 held-out combinations only, and the share of images that match their prompt is counted:
 
@@ -39,7 +39,7 @@ class Content(NamedTuple):
     size: str
     colour: str
     figure: str
-    ground: str
+    background: str
 
 
 def write_folder(folder: Path) -> None:
@@ -50,14 +50,14 @@ def write_folder(folder: Path) -> None:
         table.writerow(["file", "caption"])
         for index in range(IMAGES):
             shape = source.describe(index)
-            if not held_out(Content(shape.size, shape.colour, shape.figure, shape.ground)):
+            if not held_out(Content(shape.size, shape.colour, shape.figure, shape.background)):
                 name = f"{index:05d}.png"
                 files.write_png(folder / name, source.image(index, 3, (SIDE, SIDE)))
                 table.writerow([name, shape.caption])
 
 
 def held_out(content: Content) -> bool:
-    """Whether it is held out: for each colour and figure a third of the (size, ground) pairs."""
+    """Whether it is held out: for each colour and figure a third of the (size, background) pairs."""
     values = (list(SIZES), list(COLOURS), list(FIGURES), list(COLOURS))
     return sum(names.index(name) for names, name in zip(values, content, strict=True)) % 3 == 0
 
@@ -65,9 +65,9 @@ def held_out(content: Content) -> bool:
 def prompts() -> list[str]:
     """A hundred captions of held-out combinations, evenly spaced over all of them."""
     captions = [
-        f"a {size} {colour} {figure} on {ground}"
-        for size, colour, figure, ground in product(SIZES, COLOURS, FIGURES, COLOURS)
-        if ground != colour and held_out(Content(size, colour, figure, ground))
+        f"a {size} {colour} {figure} on {background}"
+        for size, colour, figure, background in product(SIZES, COLOURS, FIGURES, COLOURS)
+        if background != colour and held_out(Content(size, colour, figure, background))
     ]
     return [captions[round(i)] for i in np.linspace(0, len(captions) - 1, PROMPTS)]
 
@@ -78,19 +78,19 @@ def evaluate(image: files.ImageArray) -> Content:
     palette = np.array([COLOURS[name] for name in names], dtype=np.float64)
     pixels = image.astype(np.float64).transpose(1, 2, 0)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = _nearest(np.median(border, axis=0), palette)
-    distance = np.linalg.norm(pixels - palette[ground], axis=2)
+    background = _nearest(np.median(border, axis=0), palette)
+    distance = np.linalg.norm(pixels - palette[background], axis=2)
     inside = pixels[distance >= 0.7 * distance.max()]
     others = palette.copy()
-    others[ground] = np.inf
+    others[background] = np.inf
     colour = _nearest(np.median(inside, axis=0), others)
 
-    direction = palette[colour] - palette[ground]
-    coverage = ((pixels - palette[ground]) @ direction / (direction @ direction)).clip(0, 1)
+    direction = palette[colour] - palette[background]
+    coverage = ((pixels - palette[background]) @ direction / (direction @ direction)).clip(0, 1)
     covers, kinds = _coverages(image.shape[1])  # the nearest by |a - b|^2 = |a|^2 - 2 a b + |b|^2
     figure, radius = kinds[int((np.square(covers).sum(1) - 2 * covers @ coverage.ravel()).argmin())]
     size = "small" if radius < (SIZES["small"][1] + SIZES["large"][0]) / 2 else "large"
-    return Content(size, names[colour], figure, names[ground])
+    return Content(size, names[colour], figure, names[background])
 
 
 def _nearest(colour: NDArray[np.float64], palette: NDArray[np.float64]) -> int:
@@ -129,14 +129,14 @@ def main() -> None:
     _ddpm(*train, "--captions", "--images", arguments.images)
     _ddpm("sample", run, "--prompts", prompt_file, "--guidance", GUIDANCE, "--out", samples)
 
-    correct = {"colour and figure": 0, "colour": 0, "figure": 0, "ground": 0, "size": 0}
+    correct = {"colour and figure": 0, "colour": 0, "figure": 0, "background": 0, "size": 0}
     for line in (samples / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        _, size, colour, figure, _, ground = entry["prompt"].split()
+        _, size, colour, figure, _, background = entry["prompt"].split()
         path = samples / entry["file"]
         content = evaluate(files.decode(path.read_bytes(), path.name))
         same = {"colour": content.colour == colour, "figure": content.figure == figure}
-        same |= {"ground": content.ground == ground, "size": content.size == size}
+        same |= {"background": content.background == background, "size": content.size == size}
         same["colour and figure"] = same["colour"] and same["figure"]
         correct = {name: count + same[name] for name, count in correct.items()}
     print(json.dumps(correct, indent=2))

@@ -32,7 +32,7 @@ def test_real_shapes_are_recognised(example: ModuleType) -> None:
         noise = rng.normal(0, 6, (3, 32, 32))  # as in generated images
         image = np.clip(source.image(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
         figure = source.describe(index)
-        expected = (figure.size, figure.colour, figure.figure, figure.ground)
+        expected = (figure.size, figure.colour, figure.figure, figure.background)
         correct += example.evaluate(image) == expected
     assert correct >= 297
 

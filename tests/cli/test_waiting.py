@@ -12,7 +12,7 @@ import ddpm_cli
 from ddpm_cli.core.data import named
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import locks
-from tests.conftest import Result
+from tests.support.cli import Result
 
 Run = Callable[..., Result]
 

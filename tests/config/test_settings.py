@@ -61,7 +61,7 @@ def test_every_field_is_a_setting_with_a_help_text(config: type[Any]) -> None:
     settings = {setting.name: setting for setting in settings_of(config)}
     assert set(field_names(config)) - UNDECLARED == settings.keys()
     for name, setting in settings.items():
-        assert setting.about.help.strip().endswith((".", ")", '"')), name
+        assert setting.info.help.strip().endswith((".", ")", '"')), name
 
 
 def options_of(command: str) -> dict[str, Any]:
@@ -85,15 +85,15 @@ def test_settings_of_a_panel_are_options_of_the_command(
     command: str, configs: tuple[type[Any], ...]
 ) -> None:
     options = options_of(command)
-    declared = [s for config in configs for s in settings_of(config) if s.about.panel is not None]
+    declared = [s for config in configs for s in settings_of(config) if s.info.panel is not None]
     assert len(declared) > 10
     for setting in declared:
         option = options[spelling(setting)]
-        assert (option.help, option.hidden) == (setting.about.help, False), setting.name
-        for alias in setting.about.aliases:
+        assert (option.help, option.hidden) == (setting.info.help, False), setting.name
+        for alias in setting.info.aliases:
             assert options[alias].hidden, alias
     if command == "train":
-        names = {spelling(s) for s in declared} | {a for s in declared for a in s.about.aliases}
+        names = {spelling(s) for s in declared} | {a for s in declared for a in s.info.aliases}
         assert options.keys() - names == {"--dry-run", "--json"}
 
 
@@ -151,7 +151,7 @@ CHECKED = [
     pytest.param(config, setting, id=f"{config.__name__}.{setting.name}")
     for config in PARTS
     for setting in settings_of(config)
-    if setting.about.check is not None and len(setting.path) == 1
+    if setting.info.check is not None and len(setting.path) == 1
 ]
 
 
@@ -164,7 +164,7 @@ def invalid_value(setting: Setting) -> Any:
 
 @pytest.mark.parametrize(("config", "setting"), CHECKED)
 def test_invalid_values_are_reported_with_the_option(config: type[Any], setting: Setting) -> None:
-    name = setting.path[-1] if setting.about.panel is None else setting.option
+    name = setting.path[-1] if setting.info.panel is None else setting.option
     with pytest.raises(UsageError) as raised:
         config(**{setting.path[-1]: invalid_value(setting)})
     assert str(raised.value).startswith(f"{name} "), raised.value

@@ -103,7 +103,7 @@ def test_the_captions_of_shapes_describe_them() -> None:
     for i in (0, 17, 29):
         figure = shapes.describe(i)
         caption = captions.sentences[captions.indices[i, 0]]
-        assert caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.ground}"
+        assert caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.background}"
 
 
 def test_templates_over_class_names() -> None:

@@ -13,7 +13,7 @@ from torchvision import datasets
 from ddpm_cli.core.data import files, sources
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.metrics.inputs import open_input
-from tests.conftest import Result
+from tests.support.cli import Result
 
 Run = Callable[..., Result]
 
@@ -41,9 +41,9 @@ def stl10(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeSTL10:
 def test_it_trains_at_its_default_size_and_is_scored_at_its_own(stl10: FakeSTL10) -> None:
     assert sources.open_source("stl10").native_size == (64, 64)
     image_set = open_input("stl10:train")
-    (batch,) = image_set.walk(slice(None))
+    (batch,) = image_set.batches(slice(None))
     assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), stl10.data)
-    assert image_set.tally.summary() == "data set 96x96"
+    assert image_set.counts.summary() == "data set 96x96"
 
 
 @pytest.mark.usefixtures("stl10")

@@ -119,11 +119,13 @@ def test_shapes_are_functions_of_their_index() -> None:
 @pytest.mark.parametrize("index", range(12))
 def test_shapes_match_their_description(index: int) -> None:
     figure, image = Shapes().describe(index), Shapes().image(index, 3, (64, 64))
-    assert figure.caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.ground}"
+    assert (
+        figure.caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.background}"
+    )
     pixels = {tuple(p) for p in image.reshape(3, -1).T.tolist()}
-    assert COLOURS[figure.ground] in pixels
+    assert COLOURS[figure.background] in pixels
     assert COLOURS[figure.colour] in pixels
-    assert tuple(image[:, 0, 0]) == COLOURS[figure.ground]  # figures stay inside the image
+    assert tuple(image[:, 0, 0]) == COLOURS[figure.background]  # figures stay inside the image
 
 
 def test_figures_of_shapes_differ() -> None:
@@ -178,7 +180,7 @@ def test_an_existing_folder_takes_precedence_over_a_data_set_of_its_name(photos:
 
 
 def test_the_help_of_data_lists_all_data_sets() -> None:
-    about = {setting.name: setting.about for setting in settings_of(TrainingRequest)}
+    about = {setting.name: setting.info for setting in settings_of(TrainingRequest)}
     assert ", ".join(named.DATASETS) in about["data"].help
 
 

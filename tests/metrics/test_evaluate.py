@@ -160,12 +160,12 @@ def test_mixed_sizes_are_resized_individually_in_full_batches(tmp_path: Path) ->
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
     in_fives = extractor(batch=5)
     got = torch.cat(
-        [batch.pool for batch in in_fives.features(open_input(tmp_path).walk(slice(None)))]
+        [batch.pool for batch in in_fives.features(open_input(tmp_path).batches(slice(None)))]
     )
     assert in_fives.network.batches == [5, 5, 2]
     alone = [
         in_fives.network(PYTORCH_FID.prepare(image[None])).pool
-        for batch in open_input(tmp_path).walk(slice(None))
+        for batch in open_input(tmp_path).batches(slice(None))
         for image in batch
     ]
     assert (got - torch.cat(alone)).abs().max() < 1e-5

@@ -42,7 +42,7 @@ def opened(path: Path, skip_bad: bool = False) -> FileImages | NpzImages:
 
 
 def everything(image_set: FileImages | NpzImages) -> list[Tensor]:
-    return [image for batch in image_set.walk(slice(None)) for image in batch]
+    return [image for batch in image_set.batches(slice(None)) for image in batch]
 
 
 class Recorder(Silent):
@@ -59,7 +59,7 @@ def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> No
     sizes = [(8, 8), (8, 8), (5, 9), (8, 8), (5, 9), (5, 9)]
     expected = [save(tmp_path / f"{i}.png", noise(*size, 3)) for i, size in enumerate(sizes)]
     image_set = opened(tmp_path)
-    batches = list(image_set.walk(slice(None)))
+    batches = list(image_set.batches(slice(None)))
     assert [tuple(batch.shape) for batch in batches] == [
         (2, 3, 8, 8),
         (1, 3, 5, 9),
@@ -69,17 +69,17 @@ def test_a_folder_of_mixed_sizes_in_the_order_of_its_names(tmp_path: Path) -> No
     assert all(batch.dtype == torch.uint8 for batch in batches)
     for got, want in zip(everything(image_set), expected, strict=True):
         assert np.array_equal(got.permute(1, 2, 0).numpy(), want)
-    assert len(image_set) == image_set.tally.count == 6
-    assert image_set.tally.summary() == "png 9x5 to 8x8"
+    assert len(image_set) == image_set.counts.count == 6
+    assert image_set.counts.summary() == "png 9x5 to 8x8"
 
 
 def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(7):
         save(tmp_path / f"{i}.png", noise(4, 4, 3))
-    monkeypatch.setattr(images, "RUN_LENGTH", 3)
-    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [3, 3, 1]
-    monkeypatch.setattr(images, "RUN_BYTES", 2 * 4 * 4 * 3)
-    assert [len(batch) for batch in opened(tmp_path).walk(slice(None))] == [2, 2, 2, 1]
+    monkeypatch.setattr(images, "MAX_BATCH", 3)
+    assert [len(batch) for batch in opened(tmp_path).batches(slice(None))] == [3, 3, 1]
+    monkeypatch.setattr(images, "MAX_BATCH_BYTES", 2 * 4 * 4 * 3)
+    assert [len(batch) for batch in opened(tmp_path).batches(slice(None))] == [2, 2, 2, 1]
 
 
 def test_a_zip_gives_the_same_images(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_modes_are_converted_and_counted(tmp_path: Path) -> None:
     assert np.array_equal(got["deep.png"][0].numpy(), np.round(deep / 257))
     assert got["turned.jpg"].shape == (3, 9, 4)
     assert (got["moving.gif"] == 10).all(), "the first frame"
-    assert image_set.tally.traits == {
+    assert image_set.counts.traits == {
         "grey": 2,
         "transparent": 1,
         "16-bit": 1,
@@ -125,7 +125,7 @@ def test_modes_are_converted_and_counted(tmp_path: Path) -> None:
         "of several frames": 1,
     }
     recorder = Recorder()
-    image_set.tally.report(recorder, "fake/", grey=False)
+    image_set.counts.report(recorder, "fake/", grey=False)
     assert recorder.messages[0] == "fake/: 2 of 7 are grey (replicated to RGB)"
     assert len(recorder.messages) == 6
 
@@ -144,9 +144,9 @@ def test_truncated_files_are_named_and_can_be_left_out(tmp_path: Path, kind: str
     with pytest.raises(DdpmError, match=rf"b\.{kind}: .*; --skip-bad leaves"):
         everything(opened(tmp_path))
     image_set = opened(tmp_path, skip_bad=True)
-    assert len(everything(image_set)) == image_set.tally.count == 2
+    assert len(everything(image_set)) == image_set.counts.count == 2
     recorder = Recorder()
-    image_set.tally.report(recorder, "fake", grey=False)
+    image_set.counts.report(recorder, "fake", grey=False)
     assert recorder.messages[0].startswith(f"fake: left out 1 unreadable files: b.{kind}")
 
 
@@ -164,10 +164,10 @@ def test_a_text_named_png_and_a_bomb(tmp_path: Path) -> None:
         everything(opened(tmp_path))
 
 
-def test_walking_twice_counts_once(tmp_path: Path) -> None:
+def test_reading_twice_counts_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", noise(4, 4))
     image_set = opened(tmp_path)
-    assert len(everything(image_set)) == len(everything(image_set)) == image_set.tally.count == 1
+    assert len(everything(image_set)) == len(everything(image_set)) == image_set.counts.count == 1
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
@@ -176,15 +176,15 @@ def test_arrays_are_read_in_chunks(
 ) -> None:
     array = noise(10, 4, 6, *([channels] if channels else []))
     np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
-    monkeypatch.setattr(images, "RUN_LENGTH", 4)
+    monkeypatch.setattr(images, "MAX_BATCH", 4)
     image_set = opened(tmp_path / "s.npz")
-    batches = list(image_set.walk(slice(None)))
+    batches = list(image_set.batches(slice(None)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     got = torch.cat(batches).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(got, array.reshape(10, 4, 6, channels or 1))
-    assert len(image_set) == image_set.tally.count == 10
-    assert image_set.tally.summary() == "npz 6x4"
-    assert image_set.tally.traits == ({} if channels == 3 else {"grey": 10})
+    assert len(image_set) == image_set.counts.count == 10
+    assert image_set.counts.summary() == "npz 6x4"
+    assert image_set.counts.traits == ({} if channels == 3 else {"grey": 10})
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_other_npz_files_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     damaged[at + array.nbytes - 1] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(DdpmError, match="is damaged: Bad CRC"):
-        list(opened(path).walk(slice(None)))
+        list(opened(path).batches(slice(None)))
 
 
 def test_fortran_order_and_truncated_arrays_are_refused(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_fortran_order_and_truncated_arrays_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", array.getvalue()[:-1])
     with pytest.raises(DdpmError, match="is truncated: it has fewer than 2 images"):
-        list(opened(path).walk(slice(None)))
+        list(opened(path).batches(slice(None)))
 
 
 def test_statistics_files_are_recognised(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_flipped_bytes_and_truncation_are_one_line(
         try:
             image_set = open_input(path)
             if not isinstance(image_set, Statistics):
-                list(image_set.walk(slice(None)))
+                list(image_set.batches(slice(None)))
         except DdpmError:
             refused += 1
     assert refused > 100

@@ -86,7 +86,7 @@ def ours(weights: Path, protocol: Protocol) -> Extractor:
 def features(extractor: Extractor, folder: Path) -> tuple[Floats, Floats]:
     image_set = open_input(folder)
     assert not isinstance(image_set, Statistics)
-    batches = list(extractor.features(image_set.walk(slice(None))))
+    batches = list(extractor.features(image_set.batches(slice(None))))
     pool, logits = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
     return pool, logits
 

@@ -20,7 +20,7 @@ from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import files
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from tests.conftest import Result
+from tests.support.cli import Result
 
 IMAGE = np.zeros((3, 8, 8), np.uint8)
 

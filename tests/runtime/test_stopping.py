@@ -19,8 +19,8 @@ from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, 
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic import launch, stopping
 from ddpm_cli.core.runtime.reporting import Silent
-from tests.conftest import Result
 from tests.support import faults, ranks
+from tests.support.cli import Result
 
 Run = Callable[..., Result]
 

@@ -96,10 +96,10 @@ def settings() -> str:
 
 
 def row(setting: Setting) -> str:
-    option = "" if setting.about.panel is None else f"`{setting.option.replace('/', '`, `')}`"
-    default = setting.about.shown or as_json(setting.default)
-    unit = f" ({setting.about.unit})" if setting.about.unit else ""
-    meaning = f"{setting.about.help}{unit}".replace("|", "\\|")
+    option = "" if setting.info.panel is None else f"`{setting.option.replace('/', '`, `')}`"
+    default = setting.info.default_text or as_json(setting.default)
+    unit = f" ({setting.info.unit})" if setting.info.unit else ""
+    meaning = f"{setting.info.help}{unit}".replace("|", "\\|")
     return f"| `{setting.name}` | {default} | {option} | {meaning} |\n"
 
 

@@ -97,13 +97,13 @@ def test_a_signal_while_training_images_are_scored_stops_the_run(
     train_tiny: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
-    walk = scoring.TrainingImages.walk
+    batches = scoring.TrainingImages.batches
 
     def interrupted(self: Any, part: slice) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return walk(self, part)
+        return batches(self, part)
 
-    monkeypatch.setattr(scoring.TrainingImages, "walk", interrupted)
+    monkeypatch.setattr(scoring.TrainingImages, "batches", interrupted)
     result = train_tiny(*options, "--images", 48)
     assert (result.code, "run the same command again" in result.err) == (75, True)
 

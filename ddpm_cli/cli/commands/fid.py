@@ -54,7 +54,7 @@ def fid(
         ),
     ] = None,
     *,
-    shown: conditioning.ConditionOptions,
+    conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     batch: scoring.Batch = 64,
@@ -99,7 +99,7 @@ def fid(
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     fake_is_run = is_run_or_weights(fake)
     defaults = (None, conditioning.ConditionOptions(), 0, common.SamplingOptions())
-    if not fake_is_run and (count, shown, seed, sampling) != defaults:
+    if not fake_is_run and (count, conditions, seed, sampling) != defaults:
         raise UsageError(f"-n, --steps and the like are for sampling from a run; {fake} is none")
     real_input = open_input(real, skip_bad, reporter)
     fake_input = None if fake_is_run else open_input(fake, skip_bad, reporter)
@@ -115,7 +115,7 @@ def fid(
     with distributed.process_group(chosen):
         if fake_input is None:
             request = RunImages(
-                Path(fake), count, seed, shown.request, sampling_settings, precision
+                Path(fake), count, seed, conditions.request, sampling_settings, precision
             )
             fake_input = request.open(batch, chosen, reporter)
         requested = RequestedMetrics.parse(

@@ -66,12 +66,12 @@ class SettingOptions:
         cls.settings = tuple(
             setting
             for setting in settings_of(of)
-            if setting.about.panel is not None and (not only or setting.name in only)
+            if setting.info.panel is not None and (not only or setting.name in only)
         )
         cls.__annotations__ = {}
         for setting in cls.settings:
             cls._declare(setting.parameter, _annotation(setting, setting.option))
-            for alias in setting.about.aliases:
+            for alias in setting.info.aliases:
                 cls._declare(_parameter(alias), _annotation(setting, alias, hidden=True))
         dataclasses.dataclass(frozen=True)(cls)
 
@@ -84,7 +84,7 @@ class SettingOptions:
         """The values given, nested as the config is; options left out are not in it."""
         document: dict[str, Any] = {}
         for setting in self.settings:
-            names = (setting.parameter, *(_parameter(alias) for alias in setting.about.aliases))
+            names = (setting.parameter, *(_parameter(alias) for alias in setting.info.aliases))
             values = [getattr(self, name) for name in names]
             value = next((value for value in values if value is not None), None)
             if value is not None:
@@ -92,21 +92,21 @@ class SettingOptions:
                 place = document
                 for parent in parents:
                     place = place.setdefault(parent, {})
-                place[last] = setting.about.parse(value) if setting.about.parse else value
+                place[last] = setting.info.parse(value) if setting.info.parse else value
         return document
 
 
 def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
-    about, kind = setting.about, setting.kind
-    if about.parse is not None:
+    info, kind = setting.info, setting.kind
+    if info.parse is not None:
         kind = str
     elif typing.get_origin(kind) is tuple:
         kind = list[str]  # an option that may be repeated
     info = typer.Option(
         option,
-        help=about.help,
-        rich_help_panel=about.panel,
-        show_default=shown_default(setting, setting.default),
+        help=info.help,
+        rich_help_panel=info.panel,
+        show_default=default_shown(setting, setting.default),
         hidden=hidden,
     )
     return Annotated[kind | None, info]
@@ -116,10 +116,10 @@ def _parameter(option: str) -> str:
     return option.removeprefix("--").replace("-", "_")
 
 
-def shown_default(setting: Setting, value: Any) -> str | bool:
+def default_shown(setting: Setting, value: Any) -> str | bool:
     """The default as the help shows it, with its unit; False where there is nothing to show."""
-    if setting.about.shown is not None and value == setting.default:
-        return setting.about.shown
+    if setting.info.default_text is not None and value == setting.default:
+        return setting.info.default_text
     if value is None or value == ():
         return False
     if isinstance(value, bool):
@@ -129,4 +129,4 @@ def shown_default(setting: Setting, value: Any) -> str | bool:
         return " ".join(map(str, value)) if isinstance(value[0], str) else ",".join(map(str, value))
     if isinstance(value, int | float):
         value = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-    return f"{value} {setting.about.unit}".strip()
+    return f"{value} {setting.info.unit}".strip()

@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from ddpm_cli.cli.options.groups import shown_default
+from ddpm_cli.cli.options.groups import default_shown
 from ddpm_cli.core.config.fields import Setting, settings_of
 from ddpm_cli.core.config.presets import PRESETS, preset
 from ddpm_cli.core.config.run import RunConfig
@@ -26,11 +26,11 @@ class PresetHelp(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the preset's values as the defaults."""
         config = updated(RunConfig(), preset(ctx.meta["preset"]).settings)
-        settings = {s.parameter: s for s in settings_of(RunConfig) if s.about.panel is not None}
+        settings = {s.parameter: s for s in settings_of(RunConfig) if s.info.panel is not None}
         for param in self.params:
             if (setting := settings.get(str(param.name))) is not None:
                 value = _value(config, setting)
-                param.show_default = shown_default(setting, value)  # type: ignore[attr-defined]
+                param.show_default = default_shown(setting, value)  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
 
 

@@ -93,7 +93,7 @@ def read_flat(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """The mismatches in name and shape between tensors and those expected, a line each."""
     lines = [f"{name} is missing" for name in expected if name not in tensors]
     lines += [
@@ -112,7 +112,7 @@ def listed(lines: list[str]) -> str:
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load a network's weights. Raises DdpmError with the mismatches, before any is loaded."""
-    if wrong := misfits(tensors, network.state_dict()):
+    if wrong := mismatches(tensors, network.state_dict()):
         raise DdpmError(
             f"{path} does not fit its own config, which describes another network: {listed(wrong)}"
         )

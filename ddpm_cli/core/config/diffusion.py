@@ -107,7 +107,7 @@ class ObjectiveConfig(Settings):
         None,
         "min-snr's largest SNR, p2's exponent, vlb's largest weight.",
         panel=_PANEL,
-        shown="5, 1, 50",
+        default_text="5, 1, 50",
         check=above_zero,
     )
     weighting_k: float = setting(1.0, "P2's k (Choi et al. 2022, equation 8).", check=above_zero)
@@ -115,7 +115,7 @@ class ObjectiveConfig(Settings):
         None,
         "Weight of the variational bound (bits/dim) that trains a learned variance.",
         panel=_PANEL,
-        shown="0.001",
+        default_text="0.001",
         check=above_zero,
     )
     noise_levels: str = setting(
@@ -130,14 +130,14 @@ class ObjectiveConfig(Settings):
         None,
         "Mean of ln sigma, for log-normal and logit-normal.",
         panel=_PANEL,
-        shown="-1.2 log-normal, 0 logit-normal",
+        default_text="-1.2 log-normal, 0 logit-normal",
         check=finite,
     )
     noise_std: float | None = setting(
         None,
         "Standard deviation of ln sigma.",
         panel=_PANEL,
-        shown="1.2 log-normal, 1 logit-normal",
+        default_text="1.2 log-normal, 1 logit-normal",
         check=above_zero,
     )
 

@@ -23,7 +23,7 @@ _KEY = "setting"  # of the dataclass field's metadata
 
 
 @dataclass(frozen=True)
-class About:
+class SettingInfo:
     """What is declared of a setting beside its default."""
 
     help: str
@@ -31,14 +31,14 @@ class About:
     panel: str | None = None  # of the command's help; None: no option, config files only
     option: str | None = None  # its spelling on the command line; None: from the field's name
     aliases: tuple[str, ...] = ()  # former spellings, accepted and not shown
-    shown: str | None = None  # what the help shows as the default, where the value says too little
+    default_text: str | None = None  # in the help, where the value says too little
     check: Check | None = None  # of values that are not None
     parse: Callable[[str], Any] | None = None  # of an option's text; None: by the field's type
 
 
-def setting(default: Any, help: str, **about: Any) -> Any:  # noqa: A002
-    """Declare a dataclass field as a setting; `about` as the fields of About."""
-    return dataclasses.field(default=default, metadata={_KEY: About(help, **about)})
+def setting(default: Any, help: str, **info: Any) -> Any:  # noqa: A002
+    """Declare a dataclass field as a setting; `info` as the fields of SettingInfo."""
+    return dataclasses.field(default=default, metadata={_KEY: SettingInfo(help, **info)})
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Setting:
     path: tuple[str, ...]  # ("optimiser", "batch")
     hint: Any  # the field's type
     default: Any
-    about: About
+    info: SettingInfo
 
     @property
     def name(self) -> str:
@@ -58,8 +58,8 @@ class Setting:
     @property
     def option(self) -> str:
         """The option that sets it: "--batch"; of a switch "--flip/--no-flip"."""
-        option = _option(self.path[-1], self.about)
-        switch = self.kind is bool and self.about.option is None
+        option = _option(self.path[-1], self.info)
+        switch = self.kind is bool and self.info.option is None
         return f"{option}/--no-{option.removeprefix('--')}" if switch else option
 
     @property
@@ -75,24 +75,24 @@ class Setting:
         return self.hint
 
 
-def _option(field: str, about: About) -> str:
-    return about.option or f"--{field.replace('_', '-')}"
+def _option(field: str, info: SettingInfo) -> str:
+    return info.option or f"--{field.replace('_', '-')}"
 
 
-def _spelling(field: str, about: About) -> str:
+def _spelling(field: str, info: SettingInfo) -> str:
     """How messages name a setting: as its option, or as config files do where it has none."""
-    return field if about.panel is None else _option(field, about)
+    return field if info.panel is None else _option(field, info)
 
 
 def settings_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Setting]:
     """All settings of a config dataclass, those of nested dataclasses included, in their order."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        found = Setting((*path, field.name), hints[field.name], field.default, About(""))
+        found = Setting((*path, field.name), hints[field.name], field.default, SettingInfo(""))
         if dataclasses.is_dataclass(found.kind):
             yield from settings_of(typing.cast(type[Any], found.kind), found.path)
         elif _KEY in field.metadata:
-            yield dataclasses.replace(found, about=field.metadata[_KEY])
+            yield dataclasses.replace(found, info=field.metadata[_KEY])
 
 
 class Settings:
@@ -100,9 +100,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(typing.cast(Any, self)):
-            about, value = field.metadata.get(_KEY), getattr(self, field.name)
-            if about is not None and about.check is not None and value is not None:
-                about.check(_spelling(field.name, about), value)
+            info, value = field.metadata.get(_KEY), getattr(self, field.name)
+            if info is not None and info.check is not None and value is not None:
+                info.check(_spelling(field.name, info), value)
 
 
 def choice(*allowed: object) -> Check:

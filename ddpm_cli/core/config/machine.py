@@ -71,7 +71,7 @@ class MachineConfig(Settings):
         "Images in a forward pass of a process; fewer need less memory, with the same gradient.",
         unit="images",
         panel=_MACHINE,
-        shown="the process's whole shard of --batch",
+        default_text="the process's whole shard of --batch",
         check=above_zero,
     )
     compiled: bool = setting(

@@ -105,7 +105,7 @@ class NetworkConfig(Settings):
         "Channels of an attention head, which then decides how many there are.",
         unit="channels",
         panel=_PANEL,
-        shown="by --heads",
+        default_text="by --heads",
         check=above_zero,
     )
     attn_patch: int = setting(
@@ -127,14 +127,14 @@ class NetworkConfig(Settings):
         "Width of the noise level embedding.",
         panel=_PANEL,
         aliases=("--time-width",),
-        shown="4 x --width",
+        default_text="4 x --width",
         check=above_zero,
     )
     class_width: int | None = setting(
         None,
         "Width of the class embedding.",
         panel=_PANEL,
-        shown="--embedding-width",
+        default_text="--embedding-width",
         check=above_zero,
     )
     null_class: bool = setting(True, "A learned embedding of no class, which guidance needs.")
@@ -213,7 +213,7 @@ class NetworkConfig(Settings):
         return tuple(Level(*level) for level in zip(widths, down, up, strict=True))
 
     @property
-    def bottom(self) -> tuple[StageBlocks, ...]:
+    def middle_stages(self) -> tuple[StageBlocks, ...]:
         """The stages between encoder and decoder."""
         return _stages("middle", self.middle)
 
@@ -221,10 +221,10 @@ class NetworkConfig(Settings):
     def kinds(self) -> frozenset[str]:
         """All types of blocks in the network."""
         stages = [s for level in self.levels for s in (*level.down, *level.up)]
-        return frozenset(kind for stage in (*stages, *self.bottom) for kind in stage)
+        return frozenset(kind for stage in (*stages, *self.middle_stages) for kind in stage)
 
     @property
-    def granularity(self) -> int:
+    def size_multiple(self) -> int:
         """Images are padded to multiples of this many pixels."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1) * self.attn_patch)
 
@@ -272,7 +272,7 @@ class NetworkConfig(Settings):
                     + "; use another --width"
                 )
         levels = [(level.width, (*level.down, *level.up)) for level in self.levels]
-        for channels, stages in (*levels, (levels[-1][0], self.bottom)):
+        for channels, stages in (*levels, (levels[-1][0], self.middle_stages)):
             has_heads = any(kind in ATTENTION for stage in stages for kind in stage)
             if has_heads and channels % (self.head_width or self.heads):
                 heads = (

@@ -13,13 +13,14 @@ from ddpm_cli.core.errors import UsageError
 class Preset(NamedTuple):
     """Settings over the defaults of config.RunConfig, nested like it."""
 
-    about: str
+    purpose: str
     settings: dict[str, Any]
-    unconditional: bool = False  # classes are left aside unless --conditional asks for them
+    unconditional: bool = False  # classes are not learned without --conditional
 
 
-# Measured on two CPU cores. There the number of images seen rules, so networks are narrow and see
-# the image in patches; and predicting x0 gives clean images long before predicting noise does.
+# Measured on two CPU cores. There quality is limited by the number of images seen, so networks
+# are narrow and see the image in patches; and predicting x0 gives clean images long before
+# predicting noise does.
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
@@ -28,7 +29,7 @@ _NETWORK = {
     "patch": 2,
     "dropout": 0.0,
 }
-_LEARNING = {
+_OPTIMISER = {
     "batch": 64,
     "lr": 2e-3,
     "warmup": 5_000,
@@ -46,7 +47,7 @@ PRESETS: dict[str, Preset] = {
         {
             "network": _NETWORK | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
-            "optimiser": _LEARNING,
+            "optimiser": _OPTIMISER,
             "data": {"flip": False},
             "budget": {"images": 48_000},
             "snapshot_every": 10_000,
@@ -58,7 +59,7 @@ PRESETS: dict[str, Preset] = {
         {
             "network": _NETWORK,
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
-            "optimiser": _LEARNING,
+            "optimiser": _OPTIMISER,
             "data": {"flip": False},
             "budget": {"images": 100_000},
             "snapshot_every": 20_000,
@@ -71,7 +72,7 @@ PRESETS: dict[str, Preset] = {
             "network": _NETWORK
             | {"width": 64, "multipliers": [1, 2, 2], "blocks": ["res", "res,attn", "res,attn"]},
             "diffusion": {"schedule": "cosine", "parameterisation": "v"},
-            "optimiser": _LEARNING | {"lr": 1e-3, "ema_halflife": 50_000},
+            "optimiser": _OPTIMISER | {"lr": 1e-3, "ema_halflife": 50_000},
             "budget": {"images": 200_000},
             "snapshot_every": 20_000,
             "preview": 36,
@@ -176,8 +177,8 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# What a schedule of continuous noise levels is trained with unless something else is asked for.
-SYSTEMS: dict[str, dict[str, Any]] = {
+# Defaults that follow from a schedule of continuous noise levels.
+SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {
     "edm": {
         "diffusion": {"parameterisation": "edm"},
         "objective": {"noise_levels": "log-normal"},
@@ -196,11 +197,11 @@ def preset(name: str) -> Preset:
 def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
     """The config under these settings, some of which replace others that belong to them.
 
-    A continuous schedule sets its own system, one limit of the budget replaces all others, and new
-    blocks replace the decoder, which follows them.
+    A continuous schedule brings its own parameterisation and noise levels, one limit of the
+    budget replaces all others, and new blocks replace the decoder, which follows them.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
-    replaced = dict(SYSTEMS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
+    replaced = dict(SCHEDULE_DEFAULTS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
     if any(limit is not None for limit in parts.get("budget", {}).values()):
         replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
     if parts.get("network", {}).get("blocks"):

@@ -1,4 +1,4 @@
-"""What a call of `ddpm train` asks for, beside the settings of RunConfig."""
+"""Options of one call of `ddpm train` that are not settings of the run (RunConfig)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ScoringRequest(Settings):
         unit="images",
         panel=_SCORING,
         option="--fid-every",
-        shown="never",
+        default_text="never",
         check=above_zero,
     )
     count: int | None = setting(
@@ -42,7 +42,7 @@ class ScoringRequest(Settings):
         unit="images",
         panel=_SCORING,
         option="--fid-n",
-        shown="5,000 images",
+        default_text="5,000 images",
         check=number(least=2),
     )
     weights: Path | None = setting(
@@ -50,7 +50,7 @@ class ScoringRequest(Settings):
         "FID Inception weights.",
         panel=_SCORING,
         option="--fid-weights",
-        shown="the published ones, downloaded once",
+        default_text="the published ones, downloaded once",
     )
     features: Path | None = setting(
         None,
@@ -78,9 +78,9 @@ class TrainingRequest(Settings):
     )
     preset: str | None = setting(
         None,
-        f"Settings to start from: {'; '.join(f'{n}: {p.about}' for n, p in PRESETS.items())}.",
+        f"Settings to start from: {'; '.join(f'{n}: {p.purpose}' for n, p in PRESETS.items())}.",
         panel=_DATA,
-        shown="by the data",
+        default_text="by the data",
     )
     config: Path | None = setting(
         None,
@@ -93,10 +93,13 @@ class TrainingRequest(Settings):
         "around their centre and resized.",
         panel=_DATA,
         parse=parse_size,
-        shown="the images' own up to 64, else 64",
+        default_text="the images' own up to 64, else 64",
     )
     channels: int | None = setting(
-        None, "1 grey, 3 colour, 4 with alpha.", panel=_DATA, shown="1 if all are grey, else 3"
+        None,
+        "1 grey, 3 colour, 4 with alpha.",
+        panel=_DATA,
+        default_text="1 if all are grey, else 3",
     )
     skip_bad: bool = setting(
         False,
@@ -109,7 +112,7 @@ class TrainingRequest(Settings):
         "Learn the classes, or ignore them.",
         panel=_CONDITIONS,
         option="--conditional/--unconditional",
-        shown="learn them, unless captions are learned or the preset says otherwise",
+        default_text="learn them, unless captions are learned or the preset says otherwise",
     )
     captions: bool | None = setting(
         None,
@@ -117,7 +120,7 @@ class TrainingRequest(Settings):
         "captions.csv (file,caption) or metadata.jsonl (file_name, text) at the top. The shapes "
         "have their own.",
         panel=_CONDITIONS,
-        shown="where they lie beside the images, unless the preset says otherwise",
+        default_text="where they lie beside the images, unless the preset says otherwise",
     )
     init_from: Path | None = setting(
         None,
@@ -125,10 +128,10 @@ class TrainingRequest(Settings):
         "its network, size and noise process; classes and captions may be others. A resume "
         "continues from its snapshot.",
         panel=_OPTIMISATION,
-        shown="random weights",
+        default_text="random weights",
     )
     out: Path | None = setting(
-        None, "The run directory.", panel=_SAVING, shown="runs/<data>-<size>"
+        None, "The run directory.", panel=_SAVING, default_text="runs/<data>-<size>"
     )
     resume: str = setting(
         "auto",
@@ -141,7 +144,7 @@ class TrainingRequest(Settings):
         "Save and stop (exit code 75) before this time ends: 4h, 90m, 1d12h or seconds.",
         panel=_MACHINE,
         parse=parse_duration,
-        shown="when the SLURM job ends (SLURM_JOB_END_TIME), if it is one",
+        default_text="when the SLURM job ends (SLURM_JOB_END_TIME), if it is one",
     )
     stall_timeout: float = setting(
         600.0,

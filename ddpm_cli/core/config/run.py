@@ -59,7 +59,7 @@ class DataConfig(Settings):
         "image is seen, one of them is used.",
         panel=_CONDITIONS,
         option="--caption",
-        shown="captions beside the images",
+        default_text="captions beside the images",
     )
     examples: tuple[str, ...] = setting((), "Captions to sample where no prompt is given.")
     example_labels: tuple[int, ...] = setting((), "Their images' classes, if both are learned.")
@@ -182,7 +182,9 @@ class RunConfig(Settings):
     budget: Budget = field(default_factory=lambda: Budget(images=102_400_000))
     snapshot_every: int = setting(
         1_000_000,
-        "Images between snapshots: the most that is lost in a crash. Written in the background.",
+        "Images between snapshots: the most that is lost in a crash. A first one comes after a "
+        "tenth of them. Each comes with a preview and the validation loss (see --patience); the "
+        "training loss is logged a hundred times in between.",
         unit="images",
         panel=_SAVING,
         check=above_zero,
@@ -199,7 +201,7 @@ class RunConfig(Settings):
         "Keep the first snapshot after every multiple of this many images for good.",
         unit="images",
         panel=_SAVING,
-        shown="none is kept for good",
+        default_text="none is kept for good",
         check=above_zero,
     )
     preview: int = setting(

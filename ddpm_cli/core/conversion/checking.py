@@ -30,9 +30,9 @@ def difference(
     Raises DdpmError where they differ by more than rounding, or where the original's output is 0.
     """
     config = network.config
-    size = 2 * config.granularity
+    size = 2 * config.size_multiple
     generator = torch.Generator().manual_seed(0)
-    shape = (_BATCH, config.channels, size, size + config.granularity)
+    shape = (_BATCH, config.channels, size, size + config.size_multiple)
     x = torch.randn(shape, generator=generator)
     t = torch.linspace(0, diffusion.timesteps - 1, _BATCH).round() * diffusion.time_scale
     classes = None

@@ -148,7 +148,7 @@ def from_network(network: UNet) -> UNet2DConfig:
         attn_norm_num_groups=groups if ours.modulation == "scale-shift" else None,
         norm_eps=ours.epsilon,
         resnet_time_scale_shift="scale_shift" if ours.modulation == "scale-shift" else "default",
-        add_attention=ours.bottom == _MIDDLES[True],
+        add_attention=ours.middle_stages == _MIDDLES[True],
         num_class_embeds=classes if ours.classes else None,
     )
 
@@ -228,9 +228,9 @@ def _check_export(c: NetworkConfig) -> None:
         "resampling by pooling": c.resample == "pool",
         "a convolution in a resampler's skip": c.resample_skip,
         f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,
-        f"a middle of {c.middle}": c.bottom not in _MIDDLES.values(),
+        f"a middle of {c.middle}": c.middle_stages not in _MIDDLES.values(),
         f"images of {c.size[0]}x{c.size[1]}, which it pads": any(
-            pixels % c.granularity for pixels in c.size
+            pixels % c.size_multiple for pixels in c.size
         ),
         **{f"{kind} blocks": True for kind in sorted(c.kinds - {"res", "attn"})},
         "several attn after one res": any(
@@ -256,7 +256,7 @@ def _head_width(c: NetworkConfig) -> int | None:
     with_attention = {
         level.width for level in c.levels if "attn" in {*sum(level.down + level.up, ())}
     }
-    if c.bottom == _MIDDLES[True]:
+    if c.middle_stages == _MIDDLES[True]:
         with_attention.add(c.levels[-1].width)
     widths = {width // c.heads_of(width) for width in with_attention}
     return _shared("widths of attention's heads", widths) if widths else None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints.tensors import listed, misfits
+from ddpm_cli.core.checkpoints.tensors import listed, mismatches
 from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
@@ -50,7 +50,7 @@ def _parts(config: NetworkConfig) -> Iterator[Part]:
         if depth:
             yield Part("downsample", "down", next(indices), len(level.down[-1]), depth - 1, 0)
         yield from _blocks("down", level.down, depth, indices)
-    yield from _blocks("middle", config.bottom, 0, count())
+    yield from _blocks("middle", config.middle_stages, 0, count())
     indices = count()
     for depth, level in reversed(list(enumerate(config.levels))):
         yield from _blocks("up", level.up, depth, indices)
@@ -154,7 +154,7 @@ def import_tensors(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
         name: _unsqueezed(tensor, expected[name].ndim) if name in expected else tensor
         for name, tensor in theirs.items()
     }
-    if wrong := misfits(reshaped, expected):
+    if wrong := mismatches(reshaped, expected):
         raise DdpmError(f"the tensors are not those of the network they describe: {listed(wrong)}")
     return {
         name: torch.cat([reshaped[piece].float() for piece in _pieces(name, tensor, names)])

@@ -110,7 +110,7 @@ def prepare(
         images = np.empty(shape, np.uint8)
         rows, failures = _decode_all(source, images, reporter)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
-        key = sha256(images).hexdigest()  # of every pixel: features are cached under it
+        key = sha256(images.data).hexdigest()  # of every pixel: features are cached under it
         return DecodedImages(images, source.labels, rows, key=key)
     identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.stamp} {shape}"
     key = sha256(identity.encode()).hexdigest()[:16]

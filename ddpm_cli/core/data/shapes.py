@@ -77,7 +77,7 @@ class Figure:
 
     figure: str
     colour: str
-    ground: str
+    background: str
     size: str
     x: float
     y: float
@@ -86,7 +86,7 @@ class Figure:
     @property
     def caption(self) -> str:
         """A sentence with every attribute except the position."""
-        return f"a {self.size} {self.colour} {self.figure} on {self.ground}"
+        return f"a {self.size} {self.colour} {self.figure} on {self.background}"
 
 
 class Shapes:
@@ -109,14 +109,14 @@ class Shapes:
     def describe(self, index: int) -> Figure:
         """The content of image `index`; the figures are cycled through."""
         rng = np.random.default_rng([index, 20_200_619])
-        colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
+        colour, background = rng.choice(list(COLOURS), size=2, replace=False)
         size = str(rng.choice(list(SIZES)))
         radius = rng.uniform(*SIZES[size])
         x, y = rng.uniform(-0.08, 0.08, size=2)  # near the centre: learned sooner
         return Figure(
             figure=self.classes[self.labels[index]],
             colour=str(colour),
-            ground=str(ground),
+            background=str(background),
             size=size,
             x=float(x),
             y=float(y),
@@ -143,8 +143,8 @@ def draw(content: Figure, size: tuple[int, int]) -> ImageArray:
     y = (rows[:, None] / half - content.y) / content.radius
     inside = FIGURES[content.figure](x, y)
     coverage = inside.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3))
-    figure, ground = (
-        np.array(COLOURS[name], dtype=np.float64) for name in (content.colour, content.ground)
+    figure, background = (
+        np.array(COLOURS[name], dtype=np.float64) for name in (content.colour, content.background)
     )
-    colours = ground[:, None, None] + coverage * (figure - ground)[:, None, None]
+    colours = background[:, None, None] + coverage * (figure - background)[:, None, None]
     return np.asarray(colours.round(), dtype=np.uint8)

@@ -13,7 +13,7 @@ from ddpm_cli.core.diffusion.schedules import Schedule, Table
 from ddpm_cli.core.errors import UsageError
 
 # Karras et al. (2022), table 1. The cosine schedule starts at 20,291 and goes to 642 in one step.
-FLOW_SIGMA_MAX = 80.0
+ODE_SIGMA_MAX = 80.0
 
 _RHO = 7  # Karras et al. (2022), equation 5
 
@@ -65,7 +65,7 @@ def timesteps(total: int, steps: int, spacing: str) -> NDArray[np.int64]:
 
 def _karras(schedule: Schedule, steps: int) -> Table:
     """Evenly spaced sigma^(1/7) between the schedule's bounds (Karras et al. 2022, equation 5)."""
-    largest = min(schedule.sigma[-1], FLOW_SIGMA_MAX)
+    largest = min(schedule.sigma[-1], ODE_SIGMA_MAX)
     smallest = min(schedule.sigma[0], largest)
     roots: Table = np.linspace(largest ** (1 / _RHO), smallest ** (1 / _RHO), steps)
     return roots**_RHO

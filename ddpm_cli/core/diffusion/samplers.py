@@ -48,17 +48,17 @@ def ddim(
     """
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
         x0, fraction = predict(x, sigmas[i].expand(len(x)))
-        up, down = ancestral_split(sigma, sigma_next, eta)
-        x = x0 + (down / sigma) * (x - x0)
-        if up > 0:
+        sigma_up, sigma_down = ancestral_split(sigma, sigma_next, eta)
+        x = x0 + (sigma_down / sigma) * (x - x0)
+        if sigma_up > 0:
             x = x + eta * posterior_std(sigma, sigma_next, variance, fraction) * noise()
         yield SamplerStep(i, sigma, sigma_next, x, x0)
 
 
 def ancestral_split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    """Deviations `up` of the fresh and `down` of the kept noise: up^2 + down^2 = sigma_next^2."""
-    up = eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
-    return up, math.sqrt(max(0.0, sigma_next**2 - up**2))
+    """Deviations (sigma_up, sigma_down) of fresh and kept noise; squares sum to sigma_next^2."""
+    sigma_up = eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
+    return sigma_up, math.sqrt(max(0.0, sigma_next**2 - sigma_up**2))
 
 
 def posterior_std(

@@ -38,7 +38,7 @@ def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
 
     Raises UsageError where the schedule has fewer timesteps than there are steps.
     """
-    largest = grids.FLOW_SIGMA_MAX if sampling.solves_ode else math.inf
+    largest = grids.ODE_SIGMA_MAX if sampling.solves_ode else math.inf
     steps = sampling.with_default_steps(len(schedule)).steps
     return grids.sigmas(schedule, steps, sampling.spacing, largest)
 
@@ -79,6 +79,7 @@ def _steps(
         return samplers.dpmpp_2m(denoise, x, sigmas)
     if sampling.sampler == "ipndm":
         return samplers.ipndm(denoise, x, sigmas)
-    # ddpm is ddim with eta 1, and Euler's method is ddim with eta 0.
-    eta, variance = sampling.eta, sampling.variance
-    return samplers.ddim(predict, x, sigmas, eta=eta, noise=noise, variance=variance)
+    if sampling.sampler in ("ddim", "ddpm", "euler"):  # which differ by eta
+        eta, variance = sampling.eta, sampling.variance
+        return samplers.ddim(predict, x, sigmas, eta=eta, noise=noise, variance=variance)
+    raise NotImplementedError(sampling.sampler)

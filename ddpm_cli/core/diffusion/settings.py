@@ -39,14 +39,14 @@ class Sampling(Settings):
         "Denoising steps, 1 to the model's number of timesteps.",
         unit="steps",
         panel=_PANEL,
-        shown="50, or all where there are fewer",
+        default_text="50, or all where there are fewer",
         check=above_zero,
     )
     eta: float = setting(
         None,
         "Noise added in each step: 0 is DDIM, 1 is DDPM's ancestral sampling.",
         panel=_PANEL,
-        shown="0 for ddim, 1 for ddpm",
+        default_text="0 for ddim, 1 for ddpm",
     )
     guidance: float = setting(
         1.0,
@@ -61,7 +61,7 @@ class Sampling(Settings):
         "leading, linspace, quadratic (dense where there is little noise), or karras (between "
         "timesteps; EDM's rho 7, from 80 at most).",
         panel=_PANEL,
-        shown="trailing; karras where the sampler solves the flow",
+        default_text="trailing; karras where the sampler solves the flow",
         check=choice(*SPACINGS),
     )
     sampler: str = setting(
@@ -85,7 +85,7 @@ class Sampling(Settings):
     )
     s_min: float = setting(0.0, "Lowest noise level with churn.", panel=_PANEL)
     s_max: float = setting(
-        math.inf, "Highest noise level with churn.", panel=_PANEL, shown="no limit"
+        math.inf, "Highest noise level with churn.", panel=_PANEL, default_text="no limit"
     )
     s_noise: float = setting(1.0, "Standard deviation of the noise that churn adds.", panel=_PANEL)
     threshold: str = setting(
@@ -100,7 +100,7 @@ class Sampling(Settings):
         "LOW,HIGH: guide only at noise levels LOW < sigma <= HIGH, such as 0.3,5.",
         panel=_PANEL,
         parse=parse_interval,
-        shown="all noise levels",
+        default_text="all noise levels",
     )
     guidance_rescale: float = setting(
         0.0,

@@ -64,9 +64,9 @@ def generated_images(
 ) -> GeneratedImages:
     """The images of a request as an image set, sampled in batches without a progress bar."""
 
-    def walk(indices: range) -> Iterator[Tensor]:
+    def batches(indices: range) -> Iterator[Tensor]:
         for _, images in draw(model, request, indices, batch, Silent()):
             yield torch.from_numpy(images)
 
     sampled = settings_of(model, request) | {"precision": devices.precision_name(model.precision)}
-    return GeneratedImages(label, request.count, walk, sampled)
+    return GeneratedImages(label, request.count, batches, sampled)

@@ -94,7 +94,7 @@ class TrainedModel:
         """D(x, sigma) -> x0 (Karras et al. 2022, section 5), for x = x0 + sigma n (B, C, H, W).
 
         sigma: one for all images or one each. classes, prompts: one for all or one each; without
-        them a conditional model is asked with the null condition. Gradients flow to x.
+        them a conditional model gets the null condition. Gradients flow to x.
         """
         sampling = Sampling(guidance=guidance)
         check_sampling(self.model, sampling)

@@ -16,7 +16,7 @@ from ddpm_cli.core.data import files as image_files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.feature_store import FeatureStore
-from ddpm_cli.core.metrics.images import ImageSet, Tally
+from ddpm_cli.core.metrics.images import ImageCounts, ImageSet
 from ddpm_cli.core.metrics.statistics import Moments, Statistics, read_statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
@@ -54,30 +54,30 @@ def collect(
     logits = FeatureStore(extractor.network.classes) if keep.logits else None
     shard = distributed.shard(len(images))
     with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
-        for batch in extractor.features(images.walk(shard)):
+        for batch in extractor.features(images.batches(shard)):
             moments.update(batch.pool)
             if features is not None:
                 features.append(batch.pool)
             if logits is not None:
                 logits.append(batch.logits)
             advance(len(batch.pool))
-    tally = Tally()
-    for shard_tally in distributed.all_gather(images.tally):
-        tally.merge(shard_tally)
-    images.tally = tally
-    tally.report(reporter, images.label, grey=extractor.protocol.channels == 1)
-    if tally.count < 2:
+    counts = ImageCounts()
+    for shard_counts in distributed.all_gather(images.counts):
+        counts.merge(shard_counts)
+    images.counts = counts
+    counts.report(reporter, images.label, grey=extractor.protocol.channels == 1)
+    if counts.count < 2:
         raise DdpmError(
-            f"only {tally.count} images of {images.label} are readable; a score needs at least 2"
+            f"only {counts.count} images of {images.label} are readable; a score needs at least 2"
         )
-    if tally.traits["grey"] == tally.count and not extractor.protocol.local:
+    if counts.traits["grey"] == counts.count and not extractor.protocol.local:
         reporter.say(
             f"{images.label}: all images are grey, and Inception was trained on colour "
             "photographs; train features on such images with ddpm train-classifier, for --features"
         )
     merged = moments.all_reduce(extractor.network.width)
     statistics = Statistics(
-        merged.mean, merged.covariance, merged.count, extractor.origin, tally.summary()
+        merged.mean, merged.covariance, merged.count, extractor.origin, counts.summary()
     )
     return InputFeatures(
         statistics,
@@ -106,7 +106,7 @@ def collect_cached(
             cached, FeatureStore.open(files[1], extractor.network.width) if read_features else None
         )
     collected = collect(images, extractor, keep, what, reporter)
-    if distributed.is_main() and not images.tally.unreadable:
+    if distributed.is_main() and not images.counts.unreadable:
         try:
             if collected.features is not None:
                 collected.features.save(files[1])

@@ -26,10 +26,10 @@ from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
-RUN_LENGTH = 256  # most images in a batch
-RUN_BYTES = 64 * 2**20  # most bytes in a batch, so that large photographs fit in memory
+MAX_BATCH = 256  # most images in a batch
+MAX_BATCH_BYTES = 64 * 2**20  # most bytes in a batch, so that large photographs fit in memory
 
-TREATMENT = {  # by trait (data.files.traits): how decoding handles it
+TRAIT_HANDLING = {  # by trait (data.files.traits): how decoding handles it
     "grey": "replicated to RGB",
     "transparent": "composited on white",
     "16-bit": "scaled to 8 bits",
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Tally:
+class ImageCounts:
     """Counts of the sizes, formats and traits of decoded images."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) in pixels
@@ -61,7 +61,7 @@ class Tally:
         self.formats[kind] += times
         self.traits.update(dict.fromkeys(traits, times))
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: ImageCounts) -> None:
         """Add the counts of a later shard."""
         self.sizes += other.sizes
         self.formats += other.formats
@@ -84,7 +84,7 @@ class Tally:
         for trait, times in self.traits.most_common():
             if grey and trait == "grey":
                 continue
-            reporter.say(f"{label}: {times} of {self.count} are {trait} ({TREATMENT[trait]})")
+            reporter.say(f"{label}: {times} of {self.count} are {trait} ({TRAIT_HANDLING[trait]})")
         if self.unreadable:
             names = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
             reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {names}")
@@ -94,11 +94,11 @@ class ImageSet(Protocol):
     """Images that can be iterated over repeatedly, as uint8 batches (n, 1 or 3, H, W)."""
 
     label: str  # as the user named them
-    tally: Tally  # of the last walk, complete at its end
+    counts: ImageCounts  # of the last batches, complete at its end
 
     def __len__(self) -> int: ...
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Iterate over a contiguous range of the images (a slice from start to stop)."""
 
     def content(self) -> str | None:
@@ -110,17 +110,17 @@ class FileImages:
 
     def __init__(self, listing: ImageFiles, skip_bad: bool = False) -> None:
         self.label = str(listing.path)
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._listing = listing
         self._skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self._listing.names)
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Decode a range of the files, ahead of the consumer."""
-        self.tally = Tally()
-        return _runs(self._decoded(range(len(self))[part], self.tally))
+        self.counts = ImageCounts()
+        return _stack_equal_shapes(self._decoded(range(len(self))[part], self.counts))
 
     def content(self) -> str:
         """Hash of names and bytes: a copy of the folder elsewhere has the same."""
@@ -137,7 +137,7 @@ class FileImages:
         except UnreadableError:
             return "unreadable"
 
-    def _decoded(self, part: range, tally: Tally) -> Iterator[ImageArray]:
+    def _decoded(self, part: range, counts: ImageCounts) -> Iterator[ImageArray]:
         workers = min(8, cores())
         with ThreadPoolExecutor(workers) as pool:
             ahead = _ahead(pool, self._decode, part, depth=4 * workers)
@@ -146,11 +146,11 @@ class FileImages:
                 if isinstance(outcome, UnreadableError):
                     if not self._skip_bad:
                         raise DdpmError(f"{outcome}; --skip-bad leaves unreadable files out")
-                    tally.unreadable.append(str(outcome))
+                    counts.unreadable.append(str(outcome))
                     continue
                 image, traits = outcome
                 height, width = image.shape[1:]
-                tally.add((height, width), PurePosixPath(name).suffix[1:].lower(), traits)
+                counts.add((height, width), PurePosixPath(name).suffix[1:].lower(), traits)
                 yield image
 
     def _decode(self, index: int) -> tuple[ImageArray, frozenset[str]] | UnreadableError:
@@ -170,7 +170,7 @@ class NpzImages:
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._path = path
         members = npz_members(path)
         if "arr_0" not in members:
@@ -188,13 +188,13 @@ class NpzImages:
         """Hash of the file."""
         return sha256_of(self._path)
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the array, in chunks."""
-        self.tally = Tally()
+        self.counts = ImageCounts()
         n, height, width, channels = self._shape
         first, last, _ = part.indices(n)
         image_bytes = height * width * channels
-        step = max(1, min(RUN_LENGTH, RUN_BYTES // image_bytes))
+        step = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // image_bytes))
         traits = ("grey",) if channels == 1 else ()
         with self._opened() as file:
             _read_shape(file, self._path)  # leaves the file at the first pixel
@@ -205,7 +205,7 @@ class NpzImages:
                 if len(data) < count * image_bytes:
                     raise DdpmError(f"{self._path} is truncated: it has fewer than {n} images")
                 array = np.frombuffer(bytearray(data), np.uint8).reshape(count, *self._shape[1:])
-                self.tally.add((height, width), "npz", traits, count)
+                self.counts.add((height, width), "npz", traits, count)
                 yield torch.from_numpy(array).permute(0, 3, 1, 2)
 
     @contextmanager
@@ -246,11 +246,11 @@ def _ahead(
         yield pending.popleft().result()
 
 
-def _runs(images: Iterable[ImageArray]) -> Iterator[Tensor]:
+def _stack_equal_shapes(images: Iterable[ImageArray]) -> Iterator[Tensor]:
     """Stack consecutive images of equal shape; the order is kept, whatever the sizes."""
     run: list[ImageArray] = []
     for image in images:
-        full = len(run) == RUN_LENGTH or len(run) * image.nbytes >= RUN_BYTES
+        full = len(run) == MAX_BATCH or len(run) * image.nbytes >= MAX_BATCH_BYTES
         if run and (full or image.shape != run[0].shape):
             yield torch.from_numpy(np.stack(run))
             run = []

@@ -174,7 +174,7 @@ def _check(state_dict: dict[str, Tensor], network: FidInception, path: Path) -> 
         for key, value in network.state_dict().items()
         if not key.endswith(counts) or key in state_dict
     }
-    if wrong := tensors.misfits(state_dict, needed):
+    if wrong := tensors.mismatches(state_dict, needed):
         raise DdpmError(
             f"{path} is not the FID Inception network: {tensors.listed(wrong)}; {_expected_file()}"
         )

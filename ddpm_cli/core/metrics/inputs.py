@@ -17,7 +17,7 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.data.sources import Source, open_data_set
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.images import RUN_LENGTH, FileImages, ImageSet, NpzImages, Tally
+from ddpm_cli.core.metrics.images import MAX_BATCH, FileImages, ImageCounts, ImageSet, NpzImages
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
@@ -57,20 +57,20 @@ class ArrayImages:
                 "width) or (N, height, width, 1, 3 or 4)"
             )
         self.label = "array"
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._images = images
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the images."""
-        self.tally = Tally()
+        self.counts = ImageCounts()
         chosen = self._images[part]
-        for start in range(0, len(chosen), RUN_LENGTH):
-            batch = np.ascontiguousarray(chosen[start : start + RUN_LENGTH].transpose(0, 3, 1, 2))
+        for start in range(0, len(chosen), MAX_BATCH):
+            batch = np.ascontiguousarray(chosen[start : start + MAX_BATCH].transpose(0, 3, 1, 2))
             images = _opaque(torch.from_numpy(batch))
-            _count(self.tally, images, "array")
+            _count(self.counts, images, "array")
             yield images
 
     def content(self) -> None:
@@ -82,24 +82,24 @@ class DatasetImages:
 
     def __init__(self, source: Source, label: str) -> None:
         self.label = label
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._source = source
         self._size = source.image_size or source.native_size
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the data set."""
-        self.tally = Tally()
+        self.counts = ImageCounts()
         size, channels = self._size, self._source.native_channels
         indices = range(len(self))[part]
         with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(indices), RUN_LENGTH):
-                chunk = indices[start : start + RUN_LENGTH]
+            for start in range(0, len(indices), MAX_BATCH):
+                chunk = indices[start : start + MAX_BATCH]
                 arrays = list(pool.map(lambda i: self._source.image(i, channels, size), chunk))
                 images = torch.from_numpy(np.stack(arrays))
-                _count(self.tally, images, "data set")
+                _count(self.counts, images, "data set")
                 yield images
 
     def content(self) -> str:
@@ -113,20 +113,20 @@ class TrainingImages:
 
     def __init__(self, images: loader.DecodedImages, label: str) -> None:
         self.label = label
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._images = images
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the images."""
-        self.tally = Tally()
+        self.counts = ImageCounts()
         indices = np.arange(len(self))[part]
-        for start in range(0, len(indices), RUN_LENGTH):
-            images, _ = self._images.take(indices[start : start + RUN_LENGTH])
+        for start in range(0, len(indices), MAX_BATCH):
+            images, _ = self._images.take(indices[start : start + MAX_BATCH])
             images = _opaque(images)
-            _count(self.tally, images, "data")
+            _count(self.counts, images, "data")
             yield images
 
     def content(self) -> str:
@@ -151,27 +151,27 @@ class GeneratedImages:
         sampled: dict[str, Any],
     ) -> None:
         self.label, self.sampled = label, sampled
-        self.tally = Tally()
+        self.counts = ImageCounts()
         self._count, self._draw = count, draw
 
     def __len__(self) -> int:
         return self._count
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Sample a range of the images."""
-        self.tally = Tally()
+        self.counts = ImageCounts()
         for batch in self._draw(range(self._count)[part]):
             images = _opaque(batch)
-            _count(self.tally, images, "drawn")
+            _count(self.counts, images, "drawn")
             yield images
 
     def content(self) -> None:
         """None: unknown before they are sampled."""
 
 
-def _count(tally: Tally, images: Tensor, kind: str) -> None:
+def _count(counts: ImageCounts, images: Tensor, kind: str) -> None:
     n, channels, height, width = images.shape
-    tally.add((height, width), kind, ("grey",) if channels == 1 else (), n)
+    counts.add((height, width), kind, ("grey",) if channels == 1 else (), n)
 
 
 def _opaque(images: Tensor) -> Tensor:

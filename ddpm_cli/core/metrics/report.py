@@ -50,7 +50,7 @@ class Report:
     def protocol_line(self) -> str:
         """Everything that must be equal for two reports to compare."""
         counts = f"n_real={self.n_real or 'unknown'} n_fake={self.n_fake or 'unknown'}"
-        return f"{self.origin.words()} | {counts} | real {self.real}, fake {self.fake}"
+        return f"{self.origin.describe()} | {counts} | real {self.real}, fake {self.fake}"
 
     def document(self) -> dict[str, object]:
         """The document for --json."""
@@ -147,7 +147,7 @@ class InceptionScoreReport:
         score = f"Inception Score {self.mean:.4f} +/- {self.std:.4f}"
         counts = f"n={self.n} splits={self.splits} shuffled"
         prefix = "local-" if self.local else ""
-        return f"{prefix}{score}  [{self.origin.words()} | {counts} | {self.images}]"
+        return f"{prefix}{score}  [{self.origin.describe()} | {counts} | {self.images}]"
 
     def document(self) -> dict[str, object]:
         """The document for --json."""

@@ -114,7 +114,7 @@ class FeatureOrigin:
         differing = [(option, a, b) for option, a, b in pairs if a and b and a != b]
         return differing[0] if differing else None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Describe protocol, weights and arithmetic, for the line printed with a score."""
         protocol = f"{self.protocol}: {self.resize}" if self.resize else self.protocol
         sha256 = f"{self.weights_sha256[:8]}…" if self.weights_sha256 else "unknown"

@@ -74,7 +74,7 @@ class UNet(nn.Module):
                 channels = level.width
                 skips.append(channels)
 
-        for kinds in config.bottom:
+        for kinds in config.middle_stages:
             self.middle.append(Stage(kinds, channels, channels, config))
 
         for depth, level in reversed(list(enumerate(config.levels))):
@@ -92,7 +92,7 @@ class UNet(nn.Module):
         """x (B, C, H, W) of any H and W, c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
         embeddings = self.embedding(c_noise, condition)
         height, width = x.shape[2:]
-        below, right = (-side % self.config.granularity for side in (height, width))
+        below, right = (-side % self.config.size_multiple for side in (height, width))
         if below or right:
             x = nnf.pad(x, (0, right, 0, below))
 

@@ -78,13 +78,13 @@ class Batches:
 
         rows = self._order.indices(seen, optimiser.batch)[shard]
         random = seeds.generator(optimiser.seed, "captions", seen)
-        which = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
-        images, condition = self._take(self._images, rows, which)
+        caption_draws = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
+        images, condition = self._take(self._images, rows, caption_draws)
         x0 = to_unit(images.to(self._device))
         if self._config.data.augment:
-            moves = self._augmentation(seen)[shard]
-            x0 = augmentation.augment(x0, moves)
-            condition = condition._replace(augmented=augmentation.labels(moves))
+            parameters = self._augmentation(seen)[shard]
+            x0 = augmentation.augment(x0, parameters)
+            condition = condition._replace(augmented=augmentation.labels(parameters))
         elif self._config.data.flip:
             x0 = augmentation.flip(x0, flips[shard])
         noised = Noised(x0, self._noise(optimiser.batch, seen)[shard], sigma[shard])
@@ -105,12 +105,12 @@ class Batches:
             yield batch.select(distributed.shard(len(rows)))
 
     def _take(
-        self, dataset: DecodedImages, rows: NDArray[np.int64], which: Tensor
+        self, dataset: DecodedImages, rows: NDArray[np.int64], draws: Tensor
     ) -> tuple[Tensor, Condition]:
-        """Images (B, C, H, W) uint8 and their conditions; `which`, (B,) in [0, 1): the caption."""
+        """Images (B, C, H, W) uint8 and their conditions; `draws`, (B,) in [0, 1): of captions."""
         images, labels = dataset.take(rows)
         classes = labels if self._config.network.classes else None
-        return images, Condition(classes, dataset.caption_tokens(rows, which.numpy()))
+        return images, Condition(classes, dataset.caption_tokens(rows, draws.numpy()))
 
     def _augmentation(self, seen: int) -> Tensor:
         """Parameters (B, 8) of the augmentation of the batch after `seen` images."""

@@ -42,7 +42,7 @@ def network_settings(
     """The network's settings for captions: the text encoder, and text-attn after every attn.
 
     options: the user's settings over the config. Without captions, the config's text-attn blocks
-    are removed, but not those that the user asks for.
+    are removed, but not those that the user names.
     """
     up_blocks = () if "blocks" in options else config.up_blocks  # they follow new blocks
     recipes: dict[str, Any] = {

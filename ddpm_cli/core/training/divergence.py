@@ -92,7 +92,7 @@ class DivergenceMonitor:
             "snapshot": str(newest[0]) if newest else None,
             "try": fixes,
         }
-        distributed.broadcast_from_rank0(lambda: write_json(run.post_mortem, _spelt(document)))
+        distributed.broadcast_from_rank0(lambda: write_json(run.post_mortem, _as_json(document)))
         saved = f"{newest[0]} is from before" if newest else "no snapshot had been written"
         return DivergedError(
             f"stopped: {reason}, up to step {steps}; {saved}, and {run.post_mortem} has the "
@@ -117,10 +117,10 @@ class DivergenceMonitor:
         }
 
 
-def _spelt(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Non-finite numbers as "nan", "inf" and "-inf", which JSON cannot hold as numbers."""
     if isinstance(value, dict):
-        return {name: _spelt(item) for name, item in value.items()}
+        return {name: _as_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_spelt(item) for item in value]
+        return [_as_json(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

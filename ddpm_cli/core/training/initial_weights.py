@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.checkpoints.tensors import listed, misfits
+from ddpm_cli.core.checkpoints.tensors import listed, mismatches
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import WeightsOrigin
 from ddpm_cli.core.config.serialisation import to_dict
@@ -72,7 +72,7 @@ def read(path: Path, config: NetworkConfig) -> InitialWeights:
             f"--init-from {path} scales its residual sums by {config.skip_scale:g}, and so would "
             "an added block: it cannot start as the identity. Leave out captions and --blocks"
         )
-    if wrong := misfits(tensors, needed):
+    if wrong := mismatches(tensors, needed):
         raise DdpmError(
             f"--init-from {path} is of another network than this training's: {listed(wrong)}; "
             "leave out the options and settings that change the network"

@@ -27,7 +27,7 @@ from ddpm_cli.core.training import captioning, initial_weights
 from ddpm_cli.core.training.budget import Clock
 from ddpm_cli.core.training.state import Progress
 
-_OF_THE_DATA = {  # settings that a --config file does not bring to other images
+_OWN_TO_THE_DATA = {  # settings that a --config file does not bring to other images
     "network": ("size", "channels", "classes"),
     "data": ("source", "fingerprint", "captions", "examples", "example_labels"),
 }
@@ -224,7 +224,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise DdpmError(f"--config {path} is neither JSON nor TOML: {error}") from error
     if not isinstance(settings, dict):
         raise DdpmError(f"--config {path} should hold named settings, like a run's config.json")
-    for part, names in _OF_THE_DATA.items():
+    for part, names in _OWN_TO_THE_DATA.items():
         if isinstance(settings.get(part), dict):
             settings[part] = {k: v for k, v in settings[part].items() if k not in names}
     return settings

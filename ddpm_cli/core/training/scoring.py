@@ -29,7 +29,7 @@ from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
 from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
-from ddpm_cli.core.metrics.images import RUN_LENGTH, ImageSet
+from ddpm_cli.core.metrics.images import MAX_BATCH, ImageSet
 from ddpm_cli.core.metrics.inputs import TrainingImages
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.runtime import devices, distributed
@@ -94,7 +94,7 @@ class TrainingScorer:
         self.execution, self.reporter, self.stop = execution, reporter, stop
         self.steps = min(_STEPS, config.diffusion.timesteps)
         real = TrainingImages(images, config.data.source)
-        interruptible = _Interruptible(real, RUN_LENGTH, stop, run.path)
+        interruptible = _Interruptible(real, MAX_BATCH, stop, run.path)
         real_features = collect_cached(interruptible, extractor, Keep(), "real", reporter)
         self._real = real_features.statistics
         self._conditions = self._conditions_of(images)
@@ -207,7 +207,7 @@ class _Interruptible:
     """An image set whose iteration ends where any rank is asked to stop: all agree each batch."""
 
     def __init__(self, images: ImageSet, batch: int, stop: stopping.StopRequest, run: Path) -> None:
-        self.label, self.tally, self._images = images.label, images.tally, images
+        self.label, self.counts, self._images = images.label, images.counts, images
         self._batch, self._stop, self._run = batch, stop, run
 
     def __len__(self) -> int:
@@ -217,12 +217,12 @@ class _Interruptible:
         """Hash of the images, as the image set's."""
         return self._images.content()
 
-    def walk(self, part: slice) -> Iterator[Tensor]:
+    def batches(self, part: slice) -> Iterator[Tensor]:
         """Iterate over a slice. Raises PreemptedError or StoppedByUserError on a signal."""
-        batches = self._images.walk(part)
+        batches = self._images.batches(part)
         for _ in range(math.ceil(len(self) / distributed.world_size() / self._batch)):
             (received,) = distributed.all_reduce_max(self._stop.signal)
             if received:
                 raise stopping.stopped_error(int(received), str(self._run))
             yield from islice(batches, 1)
-        self.tally = self._images.tally
+        self.counts = self._images.counts

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ddpm_cli.core.checkpoints.snapshots import StateDict
-from ddpm_cli.core.checkpoints.tensors import listed, misfits
+from ddpm_cli.core.checkpoints.tensors import listed, mismatches
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
@@ -79,7 +79,7 @@ class TrainingState:
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned. Raises DdpmError for another network's."""
-        if wrong := misfits(state["network"], self.network.state_dict()):
+        if wrong := mismatches(state["network"], self.network.state_dict()):
             raise DdpmError(f"it is of another network: {listed(wrong)}")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])

@@ -47,13 +47,13 @@ class Due:
 
     signal: int = 0  # that asks to stop; 0: none
     end: bool = False  # the budget is used up
-    validate: bool = False  # a snapshot is due by images, or the training ends
+    snapshot: bool = False  # a snapshot is due by images, or the training ends
     score: bool = False
 
     @property
     def save(self) -> bool:
         """Whether a snapshot is written: signals and scores only add some."""
-        return self.validate or self.score or self.signal != 0
+        return self.snapshot or self.score or self.signal != 0
 
 
 class Scorer(Protocol):
@@ -257,18 +257,18 @@ class Trainer:
         """Validate, log, save and draw, whichever of them is due."""
         progress, held_out = self.state.progress, None
         with _timed() as validation:
-            if due.validate:
+            if due.snapshot:
                 with watchdog.paused():
                     held_out = self._validate()
         batch = self.config.optimiser.batch
-        if due.validate or passed_multiple(progress.images, batch, self.log.every):
+        if due.snapshot or passed_multiple(progress.images, batch, self.log.every):
             self.log.write(bar, clock.used, lr, norm, held_out)
         if due.save:
             self.log.store_unlogged()
-            self.saver.start(best=due.validate and self._is_best(held_out))
+            self.saver.start(best=due.snapshot and self._is_best(held_out))
         if due.signal or due.score:
             self.saver.finish()  # before what may take minutes
-        if due.validate:
+        if due.snapshot:
             with _timed() as drawing:
                 self.saver.draw(last=due.end)
             progress.validation_seconds = validation.seconds + drawing.seconds
