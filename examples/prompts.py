@@ -57,7 +57,7 @@ def write_folder(folder: Path) -> None:
 
 
 def held_out(content: Content) -> bool:
-    """Whether it is held out: for each colour and figure a third of the (size, background) pairs."""
+    """Whether it is held out: for each colour and figure a third of the sizes and backgrounds."""
     values = (list(SIZES), list(COLOURS), list(FIGURES), list(COLOURS))
     return sum(names.index(name) for names, name in zip(values, content, strict=True)) % 3 == 0
 

@@ -16,7 +16,7 @@ import ddpm_cli as ddpm
 
 
 def squares(count: int, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Light squares on dark background (class 0), or the reverse (class 1): uint8 (N, H, W), labels."""
+    """Light squares on a dark background (class 0), or the reverse (class 1), with labels."""
     images = np.full((count, side, side), 30, dtype=np.uint8)
     images[:, 4:12, 4:12] = 220
     labels = np.arange(count) % 2
