@@ -17,8 +17,10 @@ import pytest
 
 from ddpm_cli.cli import console
 from ddpm_cli.core.config.diffusion import BETA_RANGED
+from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import SAMPLERS
+from ddpm_cli.core.errors import UsageError
 from tests.support.cli import Result
 
 Call = Callable[..., Result]
@@ -49,6 +51,42 @@ def test_every_command_has_its_options(
     assert result.code == 0
     shown = result.out.replace("│", " ").split()
     assert [option for option in OPTIONS[command].split() if option not in shown] == []
+
+
+def test_plain_train_trains_the_built_in_shapes(
+    ddpm: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddpm_cli.core.training import session
+
+    requests = []
+
+    def refuse(request: TrainingRequest, *_: object) -> None:
+        requests.append(request)
+        raise UsageError("not in this test")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "launch_if_needed", refuse)
+    assert ddpm("train").code == 2
+    assert requests == [TrainingRequest()]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("sample", 1, "there is no trained run under runs/ here"),
+        ("gif", 1, "there is no trained run under runs/ here"),
+        ("nll", 1, "there is no trained run under runs/ here"),
+        ("fid", 2, "Missing argument"),
+        ("inception-score", 2, "Missing argument"),
+        ("inspect-schedule", 0, ""),
+    ],
+)
+def test_without_arguments_a_command_says_what_it_needs(
+    ddpm: Call, command: str, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = ddpm(command)
+    assert (result.code, says in result.err) == (code, True)
 
 
 def test_version_and_overview(ddpm: Call) -> None:

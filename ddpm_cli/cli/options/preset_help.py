@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from typer.core import TyperCommand
@@ -42,7 +43,7 @@ def _value(config: Any, setting: Setting) -> Any:
 
 
 def _named_preset(args: list[str]) -> str:
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in pairwise([*args, ""]):
         name = following if word == "--preset" else word.removeprefix("--preset=")
         if name in PRESETS and name != word:
             return name
