@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support import pages
-from tests.support.layout import FLOORS
+from tests.support.layout import LAYERS
 from tests.support.pages import ARCHITECTURE, README, TOP
 
 
@@ -19,12 +19,12 @@ def test_generated_parts_of_pages_are_current() -> None:
         )
 
 
-def test_the_floors_of_the_architecture_are_those_that_hold() -> None:
+def test_the_layers_of_the_architecture_are_those_that_hold() -> None:
     table = re.findall(r"^\| \d+ \| ([^|]*) \|", ARCHITECTURE.read_text(), flags=re.MULTILINE)
-    floors = [tuple(re.findall(r"`([^`]*)`", cell)) for cell in table]
+    layers = [tuple(re.findall(r"`([^`]*)`", cell)) for cell in table]
     named = {"core/errors.py": "core.errors", "ddpm_cli/__init__.py": "library"}
-    names = [tuple(named.get(name, name.replace("/", ".")) for name in cell) for cell in floors]
-    assert tuple(reversed(names)) == FLOORS
+    names = [tuple(named.get(name, name.replace("/", ".")) for name in cell) for cell in layers]
+    assert tuple(reversed(names)) == LAYERS
 
 
 def test_the_reading_order_is_as_long_as_it_says() -> None:

@@ -1,4 +1,4 @@
-"""The layout of the tests: one folder per room of the package, shared helpers in tests/support."""
+"""The layout of the tests: a folder for each package, shared helpers in tests/support."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import ddpm_cli
 
 TESTS = Path(__file__).parent
 ROOT = Path(ddpm_cli.__file__).parent
-ROOMS = {path.name for path in (ROOT / "core").iterdir() if path.is_dir()} | {"cli"}
+PACKAGES = {path.name for path in (ROOT / "core").iterdir() if path.is_dir()} | {"cli"}
 OTHERS = {
     "support",  # helpers of several test modules
     "regression",  # behaviour of the whole program, compared with a record
     "benchmarks",  # measurements, not run by pytest
 }
-# The README's list of rooms is in the order of test_house.
+# The README's list of packages is in the order of test_imports.
 
 
 def test_folders_are_rooms_of_the_package() -> None:
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/*.py")}
-    assert folders - ROOMS - OTHERS == set()
+    assert folders - PACKAGES - OTHERS == set()
 
 
 def test_test_modules_do_not_import_each_other() -> None:
@@ -43,7 +43,9 @@ def imported_by(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, ast.unparse(node)
             names.add(node.module)
-            if node.module == "tests" or node.module in {f"tests.{room}" for room in ROOMS}:
+            if node.module == "tests" or node.module in {
+                f"tests.{package}" for package in PACKAGES
+            }:
                 names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 

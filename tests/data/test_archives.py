@@ -168,13 +168,13 @@ def test_damaged_and_oversized_members_are_named(
         folder.read(1)
 
 
-def test_a_copy_has_the_same_fingerprint_but_another_stamp(tmp_path: Path) -> None:
+def test_a_copy_has_the_same_fingerprint_but_another_cache_key(tmp_path: Path) -> None:
     """A run resumes with unpacked copies; caches are computed again."""
     root = fill(tmp_path / "in", a_DOT_png="a", b_DOT_png="b")
-    first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
+    first, cache_key = open_image_files(root).fingerprint(), open_image_files(root).cache_key()
     os.utime(root / "b.png", ns=(10**18, 10**18))
     assert open_image_files(root).fingerprint() == first
-    assert open_image_files(root).stamp() != stamp
+    assert open_image_files(root).cache_key() != cache_key
     (root / "b.png").write_text("c")  # of the same size and modification time
     os.utime(root / "b.png", ns=(10**18, 10**18))
     assert open_image_files(root).fingerprint() != first
@@ -182,11 +182,11 @@ def test_a_copy_has_the_same_fingerprint_but_another_stamp(tmp_path: Path) -> No
 
 def test_a_fingerprint_reads_the_first_bytes_of_few_files(tmp_path: Path) -> None:
     root = fill(tmp_path / "in", **{f"{i:04}_DOT_png": "x" for i in range(130)})
-    first, stamp = open_image_files(root).fingerprint(), open_image_files(root).stamp()
+    first, cache_key = open_image_files(root).fingerprint(), open_image_files(root).cache_key()
     changed = []
     for name in sorted(path.name for path in root.iterdir()):
         (root / name).write_text("y")
         changed.append(open_image_files(root).fingerprint() != first)
-        assert open_image_files(root).stamp() != stamp
+        assert open_image_files(root).cache_key() != cache_key
         (root / name).write_text("x")
     assert changed[0] and 32 <= sum(changed) <= 64

@@ -43,7 +43,7 @@ from ddpm_cli.core.runtime.elastic.launch import Nodes
 from ddpm_cli.core.runtime.locks import lock_run
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training import session
-from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.state import Progress
 from tests.support import ranks
 from tests.support.cli import Result
@@ -450,11 +450,11 @@ def test_a_run_keeps_the_snapshot_it_was_resumed_from(
     assert train_tiny("--out", "run", "--images", 8).code == 0
     (start,) = Path("old/snapshots").glob("*16.pt")
 
-    def killed(self: Clock, *args: Any) -> Any:
+    def killed(self: BudgetTracker, *args: Any) -> Any:
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Clock, "tick", killed)
+        patch.setattr(BudgetTracker, "update", killed)
         assert train_tiny("--out", "run", "--resume", start, "--images", 24).code == 9
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     again = train_tiny("--out", "run", "--resume", start, "--images", 24, "--json")
@@ -520,7 +520,7 @@ def test_a_gpu_out_of_memory_is_an_error_of_one_line(
     def full(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(Clock, "tick", full)
+    monkeypatch.setattr(BudgetTracker, "update", full)
     result = train_tiny("--out", "run")
     assert (result.code, result.err.count("Traceback")) == (1, 0)
     assert "memory (CUDA out of memory); use a smaller --microbatch" in result.err
@@ -666,13 +666,13 @@ def test_a_failed_rendezvous_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(DdpmError, match="2 nodes did not meet at"):
+        with pytest.raises(DdpmError, match="2 nodes did not all connect to"):
             launch.launch(launch.LaunchConfig(1, Nodes(2, 0, endpoint)), ["train"], Silent())
-    with pytest.raises(DdpmError, match="2 nodes did not meet at"):
+    with pytest.raises(DdpmError, match="2 nodes did not all connect to"):
         launch.launch(launch.LaunchConfig(1, Nodes(2, 0, endpoint)), ["train"], Silent())
     message = launch._rendezvous_failed(Nodes(2, 0, endpoint), RendezvousTimeoutError())
-    assert "(not all came in time)" in message
-    with pytest.raises(DdpmError, match=r"did not meet at .*refused"):
+    assert "(not all joined in time)" in message
+    with pytest.raises(DdpmError, match=r"did not all connect to .*refused"):
         launch.launch(launch.LaunchConfig(1, Nodes(2, 1, endpoint)), ["train"], Silent())
 
 

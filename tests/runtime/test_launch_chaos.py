@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_exits_immediately(start: Start, tmp_path: Path) -> None
     while process.poll() is None:  # Ctrl-C, again and again
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-    assert "left at once" in stderr_of(process, 130)
+    assert "exited at once" in stderr_of(process, 130)
 
 
 def test_a_worker_dies_more_often_than_max_restarts(start: Start) -> None:

@@ -1,7 +1,7 @@
 """Fault injection: worker processes that fail at a chosen step.
 
-A sitecustomize.py, which Python runs at its start, wraps `Clock.tick`, which every process calls
-at the end of every step.
+A sitecustomize.py, which Python runs at its start, wraps `BudgetTracker.update`, which every
+process calls at the end of every step.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pathlib import Path
 
 def install():
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
-    from ddpm_cli.core.training.budget import Clock
-    tick, on_signal, received = Clock.tick, StopRequest.on_signal, threading.Event()
+    from ddpm_cli.core.training.budget import BudgetTracker
+    update, on_signal, received = BudgetTracker.update, StopRequest.on_signal, threading.Event()
 
     def on_signal_and_set(self, *arguments):
         on_signal(self, *arguments)
         received.set()
 
-    def tick_or_fail(self, progress, *arguments):
+    def update_or_fail(self, progress, *arguments):
         for fault in json.loads(os.environ["FAULTS"]):
             own = fault["rank"] == int(os.environ.get("RANK", 0))
             if own and progress.images == fault["images"]:
@@ -44,7 +44,7 @@ def install():
                 except FileExistsError:
                     continue
                 inject(fault["kind"])
-        return tick(self, progress, *arguments)
+        return update(self, progress, *arguments)
 
     def inject(kind):
         if kind == "raise":
@@ -63,7 +63,7 @@ def install():
             return
         os.kill(os.getpid(), getattr(signal, kind))
 
-    Clock.tick, StopRequest.on_signal = tick_or_fail, on_signal_and_set
+    BudgetTracker.update, StopRequest.on_signal = update_or_fail, on_signal_and_set
 
 if os.environ.get("FAULTS") and "RANK" in os.environ:
     install()

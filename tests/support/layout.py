@@ -1,8 +1,8 @@
-"""The plan of the rooms: which lies above which."""
+"""The plan of the packages: which lies above which."""
 
 from __future__ import annotations
 
-FLOORS = (  # lowest first; rooms on one floor do not import each other
+LAYERS = (  # lowest first; packages on one layer do not import each other
     ("core.errors",),
     ("core.config",),
     ("core.runtime",),
@@ -17,10 +17,10 @@ FLOORS = (  # lowest first; rooms on one floor do not import each other
     ("cli",),
     ("library",),  # ddpm_cli/__init__.py, whose progress bars are the terminal's
 )
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+HEIGHT = {package: height for height, packages in enumerate(LAYERS) for package in packages}
 
 
-def room(name: str) -> str:
+def package(name: str) -> str:
     """The folder below core that a module lies in, "core.errors", "cli" or "library"."""
     first, *rest = name.split(".")
     if first == "core":

@@ -14,7 +14,7 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion.settings import Sampling
-from tests.support.layout import HEIGHT, room
+from tests.support.layout import HEIGHT, package
 
 CONFIGS = {
     "A run: config.json and --config files": RunConfig,
@@ -33,12 +33,12 @@ GENERATED = {  # pages, and the heading above the part that is generated
 BESIDE = [  # rows of the README's tree for what is no package
     ("docs/", "how to use it, and how it is built"),
     ("examples/", "whole experiments as short scripts"),
-    ("tests/", "by room as the code; benchmarks/ measures, and is not run by pytest"),
+    ("tests/", "by package as the code; benchmarks/ measures, and is not run by pytest"),
 ]
 
 
-def rooms() -> list[tuple[str, str]]:
-    """Folder and first line of its docstring, core's rooms from the lowest floor up."""
+def packages() -> list[tuple[str, str]]:
+    """Folder and first line of its docstring, core's packages from the lowest layer up."""
     package = TOP / "ddpm_cli"
     rows = [("ddpm_cli/", first_line(package))]
     for part in ("cli", "core"):
@@ -48,14 +48,14 @@ def rooms() -> list[tuple[str, str]]:
             for path in (package / part).iterdir()
             if (path / "__init__.py").exists() or path.name == "errors.py"
         ]
-        for path in sorted(inner, key=lambda path: (floor(path), path.name)):
+        for path in sorted(inner, key=lambda path: (layer(path), path.name)):
             name = path.name + "/" * path.is_dir()
             rows.append((f"    {name}", first_line(path)))
     return rows + BESIDE
 
 
-def floor(path: Path) -> int:
-    return HEIGHT[room(".".join(path.relative_to(TOP / "ddpm_cli").with_suffix("").parts))]
+def layer(path: Path) -> int:
+    return HEIGHT[package(".".join(path.relative_to(TOP / "ddpm_cli").with_suffix("").parts))]
 
 
 def files() -> list[tuple[str, str]]:
@@ -111,7 +111,7 @@ def generated(page: Path) -> str:
     """The part of a page that is generated, as it should be."""
     if page == SETTINGS:
         return settings()
-    return tree(rooms() if page == README else files())
+    return tree(packages() if page == README else files())
 
 
 def parts(page: Path) -> tuple[str, str, str]:

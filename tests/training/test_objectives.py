@@ -174,7 +174,7 @@ def test_options_of_the_diffusion_process_set_the_config(train_tiny: Callable[..
         ("--noise-levels log-normal --noise-mean nan", "finite"),
         ("--weighting-gamma 3", "has no --weighting-gamma"),
         ("--weighting edm --weighting-gamma 3", "has no --weighting-gamma"),
-        ("--beta-max 0.01", "curve of its own"),
+        ("--beta-max 0.01", "not defined by them"),
         ("--schedule linear --beta-max 2", "at most 1"),
         ("--schedule linear-fixed --timesteps 4000 --beta-max 0.9", "zero terminal SNR"),
         ("--schedule cubic", "sigmoid-abar"),

@@ -482,7 +482,7 @@ Batches.draw, snapshots.write = interrupted, slow
 """
     command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--preview", 0)
     (result,) = ranks.run(1, program, *command)
-    assert (result.code, "left at once" in result.err) == (130, True), result.err
+    assert (result.code, "exited at once" in result.err) == (130, True), result.err
     assert not Path("waited").exists()
 
 

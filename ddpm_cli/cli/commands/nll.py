@@ -27,11 +27,11 @@ def nll(
     variance: Annotated[
         str | None,
         typer.Option(
-            help="Of the model's steps: fixed-small, fixed-large or learned.",
+            help="Variance of the model's steps: fixed-small, fixed-large or learned.",
             show_default="learned if it is, else fixed-large",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images chosen and the noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     skip_bad: common.SkipBad = False,
     nproc: common.Nproc = 1,

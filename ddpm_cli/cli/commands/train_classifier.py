@@ -32,7 +32,7 @@ def train_classifier(
     epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 3,
     batch: Annotated[int, typer.Option(help="Images per optimiser step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and shifts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and shifts.")] = 0,
     device: common.Device = "auto",
     skip_bad: common.SkipBad = False,
     json: common.Json = False,

@@ -16,9 +16,7 @@ Json = Annotated[
 Device = Annotated[str, typer.Option(help="auto (a CUDA GPU if there is one), cpu, cuda or mps.")]
 Precision = Annotated[
     str,
-    typer.Option(
-        help="Of the network's arithmetic: auto (bf16 where the GPU has it), fp32 or bf16."
-    ),
+    typer.Option(help="Arithmetic of the network: auto (bf16 where the GPU has it), fp32 or bf16."),
 ]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Processes on this machine: GPUs, or shares of the CPU's cores.")

@@ -22,7 +22,7 @@ class MachineConfig(Settings):
 
     nproc: int = setting(
         1,
-        "Processes on this machine: one a GPU, or each with its share of the CPU's cores.",
+        "Processes on this machine: one per GPU, or each with its share of the CPU's cores.",
         unit="processes",
         panel=_MACHINE,
         check=above_zero,
@@ -63,7 +63,7 @@ class MachineConfig(Settings):
     )
     precision: str = setting(
         "auto",
-        "Of the network's arithmetic: auto (bf16 where the GPU has it), fp32 or bf16.",
+        "Arithmetic of the network: auto (bf16 where the GPU has it), fp32 or bf16.",
         panel=_MACHINE,
     )
     microbatch: int | None = setting(

@@ -49,11 +49,13 @@ class TextConfig(Settings):
         check=above_zero,
     )
     width: int = setting(
-        128, "Of the trained transformer, or of the frozen encoder's vectors.", check=above_zero
+        128,
+        "Width of the trained transformer, or the frozen encoder's.",
+        check=above_zero,
     )
-    layers: int = setting(2, "Of the trained transformer.", check=above_zero)
-    heads: int = setting(4, "Of the trained transformer.", check=above_zero)
-    fingerprint: str = setting("", "Of a frozen encoder's weights.")
+    layers: int = setting(2, "Layers of the trained transformer.", check=above_zero)
+    heads: int = setting(4, "Attention heads of the trained transformer.", check=above_zero)
+    fingerprint: str = setting("", "Hash of a frozen encoder's weights.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +86,7 @@ class NetworkConfig(Settings):
     )
     multipliers: tuple[int, ...] = setting(
         (1, 2, 2, 2),
-        "Of the width, one a level, as 1,2,2,2; each level halves the sides.",
+        "Multipliers of the width, one per level, as 1,2,2,2; each level halves the sides.",
         panel=_PANEL,
         parse=parse_numbers,
     )
@@ -140,7 +142,7 @@ class NetworkConfig(Settings):
     null_class: bool = setting(True, "A learned embedding of no class, which guidance needs.")
     encoding: str = setting(
         "sin-cos",
-        "Of c_noise: sin-cos (DDPM) or cos-sin (improved DDPM, ADM).",
+        "Encoding of c_noise: sin-cos (DDPM) or cos-sin (improved DDPM, ADM).",
         check=choice("sin-cos", "cos-sin"),
     )
     resample: str = setting(
@@ -152,7 +154,7 @@ class NetworkConfig(Settings):
     )
     padding: str = setting(
         "after",
-        "Of downsampling convolutions: after (TensorFlow's SAME) or around.",
+        "Padding of downsampling convolutions: after (TensorFlow's SAME) or around.",
         check=choice("after", "around"),
     )
     resample_skip: bool = setting(
@@ -162,9 +164,9 @@ class NetworkConfig(Settings):
         1.0, "Factor of residual sums; DDPM++ has sqrt(1/2).", check=above_zero
     )
     groups: int | None = setting(
-        None, "Of group normalisation; none: 32, fewer for narrow levels.", check=above_zero
+        None, "Groups of group normalisation; none: 32, fewer for narrow levels.", check=above_zero
     )
-    epsilon: float = setting(1e-6, "Of normalisation.", check=above_zero)
+    epsilon: float = setting(1e-6, "Epsilon of the normalisation layers.", check=above_zero)
     augmented: bool = setting(
         False, "Condition on augmentation (Karras et al. 2022, appendix F.2); set by --augment."
     )

@@ -35,7 +35,7 @@ class DataConfig(Settings):
     """Which images, and how they are prepared."""
 
     source: str = setting("shapes", "As given to --data: a folder, a .zip or a data set's name.")
-    fingerprint: str = setting("", "Of the images: a resume with others is refused.")
+    fingerprint: str = setting("", "Hash of the images: a resume with others is refused.")
     flip: bool = setting(True, "Mirror half of the images left to right.", panel=_DATA)
     augment: float = setting(
         0.0,
@@ -74,7 +74,7 @@ class OptimiserConfig(Settings):
 
     batch: int = setting(
         128,
-        "Global batch size: images an optimiser step, over all processes together.",
+        "Global batch size: images per optimiser step, over all processes together.",
         unit="images",
         panel=_OPTIMISATION,
         check=above_zero,
@@ -230,10 +230,10 @@ class RunConfig(Settings):
         learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
         contradictions = {
-            f"--schedule {schedule} has no --beta-min and --beta-max; it is a curve of its own": (
+            f"--schedule {schedule} has no --beta-min and --beta-max; it is not defined by them": (
                 schedule not in BETA_RANGED and betas != (default.beta_min, default.beta_max)
             ),
-            "--class-drop hides classes, and a network without a null class cannot: give 0": (
+            "--class-drop replaces classes by the null class, which the network lacks: give 0": (
                 self.optimiser.class_drop > 0
                 and bool(self.network.classes)
                 and not self.network.null_class

@@ -52,7 +52,7 @@ class ImageFiles(Protocol):
         Not all files are read: a change that keeps a file's size may go unnoticed.
         """
 
-    def stamp(self) -> str:
+    def cache_key(self) -> str:
         """SHA-256 that changes whenever a file is written, copies included; the key of caches."""
 
 
@@ -101,7 +101,7 @@ class FolderFiles:
         chosen = self.names[:: -(-len(self.names) // _HASHED_FILES)]
         return _digest(chain(sizes, (f"{name}\0{self._hash_start(name)}" for name in chosen)))
 
-    def stamp(self) -> str:
+    def cache_key(self) -> str:
         """Hash names, sizes and modification times."""
         return _digest(f"{name}\0{self._status(name)}" for name in self.names)
 
@@ -163,7 +163,7 @@ class ZipFiles:
         pairs = ((name, self._members[name]) for name in self.names)
         return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
 
-    def stamp(self) -> str:
+    def cache_key(self) -> str:
         """The fingerprint: the CRCs detect every change."""
         return self.fingerprint()
 

@@ -34,7 +34,7 @@ class ArraySource:
     name = "arrays"
     unclassified = ()
     captioned = False
-    stamp = ""  # nothing is cached: the images are in memory, or quick to get
+    cache_key = ""  # nothing is cached: the images are in memory, or quick to get
 
     def __init__(
         self,
@@ -97,7 +97,8 @@ def _classes(
     numbers = np.asarray(labels).astype(np.int64)
     if numbers.shape != (count,) or numbers.min() < 0:
         raise UsageError(
-            f"labels should be {count} whole numbers from 0, one an image; they are {numbers.shape}"
+            f"labels should be {count} whole numbers from 0, one per image; they are "
+            f"{numbers.shape}"
         )
     names = tuple(map(str, classes or range(int(numbers.max()) + 1)))
     if numbers.max() >= len(names):

@@ -106,13 +106,13 @@ def prepare(
     left out.
     """
     shape = (len(source), channels, *size)
-    if not source.stamp:  # in memory already: nothing to cache
+    if not source.cache_key:  # in memory already: nothing to cache
         images = np.empty(shape, np.uint8)
         rows, failures = _decode_all(source, images, reporter)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
         key = sha256(images.data).hexdigest()  # of every pixel: features are cached under it
         return DecodedImages(images, source.labels, rows, key=key)
-    identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.stamp} {shape}"
+    identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.cache_key} {shape}"
     key = sha256(identity.encode()).hexdigest()[:16]
     path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = path.with_suffix(".readable.npy")

@@ -79,7 +79,7 @@ class NamedSource:
         if split not in ("train", "test"):
             raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
         self.name = name if split == "train" else f"{name}-{split}"
-        self.fingerprint = self.stamp = f"{name}:{split}"
+        self.fingerprint = self.cache_key = f"{name}:{split}"
         root = cache_root() / "datasets"
         entry = DATASETS[name]
         with (

@@ -101,7 +101,7 @@ class Shapes:
 
     def __init__(self, length: int = 12_000) -> None:
         self.labels = np.arange(length) % len(FIGURES)
-        self.fingerprint = self.stamp = f"shapes-4-{length}"
+        self.fingerprint = self.cache_key = f"shapes-4-{length}"
 
     def __len__(self) -> int:
         return len(self.labels)

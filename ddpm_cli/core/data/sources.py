@@ -57,7 +57,7 @@ class Source(Protocol):
         """Identifies the images; the same for every copy of them."""
 
     @property
-    def stamp(self) -> str:
+    def cache_key(self) -> str:
         """Changes whenever the images may have changed; the key of caches."""
 
     @property
@@ -81,7 +81,7 @@ class FileSource:
         path = listing.path.resolve()
         self.name = (path.name if path.is_dir() else path.stem) or "images"
         self.classes, self.labels, self.unclassified = _classes_of(listing.names)
-        self.fingerprint, self.stamp = listing.fingerprint(), listing.stamp()
+        self.fingerprint, self.cache_key = listing.fingerprint(), listing.cache_key()
         self.image_size, self.native_channels = self._probe()
         self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)
         if self.image_size is not None and max(self.image_size) <= _LARGEST_NATIVE:

@@ -61,7 +61,7 @@ class Sampling(Settings):
         "leading, linspace, quadratic (dense where there is little noise), or karras (between "
         "timesteps; EDM's rho 7, from 80 at most).",
         panel=_PANEL,
-        default_text="trailing; karras where the sampler solves the flow",
+        default_text="trailing; karras for euler, heun, dpmpp-2m, ipndm",
         check=choice(*SPACINGS),
     )
     sampler: str = setting(
@@ -73,8 +73,8 @@ class Sampling(Settings):
     )
     variance: str = setting(
         "fixed-small",
-        "Of the noise added: fixed-small (the posterior's), fixed-large (beta's), or learned, for "
-        "models that learned one.",
+        "Variance of the noise added: fixed-small (the posterior's), fixed-large (beta's), or "
+        "learned, for models that learned one.",
         panel=_PANEL,
         check=choice(*VARIANCES),
     )

@@ -9,7 +9,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.training.state import Progress
 
 
-class Clock:
+class BudgetTracker:
     """Measures how much of the budget is used: the largest fraction of any limit, from 0 to 1."""
 
     def __init__(self, config: RunConfig, images: int, progress: Progress) -> None:
@@ -26,8 +26,8 @@ class Clock:
         """Whether the budget is used up."""
         return self.used >= 1
 
-    def tick(self, progress: Progress, *values: float) -> list[float]:
-        """Count the time since the last tick; the maximum of each value over all ranks."""
+    def update(self, progress: Progress, *values: float) -> list[float]:
+        """Count the time since the last update; the maximum of each value over all ranks."""
         now = time.monotonic()
         seconds = progress.seconds + now - self._last
         self._last = now

@@ -24,7 +24,7 @@ from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
 from ddpm_cli.core.training import captioning, initial_weights
-from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.state import Progress
 
 _OWN_TO_THE_DATA = {  # settings that a --config file does not bring to other images
@@ -57,7 +57,7 @@ class TrainingPlan:
         """What `--dry-run` reports."""
         config = self.config
         training_images = len(self.source) - config.data.holdout
-        clock = Clock(config, training_images, Progress())
+        budget = BudgetTracker(config, training_images, Progress())
         batch = config.optimiser.batch
         return {
             "out": str(self.out),
@@ -73,9 +73,9 @@ class TrainingPlan:
             "size": list(config.network.size),
             "channels": config.network.channels,
             "batch": batch,
-            "images": clock.images,
-            "steps": clock.images and clock.images // batch,
-            "epochs": clock.images and clock.images / training_images,
+            "images": budget.images,
+            "steps": budget.images and budget.images // batch,
+            "epochs": budget.images and budget.images / training_images,
             "minutes": config.budget.minutes,
         }
 

@@ -37,7 +37,7 @@ from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.trainer import Execution
 
 _COUNT = 5000  # images sampled for a score
@@ -105,7 +105,7 @@ class TrainingScorer:
         """The scores' name, as `score_label`."""
         return score_label(self.count, local=self.extractor.protocol.local)
 
-    def announce(self, averaged: Denoiser, clock: Clock) -> None:
+    def announce(self, averaged: Denoiser, budget: BudgetTracker) -> None:
         """Measure what one score will cost, on a few images, and report it before training."""
         few = min(self.count, 2 * distributed.world_size())
         more = min(self.count, self.extractor.batch * distributed.world_size())
@@ -114,11 +114,11 @@ class TrainingScorer:
         each = max(0.0, most - least) / max(1, more - few)
         (seconds,) = distributed.all_reduce_max(least + each * (self.count - few))
         total = ""
-        if clock.images is not None:
-            times = max(1, clock.images // self.every)
+        if budget.images is not None:
+            times = max(1, budget.images // self.every)
             total = f", {times} times: {seconds * times / 60:.1f} min in all"
-        elif clock.seconds is not None:
-            total = f", out of the training's {clock.seconds / 60:g} minutes"
+        elif budget.seconds is not None:
+            total = f", out of the training's {budget.seconds / 60:g} minutes"
         self.reporter.say(
             f"{self.label} every {self.every:,} images: about {seconds:.0f} s each{total} "
             f"({self.count:,} images in {self.steps} steps)"

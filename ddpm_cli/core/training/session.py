@@ -25,7 +25,7 @@ from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, wor
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
-from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
 from ddpm_cli.core.training.preflight import load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
@@ -127,7 +127,7 @@ def train(
         config = replace(config, origin=origin)
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
-        finished = Clock(config, len(training), state.progress).is_over
+        finished = BudgetTracker(config, len(training), state.progress).is_over
         if finished:
             reporter.say(
                 "The budget is used up; give a larger one (--images, --minutes, …) to train on."

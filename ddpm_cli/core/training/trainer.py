@@ -24,7 +24,7 @@ from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches
-from ddpm_cli.core.training.budget import Clock
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.divergence import DivergenceMonitor
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.saving import Saver, passed_multiple
@@ -59,7 +59,7 @@ class Due:
 class Scorer(Protocol):
     """Scores the averaged weights now and then; all ranks take part."""
 
-    def announce(self, averaged: Denoiser, clock: Clock) -> None:
+    def announce(self, averaged: Denoiser, budget: BudgetTracker) -> None:
         """Report beforehand what it will cost."""
 
     def is_due(self, images: int, *, end: bool) -> bool:
@@ -111,17 +111,17 @@ class Trainer:
         DivergedError when steps stay non-finite, and DdpmError where a save failed.
         """
         progress, saver = self.state.progress, self.saver
-        clock = Clock(self.config, len(self.images), progress)
+        budget = BudgetTracker(self.config, len(self.images), progress)
         progress.processes = distributed.world_size()
         self.network.train()
-        if not clock.is_over:
-            self._prepare(clock)
+        if not budget.is_over:
+            self._prepare(budget)
 
         with saver, self.reporter.bar("training", 100, "%") as bar:
-            bar.update(100 * clock.used)
-            while not clock.is_over and not self._is_out_of_patience():
+            bar.update(100 * budget.used)
+            while not budget.is_over and not self._is_out_of_patience():
                 # Learn: the gradient of this rank's shard of the batch.
-                lr = self._set_learning_rate(clock)
+                lr = self._set_learning_rate(budget)
                 shard = self.batches.draw(progress.images, self.state.history)
                 losses = self._accumulate_gradients(shard)
                 norm, is_finite = self._clip_gradients(losses)
@@ -129,19 +129,19 @@ class Trainer:
                 progress.steps += 1
 
                 # Agree: all ranks on the time, a signal, non-finite steps and failed saves.
-                signal, non_finite, save_failed, progress.save_seconds = clock.tick(
+                signal, non_finite, save_failed, progress.save_seconds = budget.update(
                     progress, stop.signal, not is_finite, saver.failed, saver.seconds
                 )
                 watchdog.step()
                 if save_failed:
                     saver.finish()  # raises its error
-                due = self._due(clock, int(signal))
+                due = self._due(budget, int(signal))
 
                 # Act: step, unless it is non-finite anywhere; then whatever is due.
                 self._step(shard, losses, is_finite=not non_finite)
                 self.monitor.record(lr, norm, is_finite=not non_finite)
                 self._stop_if_diverged(shard, losses, check_weights=due.save)
-                self._validate_and_save(due, bar, clock, lr, norm)
+                self._validate_and_save(due, bar, budget, lr, norm)
                 if due.signal:
                     raise stopping.stopped_error(due.signal, str(self.run.path))
                 if due.score:
@@ -157,19 +157,19 @@ class Trainer:
                 f"the best weights are {self.run.best}"
             )
 
-    def _prepare(self, clock: Clock) -> None:
+    def _prepare(self, budget: BudgetTracker) -> None:
         """Announce what scores will cost, and compile: torch does so at the first use."""
         with watchdog.paused():
             if self.scorer is not None:
-                self.scorer.announce(self.averaged, clock)
+                self.scorer.announce(self.averaged, budget)
             if self.execution.compiled:
                 self.reporter.say("Compiling the network: this can take minutes.")
                 seen = self.state.progress.images
                 self._accumulate_gradients(self.batches.draw(seen, self.state.history))
                 self.state.optimiser.zero_grad(set_to_none=True)
 
-    def _set_learning_rate(self, clock: Clock) -> float:
-        lr = learning_rate(self.config.optimiser, self.state.progress.images, clock.used)
+    def _set_learning_rate(self, budget: BudgetTracker) -> float:
+        lr = learning_rate(self.config.optimiser, self.state.progress.images, budget.used)
         for group in self.state.optimiser.param_groups:
             group["lr"] = lr
         return lr
@@ -211,8 +211,8 @@ class Trainer:
         values: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
         return values[0], math.isfinite(values[0]) and values[1] == 1
 
-    def _due(self, clock: Clock, signal: int) -> Due:
-        end = clock.is_over
+    def _due(self, budget: BudgetTracker, signal: int) -> Due:
+        end = budget.is_over
         score = self.scorer is not None and self.scorer.is_due(
             self.state.progress.images, end=False
         )
@@ -253,7 +253,9 @@ class Trainer:
             self.saver.finish()
             raise self.monitor.diverged(reason, shard, losses)
 
-    def _validate_and_save(self, due: Due, bar: Bar, clock: Clock, lr: float, norm: float) -> None:
+    def _validate_and_save(
+        self, due: Due, bar: Bar, budget: BudgetTracker, lr: float, norm: float
+    ) -> None:
         """Validate, log, save and draw, whichever of them is due."""
         progress, held_out = self.state.progress, None
         with _timed() as validation:
@@ -262,7 +264,7 @@ class Trainer:
                     held_out = self._validate()
         batch = self.config.optimiser.batch
         if due.snapshot or passed_multiple(progress.images, batch, self.log.every):
-            self.log.write(bar, clock.used, lr, norm, held_out)
+            self.log.write(bar, budget.used, lr, norm, held_out)
         if due.save:
             self.log.store_unlogged()
             self.saver.start(best=due.snapshot and self._is_best(held_out))

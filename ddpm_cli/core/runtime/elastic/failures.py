@@ -41,7 +41,7 @@ class Failure:
             memory = " (out of memory?)" if self.killed_by == signal.SIGKILL else ""
             return f"{name} was killed by {signal.Signals(self.killed_by).name}{memory}."
         if self.lost_peers:
-            return f"{name} lost the others."
+            return f"{name} lost its connection to the others."
         return f"{name} failed first: {self.message}."
 
 

@@ -144,12 +144,12 @@ def _stopped(number: int, when: str, kept: str) -> WorkersFailedError:
 
 def _rendezvous_failed(nodes: Nodes, error: Exception) -> str:
     cause = error.__cause__ or error
-    reason = first_line(cause) if str(cause) else "not all came in time"
+    reason = first_line(cause) if str(cause) else "not all joined in time"
     if nodes.count == 1:
         return f"cannot start several processes: {reason}"
     return (
-        f"the {nodes.count} nodes did not meet at {nodes.endpoint} ({reason}); is the command with "
-        "--node-rank 0 running there, and is the port free and open to the others?"
+        f"the {nodes.count} nodes did not all connect to {nodes.endpoint} ({reason}); is the "
+        "command with --node-rank 0 running there, and is the port free and open to the others?"
     )
 
 

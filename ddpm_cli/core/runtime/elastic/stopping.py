@@ -145,7 +145,7 @@ def exit_immediately() -> NoReturn:
     Further Ctrl-Cs are ignored.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    message = "interrupted again: left at once"
+    message = "interrupted again: exited at once"
     worker.record_failure(message, StoppedByUserError.exit_code)
     if not worker.is_worker():
         print(f"ddpm: {message}", file=sys.stderr, flush=True)

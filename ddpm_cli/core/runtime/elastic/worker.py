@@ -87,7 +87,9 @@ def report_failure(error: Exception) -> bool:
     if isinstance(error, _RAISED_ON_ALL_RANKS) and os.environ.get("RANK", "0") != "0":
         return True
     if intended_exit_code is None and "RANK" in os.environ:
-        outcome = f"lost the others: {_last_line(error)}" if lost_peers else "failed:"
+        outcome = (
+            f"lost its connection to the others: {_last_line(error)}" if lost_peers else "failed:"
+        )
         print(f"ddpm: {rank_name()} {outcome}", file=sys.stderr)
         return lost_peers
     return False

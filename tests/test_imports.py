@@ -1,4 +1,4 @@
-"""The rules of the layout, read from the imports: floors, single owners, no import cycles."""
+"""The rules of the layout, read from the imports: layers, single owners, no import cycles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ddpm_cli
-from tests.support.layout import HEIGHT, room
+from tests.support.layout import HEIGHT, package
 
 ROOT = Path(ddpm_cli.__file__).parent
 
@@ -78,16 +78,16 @@ def inside() -> dict[str, set[str]]:
     return found
 
 
-def test_every_module_is_in_a_room_of_the_plan() -> None:
-    assert {room(name) for name in parsed()} - {"core"} - set(HEIGHT) == set()
+def test_every_module_is_in_a_package_of_the_plan() -> None:
+    assert {package(name) for name in parsed()} - {"core"} - set(HEIGHT) == set()
 
 
-def test_imports_go_down_or_stay_in_the_room() -> None:
+def test_imports_go_down_or_stay_in_the_package() -> None:
     wrong = [
         f"{name} -> {target}"
         for name, targets in inside().items()
         for target in sorted(targets)
-        if room(name) != room(target) and HEIGHT[room(target)] >= HEIGHT[room(name)]
+        if package(name) != package(target) and HEIGHT[package(target)] >= HEIGHT[package(name)]
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -100,8 +100,8 @@ def test_imports_go_down_or_stay_in_the_room() -> None:
         ("core.metrics", "core.diffusion"),
     ],
 )
-def test_rooms_that_do_not_know_each_other(one: str, other: str) -> None:
-    pairs = {(room(name), room(target)) for name in inside() for target in inside()[name]}
+def test_packages_that_do_not_know_each_other(one: str, other: str) -> None:
+    pairs = {(package(name), package(target)) for name in inside() for target in inside()[name]}
     assert (one, other) not in pairs
 
 
@@ -191,7 +191,7 @@ def test_settings_need_no_torch() -> None:
         (name, target)
         for name, imported in imports().items()
         for target in imported
-        if room(name) in ("core.config", "core.errors") and target.split(".")[0] in heavy
+        if package(name) in ("core.config", "core.errors") and target.split(".")[0] in heavy
     ]
     assert wrong == []
 
