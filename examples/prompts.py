@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.shapes import COLOURS, FIGURES, SIZES, Figure, Shapes, draw
+from ddpm_cli.core.data.shapes import COLOURS, FIGURES, SIZES, Figure, Shapes, render
 
 IMAGES = 12_000  # of which a third is held out
 PROMPTS = 100
@@ -106,7 +106,7 @@ def _coverages(side: int) -> tuple[NDArray[np.float64], list[tuple[str, float]]]
     covers, kinds = [], []
     for figure, radius, x, y in product(FIGURES, radii, offsets, offsets):
         shape = replace(blank, figure=figure, radius=float(radius), x=x, y=y)
-        covers.append((draw(shape, (side, side))[0] - float(black)) / (white - black))
+        covers.append((render(shape, (side, side))[0] - float(black)) / (white - black))
         kinds.append((figure, float(radius)))
     return np.stack(covers).reshape(len(covers), -1), kinds
 

@@ -31,7 +31,7 @@ def downloading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(locks, "_acquire", acquire)
-    monkeypatch.setattr(locks, "_PATIENCE", 0, raising=False)
+    monkeypatch.setattr(locks, "_REPORT_AFTER", 0, raising=False)
     monkeypatch.setattr(named, "_open_torchvision", opened)
 
 

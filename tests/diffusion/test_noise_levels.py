@@ -98,7 +98,7 @@ def test_importance_leaves_the_mean_loss_as_it_is(losses: list[float]) -> None:
     history = warm(known)
     p = history.probabilities()
     assert p.sum().item() == pytest.approx(1)
-    sigma, weights = history.draw((torch.arange(COUNT, dtype=torch.float64) + 0.5) / COUNT)
+    sigma, weights = history.sample_sigmas((torch.arange(COUNT, dtype=torch.float64) + 0.5) / COUNT)
     table = schedules.from_config(DiffusionConfig("linear", len(losses)))
     t = np.searchsorted(table.sigma, sigma.numpy())
     counts = np.bincount(t, minlength=len(losses))

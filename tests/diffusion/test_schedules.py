@@ -168,7 +168,7 @@ def test_timestep_is_exact_on_the_table_and_between_its_neighbours_off_it() -> N
 @given(name=st.sampled_from(SCHEDULES), total=st.integers(1, 300), u=st.floats(1e-5, 1 - 1e-5))
 def test_any_u_gives_a_noise_level(name: str, total: int, u: float) -> None:
     s = make(name, total)
-    level = s.at(torch.tensor([u], dtype=torch.float64))
+    level = s.sigma_at(torch.tensor([u], dtype=torch.float64))
     assert 0 < level.item() < math.inf
     assert s.c_noise(level).isfinite().all()
     if name not in CONTINUOUS:

@@ -46,7 +46,7 @@ def generated(
     request = generate.resolve_request(
         model, count, seed, class_request(classes), sampling, Silent()
     )
-    batches = generate.draw(model, request, range(count), batch, Silent())
+    batches = generate.sample_batches(model, request, range(count), batch, Silent())
     return np.concatenate([images for _, images in batches])
 
 

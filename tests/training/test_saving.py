@@ -390,12 +390,12 @@ def test_the_watchdog_is_paused_during_saves_previews_and_validation(
     for owner, name in (
         (TrainingState, "copied_state_dict"),  # at the start of a save
         (Future, "result"),  # waiting for the end of a save
-        (preview, "draw"),
+        (preview, "save_preview"),
     ):
         monkeypatch.setattr(owner, name, recorded(getattr(owner, name), name))
     held_out = first_images(decoded_images(seed=1), 6)
     train_run(tmp_path, replace(CONFIG, budget=c.Budget(images=16)), held_out=held_out)
-    long = {(name, True) for name in ("copied_state_dict", "result", "draw", "validation")}
+    long = {(name, True) for name in ("copied_state_dict", "result", "save_preview", "validation")}
     assert calls == long | {("step", False)}
 
 

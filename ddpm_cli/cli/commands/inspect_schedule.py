@@ -83,7 +83,7 @@ def inspect_schedule(
         inspection.tabulate(diffusion.DiffusionConfig(name, timesteps, **beta_range), sampling)
         for name in names
     ]
-    written = inspection.draw(tables, plot, image, strip, overwrite=overwrite)
+    written = inspection.save_figures(tables, plot, image, strip, overwrite=overwrite)
     width = shutil.get_terminal_size().columns
     paragraphs = [
         *(_table(table) for table in tables),

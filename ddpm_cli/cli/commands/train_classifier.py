@@ -47,10 +47,10 @@ def train_classifier(
     from ddpm_cli.core.errors import DdpmError
     from ddpm_cli.core.runtime.devices import choose_device
     from ddpm_cli.core.runtime.downloads import sha256_of
-    from ddpm_cli.core.training.classifier import Recipe
+    from ddpm_cli.core.training.classifier import ClassifierTraining
     from ddpm_cli.core.training.classifier import train_classifier as train
 
-    recipe = Recipe(epochs, batch, lr, seed)
+    recipe = ClassifierTraining(epochs, batch, lr, seed)
     path = out or Path(f"{open_source(data, console.reporter()).name}-classifier.safetensors")
     if path.exists() and not overwrite:
         raise DdpmError(f"{path} exists; choose another --out, or --overwrite")

@@ -130,10 +130,10 @@ class Shapes:
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Render image `index` as uint8 (channels, H, W), antialiased."""
-        return fit(draw(self.describe(index), size), channels, size)
+        return fit(render(self.describe(index), size), channels, size)
 
 
-def draw(content: Figure, size: tuple[int, int]) -> ImageArray:
+def render(content: Figure, size: tuple[int, int]) -> ImageArray:
     """Render one figure, uint8 (3, H, W)."""
     height, width = size
     half = min(size) / 2

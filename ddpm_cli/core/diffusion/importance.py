@@ -30,7 +30,7 @@ class LossHistory:
             return uniform
         return (1 - _UNIFORM) * rms / rms.sum() + _UNIFORM * uniform
 
-    def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def sample_sigmas(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Noise levels for uniform u (B,) in (0, 1), and importance weights 1 / (T p_t)."""
         p = self.probabilities()
         t = torch.searchsorted(p.cumsum(0), u).clamp_(max=len(p) - 1)

@@ -49,4 +49,4 @@ def training_sigmas(schedule: Schedule, objective: ObjectiveConfig, u: Tensor) -
         mean, std = objective.normal
         normal: Tensor = torch.special.ndtri(u)
         return (mean + std * normal).exp()
-    return schedule.at(u)
+    return schedule.sigma_at(u)

@@ -79,7 +79,7 @@ class Schedule:
         """
         return torch.from_numpy(np.append(0.0, self.sigma))[self.index(sigma)]
 
-    def at(self, u: Tensor) -> Tensor:
+    def sigma_at(self, u: Tensor) -> Tensor:
         """Noise levels for u (B,) in (0, 1): those of timesteps floor(u T)."""
         index = (u * len(self)).long().clamp_(max=len(self) - 1)
         return torch.from_numpy(self.sigma)[index]
@@ -109,7 +109,7 @@ _SIGMA_MIN, _SIGMA_MAX, _RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), table 1
 class KarrasSchedule(Schedule):
     """Continuous noise levels from 0.002 to 80; the table is Karras et al. (2022), equation 5."""
 
-    def at(self, u: Tensor) -> Tensor:
+    def sigma_at(self, u: Tensor) -> Tensor:
         """Noise levels for u (B,) in (0, 1), uniform in sigma^(1/7)."""
         low, high = _SIGMA_MIN ** (1 / _RHO), _SIGMA_MAX ** (1 / _RHO)
         levels: Tensor = (low + u * (high - low)) ** _RHO
@@ -127,7 +127,7 @@ class KarrasSchedule(Schedule):
 class FlowSchedule(Schedule):
     """Rectified flow (Liu et al. 2023): x_t = (1 - t) x0 + t n, which is sigma = t / (1 - t)."""
 
-    def at(self, u: Tensor) -> Tensor:
+    def sigma_at(self, u: Tensor) -> Tensor:
         """Noise levels at t = u (B,)."""
         return u / (1 - u)
 

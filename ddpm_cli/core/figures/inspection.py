@@ -75,7 +75,7 @@ def diagnosis(table: dict[str, Any]) -> list[str]:
     return [*lines, tail]
 
 
-def draw(
+def save_figures(
     tables: Sequence[dict[str, Any]],
     plot: Path | None,
     image: Path | None,

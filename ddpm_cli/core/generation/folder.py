@@ -14,7 +14,7 @@ import torch
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation.generate import GenerationRequest, draw
+from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import is_written, write_text
@@ -42,7 +42,7 @@ def write(
     distributed.broadcast_from_rank0(lambda: _prepare(folder, model, request, overwrite=overwrite))
     shard = range(request.count)[distributed.shard(request.count)]
     missing = [i for i in shard if not is_written(_file(folder, i))]
-    for indices, images in draw(model, request, missing, batch, reporter):
+    for indices, images in sample_batches(model, request, missing, batch, reporter):
         for index, image in zip(indices, images, strict=True):
             files.write_png(_file(folder, index), image)
     drawn = int(distributed.all_reduce_sum(torch.tensor(len(missing))))

@@ -83,7 +83,7 @@ def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
     )
 
 
-def draw(
+def sample_batches(
     model: Model, request: GenerationRequest, indices: Sequence[int], batch: int, reporter: Reporter
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
     """Sample the images of these indices in batches: yields (indices, images (B, C, H, W))."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.folder import settings_of
-from ddpm_cli.core.generation.generate import GenerationRequest, draw, resolve_request
+from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.metrics.inputs import GeneratedImages
 from ddpm_cli.core.runtime import devices, distributed
@@ -65,7 +65,7 @@ def generated_images(
     """The images of a request as an image set, sampled in batches without a progress bar."""
 
     def batches(indices: range) -> Iterator[Tensor]:
-        for _, images in draw(model, request, indices, batch, Silent()):
+        for _, images in sample_batches(model, request, indices, batch, Silent()):
             yield torch.from_numpy(images)
 
     sampled = settings_of(model, request) | {"precision": devices.precision_name(model.precision)}

@@ -18,7 +18,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation.generate import draw, resolve_request
+from ddpm_cli.core.generation.generate import resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
@@ -79,7 +79,7 @@ class TrainedModel:
         request = resolve_request(
             self.model, count, seed, conditions, Sampling(**settings), self.reporter
         )
-        batches = draw(self.model, request, range(count), batch, self.reporter)
+        batches = sample_batches(self.model, request, range(count), batch, self.reporter)
         return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
 
     def denoise(

@@ -16,7 +16,7 @@ from filelock import lock_descriptor
 
 from ddpm_cli.core.errors import DdpmError
 
-_PATIENCE = 1.0  # seconds of waiting before it is reported
+_REPORT_AFTER = 1.0  # seconds of waiting before it is reported
 _POLL = 0.05  # seconds
 _TRAINING_FOLDERS = ("", "snapshots", "samples")  # folders of a run that only training writes to
 
@@ -80,8 +80,8 @@ def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _acquire_soon(file: IO[Any]) -> bool | None:
-    """As `_acquire`, trying again until _PATIENCE is over."""
-    deadline = time.monotonic() + _PATIENCE
+    """As `_acquire`, trying again until _REPORT_AFTER is over."""
+    deadline = time.monotonic() + _REPORT_AFTER
     while (acquired := _acquire(file)) is False and time.monotonic() < deadline:
         time.sleep(_POLL)
     return acquired

@@ -73,7 +73,7 @@ class Batches:
             sigma = training_sigmas(self._schedule, self._config.objective, u)
             importance = None
         else:
-            sigma, weights = history.draw(u)
+            sigma, weights = history.sample_sigmas(u)
             importance = weights[shard].to(self._device, torch.float32)
 
         rows = self._order.indices(seen, optimiser.batch)[shard]

@@ -26,7 +26,7 @@ _EVALUATION_BATCH = 500  # images
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClassifierTraining:
     """Hyperparameters: AdamW with a one-cycle learning rate (Smith and Topin 2019)."""
 
     epochs: int = 3
@@ -41,7 +41,12 @@ class Recipe:
 
 
 def train_classifier(
-    data: str, recipe: Recipe, device: torch.device, reporter: Reporter, *, skip_bad: bool = False
+    data: str,
+    recipe: ClassifierTraining,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    skip_bad: bool = False,
 ) -> tuple[Classifier, ClassifierConfig]:
     """Train on a labelled data set or folder; returns the network and its config with accuracy.
 
@@ -70,7 +75,7 @@ def train_classifier(
 def _train(
     network: Classifier,
     data: DecodedImages,
-    recipe: Recipe,
+    recipe: ClassifierTraining,
     device: torch.device,
     reporter: Reporter,
 ) -> None:

@@ -19,7 +19,7 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
 
-_PATIENCE = 20  # consecutive non-finite steps after which training has diverged
+_MAX_NON_FINITE_STEPS = 20  # consecutive non-finite steps after which training has diverged
 
 
 class StepRecord(NamedTuple):
@@ -65,9 +65,9 @@ class DivergenceMonitor:
     @property
     def reason(self) -> str:
         """Why training has diverged; "" where it has not."""
-        if self._progress.bad_steps < _PATIENCE:
+        if self._progress.bad_steps < _MAX_NON_FINITE_STEPS:
             return ""
-        return f"losses or gradients were not finite for {_PATIENCE} steps in a row"
+        return f"losses or gradients were not finite for {_MAX_NON_FINITE_STEPS} steps in a row"
 
     def diverged(self, reason: str, shard: Batch, losses: Tensor) -> DivergedError:
         """The error that ends the training, after post-mortem.json was written.

@@ -18,7 +18,7 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 _STEPS = 20
 
 
-def draw(
+def save_preview(
     run: RunDirectory, denoiser: Denoiser, config: RunConfig, images: int, device: torch.device
 ) -> None:
     """Write a grid sampled from the averaged weights after so many images seen."""

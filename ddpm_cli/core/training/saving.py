@@ -78,7 +78,7 @@ class Saver:
         with watchdog.paused():
             distributed.broadcast_from_rank0(self._finish)
 
-    def draw(self, *, last: bool) -> None:
+    def save_previews(self, *, last: bool) -> None:
         """Sample a preview and, now and then and at the end, plot the loss curve."""
         with watchdog.paused():
             distributed.broadcast_from_rank0(lambda: self._draw(last=last))
@@ -114,7 +114,7 @@ class Saver:
         from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
 
         images = self._state.progress.images
-        preview.draw(self._run, self._averaged, self._config, images, self._device)
+        preview.save_preview(self._run, self._averaged, self._config, images, self._device)
         if last or time.monotonic() - self._curve_drawn > _CURVE_INTERVAL:
             label = plots.loss_label(self._config)
             plots.loss_curve(self._run.loss_plot, self._run.rows(), label)

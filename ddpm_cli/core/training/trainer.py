@@ -272,7 +272,7 @@ class Trainer:
             self.saver.finish()  # before what may take minutes
         if due.snapshot:
             with _timed() as drawing:
-                self.saver.draw(last=due.end)
+                self.saver.save_previews(last=due.end)
             progress.validation_seconds = validation.seconds + drawing.seconds
 
     @torch.no_grad()
