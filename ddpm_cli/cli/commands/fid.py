@@ -109,7 +109,7 @@ def fid(
             "both inputs are statistics, so no network runs: --weights, --features, --protocol and "
             "--precision have no meaning"
         )
-    if processes.launch_if_needed(nproc, device, console.reporter()):
+    if processes.launch_if_needed(nproc, device, reporter):
         return
     chosen = devices.choose_device(device)
     with distributed.process_group(chosen):

@@ -7,20 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli.options.groups import SettingOptions
+from ddpm_cli.cli.options.groups import SettingOptions, help_of
+from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.diffusion.settings import Sampling
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, the rest on stderr.")
 ]
-Device = Annotated[str, typer.Option(help="auto (a CUDA GPU if there is one), cpu, cuda or mps.")]
-Precision = Annotated[
-    str,
-    typer.Option(help="Arithmetic of the network: auto (bf16 where the GPU has it), fp32 or bf16."),
-]
-Nproc = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine: GPUs, or shares of the CPU's cores.")
-]
+Device = Annotated[str, typer.Option(help=help_of(MachineConfig, "device"))]
+Precision = Annotated[str, typer.Option(help=help_of(MachineConfig, "precision"))]
+Nproc = Annotated[int, typer.Option(min=1, help=help_of(MachineConfig, "nproc"))]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
 ]

@@ -102,14 +102,19 @@ def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
         kind = str
     elif typing.get_origin(kind) is tuple:
         kind = list[str]  # an option that may be repeated
-    info = typer.Option(
+    declaration = typer.Option(
         option,
         help=info.help,
         rich_help_panel=info.panel,
         show_default=default_shown(setting, setting.default),
         hidden=hidden,
     )
-    return Annotated[kind | None, info]
+    return Annotated[kind | None, declaration]
+
+
+def help_of(config: type[Any], field: str) -> str:
+    """The help of a setting, for commands that take it as an option of their own."""
+    return next(s.info.help for s in settings_of(config) if s.path == (field,))
 
 
 def _parameter(option: str) -> str:
