@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import is_written, write_text
+from ddpm_cli.core.runtime.files import dumps, is_written, read_json, write_json, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights
@@ -103,7 +102,7 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
             )
         for path in _image_files(folder):
             path.unlink()
-    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n", durable=False)
+    write_json(folder / _SETTINGS, settings, durable=False)
 
 
 def _compact(names: Sequence[str]) -> list[str]:
@@ -124,7 +123,7 @@ def _image_files(folder: Path) -> list[Path]:
 def _read_identity(folder: Path) -> dict[str, Any] | None:
     """The identity of a folder's images; None where it has no settings."""
     try:
-        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings = read_json(folder / _SETTINGS)
     except (OSError, ValueError):
         return None
     return _identity(settings) if isinstance(settings, dict) else None
@@ -158,7 +157,7 @@ def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> N
         entry: dict[str, Any] = {"file": _file(folder, i).name, "seed": request.seed + i}
         entry |= {} if label is None else {"class": names[label]}
         entry |= {} if prompt is None else {"prompt": prompt}
-        lines.append(json.dumps(entry) + "\n")
+        lines.append(dumps(entry, indent=None) + "\n")
     write_text(folder / "manifest.jsonl", "".join(lines), durable=False)
 
 

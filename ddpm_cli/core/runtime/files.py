@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,16 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def finite(value: Any) -> Any:
-    """The same nested value with NaN and infinities, which JSON lacks, replaced by None."""
+def finite(value: Any, spell: Callable[[float], str | None] = lambda _: None) -> Any:
+    """The same nested value with NaN and infinities, which JSON lacks, replaced by `spell` of them.
+
+    They are None by default; `str` makes them "nan", "inf" and "-inf".
+    """
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: finite(item, spell) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [finite(item, spell) for item in value]
+    return spell(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def dumps(document: Any, indent: int | None = 2) -> str:
@@ -87,9 +90,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file atomically and durably. Raises ValueError for NaN and infinities."""
-    write_text(path, dumps(document) + "\n")
+def write_json(path: Path, document: Any, *, durable: bool = True) -> None:
+    """Write a JSON file atomically. Raises ValueError for NaN and infinities."""
+    write_text(path, dumps(document) + "\n", durable=durable)
 
 
 def check_free_space(folder: Path, needed: int, what: str, fix: str) -> None:

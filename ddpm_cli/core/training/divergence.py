@@ -14,7 +14,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import write_json
+from ddpm_cli.core.runtime.files import finite, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
@@ -92,7 +92,7 @@ class DivergenceMonitor:
             "snapshot": str(newest[0]) if newest else None,
             "try": fixes,
         }
-        distributed.broadcast_from_rank0(lambda: write_json(run.post_mortem, _as_json(document)))
+        distributed.broadcast_from_rank0(lambda: write_json(run.post_mortem, finite(document, str)))
         saved = f"{newest[0]} is from before" if newest else "no snapshot had been written"
         return DivergedError(
             f"stopped: {reason}, up to step {steps}; {saved}, and {run.post_mortem} has the "
@@ -115,12 +115,3 @@ class DivergenceMonitor:
             "losses": sum(count for count, _ in gathered),
             "not_finite": [entry for _, entries in gathered for entry in entries],
         }
-
-
-def _as_json(value: Any) -> Any:
-    """Non-finite numbers as "nan", "inf" and "-inf", which JSON cannot hold as numbers."""
-    if isinstance(value, dict):
-        return {name: _as_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
