@@ -26,5 +26,11 @@ def test_every_block_runs(trained: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert err == ""  # progress is silent
 
 
-def test_the_example_runs() -> None:
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(TOP / "examples/python_api.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "sampled (8, 16, 16, 1) uint8",
+        "gradient of D with respect to x: (2, 1, 16, 16)",
+        "their network, our sampler: (2, 16, 16, 1)",
+        "their network, their sampler: (2, 1, 16, 16)",
+    ]
