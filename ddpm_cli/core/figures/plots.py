@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.figures import canvas
 from ddpm_cli.core.runtime.files import atomic_write
 from ddpm_cli.core.runtime.run_directory import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _LOSSES = {
     "l2": "mean squared error of F",
@@ -35,9 +37,10 @@ def loss_label(config: RunConfig) -> str:
     return label
 
 
+@canvas.defaults()
 def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     """Draw the training loss, and the validation loss where there is one, by images seen."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = canvas.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
 
     def curve(column: str, style: str, colour: str, label: str, alpha: float = 1.0) -> None:
@@ -54,9 +57,10 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     write_figure(path, figure)
 
 
+@canvas.defaults()
 def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw scores of a training, all of one label, by images seen; the best one is marked."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = canvas.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     images, values = ([row[name] for row in rows] for name in ("images", "value"))
     axes.plot(images, values, "o-", color="tab:green", label=rows[0]["label"])
@@ -83,9 +87,10 @@ class NoisyImage(NamedTuple):
         return f"{percent:.0f} % left" if percent >= 10 else f"{percent:.1g} % left"
 
 
+@canvas.defaults()
 def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
     """Draw abar, beta, the signal-to-noise ratio, and the noise levels that a sampler visits."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = canvas.Figure(figsize=(11, 7), layout="constrained")
     (signal, ratio), (noise, visits) = figure.subplots(2, 2)
     for table in tables:
         name, t = table["schedule"], np.arange(table["timesteps"])
@@ -113,10 +118,11 @@ def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
     write_figure(path, figure)
 
 
+@canvas.defaults()
 def strip(path: Path, rows: Sequence[Sequence[NoisyImage]]) -> None:
     """Plot noisy images: a row per schedule, a column per timestep."""
     height, width = rows[0][0].image.shape[1:]
-    figure = Figure(
+    figure = canvas.Figure(
         figsize=(1.25 * len(rows[0]) + 0.3, (1.18 * height / width + 0.2) * len(rows) + 0.2),
         layout="compressed",
     )
@@ -131,12 +137,13 @@ def strip(path: Path, rows: Sequence[Sequence[NoisyImage]]) -> None:
     write_figure(path, figure)
 
 
+@canvas.defaults()
 def frames(rows: Sequence[Sequence[NoisyImage]]) -> list[NDArray[np.uint8]]:
     """Plot noisy images as an animation: a column per schedule, a frame (3, H, W) per timestep."""
     height, width = rows[0][0].image.shape[1:]
     size = (2.6 * len(rows), 2.6 * height / width + 0.5)
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = canvas.Figure(figsize=size, layout="constrained", dpi=100)
+    agg = canvas.FigureCanvasAgg(figure)
     columns = figure.subplots(1, len(rows), squeeze=False)[0]
     artists = [_show(axes, row[0]) for axes, row in zip(columns, rows, strict=True)]
     result = []
@@ -145,9 +152,9 @@ def frames(rows: Sequence[Sequence[NoisyImage]]) -> list[NDArray[np.uint8]]:
             artist.set_data(noisy.image.transpose(1, 2, 0))
             axes.set_title(noisy.schedule, fontsize=11)
             axes.set_xlabel(f"t = {noisy.timestep}, {noisy.caption}", fontsize=9)
-        canvas.draw()  # type: ignore[no-untyped-call]
+        agg.draw()
         figure.set_layout_engine("none")  # keep the first frame's layout
-        pixels = np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
+        pixels = np.asarray(agg.buffer_rgba(), np.uint8)[..., :3]
         result.append(pixels.transpose(2, 0, 1).copy())
     return result
 
@@ -161,7 +168,7 @@ def _show(axes: Axes, noisy: NoisyImage) -> AxesImage:
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all."""
-    FigureCanvasAgg(figure)
+    canvas.FigureCanvasAgg(figure)
     with atomic_write(path, durable=False) as partial:
         figure.savefig(partial, format="png", dpi=120)
 

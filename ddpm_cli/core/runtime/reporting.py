@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeVar
+
+from ddpm_cli.core.errors import first_line
 
 T = TypeVar("T")
 
@@ -41,6 +43,24 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Dispensable:
+    """Work that training can do without, such as figures: where it fails, a notice says so once."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._failed: set[str] = set()
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Run the block; its first error is a notice that `what` is missing."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._failed:
+                self._reporter.say(f"training goes on without {what}: {first_line(error)}")
+            self._failed.add(what)
 
 
 def track(items: Iterable[T], reporter: Reporter, what: str, total: int, unit: str) -> Iterator[T]:

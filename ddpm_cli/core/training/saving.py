@@ -16,6 +16,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.files import check_free_space
+from ddpm_cli.core.runtime.reporting import SILENT, Dispensable, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import preview
 from ddpm_cli.core.training.state import TrainingState
@@ -37,9 +38,11 @@ class Saver:
         state: TrainingState,
         averaged: Denoiser,
         device: torch.device,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._run, self._config, self._state = run, config, state
         self._averaged, self._device = averaged, device
+        self._dispensable = Dispensable(reporter)
         self._writer = ThreadPoolExecutor(1, "saving")
         self._pending: Future[None] | None = None
         self._curve_drawn = -math.inf
@@ -79,7 +82,10 @@ class Saver:
             distributed.broadcast_from_rank0(self._finish)
 
     def save_previews(self, *, last: bool) -> None:
-        """Sample a preview and, now and then and at the end, plot the loss curve."""
+        """Sample a preview and, now and then and at the end, plot the loss curve.
+
+        Where that fails, it is a notice.
+        """
         with watchdog.paused():
             distributed.broadcast_from_rank0(lambda: self._draw(last=last))
 
@@ -111,14 +117,16 @@ class Saver:
         self.seconds = time.monotonic() - started
 
     def _draw(self, *, last: bool) -> None:
-        from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
-
         images = self._state.progress.images
-        preview.save_preview(self._run, self._averaged, self._config, images, self._device)
+        with self._dispensable.attempt("the preview"):
+            preview.save_preview(self._run, self._averaged, self._config, images, self._device)
         if last or time.monotonic() - self._curve_drawn > _CURVE_INTERVAL:
-            label = plots.loss_label(self._config)
-            plots.loss_curve(self._run.loss_plot, self._run.rows(), label)
             self._curve_drawn = time.monotonic()
+            with self._dispensable.attempt("the loss curve"):
+                from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
+
+                label = plots.loss_label(self._config)
+                plots.loss_curve(self._run.loss_plot, self._run.rows(), label)
 
 
 def check_disk_space(folder: Path, config: RunConfig, parameters: int) -> None:

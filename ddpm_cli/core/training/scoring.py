@@ -22,7 +22,6 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.figures import plots
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
@@ -35,7 +34,7 @@ from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
-from ddpm_cli.core.runtime.reporting import Reporter, Silent
+from ddpm_cli.core.runtime.reporting import Dispensable, Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.trainer import Execution
@@ -92,6 +91,7 @@ class TrainingScorer:
         self.every, self.count = request.every or 0, request.count or _COUNT
         self.extractor, self.run, self.config = extractor, run, config
         self.execution, self.reporter, self.stop = execution, reporter, stop
+        self._dispensable = Dispensable(reporter)
         self.steps = min(_STEPS, config.diffusion.timesteps)
         real = TrainingImages(images, config.data.source)
         interruptible = _Interruptible(real, MAX_BATCH, stop, run.path)
@@ -153,7 +153,10 @@ class TrainingScorer:
         """Write all scores, their plot and, where they are the best so far, the weights."""
         lines = (json.dumps(entry) + "\n" for entry in self._rows)
         write_text(self.run.path / _SCORES, "".join(lines))
-        plots.score_curve(self.run.path / _CURVE, self._comparable())
+        with self._dispensable.attempt("the curve of the scores"):
+            from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
+
+            plots.score_curve(self.run.path / _CURVE, self._comparable())
         if best is not None:
             file = self.run.path / f"best-{self.label}.safetensors"
             weights.save(file, best.state_dict(), self.config, images)

@@ -100,7 +100,7 @@ class Trainer:
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
         self.batches = Batches(config, schedule, images, execution.device)
-        self.saver = Saver(run, config, state, self.averaged, execution.device)
+        self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
         self.log = MetricsLog(run, config, state.progress, execution.device)
         self.monitor = DivergenceMonitor(run, config, state.progress, images, execution.precision)
 
