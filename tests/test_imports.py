@@ -25,7 +25,7 @@ OWNERS = {
     "PIL": {"core.data.files"},
     "imageio": {"core.data.files"},
     "safetensors": {"core.checkpoints.tensors"},
-    "matplotlib": {"core.figures.plots"},
+    "matplotlib": {"core.figures"},
     "rich": {"cli.console"},
     "transformers": {"core.conditioning.frozen_encoder"},
     "huggingface_hub": {"core.conditioning.frozen_encoder"},
