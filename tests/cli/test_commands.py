@@ -248,6 +248,15 @@ def test_a_dry_run_checks_and_trains_nothing(train_tiny: Call, photos: Path) -> 
     assert train_tiny("--dry-run", "--skip-bad").code == 0
 
 
+def test_a_schedule_that_cannot_be_trained_with(train_tiny: Call, ddpm: Call) -> None:
+    endless = ("--schedule", "linear-fixed", "--timesteps", 100_000)
+    for result in (train_tiny("--dry-run", *endless), ddpm("inspect-schedule", *endless)):
+        assert (result.code, "--timesteps 16840 or fewer" in result.err) == (2, True)
+    short = ("--schedule", "linear", "--timesteps", 10)
+    for result in (train_tiny("--dry-run", *short), ddpm("inspect-schedule", *short)):
+        assert "linear: 5 betas are clipped to 0.999" in " ".join((result.err + result.out).split())
+
+
 def test_the_cifar10_preset_is_the_network_of_ddpm(ddpm: Call, photos: Path) -> None:
     plan = ddpm("train", "--data", photos, "--preset", "cifar10", "--dry-run", "--json").json()
     assert plan["parameters"] == 35_746_307

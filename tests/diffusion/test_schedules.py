@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from itertools import pairwise
 
 import numpy as np
@@ -101,6 +102,7 @@ def test_every_length_is_a_noise_schedule(name: str, timesteps: int) -> None:
         ({"beta_min": 0.0}, "--beta-min must be more than 0"),
         ({"beta_max": math.nan}, "at most 1"),
         ({"schedule": "zero-snr"}, "sigmoid-abar"),
+        ({"timesteps": 10**12}, "--timesteps must be more than 0 and less than 1000001"),
     ],
 )
 def test_invalid_schedules_are_refused(wrong: dict[str, float], words: str) -> None:
@@ -108,11 +110,77 @@ def test_invalid_schedules_are_refused(wrong: dict[str, float], words: str) -> N
         DiffusionConfig(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "timesteps", "settings"),
+    [
+        ("linear", 1000, {}),
+        ("linear", 1000, {"beta_min": 1e-17}),
+        ("linear", 1, {"beta_max": 0.999999}),
+        ("linear-fixed", 16_000, {}),
+        ("cosine", 1, {}),
+        ("cosine", 4, {}),
+        ("quadratic", 50, {"beta_min": 1e-17, "beta_max": 1e-17}),
+    ],
+)
+def test_noise_levels_keep_their_digits_at_both_ends(
+    name: str, timesteps: int, settings: dict[str, float]
+) -> None:
+    """sigma^2 = (1 - abar) / abar with 400 digits."""
+    config = DiffusionConfig(name, timesteps, **settings)  # type: ignore[arg-type]
+    expected, abar = [], Decimal(1)
+    with localcontext(prec=400):
+        for beta in schedules.capped_betas(config).tolist():
+            abar *= 1 - Decimal(beta)
+            expected.append(float(((1 - abar) / abar).sqrt()))
+    made = schedules.from_config(config)
+    np.testing.assert_allclose(made.sigma, expected, rtol=1e-12)
+    assert (np.diff(made.sigma) > 0).all()
+    np.testing.assert_allclose(made.beta, schedules.capped_betas(config), rtol=1e-9)
+
+
 def test_a_schedule_without_signal_at_its_end_is_refused() -> None:
     with pytest.raises(UsageError, match="zero terminal SNR, sigma = infinity"):
         make("linear-fixed", 4000, beta_max=0.999)  # abar underflows
     with pytest.raises(UsageError, match="zero terminal SNR"):
         schedules.from_betas("mine", np.array([0.1, 1.0]))
+    with pytest.raises(UsageError, match="betas that are not above 0 and at most 1"):
+        schedules.from_betas("mine", np.array([0.1, 1.5]))
+    with pytest.raises(UsageError, match=r"starts with sigma = 1\.0e-150.*larger --beta-min"):
+        make("linear", 1000, beta_min=1e-300)
+
+
+@pytest.mark.parametrize("name", ["linear-fixed", "quadratic", "sigmoid"])
+def test_the_refusal_names_the_largest_number_of_timesteps(name: str) -> None:
+    with pytest.raises(UsageError, match=f"schedule {name} with 100000 timesteps") as refused:
+        make(name, 100_000)
+    largest = int(str(refused.value).split("--timesteps ")[1].split()[0])
+    assert 1e36 < make(name, largest).sigma[-1] < 1e37
+    with pytest.raises(UsageError, match="float32 computes up to 1e\\+37"):
+        make(name, largest + 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "notice"),
+    [
+        (DiffusionConfig("linear", 1000), None),
+        (DiffusionConfig("linear", 10), "linear: 5 betas are clipped to 0.999: 10 timesteps are"),
+        (DiffusionConfig("linear", 2), "linear: 1 beta is clipped to 0.999: 2 timesteps are too"),
+        (DiffusionConfig("cosine", 1), None),  # its last beta is 1 by definition
+        (
+            DiffusionConfig("cosine", 50, beta_cap=0.5),
+            "clipped to 0.5: 50 timesteps are too few",
+        ),
+        (
+            DiffusionConfig("linear-fixed", 100, beta_max=1.0),
+            "1 beta is clipped to 0.999: lower --beta-max",
+        ),
+        (DiffusionConfig("edm", 2), None),
+    ],
+)
+def test_clipped_betas_are_said(config: DiffusionConfig, notice: str | None) -> None:
+    beta = schedules.from_config(config).beta
+    said = schedules.clipping_notice(config.schedule, beta, config.beta_cap)
+    assert said is None if notice is None else notice in (said or "")
 
 
 def test_edms_table_is_karras_grid() -> None:

@@ -104,6 +104,8 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     if plan["no_classes_because"] and not plan["captions"]:
         reporter.say(f"No classes are learned: {plan['no_classes_because']}.")
     reporter.say(f"Network: {plan['parameters']:,} parameters (preset {plan['preset']})")
+    if plan["clipped_betas"]:
+        reporter.say(f"Schedule {plan['clipped_betas']}")
     limits = []
     if plan["images"]:
         limits.append(

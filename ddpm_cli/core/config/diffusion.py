@@ -10,6 +10,7 @@ from ddpm_cli.core.config.fields import (
     choice,
     choices,
     finite,
+    number,
     setting,
 )
 from ddpm_cli.core.errors import UsageError
@@ -23,8 +24,8 @@ WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0
 NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
 NOISE_LEVELS = ("uniform", *NORMALS, "importance")
 
-
 _PANEL = "Diffusion"
+_TOO_MANY = 1_000_001  # timesteps: c_noise is float32, and tables of them are held in memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DiffusionConfig(Settings):
         1000,
         "Timesteps T; for edm and flow, the noise levels that sampling chooses from.",
         panel=_PANEL,
-        check=above_zero,
+        check=number(below=_TOO_MANY),
     )
     parameterisation: str = setting(
         "eps",

@@ -52,7 +52,7 @@ def to_diffusion(theirs: SchedulerConfig) -> DiffusionConfig:
         )
     betas = _betas(theirs)
     for candidate in _candidates(theirs, betas):
-        if np.allclose(_table(candidate), betas, rtol=_TOLERANCE, atol=0):
+        if np.allclose(schedules.capped_betas(candidate), betas, rtol=_TOLERANCE, atol=0):
             return candidate
     raise DdpmError(f"trained_betas match none of our schedules ({', '.join(schedules.BETAS)})")
 
@@ -75,7 +75,7 @@ def from_diffusion(ours: DiffusionConfig, *, learned_variance: bool) -> Schedule
         prediction_type=predictions[ours.parameterisation],
         variance_type="learned_range" if learned_variance else "fixed_small",
     )
-    table = _table(ours)
+    table = schedules.capped_betas(ours)
     for name in _NAMED:
         candidate = replace(base, beta_schedule=name)
         if np.allclose(_betas(candidate), table, rtol=_TOLERANCE, atol=0):
@@ -108,10 +108,6 @@ def _betas(c: SchedulerConfig) -> Table:
         f"beta_schedule {c.beta_schedule!r} is not supported; supported: "
         f"{', '.join(_NAMED)}, sigmoid"
     )
-
-
-def _table(c: DiffusionConfig) -> Table:
-    return np.minimum(schedules.BETAS[c.schedule](c), c.beta_cap)
 
 
 def _candidates(theirs: SchedulerConfig, betas: Table) -> Iterator[DiffusionConfig]:

@@ -8,7 +8,8 @@ sigma^2 = (1 - abar) / abar: the form used throughout this package. Index 0 is o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.config.diffusion import DiffusionConfig
+from ddpm_cli.core.config.diffusion import BETA_RANGED, DiffusionConfig
 from ddpm_cli.core.errors import UsageError
 
 Table = NDArray[np.float64]
+
+SIGMA_MIN, SIGMA_MAX = 1e-18, 1e37  # float32 holds sigma^-2 of the first and sigma n of the last
 _ROUNDING = 1e-6  # relative: float32 rounds by up to 6e-8, levels of 20,000 lie 1.5e-4 apart
 Sigma = TypeVar("Sigma", float, Tensor)
 
@@ -187,14 +190,37 @@ BETAS: dict[str, Callable[[DiffusionConfig], Table]] = {
 
 
 def from_betas(name: str, beta: Table) -> Schedule:
-    """The schedule of a DDPM's betas (T,). Raises UsageError where no signal is left."""
-    alpha_bar = np.cumprod(1 - beta, dtype=np.float64)
-    if not alpha_bar[-1] > 0:
+    """The schedule of a DDPM's betas (T,). Raises UsageError where its levels are out of range."""
+    if not (len(beta) and ((beta > 0) & (beta <= 1)).all()):
+        raise UsageError(f"schedule {name} has betas that are not above 0 and at most 1")
+    sigmas = _sigmas(beta)
+    if sigmas[-1] > SIGMA_MAX:
+        raise _no_signal(name, sigmas, "smaller betas, or fewer timesteps")
+    if sigmas[0] < SIGMA_MIN:
         raise UsageError(
-            f"schedule {name} with {len(beta)} timesteps leaves no signal at its end (zero "
-            "terminal SNR, sigma = infinity); use smaller betas, or fewer timesteps"
+            f"schedule {name} starts with sigma = {sigmas[0]:.1e}, less than float32 computes with "
+            f"({SIGMA_MIN:g}); use a larger --beta-min"
         )
-    return Schedule(name, np.sqrt((1 - alpha_bar) / alpha_bar))
+    return Schedule(name, sigmas)
+
+
+def _sigmas(beta: Table) -> Table:
+    """Noise levels (T,) of betas (T,); infinity where no signal is left.
+
+    sigma^2 = 1 / abar - 1 = exp(-sum ln(1 - beta)) - 1, which is exact at both ends: abar itself
+    rounds to 1 at the first.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        sigmas: Table = np.sqrt(np.expm1(-np.cumsum(np.log1p(-beta))))
+    return sigmas
+
+
+def _no_signal(name: str, sigmas: Table, remedy: str) -> UsageError:
+    size = "infinity" if sigmas[-1] == np.inf else f"{sigmas[-1]:.1e}"
+    return UsageError(
+        f"schedule {name} with {len(sigmas)} timesteps leaves no signal at its end (zero terminal "
+        f"SNR, sigma = {size}; float32 computes up to {SIGMA_MAX:g}); use {remedy}"
+    )
 
 
 def edm(c: DiffusionConfig) -> Schedule:
@@ -210,9 +236,41 @@ def flow(c: DiffusionConfig) -> Schedule:
 
 
 def from_config(config: DiffusionConfig) -> Schedule:
-    """The schedule a run is trained with."""
-    if config.schedule in BETAS:
-        beta = BETAS[config.schedule](config)
-        schedule = from_betas(config.schedule, np.minimum(beta, config.beta_cap))
-        return replace(schedule, time_scale=config.time_scale)
-    return {"edm": edm, "flow": flow}[config.schedule](config)
+    """The schedule a run is trained with. Raises UsageError where its levels are out of range."""
+    if config.schedule not in BETAS:
+        return {"edm": edm, "flow": flow}[config.schedule](config)
+    beta = capped_betas(config)
+    sigmas = _sigmas(beta)
+    if sigmas[-1] > SIGMA_MAX:
+        fits = f"--timesteps {_largest_timesteps(config)} or fewer, or a smaller --beta-max"
+        raise _no_signal(config.schedule, sigmas, fits)
+    return replace(from_betas(config.schedule, beta), time_scale=config.time_scale)
+
+
+def capped_betas(config: DiffusionConfig) -> Table:
+    """The config's betas (T,), at most beta_cap."""
+    return np.minimum(BETAS[config.schedule](config), config.beta_cap)
+
+
+def _largest_timesteps(config: DiffusionConfig) -> int:
+    """The largest number of timesteps below the config's with which signal is left."""
+
+    def is_too_long(timesteps: int) -> bool:
+        shorter = replace(config, timesteps=timesteps)
+        return bool(_sigmas(capped_betas(shorter))[-1] > SIGMA_MAX)
+
+    return bisect_left(range(1, config.timesteps), True, key=is_too_long)
+
+
+def clipping_notice(name: str, beta: Sequence[float] | Table, cap: float = 0.999) -> str | None:
+    """A sentence where more of a schedule's betas (T,) were cut to `cap` than its formula intends.
+
+    A schedule of abar ends at abar = 0, so its last beta is always cut.
+    """
+    clipped = int((np.asarray(beta) > cap * (1 - 1e-6)).sum())
+    if clipped <= (0 if name in BETA_RANGED else 1):
+        return None
+    betas = "1 beta is" if clipped == 1 else f"{clipped} betas are"
+    of_any_length = name in BETA_RANGED and name != "linear"
+    few = f"{len(beta)} timesteps are too few for this schedule"
+    return f"{name}: {betas} clipped to {cap:g}: {'lower --beta-max' if of_any_length else few}"

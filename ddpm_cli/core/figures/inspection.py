@@ -25,7 +25,6 @@ _STRIP_LENGTH = 9  # images in the strip
 _FRAMES = 24  # of the GIF
 _MAX_SIZE = 192  # pixels of the longer side: in larger images the noise is too fine to see
 _TAIL = 0.8  # where the last fifth of the timesteps begins
-_CLIPPED = 0.9989  # a larger beta was clipped to the largest allowed
 _FAINT = 0.05  # signal coefficient below which the image is hardly visible under the noise
 
 
@@ -59,12 +58,8 @@ def diagnosis(table: dict[str, Any]) -> list[str]:
     else:
         end += "can start from pure noise"
     lines = [end]
-    clipped = sum(beta > _CLIPPED for beta in table["beta"])
-    if clipped > 1:
-        lines.append(
-            f"{name}: {clipped} betas are clipped to 0.999: {total} timesteps are too few for this "
-            "schedule"
-        )
+    if clipped := schedules.clipping_notice(name, table["beta"]):
+        lines.append(clipped)
     if total < 10:
         return lines
     begin = int(_TAIL * total)

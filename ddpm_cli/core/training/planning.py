@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.presets import default_preset, merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -77,6 +78,7 @@ class TrainingPlan:
             "steps": budget.images and budget.images // batch,
             "epochs": budget.images and budget.images / training_images,
             "minutes": config.budget.minutes,
+            "clipped_betas": _clipped_betas(config.diffusion),
         }
 
 
@@ -201,6 +203,12 @@ def _conditions(
             **captioning.data_settings(captions, templates, labels),
         },
     }, captions
+
+
+def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
+    """A sentence where the schedule's betas are cut, as `inspect-schedule` says it."""
+    beta = schedules.from_config(diffusion).beta
+    return schedules.clipping_notice(diffusion.schedule, beta, diffusion.beta_cap)
 
 
 def _why_no_classes(source: Source) -> str:
