@@ -5,39 +5,85 @@ An image is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
+import re
 import textwrap
-import zlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.data import png
+from ddpm_cli.core.data.formats import REMEDIES, SUFFIXES_OF, UNSIGNED
+from ddpm_cli.core.errors import DdpmError, first_line
+from ddpm_cli.core.runtime.content import HEAD, describe
 from ddpm_cli.core.runtime.files import atomic_write
-
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-)
 
 # Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
 # any image that may be cached: another crop, filter, rounding, background or EXIF handling.
 DECODER_VERSION = 1
 
+USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by default
+
+_LISTED = 10  # unreadable files named in a message
 _CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
-_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError)  # that PIL raises on damage
-
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_METADATA = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})  # that may follow the pixels
+_ORIENTATION = 0x0112  # EXIF tag
+_WIDTH, _HEIGHT = 0x0100, 0x0101  # TIFF tags
+_UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageArray = NDArray[np.uint8]
+
+
+def _silence_pillow() -> None:
+    """Keep off stderr what Pillow warns of: it is an error of ours, or of no consequence."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with suppress(AttributeError, OSError):  # libtiff prints errors itself, unless linked otherwise
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+def _register_heif() -> bool:
+    """Let Pillow read HEIC where the package pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except (ImportError, OSError):  # OSError: its library does not load
+        return False
+    register_heif_opener()
+    return True
+
+
+_silence_pillow()
+_OPTIONAL = {  # formats that not every installation reads
+    "HEIF": _register_heif(),
+    "AVIF": find_spec("PIL._avif") is not None,
+    "WEBP": find_spec("PIL._webp") is not None,
+    "JPEG2000": features.check("jpg_2000"),
+}
+_FORMATS = tuple(form for form in SUFFIXES_OF if _OPTIONAL.get(form, True))
+SUFFIXES = frozenset(suffix for form in _FORMATS for suffix in SUFFIXES_OF[form])
 
 
 class UnreadableError(DdpmError):
@@ -54,16 +100,36 @@ def is_image_file(name: str) -> bool:
     )
 
 
+def max_pixels() -> int | None:
+    """Pixels of the largest image that is decoded: Pillow's limit of this process. None: any."""
+    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def allow_pixels(count: int | None) -> None:
+    """Let in images of up to `count` pixels, as --max-pixels says; None changes nothing."""
+    if count is not None:
+        Image.MAX_IMAGE_PIXELS = -(-count // 2)  # of which Pillow allows twice as many
+
+
+def list_unreadable(failures: Sequence[str], total: int) -> str:
+    """The files that cannot be read, in one line: the first of them, each with its reason."""
+    listed = "; ".join(failures[:_LISTED]) + ("; …" if len(failures) > _LISTED else "")
+    return f"{len(failures)} of {total} images cannot be read: {listed}"
+
+
 def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
-    """Read the header: ((height, width) in pixels, channels: 1 for grey images, 3 for others)."""
-    with _open(_without_pixels(data), name) as image:
-        exif = _exif(image, name)
+    """Read the header: ((height, width) in pixels, channels: 1 for grey images, 3 for others).
+
+    As traits and decode, raises UnreadableError for whatever Pillow raises on a damaged file.
+    """
+    with _opened(data, name, pixels=False) as image:
         width, height = image.size
-        if image.format == "TIFF":  # of which newer versions of PIL have swapped the sides already
-            width, height = exif[0x0100], exif[0x0101]
-        transposed = exif.get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
-        grey = image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
-        return ((width, height) if transposed else (height, width)), (1 if grey else 3)
+        if image.format == "TIFF":  # of which newer versions of Pillow have swapped the sides
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            width, height = tags[_WIDTH], tags[_HEIGHT]
+        if _orientation(image) >= 5:  # those that swap the sides
+            width, height = height, width
+        return (height, width), (1 if _grey(image) else 3)
 
 
 def traits(data: bytes, name: str) -> frozenset[str]:
@@ -71,14 +137,14 @@ def traits(data: bytes, name: str) -> frozenset[str]:
 
     Any of "grey", "transparent", "16-bit", "CMYK", "turned" (by EXIF) and "of several frames".
     """
-    with _open(_without_pixels(data), name) as image:
+    with _opened(data, name, pixels=False) as image:
         present = {
-            "grey": image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES,
+            "grey": _grey(image),
             "transparent": _transparent(image),
             "16-bit": image.mode in _DEEP_MODES,
             "CMYK": image.mode == "CMYK",
-            "turned": _exif(image, name).get(0x0112) in range(2, 9),
-            "of several frames": bool(getattr(image, "is_animated", False)),
+            "turned": _orientation(image) != 1,
+            "of several frames": _animated(image),
         }
     return frozenset(trait for trait, has in present.items() if has)
 
@@ -92,16 +158,13 @@ def decode(
     transparency composited on white (unless channels is 4). With `size` (height, width) it is
     centre-cropped to that aspect ratio and resized with antialiasing. Raises UnreadableError.
     """
-    with _open(data, name) as image:
-        try:
-            if size is not None and channels != 4:
-                image.draft(
-                    None, (2 * size[1], 2 * size[0])
-                )  # JPEG: decode at a reduced resolution
-            upright = ImageOps.exif_transpose(image)
-            return _array(_resize(_convert(upright, channels), size))
-        except _DECODING_ERRORS as error:
-            raise UnreadableError(f"{name}: {error}") from error
+    with _opened(data, name, pixels=True) as image:
+        if size is not None and channels != 4:
+            image.draft(None, (2 * size[1], 2 * size[0]))  # JPEG: decode at a reduced resolution
+        image.load()  # before its orientation, which may follow the pixels
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        return _array(_resize(_convert(upright, channels), size))
 
 
 def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
@@ -163,47 +226,87 @@ def enlarge(image: ImageArray, side: int = 512) -> ImageArray:
     return image.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _open(data: bytes, name: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise UnreadableError(f"{name}: not an image file in a supported format") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableError(f"{name}: {error}") from error
-    except _DECODING_ERRORS as error:
-        raise UnreadableError(f"{name}: {error}") from error
+@contextmanager
+def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
+    """Open an image file for work with Pillow alone; `pixels`: whether they will be read.
 
-
-def _without_pixels(data: bytes) -> bytes:
-    """A PNG without its pixels: its metadata may follow them, and PIL would decode them first.
-
-    Other files are returned as they are.
+    Pillow validates little: damage surfaces as an exception of any type, also while pixels are
+    read. All of them become an UnreadableError that names the file.
     """
-    if not data.startswith(_PNG):
-        return data
-    kept, start, after_pixels = [_PNG], len(_PNG), False
-    while start + 12 <= len(data):  # a chunk: length, kind, content, CRC
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        kind = data[start + 4 : start + 8]
-        if end > len(data) or kind == b"IEND" or (after_pixels and kind == b"fcTL"):
-            break  # fcTL: the next frame of an animation
-        if kind in (b"IDAT", b"fdAT"):
-            after_pixels = True
-        elif not after_pixels:
-            kept.append(data[start:end])
-        elif kind in _PNG_METADATA:  # whose CRC decoding does not verify
-            content = data[start + 4 : end - 4]
-            kept += [data[start : start + 4], content, zlib.crc32(content).to_bytes(4, "big")]
-        start = end
-    return b"".join([*kept, _PNG_END])
-
-
-def _exif(image: Image.Image, name: str) -> Image.Exif:
-    """The EXIF tags of an opened image, from its header."""
     try:
-        return Image.Image.getexif(image)  # that of PNG images decodes the pixels
-    except _DECODING_ERRORS as error:
-        raise UnreadableError(f"{name}: {error}") from error
+        with _open(png.essential(data, pixels=pixels), name) as image:
+            yield image
+    except DdpmError:
+        raise
+    except MemoryError as error:
+        raise UnreadableError(f"{name}: more memory is needed than there is") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(f"{name}: {_too_many_pixels(error)}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableError(f"{name}: {_unidentified(data)}") from error
+    except Exception as error:
+        words = first_line(error) if isinstance(error, OSError | SyntaxError | ValueError) else ""
+        detail = f" ({words})" if " " in words else ""
+        raise UnreadableError(f"{name}: damaged or cut short{detail}") from error
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_formats(name[name.rfind(".") :].lower()))
+
+
+@lru_cache
+def _formats(suffix: str) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file of this suffix may have.
+
+    Others are never tried, such as EPS, which runs Ghostscript; those that anything may be taken
+    for, only where the suffix says so.
+    """
+    Image.init()
+    return tuple(
+        form
+        for form in _FORMATS
+        if form in Image.OPEN and (form not in UNSIGNED or suffix in SUFFIXES_OF[form])
+    )
+
+
+def _too_many_pixels(error: Exception) -> str:
+    counted = re.search(r"\d+", str(error))  # Pillow's message begins with it
+    count = int(counted[0]) if counted else 0
+    return (
+        f"{count:,} pixels are more than the limit of {max_pixels():,}; if you trust the file, add "
+        f"--max-pixels {count}"
+    )
+
+
+def _unidentified(data: bytes) -> str:
+    """What a file is that Pillow does not take for an image."""
+    what = describe(data[:HEAD])
+    if what is None:
+        return "not an image file in a supported format"
+    form = what.split()[1].replace("HEIC", "HEIF")  # "a HEIC image"
+    if form in _FORMATS:
+        return "damaged or cut short"
+    return f"{what} ({REMEDIES[SUFFIXES_OF[form][0]]})" if form in SUFFIXES_OF else what
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where the image has none, or none that can be read."""
+    with suppress(Exception):  # junk in EXIF is no reason to refuse the pixels
+        value = Image.Image.getexif(image).get(_ORIENTATION)  # that of PNG decodes the pixels
+        if value in _UPRIGHT:
+            return int(value)
+    return 1
+
+
+def _animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return True  # its second frame is damaged, which the first is not
+
+
+def _grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
@@ -220,7 +323,7 @@ def _transparent(image: Image.Image) -> bool:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255):
         values = values / 257  # 65535 -> 255
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))

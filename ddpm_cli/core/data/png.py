@@ -1,0 +1,63 @@
+"""The chunks of a PNG file that bear on its pixels and its orientation."""
+
+from __future__ import annotations
+
+import zlib
+
+_SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_PIXELS = frozenset({b"IDAT", b"fdAT"})
+_HEADER = frozenset({b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL"})  # before the pixels
+_TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
+_ORIENTING = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})  # keywords of texts
+_TEXT_LIMIT = 2**20  # bytes of a compressed text, unpacked; Pillow refuses more
+
+
+def essential(data: bytes, *, pixels: bool) -> bytes:
+    """A PNG without texts, profiles and later frames, which cannot make it unreadable then.
+
+    What may hold its orientation is kept: EXIF and XMP, also where they follow the pixels. Without
+    `pixels` those are left out, too, as Pillow decodes them to reach what follows. A file that is
+    cut short stays so. Other files are returned as they are.
+    """
+    if not data.startswith(_SIGNATURE):
+        return data
+    kept, start, after_pixels = [_SIGNATURE], len(_SIGNATURE), False
+    while start + 12 <= len(data):  # a chunk: length, kind, content, CRC
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind = data[start + 4 : start + 8]
+        if kind == b"IEND" or (after_pixels and kind == b"fcTL"):  # fcTL: the next frame
+            return b"".join([*kept, _END])
+        if end > len(data):
+            break
+        if kind in _PIXELS:
+            after_pixels = True
+            if pixels:
+                kept.append(data[start:end])
+        elif kind == b"eXIf" or (kind in _TEXTS and _may_orient(kind, data[start + 8 : end - 4])):
+            kept.append(_with_crc(data[start : end - 4]))
+        elif kind in _HEADER or (kind[:1].isupper() and not after_pixels):
+            kept.append(data[start:end])
+        start = end
+    return b"".join([*kept, data[start:] if pixels else _END])
+
+
+def _with_crc(chunk: bytes) -> bytes:
+    """A chunk with its own CRC: of metadata, a wrong one is no reason to refuse the pixels."""
+    return chunk + zlib.crc32(chunk[4:]).to_bytes(4, "big")
+
+
+def _may_orient(kind: bytes, content: bytes) -> bool:
+    """Whether a text is one that Pillow takes an orientation from, and can unpack."""
+    keyword, _, text = content.partition(b"\0")
+    if keyword not in _ORIENTING:
+        return False
+    if kind == b"tEXt" or (kind == b"iTXt" and text[:1] == b"\0"):
+        return True
+    # iTXt: flag, method, language, translated keyword, text; zTXt: method, text
+    packed = text[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else text[1:]
+    try:
+        unpacker = zlib.decompressobj()
+        unpacker.decompress(packed, _TEXT_LIMIT)
+    except zlib.error:
+        return False
+    return not unpacker.unconsumed_tail
