@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
 
-from ddpm_cli.core.data import png
+from ddpm_cli.core.data import metadata
 from ddpm_cli.core.data.formats import REMEDIES, SUFFIXES_OF, UNSIGNED
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime.content import HEAD, describe
@@ -234,7 +234,7 @@ def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
     read. All of them become an UnreadableError that names the file.
     """
     try:
-        with _open(png.essential(data, pixels=pixels), name) as image:
+        with _open(metadata.essential_png(data, pixels=pixels), name) as image:
             yield image
     except DdpmError:
         raise
@@ -251,7 +251,14 @@ def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=_formats(name[name.rfind(".") :].lower()))
+    formats = _formats(name[name.rfind(".") :].lower())
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except (OSError, ValueError, SyntaxError):
+        essential = metadata.essential_jpeg(data)
+        if essential is data:
+            raise
+        return Image.open(io.BytesIO(essential), formats=formats)
 
 
 @lru_cache
@@ -286,7 +293,9 @@ def _unidentified(data: bytes) -> str:
     form = what.split()[1].replace("HEIC", "HEIF")  # "a HEIC image"
     if form in _FORMATS:
         return "damaged or cut short"
-    return f"{what} ({REMEDIES[SUFFIXES_OF[form][0]]})" if form in SUFFIXES_OF else what
+    if form in SUFFIXES_OF:
+        return f"{what} ({REMEDIES[SUFFIXES_OF[form][0]]})"
+    return f"not an image but {what}"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,4 +1,7 @@
-"""The chunks of a PNG file that bear on its pixels and its orientation."""
+"""Image files without their metadata, which then cannot make them unreadable.
+
+What may hold the orientation is kept: EXIF and XMP.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ORIENTING = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})  # keywords of texts
 _TEXT_LIMIT = 2**20  # bytes of a compressed text, unpacked; Pillow refuses more
 
+_JPEG, _SCAN = b"\xff\xd8", 0xDA
+_JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE}) - {0xE1, 0xEE}  # EXIF and XMP; the colours
 
-def essential(data: bytes, *, pixels: bool) -> bytes:
-    """A PNG without texts, profiles and later frames, which cannot make it unreadable then.
 
-    What may hold its orientation is kept: EXIF and XMP, also where they follow the pixels. Without
-    `pixels` those are left out, too, as Pillow decodes them to reach what follows. A file that is
-    cut short stays so. Other files are returned as they are.
+def essential_png(data: bytes, *, pixels: bool) -> bytes:
+    """A PNG without texts, profiles and later frames.
+
+    EXIF and XMP are kept also where they follow the pixels. Without `pixels` those are left out,
+    too, as Pillow decodes them to reach what follows. A file that is cut short stays so. Other
+    files are returned as they are.
     """
     if not data.startswith(_SIGNATURE):
         return data
@@ -39,6 +45,24 @@ def essential(data: bytes, *, pixels: bool) -> bytes:
             kept.append(data[start:end])
         start = end
     return b"".join([*kept, data[start:] if pixels else _END])
+
+
+def essential_jpeg(data: bytes) -> bytes:
+    """A JPEG without the segments of applications (profiles, previews) and comments.
+
+    The same bytes object for other files, and where there are none.
+    """
+    if not data.startswith(_JPEG):
+        return data
+    kept, start, dropped = [_JPEG], len(_JPEG), False
+    while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != _SCAN:
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if data[start + 1] in _JPEG_METADATA:
+            dropped = True
+        else:
+            kept.append(data[start:end])
+        start = end
+    return b"".join([*kept, data[start:]]) if dropped else data
 
 
 def _with_crc(chunk: bytes) -> bytes:
