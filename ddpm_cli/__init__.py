@@ -98,7 +98,7 @@ def load(
     """
     from ddpm_cli.core.generation.trained_model import TrainedModel
 
-    path = None if run is None else Path(run).expanduser()
+    path = None if run is None else Path(run)
     return TrainedModel.load(path, device, precision, _reporter(progress))
 
 
@@ -174,6 +174,7 @@ def train(
     names. out: the run directory; an existing run of the same config is resumed. size: (height,
     width) to train at; default: the images' own. Raises DdpmError and its subclasses.
     """
+    from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.data.arrays import ArraySource
     from ddpm_cli.core.training.session import train_on_source
 
@@ -181,7 +182,7 @@ def train(
     run = train_on_source(
         config,
         source,
-        Path(out),
+        expanded(out),
         size=size,
         resume=resume,
         device=device,
@@ -208,10 +209,11 @@ def evaluate(
     name. metrics: of fid, kid, prdc and is; default: the first three. weights: FID Inception
     weights, default: the published ones, downloaded once; features: a local classifier instead.
     """
+    from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.metrics.evaluate import evaluate_inputs
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
 
-    weights, features = (None if file is None else Path(file) for file in (weights, features))
+    weights, features = (None if file is None else expanded(file) for file in (weights, features))
     settings = ExtractorSettings(weights, features, protocol)
     reporter = _reporter(progress)
     return evaluate_inputs(real, fake, settings, metrics=metrics, device=device, reporter=reporter)

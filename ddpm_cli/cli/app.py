@@ -20,28 +20,29 @@ from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
+from ddpm_cli.cli.options.arguments import Command, Group
 from ddpm_cli.cli.options.preset_help import PresetHelp
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError
 from ddpm_cli.core.runtime.elastic import worker
 
 app = typer.Typer(
     name="ddpm",
+    cls=Group,
     help="Train, sample and evaluate pixel-space diffusion models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=PresetHelp)(train)
-app.command()(sample)
-app.command()(gif)
-app.command()(fid)
-app.command()(inception_score)
-app.command()(fetch_weights)
-app.command()(train_classifier)
-app.command()(nll)
-app.command()(convert)
-app.command()(inspect_schedule)
+app.command(cls=Command)(sample)
+app.command(cls=Command)(gif)
+app.command(cls=Command)(fid)
+app.command(cls=Command)(inception_score)
+app.command(cls=Command)(fetch_weights)
+app.command(cls=Command)(train_classifier)
+app.command(cls=Command)(nll)
+app.command(cls=Command)(convert)
+app.command(cls=Command)(inspect_schedule)
 
 
 def _show_version(wanted: bool) -> None:
@@ -54,10 +55,15 @@ def _show_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", metavar="", callback=_show_version, is_eager=True, help="Show the version."
+        ),
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error arose; may stand anywhere.")
+        bool,
+        typer.Option(
+            "--traceback", metavar="", help="Show where an error arose; may stand anywhere."
+        ),
     ] = False,
 ) -> None:
     """Train, sample and evaluate pixel-space diffusion models."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime import cache
 from ddpm_cli.core.runtime.files import dumps, finite
 from ddpm_cli.core.runtime.reporting import Bar, Reporter, Silent
 
@@ -93,6 +94,13 @@ class _PlainBar:
 def reporter() -> Reporter:
     """The terminal; nowhere if this process is a worker other than the first."""
     return Terminal() if os.environ.get("RANK", "0") == "0" else Silent()
+
+
+def announce_cache() -> None:
+    """Say where the cache is if it is no usual place; processes started from this one do not."""
+    if message := cache.notice():
+        reporter().say(message)
+        os.environ["DDPM_CACHE"] = str(cache.cache_root())
 
 
 def result(text: str, document: dict[str, Any], as_json: bool) -> None:

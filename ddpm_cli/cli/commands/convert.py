@@ -75,7 +75,7 @@ class SourceOptions:
     attention_order: Annotated[
         str | None,
         typer.Option(
-            help="OpenAI's: legacy, or new for models trained with --use_new_attention_order.",
+            help="OpenAI's: legacy, or new (trained with use_new_attention_order).",
             rich_help_panel=_PANEL,
             show_default="legacy",
         ),

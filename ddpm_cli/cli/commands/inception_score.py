@@ -8,9 +8,11 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, scoring
+from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
+@grouped
 @stop_at_once()
 def inception_score(
     images: Annotated[

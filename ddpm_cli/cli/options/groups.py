@@ -10,14 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
+from ddpm_cli.cli import console
+from ddpm_cli.cli.options import arguments
 from ddpm_cli.core.config.fields import Setting, settings_of
+from ddpm_cli.core.errors import UsageError
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option for each field of its parameters that are dataclasses.
 
     The fields are annotated as Typer wants it, and have defaults. The command itself is called with
-    the dataclasses filled in.
+    the dataclasses filled in, and with every value checked by `arguments`.
     """
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
@@ -28,15 +31,22 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter)
 
+    check = arguments.checked(parameters)
+
     def called(**values: Any) -> None:
+        values = check(values)
+        console.announce_cache()
         for name, kind in groups.items():
             fields = dataclasses.fields(kind)
             values[name] = kind(**{field.name: values.pop(field.name) for field in fields})
         command(**values)
 
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    called.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    called.__name__ = command.__name__
+    shown = [arguments.declared(parameter) for parameter in parameters]
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in shown}
     return called
 
 
@@ -86,7 +96,10 @@ class SettingOptions:
         for setting in self.settings:
             names = (setting.parameter, *(_parameter(alias) for alias in setting.info.aliases))
             values = [getattr(self, name) for name in names]
-            value = next((value for value in values if value is not None), None)
+            given = [value for value in values if value is not None]
+            if len(given) > 1:
+                raise UsageError(f"{setting.option} is given twice, once by its former name")
+            value = given[0] if given else None
             if value is not None:
                 *parents, last = setting.path
                 place = document

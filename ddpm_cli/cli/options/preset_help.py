@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from typer.core import TyperCommand
-
+from ddpm_cli.cli.options.arguments import Command
 from ddpm_cli.cli.options.groups import default_shown
 from ddpm_cli.core.config.fields import Setting, settings_of
 from ddpm_cli.core.config.presets import PRESETS, preset
@@ -16,7 +15,7 @@ from ddpm_cli.core.config.serialisation import updated
 _USUAL = "shapes"  # the preset of plain `ddpm train`
 
 
-class PresetHelp(TyperCommand):
+class PresetHelp(Command):
     """A command whose help shows the values of the preset that --preset names, or of `shapes`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

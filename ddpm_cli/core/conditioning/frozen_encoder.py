@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError, first_line
 
 _MODELS = {  # by model_type of config.json
@@ -111,7 +112,7 @@ def is_path(name: str) -> bool:
 def _folder(name: str) -> Path:
     """The encoder's folder; a hub repository is downloaded the first time."""
     if is_path(name):
-        folder = Path(name).expanduser()
+        folder = paths.expanded(name)
         if not (folder / "config.json").is_file():
             raise DdpmError(
                 f"--text-encoder {name}: "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder, is_path
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
@@ -64,7 +65,7 @@ def resolve_encoder(config: TextConfig, sentences: Sequence[str]) -> TextConfig:
     encoder = FrozenEncoder(config.encoder)
     name = config.encoder
     if is_path(name):  # a run may be sampled from another working directory
-        name = str(Path(name).expanduser().resolve())
+        name = str(paths.expanded(name).resolve())
     length = min(config.length, encoder.max_tokens or config.length)
     return replace(
         config, encoder=name, width=encoder.width, length=length, fingerprint=encoder.fingerprint

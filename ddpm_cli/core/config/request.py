@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
@@ -17,6 +18,12 @@ from ddpm_cli.core.config.fields import (
 )
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.errors import UsageError
+
+
+def _parse_resume(text: str) -> str:
+    """`auto`, `never`, or a path with `~` expanded."""
+    return str(paths.expanded(text))
+
 
 _DATA, _CONDITIONS, _OPTIMISATION = "Data", "Conditions", "Optimisation"
 _SAVING, _SCORING, _MACHINE = "Saving", "Scoring", "Machine"
@@ -138,6 +145,7 @@ class TrainingRequest(Settings):
         "auto: resume from the newest snapshot if there is one; never: start a new run; or a "
         "snapshot's path.",
         panel=_SAVING,
+        parse=_parse_resume,
     )
     time_limit: float | None = setting(
         None,

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.data import captions, files, named
 from ddpm_cli.core.data.archives import ImageFiles, open_image_files
 from ddpm_cli.core.data.captions import Captions
@@ -127,7 +128,7 @@ def open_source(spec: str, reporter: Reporter = SILENT) -> Source:
     data_set = open_data_set(spec, reporter)
     if data_set is not None:
         return data_set
-    path = Path(spec).expanduser()
+    path = paths.expanded(spec)
     if not path.exists():
         known = ", ".join(["shapes", *named.DATASETS])
         raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")

@@ -39,7 +39,7 @@ class RunImages:
         Raises UsageError or DdpmError where the request cannot be met.
         """
         precision = devices.choose_precision(self.precision, device)
-        model = load_model(find_weights(self.run.expanduser()), device, precision)
+        model = load_model(find_weights(self.run), device, precision)
         with distributed.local_rank0_first():
             request = resolve_request(
                 model,

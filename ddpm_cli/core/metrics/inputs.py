@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.archives import open_image_files
 from ddpm_cli.core.data.sources import Source, open_data_set
@@ -39,7 +40,7 @@ def open_input(
     data_set = open_data_set(str(spec), reporter)
     if data_set is not None:
         return DatasetImages(data_set, str(spec))
-    path = Path(spec).expanduser()
+    path = paths.expanded(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
     return FileImages(open_image_files(path), skip_bad)

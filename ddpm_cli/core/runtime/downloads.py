@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.files import atomic_write
@@ -64,7 +65,7 @@ def fetch(
     An intact copy in the cache is copied to `folder` instead of downloaded again. Raises
     DdpmError, with instructions for a manual download, where the network does not provide it.
     """
-    path = remote.cache_path if folder is None else folder.expanduser() / remote.cache_path.name
+    path = remote.cache_path if folder is None else paths.expanded(folder) / remote.cache_path.name
     if _is_intact(remote, path):
         return path
     with lock_download(path, reporter.say):

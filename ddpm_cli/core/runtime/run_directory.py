@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
@@ -131,6 +132,7 @@ def find_weights(path: Path | None) -> Path:
     """
     if path is None:
         return _newest_weights()
+    path = paths.expanded(path)
     if path.is_dir():
         weights = RunDirectory(path).weights
         if not weights.is_file():
@@ -145,7 +147,7 @@ def find_weights(path: Path | None) -> Path:
 
 def is_run_or_weights(spec: str) -> bool:
     """Whether this is the path of a run directory or of a weights file."""
-    path = Path(spec).expanduser()
+    path = paths.expanded(spec)
     if path.is_file():
         return path.suffix == ".safetensors"
     run = RunDirectory(path)

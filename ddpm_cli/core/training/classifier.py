@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ddpm_cli.core.config.fields import positive
 from ddpm_cli.core.data.loader import DecodedImages, SampleOrder, prepare
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import open_source
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -36,8 +37,7 @@ class ClassifierTraining:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"--{name} must be more than 0, not {getattr(self, name)}")
+            positive(f"--{name}", getattr(self, name))
 
 
 def train_classifier(

@@ -1,0 +1,182 @@
+"""How commands read their arguments: mistakes are one line, each value is checked in one place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo, OptionInfo
+
+from ddpm_cli.core.config import paths
+from ddpm_cli.core.errors import DdpmError, UsageError
+
+_METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # flags have none
+
+
+class Group(TyperGroup):
+    """The commands; mistakes before and in a command's name are errors of one line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what comes before the command's name; without any words, show the help."""
+        with _one_line(ctx) if args else nullcontext():
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names."""
+        with _one_line(ctx):
+            return super().resolve_command(ctx, args)
+
+
+class Command(TyperCommand):
+    """A command that refuses what its parser would let pass, and shows options uncut in its help.
+
+    Refused are an option of one value that is given twice, an empty value, another option in place
+    of a value, and arguments that belong to no parameter. The parameters are those of `declared`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Check the words of the command line, then parse them."""
+        with _one_line(ctx):
+            if not ctx.resilient_parsing:  # which is for completion
+                values, extra, order = self.make_parser(ctx).parse_args(args=list(args))
+                if not values.get("help"):
+                    self._check(values, extra, Counter(map(id, order)))
+            return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Name the negative form of a switch in its help: a column of them leaves no space."""
+        for param in self.get_params(ctx):
+            if param.name == "help":
+                param.metavar = _METAVARS[bool]
+            if param.secondary_opts:
+                negative, param.secondary_opts = param.secondary_opts[0], []
+                param.help = f"{param.help} Opposite: {negative}"  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+    def _check(self, values: Mapping[str, Any], extra: Sequence[str], times: Counter[int]) -> None:
+        options = {
+            name for p in self.params for name in (*p.opts, *p.secondary_opts) if name[0] == "-"
+        }
+        for param in self.params:
+            option, value = param.opts[0], values.get(str(param.name))
+            if not isinstance(value, str):
+                switch = isinstance(value, bool) and not param.secondary_opts
+                if isinstance(value, bool) and times[id(param)] > 1 and not switch:
+                    raise UsageError(f"{option} or its opposite is given twice")
+                continue
+            if times[id(param)] > 1:
+                raise UsageError(f"{option} is given {times[id(param)]} times; it takes one value")
+            name = option if option.startswith("-") else option.upper()
+            if not value.strip():
+                raise UsageError(f"{name} is empty; give it a value")
+            if value in options:
+                raise UsageError(f"{name} needs a value, and the option {value} follows it")
+            _check_number(name, value, param.metavar)
+        if extra:
+            raise UsageError(self._unexpected(extra, values))
+
+    def _unexpected(self, extra: Sequence[str], values: Mapping[str, Any]) -> str:
+        message = f"unexpected argument {extra[0]!r}"
+        message += f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        if any(param.name == "data" for param in self.params):
+            if "data" in values:
+                return f"{message}: --data takes one folder, .zip or name"
+            return f"{message}; images are given by --data {extra[0]}"
+        takes = [str(param.name).upper() for param in self.params if param.opts == [param.name]]
+        return f"{message}; ddpm {self.name} takes {' '.join(takes) or 'options only'}"
+
+
+@contextmanager
+def _one_line(ctx: Any) -> Iterator[None]:
+    """Raise the parser's errors, which Typer would print in a box, as UsageError."""
+    try:
+        yield
+    except DdpmError:
+        raise
+    except Exception as error:
+        if not hasattr(error, "format_message") or ctx.resilient_parsing:
+            raise
+        message = error.format_message().replace("\n", " ").strip().rstrip(".")
+        raise UsageError(f"{message}; see {ctx.command_path} --help") from error
+
+
+def _check_number(name: str, value: str, metavar: str | None) -> None:
+    """Raise UsageError where an option of a number is given something else."""
+    if metavar not in (_METAVARS[int], _METAVARS[float]):
+        return
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if metavar == _METAVARS[int] and not value.strip().lstrip("+-").isdecimal():
+        example = f", such as {number:.0f}" if number.is_integer() and abs(number) < 1e15 else ""
+        number, kind = math.nan, f"a whole number{example}"
+    else:
+        kind = "a number"
+    if math.isnan(number):
+        several = "one value, " if "," in value else ""
+        raise UsageError(f"{name} takes {several}{kind}, not {value!r}")
+
+
+def declared(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter as Typer gets it: with a short metavar, and without the range that we check."""
+    kind, info = _declaration(parameter)
+    if not isinstance(info, OptionInfo):
+        return parameter
+    info = copy(info)
+    info.min = info.max = None
+    info.metavar = info.metavar or _METAVARS[kind if kind in _METAVARS else str]
+    if kind is bool and parameter.default is True:
+        info.show_default = parameter.name
+    annotation = typing.get_args(parameter.annotation)[0]
+    return parameter.replace(annotation=Annotated[annotation, info])
+
+
+def checked(parameters: Sequence[inspect.Parameter]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function of the parsed values that expands `~` in paths and refuses numbers out of range.
+
+    It raises UsageError, which names the option.
+    """
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        for parameter in parameters:
+            value = values[parameter.name]
+            if isinstance(value, Path):
+                values[parameter.name] = paths.expanded(value)
+            info = _declaration(parameter)[1]
+            if isinstance(value, int | float) and isinstance(info, OptionInfo):
+                _check_range(_option(parameter, info), value, info)
+        return values
+
+    return check
+
+
+def _check_range(option: str, value: float, info: OptionInfo) -> None:
+    if info.min is not None and not info.min <= value < math.inf:
+        finite = " and finite" if isinstance(value, float) else ""
+        raise UsageError(f"{option} must be at least {info.min:g}{finite}, not {value}")
+    if info.max is not None and not value <= info.max:
+        raise UsageError(f"{option} must be at most {info.max:g}, not {value}")
+
+
+def _declaration(parameter: inspect.Parameter) -> tuple[Any, OptionInfo | ArgumentInfo | None]:
+    """The type without None, and what Typer is told of a parameter."""
+    annotation, *rest = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    is_union = type(None) in typing.get_args(annotation)
+    info = next((item for item in rest if isinstance(item, OptionInfo | ArgumentInfo)), None)
+    return (kinds[0] if is_union else annotation), info
+
+
+def _option(parameter: inspect.Parameter, info: OptionInfo) -> str:
+    first, *others = (info.default, *(info.param_decls or ()))
+    written = [text for text in (first, *others) if isinstance(text, str) and text[:1] == "-"]
+    return written[0] if written else f"--{parameter.name.replace('_', '-')}"

@@ -1,0 +1,146 @@
+"""Mistakes on the command line are one line that says how to write it; `~` is the home folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ddpm_cli.cli.app import app
+from ddpm_cli.core.config import paths
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime import cache
+from tests.support.cli import Result
+
+COMMANDS = sorted(
+    str(command.name or command.callback.__name__).replace("_", "-")
+    for command in app.registered_commands
+    if command.callback is not None
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sample --steps 10 --steps 20", "--steps is given 2 times; it takes one value"),
+        ("train --data a --data b", "--data is given 2 times"),
+        ("fid a b --weights x --weights y", "--weights is given 2 times"),
+        ("train --flip --no-flip", "--flip or its opposite is given twice"),
+        ("sample --seed=", "--seed is empty"),
+        ("train --out=", "--out is empty"),
+        ("sample --out --json", "--out needs a value, and the option --json follows it"),
+        ("sample --guidance 1,2", "--guidance takes one value, a number, not '1,2'"),
+        ("train --images 1e6", "--images takes a whole number, such as 1000000, not '1e6'"),
+        ("train --lr nan", "--lr takes a number, not 'nan'"),
+        ("train-classifier --lr inf", "--lr"),
+        ("gif --seconds inf", "--seconds must be at least 0.1 and finite, not inf"),
+        ("gif --hold=-1", "--hold must be at least 0"),
+        ("nll -n 0", "-n must be at least 1, not 0"),
+        ("train --size 32x", "--size '32x' should be pixels"),
+        ("train photos/", "images are given by --data photos/"),
+        ("nll run photos/", "images are given by --data photos/"),
+        ("train --data a.png b.png c.png", "'b.png' and 1 more: --data takes one folder"),
+        ("gif run film.gif", "unexpected argument 'film.gif'; ddpm gif takes RUN"),
+        ("fid real", "Missing argument"),
+        ("sampel", "Did you mean 'sample'?"),
+        ("sample --stepz 3", "--steps"),
+        ("--versoin", "--version"),
+    ],
+)
+def test_mistakes_are_one_line(ddpm: Callable[..., Result], arguments: str, message: str) -> None:
+    result = ddpm(*arguments.split())
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_options_that_may_repeat_still_may(ddpm: Callable[..., Result]) -> None:
+    result = ddpm("sample", "nowhere", "--class", "0", "--class", "1", "--json", "--json")
+    assert (result.code, result.err) == (1, "ddpm: nowhere: no such run or weights file\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["train --out ~nosuchuser/x", "train --resume ~nosuchuser/x", "train --data ~nosuchuser/x",
+     "sample ~nosuchuser/x", "fid ~nosuchuser/x b", "inception-score ~nosuchuser/x",
+     "gif --out=~nosuchuser/x.gif", "inspect-schedule --plot ~nosuchuser/x.png",
+     "convert a --out ~nosuchuser/x", "fetch-weights --to ~nosuchuser/x"],
+)  # fmt: skip
+def test_the_home_of_nobody_is_an_error(ddpm: Callable[..., Result], arguments: str) -> None:
+    result = ddpm(*arguments.split())
+    assert result.code == 2
+    assert "~nosuchuser/x" in result.err and "no user 'nosuchuser'" in result.err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_path_of_every_option_may_begin_with_the_home(
+    ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert ddpm("inspect-schedule", "--plot=~/a/plot.png", "--timesteps", 10).code == 0
+    assert (tmp_path / "home" / "a" / "plot.png").is_file()
+    assert list(Path().iterdir()) == []
+    result = ddpm("train", "--resume=~/x.pt", "--out=~/run", "--config=~/c.json")
+    assert (result.code, result.out) == (1, "")
+    assert f"{tmp_path}/home" in result.err
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nobody(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DDPM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert paths.home() is None
+    with pytest.raises(UsageError, match="HOME is not set"):
+        paths.expanded("~/x")
+    root = cache.cache_root()
+    assert root.parent == tmp_path and root.stat().st_mode & 0o777 == 0o700
+    assert str(root) in (cache.notice() or "")
+
+
+def test_a_cache_that_is_configured_needs_no_notice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cache.notice() is None
+    monkeypatch.delenv("DDPM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert (cache.cache_root(), cache.notice()) == (tmp_path / "ddpm", None)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_cuts_no_option_short(
+    ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """A cut name ends in an ellipsis."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in COMMANDS:
+        result = ddpm(command, "--help")
+        assert result.code == 0
+        for line in result.out.splitlines():
+            assert len(line) <= width
+            words = line.strip("│ ").split()
+            assert not any(word.startswith("-") and word.endswith("…") for word in words), line
+            assert "range>" not in line
+
+
+def test_completion_is_quick_and_knows_the_options() -> None:
+    top = str(Path(__file__).parents[2])
+    code = "import sys; sys.argv = ['ddpm']; from ddpm_cli.__main__ import main\n" + (
+        "try: main()\nfinally: assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    words = {"COMP_WORDS": "ddpm sample --st", "COMP_CWORD": "2"}
+    for instruction, expected in (("source_bash", "complete"), ("complete_bash", "--steps")):
+        variables = {"PYTHONPATH": top, "_DDPM_COMPLETE": instruction, **words}
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert expected in result.stdout and result.stderr == ""
