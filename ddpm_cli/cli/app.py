@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -80,10 +82,23 @@ def main() -> None:
         worker.exit_process(_run())
 
 
+@contextmanager
+def _errors_of_the_machine_in_a_line() -> Iterator[None]:
+    """Turn a file that cannot be used, or too little memory, into a DdpmError."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        known = DdpmError.of_machine(error)
+        if known is None:
+            raise
+        raise known from error
+
+
 def _run() -> int | str | None:
     """Run the command; the exit code."""
     try:
-        app()
+        with _errors_of_the_machine_in_a_line():
+            app()
     except DdpmError as error:
         reported = worker.report_failure(error)
         of_workers = reported or isinstance(error, WorkersFailedError)

@@ -40,6 +40,19 @@ class DdpmError(Exception):
 
     exit_code = 1
 
+    @classmethod
+    def of_machine(cls, error: OSError | MemoryError) -> "DdpmError | None":
+        """The same in a line: a file that cannot be used, or too little memory.
+
+        None for other errors of the operating system, which may be faults of ours.
+        """
+        if isinstance(error, MemoryError):
+            return cls(f"this machine's memory does not suffice: {first_line(error)}")
+        if not isinstance(error.filename, str) or not error.strerror:
+            return None
+        cut = "…" if len(error.filename) > 200 else ""
+        return cls(f"{error.filename[:200]}{cut}: {error.strerror}")
+
 
 class UsageError(DdpmError):
     """Invalid or contradictory options."""

@@ -28,6 +28,16 @@ def test_json_is_written_whole_and_finite(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["b.json"]
 
 
+def test_files_that_never_end_or_nest_without_end_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="larger than 0.0 MB"):
+        files.read_bytes(Path("/dev/zero"), 100)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.read_json(tmp_path / "deep.json")
+    (tmp_path / "marked.json").write_bytes("\ufeff[1]".encode())
+    assert files.read_json(tmp_path / "marked.json") == [1]
+
+
 def test_finite_replaces_nan_and_infinities_at_any_depth() -> None:
     value = {"a": (math.nan, 1.0), "b": [{"c": -math.inf}], "d": "nan", "e": 2, "f": True}
     assert files.finite(value) == {

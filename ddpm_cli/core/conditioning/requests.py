@@ -17,6 +17,7 @@ from ddpm_cli.core.config.fields import is_whole_number
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
+from ddpm_cli.core.runtime.files import read_text
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _ALL, _RANDOM = "all", "random"  # values of --class that are not class names
@@ -181,10 +182,10 @@ def _label(name: str, names: Sequence[str]) -> int:
 
 def _read_prompts(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except FileNotFoundError as error:
         raise DdpmError(f"--prompts {file}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DdpmError(f"--prompts {file} is not a text file in UTF-8: {error}") from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import archives, files
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.diffusion import sampling, schedules
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -20,6 +20,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import plots
 from ddpm_cli.core.figures.plots import NoisyImage
 from ddpm_cli.core.runtime import seeds
+from ddpm_cli.core.runtime.files import read_bytes
 
 _STRIP_LENGTH = 9  # images in the strip
 _FRAMES = 24  # of the GIF
@@ -100,9 +101,9 @@ def save_figures(
 def _read_image(path: Path) -> Tensor:
     """Read an image, downsampled to 192 pixels at most: (3, H, W) in [-1, 1]."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DdpmError(f"--image {path}: {error.strerror}") from error
+        data = read_bytes(path, archives.FILE_LIMIT)
+    except (OSError, ValueError) as error:
+        raise DdpmError(f"--image {path}: {getattr(error, 'strerror', None) or error}") from error
     (height, width), _ = files.probe(data, str(path))
     shrink = min(1.0, _MAX_SIZE / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))

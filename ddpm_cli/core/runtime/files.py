@@ -14,6 +14,8 @@ from typing import Any
 
 from ddpm_cli.core.errors import DdpmError
 
+_TEXT_LIMIT = 64_000_000  # bytes of a file of settings or prompts
+
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool) -> Iterator[Path]:
@@ -87,7 +89,32 @@ def dumps(document: Any, indent: int | None = 2) -> str:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError, or ValueError where it is not JSON in UTF-8."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON. Raises ValueError where it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects nested too deeply") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file. Raises OSError, or ValueError where it is not UTF-8, or is too large."""
+    return read_bytes(path, _TEXT_LIMIT).decode("utf-8-sig")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a whole file: a regular one, a pipe, or a device, which may never end.
+
+    Raises OSError, or ValueError where it is larger than `limit` bytes.
+    """
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {_size(limit)}")
+    return content
 
 
 def write_json(path: Path, document: Any, *, durable: bool = True) -> None:
