@@ -29,7 +29,7 @@ def test_json_is_written_whole_and_finite(tmp_path: Path) -> None:
 
 
 def test_files_that_never_end_or_nest_without_end_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="larger than 0.0 MB"):
+    with pytest.raises(ValueError, match="larger than"):
         files.read_bytes(Path("/dev/zero"), 100)
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
