@@ -72,7 +72,8 @@ def launch_if_needed(
         config = launch.LaunchConfig(
             machine.nproc, nodes, machine.max_restarts, run.logs, run.save_seconds
         )
-        launch.launch(config, [*sys.argv[1:], "--out", str(plan.out)], reporter)
+        out = [] if request.out else ["--out", str(plan.out)]  # all write to the directory found
+        launch.launch(config, [*sys.argv[1:], *out], reporter)
     return True
 
 
