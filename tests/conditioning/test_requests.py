@@ -83,6 +83,36 @@ def test_class_names_that_look_like_requests_are_names() -> None:
     assert plan(config, "cat:8").count is None
 
 
+def test_numbers_are_names_where_names_are_numbers() -> None:
+    """The number 2 is never the class at index 2 of another name."""
+
+    def chosen(names: tuple[str, ...], value: str) -> str:
+        config = replace(BASE, network=replace(BASE.network, classes=names))
+        return names[labels(plan(config, value), 1)[0] or 0]
+
+    text_sorted = ("0", "1", "10", "11", "2")  # as earlier versions trained them
+    assert [chosen(text_sorted, value) for value in ("2", "02", "010", "2.0")] == [
+        *("2", "2", "10", "2")
+    ]
+    assert chosen(("01", "02", "10"), "1") == "01"
+    assert chosen(("-1", "0", "1"), "-1") == "-1"
+    for names, value in (
+        (text_sorted, "3"),  # an index, but no name
+        (("2", "02"), "002"),  # two names
+        (("cat", "7"), "1"),
+        (text_sorted, "1" * 5000),
+        (text_sorted, "\u0662"),  # a digit of another script
+    ):
+        with pytest.raises(
+            DdpmError, match=r"is not a class of this model; .*given by their names"
+        ):
+            chosen(names, value)
+    with pytest.raises(DdpmError, match="perhaps 2 or 02"):
+        chosen(("2", "02"), "002")
+    with pytest.raises(DdpmError, match="perhaps Dog"):
+        chosen(("Dog", "Cat"), "dgo")
+
+
 def test_prompts_are_cycled_through_and_have_a_default() -> None:
     planned = plan(CAPTIONS, prompts=("a", "b"))
     assert [planned.prompt(seed) for seed in range(3, 6)] == ["b", "a", "b"]
@@ -105,7 +135,11 @@ def test_conditions_of_a_plan() -> None:
     ("config", "requested", "message"),
     [
         (CLASSES, ConditionRequest(("dgo",)), r"'dgo' is not a class of this model; perhaps dog\?"),
-        (CLASSES, ConditionRequest(("4",)), "It has 4 classes, numbered from 0"),
+        (
+            CLASSES,
+            ConditionRequest(("4",)),
+            "It has 4 classes, numbered from 0 to 3: cat, dog, duck, emu",
+        ),
         (CLASSES, ConditionRequest(("cat:0",)), "requests 0 images"),
         (CLASSES, ConditionRequest(("²",)), "'²' is not a class of this model"),
         (CLASSES, ConditionRequest(("cat:²",)), "'cat:²' is not a class of this model"),

@@ -97,12 +97,16 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
         text = f", {plan['captions']:,} captions ({plan['captions_from']}), as {plan['caption']!r}"
     named = f", {len(classes)} classes ({', '.join(classes[:12])}{', …' if classes[12:] else ''})"
     height, width = plan["size"]
+    for notice in plan["notices"]:
+        reporter.say(notice)
     reporter.say(
         f"{plan['pictures']:,} images of {height}x{width}x{plan['channels']}"
         + (text + (named if classes else "") or ", unconditional")
     )
     if plan["no_classes_because"] and not plan["captions"]:
         reporter.say(f"No classes are learned: {plan['no_classes_because']}.")
+    if plan["labels"]:
+        reporter.say(f"Classes: {plan['labels']}")
     reporter.say(f"Network: {plan['parameters']:,} parameters (preset {plan['preset']})")
     if plan["clipped_betas"]:
         reporter.say(f"Schedule {plan['clipped_betas']}")

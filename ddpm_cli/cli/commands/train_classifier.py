@@ -53,7 +53,9 @@ def train_classifier(
     from ddpm_cli.core.training.classifier import train_classifier as train
 
     recipe = ClassifierTraining(epochs, batch, lr, seed)
-    path = out or Path(f"{open_source(data, console.reporter()).name}-classifier.safetensors")
+    path = out or Path(
+        f"{open_source(data, console.reporter(), training=True).name}-classifier.safetensors"
+    )
     if path.exists() and not overwrite:
         raise DdpmError(f"{path} exists; choose another --out, or --overwrite")
     network, config = train(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ddpm_cli.core.conditioning import tokens
+from ddpm_cli.core.conditioning.class_names import is_number, same_number
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config.fields import is_whole_number
@@ -169,14 +170,23 @@ def _parse_class(value: str, names: Sequence[str]) -> tuple[str, int | None]:
 
 
 def _label(name: str, names: Sequence[str]) -> int:
+    """The label of a class given by its name, or by its index where no name is a number."""
     if name in names:
         return names.index(name)
-    if is_whole_number(name) and len(name) <= len(str(_MAX_IMAGES)) and int(name) < len(names):
+    numbered = any(map(is_number, names))
+    if len(same := same_number(name, names)) == 1:
+        return names.index(same[0])
+    is_index = is_whole_number(name) and len(name) <= len(str(_MAX_IMAGES)) and not numbered
+    if is_index and int(name) < len(names):
         return int(name)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(names[:10])
+    by_case = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)
+    meant = f"perhaps {' or '.join([*same, *(by_case[other] for other in near)][:3])}? "
+    listed = ", ".join(names[:10]) + (", …" if names[10:] else "")
+    how = "given by their names" if numbered else f"numbered from 0 to {len(names) - 1}"
     raise DdpmError(
-        f"--class {name!r} is not a class of this model; perhaps {' or '.join(near)}? "
-        f"It has {len(names)} classes, numbered from 0"
+        f"--class {name[:80]!r} is not a class of this model; {meant if near or same else ''}"
+        f"It has {len(names)} classes, {how}: {listed}"
     )
 
 

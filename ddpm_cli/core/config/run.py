@@ -36,6 +36,7 @@ class DataConfig(Settings):
 
     source: str = setting("shapes", "As given to --data: a folder, a .zip or a data set's name.")
     fingerprint: str = setting("", "Hash of the images: a resume with others is refused.")
+    labels: str = setting("", "Hash of the labels, where a table gives them; empty: folders do.")
     flip: bool = setting(True, "Mirror half of the images left to right.", panel=_DATA)
     augment: float = setting(
         0.0,

@@ -6,20 +6,22 @@ Nothing is decoded here (see `files`) and nothing is ever unpacked to disk, so a
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
+import stat
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from ddpm_cli.core.data.files import SUFFIXES, UnreadableError, is_image_file
+from ddpm_cli.core.data import layout
+from ddpm_cli.core.data.files import SUFFIXES, UnreadableError
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
-TEXTS = (".txt", ".csv", ".jsonl")
 FILE_LIMIT = 256 * 2**20  # bytes of one image file, uncompressed
 _HASHED_FILES = 64  # files, at most, whose first bytes enter a folder's fingerprint
 _HASHED_BYTES = 2**14  # of each of them
@@ -38,7 +40,11 @@ class ImageFiles(Protocol):
 
     @property
     def texts(self) -> frozenset[str]:
-        """Names of the .txt, .csv and .jsonl files, which may contain captions."""
+        """Names of the tables and texts beside them, which may contain captions or classes."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was left out of the folder or archive, one line each."""
 
     def read(self, index: int) -> bytes:
         """Read the bytes of one image file, from any thread or process. Raises UnreadableError."""
@@ -56,12 +62,17 @@ class ImageFiles(Protocol):
         """SHA-256 that changes whenever a file is written, copies included; the key of caches."""
 
 
-def open_image_files(path: Path) -> ImageFiles:
-    """List the image files of a folder or a .zip. Raises DdpmError where there are none."""
+def open_image_files(path: Path, *, training: bool = False) -> ImageFiles:
+    """List the image files of a folder, a .zip, or a folder in a .zip (photos.zip/train).
+
+    training: take the training part where a data set lies in train/, test/ and the like. Raises
+    DdpmError where there are no images, or those of several parts.
+    """
     if path.is_dir():
-        return FolderFiles(path)
-    if path.suffix.lower() == ".zip" and path.is_file():
-        return ZipFiles(path)
+        return FolderFiles(path, training=training)
+    zips = (place for place in (path, *path.parents) if place.suffix.lower() == ".zip")
+    if archives := [place for place in zips if place.is_file()]:
+        return ZipFiles(archives[0], path.relative_to(archives[0]).as_posix(), training=training)
     if path.exists():
         raise DdpmError(f"{path} is neither a folder nor a .zip of images")
     raise DdpmError(f"{path}: no such folder or .zip{_similar_names(path)}")
@@ -70,10 +81,13 @@ def open_image_files(path: Path) -> ImageFiles:
 class FolderFiles:
     """The image files under a folder, at any depth; hidden files and folders are skipped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, training: bool = False) -> None:
         self.path = path
-        files = _walk(path)
-        self.names, self.texts = _image_names(files), _text_names(files)
+        layout.refuse_previews(path, self.text)
+        files, folders, links = _walk(path)
+        arranged = layout.arrange(path, files, folders, self.text, training=training)
+        self.names, self.texts, self._part = arranged.images, arranged.texts, arranged.part
+        self.notices = (*arranged.notices, *(f"{path}: left out: {link}" for link in links))
         if not self.names:
             raise DdpmError(_no_images(path, files))
 
@@ -88,22 +102,29 @@ class FolderFiles:
     def _bytes(self, name: str) -> bytes:
         file = self.path / name
         try:
-            size = file.stat().st_size
-            if size > FILE_LIMIT:
-                raise UnreadableError(_too_large(str(file), size))
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                raise UnreadableError(f"{file} is not a regular file")
+            if status.st_size > FILE_LIMIT:
+                raise UnreadableError(_too_large(str(file), status.st_size))
             return file.read_bytes()
         except OSError as error:
             raise UnreadableError(f"{file}: {error.strerror or error}") from error
 
     def fingerprint(self) -> str:
         """Hash names, sizes and the first bytes of some of the files."""
-        sizes = (f"{name}\0{self._status(name)[:1]}" for name in self.names)
+        sizes = (f"{self._own(name)}\0{self._status(name)[:1]}" for name in self.names)
         chosen = self.names[:: -(-len(self.names) // _HASHED_FILES)]
-        return _digest(chain(sizes, (f"{name}\0{self._hash_start(name)}" for name in chosen)))
+        starts = (f"{self._own(name)}\0{self._hash_start(name)}" for name in chosen)
+        return _digest(chain(sizes, starts))
 
     def cache_key(self) -> str:
         """Hash names, sizes and modification times."""
-        return _digest(f"{name}\0{self._status(name)}" for name in self.names)
+        return _digest(f"{self._own(name)}\0{self._status(name)}" for name in self.names)
+
+    def _own(self, name: str) -> str:
+        """The name in the training part, which is then known as the same by its own path."""
+        return name.removeprefix(self._part)
 
     def _status(self, name: str) -> tuple[int, ...]:
         """Size in bytes and modification time; () for a broken link, which fails when read."""
@@ -114,26 +135,45 @@ class FolderFiles:
         return status.st_size, status.st_mtime_ns
 
     def _hash_start(self, name: str) -> str:
+        file = self.path / name
         try:
-            with (self.path / name).open("rb") as file:
-                return hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()
+            if not file.is_file():
+                return ""
+            with file.open("rb") as opened:
+                return hashlib.sha256(opened.read(_HASHED_BYTES)).hexdigest()
         except OSError:
             return ""
 
 
 class ZipFiles:
-    """The image files in a .zip, read in place; hidden members are skipped."""
+    """The image files in a .zip, or in one of its folders, read in place; hidden ones are skipped.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    inside: that folder; "." for the whole archive.
+    """
+
+    def __init__(self, path: Path, inside: str = ".", *, training: bool = False) -> None:
+        self._archive = path
+        self.path = path / inside
         self._handle: tuple[int, zipfile.ZipFile, threading.Lock] | None = None
         with _open_zip(path) as archive:
-            files = {_member_name(info): info for info in archive.infolist() if not info.is_dir()}
-        visible = [name for name in files if not any(map(_is_hidden, name.split("/")))]
-        self.names, self.texts = _image_names(visible), _text_names(visible)
-        self._members = {name: files[name] for name in (*self.names, *self.texts)}
+            entries = {_member_name(info): info for info in archive.infolist()}
+        if inside != ".":
+            prefix = f"{inside}/"
+            entries = {
+                n.removeprefix(prefix): i for n, i in entries.items() if n.startswith(prefix)
+            }
+            if not entries:
+                raise DdpmError(f"{path} holds no folder {inside}")
+        self._members = {name: info for name, info in entries.items() if not info.is_dir()}
+        visible = [name for name in self._members if not layout.is_system_name(name)]
+        arranged = layout.arrange(
+            self.path, visible, _folders(entries), self.text, training=training
+        )
+        self.names, self.texts, self._part = arranged.images, arranged.texts, arranged.part
+        self.notices = arranged.notices
         if not self.names:
-            raise DdpmError(_no_images(path, files))
+            raise DdpmError(_no_images(self.path, self._members))
+        self._members = {name: self._members[name] for name in (*self.names, *self.texts)}
 
     def read(self, index: int) -> bytes:
         """Uncompress one member in memory, with its size limited and its CRC checked."""
@@ -141,10 +181,10 @@ class ZipFiles:
 
     def text(self, name: str) -> str:
         """Read one of the text files. Raises UnreadableError where it is not UTF-8."""
-        return _decode_text(self._bytes(name), f"{self.path}:{name}")
+        return _decode_text(self._bytes(name), f"{self._archive}:{name}")
 
     def _bytes(self, member_name: str) -> bytes:
-        member, name = self._members[member_name], f"{self.path}:{member_name}"
+        member, name = self._members[member_name], f"{self._archive}:{member_name}"
         if member.flag_bits & 1:
             raise UnreadableError(
                 f"{name} is encrypted; unpack the archive and give the folder instead"
@@ -161,7 +201,10 @@ class ZipFiles:
     def fingerprint(self) -> str:
         """Hash names, sizes and CRCs."""
         pairs = ((name, self._members[name]) for name in self.names)
-        return _digest(f"{name}\0{member.file_size}\0{member.CRC:08x}" for name, member in pairs)
+        return _digest(
+            f"{name.removeprefix(self._part)}\0{member.file_size}\0{member.CRC:08x}"
+            for name, member in pairs
+        )
 
     def cache_key(self) -> str:
         """The fingerprint: the CRCs detect every change."""
@@ -174,21 +217,8 @@ class ZipFiles:
         # A forked process shares its parent's file position and perhaps an acquired lock, so each
         # process opens the archive itself.
         if self._handle is None or self._handle[0] != os.getpid():
-            self._handle = (os.getpid(), _open_zip(self.path), threading.Lock())
+            self._handle = (os.getpid(), _open_zip(self._archive), threading.Lock())
         return self._handle[1:]
-
-
-def _image_names(names: Collection[str]) -> tuple[str, ...]:
-    """The image files, sorted, without the grid.png of folders that `ddpm sample` wrote."""
-    folders = [
-        name.removesuffix("sampling.json") for name in names if name.endswith("sampling.json")
-    ]
-    grids = {f"{folder}grid.png" for folder in folders}
-    return tuple(sorted(name for name in names if is_image_file(name) and name not in grids))
-
-
-def _text_names(names: Collection[str]) -> frozenset[str]:
-    return frozenset(name for name in names if name.lower().endswith(TEXTS))
 
 
 def _decode_text(data: bytes, name: str) -> str:
@@ -201,21 +231,39 @@ def _decode_text(data: bytes, name: str) -> str:
         ) from error
 
 
-def _walk(root: Path) -> list[str]:
-    found, visited = [], set()
+def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """All files and folders under a folder but hidden ones, and in words the links not followed."""
+    found, inner, links = [], [], []
+    visited: dict[str, str] = {}
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_unlistable):
+        name = Path(folder).relative_to(root).as_posix()
         real = os.path.realpath(folder)
         if real in visited:  # symbolic links may form cycles, or reach a folder twice
+            links.append(f"{name}/ (a link to {visited[real]}/, which is listed already)")
             folders.clear()
             continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files]
+        visited[real] = name
+        inner += [] if name == "." else [name]
+        folders[:] = sorted(child for child in folders if not layout.is_system_name(child))
+        found += [(Path(folder) / child).relative_to(root).as_posix() for child in files]
+    return found, inner, links
+
+
+def _folders(names: Iterable[str]) -> set[str]:
+    """All folders of an archive, whose own entries end with /, whether they have one or not."""
+    found: set[str] = set()
+    for folder in {name[: name.rfind("/") + 1] for name in names}:
+        while (folder := folder.rstrip("/")) and folder not in found:
+            found.add(folder)
+            folder = folder[: folder.rfind("/") + 1]
     return found
 
 
 def _unlistable(error: OSError) -> None:
-    raise DdpmError(f"cannot list {error.filename}: {error.strerror or error}")
+    raise DdpmError(
+        f"cannot list {error.filename}: {error.strerror or error}; make it readable, or move it "
+        "out of the images"
+    )
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -231,10 +279,6 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 def _member_name(info: zipfile.ZipInfo) -> str:
     return info.filename.replace("\\", "/")  # some Windows tools write backslashes
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and name not in (".", "..")
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -256,9 +300,24 @@ def _no_images(path: Path, files: Iterable[str]) -> str:
 
 
 def _similar_names(path: Path) -> str:
+    """What lies beside a path that is not there: "; did you mean photos? photos/ holds …"."""
+    names = names_beside(path)
+    near = near_names(path.name, names)
+    meant = f" did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    others = [*near, *(name for name in names if name not in near)][:4]
+    return f";{meant if near else ''} {path.parent}/ holds {', '.join(others)}" if names else ""
+
+
+def names_beside(path: Path) -> list[str]:
+    """The names in the folder that a path lies in, without hidden ones."""
     try:
-        others = sorted(entry.name for entry in path.parent.iterdir() if not _is_hidden(entry.name))
+        return sorted(e.name for e in path.parent.iterdir() if not layout.is_system_name(e.name))
     except OSError:
-        return ""
-    near = [name for name in others if name.lower().startswith(path.name[:3].lower())] or others
-    return f"; {path.parent}/ holds {', '.join(near[:4])}" if near else ""
+        return []
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Up to 3 of the known names that one may have meant, the nearest first, in any case."""
+    by_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.6)
+    return [by_case[other] for other in near]

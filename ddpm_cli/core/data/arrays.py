@@ -32,7 +32,8 @@ class ArraySource:
     """
 
     name = "arrays"
-    unclassified = ()
+    why_no_classes = label_table = ""
+    notices = ()
     captioned = False
     cache_key = ""  # nothing is cached: the images are in memory, or quick to get
 
@@ -64,6 +65,10 @@ class ArraySource:
     def captions(self) -> Captions:
         """Raise DdpmError: there are none."""
         raise DdpmError("arrays have no captions")
+
+    def unread(self, captions: Captions | None) -> str:
+        """Nothing lies beside these images."""
+        return ""
 
     def _item(self, index: int) -> ImageArray:
         item = self._images[index]

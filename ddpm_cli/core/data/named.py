@@ -73,7 +73,8 @@ class NamedSource:
     """One split, "train" or "test", of a data set of DATASETS."""
 
     captioned = False
-    unclassified = ()
+    why_no_classes = label_table = ""
+    notices = ()
 
     def __init__(self, name: str, split: str, reporter: Reporter = SILENT) -> None:
         if split not in ("train", "test"):
@@ -105,6 +106,10 @@ class NamedSource:
             f"{self.name} has classes and no captions; make captions of the class names with "
             '--caption "a photo of a {class}"'
         )
+
+    def unread(self, captions: Captions | None) -> str:
+        """Nothing lies beside these images."""
+        return ""
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width)."""

@@ -96,7 +96,8 @@ class Shapes:
     image_size = native_size = (32, 32)  # rendered at any size
     native_channels = 3
     classes = tuple(FIGURES)
-    unclassified = ()
+    why_no_classes = label_table = ""
+    notices = ()
     captioned = False  # by default the model is trained on classes, not on captions
 
     def __init__(self, length: int = 12_000) -> None:
@@ -127,6 +128,10 @@ class Shapes:
         """One sentence for each image."""
         sentences = ([self.describe(index).caption] for index in range(len(self)))
         return from_sentences("the shapes' own", sentences)
+
+    def unread(self, captions: Captions | None) -> str:
+        """Nothing lies beside these images."""
+        return ""
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Render image `index` as uint8 (channels, H, W), antialiased."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config import paths
-from ddpm_cli.core.data import captions, files, named
-from ddpm_cli.core.data.archives import ImageFiles, open_image_files
+from ddpm_cli.core.data import caption_files, captions, files, named
+from ddpm_cli.core.data.archives import ImageFiles, names_beside, near_names, open_image_files
 from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.classes import classes_of
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.errors import DdpmError
@@ -50,8 +52,16 @@ class Source(Protocol):
         """(N,) indices into classes; -1 without classes."""
 
     @property
-    def unclassified(self) -> tuple[str, ...]:
-        """Images outside the class folders where others are inside; then there are no classes."""
+    def why_no_classes(self) -> str:
+        """Why there are no classes where there could be some; "" where all is in order."""
+
+    @property
+    def label_table(self) -> str:
+        """Hash of the labels where a table gives them; "" where the images' names do."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was left out, or taken otherwise than its names say: one line each."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,18 +80,24 @@ class Source(Protocol):
     def captions(self) -> Captions:
         """The captions of all images. Raises DdpmError where some or all have none."""
 
+    def unread(self, captions: Captions | None) -> str:
+        """One line on tables and texts that lie beside the images and are not read; "" for none."""
+
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width). Raises UnreadableError."""
 
 
 class FileSource:
-    """Image files; the first folder level is the classes."""
+    """Image files; their classes are those of a dataset.json, or else the first folder level."""
 
     def __init__(self, listing: ImageFiles) -> None:
         self._files = listing
         path = listing.path.resolve()
         self.name = (path.name if path.is_dir() else path.stem) or "images"
-        self.classes, self.labels, self.unclassified = _classes_of(listing.names)
+        found = classes_of(listing.names, listing.texts, listing.text)
+        self.classes, self.labels, self.why_no_classes = found.names, found.labels, found.why_none
+        self.label_table = found.table
+        self.notices = (*listing.notices, *(f"{listing.path}: {line}" for line in found.notices))
         self.fingerprint, self.cache_key = listing.fingerprint(), listing.cache_key()
         self.image_size, self.native_channels = self._probe()
         self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)
@@ -94,11 +110,15 @@ class FileSource:
     @property
     def captioned(self) -> bool:
         """Whether there are caption files. Raises DdpmError for a table that cannot be parsed."""
-        return captions.has_captions(self._files)
+        return caption_files.find(self._files) is not None
 
     def captions(self) -> Captions:
         """Read the caption files. Raises DdpmError where not all images have a caption."""
-        return captions.from_files(self._files)
+        return caption_files.read(self._files)
+
+    def unread(self, captions: Captions | None) -> str:
+        """One line on tables and texts that lie beside the images and are not read."""
+        return caption_files.unread(self._files, captions)
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
@@ -120,26 +140,35 @@ class FileSource:
         return (next(iter(sizes)) if len(sizes) == 1 else None), channels
 
 
-def open_source(spec: str, reporter: Reporter = SILENT) -> Source:
+def open_source(spec: str, reporter: Reporter = SILENT, *, training: bool = False) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path.
 
-    Says that it waits where another process is downloading the data set.
+    Says that it waits where another process is downloading the data set. training: of a folder with
+    a training part take that; otherwise several parts are a DdpmError.
     """
     data_set = open_data_set(spec, reporter)
-    if data_set is not None:
-        return data_set
+    return FileSource(open_files(spec, training=training)) if data_set is None else data_set
+
+
+def open_files(spec: str, *, training: bool = False) -> ImageFiles:
+    """The folder or .zip of a path; an error names what else may have been meant."""
     path = paths.expanded(spec)
-    if not path.exists():
-        known = ", ".join(["shapes", *named.DATASETS])
-        raise DdpmError(f"--data {spec}: no such folder or .zip, nor a data set's name ({known})")
-    return FileSource(open_image_files(path))
+    if any(place.exists() for place in (path, *path.parents[:-1])):
+        return open_image_files(path, training=training)
+    known = ["shapes", *named.DATASETS]
+    if near := near_names(spec.partition(":")[0], [*known, *names_beside(path)]):
+        raise DdpmError(f"{spec}: no such folder or .zip; did you mean {' or '.join(near)}?")
+    raise DdpmError(f"{spec}: no such folder or .zip, nor a data set's name ({', '.join(known)})")
 
 
 def open_data_set(spec: str, reporter: Reporter = SILENT) -> Source | None:
     """The built-in shapes or a data set by name; None for any other name, and for a path."""
     name, _, split = spec.partition(":")
-    if Path(spec).exists():  # an existing folder takes precedence over a data set of that name
-        return None
+    try:
+        if Path(spec).exists():  # a folder takes precedence over a data set of that name
+            return None
+    except OSError as error:  # a name that is too long, say
+        raise DdpmError(f"{spec[:80]}: {error.strerror or error}") from error
     if spec == "shapes":
         return Shapes()
     if name in named.DATASETS:
@@ -154,20 +183,9 @@ def captions_of(source: Source, templates: Sequence[str]) -> Captions:
     return source.captions()
 
 
-def _classes_of(
-    names: Sequence[str],
-) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[str, ...]]:
-    """Class names, labels and unclassified files, by the first folder level that is not shared.
-
-    There are no classes where some files are in no folder of that level; those files are
-    unclassified if others are in one.
-    """
-    parents = [name.split("/")[:-1] for name in names]
-    while all(parents) and len({parts[0] for parts in parents}) == 1:
-        parents = [parts[1:] for parts in parents]
-    if not all(parents):
-        unclassified = [name for name, parts in zip(names, parents, strict=True) if not parts]
-        return (), np.full(len(names), -1), tuple(unclassified) if any(parents) else ()
-    classes = sorted({parts[0] for parts in parents})
-    index = {name: i for i, name in enumerate(classes)}
-    return tuple(classes), np.array([index[parts[0]] for parts in parents]), ()
+def with_class_order(source: Source, names: Sequence[str]) -> Source:
+    """The same source with its classes, which are the same names, in this order."""
+    reordered: Any = copy.copy(source)
+    new = np.array([names.index(name) for name in source.classes])
+    reordered.classes, reordered.labels = tuple(names), new[source.labels]
+    return cast(Source, reordered)

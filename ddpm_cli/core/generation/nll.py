@@ -87,7 +87,9 @@ def open_images(
     name = data or model.config.data.source
     if not name:
         raise UsageError(f"{model.path} does not record its training data: give --data")
-    source = open_source(name, reporter)
+    source = open_source(name, reporter, training=data is None)
+    for notice in source.notices:
+        reporter.say(notice)
     own = None if source.image_size is None else (source.native_channels, *source.image_size)
     expected = (network.channels, *network.size)
     if own != expected and source.fingerprint != model.config.data.fingerprint:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.data import loader
-from ddpm_cli.core.data.archives import open_image_files
-from ddpm_cli.core.data.sources import Source, open_data_set
+from ddpm_cli.core.data.sources import Source, open_data_set, open_files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import MAX_BATCH, FileImages, ImageCounts, ImageSet, NpzImages
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
@@ -43,7 +42,10 @@ def open_input(
     path = paths.expanded(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
-    return FileImages(open_image_files(path), skip_bad)
+    listing = open_files(str(spec))
+    for notice in listing.notices:
+        reporter.say(notice)
+    return FileImages(listing, skip_bad)
 
 
 class ArrayImages:

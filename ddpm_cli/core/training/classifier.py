@@ -52,7 +52,9 @@ def train_classifier(
 
     Raises DdpmError where the images have fewer than two classes or the training diverges.
     """
-    source = open_source(data, reporter)
+    source = open_source(data, reporter, training=True)
+    for notice in source.notices:
+        reporter.say(notice)
     if len(source.classes) < 2:
         raise DdpmError(
             f"{data} has {len(source.classes)} classes; a classifier needs at least two: "

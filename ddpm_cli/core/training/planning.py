@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ddpm_cli.core.conditioning.class_names import is_number
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.presets import default_preset, merged, preset
@@ -18,7 +20,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.shapes import Shapes
-from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
@@ -30,7 +32,7 @@ from ddpm_cli.core.training.state import Progress
 
 _OWN_TO_THE_DATA = {  # settings that a --config file does not bring to other images
     "network": ("size", "channels", "classes"),
-    "data": ("source", "fingerprint", "captions", "examples", "example_labels"),
+    "data": ("source", "fingerprint", "labels", "captions", "examples", "example_labels"),
 }
 
 
@@ -43,6 +45,7 @@ class TrainingPlan:
     config: RunConfig
     preset: str
     out: Path
+    notices: tuple[str, ...] = ()  # what of the data is left out or not read, one line each
 
     @property
     def parameters(self) -> int:
@@ -66,7 +69,9 @@ class TrainingPlan:
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
-            "no_classes_because": _why_no_classes(self.source) or None,
+            "no_classes_because": self.source.why_no_classes or None,
+            "labels": _labels_in_words(config.network.classes),
+            "notices": list(self.notices),
             "captions": 0 if self.captions is None else len(self.captions.sentences),
             "captions_from": None if self.captions is None else self.captions.origin,
             "caption": None if self.captions is None else self.captions.sentences[0],
@@ -87,7 +92,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
 
     Nothing is written. Raises DdpmError or UsageError where they do not make a run.
     """
-    source = open_source(request.data, reporter)
+    source = open_source(request.data, reporter, training=True)
     channels = request.channels or source.native_channels
     size = request.size or source.native_size
     usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
@@ -111,7 +116,33 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     resumes = RunDirectory(out).config.exists() and request.resume != "never"
     if request.init_from is not None and not resumes:
         initial_weights.read(request.init_from, config.network)  # refuses another network's
-    return TrainingPlan(source, captions, config, name, out)
+    notices = _notices(request, source, captions)
+    plan = TrainingPlan(source, captions, config, name, out, notices)
+    return _with_class_order_of_run(plan) if resumes else plan
+
+
+def _notices(
+    request: TrainingRequest, source: Source, captions: Captions | None
+) -> tuple[str, ...]:
+    """What of the data is left out or not read."""
+    beside = "" if request.captions is False else source.unread(captions)
+    read = () if captions is None else captions.notices
+    return tuple(filter(None, (*source.notices, *read, beside)))
+
+
+def _with_class_order_of_run(plan: TrainingPlan) -> TrainingPlan:
+    """The plan with the class labels of the run that is there, if its classes are the same names.
+
+    Earlier versions sorted names that are numbers as text.
+    """
+    names = RunDirectory(plan.out).read_config().network.classes
+    ours = plan.config.network.classes
+    if names == ours or sorted(names) != sorted(ours):
+        return plan
+    examples = [names.index(ours[label]) for label in plan.config.data.example_labels]
+    order = {"network": {"classes": list(names)}, "data": {"example_labels": examples}}
+    source, config = with_class_order(plan.source, names), updated(plan.config, order)
+    return replace(plan, source=source, config=config)
 
 
 def plan_on_source(
@@ -173,7 +204,7 @@ def _conditions(
     if request.captions is False and data.get("templates"):
         raise UsageError("--caption makes captions, and --no-captions learns none")
     if request.conditional and not source.classes:
-        why = _why_no_classes(source) or f"{request.data} has no class folders"
+        why = source.why_no_classes or f"{request.data} has no class folders"
         raise UsageError(f"--conditional, but {why}")
     # Templates of a file are left out where the images have no classes to name.
     templates = data.get("templates", config.data.templates if source.classes else ())
@@ -200,6 +231,7 @@ def _conditions(
         "data": {
             "source": request.data,
             "fingerprint": source.fingerprint,
+            "labels": source.label_table if conditional else "",
             **captioning.data_settings(captions, templates, labels),
         },
     }, captions
@@ -211,14 +243,14 @@ def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
     return schedules.clipping_notice(diffusion.schedule, beta, diffusion.beta_cap)
 
 
-def _why_no_classes(source: Source) -> str:
-    """Why images of which most lie in class folders have no classes; "" where all is in order."""
-    unclassified = source.unclassified
-    if not unclassified:
-        return ""
-    lie = "lies" if len(unclassified) == 1 else "lie"
-    named = ", ".join(unclassified[:3]) + (", …" if unclassified[3:] else "")
-    return f"{len(unclassified)} of {len(source)} images {lie} in no class folder ({named})"
+def _labels_in_words(classes: Sequence[str]) -> str | None:
+    """Which label each class has, where numbers as names could be taken for labels."""
+    if not any(map(is_number, classes)):
+        return None
+    if list(classes) == [str(label) for label in range(len(classes))]:
+        return f"the label of a class is its name, 0 to {len(classes) - 1}"
+    named = [f"{label} is {name}" for label, name in enumerate(classes)]
+    return f"label {', '.join(named[:12])}{', …' if named[12:] else ''}"
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

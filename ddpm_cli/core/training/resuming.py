@@ -74,7 +74,8 @@ def verify_named_snapshot(out: Path, request: TrainingRequest) -> None:
 
 def _check_same_run(run: RunDirectory, config: RunConfig) -> None:
     changes = run.read_config().differences(config)
-    for name, what in (("data.fingerprint", "images"), ("data.captions", "captions")):
+    parts = {"fingerprint": "images", "labels": "labels", "captions": "captions"}
+    for name, what in ((f"data.{part}", what) for part, what in parts.items()):
         if any(change.startswith(name) for change in changes):
             changed = f"the {what} of {config.data.source} are not the ones it was trained on"
             changes = [changed, *(change for change in changes if not change.startswith(name))]
