@@ -91,6 +91,46 @@ def test_the_likelihood_of_images_larger_than_the_default_size(
     assert result.code == 0, result.err
 
 
+def written(folder: Path, channels: int, *sides: int) -> Path:
+    rng = np.random.default_rng(len(str(folder)))
+    for i, side in enumerate(sides):
+        image = rng.integers(0, 256, (channels, side, side)).astype(np.uint8)
+        files.write_png(folder / f"{i}.png", image)
+    return folder
+
+
+def test_the_likelihood_of_images_with_transparency(ddpm: Run, tiny: Path, tmp_path: Path) -> None:
+    rgba, others, rgb = (
+        written(tmp_path / name, channels, *[8] * 8)
+        for name, channels in (("rgba", 4), ("others", 4), ("rgb", 3))
+    )
+    given = ("--config", tiny, "--images", 8, "--timesteps", 3)
+    four = ddpm("train", "--data", rgba, *given, "--channels", 4, "--out", "four")
+    three = ddpm("train", "--data", rgb, *given, "--out", "three")
+    assert (four.code, three.code) == (0, 0)
+    result = ddpm("nll", "four", "--data", others, "-n", 2)
+    assert (result.code, "composited" in result.err) == (0, False), result.err
+    refused = ddpm("nll", "four", "--data", rgb, "-n", 2)
+    assert refused.code == 1
+    assert "are 8x8x3 (RGB), and" in refused.err
+    assert "a model of 8x8x4 (RGBA)" in refused.err
+    result = ddpm("nll", "three", "--data", others, "-n", 2)
+    assert (result.code, "composited on white" in result.err) == (0, True), result.err
+
+
+def test_no_image_whose_likelihood_is_computed_was_resized(
+    ddpm: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one whose header is not among those read first."""
+    monkeypatch.setattr(sources, "_PROBED", 2)
+    training = written(tmp_path / "training", 3, *[8] * 8)
+    odd = written(tmp_path / "odd", 3, 8, 8, 16, 8)
+    given = ("--config", tiny, "--images", 8, "--timesteps", 3)
+    assert ddpm("train", "--data", training, *given, "--out", "run").code == 0
+    refused = ddpm("nll", "run", "--data", odd)
+    assert (refused.code, "are of several sizes" in refused.err) == (1, True)
+
+
 def sizes(source: Any) -> tuple[Any, Any]:
     return source.image_size, source.native_size
 

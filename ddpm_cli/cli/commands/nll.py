@@ -58,7 +58,7 @@ def nll(
     )
     kind = choose_variance(model, variance)
     with distributed.process_group(chosen):
-        images = open_images(model, data, reporter, skip_bad=skip_bad)
+        images = open_images(model, data, count, seed, reporter, skip_bad=skip_bad)
         reporter.say(
             f"{model.path}: {model.provenance}; {min(count, len(images))} of "
             f"{len(images):,} images, {len(model.denoiser.schedule)} evaluations each"

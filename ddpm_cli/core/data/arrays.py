@@ -53,10 +53,16 @@ class ArraySource:
         first = self._item(0)
         self.image_size = self.native_size = first.shape[1], first.shape[2]
         self.native_channels = first.shape[0]
+        self.transparent = self.native_channels == 4
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """One image's own (height, width)."""
+        height, width = self._item(index).shape[1:]
+        return height, width
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width), cropped and resized to `size`."""

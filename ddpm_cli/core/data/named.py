@@ -72,7 +72,7 @@ DATASETS: dict[str, _Torchvision | _Binary] = {
 class NamedSource:
     """One split, "train" or "test", of a data set of DATASETS."""
 
-    captioned = False
+    captioned = transparent = False
     why_no_classes = label_table = ""
     notices = ()
 
@@ -110,6 +110,10 @@ class NamedSource:
     def unread(self, captions: Captions | None) -> str:
         """Nothing lies beside these images."""
         return ""
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """The (height, width) that all of its images have."""
+        return self.image_size
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width)."""

@@ -95,6 +95,7 @@ class Shapes:
     name = "shapes"
     image_size = native_size = (32, 32)  # rendered at any size
     native_channels = 3
+    transparent = False
     classes = tuple(FIGURES)
     why_no_classes = label_table = ""
     notices = ()
@@ -132,6 +133,10 @@ class Shapes:
     def unread(self, captions: Captions | None) -> str:
         """Nothing lies beside these images."""
         return ""
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """The (height, width) of each."""
+        return self.image_size
 
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Render image `index` as uint8 (channels, H, W), antialiased."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 _PROBED = 512  # headers read, at most, to find the size and whether all are grey
 _LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -42,6 +45,10 @@ class Source(Protocol):
     @property
     def native_channels(self) -> int:
         """1 where all images are grey, else 3."""
+
+    @property
+    def transparent(self) -> bool:
+        """Whether some images have transparency, which only 4 channels keep."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,6 +90,9 @@ class Source(Protocol):
     def unread(self, captions: Captions | None) -> str:
         """One line on tables and texts that lie beside the images and are not read; "" for none."""
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """One image's own (height, width), in pixels. Raises UnreadableError."""
+
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """One image as uint8 (channels, height, width). Raises UnreadableError."""
 
@@ -120,24 +130,33 @@ class FileSource:
         """One line on tables and texts that lie beside the images and are not read."""
         return caption_files.unread(self._files, captions)
 
+    @property
+    def transparent(self) -> bool:
+        """Whether any of the images probed has transparency."""
+        found = self._headers(files.traits)
+        return any("transparent" in traits for traits in found)
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """One image's own (height, width), from its header. Raises UnreadableError."""
+        return files.probe(self._files.read(index), self._files.names[index])[0]
+
     def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
         """Decode one file to uint8 (channels, height, width). Raises UnreadableError."""
         return files.decode(self._files.read(index), self._files.names[index], channels, size)
 
     def _probe(self) -> tuple[tuple[int, int] | None, int]:
         """The images' size, None where it differs, and channels: of up to _PROBED headers."""
-        sizes: set[tuple[int, int]] = set()
-        channels = 1
-        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
-            try:
-                size, depth = files.probe(self._files.read(index), self._files.names[index])
-            except files.UnreadableError:
-                continue  # reported with all others when the images are decoded
-            sizes.add(size)
-            channels = max(channels, depth)
-        if not sizes:
+        found = list(self._headers(files.probe))
+        if not found:
             raise DdpmError(f"none of the images probed in {self._files.path} can be read")
-        return (next(iter(sizes)) if len(sizes) == 1 else None), channels
+        sizes = {size for size, _ in found}
+        return (sizes.pop() if len(sizes) == 1 else None), max(channels for _, channels in found)
+
+    def _headers(self, read: Callable[[bytes, str], T]) -> Iterator[T]:
+        """What `read` finds in up to _PROBED files; the unreadable are reported when decoded."""
+        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
+            with suppress(files.UnreadableError):
+                yield read(self._files.read(index), self._files.names[index])
 
 
 def open_source(spec: str, reporter: Reporter = SILENT, *, training: bool = False) -> Source:

@@ -76,9 +76,12 @@ def choose_variance(model: Model, variance: str | None) -> str:
 
 
 def open_images(
-    model: Model, data: str | None, reporter: Reporter, *, skip_bad: bool
+    model: Model, data: str | None, count: int, seed: int, reporter: Reporter, *, skip_bad: bool
 ) -> loader.DecodedImages:
-    """The images to evaluate, with the model's labels. Raises DdpmError where they do not fit it.
+    """The images to evaluate `count` of, with the model's labels.
+
+    Raises DdpmError where their sizes or channels are not the model's: of up to 512 of them before
+    any is decoded, then of each that is chosen.
 
     Images of another size are resized only if they are the training images themselves: resizing
     others would give the bits/dim of other images.
@@ -90,23 +93,29 @@ def open_images(
     source = open_source(name, reporter, training=data is None)
     for notice in source.notices:
         reporter.say(notice)
-    own = None if source.image_size is None else (source.native_channels, *source.image_size)
-    expected = (network.channels, *network.size)
-    if own != expected and source.fingerprint != model.config.data.fingerprint:
-        raise DdpmError(
-            f"the images of {name} are {_size(own)}, and {model.path} is a model of "
-            f"{_size(expected)}; resizing would change their bits/dim, so give --data images of "
-            "that size"
-        )
+    others = source.fingerprint != model.config.data.fingerprint
+    if others:
+        _check_shape(model, source, name)
+    if source.transparent and network.channels != 4:
+        reporter.say(f"{name}: transparent images are composited on white, as in training")
     labels = _labels(model, source, name)
     with distributed.local_rank0_first():
         images = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
         images = replace(images, labels=labels)
+        for row in images.rows[choose(images, count, seed)] if others else ():
+            if source.size_of(row) != network.size:
+                raise _unfit(model, name, "of several sizes")
         if network.text is None:
             return images
         captions = captions_of(source, model.config.data.templates)
         texts = tokens.tokenise(network.text, captions.sentences, model.device, reporter)
     return replace(images, captions=captions, texts=texts)
+
+
+def choose(images: loader.DecodedImages, count: int, seed: int) -> NDArray[np.int64]:
+    """The indices of `count` of the images, or of all where they are fewer."""
+    order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(images))
+    return order[:count]
 
 
 def measure(
@@ -118,13 +127,13 @@ def measure(
     variance: str,
     reporter: Reporter,
 ) -> Likelihood:
-    """The bound for `count` images, chosen by the seed, with one network evaluation per timestep.
+    """The bound for `count` images, those of `choose`, with one network evaluation per timestep.
 
     An image's noise depends only on the seed and on its index, so the result does not depend on the
     batch or the number of processes.
     """
-    count = min(count, len(images))
-    order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(images))[:count]
+    order = choose(images, count, seed)
+    count = len(order)
     shard = order[distributed.shard(count)]
     steps = len(model.denoiser.schedule)
     sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
@@ -189,8 +198,25 @@ def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
     return indices[source.labels]
 
 
-def _size(shape: tuple[int, int, int] | None) -> str:
-    if shape is None:
-        return "of several sizes"
-    channels, height, width = shape
-    return f"{height}x{width}x{channels}"
+def _check_shape(model: Model, source: Source, data: str) -> None:
+    network = model.config.network
+    channels = 4 if source.transparent and network.channels == 4 else source.native_channels
+    if source.image_size is None:
+        raise _unfit(model, data, "of several sizes")
+    if (channels, *source.image_size) != (network.channels, *network.size):
+        raise _unfit(model, data, _describe(channels, source.image_size))
+
+
+def _unfit(model: Model, data: str, found: str) -> DdpmError:
+    network = model.config.network
+    expected = _describe(network.channels, network.size)
+    return DdpmError(
+        f"the images of {data} are {found}, and {model.path} is a model of {expected}; converting "
+        "them would give the bits/dim of other images, so give --data images of that kind"
+    )
+
+
+def _describe(channels: int, size: tuple[int, int]) -> str:
+    height, width = size
+    kind = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
+    return f"{height}x{width}x{channels} ({kind})"
