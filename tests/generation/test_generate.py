@@ -231,7 +231,7 @@ def test_other_files_are_refused(ddpm: Callable[..., Result], model: Model) -> N
 
     weights.save(Path("short.safetensors"), shorter, model.config, 1)
     for name, message in (
-        ("text.safetensors", "no readable weights file"),
+        ("text.safetensors", "is no weights file but a text file"),
         ("other.safetensors", "not the config"),
         ("short.safetensors", "norm.weight"),
         ("nowhere", "no such run"),

@@ -102,7 +102,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DdpmError, match="holds no classifier"):
         classifier.load(tmp_path / "other.safetensors")
     (tmp_path / "text").write_text("text")
-    with pytest.raises(DdpmError, match="no readable weights file"):
+    with pytest.raises(DdpmError, match="no weights file but a text file"):
         classifier.load(tmp_path / "text")
     config = ClassifierConfig((8, 8), 3, ("a", "b"), "x", 4)
     wider = ClassifierConfig((8, 8), 3, ("a", "b"), "x", 8)

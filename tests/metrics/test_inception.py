@@ -192,7 +192,7 @@ def test_nothing_but_tensors_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
         read_weights(path)
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"this is a text file, not weights")
-        with pytest.raises(DdpmError, match="no readable weights file"):
+        with pytest.raises(DdpmError, match="no weights file but a text file"):
             read_weights(tmp_path / name)
     with pytest.raises(DdpmError, match="no such file"):
         read_weights(tmp_path / "nowhere.pth")

@@ -63,7 +63,7 @@ def test_decoded_images_are_not_synced_as_files(photos: Path, synced: list[int])
     "write",
     [
         lambda folder: snapshots.write(folder, {"progress": {"images": 1}}),
-        lambda folder: tensors.write(folder / "model.safetensors", {"x": torch.ones(2)}, {}),
+        lambda folder: tensors.write(folder / "model.safetensors", {"x": torch.ones(2)}, "k", "v"),
         lambda folder: RunDirectory(folder).write_config(RunConfig()),
         lambda folder: RunDirectory(folder).rewind_rows(0),
         lambda folder: Statistics(np.zeros(2), np.eye(2), 3).write(folder / "real.npz"),

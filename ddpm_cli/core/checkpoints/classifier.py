@@ -22,7 +22,7 @@ class LoadedClassifier(NamedTuple):
 
 def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
     """Write a classifier and its config, atomically."""
-    tensors.write(path, network.state_dict(), {_KEY: to_dict(config)})
+    tensors.write(path, network.state_dict(), _KEY, tensors.as_text(to_dict(config)))
 
 
 def load(path: Path) -> LoadedClassifier:

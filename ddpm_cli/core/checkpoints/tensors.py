@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
+from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.files import atomic_write
 
 _LISTED = 5  # mismatches in an error message
@@ -39,19 +42,32 @@ class TensorFile(NamedTuple):
     metadata: dict[str, str]
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file atomically; the metadata's values are stored as JSON."""
+class NotOnlyTensorsError(DdpmError):
+    """A whole file that holds more than tensors by name, such as a pickle of objects."""
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], key: str, text: str) -> None:
+    """Write a safetensors file atomically, with one entry of metadata.
+
+    Several would be written in an order that differs from file to file, and so would the SHA-256
+    of equal weights.
+    """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    texts = {name: json.dumps(document) for name, document in metadata.items()}
     with atomic_write(path, durable=True) as partial:
-        partial.write_bytes(serialised(stored, metadata={"format": "pt"} | texts))
+        partial.write_bytes(serialised(stored, metadata={key: text}))
+
+
+def as_text(document: Any) -> str:
+    """A document as JSON for the metadata: equal documents give equal texts."""
+    return json.dumps(document, sort_keys=True)
 
 
 def read(path: Path) -> TensorFile:
-    """Read a safetensors file. Raises DdpmError for any other."""
+    """Read a safetensors file. Raises DdpmError for any other, or one with NaN or infinities."""
     metadata = describe(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    check_finite(tensors, path)
     return TensorFile(tensors, metadata)
 
 
@@ -61,7 +77,7 @@ def describe(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise DdpmError(f"{path} is no readable weights file (safetensors): {error}") from error
+        raise _unreadable(path, error) from error
 
 
 def document(path: Path, text: str) -> Any:
@@ -75,22 +91,62 @@ def document(path: Path, text: str) -> Any:
 def read_flat(path: Path) -> dict[str, Tensor]:
     """Read a flat state dict, from safetensors or PyTorch's format, without running code.
 
-    Raises DdpmError for anything but tensors by name: a pickle of objects is never loaded.
+    Raises DdpmError for damaged files and for NaN or infinities, and NotOnlyTensorsError for
+    anything but tensors by name: a pickle of objects is never loaded.
     """
     if not path.is_file():
         raise DdpmError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return read(path).tensors
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED_FILE as error:
-        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-        raise DdpmError(f"{path} is no readable weights file ({why})") from error
-    except OSError as error:
-        raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
+        with warnings.catch_warnings(action="ignore"):  # of pickle's version, which says nothing
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, *DAMAGED_FILE) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise DdpmError(f"{path} does not hold a flat state dict, which is tensors by name")
+        raise NotOnlyTensorsError(
+            f"{path} does not hold a flat state dict, which is tensors by name"
+        )
+    check_finite(state, path)
     return state
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise DdpmError that names the first tensor with NaN or infinities.
+
+    A network with one computes nothing but NaN, which become black images.
+    """
+    for name, tensor in tensors.items():
+        values = tensor.float() if tensor.itemsize == 1 else tensor  # of float8, isfinite is not
+        if not values.isfinite().all():
+            bad = int(values.numel() - values.isfinite().sum())
+            raise DdpmError(
+                f"{path} holds NaN or infinite weights: {bad:,} of {values.numel():,} in {name}. "
+                "Its training diverged or the file is damaged: take weights saved earlier, or copy "
+                "or download it again"
+            )
+
+
+def _unreadable(path: Path, error: Exception) -> DdpmError:
+    """What a file holds that could not be read as weights, with the remedy where there is one."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(content.HEAD)
+    except OSError as cause:
+        return DdpmError(f"cannot read {path}: {cause.strerror or cause}")
+    whole = isinstance(error, pickle.UnpicklingError) and head.startswith((b"PK", b"\x80"))
+    if whole:  # torch's own message advises to load it all the same
+        return NotOnlyTensorsError(
+            f"{path} is no readable weights file: it is a pickle of more than tensors, which may "
+            "run any code when it is loaded"
+        )
+    what = content.describe(head)
+    if what is not None and not head.startswith(b"PK"):
+        return DdpmError(f"{path} is no weights file but {what}")
+    return DdpmError(
+        f"{path} is no readable weights file ({first_line(error)}): if it was cut short, copy or "
+        "download it again"
+    )
 
 
 def mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

@@ -28,7 +28,8 @@ class Weights(NamedTuple):
 
 def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -> None:
     """Write a weights file, atomically."""
-    tensors.write(path, state, {_KEY: {"config": to_dict(config), "images": images}})
+    document = {"config": to_dict(config), "images": images}
+    tensors.write(path, state, _KEY, tensors.as_text(document))
 
 
 def describe(path: Path) -> RunConfig:

@@ -51,7 +51,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         header = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
         _write(folder / "unet" / "config.json", header | diffusers.document(unet))
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-        tensors.write(file, _exported_tensors(model.network, ours), {})
+        tensors.write(file, _exported_tensors(model.network, ours), "format", "pt")
 
         document = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         written = diffusers.read(document, "the written config")

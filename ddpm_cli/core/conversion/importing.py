@@ -235,10 +235,10 @@ def _read_tensors(file: Path) -> Tensors:
         raise DdpmError(f"{file}: no such file or folder")
     try:
         state_dict = tensors.read_flat(file)
-    except DdpmError as error:
+    except tensors.NotOnlyTensorsError as error:
         raise DdpmError(
-            f"{error}; ddpm reads flat state dicts only: where you trust the file, load it "
-            "there and torch.save(network.state_dict(), …)"
+            f"{error}; ddpm reads flat state dicts only: where you trust the file, load it with "
+            "the code it came with and torch.save(network.state_dict(), …)"
         ) from error
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state_dict):
