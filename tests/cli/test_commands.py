@@ -143,6 +143,7 @@ def test_version_and_overview(ddpm: Call) -> None:
         (("inspect-schedule", "--strip", "s.png"), 2, "--image"),
         (("inspect-schedule", "--image", "i.png", "--strip", "s.gif"), 2, "end in .png"),
         (("inspect-schedule", "--steps", "2000"), 2, "1000"),
+        (("inspect-schedule", "--steps", "0"), 2, "--steps must be more than 0"),
         (("train", "--epochs", "inf"), 2, "and finite"),
         (("train", "--config", "deep.json"), 1, "network should hold named settings"),
         (("train", "--resume", "gone.pt"), 1, "gone.pt: no such file"),

@@ -88,6 +88,22 @@ def test_grids_for_ode_solvers_are_scaled_below_80(spacing: str, steps: int) -> 
     )
 
 
+@pytest.mark.parametrize("name", ["cosine", "sigmoid-abar", "flow"])
+@pytest.mark.parametrize("spacing", ["leading", "quadratic"])
+def test_a_grid_below_80_is_the_same_for_ode_solvers(name: str, spacing: str) -> None:
+    schedule = schedules.from_config(DiffusionConfig(name, 1000))
+    free = grids.sigmas(schedule, 10, spacing)
+    assert free[0] < 80 < schedule.sigma[-1]
+    np.testing.assert_array_equal(grids.sigmas(schedule, 10, spacing, 80), free)
+
+
+@pytest.mark.parametrize("spacing", OF_TIMESTEPS)
+def test_a_grid_from_above_80_starts_there(spacing: str) -> None:
+    schedule = with_levels(np.geomspace(0.01, 1e6, 100))
+    bound = grids.sigmas(schedule, 10, spacing, 80)
+    assert bound[0].item() == pytest.approx(80, rel=1e-12)
+
+
 @pytest.mark.parametrize("spacing", OF_TIMESTEPS)
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])
 def test_any_number_of_steps_descends_without_repeats(spacing: str, total: int) -> None:

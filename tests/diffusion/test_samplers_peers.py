@@ -64,6 +64,23 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_spacings_are_those_of_ddim_and_ddpm(kind: Any, spacing: str) -> None:
+    scheduler = kind(**BETAS, timestep_spacing=spacing)
+    scheduler.set_timesteps(STEPS)
+    assert scheduler.timesteps.tolist() == grids.timesteps(1000, STEPS, spacing).tolist()
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_multistep_solvers_of_diffusers_leave_out_a_last_timestep_of_0(spacing: str) -> None:
+    """They take one more timestep than steps, and not the last; docs/samplers.md says so."""
+    scheduler = DPMSolverMultistepScheduler(**BETAS, timestep_spacing=spacing)
+    scheduler.set_timesteps(STEPS)
+    longer = grids.timesteps(1000, STEPS + 1, spacing).tolist()
+    assert scheduler.timesteps.tolist() == longer[:-1]
+
+
 def last(steps: Iterator[samplers.SamplerStep]) -> Tensor:
     return list(steps)[-1].x
 

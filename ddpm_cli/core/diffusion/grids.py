@@ -23,8 +23,8 @@ def sigmas(
 ) -> Tensor:
     """The noise levels to visit and a final 0: float64 (steps + 1,), descending.
 
-    They are the schedule's own, unless its largest is above `largest`: then the timesteps are
-    scaled so that the first is at that level. `karras` interpolates between the schedule's smallest
+    They are the schedule's own, unless the first is above `largest`: then the timesteps are scaled
+    so that the first is at that level. `karras` interpolates between the schedule's smallest
     and largest level, at most 80. Raises UsageError where the schedule has fewer timesteps.
     """
     total = len(schedule)
@@ -34,10 +34,11 @@ def sigmas(
         )
     if spacing == "karras":
         visited = _karras(schedule, steps)
-    elif schedule.sigma[-1] > largest:
-        visited = _scaled(schedule, timesteps(total, steps, spacing), largest)
     else:
-        visited = schedule.sigma[timesteps(total, steps, spacing)]
+        chosen = timesteps(total, steps, spacing)
+        visited = schedule.sigma[chosen]
+        if visited[0] > largest:
+            visited = _scaled(schedule, chosen, largest)
     return torch.from_numpy(np.append(visited, 0.0))
 
 
@@ -72,8 +73,8 @@ def _karras(schedule: Schedule, steps: int) -> Table:
 
 
 def _scaled(schedule: Schedule, chosen: NDArray[np.int64], largest: float) -> Table:
-    """The levels at these timesteps, scaled by a factor that maps the last one to `largest`."""
+    """The levels at these timesteps, scaled by a factor that brings the first to `largest`."""
     timesteps, log_sigmas = np.arange(len(schedule)), np.log(schedule.sigma)
-    factor = np.interp(math.log(largest), log_sigmas, timesteps) / timesteps[-1]
+    factor = np.interp(math.log(largest), log_sigmas, timesteps) / chosen[0]
     levels: Table = np.exp(np.interp(chosen * factor, timesteps, log_sigmas))
     return levels

@@ -128,7 +128,8 @@ class Sampling(Settings):
 
     def with_default_steps(self, timesteps: int) -> Sampling:
         """These settings with `steps` set, for a model of so many timesteps."""
-        return replace(self, steps=self.steps or min(_STEPS, timesteps))
+        steps = min(_STEPS, timesteps) if self.steps is None else self.steps
+        return replace(self, steps=steps)
 
     def is_guided_at(self, sigma: float) -> bool:
         """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
