@@ -80,6 +80,14 @@ def test_different_features_cannot_be_compared() -> None:
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(4), np.eye(4))
 
 
+@pytest.mark.parametrize("size", [1e200, 1e308])
+def test_a_distance_beyond_float64_is_refused(size: float) -> None:
+    with pytest.raises(DdpmError, match="too large"):
+        frechet_distance(np.full(3, size), np.eye(3), np.zeros(3), np.eye(3))
+    with pytest.raises(DdpmError, match="too large"):
+        frechet_distance(np.zeros(3), size * np.eye(3), np.zeros(3), size * np.eye(3))
+
+
 def one_hot(labels: NDArray[np.intp], classes: int) -> Floats:
     return np.where(np.arange(classes) == labels[:, None], 0.0, -1e4)
 

@@ -144,9 +144,21 @@ def test_files_of_pytorch_fid_have_no_origin(tmp_path: Path) -> None:
     ("arrays", "message"),
     [
         ({"mu": np.zeros(3)}, "need mu and sigma"),
-        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu \(3,\), sigma \(4, 4\)"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu \(3,\) and sigma \(4, 4\)"),
         ({"mu": np.zeros((1, 3)), "sigma": np.eye(3)}, r"mu \(1, 3\)"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "NaN or infinity"),
+        ({"mu": np.zeros(2), "sigma": np.diag([1, np.inf])}, "NaN or infinity"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3) + 0j}, "sigma is complex128, not real"),
+        ({"mu": np.zeros(3) + 0j, "sigma": np.eye(3)}, "mu is complex128, not real"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3) > 0}, "sigma is bool, not real"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "no features"),
+        ({"mu": np.zeros(()), "sigma": np.zeros(())}, r"mu \(\) and sigma \(\)"),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": np.diag([1, -2e-6])}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.4, 1.0]])}, "not symmetric"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.int64(1)}, "n is 1"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.int64(-9)}, "n is -9"),
         ({"mu": np.array(["a"]), "sigma": np.eye(1)}, "no readable statistics"),
         ({"mu": np.array([None]), "sigma": np.eye(1)}, "no readable statistics"),  # a pickle
     ],
@@ -157,6 +169,38 @@ def test_other_files_are_refused(
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(DdpmError, match=message):
         read_statistics(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        features(2),
+        features(5, offset=1e4),
+        features(200),
+        features(3).expand(3, 24) * 0 + 0.1,  # equal images
+        torch.cat([features(4), features(4) * (1 + 1e-9)]) + 100,
+        features(20) * 1e-12,
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_statistics_of_images_pass(
+    tmp_path: Path, x: torch.Tensor, kind: type[np.floating]
+) -> None:
+    """However few the images, or alike; in parts, without a part, and in single precision."""
+    rest = moments(x, 1, len(x) - 1).without(moments(x[:1])) if len(x) > 2 else moments(x)
+    for got in (moments(x, 1, len(x) - 1), rest):
+        np.savez(tmp_path / "s.npz", mu=got.mean.astype(kind), sigma=got.covariance.astype(kind))
+        assert np.array_equal(
+            read_statistics(tmp_path / "s.npz").covariance, got.covariance.astype(kind)
+        )
+
+
+def test_rounding_is_no_fault(tmp_path: Path) -> None:
+    """Asymmetry and negative eigenvalues within 1e-6 of the largest value."""
+    sigma = np.diag([1.0, -5e-7, 2.0])
+    sigma[0, 1] = 1e-7
+    np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=sigma)
+    assert np.array_equal(read_statistics(tmp_path / "s.npz").covariance, sigma)
 
 
 def test_damaged_and_oversized_files_are_refused(

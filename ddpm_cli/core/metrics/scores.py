@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -44,17 +45,23 @@ class Gaussian:
             counts = f"{len(self.mean)} and {len(mean)}"
             raise DdpmError(f"REAL and FAKE have {counts} features: different networks made them")
         gap = self.mean - mean
-        traces = np.trace(self.covariance) + np.trace(covariance)
-        return max(0.0, float(gap @ gap + traces - 2 * self.trace_of_root(covariance)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            traces = np.trace(self.covariance) + np.trace(covariance)
+            distance = float(gap @ gap + traces - 2 * self.trace_of_root(covariance))
+        if not math.isfinite(distance):
+            raise DdpmError("the features are too large: their squares are not finite in float64")
+        return max(0.0, distance)
 
     def trace_of_root(self, covariance: Floats) -> float:
         """Tr((S1 S2)^(1/2)) of this covariance and another (d, d), of any rank.
 
         With S1 = R R^T, S1 S2 has the eigenvalues of R^T S2 R: a symmetric eigenvalue problem,
         which always converges and stays real, where a general matrix root may do neither.
-        Eigenvalues that rounding made negative count as 0.
+        Eigenvalues that rounding made negative count as 0. Infinity beyond float64.
         """
         similar = self.root.T @ torch.from_numpy(covariance) @ self.root
+        if not bool(torch.isfinite(similar).all()):
+            return math.inf
         with _one_thread():
             return float(torch.linalg.eigvalsh(similar).clamp(min=0).sqrt().sum())
 

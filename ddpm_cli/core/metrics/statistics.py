@@ -17,6 +17,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import atomic_write
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, uncompressed: 2048 features need 34 million
+ROUNDING = 1e-6  # what rounding explains, of the largest value: float32 files have about 1e-7
 
 
 class Moments:
@@ -154,7 +155,12 @@ def npz_members(path: Path) -> frozenset[str]:
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read statistics written by `Statistics.write` or by pytorch-fid. Raises DdpmError."""
+    """Read statistics written by `Statistics.write` or by pytorch-fid.
+
+    Raises DdpmError for a file that does not hold a mean and its covariance, which is real,
+    symmetric and without negative eigenvalues: of other matrices a distance can be computed, but
+    it means nothing.
+    """
     size = sum(_sizes(path).values())
     if size > NPZ_LIMIT:
         raise DdpmError(
@@ -162,8 +168,7 @@ def read_statistics(path: Path) -> Statistics:
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            mean = np.asarray(arrays["mu"], dtype=np.float64)
-            covariance = np.asarray(arrays["sigma"], dtype=np.float64)
+            mean, covariance = (_real(arrays[name], name, path) for name in ("mu", "sigma"))
             n = int(arrays["n"]) if "n" in arrays else 0
             names = [field.name for field in fields(FeatureOrigin)]
             origin = {name: str(arrays[name]) or None for name in names if name in arrays}
@@ -172,12 +177,48 @@ def read_statistics(path: Path) -> Statistics:
         raise DdpmError(f"{path} lacks an array: statistics need mu and sigma") from error
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(f"{path} holds no readable statistics: {error}") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        shapes = f"mu {mean.shape}, sigma {covariance.shape}"
-        raise DdpmError(f"{path} does not hold a mean and its covariance: {shapes}")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise DdpmError(f"{path} holds NaN or infinity; make it again from the images")
+    if fault := _fault(mean, covariance, n):
+        raise DdpmError(f"{path} holds no statistics: {fault}; make it again from the images")
     return Statistics(mean, covariance, n or None, FeatureOrigin(**origin), images)
+
+
+def _real(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
+    if array.dtype.kind not in "iuf":
+        raise DdpmError(f"{path} holds no readable statistics: {name} is {array.dtype}, not real")
+    return array.astype(np.float64)
+
+
+def _fault(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int) -> str:
+    """Why these are not the mean and the covariance of n images (0: unknown); "" if they are."""
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        return f"mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance"
+    if len(mean) == 0:
+        return "there are no features"
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        return "there are NaN or infinity"
+    if n < 0 or n == 1:
+        return f"n is {n}, and a covariance needs at least 2 images"
+    gap = np.abs(covariance - covariance.T).max()
+    if gap > ROUNDING * np.abs(covariance).max():
+        return f"sigma is not symmetric (its halves differ by up to {gap:.3g})"
+    if _indefinite(covariance):
+        return "sigma has negative eigenvalues, which no covariance has"
+    return ""
+
+
+def _indefinite(covariance: NDArray[np.float64]) -> bool:
+    """Whether an eigenvalue is further below 0 than rounding explains.
+
+    Mostly a Cholesky factor answers, in a tenth of the time: of the matrix shifted by a part of the
+    mean eigenvalue, which is at most that part of the largest.
+    """
+    matrix = torch.from_numpy(covariance)
+    shift = ROUNDING * matrix.trace() / len(matrix)
+    shifted = matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype)
+    if shift > 0 and not torch.linalg.cholesky_ex(shifted).info:
+        return False
+    values = torch.linalg.eigvalsh(matrix)
+    return bool(values[0] < -ROUNDING * values.abs().max())
 
 
 def _sizes(path: Path) -> dict[str, int]:
