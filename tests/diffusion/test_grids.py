@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, schedules
@@ -12,7 +13,7 @@ from ddpm_cli.core.errors import UsageError
 
 LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
 COSINE = schedules.from_config(DiffusionConfig("cosine", 1000))
-OF_TIMESTEPS = [spacing for spacing in SPACINGS if spacing != "karras"]
+OF_TIMESTEPS = SPACINGS[:4]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,85 @@ def test_sigmas_are_the_schedules_own_and_end_at_zero() -> None:
     sigmas = grids.sigmas(LINEAR, 50).numpy()
     assert sigmas[-1] == 0
     assert (sigmas[:-1] == LINEAR.sigma[grids.timesteps(1000, 50, "trailing")]).all()
+
+
+def levels_of(timesteps: list[int]) -> list[float]:
+    return [LINEAR.sigma[t] for t in timesteps]
+
+
+def improved_ddpms(total: int, counts: list[int]) -> list[int]:
+    """timestep_respacing, in our words: in a section the next is a stride on, then rounded."""
+    chosen, first = [], 0
+    for i, count in enumerate(counts):
+        length = total // len(counts) + (i < total % len(counts))
+        position = 0.0
+        for _ in range(count):
+            chosen.append(first + round(position))
+            position += (length - 1) / (count - 1) if count > 1 else 1
+        first += length
+    return chosen
+
+
+def test_sections_are_improved_ddpms() -> None:
+    of_300 = with_levels(np.arange(1, 301.0))
+    golden = grids.in_sections(of_300, [10, 15, 20])[::-1] - 1
+    assert golden[:6].tolist() == [0, 11, 22, 33, 44, 55]  # as their function prints them
+    assert golden[-4:].tolist() == [283, 289, 294, 299]
+    for total in (10, 100, 999, 1000):
+        schedule = with_levels(np.arange(1, total + 1.0))
+        for counts in ([1], [2, 3], [10], [1, 1, 1], [3, 2, 1], [5, 5], [3, 1], [total // 3] * 3):
+            visited = grids.in_sections(schedule, counts)[::-1] - 1
+            assert visited.tolist() == improved_ddpms(total, counts), (total, counts)
+    for count in range(1, 101):  # ties are rounded as theirs
+        schedule = with_levels(np.arange(1, 101.0))
+        visited = grids.in_sections(schedule, [count])[::-1] - 1
+        assert visited.tolist() == improved_ddpms(100, [count])
+
+
+def test_sections_that_are_too_short() -> None:
+    with pytest.raises(UsageError, match="501 steps do not fit into a section of 500 timesteps"):
+        grids.in_sections(LINEAR, [501, 2])
+
+
+def test_given_levels_must_be_the_schedules() -> None:
+    assert grids.at_timesteps(LINEAR, (999, 3)).tolist() == levels_of([999, 3])
+    assert grids.at_sigmas(LINEAR, (157.41, 0.01)).tolist() == [157.41, 0.01]  # ends, rounded
+    for wrong in (157.6, 0.009):
+        with pytest.raises(UsageError, match=rf"--sigmas {wrong}.* 0.01 to 157.41"):
+            grids.at_sigmas(LINEAR, (100.0, wrong))
+    with pytest.raises(UsageError, match=r"--timesteps 1000 .* 0 to 999"):
+        grids.at_timesteps(LINEAR, (1000, 3))
+
+
+def test_exponential_is_even_in_log_sigma() -> None:
+    """k-diffusion's formula: exp(linspace(ln sigma_max, ln sigma_min))."""
+    for schedule in (LINEAR, COSINE):
+        expected = np.exp(np.linspace(np.log(80), np.log(schedule.sigma[0]), 12))
+        np.testing.assert_allclose(grids.sigmas(schedule, 12, "exponential")[:-1], expected)
+
+
+def test_beta_is_dense_at_both_ends() -> None:
+    """Timesteps at quantiles of Beta(0.6, 0.6) (Lee et al. 2024)."""
+    for steps in (1, 2, 9, 1000):
+        quantiles = beta.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6)
+        visited = LINEAR.timestep(grids.sigmas(LINEAR, steps, "beta")[:-1])
+        np.testing.assert_allclose(visited, 999 * quantiles, atol=1e-3)  # float32 timesteps
+    apart = -np.diff(LINEAR.timestep(grids.sigmas(LINEAR, 9, "beta")[:-1]))
+    assert apart[0] < apart[1] < apart[3] == pytest.approx(apart[4], abs=1e-3)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 7, 999])
+def test_the_final_level_may_be_the_smallest(spacing: str, steps: int) -> None:
+    smallest = LINEAR.sigma[0]
+    sigmas = grids.sigmas(LINEAR, steps, spacing, final=smallest)
+    assert len(sigmas) == steps + 1
+    assert sigmas[-1] == smallest < sigmas[-2]
+    assert (sigmas.diff() < 0).all()
+    with pytest.raises(UsageError, match=r"1000 timesteps, less one .*, not 1000"):
+        grids.sigmas(LINEAR, 1000, spacing, final=smallest)
+
+
+def test_no_step_is_left_to_the_final_level() -> None:
+    with pytest.raises(UsageError, match="leave one of the two out"):
+        grids.ending_at(0.01, np.array([1.0, 0.01]))

@@ -81,6 +81,19 @@ def test_multistep_solvers_of_diffusers_leave_out_a_last_timestep_of_0(spacing: 
     assert scheduler.timesteps.tolist() == longer[:-1]
 
 
+def test_exponential_and_beta_are_diffusers_between_the_same_bounds() -> None:
+    """Its beta spaces sigma itself, ours the timesteps: the quantiles are the same."""
+    converter = EulerDiscreteScheduler(**BETAS)
+    bounds = torch.tensor([80.0, LINEAR.sigma[0]])
+    theirs = converter._convert_to_exponential(bounds, STEPS)
+    torch.testing.assert_close(
+        grids.sigmas(LINEAR, STEPS, "exponential")[:-1], torch.as_tensor(theirs).double(), **CLOSE
+    )
+    quantiles = converter._convert_to_beta(torch.tensor([999.0, 0.0]), STEPS)
+    ours = LINEAR.timestep(grids.sigmas(LINEAR, STEPS, "beta")[:-1])
+    torch.testing.assert_close(ours, torch.as_tensor(quantiles).float(), rtol=1e-4, atol=1e-3)
+
+
 def last(steps: Iterator[samplers.SamplerStep]) -> Tensor:
     return list(steps)[-1].x
 

@@ -155,6 +155,42 @@ def test_any_grid_descends_within_the_schedule(
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ({"timesteps": [999, 500, 20]}, [999, 500, 20]),
+        ({"sections": [1, 2]}, [999, 500, 0]),
+        ({"sigmas": np.array([150.0, 3.0, 0.5])}, [150.0, 3.0, 0.5]),
+        ({"sigmas": (150.0, 3.0, 0.5, 0.0)}, [150.0, 3.0, 0.5]),
+    ],
+)
+def test_every_sampler_visits_the_levels_given(
+    name: str, levels: dict[str, Any], expected: list[float]
+) -> None:
+    schedule = SCHEDULES["linear", 1000]
+    chosen = Sampling(sampler=name, **levels)
+    if "sigmas" not in levels:
+        expected = schedule.sigma[[int(t) for t in expected]].tolist()
+    assert sampling.grid(schedule, chosen).tolist() == [*expected, 0]  # also above 80
+    sample_two(chosen, schedule, "eps", ImageNoise)
+    assert chosen.with_default_steps(1000) == chosen
+    assert Sampling(**chosen.document() | {"s_max": math.inf, "guidance_interval": (0, math.inf)})
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_ends_at_the_smallest_level_if_asked_to(name: str) -> None:
+    """Data of one value: there D is it, and what is left is sigma_min n."""
+    schedule = SCHEDULES["linear", 1000]
+    denoiser = Denoiser(lambda x, c_noise, condition: torch.full_like(x, 0.3), schedule, "x0")
+    chosen = Sampling(steps=20, sampler=name, final_sigma="sigma-min", threshold="none")
+    noise = ImageNoise(range(64), (1, 8, 8), CPU)
+    last = list(sampling.sample(denoiser, noise, UNCONDITIONAL, chosen))[-1]
+    assert last.sigma_next == schedule.sigma[0]
+    # The standard error of a deviation from 4,096 samples is 1.1 %; DDPM's prior adds 1 / sigma^2.
+    assert (last.x - 0.3).std().item() == pytest.approx(schedule.sigma[0], rel=0.05)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_all_of_the_timesteps(name: str, schedule: str) -> None:
     chosen = Sampling(1000, eta=float(name == "ddpm"), sampler=name, spacing=default_spacing(name))
@@ -205,9 +241,19 @@ def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
     ("wrong", "words"),
     [
         ({"sampler": "magic"}, ", ".join(SAMPLERS)),
-        ({"spacing": "even"}, "trailing, leading, linspace, quadratic, karras"),
+        ({"spacing": "even"}, "trailing, leading, linspace, quadratic, beta, karras"),
         ({"variance": "large"}, "fixed-small, fixed-large, learned"),
         ({"threshold": "hard"}, "static, dynamic, none"),
+        ({"final_sigma": "none"}, "choose one of zero, sigma-min"),
+        ({"sigmas": (1.0, 5.0)}, "--sigmas 1,5 should descend"),
+        ({"sigmas": (5.0, math.nan)}, "--sigmas must be more than 0"),
+        ({"sigmas": (0.0,)}, "--sigmas must be more than 0"),
+        ({"timesteps": (9, 9)}, "--timesteps 9,9 should descend"),
+        ({"timesteps": (9, -1)}, "--timesteps must be at least 0"),
+        ({"sections": (3, 0)}, "--sections must be more than 0"),
+        ({"sections": (3,), "sigmas": (2.0,)}, "--sigmas and --sections each choose the steps"),
+        ({"sigmas": (5.0, 1.0), "steps": 3}, "--sigmas gives 2 steps, not --steps 3"),
+        ({"timesteps": (5, 1), "spacing": "karras"}, "--spacing karras has no meaning with"),
         ({"eta": 1.5}, "--eta must be between 0"),
         ({"eta": -0.1}, "--eta must be between 0"),
         ({"guidance": -1.0}, "--guidance must be 0 or more"),

@@ -27,7 +27,11 @@ class BetaOptions(SettingOptions, of=diffusion.DiffusionConfig, only=("beta_min"
     """The range of betas."""
 
 
-class VisitOptions(SettingOptions, of=Sampling, only=("steps", "sampler", "spacing")):
+class VisitOptions(
+    SettingOptions,
+    of=Sampling,
+    only=("steps", "sampler", "spacing", "sigmas", "sections", "final_sigma"),
+):
     """The noise levels that sampling visits."""
 
 
@@ -134,4 +138,6 @@ def _curve(curves: Sequence[tuple[str, Sequence[float]]], width: int) -> str:
 def _visits(table: dict[str, Any]) -> str:
     visited = table["steps"]
     listed = visited if len(visited) <= 12 else [*visited[:6], "…", *visited[-5:]]
-    return f"{table['schedule']}: {len(visited)} steps visit {' '.join(map(str, listed))}"
+    end = table["levels"][-1]
+    ending = f", ending at sigma {end:.4g}" if end > 0 else ""
+    return f"{table['schedule']}: {len(visited)} steps visit {' '.join(map(str, listed))}{ending}"

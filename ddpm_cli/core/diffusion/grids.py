@@ -1,12 +1,14 @@
-"""The noise levels that a sampler visits: a subsequence of the schedule's, or Karras et al.'s."""
+"""The noise levels that a sampler visits: some of the schedule's, between them, or given ones."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 from torch import Tensor
 
 from ddpm_cli.core.diffusion.schedules import Schedule, Table
@@ -16,30 +18,90 @@ from ddpm_cli.core.errors import UsageError
 ODE_SIGMA_MAX = 80.0
 
 _RHO = 7  # Karras et al. (2022), equation 5
+_BETA = (
+    0.6  # both parameters of the distribution (Lee et al. 2024, "Beta sampling is all you need")
+)
+_ROUNDING = 1e-9  # relative, of levels computed by powers
+_TYPED = 1e-3  # relative, of levels typed by hand: the smallest of linear is 0.01000050
 
 
 def sigmas(
-    schedule: Schedule, steps: int, spacing: str = "trailing", largest: float = math.inf
+    schedule: Schedule,
+    steps: int,
+    spacing: str = "trailing",
+    largest: float = math.inf,
+    final: float = 0.0,
 ) -> Tensor:
-    """The noise levels to visit and a final 0: float64 (steps + 1,), descending.
+    """The noise levels to visit and the `final` one: float64 (steps + 1,), descending.
 
     They are the schedule's own, unless the first is above `largest`: then the timesteps are scaled
-    so that the first is at that level. `karras` interpolates between the schedule's smallest
-    and largest level, at most 80. Raises UsageError where the schedule has fewer timesteps.
+    so that the first is at that level. `karras` and `exponential` lie between the schedule's
+    smallest and largest level, at most 80; `beta` between timesteps. Where a spacing ends at
+    `final` itself, that is the last of steps + 1 levels. Raises UsageError where the schedule has
+    fewer timesteps.
     """
     total = len(schedule)
-    if not 1 <= steps <= total:
+    if not 1 <= steps <= total - (final > 0):
+        less = ", less one with --final-sigma sigma-min" if final > 0 else ""
         raise UsageError(
-            f"--steps must be between 1 and the model's {total} timesteps, not {steps}"
+            f"--steps must be between 1 and the model's {total} timesteps{less}, not {steps}"
         )
-    if spacing == "karras":
-        visited = _karras(schedule, steps)
-    else:
-        chosen = timesteps(total, steps, spacing)
-        visited = schedule.sigma[chosen]
-        if visited[0] > largest:
-            visited = _scaled(schedule, chosen, largest)
-    return torch.from_numpy(np.append(visited, 0.0))
+    visited = _spaced(schedule, steps, spacing, largest)
+    if visited[-1] <= final * (1 + _ROUNDING):
+        visited = _spaced(schedule, steps + 1, spacing, largest)[:-1]
+    return ending_at(final, visited)
+
+
+def ending_at(final: float, visited: Table) -> Tensor:
+    """Levels to visit, and the final one. Raises UsageError where the last is not above it."""
+    if visited[-1] <= final * (1 + _ROUNDING):
+        raise UsageError(
+            f"the last step is at sigma {visited[-1]:.4g}, where --final-sigma sigma-min would end "
+            "already; leave one of the two out"
+        )
+    return torch.from_numpy(np.append(visited, final))
+
+
+def at_timesteps(schedule: Schedule, chosen: Sequence[int]) -> Table:
+    """The levels of timesteps. Raises UsageError for those that the schedule has not."""
+    if chosen[0] >= len(schedule):
+        raise UsageError(
+            f"--timesteps {chosen[0]} is not a timestep of this model: they are 0 to "
+            f"{len(schedule) - 1}"
+        )
+    return schedule.sigma[list(chosen)]
+
+
+def at_sigmas(schedule: Schedule, chosen: Sequence[float]) -> Table:
+    """These levels. Raises UsageError for those outside of the schedule's, where D is unknown."""
+    low, high = schedule.sigma[0], schedule.sigma[-1]
+    for sigma in chosen:
+        if not low * (1 - _TYPED) <= sigma <= high * (1 + _TYPED):
+            raise UsageError(
+                f"--sigmas {sigma:g} is not a noise level of this model: they are "
+                f"{low:.4g} to {high:.5g}"
+            )
+    return np.array(chosen)
+
+
+def in_sections(schedule: Schedule, counts: Sequence[int]) -> Table:
+    """The levels of so many timesteps of each of equal sections, the first the least noisy.
+
+    Evenly spaced, with both ends of a section (improved DDPM's timestep_respacing "10,15,20").
+    Raises UsageError where a section has fewer timesteps.
+    """
+    chosen: list[int] = []
+    sections = np.array_split(np.arange(len(schedule)), len(counts))
+    for count, section in zip(counts, sections, strict=True):
+        if count > len(section):
+            raise UsageError(
+                f"--sections: {count} steps do not fit into a section of {len(section)} timesteps"
+            )
+        stride = (len(section) - 1) / max(count - 1, 1)
+        # Summed as in their code, whose rounding errors decide where two timesteps are as near.
+        positions = np.cumsum([0.0, *[stride] * (count - 1)]).round().astype(int)
+        chosen += section[positions].tolist()
+    return schedule.sigma[chosen[::-1]]
 
 
 def timesteps(total: int, steps: int, spacing: str) -> NDArray[np.int64]:
@@ -64,17 +126,38 @@ def timesteps(total: int, steps: int, spacing: str) -> NDArray[np.int64]:
     return chosen.astype(np.int64)
 
 
-def _karras(schedule: Schedule, steps: int) -> Table:
-    """Evenly spaced sigma^(1/7) between the schedule's bounds (Karras et al. 2022, equation 5)."""
+def _spaced(schedule: Schedule, steps: int, spacing: str, largest: float) -> Table:
+    total = len(schedule)
+    if spacing in ("karras", "exponential"):
+        return _between(schedule, steps, spacing)
+    chosen = _beta(total, steps) if spacing == "beta" else timesteps(total, steps, spacing)
+    visited = _levels(schedule, chosen)
+    largest = max(largest, schedule.sigma[0])
+    if visited[0] > largest:
+        first = np.interp(math.log(largest), np.log(schedule.sigma), np.arange(total))
+        visited = _levels(schedule, chosen * (first / chosen[0]))
+    return visited
+
+
+def _between(schedule: Schedule, steps: int, spacing: str) -> Table:
+    """Even in sigma^(1/7) (Karras et al. 2022, equation 5) or in log sigma."""
     largest = min(schedule.sigma[-1], ODE_SIGMA_MAX)
     smallest = min(schedule.sigma[0], largest)
+    if spacing == "exponential":
+        return np.geomspace(largest, smallest, steps)
     roots: Table = np.linspace(largest ** (1 / _RHO), smallest ** (1 / _RHO), steps)
     return roots**_RHO
 
 
-def _scaled(schedule: Schedule, chosen: NDArray[np.int64], largest: float) -> Table:
-    """The levels at these timesteps, scaled by a factor that brings the first to `largest`."""
-    timesteps, log_sigmas = np.arange(len(schedule)), np.log(schedule.sigma)
-    factor = np.interp(math.log(largest), log_sigmas, timesteps) / chosen[0]
-    levels: Table = np.exp(np.interp(chosen * factor, timesteps, log_sigmas))
+def _beta(total: int, steps: int) -> Table:
+    """Quantiles of Beta(0.6, 0.6) as timesteps: dense at both ends (Lee et al. 2024)."""
+    quantiles: Table = betaincinv(_BETA, _BETA, np.linspace(1, 0, steps))
+    return quantiles * (total - 1)
+
+
+def _levels(schedule: Schedule, chosen: Table | NDArray[np.int64]) -> Table:
+    """The levels at timesteps; between two of them linear in log sigma."""
+    if chosen.dtype == np.int64:
+        return schedule.sigma[chosen]
+    levels: Table = np.exp(np.interp(chosen, np.arange(len(schedule)), np.log(schedule.sigma)))
     return levels

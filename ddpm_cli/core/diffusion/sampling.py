@@ -34,13 +34,21 @@ def sample(
 
 
 def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
-    """The noise levels that the sampler visits, and a final 0: float64 (steps + 1,).
+    """The noise levels that the sampler visits, and the final one: float64 (steps + 1,).
 
-    Raises UsageError where the schedule has fewer timesteps than there are steps.
+    Raises UsageError where the schedule has fewer timesteps than there are steps, or not the levels
+    asked for.
     """
+    final = float(schedule.sigma[0]) if sampling.final_sigma == "sigma-min" else 0.0
+    if sampling.timesteps:
+        return grids.ending_at(final, grids.at_timesteps(schedule, sampling.timesteps))
+    if sampling.sigmas:
+        return grids.ending_at(final, grids.at_sigmas(schedule, sampling.sigmas))
+    if sampling.sections:
+        return grids.ending_at(final, grids.in_sections(schedule, sampling.sections))
     largest = grids.ODE_SIGMA_MAX if sampling.solves_ode else math.inf
     steps = sampling.with_default_steps(len(schedule)).steps
-    return grids.sigmas(schedule, steps, sampling.spacing, largest)
+    return grids.sigmas(schedule, steps, sampling.spacing, largest, final)
 
 
 def evaluations(schedule: Schedule, sampling: Sampling) -> int:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from operator import index
 from typing import Any
 
-from ddpm_cli.core.config.fields import Settings, above_zero, choice, choices, setting
+from ddpm_cli.core.config.fields import (
+    Check,
+    Settings,
+    above_zero,
+    at_least_zero,
+    choice,
+    choices,
+    each,
+    setting,
+)
 from ddpm_cli.core.errors import UsageError
 
 ODE_SOLVERS = ("euler", "heun", "dpmpp-2m", "ipndm")  # of the probability flow ODE
 SAMPLERS = ("ddim", "ddpm", *ODE_SOLVERS)
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "beta", "karras", "exponential")
+FINAL_SIGMAS = ("zero", "sigma-min")
 VARIANCES = ("fixed-small", "fixed-large", "learned")
 THRESHOLDS = ("static", "dynamic", "none")
 
@@ -28,6 +41,30 @@ def parse_interval(text: str) -> tuple[float, float]:
             f"--guidance-interval {text!r} should be two noise levels, such as 0.3,5"
         ) from None
     return low, high
+
+
+def _list_of(kind: type[int | float], option: str, what: str) -> Callable[[str], tuple[Any, ...]]:
+    """Read "999,750" as (999, 750)."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(word) for word in text.split(","))
+        except ValueError:
+            raise UsageError(f"{option} {text!r} should be {what}") from None
+
+    return parse
+
+
+def _descending(check: Check) -> Check:
+    """Allow tuples of descending values that pass a check."""
+
+    def check_all(name: str, values: tuple[float, ...]) -> None:
+        each(check)(name, values)
+        if any(high <= low for high, low in pairwise(values)):
+            listed = ",".join(f"{value:g}" for value in values)
+            raise UsageError(f"{name} {listed} should descend, from the most noise to the least")
+
+    return check_all
 
 
 @dataclass(frozen=True)
@@ -58,11 +95,39 @@ class Sampling(Settings):
     spacing: str = setting(
         None,
         "Which noise levels the steps visit: trailing (timesteps evenly apart from the very last), "
-        "leading, linspace, quadratic (dense where there is little noise), or karras (between "
-        "timesteps; EDM's rho 7, from 80 at most).",
+        "leading, linspace, quadratic (dense where there is little noise), beta (dense at both "
+        "ends), or, from 80 at most, karras (EDM's rho 7) or exponential (even in log sigma).",
         panel=_PANEL,
         default_text="trailing; karras for euler, heun, dpmpp-2m, ipndm",
         check=choice(*SPACINGS),
+    )
+    timesteps: tuple[int, ...] = setting(
+        (),
+        "Visit these timesteps, such as 999,750,500,250, instead of --steps and --spacing.",
+        panel=_PANEL,
+        parse=_list_of(int, "--timesteps", "timesteps such as 999,750,500,250"),
+        check=_descending(at_least_zero),
+    )
+    sigmas: tuple[float, ...] = setting(
+        (),
+        "Visit these noise levels, such as 80,20,5,1,0.2.",
+        panel=_PANEL,
+        parse=_list_of(float, "--sigmas", "noise levels such as 80,20,5,1,0.2"),
+        check=_descending(above_zero),
+    )
+    sections: tuple[int, ...] = setting(
+        (),
+        "Steps in each of equal sections of the timesteps, the least noisy first, such as 10,15,20 "
+        "(improved DDPM).",
+        panel=_PANEL,
+        parse=_list_of(int, "--sections", "steps of each section, such as 10,15,20"),
+        check=each(above_zero),
+    )
+    final_sigma: str = setting(
+        "zero",
+        "Where the last step ends: zero, or sigma-min, the model's smallest noise level.",
+        panel=_PANEL,
+        check=choice(*FINAL_SIGMAS),
     )
     sampler: str = setting(
         "ddim",
@@ -110,11 +175,16 @@ class Sampling(Settings):
     )
 
     def __post_init__(self) -> None:
-        by_sampler = {
-            "eta": float(self.sampler == "ddpm"),
-            "spacing": default_spacing(self.sampler),
-        }
-        for name, value in by_sampler.items():
+        for name, kind in (("timesteps", index), ("sigmas", float), ("sections", index)):
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
+        if len(self.sigmas) > 1 and self.sigmas[-1] == 0:  # where samplers end by themselves
+            object.__setattr__(self, "sigmas", self.sigmas[:-1])
+        chosen = self._chosen_steps()
+        for name, value in (
+            ("eta", float(self.sampler == "ddpm")),
+            ("spacing", None if chosen else default_spacing(self.sampler)),
+            ("steps", sum(chosen.values()) or None),
+        ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         super().__post_init__()
@@ -135,6 +205,15 @@ class Sampling(Settings):
         """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
         return self.guidance != 1 and low < sigma <= high
+
+    def _chosen_steps(self) -> dict[str, int]:
+        """The setting that chooses the steps one by one, and their number; empty without one."""
+        counts = {
+            "timesteps": len(self.timesteps),
+            "sigmas": len(self.sigmas),
+            "sections": sum(self.sections),
+        }
+        return {name: count for name, count in counts.items() if count}
 
     def document(self) -> dict[str, Any]:
         """The settings as JSON values: pairs as lists, infinity as None."""
@@ -161,7 +240,18 @@ class Sampling(Settings):
     def _check_fit(self) -> None:
         """Refuse settings that would have no effect."""
         churn = (self.s_min, self.s_max, self.s_noise)
+        chosen = self._chosen_steps()
+        choosing, count = " and ".join(f"--{name}" for name in chosen), sum(chosen.values())
         for unused, message in (
+            (len(chosen) > 1, f"{choosing} each choose the steps; give one of them"),
+            (
+                bool(chosen) and self.spacing is not None,
+                f"--spacing {self.spacing} has no meaning with {choosing}",
+            ),
+            (
+                bool(chosen) and self.steps != count,
+                f"{choosing} gives {count} steps, not --steps {self.steps}; leave --steps out",
+            ),
             (
                 self.sampler == "ddpm" and self.eta != 1,
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",

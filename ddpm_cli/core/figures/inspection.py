@@ -30,9 +30,10 @@ _FAINT = 0.05  # signal coefficient below which the image is hardly visible unde
 
 
 def tabulate(config: DiffusionConfig, settings: Sampling) -> dict[str, Any]:
-    """The tables of a schedule, and the timesteps that a sampler visits on it."""
+    """The tables of a schedule, and the timesteps and noise levels that a sampler visits on it."""
     schedule = schedules.from_config(config)
-    visited = schedule.timestep(sampling.grid(schedule, settings)[:-1]).tolist()
+    levels = sampling.grid(schedule, settings)
+    visited = schedule.timestep(levels[:-1]).tolist()
     return {
         "schedule": schedule.name,
         "timesteps": len(schedule),
@@ -41,6 +42,7 @@ def tabulate(config: DiffusionConfig, settings: Sampling) -> dict[str, Any]:
         "sigma": schedule.sigma.tolist(),
         "snr": schedule.snr.tolist(),
         "steps": [int(t) if t == int(t) else round(t, 3) for t in visited],
+        "levels": levels.tolist(),
     }
 
 

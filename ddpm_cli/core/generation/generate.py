@@ -76,10 +76,10 @@ def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
     signal = 1 / math.sqrt(1 + first**2)
     if signal < _VISIBLE or first == schedule.sigma[-1]:
         return None
+    remedy = "start at more noise" if request.sampling.spacing is None else "use --spacing trailing"
     return (
         f"the first step is at sigma {first:.3g}, where {100 * signal:.0f} % of an image is "
-        "visible, but sampling starts from pure noise: expect poor images, or use "
-        "--spacing trailing"
+        f"visible, but sampling starts from pure noise: expect poor images, or {remedy}"
     )
 
 
