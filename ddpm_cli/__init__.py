@@ -91,7 +91,7 @@ def load(
     precision: str = "fp32",
     progress: bool = False,
 ) -> TrainedModel:
-    """Load a trained model: a run directory, a weights file, or None for the newest under runs/.
+    """Load a trained model: a run directory, weights file or snapshot; None: runs/'s newest run.
 
     device: auto, cpu, cuda or mps; precision: fp32, bf16 or auto (bf16 where the GPU has it).
     Raises DdpmError where there is no such run.

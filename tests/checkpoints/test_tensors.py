@@ -73,7 +73,7 @@ def test_files_with_a_second_entry_of_metadata_are_read(
         (b"", "an empty file"),
         (bytes(3000), "a file of zeros"),
         (b"\x89HDF\r\n\x1a\n" + bytes(300), "an HDF5 file"),
-        (b"PK\x03\x04" + bytes(300), "download it again"),
+        (b"PK\x03\x04" + bytes(300), "cut short"),
         (b"\x80\x02}" + bytes(300), "no readable weights file"),
         (b"\x93\x12" * 400, "download it again"),
     ],

@@ -98,7 +98,8 @@ def convert(
         Path,
         typer.Argument(
             help="A folder of diffusers (a DDPMPipeline's or DDIMPipeline's, or a UNet2DModel's), "
-            "or a .pt of improved- or guided-diffusion; with --to, a run or weights file of ddpm."
+            "or a .pt of improved- or guided-diffusion; with --to, a run, weights file or "
+            "snapshot of ddpm."
         ),
     ],
     out: Annotated[

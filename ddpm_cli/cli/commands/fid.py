@@ -24,7 +24,9 @@ def fid(
     real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
     fake: Annotated[
         str,
-        typer.Argument(help="The images to score: any of the same, or a run to sample from."),
+        typer.Argument(
+            help="The images to score: any of the same, or a run (or snapshot) to sample from."
+        ),
     ],
     metrics: Annotated[
         str | None,

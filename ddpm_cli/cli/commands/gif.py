@@ -61,7 +61,7 @@ def gif(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     request = generate.resolve_request(model, count, seed, conditions.request, settings, reporter)
-    path = out or run_directory.unused_name(model.path.parent / "denoising.gif")
+    path = out or run_directory.unused_name(model.folder / "denoising.gif")
     animation.check(path, show, overwrite=overwrite)
     frames = animation.denoising(model, request, show, every, reporter)
     animation.write(path, frames, seconds, hold)

@@ -22,7 +22,9 @@ SkipBad = Annotated[
 ]
 Run = Annotated[
     Path | None,
-    typer.Argument(help="A run directory or a weights file. Default: the newest run under runs/."),
+    typer.Argument(
+        help="A run directory, weights file or snapshot. Default: the newest run under runs/."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Image i depends on seed + i alone.")]
 Overwrite = Annotated[

@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.checkpoints.tensors import current_name
+from ddpm_cli.core.checkpoints.tensors import current_name, read_pytorch
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
+from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
 
 StateDict = dict[str, Any]
-"""Nested dicts of tensors and plain numbers: network, average, optimiser, progress, history."""
+"""Nested dicts of tensors and plain numbers: network, average, optimiser, progress, history.
+
+On the disk with the run's config, so that the file alone can be sampled from.
+"""
 
 
 def write(folder: Path, state: StateDict) -> Path:
@@ -50,6 +54,10 @@ def verify(path: Path) -> None:
     except FileNotFoundError as error:
         raise DdpmError(f"{path}: no such file") from error
     except (OSError, NotImplementedError, *DAMAGED_FILE) as error:
+        head = content.first_bytes(path)
+        what = None if head.startswith(b"PK") else content.describe(head)
+        if what is not None:
+            raise DdpmError(f"{path} is damaged or no snapshot: it is {what}") from error
         raise DdpmError(f"{path} is damaged or cut short ({first_line(error)})") from error
     if damaged is not None:
         raise DdpmError(f"{path} is damaged: {damaged} in it is not what was written")
@@ -58,14 +66,26 @@ def verify(path: Path) -> None:
 def read(path: Path) -> StateDict:
     """Read a snapshot onto the CPU. Raises DdpmError for a damaged file or one that is none."""
     verify(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, *DAMAGED_FILE) as error:
-        raise DdpmError(f"{path} is not a whole snapshot ({first_line(error)})") from error
-    if not isinstance(state, dict) or not {"network", "average", "optimiser"} <= state.keys():
-        raise DdpmError(f"{path} is not a snapshot of a ddpm training")
+    state = _checked(path, read_pytorch(path))
     for part in ("network", "average"):
         state[part] = {current_name(name): tensor for name, tensor in state[part].items()}
+    return state
+
+
+def read_config(path: Path) -> Any:
+    """The run's config in a snapshot, as plain values; None in one of an earlier version.
+
+    Raises DdpmError for a file that is no snapshot.
+    """
+    return _checked(path, read_pytorch(path, memory_mapped=True)).get("config")
+
+
+def _checked(path: Path, state: Any) -> StateDict:
+    if not isinstance(state, dict) or not {"network", "average", "optimiser"} <= state.keys():
+        raise DdpmError(
+            f"{path} is not a snapshot of a ddpm training; weights of other tools have to be "
+            "imported with ddpm convert"
+        )
     return state
 
 

@@ -98,17 +98,26 @@ def read_flat(path: Path) -> dict[str, Tensor]:
         raise DdpmError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return read(path).tensors
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of pickle's version, which says nothing
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, *DAMAGED_FILE) as error:
-        raise _unreadable(path, error) from error
+    state = read_pytorch(path)
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
         raise NotOnlyTensorsError(
             f"{path} does not hold a flat state dict, which is tensors by name"
         )
     check_finite(state, path)
     return state
+
+
+def read_pytorch(path: Path, *, memory_mapped: bool = False) -> Any:
+    """What torch.save wrote: tensors, numbers and texts, nested, on the CPU.
+
+    memory_mapped: tensors are read from the disk when they are used. Raises DdpmError for damaged
+    files, and NotOnlyTensorsError for a pickle of objects, which is never loaded.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of pickle's version, which says nothing
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=memory_mapped)
+    except (OSError, SafetensorError, *DAMAGED_FILE) as error:  # newer torch reads both formats
+        raise _unreadable(path, error) from error
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -129,11 +138,9 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> DdpmError:
     """What a file holds that could not be read as weights, with the remedy where there is one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(content.HEAD)
-    except OSError as cause:
-        return DdpmError(f"cannot read {path}: {cause.strerror or cause}")
+    if isinstance(error, OSError) and error.strerror:
+        return DdpmError(f"cannot read {path}: {error.strerror}")
+    head = content.first_bytes(path)
     whole = isinstance(error, pickle.UnpicklingError) and head.startswith((b"PK", b"\x80"))
     if whole:  # torch's own message advises to load it all the same
         return NotOnlyTensorsError(

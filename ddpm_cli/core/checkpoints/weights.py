@@ -1,24 +1,26 @@
-"""A weights file: a network's parameters and, in the metadata, the config that rebuilds it."""
+"""A network's parameters and the config that rebuilds it: a weights file, or a snapshot."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints import tensors
+from ddpm_cli.core.checkpoints import snapshots, tensors
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.downloads import sha256_of
+from ddpm_cli.core.runtime.run_directory import run_of_snapshot
 
 _KEY = "ddpm"  # of the metadata
 
 
 class Weights(NamedTuple):
-    """A trained network, read from a weights file."""
+    """A trained network, read from a weights file or a snapshot."""
 
     network: UNet  # in evaluation mode, on the CPU
     config: RunConfig
@@ -33,18 +35,57 @@ def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -
 
 
 def describe(path: Path) -> RunConfig:
-    """The config in a weights file, without its tensors. Raises DdpmError for any other file."""
+    """The config of a weights file or snapshot, without its tensors.
+
+    Raises DdpmError for any other file.
+    """
+    if _is_pytorch(path):
+        return _config_of_snapshot(path, snapshots.read_config(path))
     return _read(path, tensors.describe(path))[0]
 
 
 def load(path: Path) -> Weights:
-    """Read a weights file and build its network. Raises DdpmError for any other file."""
+    """Read a weights file, or the average in a snapshot, and build its network.
+
+    Raises DdpmError for any other file, and where a weight is NaN or infinite.
+    """
+    if _is_pytorch(path):
+        return _load_snapshot(path)
     file = tensors.read(path)
     config, images = _read(path, file.metadata)
-    network = UNet(config.network)
     state = {tensors.current_name(name): tensor for name, tensor in file.tensors.items()}
+    return _built(path, config, state, images)
+
+
+def _built(path: Path, config: RunConfig, state: dict[str, Tensor], images: int) -> Weights:
+    network = UNet(config.network)
     tensors.fill(network, state, path)
     return Weights(network.eval(), config, images, sha256_of(path))
+
+
+def _is_pytorch(path: Path) -> bool:
+    """Whether torch.save wrote a file: a zip archive, as all snapshots are."""
+    return content.first_bytes(path).startswith(b"PK")
+
+
+def _load_snapshot(path: Path) -> Weights:
+    snapshot = snapshots.read(path)
+    config = _config_of_snapshot(path, snapshot.get("config"))
+    tensors.check_finite(snapshot["average"], path)
+    return _built(path, config, snapshot["average"], snapshot["progress"]["images"])
+
+
+def _config_of_snapshot(path: Path, document: Any) -> RunConfig:
+    """The config in a snapshot, or that of its run; earlier versions wrote none into the file."""
+    if document is not None:
+        return from_dict(RunConfig, document, f"the config in {path}")
+    run = run_of_snapshot(path)
+    if run is None:
+        raise DdpmError(
+            f"{path} is a snapshot of an earlier version, without its config: leave it in the "
+            "folder snapshots of its run, beside whose config.json it is read"
+        )
+    return run.read_config()
 
 
 def _read(path: Path, metadata: dict[str, str]) -> tuple[RunConfig, int]:
@@ -55,4 +96,6 @@ def _read(path: Path, metadata: dict[str, str]) -> tuple[RunConfig, int]:
             "weights of other tools have to be imported with ddpm convert"
         )
     document = tensors.document(path, metadata[_KEY])
+    if not isinstance(document, dict) or not {"config", "images"} <= document.keys():
+        raise DdpmError(f"{path} holds a damaged config: it should name config and images")
     return from_dict(RunConfig, document["config"], f"the config in {path}"), document["images"]

@@ -57,7 +57,7 @@ def default_folder(model: Model, request: GenerationRequest) -> Path:
     A folder with more images of the same settings is not accepted.
     """
     identity = _identity(settings_of(model, request))
-    first = model.path.parent / _FOLDER
+    first = model.folder / _FOLDER
     names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
     return next(
         name

@@ -13,6 +13,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.run_directory import run_of_snapshot
 
 
 class Model(NamedTuple):
@@ -22,9 +23,15 @@ class Model(NamedTuple):
     denoiser: Denoiser
     config: RunConfig
     images: int  # seen in training
-    sha256: str  # of the weights file
+    sha256: str  # of the file
     device: torch.device
     precision: torch.dtype  # of autocast
+
+    @property
+    def folder(self) -> Path:
+        """Where results go by default: the run of a snapshot, or beside the weights."""
+        run = run_of_snapshot(self.path)
+        return self.path.parent if run is None else run.path
 
     @property
     def provenance(self) -> str:
@@ -36,7 +43,10 @@ class Model(NamedTuple):
 
 
 def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Model:
-    """Load a weights file onto a device. Raises DdpmError where it cannot be read."""
+    """Load a weights file, or a snapshot's average, onto a device.
+
+    Raises DdpmError where it cannot be read.
+    """
     loaded = weights.load(path)
     network = loaded.network.to(device).to(memory_format=torch.channels_last)
     diffusion = loaded.config.diffusion

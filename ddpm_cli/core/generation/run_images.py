@@ -26,7 +26,7 @@ DEFAULT_COUNT = 5000  # images
 class RunImages:
     """Which images of a run to score: those that `ddpm sample` would write."""
 
-    run: Path  # or a weights file
+    run: Path  # or a weights file or snapshot
     count: int | None  # None: as many as the conditions say, or else DEFAULT_COUNT
     seed: int
     conditions: ConditionRequest

@@ -36,7 +36,7 @@ class TrainedModel:
     def load(
         cls, run: Path | None, device: str, precision: str, reporter: Reporter
     ) -> TrainedModel:
-        """Load a run directory or weights file; None: the newest run under runs/."""
+        """Load a run directory, weights file or snapshot; None: the newest run under runs/."""
         chosen = devices.choose_device(device)
         weights = find_weights(run)
         return cls(

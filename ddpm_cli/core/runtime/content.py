@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+from contextlib import suppress
+from pathlib import Path
 
 HEAD = 4096  # bytes that are enough
 
@@ -87,6 +89,13 @@ def describe(head: bytes) -> str | None:
     text = describe_not_binary(head)
     known = (what for at, magic, what in _BINARY if head[at : at + len(magic)] == magic)
     return text or next(known, None)
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file, enough to describe it; none where it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(HEAD)
+    return b""
 
 
 def _is_text(start: bytes) -> bool:

@@ -17,6 +17,8 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.files import dumps, finite, read_json, write_json, write_text
 
 RUNS = Path("runs")
+_SUFFIXES = (".safetensors", ".pt", ".superseded")  # of weights files and snapshots
+_LISTED = 5  # runs in an error message
 
 Row = dict[str, float | None]
 
@@ -126,7 +128,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def find_weights(path: Path | None) -> Path:
-    """The weights of a run directory, a weights file itself, or the weights of the newest run.
+    """The weights of a run directory or of the newest run, or a weights file or snapshot itself.
 
     Raises DdpmError where there are none.
     """
@@ -136,9 +138,7 @@ def find_weights(path: Path | None) -> Path:
     if path.is_dir():
         weights = RunDirectory(path).weights
         if not weights.is_file():
-            raise DdpmError(
-                f"{path} is not a run: it has no {weights.name}; train one with ddpm train"
-            )
+            raise DdpmError(_why_no_run(path))
         return weights
     if path.is_file():
         return path
@@ -146,12 +146,20 @@ def find_weights(path: Path | None) -> Path:
 
 
 def is_run_or_weights(spec: str) -> bool:
-    """Whether this is the path of a run directory or of a weights file."""
+    """Whether this is the path of a run, its snapshots, one of them or a weights file."""
     path = paths.expanded(spec)
     if path.is_file():
-        return path.suffix == ".safetensors"
+        return path.suffix in _SUFFIXES
     run = RunDirectory(path)
-    return run.weights.is_file() and run.config.is_file()
+    has_weights = run.weights.is_file() and run.config.is_file()
+    return has_weights or (path.is_dir() and run_of_snapshot(path / "any") is not None)
+
+
+def run_of_snapshot(path: Path) -> RunDirectory | None:
+    """The run in whose snapshots folder a file lies; None for a file elsewhere."""
+    folder = path.parent if path.parent.name else path.absolute().parent
+    run = RunDirectory(folder.parent)
+    return run if folder.name == run.snapshots.name and run.config.is_file() else None
 
 
 def unused_name(path: Path) -> Path:
@@ -161,12 +169,34 @@ def unused_name(path: Path) -> Path:
 
 
 def _newest_weights() -> Path:
-    weights = sorted(
-        RUNS.glob(f"*/{RunDirectory(RUNS).weights.name}"), key=lambda path: path.stat().st_mtime
-    )
-    if not weights:
+    runs = _runs_in(RUNS)
+    if not runs:
         raise DdpmError(f"there is no trained run under {RUNS}/ here; train one with ddpm train")
-    return weights[-1]
+    return runs[0].weights
+
+
+def _runs_in(folder: Path) -> list[RunDirectory]:
+    """The runs with weights right below a folder, newest first."""
+    runs = [RunDirectory(path.parent) for path in folder.glob("*/model.safetensors")]
+    return sorted(runs, key=lambda run: run.weights.stat().st_mtime, reverse=True)
+
+
+def _why_no_run(folder: Path) -> str:
+    """Why a folder cannot be sampled from, and what can be."""
+    run = RunDirectory(folder)
+    if (folder / "model_index.json").is_file() or any(folder.glob("diffusion_pytorch_model*")):
+        return f"{folder} is a folder of diffusers: import it with ddpm convert {folder} --out FILE"
+    if snapshots := sorted(folder.glob("[0-9]*.pt")):
+        return f"{folder} holds snapshots: name one, such as the newest, {snapshots[-1]}"
+    if runs := [str(other.path) for other in _runs_in(folder)]:
+        more = f" and {len(runs) - _LISTED} more" if len(runs) > _LISTED else ""
+        return (
+            f"{folder} is not a run but holds {len(runs)}, newest first: "
+            f"{', '.join(runs[:_LISTED])}{more}; name one of them"
+        )
+    if run.config.is_file():
+        return f"{folder} is a run without {run.weights.name}: its training has saved none yet"
+    return f"{folder} is not a run: it has no {run.weights.name}; train one with ddpm train"
 
 
 def _existing_runs() -> str:

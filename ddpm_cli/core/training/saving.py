@@ -11,6 +11,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import snapshots, weights
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import distributed
@@ -112,7 +113,8 @@ class Saver:
         check_free_space(run.path, needed, "a snapshot and the weights", "free some space")
         for file in files:
             weights.save(file, state["average"], config, images)
-        snapshots.write(run.snapshots, state)  # last: a snapshot implies that its weights are there
+        # Last: a snapshot implies that its weights are there.
+        snapshots.write(run.snapshots, state | {"config": to_dict(config)})
         snapshots.prune(run.snapshots, config.keep, config.keep_every)
         self.seconds = time.monotonic() - started
 
