@@ -100,10 +100,11 @@ def photos(tmp_path: Path, written_photos: Path) -> Path:
 
 @pytest.fixture
 def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callable[..., Result]:
-    """Train the tiny network on the photos."""
+    """Train the tiny network on the photos, or that of another --config."""
 
     def call(*arguments: object) -> Result:
-        return ddpm("train", "--data", photos, "--config", tiny, *arguments)
+        config = () if "--config" in arguments else ("--config", tiny)
+        return ddpm("train", "--data", photos, *config, *arguments)
 
     return call
 

@@ -109,7 +109,7 @@ def test_version_and_overview(ddpm: Call) -> None:
         (("train", "--channels", "2"), 2, "1, 3, 4"),
         (("train", "--batch", "0"), 2, "batch must be more than 0"),
         (("train", "--lr", "-1"), 2, "lr must be more than 0"),
-        (("train", "--lr", "nan"), 2, "lr must be more than 0"),
+        (("train", "--lr", "nan"), 2, "--lr takes a number"),
         (("train", "--images", "-5"), 2, "images must be more than 0"),
         (("train", "--class-drop", "2"), 2, "between 0 and 1"),
         (("train", "--holdout", "99999"), 2, "leaves nothing"),

@@ -26,7 +26,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training.batches import Batches
-from tests.support.cli import Result
+from tests.support.cli import TINY, Result
 
 CPU = torch.device("cpu")
 
@@ -316,7 +316,7 @@ def test_changed_captions_are_not_the_same_run(
 def test_contradictions_are_refused(
     train_tiny: Callable[..., Result], captioned: Path, options: list[str], code: int, message: str
 ) -> None:
-    Path("m.json").write_text('{"network": {"middle": "res"}}')
+    Path("m.json").write_text(json.dumps(TINY | {"network": {"middle": "res"}}))
     done = train_tiny(*options)
     assert (done.code, message in done.err) == (code, True), done.err
 

@@ -43,7 +43,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         lambda path: images.write_png(path, IMAGE),
         lambda path: images.write_gif(path, [IMAGE, IMAGE], 1, 1),
-        lambda path: plots.write_figure(path, plots.Figure()),
+        lambda path: plots.write_figure(path, plots.canvas.Figure()),
         lambda path: FeatureStore(4).save(path),
     ],
 )

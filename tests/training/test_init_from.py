@@ -171,10 +171,10 @@ def test_training_with_init_from(ddpm: Callable[..., Result], photos: Path, tmp_
     path = tmp_path / "w.safetensors"
     origin = save_random(path, PLAIN, diffusion=DiffusionConfig(timesteps=30, parameterisation="v"))
     command = (
-        *("train", "--data", photos, "--init-from", path, "--out", "run", "--batch", 8),
+        *("train", "--data", photos, "--init-from", path, "--batch", 8),
         *("--lr", 1e-12, "--snapshot-every", 16, "--preview", 0),
     )
-    result = ddpm(*command, "--images", 16)
+    result = ddpm(*command, "--images", 16, "--out", "run")
     assert result.code == 0, result.err
     assert f"Starting from the weights of {path}" in result.err
     config = json.loads(Path("run/config.json").read_text())
@@ -190,7 +190,7 @@ def test_training_with_init_from(ddpm: Callable[..., Result], photos: Path, tmp_
     )
 
     path.unlink()  # a resume does not need it
-    result = ddpm(*command, "--images", 32)
+    result = ddpm(*command, "--images", 32, "--out", "run")
     assert result.code == 0, result.err
     assert "Resuming from" in result.err and "Starting from" not in result.err
     assert json.loads(Path("run/config.json").read_text())["origin"] == config["origin"]

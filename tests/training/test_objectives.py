@@ -171,7 +171,7 @@ def test_options_of_the_diffusion_process_set_the_config(train_tiny: Callable[..
         ("--noise-levels log-normal", "choose --schedule edm or flow, not cosine"),
         ("--noise-levels logit-normal", "choose --schedule edm or flow, not cosine"),
         ("--noise-mean 1", "has no --noise-mean"),
-        ("--noise-levels log-normal --noise-mean nan", "finite"),
+        ("--noise-levels log-normal --noise-mean inf", "finite"),
         ("--weighting-gamma 3", "has no --weighting-gamma"),
         ("--weighting edm --weighting-gamma 3", "has no --weighting-gamma"),
         ("--beta-max 0.01", "not defined by them"),

@@ -61,7 +61,8 @@ def _constant_learning_rate(tiny: Path) -> None:
 
 
 def command(photos: Path, tiny: Path, *more: object) -> tuple[object, ...]:
-    options = ("--data", photos, "--config", tiny, "--snapshot-every", 16, "--preview", 0)
+    every = () if "--snapshot-every" in more else ("--snapshot-every", 16)
+    options = ("--data", photos, "--config", tiny, *every, "--preview", 0)
     return ("train", *options, "--out", "run", *more)
 
 
