@@ -194,7 +194,8 @@ def test_training_with_init_from(ddpm: Callable[..., Result], photos: Path, tmp_
     assert result.code == 0, result.err
     assert "Resuming from" in result.err and "Starting from" not in result.err
     assert json.loads(Path("run/config.json").read_text())["origin"] == config["origin"]
-    result = ddpm(*command, "--images", 32, "--resume", "never", "--out", "new")
+    fresh = ["new" if word == "run" else word for word in command]
+    result = ddpm(*fresh, "--images", 32, "--resume", "never")
     assert (result.code, "no such run or weights file" in result.err) == (1, True), result.err
 
 

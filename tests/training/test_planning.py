@@ -73,14 +73,15 @@ def test_the_preset_of_the_built_in_shapes_is_theirs_alone(
 
 
 def test_without_clip_the_gradient_stays_as_it_is(
-    train_tiny: Callable[..., Result], tmp_path: Path
+    ddpm: Callable[..., Result], tiny: Path, photos: Path, tmp_path: Path
 ) -> None:
     def weights(clip: float | None) -> dict[str, torch.Tensor]:
         settings = {"optimiser": {"clip": clip, "betas": [0, 0.1], "warmup": 0}}
         file = tmp_path / "clip.json"
-        file.write_text(json.dumps(json.loads((tmp_path / "tiny.json").read_text()) | settings))
+        file.write_text(json.dumps(json.loads(tiny.read_text()) | settings))
         run = tmp_path / f"clip-{clip}"
-        result = train_tiny("--config", file, "--images", 16, "--batch", 8, "--out", run)
+        options = ("--data", photos, "--config", file, "--images", 16, "--batch", 8)
+        result = ddpm("train", *options, "--out", run)
         assert result.code == 0, result.err
         return load_file(run / "model.safetensors")
 

@@ -51,12 +51,14 @@ def train(
 
     resources = MachineConfig(**machine.nested())
     with stopping.catch_signals() as stop:
-        from ddpm_cli.core.training import session  # imports torch, which takes seconds
+        from ddpm_cli.core.training import resuming, session  # import torch, which takes seconds
 
         with session.requeue_if_preempted(resources):
             values = request.nested()
             scoring = ScoringRequest(**values.pop("scoring", {}))
-            training = TrainingRequest(**values, scoring=scoring, settings=config.nested())
+            training = resuming.with_run_named(
+                TrainingRequest(**values, scoring=scoring, settings=config.nested())
+            )
             reporter = console.reporter()
             if dry_run or not session.launch_if_needed(training, resources, stop, reporter):
                 _train(training, resources, stop, reporter, dry_run=dry_run, as_json=json)
@@ -107,7 +109,8 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
         reporter.say(f"No classes are learned: {plan['no_classes_because']}.")
     if plan["labels"]:
         reporter.say(f"Classes: {plan['labels']}")
-    reporter.say(f"Network: {plan['parameters']:,} parameters (preset {plan['preset']})")
+    preset = f"preset {plan['preset']}" if plan["preset"] else "settings of the run resumed"
+    reporter.say(f"Network: {plan['parameters']:,} parameters ({preset})")
     if plan["clipped_betas"]:
         reporter.say(f"Schedule {plan['clipped_betas']}")
     limits = []

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.fields import LARGEST_INTEGER, shortened
 from ddpm_cli.core.errors import DdpmError, UsageError
 
 _METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # flags have none
@@ -121,9 +122,11 @@ def _check_number(name: str, value: str, metavar: str | None) -> None:
         number, kind = math.nan, f"a whole number{example}"
     else:
         kind = "a number"
+    if metavar == _METAVARS[int] and abs(number) > LARGEST_INTEGER:
+        raise UsageError(f"{name} is too large a number: {shortened(value)}")
     if math.isnan(number):
         several = "one value, " if "," in value else ""
-        raise UsageError(f"{name} takes {several}{kind}, not {value!r}")
+        raise UsageError(f"{name} takes {several}{kind}, not {shortened(value)}")
 
 
 def declared(parameter: inspect.Parameter) -> inspect.Parameter:

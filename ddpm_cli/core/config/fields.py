@@ -19,6 +19,8 @@ from ddpm_cli.core.errors import UsageError
 Check = Callable[[str, Any], None]
 """Takes a setting's name and value. Raises UsageError where the value is not allowed."""
 
+LARGEST_INTEGER = 2**63 - 1  # of any setting: an int64
+
 _KEY = "setting"  # of the dataclass field's metadata
 
 
@@ -114,18 +116,28 @@ def choice(*allowed: object) -> Check:
     return check
 
 
-def number(*, zero: bool = False, below: float = math.inf, least: float = 0) -> Check:
-    """Allow finite numbers above zero (or from zero), less than `below`, and at least `least`."""
+def number(
+    *, zero: bool = False, below: float = math.inf, least: float = 0, most: float = math.inf
+) -> Check:
+    """Allow finite numbers above zero (or from zero), less than `below`, from `least` to `most`."""
 
     def check(name: str, value: Any) -> None:
         positive(name, value, zero=zero, below=below)
         if value < least:
             raise UsageError(f"{name} must be at least {least:g}, not {value}")
+        if value > most:
+            raise UsageError(f"{name} must be at most {most:,}, not {value}")
 
     return check
 
 
 above_zero, at_least_zero = number(), number(zero=True)
+
+_IMAGES = 10**12 - 1  # snapshots are named by the images seen, in twelve digits
+_CHANNELS = 2**16  # the widths of layers: more overflows the sizes of tensors
+
+images_above_zero, images_from_zero = number(most=_IMAGES), number(zero=True, most=_IMAGES)
+channels_above_zero = number(most=_CHANNELS)
 
 
 def fraction(name: str, value: float) -> None:
@@ -154,7 +166,7 @@ def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise UsageError for a value that is none of those allowed."""
     if value not in allowed:
         raise UsageError(
-            f"{name} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}"
+            f"{name} {shortened(value)} is unknown; choose one of {', '.join(map(str, allowed))}"
         )
 
 
@@ -166,6 +178,15 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
         raise UsageError(f"{name} must be {low} and {high}, not {value}")
 
 
+def shortened(value: object) -> str:
+    """A value as Python writes it, of at most 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def is_whole_number(word: str) -> bool:
     """Whether a word consists of the digits 0 to 9 alone: isdecimal() accepts other scripts'."""
     return word.isascii() and word.isdecimal()
@@ -174,9 +195,11 @@ def is_whole_number(word: str) -> bool:
 def parse_size(text: str) -> tuple[int, int]:
     """Read "64" or "64x128" (height x width, in pixels) as (height, width)."""
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(is_whole_number(side) and int(side) > 0 for side in sides):
+    numbers = all(is_whole_number(side) and len(side) < 20 and int(side) > 0 for side in sides)
+    if len(sides) > 2 or not numbers:
         raise UsageError(
-            f"--size {text!r} should be pixels such as 64, or height x width such as 64x128"
+            f"--size {shortened(text)} should be pixels such as 64, or height x width such as "
+            "64x128"
         )
     return int(sides[0]), int(sides[-1])
 
@@ -200,7 +223,7 @@ def parse_numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--multipliers {text!r} should be as 1,2,2,2") from error
+        raise UsageError(f"--multipliers {shortened(text)} should be as 1,2,2,2") from error
 
 
 def choices(names: Collection[str]) -> str:

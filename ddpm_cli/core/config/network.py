@@ -9,13 +9,18 @@ from typing import ClassVar, NamedTuple
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
+    channels_above_zero,
     choice,
+    each,
     number,
     one_of,
     parse_numbers,
     setting,
+    shortened,
 )
 from ddpm_cli.core.errors import UsageError
+
+_MOST_LEVELS = 12  # the coarsest has sides of a 2048th
 
 NULL_CLASS = -1  # the label that means "no class"
 
@@ -46,15 +51,17 @@ class TextConfig(Settings):
         unit="tokens",
         panel=_CONDITIONS,
         option="--text-length",
-        check=above_zero,
+        check=number(most=10**6),
     )
     width: int = setting(
         128,
         "Width of the trained transformer, or the frozen encoder's.",
-        check=above_zero,
+        check=channels_above_zero,
     )
-    layers: int = setting(2, "Layers of the trained transformer.", check=above_zero)
-    heads: int = setting(4, "Attention heads of the trained transformer.", check=above_zero)
+    layers: int = setting(2, "Layers of the trained transformer.", check=number(most=1000))
+    heads: int = setting(
+        4, "Attention heads of the trained transformer.", check=channels_above_zero
+    )
     fingerprint: str = setting("", "Hash of a frozen encoder's weights.")
 
     def __post_init__(self) -> None:
@@ -77,18 +84,25 @@ class NetworkConfig(Settings):
 
     FORMER_NAMES: ClassVar[dict[str, str]] = {"time": "modulation", "time_width": "embedding_width"}
 
-    size: tuple[int, int] = setting((32, 32), "Height and width of the images.", unit="pixels")
+    size: tuple[int, int] = setting(
+        (32, 32), "Height and width of the images.", unit="pixels", check=each(number(most=2**14))
+    )
     channels: int = setting(3, "1 grey, 3 colour, 4 with alpha.", check=choice(1, 3, 4))
     classes: tuple[str, ...] = setting((), "Class names; empty: no class condition.")
     text: TextConfig | None = None  # None: no captions
     width: int = setting(
-        128, "Channels of the first level.", unit="channels", panel=_PANEL, check=above_zero
+        128,
+        "Channels of the first level.",
+        unit="channels",
+        panel=_PANEL,
+        check=channels_above_zero,
     )
     multipliers: tuple[int, ...] = setting(
         (1, 2, 2, 2),
         "Multipliers of the width, one per level, as 1,2,2,2; each level halves the sides.",
         panel=_PANEL,
         parse=parse_numbers,
+        check=each(number(most=1024)),
     )
     blocks: tuple[str, ...] = setting(
         ("res,res", "res,attn,res,attn", "res,res", "res,res"),
@@ -101,21 +115,21 @@ class NetworkConfig(Settings):
     up_blocks: tuple[str, ...] = setting(
         (), "The decoder's blocks, finest level first; empty: the encoder's, the last repeated."
     )
-    heads: int = setting(1, "Heads of attention.", panel=_PANEL, check=above_zero)
+    heads: int = setting(1, "Heads of attention.", panel=_PANEL, check=channels_above_zero)
     head_width: int | None = setting(
         None,
         "Channels of an attention head, which then decides how many there are.",
         unit="channels",
         panel=_PANEL,
         default_text="by --heads",
-        check=above_zero,
+        check=channels_above_zero,
     )
     attn_patch: int = setting(
         1,
         "Side, in pixels of their level, of the patches that attn attends over.",
         unit="pixels",
         panel=_PANEL,
-        check=above_zero,
+        check=number(most=1024),
     )
     modulation: str = setting(
         "add",
@@ -130,14 +144,14 @@ class NetworkConfig(Settings):
         panel=_PANEL,
         aliases=("--time-width",),
         default_text="4 x --width",
-        check=above_zero,
+        check=channels_above_zero,
     )
     class_width: int | None = setting(
         None,
         "Width of the class embedding.",
         panel=_PANEL,
         default_text="--embedding-width",
-        check=above_zero,
+        check=channels_above_zero,
     )
     null_class: bool = setting(True, "A learned embedding of no class, which guidance needs.")
     encoding: str = setting(
@@ -164,7 +178,9 @@ class NetworkConfig(Settings):
         1.0, "Factor of residual sums; DDPM++ has sqrt(1/2).", check=above_zero
     )
     groups: int | None = setting(
-        None, "Groups of group normalisation; none: 32, fewer for narrow levels.", check=above_zero
+        None,
+        "Groups of group normalisation; none: 32, fewer for narrow levels.",
+        check=channels_above_zero,
     )
     epsilon: float = setting(1e-6, "Epsilon of the normalisation layers.", check=above_zero)
     augmented: bool = setting(
@@ -175,7 +191,7 @@ class NetworkConfig(Settings):
         "Pixels are unshuffled into channels in squares of this side: coarser and faster.",
         unit="pixels",
         panel=_PANEL,
-        check=above_zero,
+        check=number(most=1024),
     )
     dropout: float = setting(
         0.1,
@@ -192,8 +208,11 @@ class NetworkConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.multipliers or min(*self.multipliers, *self.size) < 1:
-            raise UsageError("multipliers and size must be integers of at least 1")
+        if not self.multipliers or len(self.multipliers) > _MOST_LEVELS:
+            raise UsageError(
+                f"--multipliers should be 1 to {_MOST_LEVELS} numbers, one for each level, not "
+                f"{len(self.multipliers)}"
+            )
         self._check_widths()
 
     @property
@@ -315,7 +334,9 @@ def _stages(name: str, recipe: str) -> tuple[StageBlocks, ...]:
         if kind in CHANNEL_CHANGING:
             stages.append((kind,))
         elif not stages:
-            raise UsageError(f"{name} {recipe!r} must begin with {' or '.join(CHANNEL_CHANGING)}")
+            raise UsageError(
+                f"{name} {shortened(recipe)} must begin with {' or '.join(CHANNEL_CHANGING)}"
+            )
         else:
             stages[-1] = (*stages[-1], kind)
     return tuple(stages)

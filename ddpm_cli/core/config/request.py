@@ -77,11 +77,12 @@ class ScoringRequest(Settings):
 class TrainingRequest(Settings):
     """Which data, preset and run directory; None where the preset or the data decide."""
 
-    data: str = setting(
-        "shapes",
+    data: str | None = setting(
+        None,
         "A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
         "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100.",
         panel=_DATA,
+        default_text="shapes",
     )
     preset: str | None = setting(
         None,
@@ -91,7 +92,8 @@ class TrainingRequest(Settings):
     )
     config: Path | None = setting(
         None,
-        "A JSON or TOML file of settings over the preset's, such as a run's config.json.",
+        "A JSON or TOML file of settings over the preset's, such as a run's config.json, which "
+        "trains as that run did; options replace its settings.",
         panel=_DATA,
     )
     size: tuple[int, int] | None = setting(
@@ -138,12 +140,15 @@ class TrainingRequest(Settings):
         default_text="random weights",
     )
     out: Path | None = setting(
-        None, "The run directory.", panel=_SAVING, default_text="runs/<data>-<size>"
+        None,
+        "The run directory. One that is there is resumed, with its settings where none are given.",
+        panel=_SAVING,
+        default_text="runs/<data>-<size>",
     )
     resume: str = setting(
         "auto",
-        "auto: resume from the newest snapshot if there is one; never: start a new run; or a "
-        "snapshot's path.",
+        "auto: resume from the newest snapshot if there is one; never: start a new run; or a run "
+        "or snapshot to resume, whose settings hold where none are given.",
         panel=_SAVING,
         parse=_parse_resume,
     )

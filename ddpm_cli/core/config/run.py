@@ -15,11 +15,14 @@ from ddpm_cli.core.config.diffusion import (
     ObjectiveConfig,
 )
 from ddpm_cli.core.config.fields import (
+    LARGEST_INTEGER,
     Settings,
     above_zero,
     at_least_zero,
     each,
     fraction,
+    images_above_zero,
+    images_from_zero,
     number,
     setting,
 )
@@ -51,7 +54,7 @@ class DataConfig(Settings):
         "Images held out of training to measure a validation loss on.",
         unit="images",
         panel=_DATA,
-        check=at_least_zero,
+        check=images_from_zero,
     )
     captions: str = setting("", "Fingerprint of the captions learned; empty: none.")
     templates: tuple[str, ...] = setting(
@@ -78,7 +81,7 @@ class OptimiserConfig(Settings):
         "Global batch size: images per optimiser step, over all processes together.",
         unit="images",
         panel=_OPTIMISATION,
-        check=above_zero,
+        check=number(most=10**6),
     )
     lr: float = setting(
         2e-4, "Highest learning rate of AdamW.", panel=_OPTIMISATION, check=above_zero
@@ -87,7 +90,7 @@ class OptimiserConfig(Settings):
         640_000,
         "Images over which the learning rate rises linearly from 0.",
         unit="images",
-        check=at_least_zero,
+        check=images_from_zero,
     )
     decay: float = setting(
         0.0, "Last fraction of the budget over which the rate falls to 0.", check=fraction
@@ -103,7 +106,7 @@ class OptimiserConfig(Settings):
         887_000,
         "Half-life of the weights' moving average; 0.9999 a step at batch 128.",
         unit="images",
-        check=above_zero,
+        check=images_above_zero,
     )
     ema_rampup: float = setting(
         0.05, "The half-life is at most this fraction of the images seen.", check=above_zero
@@ -119,7 +122,7 @@ class OptimiserConfig(Settings):
         0,
         "Seed of weights, order, augmentation and noise.",
         panel=_OPTIMISATION,
-        check=at_least_zero,
+        check=number(zero=True, most=LARGEST_INTEGER),
     )
 
 
@@ -128,24 +131,32 @@ class Budget(Settings):
     """When training ends: at whichever limit is reached first. At least one is set."""
 
     images: int | None = setting(
-        None, "Stop after this many images seen.", unit="images", panel=_LENGTH, check=above_zero
+        None,
+        "Stop after this many images seen.",
+        unit="images",
+        panel=_LENGTH,
+        check=images_above_zero,
     )
     steps: int | None = setting(
-        None, "Stop after this many optimiser steps.", unit="steps", panel=_LENGTH, check=above_zero
+        None,
+        "Stop after this many optimiser steps.",
+        unit="steps",
+        panel=_LENGTH,
+        check=images_above_zero,
     )
     epochs: float | None = setting(
         None,
         "Stop after this many passes over the data.",
         unit="epochs",
         panel=_LENGTH,
-        check=above_zero,
+        check=number(most=10**9),
     )
     minutes: float | None = setting(
         None,
         "Stop after this many minutes of training.",
         unit="minutes",
         panel=_LENGTH,
-        check=above_zero,
+        check=number(most=10**9),
     )
 
     @property
@@ -188,14 +199,14 @@ class RunConfig(Settings):
         "training loss is logged a hundred times in between.",
         unit="images",
         panel=_SAVING,
-        check=above_zero,
+        check=images_above_zero,
     )
     keep: int = setting(
         2,
         "Newest snapshots kept; older ones are deleted.",
         unit="snapshots",
         panel=_SAVING,
-        check=above_zero,
+        check=number(most=10**9),
     )
     keep_every: int | None = setting(
         None,
@@ -203,21 +214,21 @@ class RunConfig(Settings):
         unit="images",
         panel=_SAVING,
         default_text="none is kept for good",
-        check=above_zero,
+        check=images_above_zero,
     )
     preview: int = setting(
         16,
         "Images in a preview grid, sampled at every snapshot; 0: none.",
         unit="images",
         panel=_SAVING,
-        check=at_least_zero,
+        check=number(zero=True, most=10**5),
     )
     patience: int = setting(
         0,
         "Stop early after this many snapshots in a row with no lower (validation) loss; 0: never.",
         unit="snapshots",
         panel=_LENGTH,
-        check=at_least_zero,
+        check=number(zero=True, most=10**9),
     )
     origin: WeightsOrigin | None = None  # None: random weights
 

@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
+from ddpm_cli.core.config.fields import LARGEST_INTEGER, shortened
 from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
@@ -23,18 +24,49 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     Missing fields keep their defaults. Former names of settings, which the dataclass may list as
     `FORMER_NAMES`, are read as the current ones. Raises DdpmError that names the field.
     """
-    if not isinstance(values, dict):
-        raise DdpmError(f"{where} should hold named settings, not {values!r}")
-    values = _under_current_names(kind, values, where)
-    known, hints = _names(kind), typing.get_type_hints(kind)
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise DdpmError(
-            f"{where} has an unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
-        )
+    values, hints = _known(kind, values, where), typing.get_type_hints(kind)
+    missing = [field.name for field in dataclasses.fields(kind) if _is_required(field)]  # type: ignore[arg-type]
+    for name in missing:
+        if name not in values:
+            raise DdpmError(f"{where} lacks the setting {name!r}")
     return kind(
         **{name: _cast(value, hints[name], f"{where}.{name}") for name, value in values.items()}
     )
+
+
+def checked(kind: type[Any], values: Any, where: str) -> dict[str, Any]:
+    """Some of a dataclass's settings, nested, under their current names and in their types.
+
+    Raises DdpmError that names the one at fault.
+    """
+    values, hints = _known(kind, values, where), typing.get_type_hints(kind)
+    cast: dict[str, Any] = {}
+    for name, value in values.items():
+        hint, place = hints[name], f"{where}.{name}"
+        kinds: list[Any] = [
+            k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)
+        ]
+        nested = kinds and isinstance(value, dict)
+        cast[name] = checked(kinds[0], value, place) if nested else _cast(value, hint, place)
+    return cast
+
+
+def _known(kind: type[Any], document: Any, where: str) -> dict[str, Any]:
+    """Named settings under their current names. Raises DdpmError for others."""
+    if not isinstance(document, dict):
+        raise DdpmError(f"{where} should hold named settings, not {shortened(document)}")
+    values, known = _under_current_names(kind, document, where), _names(kind)
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise DdpmError(
+            f"{where} has an unknown setting {shortened(unknown[0])}; known: "
+            f"{', '.join(sorted(known))} (another version of ddpm may have others)"
+        )
+    return values
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def updated(config: T, changes: dict[str, Any], where: str = "config") -> T:
@@ -75,17 +107,19 @@ def _cast(value: Any, hint: Any, where: str) -> Any:
         return None if value is None else _cast(value, options[0], where)
     if typing.get_origin(hint) is tuple:
         return _cast_tuple(value, options, where)
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise DdpmError(f"{where} is too large a number: {shortened(value)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise DdpmError(f"{where} should be of type {hint.__name__}, not {value!r}")
+        raise DdpmError(f"{where} should be of type {hint.__name__}, not {shortened(value)}")
     return value
 
 
 def _cast_tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise DdpmError(f"{where} should be a list, not {value!r}")
+        raise DdpmError(f"{where} should be a list, not {shortened(value)}")
     kinds = (options[0],) * len(value) if options[-1] is Ellipsis else options
     if len(kinds) != len(value):
-        raise DdpmError(f"{where} should hold {len(kinds)} values, not {value!r}")
+        raise DdpmError(f"{where} should hold {len(kinds)} values, not {shortened(value)}")
     return tuple(_cast(item, kind, where) for item, kind in zip(value, kinds, strict=True))

@@ -16,6 +16,7 @@ from filelock import lock_descriptor
 
 from ddpm_cli.core.errors import DdpmError
 
+LOCK = ".lock"  # the lock file in a run directory
 _REPORT_AFTER = 1.0  # seconds of waiting before it is reported
 _POLL = 0.05  # seconds
 _TRAINING_FOLDERS = ("", "snapshots", "samples")  # folders of a run that only training writes to
@@ -28,7 +29,7 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises DdpmError, naming host and process, where another training holds it. On a file system
     without locks only trainings of this machine are detected, which is said.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         free = _acquire(file)
         holder = _read_holder(file)
         fix = "stop that one, or choose another --out"

@@ -162,6 +162,13 @@ def run_of_snapshot(path: Path) -> RunDirectory | None:
     return run if folder.name == run.snapshots.name and run.config.is_file() else None
 
 
+def run_of_snapshot(path: Path) -> RunDirectory | None:
+    """The run in whose snapshots folder a file lies; None for a file elsewhere."""
+    folder = path.parent if path.parent.name else path.absolute().parent
+    run = RunDirectory(folder.parent)
+    return run if folder.name == run.snapshots.name and run.config.is_file() else None
+
+
 def unused_name(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
     names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))

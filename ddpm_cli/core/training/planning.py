@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ddpm_cli.core.conditioning.class_names import is_number
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.diffusion import DiffusionConfig
+from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.presets import default_preset, merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -26,14 +25,12 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
-from ddpm_cli.core.training import captioning, initial_weights
+from ddpm_cli.core.training import captioning, initial_weights, saved_settings
 from ddpm_cli.core.training.budget import BudgetTracker
+from ddpm_cli.core.training.saved_settings import SavedSettings
 from ddpm_cli.core.training.state import Progress
 
-_OWN_TO_THE_DATA = {  # settings that a --config file does not bring to other images
-    "network": ("size", "channels", "classes"),
-    "data": ("source", "fingerprint", "labels", "captions", "examples", "example_labels"),
-}
+_BUILT_IN = "shapes"
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,10 @@ class TrainingPlan:
     source: Source
     captions: Captions | None  # those that are learned
     config: RunConfig
-    preset: str
+    preset: str  # "" where the settings are those of a run that is there
     out: Path
     notices: tuple[str, ...] = ()  # what of the data is left out or not read, one line each
+    init_from: Path | None = None  # where the weights start from, unless the run is resumed
 
     @property
     def parameters(self) -> int:
@@ -65,7 +63,7 @@ class TrainingPlan:
         batch = config.optimiser.batch
         return {
             "out": str(self.out),
-            "preset": self.preset,
+            "preset": self.preset or None,
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
@@ -90,59 +88,105 @@ class TrainingPlan:
 def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     """Merge, each over the one before: defaults, preset, initial weights, file, options.
 
-    Nothing is written. Raises DdpmError or UsageError where they do not make a run.
+    A run that is gone on with takes the place of the first three. Nothing is written. Raises
+    DdpmError or UsageError where they do not make a run.
     """
-    source = open_source(request.data, reporter, training=True)
-    channels = request.channels or source.native_channels
-    size = request.size or source.native_size
-    usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
-    name = request.preset or usual
-    chosen = preset(name)
-
-    config = merged(RunConfig(), chosen.settings)
-    if request.init_from is not None:
-        fallback = None if request.resume == "never" else request.out
-        config = merged(config, initial_weights.settings(request.init_from, fallback))
-        size = request.size or config.network.size
-        channels = request.channels or config.network.channels
-    if request.config is not None:
-        config = merged(config, _read_settings(request.config), str(request.config))
-    config, captions = _with_options(
-        config, request, source, size, channels, learn_conditions=not chosen.unconditional
-    )
-
-    _check(config, len(source))
-    out = request.out or RUNS / _run_name(source.name, config.network.size)
+    saved = saved_settings.read(request)
+    source = _open_source(request, saved, reporter)
+    channels = request.channels or saved.get("network", "channels") or source.native_channels
+    size = request.size or saved.get("network", "size") or source.native_size
+    out = request.out or RUNS / _run_name(source.name, size)
     resumes = RunDirectory(out).config.exists() and request.resume != "never"
-    if request.init_from is not None and not resumes:
-        initial_weights.read(request.init_from, config.network)  # refuses another network's
-    notices = _notices(request, source, captions)
-    plan = TrainingPlan(source, captions, config, name, out, notices)
-    return _with_class_order_of_run(plan) if resumes else plan
+    names = saved.get("network", "classes")
+    if resumes and names is None:
+        names = RunDirectory(out).read_config().network.classes
+    source = _in_order_of(source, names or ())
+
+    name, config, learn_conditions = _base(request, saved, source, size, channels)
+    config, captions = _with_options(
+        config, request, saved, source, size, channels, learn_conditions=learn_conditions
+    )
+    saved.check_heeded(config, request)
+    _check(config, len(source))
+    if saved.run is None and not resumes:
+        _check_initial_weights(saved, config)
+    notices = _notices(request, saved, source, captions)
+    return TrainingPlan(source, captions, config, name, out, notices, saved.init_from)
+
+
+def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
+    """The images of --data, or those that the saved settings name, or the built-in shapes."""
+    recorded = saved.get("data", "source")
+    if request.data is not None or recorded is None:
+        return open_source(request.data or _BUILT_IN, reporter, training=True)
+    try:
+        return open_source(recorded, reporter, training=True)
+    except DdpmError as error:
+        raise DdpmError(
+            f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot be used: "
+            f"{error}; --data says where they are"
+        ) from error
+
+
+def _base(
+    request: TrainingRequest,
+    saved: SavedSettings,
+    source: Source,
+    size: tuple[int, int],
+    channels: int,
+) -> tuple[str, RunConfig, bool]:
+    """Preset (its name), and the config that options replace settings of.
+
+    And whether classes, or captions beside the images, are learned by default.
+    """
+    config, name, learn_conditions = saved.run_config, "", True
+    if config is None:
+        own_channels, own_size = source.native_channels, source.native_size
+        channels, size = request.channels or own_channels, request.size or own_size
+        usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
+        name = request.preset or usual
+        chosen = preset(name)
+        config, learn_conditions = merged(RunConfig(), chosen.settings), not chosen.unconditional
+    return name, saved.over(config), learn_conditions
+
+
+def _check_initial_weights(saved: SavedSettings, config: RunConfig) -> None:
+    """Raise DdpmError for weights of another network, or other ones than a config names."""
+    if saved.init_from is None:
+        return
+    found = initial_weights.read(saved.init_from, config.network).origin
+    if saved.recorded is not None and saved.recorded.sha256 != found.sha256:
+        raise DdpmError(
+            f"{saved.where}: origin.sha256 is not that of {saved.init_from}, whose weights have "
+            f"changed; --init-from {saved.init_from} starts from those that are there now"
+        )
 
 
 def _notices(
-    request: TrainingRequest, source: Source, captions: Captions | None
+    request: TrainingRequest, saved: SavedSettings, source: Source, captions: Captions | None
 ) -> tuple[str, ...]:
-    """What of the data is left out or not read."""
+    """What of the data, and of a file's settings for other data, is left out or not read."""
+    other = saved.overruled_images(request)
+    if saved.file is not None and other is not None:
+        overruled = (
+            f"--data {request.data} replaces {other} of {saved.file}: its images' classes and "
+            "captions are not taken"
+        )
+    else:
+        overruled = ""
     beside = "" if request.captions is False else source.unread(captions)
     read = () if captions is None else captions.notices
-    return tuple(filter(None, (*source.notices, *read, beside)))
+    return tuple(filter(None, (overruled, *source.notices, *read, beside)))
 
 
-def _with_class_order_of_run(plan: TrainingPlan) -> TrainingPlan:
-    """The plan with the class labels of the run that is there, if its classes are the same names.
+def _in_order_of(source: Source, names: Sequence[str]) -> Source:
+    """The source with its classes in this order, if they are the same names.
 
     Earlier versions sorted names that are numbers as text.
     """
-    names = RunDirectory(plan.out).read_config().network.classes
-    ours = plan.config.network.classes
-    if names == ours or sorted(names) != sorted(ours):
-        return plan
-    examples = [names.index(ours[label]) for label in plan.config.data.example_labels]
-    order = {"network": {"classes": list(names)}, "data": {"example_labels": examples}}
-    source, config = with_class_order(plan.source, names), updated(plan.config, order)
-    return replace(plan, source=source, config=config)
+    ours = source.classes
+    same = names and sorted(names) == sorted(ours)
+    return with_class_order(source, names) if same and tuple(names) != ours else source
 
 
 def plan_on_source(
@@ -169,6 +213,7 @@ def plan_on_source(
 def _with_options(
     config: RunConfig,
     request: TrainingRequest,
+    saved: SavedSettings,
     source: Source,
     size: tuple[int, int],
     channels: int,
@@ -178,7 +223,7 @@ def _with_options(
     """The config under the request's options and what follows from the data; captions to learn."""
     options = dict(request.settings)
     follows, captions = _conditions(
-        request, config, source, options, learn_conditions=learn_conditions
+        request, saved, config, source, options, learn_conditions=learn_conditions
     )
     for part, settings in follows.items():
         options[part] = options.get(part, {}) | settings
@@ -190,6 +235,7 @@ def _with_options(
 
 def _conditions(
     request: TrainingRequest,
+    saved: SavedSettings,
     config: RunConfig,
     source: Source,
     options: dict[str, Any],
@@ -203,23 +249,29 @@ def _conditions(
     data, network = options.get("data", {}), options.get("network", {})
     if request.captions is False and data.get("templates"):
         raise UsageError("--caption makes captions, and --no-captions learns none")
-    if request.conditional and not source.classes:
-        why = source.why_no_classes or f"{request.data} has no class folders"
-        raise UsageError(f"--conditional, but {why}")
-    # Templates of a file are left out where the images have no classes to name.
-    templates = data.get("templates", config.data.templates if source.classes else ())
+    templates = data.get("templates", config.data.templates)
+    if saved.overruled_images(request) is not None and not source.classes:
+        templates = data.get("templates", ())  # there are no classes to name
+    learns = _learned(request, saved, source, templates)
     requested = request.captions
-    if requested is None and data.get("templates"):
+    if requested is None and templates:
         requested = True
-    elif requested is None and not learn_conditions:
-        requested = False
+    elif requested is None:
+        requested = False if learns.captions is None and not learn_conditions else learns.captions
     captions = captioning.captions_to_learn(source, requested, templates)
-    if captions is None and request.init_from is not None and config.network.text is not None:
+    starts_from = saved.init_from if saved.run is None else None
+    if captions is None and starts_from is not None and config.network.text is not None:
         raise UsageError(
-            f"--init-from {request.init_from}: those weights read captions, and none are learned; "
+            f"--init-from {starts_from}: those weights read captions, and none are learned; "
             "give --captions, or --caption to make some of class names"
         )
     conditional = request.conditional
+    if conditional is None:
+        conditional = learns.classes
+    if conditional and not source.classes:
+        said = "--conditional" if request.conditional else f"{saved.where} has network.classes"
+        why = source.why_no_classes or f"{source.name} has no class folders"
+        raise UsageError(f"{said}, but {why}; --unconditional learns none")
     if conditional is None:
         conditional = learn_conditions and captions is None
     labels = source.labels if conditional else None
@@ -229,12 +281,35 @@ def _conditions(
             **captioning.network_settings(config.network, network, captions),
         },
         "data": {
-            "source": request.data,
+            "source": request.data or saved.get("data", "source") or _BUILT_IN,
             "fingerprint": source.fingerprint,
             "labels": source.label_table if conditional else "",
             **captioning.data_settings(captions, templates, labels),
         },
     }, captions
+
+
+class _Learned(NamedTuple):
+    """Whether classes, and captions, are learned; None leaves it to the data and the preset."""
+
+    classes: bool | None
+    captions: bool | None
+
+
+def _learned(
+    request: TrainingRequest, saved: SavedSettings, source: Source, templates: Sequence[str]
+) -> _Learned:
+    """What the saved settings say; of other images those conditions that these have."""
+    names, fingerprint = saved.get("network", "classes"), saved.get("data", "captions")
+    classes = None if names is None else bool(names)
+    captions = recorded = None if fingerprint is None else bool(fingerprint)
+    if saved.overruled_images(request) is not None:
+        classes = classes and bool(source.classes)
+        captions = captions and bool(templates or source.captioned)
+    chosen = captions if request.captions is None else request.captions
+    if not classes and chosen != recorded:
+        classes = None  # there were none because captions were learned, or the reverse
+    return _Learned(classes, captions)
 
 
 def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
@@ -251,23 +326,6 @@ def _labels_in_words(classes: Sequence[str]) -> str | None:
         return f"the label of a class is its name, 0 to {len(classes) - 1}"
     named = [f"{label} is {name}" for label, name in enumerate(classes)]
     return f"label {', '.join(named[:12])}{', …' if named[12:] else ''}"
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a JSON (a run's config.json, say) or TOML file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        settings = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except FileNotFoundError as error:
-        raise DdpmError(f"--config {path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise DdpmError(f"--config {path} is neither JSON nor TOML: {error}") from error
-    if not isinstance(settings, dict):
-        raise DdpmError(f"--config {path} should hold named settings, like a run's config.json")
-    for part, names in _OWN_TO_THE_DATA.items():
-        if isinstance(settings.get(part), dict):
-            settings[part] = {k: v for k, v in settings[part].items() if k not in names}
-    return settings
 
 
 def _check(config: RunConfig, images: int) -> None:

@@ -39,7 +39,7 @@ def preflight(
         check_batch(plan.config, processes)
         check_memory(plan.parameters, device)
         out = resuming.choose_directory(plan, request)
-        resuming.verify_named_snapshot(out, request)
+        resuming.verify_named_snapshot(out, request, plan.config.network)
         return replace(plan, out=out)
 
     return distributed.run_on_all_ranks(checked)

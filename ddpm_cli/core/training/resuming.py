@@ -3,24 +3,60 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.checkpoints.tensors import listed, mismatches
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, first_line
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.elastic import stopping, worker
 from ddpm_cli.core.runtime.files import atomic_write, read_json, write_json
-from ddpm_cli.core.runtime.locks import lock_run
+from ddpm_cli.core.runtime.locks import LOCK, lock_run
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, unused_name
+from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot, unused_name
 from ddpm_cli.core.training.planning import TrainingPlan
 from ddpm_cli.core.training.saving import check_disk_space
 from ddpm_cli.core.training.state import TrainingState
+
+
+def with_run_named(request: TrainingRequest) -> TrainingRequest:
+    """The request with a run that --resume names, by its folder or a file in it, as its paths.
+
+    Without --out the run itself is gone on with. Raises DdpmError for a folder that holds no run,
+    or none with a snapshot.
+    """
+    if request.resume in ("auto", "never"):
+        return request
+    path = Path(request.resume)
+    if not path.is_dir():
+        run = run_of_snapshot(path)
+        return request if run is None or request.out else replace(request, out=run.path)
+    run = RunDirectory(path if RunDirectory(path).config.is_file() else path.absolute().parent)
+    existing = snapshots.listed(run.snapshots)
+    if not run.config.is_file() or path.absolute() not in (
+        run.path.absolute(),
+        run.snapshots.absolute(),
+    ):
+        raise DdpmError(f"--resume {path} is no run: it has no {run.config.name} and no snapshots")
+    if not existing:
+        raise DdpmError(f"--resume {path}: there is no snapshot in {run.snapshots}")
+    if request.out is None or request.out.absolute() == run.path.absolute():
+        return replace(request, out=request.out or run.path, resume="auto")
+    recorded = _recorded_resume(RunDirectory(request.out))
+    if recorded is not None and Path(recorded.path).parent.absolute() == run.snapshots.absolute():
+        return replace(request, resume=recorded.path)
+    return replace(request, resume=str(existing[-1]))
 
 
 def choose_directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
@@ -56,7 +92,9 @@ def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
             )
     elif run.config.exists():
         _check_same_run(run, plan.config)
+        _check_snapshots_run(mode, plan.config)
         return out
+    _check_snapshots_run(mode, plan.config)
     if out.exists() and not out.is_dir():
         raise DdpmError(f"{out} is a file; choose another --out")
     ours = (run.logs.name,)
@@ -65,25 +103,57 @@ def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     return out
 
 
-def verify_named_snapshot(out: Path, request: TrainingRequest) -> None:
-    """Raise DdpmError where training would resume from a damaged snapshot named by --resume."""
+def verify_named_snapshot(out: Path, request: TrainingRequest, network: NetworkConfig) -> None:
+    """Raise DdpmError where --resume names a damaged snapshot, or one of another network."""
     mode = _resume_mode(RunDirectory(out), request)
-    if mode not in ("auto", "never") and distributed.is_main():
-        snapshots.verify(Path(mode))
+    if mode in ("auto", "never") or not distributed.is_main():
+        return
+    found = snapshots.read(Path(mode))["network"]
+    with torch.device("meta"):
+        expected = UNet(network).state_dict()
+    if wrong := mismatches(found, expected):
+        raise DdpmError(
+            f"--resume {mode} is of another network than this training's: {listed(wrong)}; leave "
+            "out the options and settings that change the network"
+        )
 
 
 def _check_same_run(run: RunDirectory, config: RunConfig) -> None:
-    changes = run.read_config().differences(config)
-    parts = {"fingerprint": "images", "labels": "labels", "captions": "captions"}
-    for name, what in ((f"data.{part}", what) for part, what in parts.items()):
-        if any(change.startswith(name) for change in changes):
-            changed = f"the {what} of {config.data.source} are not the ones it was trained on"
-            changes = [changed, *(change for change in changes if not change.startswith(name))]
-    if changes:
+    """Raise DdpmError with the settings that would change in the run."""
+    if changes := _changes(run, config):
         raise DdpmError(
-            f"{run.path} holds a run that this command would change: {'; '.join(changes[:5])}. Run "
-            "it as before to resume, or choose another --out (or --resume never) for a new run"
+            f"{run.path} holds a run that this command would change: {changes}. What is not given "
+            f"stays as it is with --out {run.path}; another --out (or --resume never) is for a "
+            "new run"
         )
+
+
+def _check_snapshots_run(mode: str, config: RunConfig) -> None:
+    """Raise DdpmError where --resume names a snapshot of a run with other settings."""
+    run = None if mode in ("auto", "never") else run_of_snapshot(Path(mode))
+    if run is not None and (changes := _changes(run, config)):
+        raise DdpmError(
+            f"--resume {mode} is of a run that this command would change: {changes}. Leave those "
+            f"settings out; or start from its weights alone, by --init-from {run.path}"
+        )
+
+
+def _changes(run: RunDirectory, config: RunConfig) -> str:
+    """What of a run's fixed settings would change, in words; "" for nothing."""
+    recorded = run.read_config()
+    changes = recorded.differences(config)
+    if any(change.startswith("data.fingerprint ") for change in changes):
+        return (
+            f"the images of {config.data.source} are not the ones it was trained on (to train on "
+            f"them from its weights: ddpm train --init-from {run.path} --data "
+            f"{config.data.source} --out NEW)"
+        )
+    for part in ("labels", "captions"):
+        if any(change.startswith(f"data.{part} ") for change in changes):
+            changed = f"the {part} of {config.data.source} are not the ones it was trained on"
+            others = (change for change in changes if not change.startswith(f"data.{part} "))
+            changes = [changed, *others]
+    return "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if changes[5:] else "")
 
 
 def open_directory(
@@ -91,12 +161,23 @@ def open_directory(
 ) -> Path:
     """Make the run directory and lock it for as long as `locks` is open."""
     out = choose_directory(plan, request)
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    locks.push(lambda kind, *_: _remove(out, missing) if kind else None)
     try:
         out.mkdir(parents=True, exist_ok=True)
         locks.enter_context(lock_run(out, reporter.say))
     except OSError as error:
         raise DdpmError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     return out
+
+
+def _remove(out: Path, created: Sequence[Path]) -> None:
+    """Remove the folders created for a run that was refused before it wrote anything."""
+    with suppress(OSError):
+        if out in created and [path.name for path in out.iterdir()] in ([], [LOCK]):
+            (out / LOCK).unlink(missing_ok=True)
+            for folder in created:
+                folder.rmdir()
 
 
 def prepare_directory(run: RunDirectory, config: RunConfig, images: int) -> None:
@@ -140,8 +221,8 @@ def load_snapshot(path: Path, state: TrainingState) -> None:
 def _load(path: Path, contents: snapshots.StateDict, state: TrainingState) -> None:
     try:
         state.load_state_dict(contents)
-    except DdpmError as error:
-        raise DdpmError(f"{path} is not a snapshot of this run ({error})") from error
+    except (DdpmError, LookupError, TypeError, ValueError) as error:
+        raise DdpmError(f"{path} is not a snapshot of this run ({first_line(error)})") from error
 
 
 def _restore(
@@ -209,17 +290,24 @@ def _resume_mode(run: RunDirectory, request: TrainingRequest) -> str:
 
 def _resumed_from(run: RunDirectory, snapshot: str) -> bool:
     """Whether the run once resumed from this snapshot, which may be deleted by now."""
-    if snapshot in ("auto", "never") or not run.resumed.is_file():
+    recorded = None if snapshot in ("auto", "never") else _recorded_resume(run)
+    if recorded is None:
         return False
+    path = Path(snapshot)
+    return sha256_of(path) == recorded.sha256 if path.is_file() else snapshot == recorded.path
+
+
+def _recorded_resume(run: RunDirectory) -> WeightsOrigin | None:
+    """The snapshot that --resume last named for a run; None without one."""
+    if not run.resumed.is_file():
+        return None
     try:
-        recorded = from_dict(WeightsOrigin, read_json(run.resumed))
+        return from_dict(WeightsOrigin, read_json(run.resumed))
     except (OSError, ValueError) as error:
         raise DdpmError(
             f"{run.resumed} cannot be read ({error}); --resume auto resumes from the newest "
             "snapshot"
         ) from error
-    path = Path(snapshot)
-    return sha256_of(path) == recorded.sha256 if path.is_file() else snapshot == recorded.path
 
 
 def _adopt(run: RunDirectory, path: Path, images: int) -> Path:

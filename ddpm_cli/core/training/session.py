@@ -72,7 +72,8 @@ def launch_if_needed(
         config = launch.LaunchConfig(
             machine.nproc, nodes, machine.max_restarts, run.logs, run.save_seconds
         )
-        out = [] if request.out else ["--out", str(plan.out)]  # all write to the directory found
+        new = request.out is None and request.resume == "never"
+        out = ["--out", str(plan.out)] if new else []  # all write to the directory chosen here
         launch.launch(config, [*sys.argv[1:], *out], reporter)
     return True
 
@@ -124,7 +125,7 @@ def train(
         reporter.say(f"Run directory: {run.path}")
         state = TrainingState.initial(config, execution.device)
         resumed_at = resuming.resume(run, state, request, reporter)
-        origin = _origin(run, state, request, resumed_at, reporter)
+        origin = _origin(run, state, plan.init_from, resumed_at, reporter)
         config = replace(config, origin=origin)
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
@@ -210,18 +211,18 @@ def _write_missing_weights(run: RunDirectory, config: RunConfig, state: Training
 def _origin(
     run: RunDirectory,
     state: TrainingState,
-    request: TrainingRequest,
+    init_from: Path | None,
     resumed_at: int,
     reporter: Reporter,
 ) -> WeightsOrigin | None:
     """What the run was initialised with; where it starts now, the state takes those weights."""
     if resumed_at:
         return run.read_config().origin if run.config.is_file() else None
-    if request.init_from is None:
+    if init_from is None:
         return None
-    initial = initial_weights.read(request.init_from, state.network.config)
+    initial = initial_weights.read(init_from, state.network.config)
     initial_weights.load_into(state, initial)
-    reporter.say(f"Starting from the weights of {request.init_from}.")
+    reporter.say(f"Starting from the weights of {init_from}.")
     return initial.origin
 
 

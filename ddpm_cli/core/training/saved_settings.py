@@ -1,0 +1,197 @@
+"""Settings that a training takes from a run, from initial weights and from a --config file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.core.config.fields import shortened
+from ddpm_cli.core.config.presets import merged
+from ddpm_cli.core.config.request import TrainingRequest
+from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
+from ddpm_cli.core.config.serialisation import checked, from_dict, to_dict
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.content import HEAD, describe
+from ddpm_cli.core.runtime.files import parse_json, read_text
+from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
+from ddpm_cli.core.training import initial_weights
+
+# What the data decide. Another --data overrules what a file says of its own images.
+_FROM_DATA = {
+    "network": ("classes", "text", "augmented"),
+    "data": ("fingerprint", "labels", "captions", "templates", "examples", "example_labels"),
+}
+_OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", "data.example_labels")
+
+
+@dataclass(frozen=True)
+class SavedSettings:
+    """The settings in layers, each over the one before: a run's, the initial weights', a file's."""
+
+    run: RunDirectory | None  # whose settings are taken
+    file: Path | None
+    init_from: Path | None  # where weights start from, unless a snapshot is resumed from
+    recorded: WeightsOrigin | None  # the same, where a config names it rather than an option
+    layers: tuple[dict[str, Any], ...]
+
+    @property
+    def run_config(self) -> RunConfig | None:
+        """The run's config; None without a run."""
+        return None if self.run is None else self.run.read_config()
+
+    def over(self, config: RunConfig) -> RunConfig:
+        """The config under these settings. Raises DdpmError or UsageError."""
+        *others, last = (*self.layers,) or ({},)
+        for layer in others:
+            config = merged(config, layer)
+        try:
+            return merged(config, last)
+        except UsageError as error:
+            if self.file is None:
+                raise
+            raise UsageError(f"--config {self.file}: {error}") from error
+
+    def get(self, part: str, name: str) -> Any:
+        """A setting as the last layer has it that has it; None if none does."""
+        values = (layer[part][name] for layer in self.layers if name in layer.get(part, {}))
+        return next(reversed([*values]), None)
+
+    @property
+    def where(self) -> str:
+        """What the settings are of, for messages."""
+        return f"--config {self.file}" if self.file is not None else str(self.run and self.run.path)
+
+    def overruled_images(self, request: TrainingRequest) -> str | None:
+        """The images that the settings name, where --data names others."""
+        source = self.get("data", "source")
+        return source if request.data not in (None, source) else None
+
+    def check_heeded(self, config: RunConfig, request: TrainingRequest) -> None:
+        """Raise DdpmError that names what the file says and the data do not allow.
+
+        Everything else in it is in the config, unless an option replaces it.
+        """
+        if self.file is None:
+            return
+        said, found = self.layers[-1], to_dict(config)
+        overruled = _overruled(request)
+        if self.overruled_images(request) is not None:
+            overruled |= {f"{part}.{name}" for part, names in _FROM_DATA.items() for name in names}
+        for part, names in _FROM_DATA.items():
+            for name in names:
+                key = f"{part}.{name}"
+                if key in overruled or name not in said.get(part, {}):
+                    continue
+                if key == "data.fingerprint" and said[part][name] != found[part][name]:
+                    raise DdpmError(
+                        f"--config {self.file}: {key} is not that of the images in "
+                        f"{config.data.source}, which have changed: give --data "
+                        f"{config.data.source} to train on them as they are"
+                    )
+                for where, value, actual in _differing(key, said[part][name], found[part][name]):
+                    if where in overruled:
+                        continue
+                    raise DdpmError(
+                        f"--config {self.file}: {where} {_text(value)} cannot be heeded: the data "
+                        f"make it {_text(actual)}; leave it out, or give --data"
+                    )
+
+
+def read(request: TrainingRequest) -> SavedSettings:
+    """What a request takes from a run that it goes on with, from --init-from and from --config."""
+    run = _run_continued(request)
+    document = {} if request.config is None else read_file(request.config)
+    origin = document.pop("origin", None)
+    if origin is not None:
+        origin = from_dict(WeightsOrigin, origin, f"{request.config}.origin")
+    elif run is not None:
+        origin = run.read_config().origin
+    init_from = request.init_from
+    if init_from is None and origin is not None:
+        init_from = Path(origin.path)
+    if run is not None:
+        layers = [to_dict(run.read_config())]
+    elif init_from is not None:
+        fallback = None if request.resume == "never" else request.out
+        layers = [initial_weights.settings(init_from, fallback)]
+    else:
+        layers = []
+    if request.config is not None:
+        layers.append(document)
+    recorded = origin if request.init_from is None else None
+    return SavedSettings(run, request.config, init_from, recorded, tuple(layers))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a JSON (a run's config.json, say) or TOML file.
+
+    Names and types are checked. Raises DdpmError that names the file, and the setting at fault.
+    """
+    where = f"--config {path}"
+    try:
+        text = read_text(path)
+        toml = path.suffix == ".toml"
+        settings = tomllib.loads(text) if toml else parse_json(text)
+    except OSError as error:
+        inside = f"; give {path / 'config.json'}" if path.is_dir() else ""
+        raise DdpmError(f"{where}: {(error.strerror or str(error)).lower()}{inside}") from error
+    except (ValueError, RecursionError) as error:
+        what = _content(path)
+        raise DdpmError(
+            f"{where} is {what}" if what else f"{where} is neither JSON nor TOML: {error}"
+        ) from error
+    if not isinstance(settings, dict):
+        raise DdpmError(f"{where} should hold named settings, like a run's config.json")
+    if "_class_name" in settings:
+        raise DdpmError(f"{where} is a config of diffusers; ddpm convert imports its model")
+    return checked(RunConfig, settings, str(path))
+
+
+def _content(path: Path) -> str | None:
+    """What a file holds that is no text of settings, from its first bytes; None if it may be."""
+    try:
+        with path.open("rb") as file:
+            what = describe(file.read(HEAD))
+    except OSError:
+        return None
+    return None if what == "a text file" else what
+
+
+def _run_continued(request: TrainingRequest) -> RunDirectory | None:
+    """The run that --out or --resume names and whose settings hold where none are given."""
+    if request.resume == "never" or request.preset is not None:
+        return None
+    if request.out is not None and RunDirectory(request.out).config.is_file():
+        return RunDirectory(request.out)
+    return None if request.resume == "auto" else run_of_snapshot(Path(request.resume))
+
+
+def _overruled(request: TrainingRequest) -> set[str]:
+    """Settings that follow from the data, and that options replace."""
+    data, network = request.settings.get("data", {}), request.settings.get("network", {})
+    overruled = {f"network.text.{name}" for name in network.get("text", {})}
+    if "augment" in data:
+        overruled |= {"network.augmented"}
+    if request.conditional is not None:
+        overruled |= {"network.classes", "data.labels", "data.example_labels"}
+    if request.captions is not None or "templates" in data:
+        overruled |= {"network.text", "network.classes", "data.labels", *_OF_CAPTIONS}
+    if request.data is not None:
+        overruled |= {"data.fingerprint"}
+    return overruled
+
+
+def _differing(key: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What differs of a setting, or of the settings within it, with both values."""
+    if isinstance(said, dict) and isinstance(found, dict):
+        for name, value in said.items():
+            yield from _differing(f"{key}.{name}", value, found[name])
+    elif said != found:
+        yield key, said, found
+
+
+def _text(value: Any) -> str:
+    return shortened([*value] if isinstance(value, tuple) else value)
