@@ -64,6 +64,7 @@ def fid(
     device: common.Device = "auto",
     precision: scoring.Precision = "fp32",
     skip_bad: common.SkipBad = False,
+    max_pixels: common.MaxPixels = None,
     cache: Annotated[
         bool, typer.Option(help="Cache the real images' features for the next call.")
     ] = True,
@@ -82,6 +83,7 @@ def fid(
     FID and KID: lower is better. Precision falls when fakes resemble no real image, recall when
     they miss some kinds of real images.
     """
+    from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import DdpmError, UsageError
     from ddpm_cli.core.generation.run_images import RunImages
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
@@ -91,6 +93,7 @@ def fid(
     from ddpm_cli.core.runtime import devices, distributed, processes
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
+    allow_pixels(max_pixels)
     reporter, sampling_settings = console.reporter(), sampling.sampling
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")

@@ -34,9 +34,11 @@ def inception_score(
     device: common.Device = "auto",
     precision: scoring.Precision = "fp32",
     skip_bad: common.SkipBad = False,
+    max_pixels: common.MaxPixels = None,
     json: common.Json = False,
 ) -> None:
     """Inception Score of a set of images: mean and deviation over splits; higher is better."""
+    from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
@@ -44,6 +46,7 @@ def inception_score(
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes
 
+    allow_pixels(max_pixels)
     reporter = console.reporter()
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
     image_set = open_input(images, skip_bad, reporter)

@@ -65,12 +65,15 @@ def inspect_schedule(
             show_default="<image>-<schedule>.png, here",
         ),
     ] = None,
+    max_pixels: common.MaxPixels = None,
     overwrite: common.OverwriteFile = False,
     json: common.Json = False,
 ) -> None:
     """Show noise schedules: how much signal is left at each timestep."""
+    from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.figures import inspection
 
+    allow_pixels(max_pixels)
     names = [name.strip() for name in schedule.split(",")]
     beta_range = betas.nested()
     if beta_range and not set(names) & set(diffusion.BETA_RANGED):

@@ -36,6 +36,7 @@ def nll(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images chosen and the noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     skip_bad: common.SkipBad = False,
+    max_pixels: common.MaxPixels = None,
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
     precision: common.Precision = "fp32",
@@ -45,12 +46,14 @@ def nll(
 
     Every image takes one evaluation of the network for each of the model's timesteps.
     """
+    from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
 
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
+    allow_pixels(max_pixels)
     reporter = console.reporter()
     chosen = devices.choose_device(device)
     model = load_model(

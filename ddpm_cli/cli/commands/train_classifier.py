@@ -37,6 +37,7 @@ def train_classifier(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and shifts.")] = 0,
     device: common.Device = "auto",
     skip_bad: common.SkipBad = False,
+    max_pixels: common.MaxPixels = None,
     json: common.Json = False,
 ) -> None:
     """Train a small classifier, for --features of fid and inception-score; minutes on a CPU.
@@ -45,6 +46,7 @@ def train_classifier(
     file.
     """
     from ddpm_cli.core.checkpoints import classifier
+    from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.data.sources import open_source
     from ddpm_cli.core.errors import DdpmError
     from ddpm_cli.core.runtime.devices import choose_device
@@ -52,6 +54,7 @@ def train_classifier(
     from ddpm_cli.core.training.classifier import ClassifierTraining
     from ddpm_cli.core.training.classifier import train_classifier as train
 
+    allow_pixels(max_pixels)
     recipe = ClassifierTraining(epochs, batch, lr, seed)
     path = out or Path(
         f"{open_source(data, console.reporter(), training=True).name}-classifier.safetensors"

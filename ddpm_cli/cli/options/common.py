@@ -9,6 +9,7 @@ import typer
 
 from ddpm_cli.cli.options.groups import SettingOptions, help_of
 from ddpm_cli.core.config.machine import MachineConfig
+from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.diffusion.settings import Sampling
 
 Json = Annotated[
@@ -19,6 +20,10 @@ Precision = Annotated[str, typer.Option(help=help_of(MachineConfig, "precision")
 Nproc = Annotated[int, typer.Option(min=1, help=help_of(MachineConfig, "nproc"))]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help=help_of(TrainingRequest, "max_pixels"), show_default="178956970"),
 ]
 Run = Annotated[
     Path | None,

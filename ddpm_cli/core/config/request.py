@@ -116,6 +116,14 @@ class TrainingRequest(Settings):
         panel=_DATA,
         option="--skip-bad",
     )
+    max_pixels: int | None = setting(
+        None,
+        "Let in larger images, of up to this many pixels: scans that you trust. By default those "
+        "are refused, as a small file may unpack to fill the memory.",
+        panel=_DATA,
+        default_text="178956970",
+        check=above_zero,
+    )
     conditional: bool | None = setting(
         None,
         "Learn the classes, or ignore them.",

@@ -12,19 +12,29 @@ import os
 import stat
 import threading
 import zipfile
-from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from ddpm_cli.core.data import layout
-from ddpm_cli.core.data.files import SUFFIXES, UnreadableError
+from ddpm_cli.core.data.files import SUFFIXES, USUAL_PIXELS, UnreadableError, max_pixels
+from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 
-FILE_LIMIT = 256 * 2**20  # bytes of one image file, uncompressed
+_FILE_LIMIT = 256 * 2**20  # bytes of one image file, uncompressed
+_BYTES_PER_PIXEL = 8  # four channels of 16 bits: of files where larger images are let in
 _HASHED_FILES = 64  # files, at most, whose first bytes enter a folder's fingerprint
+_KINDS = 4  # suffixes named, at most, where there are no images
 _HASHED_BYTES = 2**14  # of each of them
+
+
+def file_limit() -> int:
+    """Bytes of the largest image file that is read, which grows with --max-pixels."""
+    pixels = max_pixels()
+    if pixels is None or pixels <= USUAL_PIXELS:
+        return _FILE_LIMIT
+    return max(_FILE_LIMIT, _BYTES_PER_PIXEL * pixels)
 
 
 class ImageFiles(Protocol):
@@ -105,7 +115,7 @@ class FolderFiles:
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
                 raise UnreadableError(f"{file} is not a regular file")
-            if status.st_size > FILE_LIMIT:
+            if status.st_size > file_limit():
                 raise UnreadableError(_too_large(str(file), status.st_size))
             return file.read_bytes()
         except OSError as error:
@@ -189,7 +199,7 @@ class ZipFiles:
             raise UnreadableError(
                 f"{name} is encrypted; unpack the archive and give the folder instead"
             )
-        if member.file_size > FILE_LIMIT:  # zipfile reads no more than this declared size
+        if member.file_size > file_limit():  # zipfile reads no more than this declared size
             raise UnreadableError(_too_large(name, member.file_size))
         archive, lock = self._open()
         try:
@@ -289,13 +299,17 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _too_large(name: str, size: int) -> str:
-    return f"{name} has {size:,} bytes, more than the limit of {FILE_LIMIT:,} for an image"
+    pixels = max(-(-size // _BYTES_PER_PIXEL), USUAL_PIXELS + 2)
+    return (
+        f"{name} has {size:,} bytes, more than the limit of {file_limit():,} for an image; if you "
+        f"trust the file, add --max-pixels {pixels}"
+    )
 
 
 def _no_images(path: Path, files: Iterable[str]) -> str:
     suffixes = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    kinds = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in files)
-    contents = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4)) or "nothing"
+    visible = (name for name in files if not layout.is_system_name(name))
+    contents = describe_left_out(count_suffixes(visible), _KINDS) or "nothing"
     return f"no images in {path} (looked for {suffixes}, at any depth); it holds {contents}"
 
 

@@ -106,9 +106,10 @@ def max_pixels() -> int | None:
 
 
 def allow_pixels(count: int | None) -> None:
-    """Let in images of up to `count` pixels, as --max-pixels says; None changes nothing."""
-    if count is not None:
-        Image.MAX_IMAGE_PIXELS = -(-count // 2)  # of which Pillow allows twice as many
+    """Let in images of up to `count` pixels, as --max-pixels says, and no fewer than now."""
+    if count is not None and Image.MAX_IMAGE_PIXELS is not None:
+        half = -(-count // 2)  # Pillow allows twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, half)
 
 
 def list_unreadable(failures: Sequence[str], total: int) -> str:

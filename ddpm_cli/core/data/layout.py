@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ddpm_cli.core.data.files import is_image_file
+from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.files import parse_json
 
@@ -23,6 +24,7 @@ TEXTS = (".txt", ".caption", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".parque
 _SYSTEM = frozenset(  # folders of operating systems and storage boxes, besides hidden ones
     {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle"}
 )
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _PART = re.compile(
     r"(train(?:ing)?|val(?:id(?:ation)?)?|dev|eval(?:uation)?|test(?:ing)?)"
     r"(?:[-_ ]?(?:set|data|images?|imgs?|split|part|\d{4}|[ab]))?",
@@ -78,6 +80,9 @@ def arrange(
     if empty := _without_images(images, folders, {*own, *(part.left_out if part else ())}):
         notices.append(f"no images in {_listed(empty)}")
     texts = frozenset(name for name in outside if name.lower().endswith(TEXTS))
+    others = [name for name in outside if name not in texts and not is_image_file(name)]
+    if others and images:
+        notices.append(f"left out: {describe_left_out(count_suffixes(others), _LISTED)}")
     return Layout(
         tuple(images),
         texts - {name for name in texts if _is_marker(name, own)},
@@ -88,9 +93,10 @@ def arrange(
 
 def is_system_name(name: str) -> bool:
     """Whether a file or folder is hidden, or in a folder of the operating system."""
-    return any(
+    parts = name.split("/")
+    return parts[-1].lower() in _SYSTEM_FILES or any(
         (part.startswith(".") and part not in (".", "..")) or part.lower() in _SYSTEM
-        for part in name.split("/")
+        for part in parts
     )
 
 

@@ -28,7 +28,6 @@ from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_writt
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
-_LISTED = 10  # unreadable files named in a message
 _CHUNK = 1024  # images decoded ahead at most, which bounds the memory
 
 
@@ -113,6 +112,8 @@ def prepare(
         key = sha256(images.data).hexdigest()  # of every pixel: features are cached under it
         return DecodedImages(images, source.labels, rows, key=key)
     identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.cache_key} {shape}"
+    if files.max_pixels() != files.USUAL_PIXELS:
+        identity += f" {files.max_pixels()}"  # which decides what can be read
     key = sha256(identity.encode()).hexdigest()[:16]
     path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
     readable = path.with_suffix(".readable.npy")
@@ -133,12 +134,10 @@ def prepare(
             _report(failures, len(source), reporter, skip_bad=skip_bad)
             with list_partial.open("wb") as file:
                 np.save(file, rows)
-    rows = np.load(readable, allow_pickle=False)
-    if len(rows) < len(source) and not skip_bad:
-        unreadable = len(source) - len(rows)
-        raise DdpmError(
-            f"{unreadable} of {len(source)} images cannot be read; fix them, or add --skip-bad"
-        )
+    else:
+        rows = np.load(readable, allow_pickle=False)
+        failures = _failures(source, np.setdiff1d(np.arange(len(source)), rows), channels, size)
+        _report(failures, len(source), reporter, skip_bad=skip_bad)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return DecodedImages(array, source.labels, rows, key=key)
 
@@ -150,10 +149,7 @@ def _decode_all(
     _, channels, height, width = out.shape
 
     def decode(index: int) -> ImageArray | UnreadableError:
-        try:
-            return source.image(index, channels, (height, width))
-        except UnreadableError as error:
-            return error
+        return _decode(source, index, channels, (height, width))
 
     rows, failures = [], []
     indices = range(len(source))
@@ -171,11 +167,31 @@ def _decode_all(
     return np.array(rows, dtype=np.int64), failures
 
 
+def _decode(
+    source: Source, index: int, channels: int, size: tuple[int, int]
+) -> ImageArray | UnreadableError:
+    try:
+        return source.image(index, channels, size)
+    except UnreadableError as error:
+        return error
+
+
+def _failures(
+    source: Source, rows: NDArray[np.int64], channels: int, size: tuple[int, int]
+) -> list[str]:
+    """Why these rows, which the cache lacks, could not be read."""
+    outcomes = (_decode(source, int(row), channels, size) for row in rows)
+    changed = "could not be read when the cache was written"
+    return [
+        str(outcome) if isinstance(outcome, UnreadableError) else f"image {row} {changed}"
+        for row, outcome in zip(rows, outcomes, strict=True)
+    ]
+
+
 def _report(failures: list[str], total: int, reporter: Reporter, *, skip_bad: bool) -> None:
     if not failures:
         return
-    listed = "; ".join(failures[:_LISTED]) + ("; …" if len(failures) > _LISTED else "")
-    message = f"{len(failures)} of {total} images cannot be read: {listed}"
+    message = files.list_unreadable(failures, total)
     if not skip_bad or len(failures) == total:
         raise DdpmError(f"{message}. Fix or remove them, or add --skip-bad to leave them out")
     reporter.say(f"Left out {message}")

@@ -148,7 +148,11 @@ class FileSource:
         """The images' size, None where it differs, and channels: of up to _PROBED headers."""
         found = list(self._headers(files.probe))
         if not found:
-            raise DdpmError(f"none of the images probed in {self._files.path} can be read")
+            try:
+                found.append(files.probe(self._files.read(0), self._files.names[0]))
+            except files.UnreadableError as error:
+                where = f"none of the images probed in {self._files.path} can be read"
+                raise DdpmError(f"{where}: {error}") from error
         sizes = {size for size, _ in found}
         return (sizes.pop() if len(sizes) == 1 else None), max(channels for _, channels in found)
 

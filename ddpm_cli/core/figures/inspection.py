@@ -103,7 +103,7 @@ def save_figures(
 def _read_image(path: Path) -> Tensor:
     """Read an image, downsampled to 192 pixels at most: (3, H, W) in [-1, 1]."""
     try:
-        data = read_bytes(path, archives.FILE_LIMIT)
+        data = read_bytes(path, archives.file_limit())
     except (OSError, ValueError) as error:
         raise DdpmError(f"--image {path}: {getattr(error, 'strerror', None) or error}") from error
     (height, width), _ = files.probe(data, str(path))

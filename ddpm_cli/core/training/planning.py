@@ -18,6 +18,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.files import allow_pixels
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.diffusion import schedules
@@ -91,6 +92,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     A run that is gone on with takes the place of the first three. Nothing is written. Raises
     DdpmError or UsageError where they do not make a run.
     """
+    allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
     source = _open_source(request, saved, reporter)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
