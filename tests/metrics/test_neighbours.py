@@ -86,10 +86,11 @@ def test_kid_equals_torch_fidelity() -> None:
 
 
 def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
-    """The four scores from whole distance matrices in float64."""
+    """The four scores from whole matrices of distances: from differences, in float64."""
     real, fake = real.double(), fake.double()
-    d = torch.cdist(fake, real)
-    own_real, own_fake = torch.cdist(real, real), torch.cdist(fake, fake)
+    pairs = ((fake, real), (real, real), (fake, fake))
+    direct = "donot_use_mm_for_euclid_dist"
+    d, own_real, own_fake = (torch.cdist(x, y, compute_mode=direct) for x, y in pairs)
     three = own_real.kthvalue(4).values, own_fake.kthvalue(4).values
     five = own_real.kthvalue(6).values
     return (
@@ -108,6 +109,40 @@ def test_prdc_by_the_definition_in_any_blocks(monkeypatch: pytest.MonkeyPatch, b
     assert result == pytest.approx(by_hand(real, fake), rel=1e-12)
     assert 0.2 < result.precision < 1
     assert 0.2 < result.recall < 1
+
+
+def crowds(n: int, spread: float, offset: float, seed: int, groups: int = 8) -> Tensor:
+    """Images that are nearly equal within each of a few groups, far from the origin."""
+    centres = normal(groups, 48, seed=99) + offset
+    return centres.repeat(-(-n // groups), 1)[:n] + spread * normal(n, 48, seed)
+
+
+@pytest.mark.parametrize(("spread", "offset"), [(1.0, 0), (1e-2, 0), (1e-4, 0), (1e-2, 500)])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("block", [50, 2048])
+def test_prdc_of_near_duplicates(
+    monkeypatch: pytest.MonkeyPatch, spread: float, offset: float, groups: int, block: int
+) -> None:
+    monkeypatch.setattr(FeatureStore.blocks, "__defaults__", (block,))
+    real = crowds(150, spread, offset, 0, groups)
+    fake = crowds(170, 0.9 * spread, offset, 1, groups)
+    result = prdc(stored(real), stored(fake), Silent())
+    assert result == pytest.approx(by_hand(real, fake), rel=1e-12)
+    assert 0.1 < result.precision < 1
+
+
+def test_prdc_of_duplicates() -> None:
+    """Equal images are at a distance of 0 from each other, neither more nor less."""
+    few, others = normal(9, 48) + 30, normal(40, 48, 1) + 30
+    real, fake = torch.cat([few.repeat(5, 1), others]), torch.cat([few, others[:20]]).repeat(2, 1)
+    assert prdc(stored(real), stored(fake), Silent()) == pytest.approx(by_hand(real, fake))
+
+
+def test_kid_of_features_far_from_the_origin() -> None:
+    """Of 1,000 in each dimension, a cube in float32 would be off by more than the distance."""
+    real, fake = normal(200, 48) + 1000, normal(200, 48, 1) + 1000
+    expected = squared_mmd(real.double(), fake.double())
+    assert squared_mmd(real, fake) == pytest.approx(expected, rel=1e-9)
 
 
 def test_precision_and_recall_equal_torch_fidelity() -> None:

@@ -187,7 +187,7 @@ def _scored(
     if requested.floor and real.features is not None:
         floor = fid_floor(real.features, fakes.n or len(real.features))
         scores["fid_floor"], scores["fid_floor_n"] = floor
-    device = extractor.device if extractor else None
+    device = extractor.device if extractor and extractor.device.type != "mps" else None
     if real.features is not None and fake.features is not None:
         if "kid" in requested.metrics:
             result = kid(real.features, fake.features, reporter, device)

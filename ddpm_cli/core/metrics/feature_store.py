@@ -67,10 +67,10 @@ class FeatureStore:
         data = bytearray(self._file.read(max(0, stop - start) * self._row_bytes))
         return torch.frombuffer(data, dtype=torch.float32).reshape(-1, self.width)
 
-    def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
-        """Read all rows in order, `size` at a time."""
-        for start in range(0, self._count, size):
-            yield self.block(start, start + size)
+    def blocks(self, size: int = BLOCK, *, start: int = 0) -> Iterator[Tensor]:
+        """Read all rows in order, or those from `start`, `size` at a time."""
+        for first in range(start, self._count, size):
+            yield self.block(first, first + size)
 
     def take(self, indices: NDArray[np.intp]) -> Tensor:
         """Read the rows of these indices, in their order, float32 (n, width)."""
