@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -132,7 +133,7 @@ def convert(
     )
     if to is None:
         document = import_weights(source, out, options)
-        next_step = f"\nNext: ddpm sample {out}"
+        next_step = f"\nNext: ddpm sample {quote(str(out))}"
     elif to == "diffusers":
         if options != ImportOptions():
             raise UsageError(f"with --to, the options under {_PANEL!r} have no meaning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -84,21 +85,20 @@ def fid(
     they miss some kinds of real images.
     """
     from ddpm_cli.core.data.files import allow_pixels
-    from ddpm_cli.core.errors import DdpmError, UsageError
+    from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.generation.run_images import RunImages
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes
+    from ddpm_cli.core.runtime.files import new_file
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     allow_pixels(max_pixels)
     reporter, sampling_settings = console.reporter(), sampling.sampling
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")
-    if save_real is not None and save_real.exists() and not overwrite:
-        raise DdpmError(f"{save_real} exists; choose another --save-real, or add --overwrite")
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
@@ -117,7 +117,10 @@ def fid(
     if processes.launch_if_needed(nproc, device, reporter):
         return
     chosen = devices.choose_device(device)
-    with distributed.process_group(chosen):
+    with distributed.process_group(chosen), ExitStack() as stack:
+        if save_real is not None:
+            claim = new_file(save_real, "--save-real", overwrite=overwrite)
+            distributed.broadcast_from_rank0(lambda: str(stack.enter_context(claim)))
         if fake_input is None:
             request = RunImages(
                 Path(fake), count, seed, conditions.request, sampling_settings, precision
@@ -128,9 +131,9 @@ def fid(
         )
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
-    for notice in report.notices():
-        reporter.say(notice)
-    console.result(report.lines(), report.document(), json)
-    if save_real is not None and statistics is not None:
-        statistics.write(save_real)
-        reporter.say(f"the statistics of REAL are in {save_real}")
+        for notice in report.notices():
+            reporter.say(notice)
+        console.result(report.lines(), report.document(), json)
+        if save_real is not None and statistics is not None:
+            statistics.write(save_real)
+            reporter.say(f"the statistics of REAL are in {save_real}")

@@ -37,9 +37,16 @@ def gif(
     ] = "xt",
     every: Annotated[int, typer.Option(min=1, help="Show every k-th step.")] = 1,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Length of the animation, in seconds.")
+        float,
+        typer.Option(
+            min=0.1,
+            max=300,
+            help="Length of the animation, in seconds; has at most 50 frames per second.",
+        ),
     ] = 4.0,
-    hold: Annotated[float, typer.Option(min=0.0, help="Seconds to hold the last frame.")] = 2.0,
+    hold: Annotated[
+        float, typer.Option(min=0.0, max=300, help="Seconds to hold the last frame after that.")
+    ] = 2.0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +60,7 @@ def gif(
     """Show images emerging from noise, as a GIF."""
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, run_directory
+    from ddpm_cli.core.runtime import devices, files, run_directory
 
     settings, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
@@ -61,9 +68,21 @@ def gif(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     request = generate.resolve_request(model, count, seed, conditions.request, settings, reporter)
-    path = out or run_directory.unused_name(model.folder / "denoising.gif")
-    animation.check(path, show, overwrite=overwrite)
-    frames = animation.denoising(model, request, show, every, reporter)
-    animation.write(path, frames, seconds, hold)
-    document = {"out": str(path), "frames": len(frames), **folder.settings_of(model, request)}
-    console.result(f"{len(frames)} frames in {path}", document, json)
+    wanted = out or model.folder / "denoising.gif"
+    animation.check(wanted, show)
+    with files.new_file(wanted, overwrite=overwrite, numbered=out is None) as path:
+        frames = animation.denoising(model, request, show, every, reporter)
+        shown = animation.write(path, frames, seconds, hold)
+    if shown < len(frames):
+        reporter.say(
+            f"{len(frames)} frames are more than viewers can show in {seconds:g} s: {shown} of "
+            f"them are in the GIF; --seconds {len(frames) / 50:g} has space for all"
+        )
+    document = {
+        "out": str(path),
+        "frames": shown,
+        "seconds": round(seconds + hold, 2),
+        **folder.settings_of(model, request),
+    }
+    length = f"{seconds:.4g} s, then the last for {hold:.4g} s"
+    console.result(f"{shown} frames in {path}: {length}", document, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,5 +130,5 @@ def _closing(summary: dict[str, Any]) -> str:
         f"Trained on {summary['images']:,} images in {summary['seconds'] / 60:.1f} min "
         f"({summary['images_per_second']:,.1f} images/s), loss {summary['loss']:.4f}.\n"
         f"Run directory: {summary['run']}\n"
-        f"Next: ddpm sample {summary['run']}"
+        f"Next: ddpm sample {quote(summary['run'])}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -48,9 +49,9 @@ def train_classifier(
     from ddpm_cli.core.checkpoints import classifier
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.data.sources import open_source
-    from ddpm_cli.core.errors import DdpmError
     from ddpm_cli.core.runtime.devices import choose_device
     from ddpm_cli.core.runtime.downloads import sha256_of
+    from ddpm_cli.core.runtime.files import new_file
     from ddpm_cli.core.training.classifier import ClassifierTraining
     from ddpm_cli.core.training.classifier import train_classifier as train
 
@@ -59,12 +60,11 @@ def train_classifier(
     path = out or Path(
         f"{open_source(data, console.reporter(), training=True).name}-classifier.safetensors"
     )
-    if path.exists() and not overwrite:
-        raise DdpmError(f"{path} exists; choose another --out, or --overwrite")
-    network, config = train(
-        data, recipe, choose_device(device), console.reporter(), skip_bad=skip_bad
-    )
-    classifier.save(path, network, config)
+    with new_file(path, overwrite=overwrite):
+        network, config = train(
+            data, recipe, choose_device(device), console.reporter(), skip_bad=skip_bad
+        )
+        classifier.save(path, network, config)
     document = {
         "out": str(path),
         "sha256": sha256_of(path),
@@ -79,6 +79,7 @@ def train_classifier(
     if math.isfinite(config.accuracy):
         accuracy = f"accuracy {100 * config.accuracy:.2f} % on held-out images"
     text = (
-        f"{path}: {accuracy}, {network.width} features\nNext: ddpm fid REAL FAKE --features {path}"
+        f"{path}: {accuracy}, {network.width} features\n"
+        f"Next: ddpm fid REAL FAKE --features {quote(str(path))}"
     )
     console.result(text, document, json)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime import content
-from ddpm_cli.core.runtime.files import atomic_write
+from ddpm_cli.core.runtime.files import write_bytes
 
 _LISTED = 5  # mismatches in an error message
 
@@ -53,8 +53,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], key: str, text: str) -> Non
     of equal weights.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path, durable=True) as partial:
-        partial.write_bytes(serialised(stored, metadata={key: text}))
+    write_bytes(path, serialised(stored, metadata={key: text}), durable=True)
 
 
 def as_text(document: Any) -> str:

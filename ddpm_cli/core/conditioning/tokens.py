@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import atomic_write, is_written
+from ddpm_cli.core.runtime.files import atomic_write, is_written, reserve
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _LAYOUT = 1  # of the cached files; raise it where they, or the hidden states of a text, change
@@ -138,11 +139,13 @@ def _write_hidden_states(
     tokens = encoder.tokens(sentences)
     lengths = [len(sentence) for sentence in tokens]
     _check_lengths(sentences, lengths, config.length, "tokens")
-    with ends.open("wb") as file:
-        np.save(file, np.cumsum(lengths))
+    content = io.BytesIO()
+    np.save(content, np.cumsum(lengths))
+    ends.write_bytes(content.getvalue())
     out = np.lib.format.open_memmap(
         values, mode="w+", dtype=np.float16, shape=(sum(lengths), config.width)
     )
+    reserve(values)
     offset = 0
     states = encoder.hidden_states(tokens, device)
     for state in track(states, reporter, "encoding captions", len(tokens), "captions"):

@@ -19,6 +19,7 @@ from ddpm_cli.core.conversion.checking import difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, export_tensors
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runtime.files import cannot_write
 
 _VERSION = "0.30.0"  # the first version of diffusers that reads these files
 _MODEL = {
@@ -100,7 +101,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         partial_folder.chmod(0o755)
         partial_folder.rename(out)
     except OSError as error:
-        raise DdpmError(f"cannot write {out}: {error.strerror or error}") from error
+        raise cannot_write(out, error) from error
     finally:
         if partial_folder is not None:
             shutil.rmtree(partial_folder, ignore_errors=True)

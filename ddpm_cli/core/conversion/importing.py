@@ -21,6 +21,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.downloads import sha256_of
+from ddpm_cli.core.runtime.files import new_file
 
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -59,8 +60,11 @@ def convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
     Raises DdpmError for unsupported networks, for files that hold more than tensors, and where the
     converted network's outputs differ from the original's: then nothing is written.
     """
-    if out.exists():
-        raise DdpmError(f"{out} exists; choose another --out")
+    with new_file(out) as path:
+        return _convert(source, path, options)
+
+
+def _convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
     original = _diffusers(source, options) if source.is_dir() else _openai(source, options)
     config = RunConfig(
         data=DataConfig(source=""),

@@ -26,7 +26,7 @@ from ddpm_cli.core.data import metadata
 from ddpm_cli.core.data.formats import REMEDIES, SUFFIXES_OF, UNSIGNED
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime.content import HEAD, describe
-from ddpm_cli.core.runtime.files import atomic_write
+from ddpm_cli.core.runtime.files import write_bytes
 
 # Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
 # any image that may be cached: another crop, filter, rounding, background or EXIF handling.
@@ -36,6 +36,7 @@ USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by defaul
 
 _LISTED = 10  # unreadable files named in a message
 _CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
+_SHORTEST = 2  # hundredths of a second that a frame of a GIF is shown
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -175,18 +176,26 @@ def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
 
 def write_png(path: Path, image: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
-    with atomic_write(path, durable=False) as partial:
-        imageio.imwrite(partial, _interleaved(image), extension=".png")
+    content = imageio.imwrite("<bytes>", _interleaved(image), extension=".png")
+    write_bytes(path, content, durable=False)
 
 
-def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
-    """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer."""
-    each = max(1000 * seconds / len(frames), 20)  # milliseconds; browsers slow down below 20
-    durations = [each] * (len(frames) - 1) + [each + 1000 * hold]
-    with atomic_write(path, durable=False) as partial:
-        imageio.imwrite(
-            partial, [_rgb(frame) for frame in frames], extension=".gif", duration=durations, loop=0
-        )
+def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:
+    """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer.
+
+    GIF counts hundredths of a second, so their rounding is spread over the frames. Viewers slow
+    down at frames of less than two: where there are too many for that, some are left out, evenly.
+    Returns the number of frames in the file.
+    """
+    total = max(_SHORTEST, round(100 * seconds))
+    shown = np.linspace(0, len(frames) - 1, min(len(frames), total // _SHORTEST)).round()
+    ends = np.round(np.arange(len(shown) + 1) * (total / len(shown))).astype(int)
+    durations = (10 * np.diff(ends)).tolist()  # in milliseconds, as Pillow takes them
+    durations[-1] += 10 * round(100 * hold)
+    images = [_rgb(frames[int(i)]) for i in shown]
+    content = imageio.imwrite("<bytes>", images, extension=".gif", duration=durations, loop=0)
+    write_bytes(path, content, durable=False)
+    return len(shown)
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> ImageArray:

@@ -6,6 +6,7 @@ memory-mapped, so all processes of a machine share it and later runs start at on
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,7 +25,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_written
+from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_written, reserve
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
@@ -129,11 +130,13 @@ def prepare(
             atomic_write(readable, durable=False) as list_partial,
         ):
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            reserve(partial)
             rows, failures = _decode_all(source, array, reporter)
             array.flush()
             _report(failures, len(source), reporter, skip_bad=skip_bad)
-            with list_partial.open("wb") as file:
-                np.save(file, rows)
+            content = io.BytesIO()
+            np.save(content, rows)
+            list_partial.write_bytes(content.getvalue())
     else:
         rows = np.load(readable, allow_pickle=False)
         failures = _failures(source, np.setdiff1d(np.arange(len(source)), rows), channels, size)

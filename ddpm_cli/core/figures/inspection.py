@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import plots
 from ddpm_cli.core.figures.plots import NoisyImage
 from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.files import read_bytes
+from ddpm_cli.core.runtime.files import new_file, read_bytes
 
 _STRIP_LENGTH = 9  # images in the strip
 _FRAMES = 24  # of the GIF
@@ -87,16 +88,16 @@ def save_figures(
     """
     gif = None if strip is None else strip.with_suffix(".gif")
     written = [path for path in (plot, strip, gif) if path is not None]
-    for path in written:
-        if path.exists() and not overwrite:
-            raise DdpmError(f"{path} exists; choose another name, or add --overwrite")
     x0 = None if image is None else _read_image(image)
-    if plot is not None:
-        plots.schedule_curves(plot, tables)
-    if x0 is not None and strip is not None and gif is not None:
-        plots.strip(strip, [_noisy_images(x0, table, _STRIP_LENGTH) for table in tables])
-        rows = [_noisy_images(x0, table, _FRAMES) for table in tables]
-        files.write_gif(gif, plots.frames(rows), seconds=4, hold=1)
+    with ExitStack() as stack:
+        for path in written:
+            stack.enter_context(new_file(path, "name", overwrite=overwrite))
+        if plot is not None:
+            plots.schedule_curves(plot, tables)
+        if x0 is not None and strip is not None and gif is not None:
+            plots.strip(strip, [_noisy_images(x0, table, _STRIP_LENGTH) for table in tables])
+            rows = [_noisy_images(x0, table, _FRAMES) for table in tables]
+            files.write_gif(gif, plots.frames(rows), seconds=4, hold=1)
     return written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.figures import canvas
-from ddpm_cli.core.runtime.files import atomic_write
+from ddpm_cli.core.runtime.files import write_bytes
 from ddpm_cli.core.runtime.run_directory import Row
 
 if TYPE_CHECKING:
@@ -169,8 +170,9 @@ def _show(axes: Axes, noisy: NoisyImage) -> AxesImage:
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all."""
     canvas.FigureCanvasAgg(figure)
-    with atomic_write(path, durable=False) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_bytes(path, content.getvalue(), durable=False)
 
 
 def _finish(axes: Axes) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pixels import to_uint8
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
@@ -20,14 +20,12 @@ from ddpm_cli.core.runtime.reporting import Reporter, track
 FRAME_KINDS = ("xt", "x0", "both")
 
 
-def check(path: Path, show: str, *, overwrite: bool) -> None:
-    """Raise UsageError or DdpmError for an unusable option, before anything is sampled."""
+def check(path: Path, show: str) -> None:
+    """Raise UsageError for an unusable option, before anything is sampled."""
     if show not in FRAME_KINDS:
         raise UsageError(f"--show {show!r} is unknown; choose one of {', '.join(FRAME_KINDS)}")
     if path.suffix.lower() != ".gif":
         raise UsageError(f"--out {path} should end in .gif")
-    if path.exists() and not overwrite:
-        raise DdpmError(f"{path} exists; choose another --out, or add --overwrite")
 
 
 def denoising(
@@ -47,9 +45,12 @@ def denoising(
     return frames
 
 
-def write(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> None:
-    """Write the frames as a looping GIF of `seconds`, the last frame shown `hold` longer."""
-    files.write_gif(path, frames, seconds, hold)
+def write(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:
+    """Write the frames as a looping GIF of `seconds`, the last frame shown `hold` longer.
+
+    Returns how many of them are in it: those for which there is time.
+    """
+    return files.write_gif(path, frames, seconds, hold)
 
 
 def _frame(state: Tensor, x0: Tensor, show: str) -> ImageArray:

@@ -16,7 +16,16 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import dumps, is_written, read_json, write_json, write_text
+from ddpm_cli.core.runtime.files import (
+    create_folder,
+    dumps,
+    is_written,
+    new_file,
+    numbered_names,
+    read_json,
+    write_json,
+    write_text,
+)
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights
@@ -54,15 +63,14 @@ def write(
 def default_folder(model: Model, request: GenerationRequest) -> Path:
     """`generated` beside the weights, or the first of `generated-2`, … that `write` accepts.
 
-    A folder with more images of the same settings is not accepted.
+    It is created, so that another call does not choose it for other settings. A folder with more
+    images of the same settings is not accepted.
     """
     identity = _identity(settings_of(model, request))
-    first = model.folder / _FOLDER
-    names = [first, *(first.with_name(f"{_FOLDER}-{i}") for i in range(2, 10_000))]
     return next(
         name
-        for name in names
-        if not name.exists()
+        for name in numbered_names(model.folder / _FOLDER)
+        if create_folder(name)
         or (_read_identity(name) == identity and not _has_more_than(name, request.count))
     )
 
@@ -85,7 +93,8 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
 def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrite: bool) -> None:
     """Prepare the folder. Raises DdpmError rather than mix images of different settings."""
     settings = settings_of(model, request)
-    existing = sorted(folder.glob("*")) if folder.is_dir() else []
+    entries = folder.iterdir() if folder.is_dir() else ()
+    existing = sorted(path for path in entries if path.name[0] != ".")
     if existing and not overwrite:
         if _read_identity(folder) != _identity(settings):
             raise DdpmError(
@@ -102,7 +111,8 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
             )
         for path in _image_files(folder):
             path.unlink()
-    write_json(folder / _SETTINGS, settings, durable=False)
+    with new_file(folder / _SETTINGS, overwrite=bool(existing)) as path:
+        write_json(path, settings, durable=False)
 
 
 def _compact(names: Sequence[str]) -> list[str]:

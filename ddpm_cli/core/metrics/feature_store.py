@@ -29,7 +29,7 @@ class FeatureStore:
 
     def __init__(self, width: int, file: IO[bytes] | None = None) -> None:
         self.width = width
-        self._file = file or tempfile.TemporaryFile(prefix="ddpm-features-")  # noqa: SIM115
+        self._file = file or _temporary_file()
         self._count = self._file.seek(0, 2) // self._row_bytes
         weakref.finalize(self, self._file.close)
 
@@ -52,12 +52,11 @@ class FeatureStore:
         """Append rows (n, width). Raises DdpmError where the disk is full."""
         try:
             self._file.seek(0, 2)
-            self._file.write(rows.float().cpu().contiguous().numpy().tobytes())
+            rest = memoryview(rows.float().cpu().contiguous().numpy().tobytes())
+            while rest:  # unbuffered: what does not fit is not tried again by a destructor
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise DdpmError(
-                f"cannot write features to {tempfile.gettempdir()}: {error.strerror or error}; "
-                "set TMPDIR to another folder, or request --metrics fid, which stores none"
-            ) from error
+            raise _no_space(error) from error
         self._count += len(rows)
 
     def block(self, start: int, stop: int) -> Tensor:
@@ -112,3 +111,18 @@ class FeatureStore:
         with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
             for block in self.blocks():
                 file.write(block.numpy().tobytes())
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="ddpm-features-", buffering=0)
+    except OSError as error:
+        raise _no_space(error) from error
+
+
+def _no_space(error: OSError) -> DdpmError:
+    folder = tempfile.tempdir or "a temporary folder"
+    return DdpmError(
+        f"cannot write features to {folder}: {error.strerror or error}; set TMPDIR to another "
+        "folder, or request --metrics fid, which stores none"
+    )

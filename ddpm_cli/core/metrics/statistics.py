@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import atomic_write
+from ddpm_cli.core.runtime.files import write_bytes
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, uncompressed: 2048 features need 34 million
 ROUNDING = 1e-6  # what rounding explains, of the largest value: float32 files have about 1e-7
@@ -138,15 +139,16 @@ class Statistics:
     def write(self, path: Path) -> None:
         """Write pytorch-fid's .npz (mu, sigma), with n, origin and images as further arrays."""
         origin: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
-        with atomic_write(path, durable=True) as partial, partial.open("wb") as file:
-            np.savez(
-                file,
-                mu=self.mean,
-                sigma=self.covariance,
-                n=np.int64(self.n or 0),
-                images=np.str_(self.images),
-                **origin,
-            )
+        content = io.BytesIO()
+        np.savez(
+            content,
+            mu=self.mean,
+            sigma=self.covariance,
+            n=np.int64(self.n or 0),
+            images=np.str_(self.images),
+            **origin,
+        )
+        write_bytes(path, content.getvalue(), durable=True)
 
 
 def npz_members(path: Path) -> frozenset[str]:

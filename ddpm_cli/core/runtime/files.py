@@ -1,7 +1,9 @@
-"""Atomic files (temporary file, rename; durable ones with fsync) and finite JSON."""
+"""Atomic files (temporary file, rename; durable ones with fsync), new names, and finite JSON."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import math
 import os
@@ -12,9 +14,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, first_line
 
 _TEXT_LIMIT = 64_000_000  # bytes of a file of settings or prompts
+_TRIAL = 4096  # bytes written to find out whether there is space
+
+_ELSEWHERE = "choose another place"
+_REMEDIES = {  # by the error's number
+    errno.ENOSPC: f"free some space, or {_ELSEWHERE}",
+    getattr(errno, "EDQUOT", -1): f"free some of your quota, or {_ELSEWHERE}",
+    errno.EFBIG: f"raise the limit on the size of files (ulimit -f), or {_ELSEWHERE}",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @contextmanager
@@ -25,7 +36,7 @@ def atomic_write(path: Path, *, durable: bool) -> Iterator[Path]:
     milliseconds, so that they survive a power cut; without it the file may then be missing, empty
     or cut short. Raises DdpmError where the disk is full or not writable.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    partial = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)
@@ -37,13 +48,114 @@ def atomic_write(path: Path, *, durable: bool) -> Iterator[Path]:
         if durable:
             _sync_folder(path.parent)
     except OSError as error:
-        reason = error.strerror or error
-        raise DdpmError(
-            f"cannot write {path}: {reason}; free some space or choose another place"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> DdpmError:
+    """The error in one line, with the remedy for its cause: a full disk, a limit, or the place."""
+    reason = error.strerror or first_line(error)
+    return DdpmError(
+        f"cannot write {path}: {reason}; {_REMEDIES.get(error.errno or 0, _ELSEWHERE)}"
+    )
+
+
+@contextmanager
+def new_file(
+    path: Path, option: str = "--out", *, overwrite: bool = False, numbered: bool = False
+) -> Iterator[Path]:
+    """Yield the name of a file for the block to write, after checking that it can be written.
+
+    Meanwhile an empty file has the name, so that of two calls at once only one gets it; it is
+    removed where the block leaves it empty. Parent folders are created.
+
+    Args:
+        path: The name wanted.
+        option: The option that it comes from, for messages.
+        overwrite: Whether a file of this name may be replaced.
+        numbered: Take `NAME-2`, `NAME-3`, … where there is a file of this name.
+
+    Raises:
+        DdpmError: The name is taken, or nothing can be written there.
+    """
+    _check_writable(path)
+    names = numbered_names(path) if numbered else iter([path])
+    name = next((name for name in names if _create(name)), None)
+    if name is None and not (overwrite and path.is_file()):
+        fix = ", or add --overwrite" if path.is_file() and not overwrite else ""
+        kind = "exists" if path.is_file() else "is there already, and is no file"
+        raise DdpmError(f"{path} {kind}; choose another {option}{fix}")
+    try:
+        yield name or path
+    finally:
+        if name is not None and not is_written(name):
+            name.unlink(missing_ok=True)
+
+
+def new_folder(path: Path) -> Path:
+    """Create `path`, or the first of `NAME-2`, `NAME-3`, … that no other call creates."""
+    return next(name for name in numbered_names(path) if create_folder(name))
+
+
+def numbered_names(path: Path) -> Iterator[Path]:
+    """`path`, then `NAME-2`, `NAME-3`, … beside it, with its suffix."""
+    yield path
+    yield from (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in itertools.count(2))
+
+
+def _create(path: Path) -> bool:
+    """Create an empty file; False where the name is taken."""
+    return _unless_taken(path, lambda: path.touch(exist_ok=False))
+
+
+def create_folder(path: Path) -> bool:
+    """Create a folder, and those that hold it; False where the name is taken. Raises DdpmError."""
+    return _unless_taken(path, lambda: path.mkdir(parents=True))
+
+
+def _unless_taken(path: Path, make: Callable[[], None]) -> bool:
+    try:
+        make()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
+            return False
+        raise cannot_write(path, error) from error
+    return True
+
+
+def reserve(path: Path) -> None:
+    """Allocate the space of a file with holes, so that writing to its memory map cannot fail.
+
+    A process that writes to the map of a file on a full disk is killed. Raises OSError where the
+    disk is full; where the system cannot allocate, nothing happens.
+    """
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # macOS and Windows
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+
+
+def _check_writable(path: Path) -> None:
+    """Raise DdpmError where a temporary file of a few kilobytes cannot be written beside `path`."""
+    trial = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(bytes(_TRIAL))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            trial.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
 def is_written(path: Path) -> bool:
@@ -64,10 +176,19 @@ def flush_and_drop_cache(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def write_bytes(path: Path, content: bytes, *, durable: bool) -> None:
+    """Write a file atomically.
+
+    Libraries write to memory, and this to the disk: where it is full, many of them lose the reason,
+    or write again when they are destroyed, and print a traceback.
+    """
+    with atomic_write(path, durable=durable) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically, as UTF-8."""
-    with atomic_write(path, durable=durable) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode(), durable=durable)
 
 
 def finite(value: Any, spell: Callable[[float], str | None] = lambda _: None) -> Any:

@@ -48,7 +48,8 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         file.flush()
         for name in _TRAINING_FOLDERS:
             for partial in (folder / name).glob(".*.part"):
-                partial.unlink(missing_ok=True)
+                if ".gif." not in partial.name:  # which ddpm gif writes meanwhile
+                    partial.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -14,7 +14,14 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.files import dumps, finite, read_json, write_json, write_text
+from ddpm_cli.core.runtime.files import (
+    cannot_write,
+    dumps,
+    finite,
+    read_json,
+    write_json,
+    write_text,
+)
 
 RUNS = Path("runs")
 _SUFFIXES = (".safetensors", ".pt", ".superseded")  # of weights files and snapshots
@@ -114,7 +121,7 @@ class RunDirectory:
                     file.write(_csv_line(list(row)))
                 file.write(_csv_line(list(row.values())))
         except OSError as error:
-            raise DdpmError(f"cannot write metrics into {self.path}: {error.strerror}") from error
+            raise cannot_write(self.path / "metrics.jsonl", error) from error
 
 
 def read_config(path: Path) -> RunConfig:
@@ -160,19 +167,6 @@ def run_of_snapshot(path: Path) -> RunDirectory | None:
     folder = path.parent if path.parent.name else path.absolute().parent
     run = RunDirectory(folder.parent)
     return run if folder.name == run.snapshots.name and run.config.is_file() else None
-
-
-def run_of_snapshot(path: Path) -> RunDirectory | None:
-    """The run in whose snapshots folder a file lies; None for a file elsewhere."""
-    folder = path.parent if path.parent.name else path.absolute().parent
-    run = RunDirectory(folder.parent)
-    return run if folder.name == run.snapshots.name and run.config.is_file() else None
-
-
-def unused_name(path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
-    names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))
-    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def _newest_weights() -> Path:

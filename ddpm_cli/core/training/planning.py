@@ -125,8 +125,8 @@ def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Repor
         return open_source(recorded, reporter, training=True)
     except DdpmError as error:
         raise DdpmError(
-            f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot be used: "
-            f"{error}; --data says where they are"
+            f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot "
+            f"be used: {error}; --data says where they are"
         ) from error
 
 

@@ -21,10 +21,17 @@ from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.elastic import stopping, worker
-from ddpm_cli.core.runtime.files import atomic_write, read_json, write_json
+from ddpm_cli.core.runtime.files import (
+    atomic_write,
+    cannot_write,
+    new_folder,
+    numbered_names,
+    read_json,
+    write_json,
+)
 from ddpm_cli.core.runtime.locks import LOCK, lock_run
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot, unused_name
+from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 from ddpm_cli.core.training.planning import TrainingPlan
 from ddpm_cli.core.training.saving import check_disk_space
 from ddpm_cli.core.training.state import TrainingState
@@ -84,7 +91,7 @@ def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
                 "it then resumes there"
             )
         if request.out is None:
-            return unused_name(out)
+            return next(name for name in numbered_names(out) if not name.exists())
         if run.config.exists():
             raise DdpmError(
                 f"{out} holds a run, which --resume never would overwrite; --resume auto resumes "
@@ -164,10 +171,12 @@ def open_directory(
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     locks.push(lambda kind, *_: _remove(out, missing) if kind else None)
     try:
+        if request.out is None and request.resume == "never":
+            out = new_folder(out)  # which no other call takes
         out.mkdir(parents=True, exist_ok=True)
         locks.enter_context(lock_run(out, reporter.say))
     except OSError as error:
-        raise DdpmError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+        raise cannot_write(out, error) from error
     return out
 
 

@@ -22,6 +22,7 @@ from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
+from ddpm_cli.core.runtime.files import new_folder
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
@@ -68,12 +69,12 @@ def launch_if_needed(
         plan = preflight(request, machine.processes, device, reporter)
         if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
             load_images(plan, request, device, reporter)
-        run = RunDirectory(plan.out)
+        new = request.out is None and request.resume == "never"
+        run = RunDirectory(new_folder(plan.out) if new else plan.out)
         config = launch.LaunchConfig(
             machine.nproc, nodes, machine.max_restarts, run.logs, run.save_seconds
         )
-        new = request.out is None and request.resume == "never"
-        out = ["--out", str(plan.out)] if new else []  # all write to the directory chosen here
+        out = ["--out", str(run.path)] if new else []  # all write to the directory chosen here
         launch.launch(config, [*sys.argv[1:], *out], reporter)
     return True
 
