@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {  # with the former names of settings, which must stay r
     "optimiser": {"batch": 32, "lr": 2e-3, "warmup": 64, "ema_halflife": 128},
     "budget": {"images": 640},
     "snapshot_every": 320,
+    "validate_every": 320,
+    "log_every": 32,
     "preview": 2,
 }
 
@@ -80,8 +82,6 @@ class Results:
             tensors = outcomes.weights(run / f"{weights}.safetensors")
             self.tensors(f"train {name}: {weights}", tensors)
         self.tensors(f"train {name}: snapshot", outcomes.snapshot(run))
-        for key in ("loss", "best_loss"):
-            self.exact[f"train {name}: {key}"] = repr(document[key])
         for preview in sorted((run / "samples").iterdir()):
             self.exact[f"train {name}: {preview.name}"] = outcomes.pixels(preview)
         return run

@@ -27,6 +27,8 @@ TINY = {  # settings of a network that trains in a second
     "optimiser": {"batch": 8, "lr": 2e-3, "warmup": 16, "ema_halflife": 64},
     "budget": {"images": 64},
     "snapshot_every": 32,
+    "validate_every": 32,
+    "log_every": 8,
     "preview": 2,
 }
 

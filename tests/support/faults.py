@@ -137,5 +137,8 @@ def outcome(run: str) -> tuple[object, ...]:
     directory = RunDirectory(Path(run))
     names = ("images", "loss", "loss_smooth", "loss_holdout")
     progress = torch.load(snapshots.listed(directory.snapshots)[-1], weights_only=True)["progress"]
-    state = [progress[name] for name in ("images", "loss_smooth", "best", "stale")]
+    state = [
+        progress[name]
+        for name in ("images", "loss", "loss_smooth", "loss_heldout", "best", "stale")
+    ]
     return [[row[name] for name in names] for row in directory.rows()], state

@@ -79,7 +79,9 @@ def test_the_validation_loss_falls_and_a_resumed_run_is_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(plots, "loss_curve", lambda *_: None)  # slower than these runs
-    run_config = config(name, budget={"images": 128}, snapshot_every=64, optimiser={"lr": 2e-2})
+    run_config = config(
+        name, budget={"images": 128}, snapshot_every=64, validate_every=8, optimiser={"lr": 2e-2}
+    )
     uninterrupted = TrainingState.initial(run_config, CPU.device)
     rows = train(tmp_path / "uninterrupted", run_config, uninterrupted)
     held_out = [row["loss_holdout"] for row in rows if row["loss_holdout"] is not None]

@@ -207,7 +207,7 @@ def test_a_failed_save_ends_the_run_at_the_next_step(
             full[0] = done > 50
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    config = replace(CONFIG, snapshot_every=40, budget=c.Budget(images=8000))
+    config = replace(CONFIG, snapshot_every=40, validate_every=8000)
     config = replace(config, budget=c.Budget(images=160))
     state = TrainingState.initial(config, CPU.device)
     run = RunDirectory(tmp_path)
@@ -286,7 +286,7 @@ def test_the_post_mortem_of_a_diverged_run(tmp_path: Path, monkeypatch: pytest.M
     run = RunDirectory(tmp_path)
     order = np.arange(16)[::-1]  # reported rows are those of the data set, not of the training set
     images = replace(decoded_images(), rows=order.copy())
-    with pytest.raises(DivergedError, match=r"lr 0\.0007 with a new --out") as caught:
+    with pytest.raises(DivergedError, match=r"lr 0\.0002 \(the default\) with a new") as caught:
         Trainer(run, bad, state, images, NO_IMAGES, CPU, Diverge()).train(StopRequest())
     assert str(run.post_mortem) in str(caught.value)
     report = json.loads(run.post_mortem.read_text())
@@ -404,6 +404,7 @@ def test_signals_change_nothing_but_the_time(
 ) -> None:
     """One arrives between two rows of metrics, one at the step of a snapshot and validation."""
     config = replace(CONFIG, snapshot_every=1600, budget=c.Budget(images=192), preview=1)
+    config = replace(config, validate_every=160, log_every=16)
     held_out = first_images(decoded_images(seed=1), 6)
     moments = {16, 152}  # images seen before the step
 
@@ -440,8 +441,8 @@ def test_a_save_in_progress_is_completed_after_an_error(
     started, writing, failed = threading.Event(), threading.Event(), threading.Event()
     start, write = saving.Saver.start, snapshots.write
 
-    def start_and_set(self: saving.Saver, *, best: bool = False) -> None:
-        start(self, best=best)
+    def start_and_set(self: saving.Saver, *, snapshot: bool = True, best: bool = False) -> None:
+        start(self, snapshot=snapshot, best=best)
         started.set()
 
     def slow(folder: Path, state: dict[str, Any]) -> Path:

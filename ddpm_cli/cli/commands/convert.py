@@ -122,10 +122,13 @@ def convert(
     Both networks are run on random images, and the result is kept only where the outputs agree.
     No code in the files is run: pickles of anything but tensors are refused.
     """
+    import torch
+
     from ddpm_cli.core.conversion.exporting import export
     from ddpm_cli.core.conversion.importing import ImportOptions
     from ddpm_cli.core.conversion.importing import convert as import_weights
     from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.runtime import provenance
     from ddpm_cli.core.runtime.run_directory import find_weights
 
     options = ImportOptions(
@@ -141,6 +144,7 @@ def convert(
         next_step = ""
     else:
         raise UsageError(f"--to {to!r} is unknown; choose diffusers")
+    document["provenance"] = provenance.gather(torch.device("cpu"))
     console.result(_summary(document) + next_step, document, json)
 
 

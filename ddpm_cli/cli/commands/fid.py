@@ -91,7 +91,7 @@ def fid(
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
-    from ddpm_cli.core.runtime import devices, distributed, processes
+    from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.files import new_file
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
@@ -133,7 +133,8 @@ def fid(
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
         for notice in report.notices():
             reporter.say(notice)
-        console.result(report.lines(), report.document(), json)
+        document = report.document() | {"provenance": provenance.gather(chosen)}
+        console.result(report.lines(), document, json)
         if save_real is not None and statistics is not None:
             statistics.write(save_real)
             reporter.say(f"the statistics of REAL are in {save_real}")

@@ -60,7 +60,7 @@ def gif(
     """Show images emerging from noise, as a GIF."""
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, files, run_directory
+    from ddpm_cli.core.runtime import devices, files, provenance, run_directory
 
     settings, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
@@ -83,6 +83,7 @@ def gif(
         "frames": shown,
         "seconds": round(seconds + hold, 2),
         **folder.settings_of(model, request),
+        "provenance": provenance.gather(chosen),
     }
     length = f"{seconds:.4g} s, then the last for {hold:.4g} s"
     console.result(f"{shown} frames in {path}: {length}", document, json)

@@ -44,7 +44,7 @@ def inception_score(
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
     from ddpm_cli.core.metrics.statistics import Statistics
-    from ddpm_cli.core.runtime import devices, distributed, processes
+    from ddpm_cli.core.runtime import devices, distributed, processes, provenance
 
     allow_pixels(max_pixels)
     reporter = console.reporter()
@@ -58,4 +58,5 @@ def inception_score(
     with distributed.process_group(chosen):
         extractor = extractor_settings.load(chosen, reporter)
         result = evaluate_inception_score(image_set, extractor, splits, reporter)
-    console.result(result.line(), result.document(), json)
+    document = result.document() | {"provenance": provenance.gather(chosen)}
+    console.result(result.line(), document, json)

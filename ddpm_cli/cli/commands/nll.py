@@ -49,7 +49,7 @@ def nll(
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
-    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
+    from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
@@ -82,5 +82,6 @@ def nll(
         "weights_sha256": model.sha256,
         "seed": seed,
         "precision": devices.precision_name(model.precision),
+        "provenance": provenance.gather(chosen),
     }
     console.result(text, document | about, json)

@@ -56,7 +56,7 @@ def sample(
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import folder, generate
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory
+    from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
     settings, condition_request = sampling.sampling, conditions.request
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT):
@@ -92,6 +92,7 @@ def sample(
         "seconds": round(seconds, 3),
         "grid": str(directory / "grid.png"),
         **folder.settings_of(model, request),
+        "provenance": provenance.gather(chosen),
     }
     existing = f" ({request.count - drawn} were there)" if drawn < request.count else ""
     done = f"{request.count} images in {directory}{existing}, {seconds:.1f} s"

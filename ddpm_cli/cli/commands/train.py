@@ -10,13 +10,16 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
+from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.runtime.reporting import Log
 
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
+    from ddpm_cli.core.training.planning import TrainingPlan
 
 
 class RequestOptions(SettingOptions, of=TrainingRequest):
@@ -52,6 +55,7 @@ def train(
 
     resources = MachineConfig(**machine.nested())
     with stopping.catch_signals() as stop:
+        from ddpm_cli.core.runtime import provenance
         from ddpm_cli.core.training import resuming, session  # import torch, which takes seconds
 
         with session.requeue_if_preempted(resources):
@@ -60,16 +64,17 @@ def train(
             training = resuming.with_run_named(
                 TrainingRequest(**values, scoring=scoring, settings=config.nested())
             )
-            reporter = console.reporter()
-            if dry_run or not session.launch_if_needed(training, resources, stop, reporter):
-                _train(training, resources, stop, reporter, dry_run=dry_run, as_json=json)
+            log = Log(console.reporter())
+            log.note(f"started: {provenance.command()}")
+            if dry_run or not session.launch_if_needed(training, resources, stop, log):
+                _train(training, resources, stop, log, dry_run=dry_run, as_json=json)
 
 
 def _train(
     request: TrainingRequest,
     machine: MachineConfig,
     stop: StopRequest,
-    reporter: Reporter,
+    reporter: Log,
     *,
     dry_run: bool,
     as_json: bool,
@@ -84,6 +89,8 @@ def _train(
             processes = machine.processes if dry_run else distributed.world_size()
             plan = preflight.preflight(request, processes, execution.device, reporter)
             _announce(plan.summary(), reporter)
+            if warning := _high_learning_rate(plan):
+                reporter.say(warning)
             if dry_run:
                 session.load_scoring(request, execution.device, reporter)
                 preflight.load_images(plan, request, execution.device, reporter)
@@ -91,7 +98,9 @@ def _train(
                 console.result(ready, plan.summary(), as_json)
                 return
         summary = session.train(plan, request, execution, reporter, stop)
-    console.result(_closing(summary), summary, as_json)
+    closing = _closing(summary)
+    reporter.note(closing)
+    console.result(closing, summary, as_json)
 
 
 def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
@@ -125,10 +134,29 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     reporter.say(f"Training for {' or '.join(limits)}; run directory {plan['out']}")
 
 
+def _high_learning_rate(plan: TrainingPlan) -> str | None:
+    """A warning where the learning rate is far above the preset's."""
+    lr, usual = plan.config.optimiser.lr, presets.learning_rate(plan.preset)
+    if not plan.preset or lr < 20 * usual:
+        return None
+    return f"--lr {lr:g} may make training diverge: the preset {plan.preset} has --lr {usual:g}"
+
+
 def _closing(summary: dict[str, Any]) -> str:
+    speed, skipped = summary["images_per_second"], summary["skipped_steps"]
+    rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
+    bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
     return (
-        f"Trained on {summary['images']:,} images in {summary['seconds'] / 60:.1f} min "
-        f"({summary['images_per_second']:,.1f} images/s), loss {summary['loss']:.4f}.\n"
+        f"Trained on {summary['images']:,} images in {summary['seconds'] / 60:.1f} min{rate}"
+        f"{_losses(summary)}{bad}.\n"
         f"Run directory: {summary['run']}\n"
         f"Next: ddpm sample {quote(summary['run'])}"
     )
+
+
+def _losses(summary: dict[str, Any]) -> str:
+    """Those there are: of the last images, smoothed, held out, and the lowest of one of these."""
+    words = {"loss": "loss", "loss_smooth": "smoothed", "loss_heldout": "held out"}
+    losses = [(words[name], summary[name]) for name in words]
+    losses.append((f"best {words[summary['best_of']]}", summary["best"]))
+    return "".join(f", {name} {loss:.4f}" for name, loss in losses if loss is not None)

@@ -49,6 +49,7 @@ def train_classifier(
     from ddpm_cli.core.checkpoints import classifier
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.data.sources import open_source
+    from ddpm_cli.core.runtime import provenance
     from ddpm_cli.core.runtime.devices import choose_device
     from ddpm_cli.core.runtime.downloads import sha256_of
     from ddpm_cli.core.runtime.files import new_file
@@ -60,10 +61,9 @@ def train_classifier(
     path = out or Path(
         f"{open_source(data, console.reporter(), training=True).name}-classifier.safetensors"
     )
+    chosen = choose_device(device)
     with new_file(path, overwrite=overwrite):
-        network, config = train(
-            data, recipe, choose_device(device), console.reporter(), skip_bad=skip_bad
-        )
+        network, config = train(data, recipe, chosen, console.reporter(), skip_bad=skip_bad)
         classifier.save(path, network, config)
     document = {
         "out": str(path),
@@ -74,6 +74,7 @@ def train_classifier(
         "channels": config.channels,
         "features": network.width,
         "accuracy": config.accuracy if math.isfinite(config.accuracy) else None,
+        "provenance": provenance.gather(chosen),
     }
     accuracy = "too few images to hold some out and measure the accuracy"
     if math.isfinite(config.accuracy):

@@ -51,6 +51,8 @@ PRESETS: dict[str, Preset] = {
             "data": {"flip": False},
             "budget": {"images": 48_000},
             "snapshot_every": 10_000,
+            "validate_every": 10_000,
+            "log_every": 100,
             "preview": 36,
         },
     ),
@@ -63,6 +65,8 @@ PRESETS: dict[str, Preset] = {
             "data": {"flip": False},
             "budget": {"images": 100_000},
             "snapshot_every": 20_000,
+            "validate_every": 20_000,
+            "log_every": 200,
             "preview": 40,
         },
     ),
@@ -75,6 +79,8 @@ PRESETS: dict[str, Preset] = {
             "optimiser": _OPTIMISER | {"lr": 1e-3, "ema_halflife": 50_000},
             "budget": {"images": 200_000},
             "snapshot_every": 20_000,
+            "validate_every": 20_000,
+            "log_every": 200,
             "preview": 36,
         },
     ),
@@ -172,6 +178,8 @@ PRESETS: dict[str, Preset] = {
             "optimiser": {"lr": 1e-4, "warmup": 500_000, "ema_halflife": 500_000},
             "budget": {"images": 10_000_000},
             "snapshot_every": 250_000,
+            "validate_every": 250_000,
+            "log_every": 2_500,
             "preview": 40,
         },
     ),
@@ -192,6 +200,12 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def learning_rate(name: str) -> float:
+    """The learning rate of the preset of that name; the default one for "" (no preset)."""
+    settings = preset(name).settings if name else {}
+    return merged(RunConfig(), settings).optimiser.lr
 
 
 def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:

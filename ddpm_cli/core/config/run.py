@@ -195,8 +195,22 @@ class RunConfig(Settings):
     snapshot_every: int = setting(
         1_000_000,
         "Images between snapshots: the most that is lost in a crash. A first one comes after a "
-        "tenth of them. Each comes with a preview and the validation loss (see --patience); the "
-        "training loss is logged a hundred times in between.",
+        "tenth of them; each with a preview. It is about saving alone: no loss depends on it.",
+        unit="images",
+        panel=_SAVING,
+        check=above_zero,
+    )
+    validate_every: int = setting(
+        1_000_000,
+        "Images between validations, and one at the end: the loss of the averaged weights on the "
+        "images of --holdout is measured, and the best weights so far are kept.",
+        unit="images",
+        panel=_LENGTH,
+        check=above_zero,
+    )
+    log_every: int = setting(
+        10_000,
+        "Images between rows of metrics.jsonl, each with the mean training loss since the last.",
         unit="images",
         panel=_SAVING,
         check=images_above_zero,
@@ -225,8 +239,9 @@ class RunConfig(Settings):
     )
     patience: int = setting(
         0,
-        "Stop early after this many snapshots in a row with no lower (validation) loss; 0: never.",
-        unit="snapshots",
+        "Stop early after this many validations in a row (--validate-every) with no lower loss: "
+        "held out, or smoothed training loss without --holdout; 0: never.",
+        unit="validations",
         panel=_LENGTH,
         check=number(zero=True, most=10**9),
     )

@@ -15,7 +15,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import distributed, provenance
 from ddpm_cli.core.runtime.files import (
     create_folder,
     dumps,
@@ -111,8 +111,9 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
             )
         for path in _image_files(folder):
             path.unlink()
+    record = {"provenance": provenance.gather(model.device)}
     with new_file(folder / _SETTINGS, overwrite=bool(existing)) as path:
-        write_json(path, settings, durable=False)
+        write_json(path, settings | record, durable=False)
 
 
 def _compact(names: Sequence[str]) -> list[str]:
@@ -141,7 +142,7 @@ def _read_identity(folder: Path) -> dict[str, Any] | None:
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings without the path of the weights, which are identified by their sha256."""
-    return {key: value for key, value in settings.items() if key != "weights"}
+    return {k: value for k, value in settings.items() if k not in ("weights", "provenance")}
 
 
 def _write_grid(folder: Path, model: Model, request: GenerationRequest) -> None:

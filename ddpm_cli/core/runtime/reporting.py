@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ddpm_cli.core.errors import first_line
@@ -43,6 +45,46 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Log:
+    """A Reporter that also appends what is said to a file, each line with its time (UTC).
+
+    What is said before `open` waits for it. A file that cannot be written is no error: what is said
+    is reported all the same.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._path: Path | None = None
+        self._waiting: list[str] = []
+
+    def open(self, path: Path) -> None:
+        """Append to this file from now on."""
+        self._path = path
+        self._write()
+
+    def say(self, message: str) -> None:
+        """Print one line, and append it."""
+        self._reporter.say(message)
+        self.note(message)
+
+    def note(self, message: str) -> None:
+        """Append to the file alone."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        self._waiting.extend(f"{time} {line}\n" for line in message.splitlines())
+        self._write()
+
+    def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:
+        """Start a progress bar, which is not in the file."""
+        return self._reporter.bar(what, total, unit)
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        lines, self._waiting = self._waiting, []
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
 
 
 class Dispensable:

@@ -72,6 +72,16 @@ class RunDirectory:
         return self.path / "logs"
 
     @property
+    def log(self) -> Path:
+        """What the trainings in this directory said."""
+        return self.path / "log.txt"
+
+    @property
+    def provenance(self) -> Path:
+        """Where the run comes from: a line for each start."""
+        return self.path / "provenance.jsonl"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"
@@ -100,6 +110,14 @@ class RunDirectory:
         """Seconds that the last snapshot took, from the metrics; 0 without one."""
         rows = self.rows()
         return (rows[-1].get("save_seconds") or 0.0) if rows else 0.0
+
+    def presets(self) -> list[str]:
+        """The presets that the run was started with, by its provenance."""
+        try:
+            records = _complete_rows(self.provenance.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        return [record["preset"] for record in records if record["preset"]]
 
     def rewind_rows(self, images: int) -> None:
         """Remove the rows after `images` images, which a resumed run logs again."""

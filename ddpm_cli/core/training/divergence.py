@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.loader import DecodedImages
 from ddpm_cli.core.errors import DivergedError
@@ -44,7 +45,10 @@ class DivergenceMonitor:
         progress: Progress,
         images: DecodedImages,
         precision: torch.dtype,
+        preset: str,
     ) -> None:
+        """`preset`: the run's; "" for none."""
+        self._preset = preset
         self._run, self._config, self._progress = run, config, progress
         self._images, self._precision = images, precision
         self._last_finite: StepRecord | None = None
@@ -62,12 +66,14 @@ class DivergenceMonitor:
             progress.bad_steps += 1
             progress.skipped += 1
 
-    @property
-    def reason(self) -> str:
-        """Why training has diverged; "" where it has not."""
-        if self._progress.bad_steps < _MAX_NON_FINITE_STEPS:
-            return ""
-        return f"losses or gradients were not finite for {_MAX_NON_FINITE_STEPS} steps in a row"
+    def reason(self, *, end: bool) -> str:
+        """Why training has diverged; "" where it has not. `end`: this step was the last one."""
+        progress = self._progress
+        if progress.bad_steps >= _MAX_NON_FINITE_STEPS:
+            return f"losses or gradients were not finite for {_MAX_NON_FINITE_STEPS} steps in a row"
+        if end and progress.skipped == progress.steps:
+            return "losses or gradients were not finite in any step"
+        return ""
 
     def diverged(self, reason: str, shard: Batch, losses: Tensor) -> DivergedError:
         """The error that ends the training, after post-mortem.json was written.
@@ -76,7 +82,7 @@ class DivergenceMonitor:
         """
         run, steps = self._run, self._progress.steps
         newest = snapshots.listed(run.snapshots)[-1:]
-        fixes = [f"--lr {self._config.optimiser.lr / 3:.1g} with a new --out"]
+        fixes = [f"--lr {self._lower_lr()} with a new --out"]
         if self._precision != torch.float32:
             fixes.insert(0, "--precision fp32, with which this run may be resumed")
         document = {
@@ -98,6 +104,12 @@ class DivergenceMonitor:
             f"stopped: {reason}, up to step {steps}; {saved}, and {run.post_mortem} has the "
             f"details. Usual fixes: {'; '.join(fixes)}"
         )
+
+    def _lower_lr(self) -> str:
+        """The preset's learning rate where this one is higher, else a third of it."""
+        lr, usual = self._config.optimiser.lr, presets.learning_rate(self._preset)
+        whose = f"the preset {self._preset}'s" if self._preset else "the default"
+        return f"{usual:g} ({whose})" if lr > usual else f"{lr / 3:.1g}"
 
     def _describe(self, shard: Batch, losses: Tensor) -> dict[str, Any]:
         """Which losses of the global batch were not finite, of which images, at which noise level.

@@ -69,13 +69,13 @@ class Saver:
         every = self._config.snapshot_every
         return passed_multiple(images, batch, every) or images - batch < every // 10 <= images
 
-    def start(self, *, best: bool = False) -> None:
-        """Save the state as it is now; `best`: its weights have the lowest loss so far.
+    def start(self, *, snapshot: bool = True, best: bool = False) -> None:
+        """Save the state as it is now, the weights as the best so far, or both.
 
         Raises DdpmError where the previous save failed.
         """
         with watchdog.paused():
-            distributed.broadcast_from_rank0(lambda: self._start(best=best))
+            distributed.broadcast_from_rank0(lambda: self._start(snapshot=snapshot, best=best))
 
     def finish(self) -> None:
         """Wait until the last save is on the disk. Raises DdpmError where it failed."""
@@ -90,11 +90,13 @@ class Saver:
         with watchdog.paused():
             distributed.broadcast_from_rank0(lambda: self._draw(last=last))
 
-    def _start(self, *, best: bool) -> None:
+    def _start(self, *, snapshot: bool, best: bool) -> None:
         self._finish()
         started = time.monotonic()
-        state = self._state.copied_state_dict()
-        self._pending = self._writer.submit(self._write, state, started, best=best)
+        state = self._state.copied_state_dict(*(() if snapshot else ("average", "progress")))
+        self._pending = self._writer.submit(
+            self._write, state, started, snapshot=snapshot, best=best
+        )
 
     def _finish(self) -> None:
         if self._pending is None:
@@ -106,13 +108,18 @@ class Saver:
             newest = f"; the newest snapshot is {existing[-1]}" if existing else ""
             raise DdpmError(f"{error}{newest}: run the same command again to resume") from error
 
-    def _write(self, state: snapshots.StateDict, started: float, *, best: bool) -> None:
+    def _write(
+        self, state: snapshots.StateDict, started: float, *, snapshot: bool, best: bool
+    ) -> None:
         run, config, images = self._run, self._config, state["progress"]["images"]
-        files = [run.weights, run.best] if best else [run.weights]
-        needed = snapshots.size(state) + len(files) * snapshots.size(state["average"])
-        check_free_space(run.path, needed, "a snapshot and the weights", "free some space")
+        files = snapshot * [run.weights] + best * [run.best]
+        needed = snapshot * snapshots.size(state) + len(files) * snapshots.size(state["average"])
+        what = "a snapshot and the weights" if snapshot else "the best weights"
+        check_free_space(run.path, needed, what, "free some space")
         for file in files:
             weights.save(file, state["average"], config, images)
+        if not snapshot:
+            return
         # Last: a snapshot implies that its weights are there.
         snapshots.write(run.snapshots, state | {"config": to_dict(config)})
         snapshots.prune(run.snapshots, config.keep, config.keep_every)

@@ -20,10 +20,10 @@ from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
-from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime import devices, distributed, provenance
 from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
-from ddpm_cli.core.runtime.files import new_folder
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.files import dumps, finite, new_folder
+from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
@@ -105,13 +105,28 @@ def train(
     plan: TrainingPlan,
     request: TrainingRequest,
     execution: Execution,
-    reporter: Reporter,
+    log: Log,
     stop: stopping.StopRequest,
 ) -> dict[str, Any]:
     """Train as planned, alone or as one of several ranks; a summary of how it ended.
 
-    Raises PreemptedError or StoppedByUserError where `stop` received a signal.
+    On rank 0 the log is opened in the run directory. Raises PreemptedError or StoppedByUserError
+    where `stop` received a signal.
     """
+    try:
+        return _train(plan, request, execution, log, stop)
+    except Exception as error:
+        log.note(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _train(
+    plan: TrainingPlan,
+    request: TrainingRequest,
+    execution: Execution,
+    reporter: Log,
+    stop: stopping.StopRequest,
+) -> dict[str, Any]:
     config = plan.config
     with stop.raise_at_once():
         extractor = load_scoring(request, execution.device, reporter)
@@ -124,18 +139,22 @@ def train(
             devices.enough_memory("use a smaller --microbatch: the gradient is the same")
         )
         reporter.say(f"Run directory: {run.path}")
+        preset = plan.preset or next(reversed(run.presets()), "")
+        record = provenance.gather(execution.device, preset)
         state = TrainingState.initial(config, execution.device)
         resumed_at = resuming.resume(run, state, request, reporter)
         origin = _origin(run, state, plan.init_from, resumed_at, reporter)
         config = replace(config, origin=origin)
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
+        distributed.broadcast_from_rank0(lambda: _open_log(run, record, reporter))
         finished = BudgetTracker(config, len(training), state.progress).is_over
         if finished:
             reporter.say(
                 "The budget is used up; give a larger one (--images, --minutes, …) to train on."
             )
             distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
+        speed = None
         if request.scoring.every or not finished:
             stop.limit = _time_limit(request, state.progress)
             with watchdog.watching(run.logs, request.stall_timeout):
@@ -156,11 +175,20 @@ def train(
                             stop,
                         )
                 trainer = Trainer(
-                    run, config, state, training, held_out, execution, reporter, scorer
+                    run,
+                    config,
+                    state,
+                    training,
+                    held_out,
+                    execution,
+                    reporter,
+                    scorer,
+                    preset,
                 )
                 trainer.train(stop)
+                speed = trainer.log.speed.mean
         distributed.barrier()
-    return _summary(run, state, resumed_at)
+    return _summary(run, config, state, speed, resumed_at) | {"provenance": record}
 
 
 def train_on_source(
@@ -182,25 +210,46 @@ def train_on_source(
     plan = preflight(
         request, 1, execution.device, reporter, lambda: plan_on_source(config, source, out, size)
     )
-    train(plan, request, execution, reporter, stopping.StopRequest())
+    train(plan, request, execution, Log(reporter), stopping.StopRequest())
     return plan.out
 
 
-def _summary(run: RunDirectory, state: TrainingState, resumed_at: int) -> dict[str, Any]:
+def _open_log(run: RunDirectory, record: dict[str, Any], log: Log) -> None:
+    """Record this start of the run, and what was said so far."""
+    try:
+        with run.provenance.open("a", encoding="utf-8") as file:
+            file.write(dumps(record, indent=None) + "\n")
+    except OSError as error:
+        raise DdpmError(f"cannot write {run.provenance}: {error.strerror}") from error
+    log.open(run.log)
+
+
+def _summary(
+    run: RunDirectory,
+    config: RunConfig,
+    state: TrainingState,
+    speed: float | None,
+    resumed_at: int,
+) -> dict[str, Any]:
     progress = state.progress
-    return {
+    summary = {
         "run": str(run.path),
         "weights": str(run.weights),
         "parameters": parameter_count(state.network),
         "images": progress.images,
         "steps": progress.steps,
         "seconds": round(progress.seconds, 2),
-        "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
-        "loss": progress.loss_smooth,
-        "best_loss": progress.best,
+        "images_per_second": speed and round(speed, 2),
+        "loss": progress.loss,
+        "loss_smooth": progress.loss_smooth,
+        "loss_heldout": progress.loss_heldout,
+        "best": progress.best,
+        "best_of": "loss_heldout" if config.data.holdout else "loss_smooth",
         "skipped_steps": progress.skipped,
         "resumed_at": resumed_at,
     }
+    document: dict[str, Any] = finite(summary)
+    return document
 
 
 def _write_missing_weights(run: RunDirectory, config: RunConfig, state: TrainingState) -> None:
@@ -230,7 +279,8 @@ def _origin(
 def _time_limit(request: TrainingRequest, progress: Progress) -> stopping.TimeLimit | None:
     def used() -> tuple[float, float]:
         save, step = progress.save_seconds, progress.seconds / max(1, progress.steps)
-        return (save + progress.validation_seconds if save else 0.0), step
+        more = progress.validation_seconds + progress.preview_seconds
+        return (save + more if save else 0.0), step
 
     end = stopping.end_of_time(request.time_limit)
     return None if end is None else stopping.TimeLimit(end, used)

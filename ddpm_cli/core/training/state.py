@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -27,17 +27,25 @@ class Progress:
     images: int = 0  # seen
     steps: int = 0
     seconds: float = 0.0  # of training, over all resumes
+    loss: float = math.nan  # of the last row of metrics
     loss_smooth: float = math.nan
-    best: float = math.inf  # lowest loss at a snapshot
-    stale: int = 0  # snapshots since then
+    loss_heldout: float | None = None  # of the last validation
+    best: float = math.inf  # lowest loss at a validation
+    stale: int = 0  # validations since then
     bad_steps: int = 0  # consecutive steps whose loss or gradient was not finite
     skipped: int = 0  # such steps in all
-    unlogged_images: int = 0  # seen since the last row of metrics, where a snapshot came first
-    unlogged_seconds: float = 0.0
     unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by rank
+    smoothed_losses: list[list[float]] = field(default_factory=list)  # the same, decayed
     processes: int = 1  # that shared the last step
     save_seconds: float = 0.0  # of the last save, from the copy until it was on the disk
-    validation_seconds: float = 0.0  # of the last validation, preview and plot
+    validation_seconds: float = 0.0  # of the last validation
+    preview_seconds: float = 0.0  # of the last preview and plot
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> Progress:
+        """The progress in a snapshot; what only earlier versions stored is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
 
 @dataclass
@@ -72,9 +80,13 @@ class TrainingState:
             "history": self.history and self.history.state_dict(),
         }
 
-    def copied_state_dict(self) -> StateDict:
-        """The same on the CPU in memory of its own: training may continue while it is written."""
-        copied: StateDict = _copied(self.state_dict())
+    def copied_state_dict(self, *parts: str) -> StateDict:
+        """These parts, or all, in memory of their own: training may go on while they are written.
+
+        Tensors are on the CPU.
+        """
+        state = self.state_dict()
+        copied: StateDict = _copied({name: state[name] for name in parts or state})
         return copied
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -84,7 +96,7 @@ class TrainingState:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.restored(state["progress"])
         if self.history is not None:
             self.history.load_state_dict(state["history"])
 

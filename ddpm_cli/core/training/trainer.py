@@ -46,8 +46,10 @@ class Due:
     """What follows a step; the same on every rank."""
 
     signal: int = 0  # that asks to stop; 0: none
-    end: bool = False  # the budget is used up
-    snapshot: bool = False  # a snapshot is due by images, or the training ends
+    end: bool = False  # the budget, or the patience, is used up
+    row: bool = False  # of metrics
+    validation: bool = False
+    snapshot: bool = False  # by images, or because the training ends
     score: bool = False
 
     @property
@@ -89,7 +91,9 @@ class Trainer:
         execution: Execution,
         reporter: Reporter,
         scorer: Scorer | None = None,
+        preset: str = "",
     ) -> None:
+        """`preset`: its learning rate is advised where a higher one diverges."""
         self.run, self.config, self.state = run, config, state
         self.images, self.held_out = images, held_out
         self.execution, self.reporter, self.scorer = execution, reporter, scorer
@@ -102,7 +106,9 @@ class Trainer:
         self.batches = Batches(config, schedule, images, execution.device)
         self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
         self.log = MetricsLog(run, config, state.progress, execution.device)
-        self.monitor = DivergenceMonitor(run, config, state.progress, images, execution.precision)
+        self.monitor = DivergenceMonitor(
+            run, config, state.progress, images, execution.precision, preset
+        )
 
     def train(self, stop: stopping.StopRequest) -> None:
         """Train until the budget is used up.
@@ -120,6 +126,7 @@ class Trainer:
         with saver, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * budget.used)
             while not budget.is_over and not self._is_out_of_patience():
+                started = time.monotonic()
                 # Learn: the gradient of this rank's shard of the batch.
                 lr = self._set_learning_rate(budget)
                 shard = self.batches.draw(progress.images, self.state.history)
@@ -140,8 +147,12 @@ class Trainer:
                 # Act: step, unless it is non-finite anywhere; then whatever is due.
                 self._step(shard, losses, is_finite=not non_finite)
                 self.monitor.record(lr, norm, is_finite=not non_finite)
-                self._stop_if_diverged(shard, losses, check_weights=due.save)
-                self._validate_and_save(due, bar, budget, lr, norm)
+                self.log.speed.add(time.monotonic() - started)
+                is_best = self._validate_and_log(due, bar, budget, lr, norm)
+                if self._is_out_of_patience():
+                    due = Due(end=True, snapshot=True)
+                self._stop_if_diverged(due, shard, losses, is_best=is_best)
+                self._save(due, is_best=is_best)
                 if due.signal:
                     raise stopping.stopped_error(due.signal, str(self.run.path))
                 if due.score:
@@ -153,7 +164,7 @@ class Trainer:
 
         if self._is_out_of_patience():
             self.reporter.say(
-                f"No better loss for {progress.stale} snapshots: stopped early; "
+                f"No better loss for {progress.stale} validations: stopped early; "
                 f"the best weights are {self.run.best}"
             )
 
@@ -212,12 +223,13 @@ class Trainer:
         return values[0], math.isfinite(values[0]) and values[1] == 1
 
     def _due(self, budget: BudgetTracker, signal: int) -> Due:
-        end = budget.is_over
-        score = self.scorer is not None and self.scorer.is_due(
-            self.state.progress.images, end=False
-        )
+        end, images, batch = budget.is_over, self.state.progress.images, self.config.optimiser.batch
+        validation = end or passed_multiple(images, batch, self.config.validate_every)
+        row = validation or passed_multiple(images, batch, self.config.log_every)
+        score = self.scorer is not None and self.scorer.is_due(images, end=False)
         # At the end of the budget a signal changes nothing: the training ends anyway, complete.
-        return Due(0 if end else signal, end, end or self.saver.is_due(), score)
+        signal = 0 if end else signal
+        return Due(signal, end, row, validation, end or self.saver.is_due(), score)
 
     def _step(self, shard: Batch, losses: Tensor, *, is_finite: bool) -> None:
         """Update weights, average and loss history; a non-finite step changes none of them."""
@@ -243,37 +255,41 @@ class Trainer:
         values[0, own], values[1, own] = sigma, losses.to("cpu", torch.float64)
         history.record(*distributed.all_reduce_sum(values))
 
-    def _stop_if_diverged(self, shard: Batch, losses: Tensor, *, check_weights: bool) -> None:
+    def _stop_if_diverged(self, due: Due, shard: Batch, losses: Tensor, *, is_best: bool) -> None:
         """Raise DivergedError where steps stay non-finite, or weights to be saved are."""
-        reason = self.monitor.reason
-        if not reason and check_weights:
+        reason = self.monitor.reason(end=due.end)
+        if not reason and (due.save or is_best):
             (broken,) = distributed.all_reduce_max(not self.state.is_finite())
             reason = "the weights are no longer finite" if broken else ""
         if reason:
             self.saver.finish()
             raise self.monitor.diverged(reason, shard, losses)
 
-    def _validate_and_save(
+    def _validate_and_log(
         self, due: Due, bar: Bar, budget: BudgetTracker, lr: float, norm: float
-    ) -> None:
-        """Validate, log, save and draw, whichever of them is due."""
+    ) -> bool:
+        """Validate and write a row, where they are due; whether the loss is the lowest so far."""
         progress, held_out = self.state.progress, None
-        with _timed() as validation:
-            if due.snapshot:
-                with watchdog.paused():
-                    held_out = self._validate()
-        batch = self.config.optimiser.batch
-        if due.snapshot or passed_multiple(progress.images, batch, self.log.every):
+        if due.validation:
+            with _timed() as validation, watchdog.paused():
+                progress.loss_heldout = held_out = self._validate()
+            progress.validation_seconds = validation.seconds
+        if due.row:
             self.log.write(bar, budget.used, lr, norm, held_out)
+        return due.validation and self._is_best()
+
+    def _save(self, due: Due, *, is_best: bool) -> None:
+        """Save and draw, whichever of them is due."""
         if due.save:
-            self.log.store_unlogged()
-            self.saver.start(best=due.snapshot and self._is_best(held_out))
+            self.log.store()
+        if due.save or is_best:
+            self.saver.start(snapshot=due.save, best=is_best)
         if due.signal or due.score:
             self.saver.finish()  # before what may take minutes
         if due.snapshot:
             with _timed() as drawing:
                 self.saver.save_previews(last=due.end)
-            progress.validation_seconds = validation.seconds + drawing.seconds
+            self.state.progress.preview_seconds = drawing.seconds
 
     @torch.no_grad()
     def _validate(self) -> float | None:
@@ -286,9 +302,10 @@ class Trainer:
                 summed += self._losses(self.averaged, batch).sum()
         return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
 
-    def _is_best(self, held_out: float | None) -> bool:
-        """Whether the validation loss, or else the smoothed training loss, is the lowest so far."""
+    def _is_best(self) -> bool:
+        """Whether the held-out loss, or else the smoothed training loss, is the lowest so far."""
         progress = self.state.progress
+        held_out = progress.loss_heldout
         loss = progress.loss_smooth if held_out is None else held_out
         better = loss < progress.best
         progress.stale = 0 if better else progress.stale + 1
