@@ -110,7 +110,8 @@ def sampler(name: str) -> Solver:
                 lambda x, s: Prediction(denoise(x, s)), x, sigmas, eta=0, noise=lambda: x
             ),
             "heun": lambda: samplers.heun(denoise, x, sigmas, noise=lambda: x),
-            "dpmpp-2m": lambda: samplers.dpmpp_2m(denoise, x, sigmas),
+            "dpmpp-2m": lambda: samplers.dpmpp(denoise, x, sigmas, order=2, noise=lambda: x),
+            "dpmpp-3m": lambda: samplers.dpmpp(denoise, x, sigmas, order=3, noise=lambda: x),
             "ipndm": lambda: samplers.ipndm(denoise, x, sigmas),
         }[name]()
         return list(steps)[-1].x
@@ -118,9 +119,11 @@ def sampler(name: str) -> Solver:
     return solve
 
 
-SOLVERS: dict[str, Solver] = {name: sampler(name) for name in ("euler (ddim)", "heun", "dpmpp-2m")}
+SOLVERS: dict[str, Solver] = {
+    name: sampler(name) for name in ("euler (ddim)", "heun", "dpmpp-2m", "dpmpp-3m")
+}
 SOLVERS |= {
-    "DPM-Solver++, order 3": multistep(3, in_log_sigma=True),
+    "full order 3": multistep(3, in_log_sigma=True),
     "UniPC, order 2": corrected_2m,
     "DEIS, order 3": multistep(3, in_log_sigma=False),
     "ipndm": sampler("ipndm"),

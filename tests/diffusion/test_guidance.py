@@ -85,7 +85,7 @@ class Learned(Denoiser):
 @pytest.mark.parametrize("threshold", ["none", "static", "dynamic"])
 def test_a_learned_variance_passes_unguided(scale: float, threshold: str) -> None:
     predict = guided(Learned(), Condition(torch.tensor([3, 7])), Sampling(guidance=scale))
-    _, fraction = thresholded(predict, threshold)(ZERO, at(1.0))
+    fraction = thresholded(predict, threshold)(ZERO, at(1.0)).variance_fraction
     assert fraction is not None
     assert fraction.flatten().tolist() == pytest.approx([0.3, 0.7])
 

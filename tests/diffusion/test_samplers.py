@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -48,7 +49,8 @@ Solver = Callable[[Tensor, Tensor], object]
 FLOW: dict[str, Solver] = {
     "euler": lambda x, s: samplers.ddim(predicting(gaussian), x, s, eta=0, noise=no_noise),
     "heun": lambda x, s: samplers.heun(gaussian, x, s, noise=no_noise),
-    "dpmpp-2m": lambda x, s: samplers.dpmpp_2m(gaussian, x, s),
+    "dpmpp-2m": lambda x, s: samplers.dpmpp(gaussian, x, s, order=2, noise=no_noise),
+    "dpmpp-3m": lambda x, s: samplers.dpmpp(gaussian, x, s, order=3, noise=no_noise),
     "ipndm": lambda x, s: samplers.ipndm(gaussian, x, s),
 }
 
@@ -86,6 +88,63 @@ def test_orders_of_convergence(name: str, errors: list[float], order: float) -> 
     measured = [error(name, n) for n in (16, 32, 64, 128, 256)]
     assert measured == pytest.approx(errors, rel=0.05)
     assert math.log2(measured[-2] / measured[-1]) == pytest.approx(order, abs=0.03)
+
+
+def test_dpmpp_3m_is_better_than_2m_where_no_step_goes_to_0() -> None:
+    """Both of order 2: the authors' 3M has half of the curvature that order 3 needs."""
+    x = torch.full((1, 1, 1, 1), math.sqrt(10**2 + STD**2), dtype=torch.float64)
+    exact = math.sqrt(0.05**2 + STD**2)
+    errors: dict[int, list[float]] = {2: [], 3: []}
+    for order, measured in errors.items():
+        for n in (64, 128, 256):
+            levels = torch.logspace(1, math.log10(0.05), n + 1, dtype=torch.float64)
+            steps = samplers.dpmpp(gaussian, x, levels, order=order, noise=no_noise)
+            measured.append(abs(final(steps).item() / exact - 1))
+        assert math.log2(measured[1] / measured[2]) == pytest.approx(2, abs=0.1)
+    assert errors[3][-1] < errors[2][-1] / 3
+
+
+def k_diffusions(order: int, x: Tensor, levels: list[float], eta: float, draws: list[Tensor]):  # type: ignore[no-untyped-def]
+    """sample_dpmpp_2m_sde ("midpoint") and 3m_sde of k-diffusion, in our words.
+
+    Over a step h in log sigma x decays at the rate 1 + eta towards a polynomial of x0 in log sigma.
+    One thing is diffusers': the second step of order 3 is 2m's, where k-diffusion has phi_2 first.
+    """
+    h_1 = h_2 = 0.0
+    d_1 = d_2 = x
+    for i, (sigma, after) in enumerate(itertools.pairwise(levels)):
+        d = gaussian(x, torch.full((len(x),), sigma, dtype=torch.float64))
+        if after == 0:
+            return d
+        h = math.log(sigma) - math.log(after)
+        rate = h * (1 + eta)
+        x = math.exp(-rate) * x - math.expm1(-rate) * d
+        phi_2 = math.expm1(-rate) / rate + 1
+        phi_3 = phi_2 / rate - 0.5
+        first = (d - d_1) * h / h_1 if i else 0 * d
+        if order == 2 or i < 2:
+            x = x + 0.5 * -math.expm1(-rate) * first
+        else:
+            r_0, r_1 = h_1 / h, h_2 / h
+            second = (d_1 - d_2) / r_1
+            bend = (first - second) / (r_0 + r_1)
+            x = x + phi_2 * (first + r_0 * bend) - phi_3 * bend
+        x = x + draws[i] * after * math.sqrt(-math.expm1(-2 * eta * h))
+        d_1, d_2, h_1, h_2 = d, d_1, h, h_1
+    return x
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_sdes_solvers_are_k_diffusions(
+    order: int, eta: float, noise: Callable[..., Tensor]
+) -> None:
+    draws = [noise(2, 1, 3, 3) for _ in range(21)]
+    queue = iter(draws)
+    levels, x = karras(20), 80 * draws[-1]
+    steps = samplers.dpmpp(gaussian, x, levels, order=order, eta=eta, noise=lambda: next(queue))
+    expected = k_diffusions(order, x, levels.tolist(), eta, draws)
+    torch.testing.assert_close(final(steps), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_ipndm_is_of_order_2_where_it_matters() -> None:
@@ -284,7 +343,10 @@ MIXTURE: dict[str, Callable[[Tensor, Tensor, Callable[[], Tensor]], object]] = {
     "ddpm": lambda x, s, n: samplers.ddim(predicting(mixture), x, s, eta=1, noise=n),
     "heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n),
     "stochastic heun": lambda x, s, n: samplers.heun(mixture, x, s, noise=n, s_churn=30),
-    "dpmpp-2m": lambda x, s, n: samplers.dpmpp_2m(mixture, x, s),
+    "dpmpp-2m": lambda x, s, n: samplers.dpmpp(mixture, x, s, order=2, noise=n),
+    "dpmpp-3m": lambda x, s, n: samplers.dpmpp(mixture, x, s, order=3, noise=n),
+    "dpmpp-2m-sde": lambda x, s, n: samplers.dpmpp(mixture, x, s, order=2, noise=n, eta=1),
+    "dpmpp-3m-sde": lambda x, s, n: samplers.dpmpp(mixture, x, s, order=3, noise=n, eta=1),
     "ipndm": lambda x, s, n: samplers.ipndm(mixture, x, s),
 }
 

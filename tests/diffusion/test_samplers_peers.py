@@ -18,6 +18,7 @@ from torch import Tensor
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
+from ddpm_cli.core.diffusion.thresholding import thresholded
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of diffusers' own imports
@@ -118,9 +119,10 @@ def start(x_t: Tensor) -> Tensor:
     return x_t * LINEAR.prior_std(float(TRAILING[0]))
 
 
+@pytest.mark.parametrize("unclipped", [False, True])
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_ddim(eta: float, draws: list[Tensor]) -> None:
-    """The noise's direction is that of the clipped x0, as we always take it."""
+def test_ddim(eta: float, unclipped: bool, draws: list[Tensor]) -> None:
+    """The noise's direction is that of the clipped x0, or the network's (diffusers' default)."""
     scheduler = DDIMScheduler(
         **BETAS, timestep_spacing="trailing", clip_sample=True, set_alpha_to_one=True
     )
@@ -129,11 +131,36 @@ def test_ddim(eta: float, draws: list[Tensor]) -> None:
     for t in scheduler.timesteps:
         noise = next(queue) if t > 1000 // STEPS else torch.zeros_like(x)  # we end without
         x = scheduler.step(
-            network(x, t[None]), t, x, eta=eta, use_clipped_model_output=True, variance_noise=noise
+            network(x, t[None]),
+            t,
+            x,
+            eta=eta,
+            use_clipped_model_output=not unclipped,
+            variance_noise=noise,
         ).prev_sample
     queue = iter(draws)
-    steps = samplers.ddim(clipped, start(draws[-1]), TRAILING, eta=eta, noise=lambda: next(queue))
+    steps = samplers.ddim(
+        thresholded(OURS.predict, "static"),
+        start(draws[-1]),
+        TRAILING,
+        eta=eta,
+        noise=lambda: next(queue),
+        unclipped_eps=unclipped,
+    )
     torch.testing.assert_close(last(steps), x, **CLOSE)
+
+
+def test_ddim_that_ends_at_the_smallest_level(draws: list[Tensor]) -> None:
+    """Their state at timestep 0 is sqrt(abar) of ours."""
+    scheduler = DDIMScheduler(
+        **BETAS, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False
+    )
+    scheduler.set_timesteps(STEPS)
+    smallest = float(LINEAR.sigma[0])
+    levels = grids.sigmas(LINEAR, STEPS, "trailing", final=smallest)
+    steps = samplers.ddim(OURS.predict, start(draws[-1]), levels, eta=0, noise=lambda: draws[0])
+    ours = last(steps) / LINEAR.prior_std(smallest)
+    torch.testing.assert_close(ours, theirs_vp(scheduler, draws[-1]), **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +247,55 @@ def test_ode_solvers(name: str, draws: list[Tensor]) -> None:
     torch.testing.assert_close(last(ours(x, TRAILING)), theirs_ve(scheduler, x), **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["dpmpp-2m"])
-def test_dpm_solver(name: str, draws: list[Tensor]) -> None:
-    """Their state is DDPM's; both end with a step of order 1."""
-    scheduler = DPMSolverMultistepScheduler(
+def dpm_solver(order: int, **settings: Any) -> Any:
+    """Their multistep solver; its state is DDPM's."""
+    return DPMSolverMultistepScheduler(
         **BETAS,
         timestep_spacing="trailing",
-        solver_order=2,
-        algorithm_type="dpmsolver++",
+        solver_order=order,
         solver_type="midpoint",
-        final_sigmas_type="zero",
-        lower_order_final=True,
-        euler_at_final=False,
+        **{"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"} | settings,
     )
-    scheduler.set_timesteps(STEPS)
-    steps = samplers.dpmpp_2m(OURS, start(draws[-1]), TRAILING)
+
+
+@pytest.mark.parametrize("count", [8, 20])  # with less than 15 steps the last are of lower order
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpm_solver(order: int, count: int, draws: list[Tensor]) -> None:
+    scheduler = dpm_solver(order)
+    scheduler.set_timesteps(count)
+    levels = grids.sigmas(LINEAR, count, "trailing")
+    steps = samplers.dpmpp(OURS, start(draws[-1]), levels, order=order, noise=lambda: draws[0])
     torch.testing.assert_close(last(steps), theirs_vp(scheduler, draws[-1]), **CLOSE)
+
+
+def test_dpm_solver_of_the_sde(draws: list[Tensor]) -> None:
+    scheduler = dpm_solver(2, algorithm_type="sde-dpmsolver++")
+    scheduler.set_timesteps(STEPS)
+    x = draws[-1]
+    for t, noise in zip(scheduler.timesteps, draws, strict=False):
+        x = scheduler.step(network(x, t[None]), t, x, variance_noise=noise).prev_sample
+    queue = iter(draws)
+    steps = samplers.dpmpp(
+        OURS, start(draws[-1]), TRAILING, order=2, eta=1, noise=lambda: next(queue)
+    )
+    torch.testing.assert_close(last(steps), x, **CLOSE)
+
+
+@pytest.mark.parametrize("chosen", [[999, 700, 400, 100, 20], [900, 100]])
+def test_dpm_solver_at_given_timesteps(chosen: list[int], draws: list[Tensor]) -> None:
+    scheduler = dpm_solver(2)
+    scheduler.set_timesteps(timesteps=chosen)
+    levels = grids.ending_at(0.0, grids.at_timesteps(LINEAR, chosen))
+    x = draws[-1] * LINEAR.prior_std(float(levels[0]))
+    steps = samplers.dpmpp(OURS, x, levels, order=2, noise=lambda: x)
+    torch.testing.assert_close(last(steps), theirs_vp(scheduler, draws[-1]), **CLOSE)
+
+
+def test_dpm_solver_that_ends_at_the_smallest_level(draws: list[Tensor]) -> None:
+    scheduler = dpm_solver(2, final_sigmas_type="sigma_min")
+    scheduler.set_timesteps(STEPS)
+    smallest = float(LINEAR.sigma[0])
+    levels = grids.sigmas(LINEAR, STEPS, "trailing", final=smallest)
+    steps = samplers.dpmpp(OURS, start(draws[-1]), levels, order=2, noise=lambda: draws[0])
+    ours = last(steps) / LINEAR.prior_std(smallest)
+    torch.testing.assert_close(ours, theirs_vp(scheduler, draws[-1]), **CLOSE)

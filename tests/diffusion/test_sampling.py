@@ -18,12 +18,13 @@ from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import (
+    ODE_SOLVERS,
     SAMPLERS,
+    SDE_SOLVERS,
     SPACINGS,
     THRESHOLDS,
     VARIANCES,
     Sampling,
-    default_spacing,
 )
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.seeds import ImageNoise
@@ -80,9 +81,13 @@ def valid_settings() -> st.SearchStrategy[dict[str, Any]]:
     """Any combination that is valid."""
 
     def fit(chosen: dict[str, Any]) -> dict[str, Any]:
-        if chosen["sampler"] not in ("ddim", "ddpm"):
+        if chosen["sampler"] in ODE_SOLVERS:
             chosen["eta"] = 0.0
-        elif chosen["sampler"] == "ddpm":
+        if chosen["sampler"] in SDE_SOLVERS:
+            chosen["variance"] = "fixed-small"
+        if chosen["sampler"] != "ddim" or chosen["threshold"] == "none":
+            chosen["unclipped_eps"] = False
+        if chosen["sampler"] == "ddpm":
             chosen["eta"] = 1.0
         if chosen["sampler"] != "heun":
             chosen["s_churn"] = 0.0
@@ -105,6 +110,7 @@ def valid_settings() -> st.SearchStrategy[dict[str, Any]]:
             "guidance_interval": st.sampled_from([(0.0, math.inf), (0.2, 4.0)]),
             "guidance_rescale": st.sampled_from([0.0, 0.7]),
             "s_churn": st.sampled_from([0.0, 10.0, 1e6]),
+            "unclipped_eps": st.booleans(),
         }
     ).map(fit)
 
@@ -193,7 +199,7 @@ def test_every_sampler_ends_at_the_smallest_level_if_asked_to(name: str) -> None
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_all_of_the_timesteps(name: str, schedule: str) -> None:
-    chosen = Sampling(1000, eta=float(name == "ddpm"), sampler=name, spacing=default_spacing(name))
+    chosen = Sampling(1000, sampler=name)
     expected = 1999 if name == "heun" else 1000
     assert sample_two(chosen, SCHEDULES[schedule, 1000], "eps", ImageNoise) == expected
 
@@ -206,7 +212,7 @@ def test_all_of_the_timesteps(name: str, schedule: str) -> None:
         (Sampling(50, guidance=3), 100),
         (Sampling(18, sampler="heun", spacing="karras"), 35),
         (Sampling(18, sampler="heun", spacing="karras", guidance=2), 70),
-        (Sampling(10, sampler="dpmpp-2m"), 10),
+        (Sampling(10, sampler="dpmpp-3m-sde"), 10),
         (Sampling(10, sampler="ipndm"), 10),
         # Guided at timesteps 999 and 499 alone.
         (Sampling(4, guidance=3, guidance_interval=(2.0, 10.0)), 5),
@@ -266,6 +272,10 @@ def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
         ({"sampler": "ddpm", "eta": 0.0}, "--sampler ddpm is --eta 1"),
         ({"sampler": "heun", "eta": 0.5}, "--sampler heun takes no --eta"),
         ({"variance": "fixed-large"}, "none at --eta 0"),
+        ({"sampler": "dpmpp-2m", "eta": 0.5}, "--sampler dpmpp-2m takes no --eta"),
+        ({"sampler": "dpmpp-2m-sde", "variance": "learned"}, "takes no --variance"),
+        ({"sampler": "ddpm", "unclipped_eps": True}, "takes no --unclipped-eps"),
+        ({"threshold": "none", "unclipped_eps": True}, "no meaning with --threshold none"),
         ({"s_churn": 1.0}, "--sampler ddim takes no --s-churn"),
         ({"sampler": "heun", "s_max": 50.0}, "without --s-churn"),
         ({"guidance_interval": (0.3, 5.0)}, "no meaning at --guidance 1"),

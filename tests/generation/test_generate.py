@@ -270,7 +270,7 @@ def test_invalid_requests() -> None:
         ("--sampler euler --spacing exponential", 3),
         ("--timesteps 90,60,5 --final-sigma sigma-min", 3),
         ("--sampler dpmpp-2m --sigmas 2,1.5,0.1", 3),
-        ("--sections 2,1 --eta 0.3", 3),
+        ("--sections 2,1 --sampler dpmpp-2m-sde --eta 0.3", 3),
         ("--sampler heun --s-churn 2 --s-min 0.1 --s-max 50 --s-noise 1.01", 5),
         ("--sampler dpmpp-2m --guidance 3 --guidance-rescale 0.7 --threshold dynamic", 6),
         ("--sampler ipndm --guidance 3 --guidance-interval 0.1,10", 4),
@@ -295,6 +295,14 @@ def test_every_option_works_and_is_recorded(
     film = ddpm("gif", "-n", 2, "--steps", 3, *arguments, "--out", "film.gif", "--json")
     assert film.json()["sampler"] == recorded["sampler"]
     assert film.json()["sigmas"] == recorded["sigmas"]
+
+
+def test_the_networks_own_noise(ddpm: Callable[..., Result], model: Model) -> None:
+    call = ("sample", "-n", 2, "--steps", 3, "--json", "--out")
+    assert ddpm(*call, "clipped").json()["unclipped_eps"] is False
+    assert ddpm(*call, "own", "--unclipped-eps").json()["unclipped_eps"] is True
+    one, other = (Path(folder, "000000.png").read_bytes() for folder in ("clipped", "own"))
+    assert one != other
 
 
 def test_a_variance_that_was_not_learned(ddpm: Callable[..., Result], model: Model) -> None:

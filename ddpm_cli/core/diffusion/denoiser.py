@@ -84,6 +84,7 @@ class Prediction(NamedTuple):
     # Interpolates log variance between its smallest (0) and largest (1) value, (B, C, H, W) (Nichol
     # & Dhariwal 2021, equation 15); None without a learned variance.
     variance_fraction: Tensor | None = None
+    unclipped: Tensor | None = None  # x0 before it was thresholded, where it was
 
 
 class Denoiser:

@@ -26,7 +26,7 @@ def guided(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Pred
             return denoiser.predict(x, sigma, condition)
         if sampling.guidance == 0:
             return denoiser.predict(x, sigma, both.select(slice(len(x), None)))
-        x0, fraction = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
+        x0, fraction, _ = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
         conditional, unconditional = x0.chunk(2)
         mixed = unconditional + sampling.guidance * (conditional - unconditional)
         if sampling.guidance_rescale:

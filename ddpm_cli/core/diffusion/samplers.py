@@ -38,18 +38,21 @@ def ddim(
     eta: float,
     noise: Callable[[], Tensor],
     variance: str = "fixed-small",
+    unclipped_eps: bool = False,
 ) -> Iterator[SamplerStep]:
     """DDIM (Song et al. 2021, equation 12) in x = x0 + sigma n.
 
     eta 0 is the deterministic DDIM, which is Euler's method on the probability flow ODE; eta 1 is
     DDPM's ancestral sampling. The variance of the fresh noise does not change the coefficient of
     the predicted noise, which eta alone sets: as in improved DDPM, only the posterior's mean is
-    fixed.
+    fixed. The predicted noise is that of the thresholded x0 (Ho et al., improved DDPM), or with
+    unclipped_eps the network's own (diffusers' DDIM).
     """
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
-        x0, fraction = predict(x, sigmas[i].expand(len(x)))
+        x0, fraction, unclipped = predict(x, sigmas[i].expand(len(x)))
+        noiseless = unclipped if unclipped_eps and unclipped is not None else x0
         sigma_up, sigma_down = ancestral_split(sigma, sigma_next, eta)
-        x = x0 + (sigma_down / sigma) * (x - x0)
+        x = x0 + (sigma_down / sigma) * (x - noiseless)
         if sigma_up > 0:
             x = x + eta * posterior_std(sigma, sigma_next, variance, fraction) * noise()
         yield SamplerStep(i, sigma, sigma_next, x, x0)
@@ -112,19 +115,53 @@ def heun(
         yield SamplerStep(i, sigma, sigma_next, x, x0)
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x0 is extrapolated in log sigma.
+def dpmpp(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    order: int,
+    noise: Callable[[], Tensor],
+    eta: float = 0.0,
+) -> Iterator[SamplerStep]:
+    """DPM-Solver++ of order 2 or 3, multistep (Lu et al. 2022): x0 is extrapolated in log sigma.
 
-    Order 2 with one evaluation per step. The first and the last step are of order 1.
+    One evaluation per step. eta > 0 adds noise: 1 solves the reverse SDE (their appendix D.3), and
+    values between as k-diffusion. The first steps are of lower order, with less than 15 steps the
+    last ones too; a step to 0 ends at x0 = D.
     """
-    x0_last, h_last = x, math.inf  # with h_last infinite the first step does not extrapolate
+    steps = len(sigmas) - 1
+    past: list[tuple[Tensor, float]] = []  # x0 and the step from it in log sigma, newest first
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
         x0 = denoise(x, sigmas[i].expand(len(x)))
-        h = math.log(sigma / sigma_next) if sigma_next > 0 else 0.0
-        extrapolated = x0 + h / (2 * h_last) * (x0 - x0_last)
-        x = extrapolated + (sigma_next / sigma) * (x - extrapolated)
-        x0_last, h_last = x0, h
+        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
+        possible = min(order, steps - i) if steps < 15 else order
+        mean_x0 = _mean_x0(x0, past[: possible - 1], h, eta) if sigma_next > 0 else x0
+        x = mean_x0 + (sigma_next / sigma) ** (1 + eta) * (x - mean_x0)
+        if eta > 0 and sigma_next > 0:
+            x = x + sigma_next * math.sqrt(1 - (sigma_next / sigma) ** (2 * eta)) * noise()
+        past = [(x0, h), *past][: order - 1]
         yield SamplerStep(i, sigma, sigma_next, x, x0)
+
+
+def _mean_x0(x0: Tensor, past: list[tuple[Tensor, float]], h: float, eta: float) -> Tensor:
+    """The mean of x0 over a step h in log sigma, extrapolated from earlier ones.
+
+    With two it is as in the authors' code, whose curvature is half of the Taylor series'.
+    """
+    if not past:
+        return x0
+    (x0_last, h_last), *older = past
+    if not older:
+        return x0 + h / (2 * h_last) * (x0 - x0_last)
+    x0_older, h_older = older[0]
+    slope = (x0 - x0_last) / h_last
+    curvature = (slope - (x0_last - x0_older) / h_older) / (h_last + h_older)
+    slope = slope + h_last * curvature
+    decay = (1 + eta) * h
+    kept = -math.expm1(-decay)
+    phi = 1 - kept / decay
+    return x0 + phi / kept * h * slope + (1 / 2 - phi / decay) / kept * h**2 * curvature
 
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12))

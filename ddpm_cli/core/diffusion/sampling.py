@@ -14,9 +14,11 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.diffusion.settings import SOLVERS, Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
 from ddpm_cli.core.runtime.seeds import ImageNoise
+
+_DPMPP_ORDERS = {"dpmpp-2m": 2, "dpmpp-3m": 3, "dpmpp-2m-sde": 2, "dpmpp-3m-sde": 3}
 
 
 @torch.inference_mode()
@@ -46,7 +48,7 @@ def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
         return grids.ending_at(final, grids.at_sigmas(schedule, sampling.sigmas))
     if sampling.sections:
         return grids.ending_at(final, grids.in_sections(schedule, sampling.sections))
-    largest = grids.ODE_SIGMA_MAX if sampling.solves_ode else math.inf
+    largest = grids.ODE_SIGMA_MAX if sampling.sampler in SOLVERS else math.inf
     steps = sampling.with_default_steps(len(schedule)).steps
     return grids.sigmas(schedule, steps, sampling.spacing, largest, final)
 
@@ -83,11 +85,19 @@ def _steps(
             s_max=sampling.s_max,
             s_noise=sampling.s_noise,
         )
-    if sampling.sampler == "dpmpp-2m":
-        return samplers.dpmpp_2m(denoise, x, sigmas)
+    if sampling.sampler in _DPMPP_ORDERS:
+        order = _DPMPP_ORDERS[sampling.sampler]
+        return samplers.dpmpp(denoise, x, sigmas, order=order, noise=noise, eta=sampling.eta)
     if sampling.sampler == "ipndm":
         return samplers.ipndm(denoise, x, sigmas)
     if sampling.sampler in ("ddim", "ddpm", "euler"):  # which differ by eta
-        eta, variance = sampling.eta, sampling.variance
-        return samplers.ddim(predict, x, sigmas, eta=eta, noise=noise, variance=variance)
+        return samplers.ddim(
+            predict,
+            x,
+            sigmas,
+            eta=sampling.eta,
+            noise=noise,
+            variance=sampling.variance,
+            unclipped_eps=sampling.unclipped_eps,
+        )
     raise NotImplementedError(sampling.sampler)

@@ -21,8 +21,10 @@ from ddpm_cli.core.config.fields import (
 )
 from ddpm_cli.core.errors import UsageError
 
-ODE_SOLVERS = ("euler", "heun", "dpmpp-2m", "ipndm")  # of the probability flow ODE
-SAMPLERS = ("ddim", "ddpm", *ODE_SOLVERS)
+ODE_SOLVERS = ("euler", "heun", "dpmpp-2m", "dpmpp-3m", "ipndm")  # of the probability flow ODE
+SDE_SOLVERS = ("dpmpp-2m-sde", "dpmpp-3m-sde")  # of the reverse SDE
+SOLVERS = (*ODE_SOLVERS, *SDE_SOLVERS)
+SAMPLERS = ("ddim", "ddpm", *SOLVERS)
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "beta", "karras", "exponential")
 FINAL_SIGMAS = ("zero", "sigma-min")
 VARIANCES = ("fixed-small", "fixed-large", "learned")
@@ -83,7 +85,7 @@ class Sampling(Settings):
         None,
         "Noise added in each step: 0 is DDIM, 1 is DDPM's ancestral sampling.",
         panel=_PANEL,
-        default_text="0 for ddim, 1 for ddpm",
+        default_text="0 for ddim, 1 for ddpm and the SDE's solvers",
     )
     guidance: float = setting(
         1.0,
@@ -98,7 +100,7 @@ class Sampling(Settings):
         "leading, linspace, quadratic (dense where there is little noise), beta (dense at both "
         "ends), or, from 80 at most, karras (EDM's rho 7) or exponential (even in log sigma).",
         panel=_PANEL,
-        default_text="trailing; karras for euler, heun, dpmpp-2m, ipndm",
+        default_text="trailing for ddim and ddpm, else karras",
         check=choice(*SPACINGS),
     )
     timesteps: tuple[int, ...] = setting(
@@ -131,8 +133,8 @@ class Sampling(Settings):
     )
     sampler: str = setting(
         "ddim",
-        "ddim or ddpm (the same as --eta 1); or, to solve the probability flow ODE from a noise "
-        f"level of 80 at most: {choices(ODE_SOLVERS)}.",
+        "ddim or ddpm (the same as --eta 1); or solvers, from a noise level of 80 at most: of the "
+        f"probability flow ODE {choices(ODE_SOLVERS)}; of the reverse SDE {choices(SDE_SOLVERS)}.",
         panel=_PANEL,
         check=choice(*SAMPLERS),
     )
@@ -142,6 +144,13 @@ class Sampling(Settings):
         "learned, for models that learned one.",
         panel=_PANEL,
         check=choice(*VARIANCES),
+    )
+    unclipped_eps: bool = setting(
+        False,
+        "ddim's direction from the network's own noise, as diffusers' DDIM by default, not from "
+        "that of the thresholded x0.",
+        panel=_PANEL,
+        option="--unclipped-eps",
     )
     s_churn: float = setting(
         0.0,
@@ -181,7 +190,7 @@ class Sampling(Settings):
             object.__setattr__(self, "sigmas", self.sigmas[:-1])
         chosen = self._chosen_steps()
         for name, value in (
-            ("eta", float(self.sampler == "ddpm")),
+            ("eta", float(self.sampler in ("ddpm", *SDE_SOLVERS))),
             ("spacing", None if chosen else default_spacing(self.sampler)),
             ("steps", sum(chosen.values()) or None),
         ):
@@ -190,11 +199,6 @@ class Sampling(Settings):
         super().__post_init__()
         self._check_ranges()
         self._check_fit()
-
-    @property
-    def solves_ode(self) -> bool:
-        """Whether the sampler is a solver of the probability flow ODE."""
-        return self.sampler in ODE_SOLVERS
 
     def with_default_steps(self, timesteps: int) -> Sampling:
         """These settings with `steps` set, for a model of so many timesteps."""
@@ -257,8 +261,20 @@ class Sampling(Settings):
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
             ),
             (
-                self.solves_ode and self.eta != 0,
+                self.sampler in ODE_SOLVERS and self.eta != 0,
                 f"--sampler {self.sampler} takes no --eta; use --sampler ddim",
+            ),
+            (
+                self.sampler in SDE_SOLVERS and self.variance != "fixed-small",
+                f"--sampler {self.sampler} takes no --variance; use --sampler ddpm or ddim",
+            ),
+            (
+                self.unclipped_eps and self.sampler != "ddim",
+                f"--sampler {self.sampler} takes no --unclipped-eps; use --sampler ddim",
+            ),
+            (
+                self.unclipped_eps and self.threshold == "none",
+                "--unclipped-eps has no meaning with --threshold none, which clips nothing",
             ),
             (
                 self.eta == 0 and self.variance != "fixed-small",
@@ -288,7 +304,7 @@ class Sampling(Settings):
 
 def default_spacing(sampler: str) -> str:
     """The default spacing of a sampler."""
-    return "karras" if sampler in ODE_SOLVERS else "trailing"
+    return "karras" if sampler in SOLVERS else "trailing"
 
 
 def _plain(value: Any) -> Any:

@@ -20,8 +20,8 @@ def thresholded(predict: Predict, method: str) -> Predict:
     threshold = _dynamic if method == "dynamic" else _static
 
     def bounded(x: Tensor, sigma: Tensor) -> Prediction:
-        x0, fraction = predict(x, sigma)
-        return Prediction(threshold(x0), fraction)
+        x0, fraction, _ = predict(x, sigma)
+        return Prediction(threshold(x0), fraction, x0)
 
     return bounded
 
