@@ -206,6 +206,35 @@ def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     assert "statistics given as REAL do not say which protocol" in result.notices()[0]
 
 
+def test_fid_below_its_floor_says_why(tmp_path: Path) -> None:
+    real, new = write(tmp_path / "r.npz", 80, 0, 32), write(tmp_path / "n.npz", 40, 1, 32)
+
+    def notices(fake: Path) -> list[str]:
+        requested = RequestedMetrics(frozenset({"fid"}), spread=False, floor=True, cache=False)
+        report, _ = evaluate(images(real), images(fake), extractor(), requested, Silent())
+        assert report.fid is not None
+        assert report.fid_floor is not None
+        assert (report.fid < report.fid_floor) == bool(report.notices())
+        return report.notices()
+
+    (notice,) = notices(new)  # as good as real, against twice as many as the floor
+    assert "below its floor, which is of 40 real images against 40 others" in notice
+    assert "where FID is of 40 against 80" in notice
+    assert "copies" not in notice
+    (notice,) = notices(real)
+    assert "of 80 against 80" in notice
+    assert "FAKE may hold images of REAL, or copies" in notice
+    assert notices(write(tmp_path / "dark.npz", 40, 1, 32, bright=40)) == []
+
+
+def test_a_floor_needs_two_halves_of_two(tmp_path: Path) -> None:
+    real, unused = write(tmp_path / "r.npz", 3, 0, 32), extractor()
+    requested = RequestedMetrics(frozenset({"fid"}), spread=False, floor=True, cache=False)
+    with pytest.raises(DdpmError, match="--floor needs at least 4 images in REAL, which holds 3"):
+        evaluate(images(real), images(real), unused, requested, Silent())
+    assert unused.network.batches == []
+
+
 def test_few_images_bring_a_notice(tmp_path: Path) -> None:
     real, fake = write(tmp_path / "r.npz", 30, 0, 32), write(tmp_path / "f.npz", 11, 1, 32)
     recorder = Recorder()

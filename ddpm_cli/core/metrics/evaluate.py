@@ -89,8 +89,11 @@ def evaluate(
     """
     for value, name in ((real, "REAL"), (fake, "FAKE")):
         _check_enough(value, name, extractor)
-    if requested.floor and isinstance(real, Statistics):
-        raise UsageError("--floor needs the images of REAL, not their statistics")
+    if requested.floor:
+        if isinstance(real, Statistics):
+            raise UsageError("--floor needs the images of REAL, not their statistics")
+        if len(real) < 4:
+            raise DdpmError(f"--floor needs at least 4 images in REAL, which holds {len(real)}")
     _check_comparable(real, fake, extractor)
     both = any("REAL" in NEEDS_IMAGES[name] for name in requested.metrics)
     keep_real = Keep(features=both or requested.floor)

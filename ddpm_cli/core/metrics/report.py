@@ -64,7 +64,12 @@ class Report:
 
     def notices(self) -> list[str]:
         """What biases the scores, or could not be verified: a sentence each."""
-        return [*self._unknown_origins(), *self._few_images(), *self._unlike_images()]
+        return [
+            *self._unknown_origins(),
+            *self._few_images(),
+            *self._below_the_floor(),
+            *self._unlike_images(),
+        ]
 
     def _unknown_origins(self) -> Iterator[str]:
         for name in self.unknown_origin:
@@ -82,6 +87,21 @@ class Report:
                 "the covariance is rank-deficient and FID is biased upward; compare it with FID at "
                 "the same n alone" + ("" if self.kid is None else ", or look at KID, which is not")
             )
+
+    def _below_the_floor(self) -> Iterator[str]:
+        """Why FID is less than its floor: the floor is of fewer images, or FAKE holds REAL's."""
+        n = self.fid_floor_n
+        if self.fid is None or self.fid_floor is None or not n or self.fid >= self.fid_floor:
+            return
+        n_real, n_fake = self.n_real or n, self.n_fake or n
+        # FID's bias falls about as 1/n of each side (Chong and Forsyth 2020)
+        expected = self.fid_floor * (n / n_real + n / n_fake) / 2
+        copies = "; FAKE may hold images of REAL, or copies" if self.fid < expected / 2 else ""
+        yield (
+            f"{self.prefix}FID is below its floor, which is of {n} real images against {n} others "
+            f"where FID is of {n_fake} against {n_real}: at that size unlike images as good as "
+            f"real have about {expected:.4f}{copies}"
+        )
 
     def _unlike_images(self) -> Iterator[str]:
         """File formats and sizes that move the scores, whatever the images show."""

@@ -38,7 +38,8 @@ def fid_floor(real: FeatureStore, n: int) -> tuple[float, int]:
     """FID of real images against other real images: (FID, images in each subset).
 
     The subsets are disjoint and random, of n images each, or of half of all where there are fewer
-    than 2 n. No generator can be expected to score less at this sample size.
+    than 2 n. A generator cannot be expected to score less against n real images; against more of
+    them the bias is smaller, so it may.
     """
     n = min(n, len(real) // 2)
     order = shuffled(len(real))
