@@ -103,6 +103,24 @@ def test_a_run_has_the_score_of_the_images_that_sample_writes(
     assert score(photos, "run", "-n", 10, "--steps", 3)["fid"] == pytest.approx(files["fid"], 1e-5)
 
 
+def test_the_inception_score_of_a_run_is_that_of_the_images_drawn_from_it(
+    ddpm: Run, train_tiny: Run, trained: Path, photos: Path
+) -> None:
+    assert train_tiny("--out", "run").code == 0
+    options = ("--features", trained, "--splits", 2, "--json")
+    drawn = ddpm("inception-score", "run", "-n", 10, "--steps", 3, *options)
+    assert drawn.code == 0, drawn.err
+    assert "sampling 10 images: ddim, 3 steps" in drawn.err
+    assert (drawn.json()["n"], drawn.json()["images"]) == (10, "drawn 8x8")
+    assert drawn.json()["sampled"]["steps"] == 3
+    assert ddpm("sample", "run", "-n", 10, "--steps", 3, "--out", "drawn").code == 0
+    files = ddpm("inception-score", "drawn", *options).json()
+    assert files["n"] == 10
+    assert drawn.json()["mean"] == pytest.approx(files["mean"], 1e-5)
+    refused = ddpm("inception-score", photos, "-n", 10, *options)
+    assert (refused.code, "are for sampling from a run" in refused.err) == (2, True)
+
+
 def test_features_are_cached_by_image_content(
     ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,15 +47,7 @@ def fid(
     weights: scoring.Weights = None,
     protocol: scoring.Protocol = None,
     features: scoring.Features = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "-n",
-            min=2,
-            help="Images to sample where FAKE is a run.",
-            show_default="5000, or as many as --class and --prompts say",
-        ),
-    ] = None,
+    count: scoring.Count = None,
     *,
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
@@ -86,7 +78,6 @@ def fid(
     """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.generation.run_images import RunImages
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
@@ -96,18 +87,15 @@ def fid(
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     allow_pixels(max_pixels)
-    reporter, sampling_settings = console.reporter(), sampling.sampling
+    reporter = console.reporter()
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    fake_is_run = is_run_or_weights(fake)
-    defaults = (None, conditioning.ConditionOptions(), 0, common.SamplingOptions())
-    if not fake_is_run and (count, conditions, seed, sampling) != defaults:
-        raise UsageError(f"-n, --steps and the like are for sampling from a run; {fake} is none")
+    run = scoring.run_to_sample(fake, count, seed, conditions, sampling, precision)
     real_input = open_input(real, skip_bad, reporter)
-    fake_input = None if fake_is_run else open_input(fake, skip_bad, reporter)
+    fake_input = None if run else open_input(fake, skip_bad, reporter)
     no_images = isinstance(real_input, Statistics) and isinstance(fake_input, Statistics)
     if no_images and extractor_settings != ExtractorSettings(batch=batch):
         raise UsageError(
@@ -122,10 +110,8 @@ def fid(
             claim = new_file(save_real, "--save-real", overwrite=overwrite)
             distributed.broadcast_from_rank0(lambda: str(stack.enter_context(claim)))
         if fake_input is None:
-            request = RunImages(
-                Path(fake), count, seed, conditions.request, sampling_settings, precision
-            )
-            fake_input = request.open(batch, chosen, reporter)
+            assert run is not None, "without images there is a run"
+            fake_input = run.open(batch, chosen, reporter)
         requested = RequestedMetrics.parse(
             metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
         )

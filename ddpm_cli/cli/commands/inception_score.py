@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli import console
-from ddpm_cli.cli.options import common, scoring
+from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
@@ -18,8 +18,8 @@ def inception_score(
     images: Annotated[
         str,
         typer.Argument(
-            help="Folder (searched at any depth), .zip, image .npz (arr_0) or data set "
-            "(cifar10:test)."
+            help="Folder (searched at any depth), .zip, image .npz (arr_0), data set "
+            "(cifar10:test), or a run to sample from."
         ),
     ],
     weights: scoring.Weights = None,
@@ -29,6 +29,11 @@ def inception_score(
         int,
         typer.Option(min=1, help="Splits, each scored by itself; papers use 10 of 5,000 images."),
     ] = 10,
+    count: scoring.Count = None,
+    *,
+    conditions: conditioning.ConditionOptions,
+    sampling: common.SamplingOptions,
+    seed: common.Seed = 0,
     batch: scoring.Batch = 64,
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
@@ -49,13 +54,17 @@ def inception_score(
     allow_pixels(max_pixels)
     reporter = console.reporter()
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
-    image_set = open_input(images, skip_bad, reporter)
+    run = scoring.run_to_sample(images, count, seed, conditions, sampling, precision)
+    image_set = None if run else open_input(images, skip_bad, reporter)
     if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
     if processes.launch_if_needed(nproc, device, console.reporter()):
         return
     with distributed.process_group(chosen):
+        if image_set is None:
+            assert run is not None, "without images there is a run"
+            image_set = run.open(batch, chosen, reporter)
         extractor = extractor_settings.load(chosen, reporter)
         result = evaluate_inception_score(image_set, extractor, splits, reporter)
     document = result.document() | {"provenance": provenance.gather(chosen)}

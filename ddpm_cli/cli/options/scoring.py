@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_cli.cli.options.common import SamplingOptions
+from ddpm_cli.cli.options.conditioning import ConditionOptions
+
 if TYPE_CHECKING:
-    pass
+    from ddpm_cli.core.generation.run_images import RunImages
 
-_PANEL = "Scores"
 
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        min=2,
+        help="Images to sample from a run.",
+        show_default="5000, or as many as --class and --prompts say",
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -44,3 +55,27 @@ Precision = Annotated[
         "itself."
     ),
 ]
+
+
+def run_to_sample(
+    spec: str,
+    count: int | None,
+    seed: int,
+    conditions: ConditionOptions,
+    sampling: SamplingOptions,
+    precision: str,
+) -> RunImages | None:
+    """The images of a run to score where `spec` names one; None for any other input.
+
+    Raises UsageError for options of sampling where there is no run.
+    """
+    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.generation.run_images import RunImages
+    from ddpm_cli.core.runtime.run_directory import is_run_or_weights
+
+    if is_run_or_weights(spec):
+        request = conditions.request
+        return RunImages(Path(spec), count, seed, request, sampling.sampling, precision)
+    if (count, conditions, seed, sampling) != (None, ConditionOptions(), 0, SamplingOptions()):
+        raise UsageError(f"-n, --steps and the like are for sampling from a run; {spec} is none")
+    return None

@@ -125,7 +125,7 @@ def refuse_previews(folder: Path, read_text: ReadText) -> None:
     ):
         raise DdpmError(
             f"{folder} holds the previews of the run {run.name}, which are grids of images; ddpm "
-            "sample draws images from a run, and fid and inception-score take one as FAKE"
+            "sample draws images from a run, as do fid REAL RUN and inception-score RUN"
         )
 
 
@@ -165,7 +165,7 @@ def _sampled_images(
         where = "is a run" if "" in runs else f"holds no images but those of {_listed(runs)}"
         raise DdpmError(
             f"{path} {where}, made by ddpm, and its plots and previews are no images to use; "
-            "ddpm sample draws images from a run, and fid and inception-score take one as FAKE"
+            "ddpm sample draws images from a run, as do fid REAL RUN and inception-score RUN"
         )
     images, unlisted = [], []
     for folder in folders:

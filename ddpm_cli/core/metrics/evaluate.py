@@ -153,6 +153,7 @@ def evaluate_inception_score(
         extractor.origin,
         extractor.protocol.local,
         collected.statistics.images,
+        images.sampled if isinstance(images, GeneratedImages) else None,
     )
 
 

@@ -161,6 +161,7 @@ class InceptionScoreReport:
     origin: FeatureOrigin
     local: bool
     images: str
+    sampled: dict[str, Any] | None = None  # how they were sampled, where they are of a run
 
     def line(self) -> str:
         """The score and its protocol in one line."""
