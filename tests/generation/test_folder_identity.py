@@ -59,6 +59,15 @@ def test_other_weights_of_the_same_path_are_refused(ddpm: Run, run: Path, train_
     assert (replaced.code, replaced.json()["drawn"]) == (0, 2)
 
 
+def test_a_folder_of_a_version_with_fewer_settings_is_completed(ddpm: Run, run: Path) -> None:
+    assert ddpm("sample", run, *QUICK, "--out", "out").code == 0
+    recorded = json.loads(Path("out/sampling.json").read_text())
+    del recorded["sigmas"], recorded["final_sigma"]
+    Path("out/sampling.json").write_text(json.dumps(recorded))
+    Path("out/000001.png").unlink()
+    assert ddpm("sample", run, *QUICK, "--out", "out", "--json").json()["drawn"] == 1
+
+
 @pytest.mark.parametrize("text", ["[]", "3", '"x"', "null", "{", "{}"])
 def test_settings_that_are_no_settings_are_other_files(ddpm: Run, run: Path, text: str) -> None:
     Path("out").mkdir()

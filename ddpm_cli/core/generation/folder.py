@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ddpm_cli.core.data import files
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
@@ -137,7 +138,9 @@ def _read_identity(folder: Path) -> dict[str, Any] | None:
         settings = read_json(folder / _SETTINGS)
     except (OSError, ValueError):
         return None
-    return _identity(settings) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    return _identity(Sampling().document() | settings)  # settings newer than the folder: defaults
 
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
