@@ -351,7 +351,7 @@ def test_rescaled_timesteps_are_the_networks_input(tmp_path: Path) -> None:
         ({"schedule": "edm"}, "schedule 'edm' is unknown"),
         ({"attention_order": "old"}, "legacy, new"),
         ({"null_class": 1}, "has no classes"),
-        ({"heads": 5}, "5 heads"),
+        ({"heads": 5}, "--heads 5 does not divide the 64 channels"),
     ],
 )
 def test_settings_that_a_file_lacks_are_required(

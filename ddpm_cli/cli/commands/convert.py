@@ -115,6 +115,7 @@ def convert(
     ] = None,
     *,
     settings: SourceOptions,
+    overwrite: common.Overwrite = False,
     json: common.Json = False,
 ) -> None:
     """Import weights of diffusers or OpenAI, or export weights to diffusers; without training.
@@ -135,12 +136,12 @@ def convert(
         **asdict(settings) | {"size": settings.size and parse_size(settings.size)}
     )
     if to is None:
-        document = import_weights(source, out, options)
+        document = import_weights(source, out, options, console.reporter(), overwrite=overwrite)
         next_step = f"\nNext: ddpm sample {quote(str(out))}"
     elif to == "diffusers":
         if options != ImportOptions():
             raise UsageError(f"with --to, the options under {_PANEL!r} have no meaning")
-        document = export(find_weights(source), out)
+        document = export(find_weights(source), out, overwrite=overwrite)
         next_step = ""
     else:
         raise UsageError(f"--to {to!r} is unknown; choose diffusers")

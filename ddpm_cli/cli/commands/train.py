@@ -80,6 +80,7 @@ def _train(
     as_json: bool,
 ) -> None:
     """Train in this process, alone or as one of several ranks."""
+    from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed
     from ddpm_cli.core.training import preflight, session
 
@@ -94,8 +95,11 @@ def _train(
             if dry_run:
                 session.load_scoring(request, execution.device, reporter)
                 preflight.load_images(plan, request, execution.device, reporter)
+                obstacle = why_not_exportable(plan.config)
+                reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")
                 ready = "Dry run: everything is in order; nothing was trained."
-                console.result(ready, plan.summary(), as_json)
+                document = plan.summary() | {"no_export_because": obstacle}
+                console.result(ready, document, as_json)
                 return
         summary = session.train(plan, request, execution, reporter, stop)
     closing = _closing(summary)

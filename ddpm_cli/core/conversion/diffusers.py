@@ -28,6 +28,18 @@ _BLOCKS = (
     _Block("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D", False, "res"),
 )
 _MIDDLES = {True: (("res", "attn"), ("res",)), False: (("res",), ("res",))}  # by add_attention
+_ALIKE = "--blocks of as many res in every level, and attn after all of a level's or none"
+_OF_THE_AVERAGE = frozenset(  # bookkeeping that EMAModel.save_pretrained adds to a config.json
+    [
+        "decay",
+        "min_decay",
+        "optimization_step",
+        "update_after_step",
+        "use_ema_warmup",
+        "inv_gamma",
+        "power",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class UNet2DConfig:
     dropout: float = 0.0
     act_fn: str = "silu"
     attention_head_dim: int | None = 8
-    norm_num_groups: int = 32
+    norm_num_groups: int | None = 32
     attn_norm_num_groups: int | None = None
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"
@@ -63,10 +75,19 @@ class UNet2DConfig:
     num_class_embeds: int | None = None
     num_train_timesteps: int | None = None
 
+    @property
+    def is_score_network(self) -> bool:
+        """Whether it is NCSN++ (Song et al. 2021), whose noise levels are Fourier features."""
+        return self.time_embedding_type == "fourier"
+
 
 def read(document: dict[str, Any], where: str) -> UNet2DConfig:
     """Read a config.json. Raises DdpmError for unknown settings."""
-    settings = {name: value for name, value in document.items() if not name.startswith("_")}
+    settings = {
+        name: value
+        for name, value in document.items()
+        if not name.startswith("_") and name not in _OF_THE_AVERAGE
+    }
     if isinstance(settings.get("sample_size"), int):
         settings["sample_size"] = [settings["sample_size"]] * 2
     return from_dict(UNet2DConfig, settings, where)
@@ -125,7 +146,9 @@ def from_network(network: UNet) -> UNet2DConfig:
     levels = ours.levels
     attention = [_attention(level.down, level.up) for level in levels]
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    groups = _shared("groups of normalisation", {norm.num_groups for norm in norms})
+    norm_groups = {norm.num_groups for norm in norms}  # powers of 2: the least divides all widths
+    fix = f"groups {min(norm_groups)} in --config"
+    groups = _shared("groups of normalisation", fix, norm_groups)
     classes = len(ours.classes) + ours.null_class
     resample_type = {"conv": "conv", "res": "resnet"}[ours.resample]
     return UNet2DConfig(
@@ -138,7 +161,7 @@ def from_network(network: UNet) -> UNet2DConfig:
         down_block_types=tuple(_block_type(down, ours).down for down, _ in attention),
         up_block_types=tuple(_block_type(up, ours).up for _, up in reversed(attention)),
         block_out_channels=tuple(level.width for level in levels),
-        layers_per_block=_shared("res blocks", {len(level.down) for level in levels}),
+        layers_per_block=_shared("res blocks", _ALIKE, {len(level.down) for level in levels}),
         downsample_padding=1 if ours.padding == "around" else 0,
         downsample_type=resample_type,
         upsample_type=resample_type,
@@ -156,7 +179,7 @@ def from_network(network: UNet) -> UNet2DConfig:
 def _check_import(c: UNet2DConfig) -> None:
     """Raise DdpmError for a setting that our U-Net does not support, by its name."""
     scaled = c.resnet_time_scale_shift == "scale_shift"
-    widths = c.block_out_channels
+    widths, groups = c.block_out_channels, c.norm_num_groups
     for name, supported in {
         "center_input_sample": not c.center_input_sample,
         "time_embedding_type": c.time_embedding_type == "positional",
@@ -176,13 +199,32 @@ def _check_import(c: UNet2DConfig) -> None:
         "out_channels": c.out_channels in (c.in_channels, 2 * c.in_channels),
         "block_out_channels": min(widths, default=0) > 0
         and all(width % widths[0] == 0 for width in widths),
+        "norm_num_groups": groups is not None
+        and groups > 0
+        and all(width % groups == 0 for width in widths),
         "down_block_types": len(c.down_block_types) == len(c.block_out_channels),
         "up_block_types": len(c.up_block_types) == len(c.block_out_channels),
     }.items():
         if not supported:
+            kind = " (it is a network of score SDEs, NCSN++)" if c.is_score_network else ""
             raise DdpmError(
-                f"{name} {getattr(c, name)!r} of its config.json has no counterpart in our U-Net"
+                f"{name} {getattr(c, name)!r} of its config.json has no counterpart in our "
+                f"U-Net{kind}"
             )
+    for width in _attention_widths(c) if c.attention_head_dim else ():
+        if width % (c.attention_head_dim or 1):
+            raise DdpmError(
+                f"attention_head_dim {c.attention_head_dim} of its config.json does not divide the "
+                f"{width} channels of a level with attention, which our U-Net needs"
+            )
+
+
+def _attention_widths(c: UNet2DConfig) -> set[int]:
+    """Channels of the levels with attention."""
+    widths, up = c.block_out_channels, reversed(_up(c))
+    levels = zip(widths, _down(c), up, strict=True)
+    found = {width for width, *blocks in levels if any(block.attention for block in blocks)}
+    return found | ({widths[-1]} if c.add_attention else set())
 
 
 def _down(c: UNet2DConfig) -> list[_Block]:
@@ -220,30 +262,51 @@ def _stages(attention: bool, count: int) -> str:
 
 
 def _check_export(c: NetworkConfig) -> None:
-    for what, present in {
-        "captions": c.text is not None,
-        f"pixels folded by {c.patch}": c.patch > 1,
-        f"attention over patches of {c.attn_patch}": c.attn_patch > 1,
-        f"a class_width of {c.class_width}": c.class_width is not None,
-        "resampling by pooling": c.resample == "pool",
-        "a convolution in a resampler's skip": c.resample_skip,
-        f"a residual sum scaled by {c.skip_scale:g}": c.skip_scale != 1,
-        f"a middle of {c.middle}": c.middle_stages not in _MIDDLES.values(),
-        f"images of {c.size[0]}x{c.size[1]}, which it pads": any(
-            pixels % c.size_multiple for pixels in c.size
+    """Raise DdpmError for all that a UNet2DModel lacks, with the settings to train without it."""
+    multiple = 2 ** (len(c.multipliers) - 1)
+    unsupported = sorted(c.kinds - {"res", "attn"})
+    table = (
+        (c.text is not None, "captions", "--no-captions"),
+        (c.patch > 1, f"pixels folded by {c.patch}", "--patch 1"),
+        (c.attn_patch > 1, f"attention over patches of {c.attn_patch}", "--attn-patch 1"),
+        (c.class_width is not None, f"a class_width of {c.class_width}", "no --class-width"),
+        (c.resample == "pool", "resampling by pooling", "--resample conv or res"),
+        (c.resample_skip, "a convolution in a resampler's skip", "resample_skip false in --config"),
+        (
+            c.skip_scale != 1,
+            f"a residual sum scaled by {c.skip_scale:g}",
+            "skip_scale 1 in --config",
         ),
-        **{f"{kind} blocks": True for kind in sorted(c.kinds - {"res", "attn"})},
-        "several attn after one res": any(
-            stage.count("attn") > 1 for level in c.levels for stage in (*level.down, *level.up)
+        (
+            c.middle_stages not in _MIDDLES.values(),
+            f"a middle of {c.middle}",
+            "middle res,attn,res or res,res in --config",
         ),
-    }.items():
-        if present:
-            raise DdpmError(f"diffusers' UNet2DModel has no counterpart for {what}")
+        (
+            any(pixels % c.size_multiple for pixels in c.size),
+            f"images of {c.size[0]}x{c.size[1]}, which it pads",
+            f"a --size of multiples of {multiple}",
+        ),
+        (bool(unsupported), f"{' and '.join(unsupported)} blocks", "--blocks of res and attn"),
+        (
+            any(s.count("attn") > 1 for level in c.levels for s in (*level.down, *level.up)),
+            "several attn after one res",
+            "one attn after each res in --blocks",
+        ),
+    )
+    obstacles = [(what, fix) for present, what, fix in table if present]
+    if obstacles:
+        whats, fixes = (", ".join(texts) for texts in zip(*obstacles, strict=True))
+        raise DdpmError(
+            f"diffusers' UNet2DModel has no counterpart for {whats}; to export, train with {fixes}"
+        )
 
 
 def _attention(*paths: tuple[StageBlocks, ...]) -> list[bool]:
     """Whether a level has attention on each path, which must be in all of its stages or none."""
-    return [_shared("sequences of blocks", {len(stage) for stage in path}) == 2 for path in paths]
+    return [
+        _shared("blocks after a res", _ALIKE, {len(s) - 1 for s in path}) == 1 for path in paths
+    ]
 
 
 def _block_type(attention: bool, c: NetworkConfig) -> _Block:
@@ -259,14 +322,14 @@ def _head_width(c: NetworkConfig) -> int | None:
     if c.middle_stages == _MIDDLES[True]:
         with_attention.add(c.levels[-1].width)
     widths = {width // c.heads_of(width) for width in with_attention}
-    return _shared("widths of attention's heads", widths) if widths else None
+    return _shared("widths of attention's heads", "--head-width", widths) if widths else None
 
 
-def _shared(what: str, values: set[int]) -> int:
+def _shared(what: str, fix: str, values: set[int]) -> int:
     """The value that all levels share. Raises DdpmError where there are several."""
     if len(values) > 1:
         raise DdpmError(
             f"diffusers' UNet2DModel has one number of {what} for all levels, and these have "
-            + " and ".join(map(str, sorted(values)))
+            f"{' and '.join(map(str, sorted(values)))}; to export, train with {fix}"
         )
     return next(iter(values))

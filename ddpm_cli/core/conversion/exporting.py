@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddpm_cli.core.checkpoints import tensors, weights
 from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion import diffusers, reference, scheduler
 from ddpm_cli.core.conversion.checking import difference
@@ -30,14 +33,31 @@ _MODEL = {
 }
 
 
-def export(source: Path, out: Path) -> dict[str, Any]:
+def why_not_exportable(config: RunConfig) -> str | None:
+    """Why diffusers has no counterpart for a run, with the setting to change; None: it has one."""
+    try:
+        with torch.device("meta"):
+            diffusers.from_network(UNet(config.network))
+        learned = config.network.learned_variance
+        scheduler.from_diffusion(config.diffusion, learned_variance=learned)
+    except DdpmError as error:
+        return str(error)
+    return None
+
+
+def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Write a weights file as a DDPMPipeline's folder; returns the document for --json.
 
-    Raises DdpmError for what has no counterpart in diffusers, and where the exported network's
-    outputs differ from ours: then no folder is left.
+    overwrite: replace the folder of an earlier export. Raises DdpmError for what has no counterpart
+    in diffusers, and where the exported network's outputs differ from ours: then no folder is left.
     """
-    if out.exists():
-        raise DdpmError(f"{out} exists; choose another --out")
+    if out.exists() and not overwrite:
+        raise DdpmError(f"{out} exists; choose another --out, or add --overwrite")
+    if out.exists() and not _is_export(out):
+        raise DdpmError(
+            f"{out} is not a folder of an earlier export, so --overwrite does not delete it; "
+            "choose another --out"
+        )
     model = weights.load(source)
     ours = model.config.network
     unet = diffusers.from_network(model.network)
@@ -90,15 +110,23 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds a pipeline as `export` writes it, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names == {"model_index.json", "scheduler", "unet"}
+
+
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder, renamed to `out` on success and removed on an error."""
+    """A temporary folder that takes the place of `out` on success and is removed on an error."""
     partial_folder: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial_folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         yield partial_folder
         partial_folder.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
         partial_folder.rename(out)
     except OSError as error:
         raise cannot_write(out, error) from error

@@ -15,15 +15,15 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import DataConfig, OptimiserConfig, RunConfig, WeightsOrigin
 from ddpm_cli.core.conversion import diffusers, openai, reference, scheduler
 from ddpm_cli.core.conversion.checking import Compute, difference
+from ddpm_cli.core.conversion.diffusers_folder import NetworkFiles, network_files, network_folder
 from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, import_tensors
 from ddpm_cli.core.conversion.reference import AttentionHeads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import new_file
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
-_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
@@ -46,32 +46,50 @@ class ImportOptions:
 class OriginalModel(NamedTuple):
     """A model of another library, parsed."""
 
-    file: Path
+    files: NetworkFiles
     network: NetworkConfig
     diffusion: DiffusionConfig
     state_dict: Tensors  # in our order of rows, under the original names
     layout: Layout
     compute: Compute  # from the original tensors
+    folder_remark: str | None = None  # which of several networks it is
+
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be said of the choice of folder and files."""
+        return [text for text in (self.folder_remark, self.files.remark) if text is not None]
 
 
-def convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
+def convert(
+    source: Path,
+    out: Path,
+    options: ImportOptions,
+    reporter: Reporter = SILENT,
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Write the weights of another library as a weights file; returns the document for --json.
 
-    Raises DdpmError for unsupported networks, for files that hold more than tensors, and where the
-    converted network's outputs differ from the original's: then nothing is written.
+    overwrite: replace a file that is there. Raises DdpmError for unsupported networks, for files
+    that hold more than tensors, and where the converted network's outputs differ from the
+    original's: then nothing is written.
     """
-    with new_file(out) as path:
-        return _convert(source, path, options)
+    with new_file(out, overwrite=overwrite) as path:
+        return _convert(source, path, options, reporter)
 
 
-def _convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
+def _convert(source: Path, out: Path, options: ImportOptions, reporter: Reporter) -> dict[str, Any]:
     original = _diffusers(source, options) if source.is_dir() else _openai(source, options)
+    if out.resolve() in [path.resolve() for path in original.files.paths]:
+        raise DdpmError(f"--out {out} is what is converted; choose another --out")
+    for remark in original.remarks:
+        reporter.say(remark)
     config = RunConfig(
         data=DataConfig(source=""),
         network=original.network,
         diffusion=original.diffusion,
         optimiser=OptimiserConfig(class_drop=0.0 if options.null_class is None else 0.1),
-        origin=WeightsOrigin(str(source), sha256_of(original.file)),
+        origin=WeightsOrigin(str(source), original.files.sha256),
     )
     config.check()
     schedules.from_config(config.diffusion)  # raises where no signal is left
@@ -82,7 +100,7 @@ def _convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
     weights.save(out, network.state_dict(), config, images=0)
     return {
         "out": str(out),
-        "source": str(original.file),
+        "source": str(original.files.paths[0]),
         "parameters": parameter_count(network),
         "largest_difference": largest,
         "size": list(config.network.size),
@@ -96,7 +114,7 @@ def _convert(source: Path, out: Path, options: ImportOptions) -> dict[str, Any]:
 
 def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
     """Parse the folder of a UNet2DModel, or of a pipeline with one."""
-    folder = source / "unet" if (source / "unet").is_dir() else source
+    folder, remark = network_folder(source)
     path = folder / "config.json"
     document = _document(path)
     name = document.get("_class_name", "something else; to export a run of ddpm, add --to")
@@ -104,9 +122,7 @@ def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
         raise DdpmError(f"{path} is not of diffusers' UNet2DModel but of {name}")
     _refuse_unused(options, f"{path} has it", "heads", "head_width", "attention_order")
     _refuse_unused(options, "diffusers' networks take plain timesteps", "rescale_timesteps")
-    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise DdpmError(f"{folder} holds neither {' nor '.join(_FILES)}")
+    files = network_files(folder)
     theirs = diffusers.read(document, str(path))
     size = options.size or theirs.sample_size
     if size is None:
@@ -114,14 +130,14 @@ def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
     _check_null_class(options, theirs.num_class_embeds or 0)
     network = diffusers.to_network_config(theirs, size, options.null_class)
     diffusion = _scheduler_process(source, options, learned_variance=network.learned_variance)
-    raw = _read_tensors(file)
+    raw = {name: tensor for file in files.paths for name, tensor in _read_tensors(file).items()}
     state_dict = {_current_name(name): tensor for name, tensor in raw.items()}
     time = "time_embedding.linear_1.weight"
     if time in state_dict and diffusers.sin_cos_swapped(theirs):
         weight = state_dict[time]
         state_dict[time] = weight.roll(weight.shape[1] // 2, dims=1)
     compute = partial(reference.diffusers_unet, raw, theirs)
-    return OriginalModel(file, network, diffusion, state_dict, DIFFUSERS, compute)
+    return OriginalModel(files, network, diffusion, state_dict, DIFFUSERS, compute, remark)
 
 
 def _openai(source: Path, options: ImportOptions) -> OriginalModel:
@@ -153,9 +169,9 @@ def _openai(source: Path, options: ImportOptions) -> OriginalModel:
     network = openai.to_network_config(raw, heads, options.size, options.null_class)
     diffusion = _noise_process(source, options)
     compute = partial(reference.openai_unet, raw, heads)
-    return OriginalModel(
-        source, network, diffusion, openai.split_interleaved_qkv(raw, heads), OPENAI, compute
-    )
+    state_dict = openai.split_interleaved_qkv(raw, heads)
+    files = NetworkFiles((source,))
+    return OriginalModel(files, network, diffusion, state_dict, OPENAI, compute)
 
 
 def _scheduler_process(
@@ -255,7 +271,10 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DdpmError(f"{path}: no such file; a folder of diffusers has one") from error
+        raise DdpmError(
+            f"{path}: no such file; a folder of diffusers has one (to export a run of "
+            "ddpm, name the run and add --to diffusers)"
+        ) from error
     except (OSError, ValueError) as error:
         raise DdpmError(f"{path} is no readable JSON: {error}") from error
     if not isinstance(document, dict):

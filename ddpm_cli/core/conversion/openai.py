@@ -5,7 +5,7 @@ from __future__ import annotations
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.conversion.layout import Tensors
 from ddpm_cli.core.conversion.reference import AttentionHeads
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 
 FIRST = "input_blocks.0.0.weight"  # which identifies their state dicts
 _LAYERS = {"in_layers.2": "res", "qkv": "attn", "op": "downsample", "conv": "upsample"}
@@ -43,6 +43,7 @@ def to_network_config(
             f"its timestep embedding has {encoded} dimensions and its first convolution {width} "
             "channels; in ours both are equal"
         )
+    _check_heads(state, heads)
     down, up, resample = _levels(state)
     rows = state["label_emb.weight"].shape[0] if "label_emb.weight" in state else 0
     conv, embedding = (
@@ -71,6 +72,18 @@ def to_network_config(
         dropout=0.0,
         learned_variance=outputs != channels,
     )
+
+
+def _check_heads(state: Tensors, heads: AttentionHeads) -> None:
+    """Raise UsageError where the heads, which the file lacks, do not divide its channels."""
+    option = f"--head-width {heads.width}" if heads.number is None else f"--heads {heads.number}"
+    for name, tensor in state.items():
+        channels = tensor.shape[0] // 3
+        if name.endswith(".qkv.weight") and channels % (heads.number or heads.width or 1):
+            raise UsageError(
+                f"{option} does not divide the {channels} channels of {name}: it is not that of "
+                "its training (num_heads, num_head_channels)"
+            )
 
 
 def split_interleaved_qkv(state: Tensors, heads: AttentionHeads) -> Tensors:

@@ -108,7 +108,7 @@ def diffusers_unet(
     state: Mapping[str, Tensor], c: UNet2DConfig, x: Tensor, t: Tensor, classes: Tensor | None
 ) -> Tensor:
     """Output of a UNet2DModel for x (B, C, H, W), t (B,) and classes (B,) in its numbering."""
-    layers = _Layers(state, c.norm_num_groups, c.norm_eps)
+    layers = _Layers(state, c.norm_num_groups or 1, c.norm_eps)
     half = c.block_out_channels[0] // 2
     angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / (half - c.freq_shift))
     sinusoids = [angles.cos(), angles.sin()] if c.flip_sin_to_cos else [angles.sin(), angles.cos()]

@@ -29,7 +29,7 @@ class SchedulerConfig:
     beta_schedule: str = "linear"
     trained_betas: tuple[float, ...] | None = None
     prediction_type: str = "epsilon"
-    variance_type: str = "fixed_small"
+    variance_type: str | None = "fixed_small"  # None: of schedulers that draw no noise
     rescale_betas_zero_snr: bool = False
 
 
@@ -51,22 +51,40 @@ def to_diffusion(theirs: SchedulerConfig) -> DiffusionConfig:
             f"{', '.join(_PREDICTIONS)}"
         )
     betas = _betas(theirs)
+    where = "its trained_betas"
+    if theirs.trained_betas is None:
+        named = f"{theirs.beta_start:g} to beta_end {theirs.beta_end:g}"
+        where = f"its beta_schedule {theirs.beta_schedule!r} with beta_start {named}"
+    if not np.all((betas > 0) & (betas < 1)):
+        raise DdpmError(
+            f"{where} gives betas from {betas.min():g} to {betas.max():g}; those of a DDPM lie "
+            "between 0 and 1"
+        )
     for candidate in _candidates(theirs, betas):
         if np.allclose(schedules.capped_betas(candidate), betas, rtol=_TOLERANCE, atol=0):
             return candidate
-    raise DdpmError(f"trained_betas match none of our schedules ({', '.join(schedules.BETAS)})")
+    raise DdpmError(
+        f"{where} gives the betas of none of our schedules ({', '.join(schedules.BETAS)})"
+    )
 
 
 def from_diffusion(ours: DiffusionConfig, *, learned_variance: bool) -> SchedulerConfig:
     """The SchedulerConfig of the same betas. Raises DdpmError for what is not a DDPM."""
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
-    for what, unsupported in {
-        f"schedule {ours.schedule}": ours.schedule not in schedules.BETAS,
-        f"parameterisation {ours.parameterisation}": ours.parameterisation not in predictions,
-        f"time_scale {ours.time_scale:g}": ours.time_scale != 1,
-    }.items():
+    for name, unsupported, fix in (
+        ("schedule", ours.schedule not in schedules.BETAS, "--schedule linear or cosine"),
+        (
+            "parameterisation",
+            ours.parameterisation not in predictions,
+            "--parameterisation eps, x0 or v",
+        ),
+        ("time_scale", ours.time_scale != 1, "time_scale 1 in --config"),
+    ):
         if unsupported:
-            raise DdpmError(f"diffusers' DDPMScheduler has no counterpart for {what}")
+            raise DdpmError(
+                f"diffusers' DDPMScheduler has no counterpart for {name} {getattr(ours, name)}; to "
+                f"export, train with {fix}"
+            )
     scale = 1000 / ours.timesteps if ours.schedule == "linear" else 1
     base = SchedulerConfig(
         num_train_timesteps=ours.timesteps,
