@@ -141,7 +141,7 @@ def _base(
 
     And whether classes, or captions beside the images, are learned by default.
     """
-    config, name, learn_conditions = saved.run_config, "", True
+    config, name, learn_conditions = saved.base, "", True
     if config is None:
         own_channels, own_size = source.native_channels, source.native_size
         channels, size = request.channels or own_channels, request.size or own_size

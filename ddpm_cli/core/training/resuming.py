@@ -49,13 +49,12 @@ def with_run_named(request: TrainingRequest) -> TrainingRequest:
     if not path.is_dir():
         run = run_of_snapshot(path)
         return request if run is None or request.out else replace(request, out=run.path)
-    run = RunDirectory(path if RunDirectory(path).config.is_file() else path.absolute().parent)
+    run = RunDirectory(path)
+    if not run.config.is_file() and path.absolute().name == run.snapshots.name:
+        run = RunDirectory(path.parent if path.name else path.absolute().parent)
+    if not run.config.is_file():
+        raise DdpmError(f"--resume {path} is no run: it has no {run.config.name}")
     existing = snapshots.listed(run.snapshots)
-    if not run.config.is_file() or path.absolute() not in (
-        run.path.absolute(),
-        run.snapshots.absolute(),
-    ):
-        raise DdpmError(f"--resume {path} is no run: it has no {run.config.name} and no snapshots")
     if not existing:
         raise DdpmError(f"--resume {path}: there is no snapshot in {run.snapshots}")
     if request.out is None or request.out.absolute() == run.path.absolute():

@@ -31,16 +31,12 @@ _OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", "data.exampl
 class SavedSettings:
     """The settings in layers, each over the one before: a run's, the initial weights', a file's."""
 
-    run: RunDirectory | None  # whose settings are taken
+    run: RunDirectory | None  # that is gone on with
+    base: RunConfig | None  # its settings, which take the place of a preset's
     file: Path | None
     init_from: Path | None  # where weights start from, unless a snapshot is resumed from
     recorded: WeightsOrigin | None  # the same, where a config names it rather than an option
     layers: tuple[dict[str, Any], ...]
-
-    @property
-    def run_config(self) -> RunConfig | None:
-        """The run's config; None without a run."""
-        return None if self.run is None else self.run.read_config()
 
     def over(self, config: RunConfig) -> RunConfig:
         """The config under these settings. Raises DdpmError or UsageError."""
@@ -112,17 +108,20 @@ def read(request: TrainingRequest) -> SavedSettings:
     init_from = request.init_from
     if init_from is None and origin is not None:
         init_from = Path(origin.path)
-    if run is not None:
-        layers = [to_dict(run.read_config())]
-    elif init_from is not None:
-        fallback = None if request.resume == "never" else request.out
-        layers = [initial_weights.settings(init_from, fallback)]
+    base = None if run is None or request.preset is not None else run.read_config()
+    layers: list[dict[str, Any]] = []
+    if base is not None:
+        layers = [to_dict(base)]
     else:
-        layers = []
+        if run is not None:
+            layers.append(_of_images(run.read_config()))
+        if init_from is not None:
+            fallback = None if request.resume == "never" else request.out
+            layers.append(initial_weights.settings(init_from, fallback))
     if request.config is not None:
         layers.append(document)
     recorded = origin if request.init_from is None else None
-    return SavedSettings(run, request.config, init_from, recorded, tuple(layers))
+    return SavedSettings(run, base, request.config, init_from, recorded, tuple(layers))
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -162,11 +161,20 @@ def _content(path: Path) -> str | None:
 
 def _run_continued(request: TrainingRequest) -> RunDirectory | None:
     """The run that --out or --resume names and whose settings hold where none are given."""
-    if request.resume == "never" or request.preset is not None:
+    if request.resume == "never":
         return None
     if request.out is not None and RunDirectory(request.out).config.is_file():
         return RunDirectory(request.out)
     return None if request.resume == "auto" else run_of_snapshot(Path(request.resume))
+
+
+def _of_images(config: RunConfig) -> dict[str, Any]:
+    """Which images a run learns and how it takes them, which no preset says."""
+    network, data = to_dict(config.network), to_dict(config.data)
+    return {
+        "network": {name: network[name] for name in ("size", "channels", "classes")},
+        "data": {name: data[name] for name in ("source", "captions", "templates")},
+    }
 
 
 def _overruled(request: TrainingRequest) -> set[str]:
