@@ -70,3 +70,15 @@ def stdout_of(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=ranks.SECONDS)
     assert process.returncode == 0, err
     return out
+
+
+def config_of(run: str) -> Any:
+    """The config.json of a run."""
+    return json.loads(Path(run, "config.json").read_text())
+
+
+def refused(result: Result, *words: str) -> None:
+    """An error of one line that has these words in it."""
+    assert result.code in (1, 2), result
+    assert result.err.startswith("ddpm: ") and len(result.err.splitlines()) == 1, result.err
+    assert all(word in result.err for word in words), result.err

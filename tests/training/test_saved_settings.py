@@ -19,31 +19,16 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training.planning import plan_training
-from tests.support.cli import Result
+from tests.support.cli import Result, config_of, refused
 from tests.support.training import equal_tensors
 
 Run = Callable[..., Result]
-
-
-def config_of(run: str) -> Any:
-    return json.loads(Path(run, "config.json").read_text())
 
 
 def write_settings(settings: Any) -> Path:
     path = Path("settings.json")
     path.write_text(json.dumps(settings))
     return path
-
-
-def images_seen(run: str) -> int:
-    return max(int(path.stem) for path in Path(run, "snapshots").glob("*.pt"))
-
-
-def refused(result: Result, *words: str) -> None:
-    """An error of one line that has these words in it."""
-    assert result.code in (1, 2), result
-    assert result.err.startswith("ddpm: ") and len(result.err.splitlines()) == 1, result.err
-    assert all(word in result.err for word in words), result.err
 
 
 @pytest.mark.parametrize("caption", [(), ("--caption", "a {class} image", "--conditional")])
