@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from ddpm_cli.cli.app import app
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.runtime import cache
+from ddpm_cli.core.runtime import cache, downloads
 from tests.support.cli import Result
 
 COMMANDS = sorted(
@@ -44,6 +46,14 @@ COMMANDS = sorted(
         ("train photos/", "images are given by --data photos/"),
         ("nll run photos/", "images are given by --data photos/"),
         ("train --data a.png b.png c.png", "'b.png' and 1 more: --data takes one folder"),
+        ("train --schedule cosin", "did you mean cosine?"),
+        ("inspect-schedule --schedule linear,cosin", "did you mean cosine?"),
+        ("train --preset cifar-10", "did you mean cifar10 or "),
+        ("train --device cdua", "did you mean cuda?"),
+        ("train --blocks ress", "did you mean res?"),
+        ("sample --sampler Heun", "did you mean heun?"),
+        ("sample --spacing karas", "did you mean karras?"),
+        ("fid a b --protocol cleanfid", "did you mean clean-fid?"),
         ("gif run film.gif", "unexpected argument 'film.gif'; ddpm gif takes RUN"),
         ("fid real", "Missing argument"),
         ("sampel", "Did you mean 'sample'?"),
@@ -57,6 +67,51 @@ def test_mistakes_are_one_line(ddpm: Callable[..., Result], arguments: str, mess
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert list(Path().iterdir()) == []
+
+
+def test_commands_that_are_suggested_are_quoted_for_the_shell(
+    ddpm: Callable[..., Result], tiny: Path, photos: Path
+) -> None:
+    result = ddpm("train", "my photos/")
+    assert result.err.endswith("images are given by --data 'my photos/'\n")
+    run = "runs of mine/it's $HOME"
+    result = ddpm("train", "--data", photos, "--config", tiny, "--images", 8, "--out", run)
+    line = next(line for line in result.out.splitlines() if line.startswith("Next: "))
+    assert shlex.split(line) == ["Next:", "ddpm", "sample", run]
+    changed = ddpm("train", "--data", photos, "--config", tiny, "--lr", 1, "--out", run)
+    assert f"--out {shlex.quote(run)}; another" in changed.err
+
+
+def test_a_message_is_one_line_whatever_the_names_in_it(ddpm: Callable[..., Result]) -> None:
+    result = ddpm("sample", "a\nb")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "file"), [("--fid-weights", "w.pth"), ("--fid-features", "c.safetensors")]
+)
+def test_scores_of_a_training_name_its_own_options(
+    ddpm: Callable[..., Result], tiny: Path, photos: Path, option: str, file: str
+) -> None:
+    given = ("--data", photos, "--config", tiny, "--fid-every", 8, option, file)
+    result = ddpm("train", "--dry-run", *given)
+    assert (result.code, f"{option} {file}: no such file" in result.err) == (1, True)
+
+
+def test_without_a_network_the_option_for_the_weights_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    ddpm: Callable[..., Result],
+    tiny: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    def offline(url: str) -> NoReturn:
+        raise OSError("no network")
+
+    monkeypatch.setattr(downloads, "_https", offline)
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    result = ddpm("train", "--dry-run", "--data", photos, "--config", tiny, "--fid-every", 8)
+    assert (result.code, "or pass --fid-weights FILE" in result.err) == (1, True)
 
 
 def test_options_that_may_repeat_still_may(ddpm: Callable[..., Result]) -> None:
@@ -113,6 +168,20 @@ def test_a_cache_that_is_configured_needs_no_notice(
     monkeypatch.delenv("DDPM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert (cache.cache_root(), cache.notice()) == (tmp_path / "ddpm", None)
+
+
+def test_help_of_many_options_has_panels(
+    ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in COMMANDS:
+        panels = [panel.splitlines() for panel in ddpm(command, "--help").out.split("╭─ ")[1:]]
+        sizes = {
+            panel[0].split(" ─")[0]: sum(line.startswith(("│ --", "│    --")) for line in panel)
+            for panel in panels
+        }
+        assert sizes["Options"] <= 9, command
+        assert sum(sizes.values()) <= 9 or len(sizes) > 2, command
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -35,7 +35,9 @@ def sample(
     batch: Annotated[
         int,
         typer.Option(
-            min=1, help="Images sampled at a time by a process; changes speed and memory only."
+            min=1,
+            help="Images sampled at a time by a process; changes speed and memory only.",
+            rich_help_panel=common.MACHINE,
         ),
     ] = 64,
     out: Annotated[

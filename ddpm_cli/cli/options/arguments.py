@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -90,7 +91,7 @@ class Command(TyperCommand):
         if any(param.name == "data" for param in self.params):
             if "data" in values:
                 return f"{message}: --data takes one folder, .zip or name"
-            return f"{message}; images are given by --data {extra[0]}"
+            return f"{message}; images are given by --data {quote(extra[0])}"
         takes = [str(param.name).upper() for param in self.params if param.opts == [param.name]]
         return f"{message}; ddpm {self.name} takes {' '.join(takes) or 'options only'}"
 
@@ -132,9 +133,13 @@ def _check_number(name: str, value: str, metavar: str | None) -> None:
 def declared(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter as Typer gets it: with a short metavar, and without the range that we check."""
     kind, info = _declaration(parameter)
-    if not isinstance(info, OptionInfo):
+    if info is None:
         return parameter
     info = copy(info)
+    if isinstance(info, ArgumentInfo):
+        info.metavar = parameter.name.upper()
+        annotation = typing.get_args(parameter.annotation)[0]
+        return parameter.replace(annotation=Annotated[annotation, info])
     info.min = info.max = None
     info.metavar = info.metavar or _METAVARS[kind if kind in _METAVARS else str]
     if kind is bool and parameter.default is True:

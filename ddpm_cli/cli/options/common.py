@@ -12,18 +12,36 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.diffusion.settings import Sampling
 
+CONDITIONS, SAMPLING, MACHINE, DATA = "Conditions", "Sampling", "Machine", "Data"  # panels
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, the rest on stderr.")
 ]
-Device = Annotated[str, typer.Option(help=help_of(MachineConfig, "device"))]
-Precision = Annotated[str, typer.Option(help=help_of(MachineConfig, "precision"))]
-Nproc = Annotated[int, typer.Option(min=1, help=help_of(MachineConfig, "nproc"))]
+Device = Annotated[
+    str, typer.Option(help=help_of(MachineConfig, "device"), rich_help_panel=MACHINE)
+]
+Precision = Annotated[
+    str, typer.Option(help=help_of(MachineConfig, "precision"), rich_help_panel=MACHINE)
+]
+Nproc = Annotated[
+    int, typer.Option(min=1, help=help_of(MachineConfig, "nproc"), rich_help_panel=MACHINE)
+]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave unreadable images out instead of stopping.",
+        rich_help_panel=DATA,
+    ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option(min=1, help=help_of(TrainingRequest, "max_pixels"), show_default="178956970"),
+    typer.Option(
+        min=1,
+        help=help_of(TrainingRequest, "max_pixels"),
+        show_default="178956970",
+        rich_help_panel=DATA,
+    ),
 ]
 Run = Annotated[
     Path | None,
@@ -31,7 +49,9 @@ Run = Annotated[
         help="A run directory, weights file or snapshot. Default: the newest run under runs/."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Image i depends on seed + i alone.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Image i depends on seed + i alone.", rich_help_panel=SAMPLING)
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier call left at --out.")
 ]

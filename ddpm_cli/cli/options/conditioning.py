@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_cli.cli.options.common import CONDITIONS
+
 if TYPE_CHECKING:
     from ddpm_cli.core.conditioning.requests import ConditionRequest
 
@@ -23,6 +25,7 @@ class ConditionOptions:
             help="Sample this class, by name or number; cat:8 for eight of it; all of them in "
             "turn; or random ones. Repeat for several in turn.",
             show_default="all, for a model of classes",
+            rich_help_panel=CONDITIONS,
         ),
     ] = None
     prompt: Annotated[
@@ -30,11 +33,15 @@ class ConditionOptions:
         typer.Option(
             help="Sample what this caption describes. Repeat for several in turn.",
             show_default="captions that it was trained on, for a model of captions",
+            rich_help_panel=CONDITIONS,
         ),
     ] = None
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A text file with a prompt a line: one image of each, or -n in turn."),
+        typer.Option(
+            help="A text file with a prompt a line: one image of each, or -n in turn.",
+            rich_help_panel=CONDITIONS,
+        ),
     ] = None
     text_encoder: Annotated[
         str | None,
@@ -42,6 +49,7 @@ class ConditionOptions:
             help="Folder of the frozen encoder that the model was trained with, or its name on "
             "the Hugging Face hub.",
             show_default="where it lay in training",
+            rich_help_panel=CONDITIONS,
         ),
     ] = None
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.common import SamplingOptions
 from ddpm_cli.cli.options.conditioning import ConditionOptions
 
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.run_images import RunImages
 
+FEATURES = "Features"  # a panel
 
 Count = Annotated[
     int | None,
@@ -21,12 +23,14 @@ Count = Annotated[
         min=2,
         help="Images to sample from a run.",
         show_default="5000, or as many as --class and --prompts say",
+        rich_help_panel=common.SAMPLING,
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
         help="FID Inception weights, .pth or .safetensors.",
+        rich_help_panel=FEATURES,
         show_default="the published ones, downloaded once",
     ),
 ]
@@ -36,23 +40,31 @@ Protocol = Annotated[
         help="How images are resized and scaled: pytorch-fid (most recent papers), "
         "torch-fidelity (TensorFlow 1's resize) or clean-fid. Only equal protocols compare.",
         show_default="pytorch-fid",
+        rich_help_panel=FEATURES,
     ),
 ]
 Features = Annotated[
     Path | None,
     typer.Option(
         help="A classifier of ddpm train-classifier instead of the Inception network. Its scores "
-        "are labelled local: they are not FID."
+        "are labelled local: they are not FID.",
+        rich_help_panel=FEATURES,
     ),
 ]
 Batch = Annotated[
-    int, typer.Option(min=1, help="Images through the network at a time; changes speed only.")
+    int,
+    typer.Option(
+        min=1,
+        help="Images through the network at a time; changes speed only.",
+        rich_help_panel=common.MACHINE,
+    ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
         help="Arithmetic of the networks: fp32, or bf16, which is faster and compares only with "
-        "itself."
+        "itself.",
+        rich_help_panel=common.MACHINE,
     ),
 ]
 

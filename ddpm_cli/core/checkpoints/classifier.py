@@ -25,15 +25,15 @@ def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
     tensors.write(path, network.state_dict(), _KEY, tensors.as_text(to_dict(config)))
 
 
-def load(path: Path) -> LoadedClassifier:
-    """Read a classifier. Raises DdpmError for any other file."""
+def load(path: Path, option: str = "--features") -> LoadedClassifier:
+    """Read a classifier. Raises DdpmError, which names the option, for any other file."""
     if not path.is_file():
-        raise DdpmError(f"--features {path}: no such file; ddpm train-classifier makes one")
+        raise DdpmError(f"{option} {path}: no such file; ddpm train-classifier makes one")
     file = tensors.read(path)
     if _KEY not in file.metadata:
         raise DdpmError(
-            f"--features {path} holds no classifier of ddpm train-classifier; "
-            "FID Inception weights go to --weights"
+            f"{option} {path} holds no classifier of ddpm train-classifier; "
+            f"FID Inception weights go to {option.replace('features', 'weights')}"
         )
     document = tensors.document(path, file.metadata[_KEY])
     config = from_dict(ClassifierConfig, document, f"the config in {path}")

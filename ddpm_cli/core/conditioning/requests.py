@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.class_names import is_number, same_number
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.tokens import TokenisedText
-from ddpm_cli.core.config.fields import is_whole_number
+from ddpm_cli.core.config.fields import is_whole_number, near_names
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import seeds
@@ -179,9 +178,8 @@ def _label(name: str, names: Sequence[str]) -> int:
     is_index = is_whole_number(name) and len(name) <= len(str(_MAX_IMAGES)) and not numbered
     if is_index and int(name) < len(names):
         return int(name)
-    by_case = {other.lower(): other for other in names}
-    near = difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)
-    meant = f"perhaps {' or '.join([*same, *(by_case[other] for other in near)][:3])}? "
+    near = near_names(name, names)
+    meant = f"perhaps {' or '.join([*same, *near][:3])}? "
     listed = ", ".join(names[:10]) + (", …" if names[10:] else "")
     how = "given by their names" if numbered else f"numbered from 0 to {len(names) - 1}"
     raise DdpmError(

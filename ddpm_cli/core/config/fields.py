@@ -6,11 +6,12 @@ Options, help texts, config files, the reference page and the checks are all mad
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,9 +166,19 @@ def each(check: Check) -> Check:
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise UsageError for a value that is none of those allowed."""
     if value not in allowed:
+        known = [str(other) for other in allowed]
+        near = near_names(str(value), known)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(
-            f"{name} {shortened(value)} is unknown; choose one of {', '.join(map(str, allowed))}"
+            f"{name} {shortened(value)} is unknown; choose one of {', '.join(known)}{meant}"
         )
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Up to 3 of the known names that one may have meant, the nearest first, in any case."""
+    by_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower()[:80], by_case, n=3, cutoff=0.6)
+    return [by_case[other] for other in near]
 
 
 def positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> None:

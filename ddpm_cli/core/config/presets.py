@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.errors import UsageError
 
 
 class Preset(NamedTuple):
@@ -197,8 +197,7 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 def preset(name: str) -> Preset:
     """The preset of that name."""
-    if name not in PRESETS:
-        raise UsageError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    one_of("--preset", name, PRESETS)
     return PRESETS[name]
 
 

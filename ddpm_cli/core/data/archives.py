@@ -6,7 +6,6 @@ Nothing is decoded here (see `files`) and nothing is ever unpacked to disk, so a
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import stat
@@ -17,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.files import SUFFIXES, USUAL_PIXELS, UnreadableError, max_pixels
 from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
@@ -328,10 +328,3 @@ def names_beside(path: Path) -> list[str]:
         return sorted(e.name for e in path.parent.iterdir() if not layout.is_system_name(e.name))
     except OSError:
         return []
-
-
-def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Up to 3 of the known names that one may have meant, the nearest first, in any case."""
-    by_case = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.6)
-    return [by_case[other] for other in near]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from shlex import quote
 
 from ddpm_cli.core.data.files import is_image_file
 from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
@@ -243,7 +244,7 @@ def _refuse_test_part(path: Path, top: str) -> None:
             part = top[: top.index(folder) + len(folder)]
             raise DdpmError(
                 f"the images of {path} all lie in {part}/, which is no part to train on; "
-                f"--data {path}/{part} does so nevertheless"
+                f"--data {quote(f'{path}/{part}')} does so nevertheless"
             )
 
 
@@ -270,7 +271,7 @@ def _which_part(
     parts = [f"{name}/" for name in sorted(names)]
     trains = [part for part in parts if _kind(part[:-1]) == "train"]
     held = _listed([*parts, *(["other images"] if loose else [])])
-    example = f"{path}/{folder}{(trains or parts)[0][:-1]}"
+    example = quote(f"{path}/{folder}{(trains or parts)[0][:-1]}")
     if not training:
         return f"{path}/{folder} holds {held}: name the part that is meant, as {example}"
     if trains:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.data import caption_files, captions, files, named
-from ddpm_cli.core.data.archives import ImageFiles, names_beside, near_names, open_image_files
+from ddpm_cli.core.data.archives import ImageFiles, names_beside, open_image_files
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.classes import classes_of
 from ddpm_cli.core.data.files import ImageArray

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pixels import to_uint8
@@ -22,8 +23,7 @@ FRAME_KINDS = ("xt", "x0", "both")
 
 def check(path: Path, show: str) -> None:
     """Raise UsageError for an unusable option, before anything is sampled."""
-    if show not in FRAME_KINDS:
-        raise UsageError(f"--show {show!r} is unknown; choose one of {', '.join(FRAME_KINDS)}")
+    one_of("--show", show, FRAME_KINDS)
     if path.suffix.lower() != ".gif":
         raise UsageError(f"--out {path} should end in .gif")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import CONTINUOUS
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source
@@ -66,8 +67,7 @@ def choose_variance(model: Model, variance: str | None) -> str:
             "noise levels has no variational bound, so no bits/dim"
         )
     chosen = variance or ("learned" if learned else "fixed-large")
-    if chosen not in VARIANCES:
-        raise UsageError(f"--variance {chosen!r} is unknown; choose one of {', '.join(VARIANCES)}")
+    one_of("--variance", chosen, VARIANCES)
     if chosen == "learned" and not learned:
         raise UsageError(
             f"{model.path} has no learned variance; choose --variance fixed-small or fixed-large"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import classifier
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.metrics import protocols
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, load_inception
@@ -83,6 +84,7 @@ class ExtractorSettings:
     protocol: str | None = None  # None: pytorch-fid
     batch: int = 64
     precision: str = "fp32"  # or "bf16"
+    prefix: str = "--"  # of the options --weights and --features, for messages
 
     def __post_init__(self) -> None:
         if self.protocol is not None:
@@ -92,17 +94,25 @@ class ExtractorSettings:
                 raise UsageError(
                     f"{option} is for the Inception network and has no meaning with --features"
                 )
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"--precision {self.precision}: choose fp32 or bf16")
+        one_of("--precision", self.precision, ("fp32", "bf16"))
 
     def load(self, device: torch.device, reporter: Reporter) -> Extractor:
         """Load the network on every rank; local rank 0 downloads it. Raises DdpmError."""
         precision = devices.choose_precision(self.precision, device)
         with distributed.local_rank0_first():
             if self.features is not None:
-                return load_local_extractor(self.features, device, self.batch, precision)
+                option = f"{self.prefix}features"
+                return load_local_extractor(self.features, device, self.batch, precision, option)
             protocol = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
-            return load_extractor(self.weights, protocol, device, self.batch, reporter, precision)
+            return load_extractor(
+                self.weights,
+                protocol,
+                device,
+                self.batch,
+                reporter,
+                precision,
+                f"{self.prefix}weights",
+            )
 
 
 def load_extractor(
@@ -112,13 +122,15 @@ def load_extractor(
     batch: int,
     reporter: Reporter,
     precision: torch.dtype = torch.float32,
+    option: str = "--weights",
 ) -> Extractor:
     """Load the FID Inception from a weights file, or the published one, downloaded once.
 
-    Raises DdpmError where the file is of another network or cannot be downloaded.
+    Raises DdpmError, which names the option of the file, where it is of another network or cannot
+    be downloaded.
     """
-    path = weights or fetch(PUBLISHED, reporter)
-    network = load_inception(path, device)
+    path = weights or fetch(replace(PUBLISHED, option=f"{option} FILE"), reporter)
+    network = load_inception(path, device, option)
     sha256 = sha256_of(path)
     if sha256 != PUBLISHED.sha256:
         reporter.say(
@@ -129,14 +141,18 @@ def load_extractor(
 
 
 def load_local_extractor(
-    path: Path, device: torch.device, batch: int, precision: torch.dtype = torch.float32
+    path: Path,
+    device: torch.device,
+    batch: int,
+    precision: torch.dtype = torch.float32,
+    option: str = "--features",
 ) -> Extractor:
     """Load a classifier of `ddpm train-classifier` as the feature network.
 
     Its scores are not FID, and compare only with scores of the same file. Raises DdpmError where
     the file is no such classifier.
     """
-    loaded = classifier.load(path)
+    loaded = classifier.load(path, option)
     network = LocalFeatures(loaded.network.to(device))
     protocol = protocols.local_protocol(loaded.config.size, loaded.config.channels)
     return Extractor(network, sha256_of(path), protocol, device, batch, precision, path.name)

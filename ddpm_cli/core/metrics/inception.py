@@ -138,14 +138,14 @@ def _average_pool(x: Tensor) -> Tensor:
     return functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 
 
-def load_inception(path: Path, device: torch.device) -> FidInception:
+def load_inception(path: Path, device: torch.device, option: str = "--weights") -> FidInception:
     """Load the network for inference, on a device: batch norms folded, channels last.
 
     Raises DdpmError where the file is of another network.
     """
     with torch.device("meta"):  # no initial weights only to be overwritten
         network = FidInception()
-    state_dict = read_weights(path)
+    state_dict = read_weights(path, option)
     _check(state_dict, network, path)
     floats = {key: tensor.float() for key, tensor in state_dict.items()}
     network.load_state_dict(floats, assign=True)
@@ -157,10 +157,10 @@ def load_inception(path: Path, device: torch.device) -> FidInception:
     return network.to(device)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, option: str = "--weights") -> dict[str, Tensor]:
     """Read a flat state dict, .safetensors or PyTorch's format, without executing any pickle."""
     if not path.is_file():
-        raise DdpmError(f"--weights {path}: no such file")
+        raise DdpmError(f"{option} {path}: no such file")
     try:
         return tensors.read_flat(path)
     except DdpmError as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.metrics.inception import INPUT_SIZE
 
 
@@ -105,8 +105,7 @@ PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
 def protocol(name: str) -> Protocol:
     """Find a protocol by name. Raises UsageError for an unknown name."""
     by_name = {candidate.name: candidate for candidate in PROTOCOLS}
-    if name not in by_name:
-        raise UsageError(f"--protocol {name}: choose one of {', '.join(by_name)}")
+    one_of("--protocol", name, by_name)
     return by_name[name]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import slurm, worker
@@ -29,8 +30,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Raises UsageError where the device does not exist.
     """
-    if name not in DEVICES:
-        raise UsageError(f"--device {name!r} is unknown; choose one of {', '.join(DEVICES)}")
+    one_of("--device", name, DEVICES)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -52,8 +52,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products and convolutions; "auto" is bfloat16 on GPUs that support it."""
-    if name not in PRECISIONS:
-        raise UsageError(f"--precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    one_of("--precision", name, PRECISIONS)
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
 

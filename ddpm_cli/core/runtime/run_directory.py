@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ddpm_cli.core.config import paths
@@ -204,7 +205,8 @@ def _why_no_run(folder: Path) -> str:
     """Why a folder cannot be sampled from, and what can be."""
     run = RunDirectory(folder)
     if (folder / "model_index.json").is_file() or any(folder.glob("diffusion_pytorch_model*")):
-        return f"{folder} is a folder of diffusers: import it with ddpm convert {folder} --out FILE"
+        command = f"ddpm convert {quote(str(folder))} --out FILE"
+        return f"{folder} is a folder of diffusers: import it with {command}"
     if snapshots := sorted(folder.glob("[0-9]*.pt")):
         return f"{folder} holds snapshots: name one, such as the newest, {snapshots[-1]}"
     if runs := [str(other.path) for other in _runs_in(folder)]:

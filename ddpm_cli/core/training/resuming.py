@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -129,8 +130,8 @@ def _check_same_run(run: RunDirectory, config: RunConfig) -> None:
     if changes := _changes(run, config):
         raise DdpmError(
             f"{run.path} holds a run that this command would change: {changes}. What is not given "
-            f"stays as it is with --out {run.path}; another --out (or --resume never) is for a "
-            "new run"
+            f"stays as it is with --out {quote(str(run.path))}; another --out (or --resume never) "
+            "is for a new run"
         )
 
 
@@ -140,7 +141,7 @@ def _check_snapshots_run(mode: str, config: RunConfig) -> None:
     if run is not None and (changes := _changes(run, config)):
         raise DdpmError(
             f"--resume {mode} is of a run that this command would change: {changes}. Leave those "
-            f"settings out; or start from its weights alone, by --init-from {run.path}"
+            f"settings out; or start from its weights alone, by --init-from {quote(str(run.path))}"
         )
 
 
@@ -151,8 +152,8 @@ def _changes(run: RunDirectory, config: RunConfig) -> str:
     if any(change.startswith("data.fingerprint ") for change in changes):
         return (
             f"the images of {config.data.source} are not the ones it was trained on (to train on "
-            f"them from its weights: ddpm train --init-from {run.path} --data "
-            f"{config.data.source} --out NEW)"
+            f"them from its weights: ddpm train --init-from {quote(str(run.path))} --data "
+            f"{quote(config.data.source)} --out NEW)"
         )
     for part in ("labels", "captions"):
         if any(change.startswith(f"data.{part} ") for change in changes):

@@ -46,7 +46,7 @@ _SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
 
 def load_extractor(request: ScoringRequest, device: torch.device, reporter: Reporter) -> Extractor:
     """The feature network of the scores: FID Inception, or a classifier of train-classifier."""
-    settings = ExtractorSettings(weights=request.weights, features=request.features)
+    settings = ExtractorSettings(request.weights, request.features, prefix="--fid-")
     return settings.load(device, reporter)
 
 
