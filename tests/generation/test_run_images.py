@@ -100,3 +100,14 @@ def test_a_score_in_training_records_the_precision_of_its_sampling(
     assert train_tiny(*given, "--out", "scored", "--precision", "bf16").code == 0
     row = json.loads(Path("scored/scores.jsonl").read_text())
     assert (row["precision"], "| fp32 |" in row["protocol"]) == ("bf16", True)
+
+
+def test_a_run_is_scored_at_the_levels_given(
+    ddpm: Run, run: Path, photos: Path, trained: Path
+) -> None:
+    levels = ("--timesteps", "90,50,2", "--final-sigma", "sigma-min", "--sampler", "dpmpp-2m-sde")
+    result = ddpm("fid", photos, run, "-n", 8, *levels, "--features", trained, "--json")
+    assert result.code == 0, result.err
+    sampled = result.json()["sampled"]
+    assert (sampled["timesteps"], sampled["steps"], sampled["eta"]) == ([90, 50, 2], 3, 1)
+    assert sampled["final_sigma"] == "sigma-min"
