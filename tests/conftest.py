@@ -47,8 +47,8 @@ def _isolated(
     monkeypatch.setenv("DDPM_CACHE", str(cache))
     monkeypatch.setenv("DDPM_TRACEBACK", "")
     for name in os.environ:
-        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith(
-            ("SLURM_", "TORCHELASTIC")
+        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "ENVIRONMENT") or name.startswith(
+            ("SLURM_", "TORCHELASTIC", "MASTER_")
         ):
             monkeypatch.delenv(name)
 

@@ -20,6 +20,7 @@ OWNERS = {
         "core.runtime.distributed",
         "core.runtime.elastic.launch",
         "core.runtime.elastic.failures",
+        "core.runtime.elastic.rendezvous",
     },
     "torch.nn.parallel": {"core.runtime.distributed"},
     "PIL": {"core.data.files"},

@@ -37,7 +37,7 @@ from ddpm_cli.core.errors import (
     WorkersFailedError,
 )
 from ddpm_cli.core.runtime import devices, locks
-from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
+from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker, world
 from ddpm_cli.core.runtime.elastic.failures import first_failure
 from ddpm_cli.core.runtime.elastic.launch import Nodes
 from ddpm_cli.core.runtime.locks import lock_run
@@ -69,22 +69,27 @@ def test_scontrol_expands_other_node_lists(scontrol: Path) -> None:
     assert scontrol.read_text() == "show hostnames odd{1..3}\n"
 
 
+@pytest.fixture
+def every_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names of hosts resolve."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
+
+
 def attached(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
-    """The variables of torch.distributed set by `attach` under these variables of SLURM."""
+    """The variables of torch.distributed under these variables of SLURM."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     with monkeypatch.context() as patch:
-        for name in ("MASTER_ADDR", "MASTER_PORT", "ENVIRONMENT"):
-            patch.delenv(name, raising=False)
         for name, value in variables.items():
             patch.setenv(name, value)
         before = dict(os.environ)
-        slurm.attach()
+        world.attach_tasks()
         found = {name: os.environ[name] for name in names if name in os.environ}
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
     return found
 
 
+@pytest.mark.usefixtures("every_host")
 def test_tasks_of_srun_become_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
     nodes = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "3", "SLURM_JOB_NODELIST": "gpu[03-04]"}
@@ -104,7 +109,8 @@ def test_a_single_task_and_a_batch_script_are_single_processes(
     assert attached(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="1") == {}
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}
     assert attached(monkeypatch, **script) == {}
-    assert attached(monkeypatch, **script, SLURM_STEP_NUM_TASKS="4")["WORLD_SIZE"] == "4"
+    step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "localhost"}
+    assert attached(monkeypatch, **script, **step)["WORLD_SIZE"] == "4"
 
 
 def test_node_addresses() -> None:
@@ -138,6 +144,7 @@ def test_invalid_time_limits(text: str) -> None:
             3,
         ),  # a launcher in one task
         ({"RANK": "3"}, 1, None),
+        ({"RANK": "3", "WORLD_SIZE": ""}, 1, 0),  # ranks of no launcher
         ({"RANK": "3", "SLURM_PROCID": "3", "TORCHELASTIC_RUN_ID": "x"}, 1, None),
     ],
 )
@@ -145,7 +152,8 @@ def test_each_process_takes_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int, index: int | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    for name, value in (environment | {"LOCAL_RANK": "3"}).items():
+    world_of_four = {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}
+    for name, value in (world_of_four | environment).items():
         monkeypatch.setenv(name, value)
     if index is None:
         with pytest.raises(UsageError, match="process 3 of this machine has no GPU"):
@@ -196,8 +204,9 @@ def test_a_failure_is_reported_though_the_disk_is_full(
 
 
 def test_errors_raised_on_all_ranks_are_reported_by_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank, silent in (("0", False), ("3", True)):
+    for rank, met, silent in (("0", True, False), ("3", True, True), ("3", False, False)):
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr(worker, "_met_others", met)
         for error in (PreemptedError("x"), StoppedByUserError("x"), DivergedError("x")):
             assert worker.report_failure(error) == silent
         assert not worker.report_failure(DdpmError("of this process alone"))
@@ -225,12 +234,11 @@ def test_one_of_several_exits_without_pythons_shutdown(
 
 def test_the_earlier_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(worker.STARTED, "1000")
-    assert stopping.end_of_time(None) is None
-    assert stopping.end_of_time(60) == 1060
+    assert stopping.end_of_time(None, Silent()) is None
+    assert stopping.end_of_time(60, Silent()) == 1060
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1030")
-    assert stopping.end_of_time(60) == 1030
-    monkeypatch.setenv("SLURM_JOB_END_TIME", "NONE")
-    assert stopping.end_of_time(60) == 1060
+    assert stopping.end_of_time(60, Silent()) == 1030
 
 
 def test_the_time_limit_leaves_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +261,7 @@ def test_the_time_limit_includes_validation(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(time, "time", lambda: now[0])
     progress = Progress(steps=10, seconds=20.0, save_seconds=10.0, validation_seconds=100.0)
     request: Any = SimpleNamespace(time_limit=1000.0)
-    limit = session._time_limit(request, progress)
+    limit = session._time_limit(request, progress, Silent())
     assert limit is not None
     for now[0], must_stop in ((770.0, False), (772.0, True)):
         assert limit.must_stop() == must_stop
@@ -681,6 +689,7 @@ def test_a_node_that_waits_for_node_0_handles_signals(monkeypatch: pytest.Monkey
         os.kill(os.getpid(), signal.SIGTERM)
         raise ConnectionRefusedError(111, "Connection refused")
 
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
     monkeypatch.setattr(socket, "create_connection", refused)
     with stopping.catch_signals() as stop, pytest.raises(PreemptedError), stop.raise_at_once():
         launch.launch(launch.LaunchConfig(1, Nodes(2, 1, "gpu03:29500")), ["train"], Silent())

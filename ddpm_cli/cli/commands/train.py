@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,8 +86,9 @@ def _train(
     from ddpm_cli.core.training import preflight, session
 
     execution = session.execution_on(machine, reporter)
-    with distributed.process_group(execution.device):
+    with ExitStack() as group:
         with stop.raise_at_once():
+            group.enter_context(distributed.process_group(execution.device))
             processes = machine.processes if dry_run else distributed.world_size()
             plan = preflight.preflight(request, processes, execution.device, reporter)
             _announce(plan.summary(), reporter)

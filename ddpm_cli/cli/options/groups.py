@@ -14,6 +14,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import arguments
 from ddpm_cli.core.config.fields import Setting, settings_of
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.elastic import world
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,6 +36,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(**values: Any) -> None:
         values = check(values)
+        for notice in world.settle():
+            console.reporter().say(notice)
         console.announce_cache()
         for name, kind in groups.items():
             fields = dataclasses.fields(kind)

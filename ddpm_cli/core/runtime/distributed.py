@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.elastic import watchdog, worker
+from ddpm_cli.core.runtime.elastic.rendezvous import Rendezvous, run_interruptibly
+from ddpm_cli.core.runtime.elastic.variables import number
 
 T = TypeVar("T")
 
@@ -30,17 +32,17 @@ def under_launcher() -> bool:
 
 def rank() -> int:
     """This process's rank, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return number("RANK", 0) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
     """This process's rank on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return number("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
 def world_size() -> int:
     """The number of processes."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return number("WORLD_SIZE", 1)
 
 
 def is_main() -> bool:
@@ -50,31 +52,47 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the process group within a block: gloo for the CPU, NCCL for GPUs."""
+    """Join the process group within a block: gloo for the CPU, NCCL for GPUs.
+
+    Waiting for the others is announced, and signals are handled meanwhile.
+    """
     if world_size() == 1:
         yield
         return
+    rendezvous = Rendezvous(rank(), world_size(), _COLLECTIVE_TIMEOUT)
+    run_interruptibly(lambda: _join(rendezvous, device), rendezvous.announce)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of this thread, too
+    worker.met_others()
+    yield
+    dist.destroy_process_group()  # not after an error: it is reported before the others notice
+
+
+def _join(rendezvous: Rendezvous, device: torch.device) -> None:
+    """Join the process group, and hear from the others once."""
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    with watchdog.deadline(_RENDEZVOUS_TIMEOUT, _rendezvous_timed_out):
-        dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+    with watchdog.deadline(_RENDEZVOUS_TIMEOUT, lambda: _rendezvous_timed_out(rendezvous)):
+        dist.init_process_group(
+            backend,
+            store=rendezvous.meet(),
+            rank=rendezvous.rank,
+            world_size=rendezvous.size,
+            timeout=_COLLECTIVE_TIMEOUT,
+        )
     with watchdog.deadline(_HANDSHAKE_TIMEOUT, lambda: _handshake_timed_out(device)):
         for kind in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
             ones = torch.ones(1, device=kind)
             dist.all_reduce(ones)
             assert ones.item() == world_size()
-    yield
-    dist.destroy_process_group()  # not after an error: it is reported before the others notice
 
 
-def _rendezvous_timed_out() -> str:
-    endpoint = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def _rendezvous_timed_out(rendezvous: Rendezvous) -> str:
     return (
-        f"{worker.rank_name()} waited {_RENDEZVOUS_TIMEOUT:.0f} s for {world_size()} processes to "
-        f"meet at {endpoint}; were all started, and can each reach that address (a firewall, a "
-        "wrong name)?"
+        f"{worker.rank_name()} waited {_RENDEZVOUS_TIMEOUT:.0f} s for {rendezvous.waiting_for}; "
+        "were all started, and can each reach that address (a firewall, a wrong name)?"
     )
 
 

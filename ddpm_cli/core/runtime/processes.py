@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.elastic import launch, slurm, stopping
+from ddpm_cli.core.runtime.elastic import launch, stopping, world
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -18,7 +18,7 @@ def launch_if_needed(
     the message says what is `kept`.
     """
     if nproc == 1:
-        slurm.attach()
+        world.attach_tasks()
         return False
     if distributed.under_launcher():
         return False

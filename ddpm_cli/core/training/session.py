@@ -21,7 +21,7 @@ from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
-from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker
+from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker, world
 from ddpm_cli.core.runtime.files import dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -57,7 +57,7 @@ def launch_if_needed(
         )
     machine.check()
     if machine.processes == 1:
-        slurm.attach()
+        world.attach_tasks()
         return False
     if distributed.under_launcher():
         return False
@@ -156,7 +156,7 @@ def _train(
             distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
         speed = None
         if request.scoring.every or not finished:
-            stop.limit = _time_limit(request, state.progress)
+            stop.limit = _time_limit(request, state.progress, reporter)
             with watchdog.watching(run.logs, request.stall_timeout):
                 scorer = None
                 if extractor is not None:
@@ -276,13 +276,15 @@ def _origin(
     return initial.origin
 
 
-def _time_limit(request: TrainingRequest, progress: Progress) -> stopping.TimeLimit | None:
+def _time_limit(
+    request: TrainingRequest, progress: Progress, reporter: Reporter
+) -> stopping.TimeLimit | None:
     def used() -> tuple[float, float]:
         save, step = progress.save_seconds, progress.seconds / max(1, progress.steps)
         more = progress.validation_seconds + progress.preview_seconds
         return (save + more if save else 0.0), step
 
-    end = stopping.end_of_time(request.time_limit)
+    end = stopping.end_of_time(request.time_limit, reporter)
     return None if end is None else stopping.TimeLimit(end, used)
 
 

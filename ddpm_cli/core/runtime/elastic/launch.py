@@ -36,7 +36,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError, first_line
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.elastic import stopping, worker
+from ddpm_cli.core.runtime.elastic import stopping, worker, world
 from ddpm_cli.core.runtime.elastic.failures import Failure, first_failure
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -98,6 +98,10 @@ def launch(config: LaunchConfig, command: Sequence[str], reporter: Reporter) -> 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # reported below in a line
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else keys of dead workers remain
     nodes = config.nodes
+    world.check_interfaces()
+    if nodes.count > 1:
+        world.check_host(nodes.endpoint.rpartition(":")[0], f"--rdzv-endpoint {nodes.endpoint}")
+        reporter.say(f"Node {nodes.rank} of {nodes.count} meets the others at {nodes.endpoint}")
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddpm-")))
         logs = _WorkerLogs(config.logs or temporary, temporary / "errors", config.processes)

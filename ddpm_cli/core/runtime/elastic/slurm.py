@@ -5,31 +5,89 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from ddpm_cli.core.config.fields import is_whole_number
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.elastic.variables import number, shown, value
+from ddpm_cli.core.runtime.reporting import Reporter
+
+_CGROUP = Path("/proc/self/cgroup")
+_INTERACTIVE_STEP = str(0xFFFFFFFA)  # the step of salloc's shell, SLURM_INTERACTIVE_STEP
+_SHELLS = ("interactive", "bash", "zsh", "sh")  # names of jobs that are shells
 
 
-def attach() -> None:
-    """Set torchrun's variables from SLURM's, where `srun` started several tasks.
+@dataclass(frozen=True)
+class Task:
+    """One of several tasks of `srun`."""
 
-    Variables that are set already stay. A batch script itself, which has a task number too, is a
-    single process.
+    rank: int
+    local_rank: int
+    tasks: int
+    port: int  # at which they meet, the same for all of a step
+
+
+def task() -> Task | None:
+    """Which task of `srun` this process is; None where srun did not start several.
+
+    A batch script itself, which has a task number too, is a single process, and so is what is
+    typed in a shell that srun started in a terminal. Raises UsageError for numbers that are none.
     """
-    env = os.environ
-    if "RANK" in env or "SLURM_PROCID" not in env:
-        return
-    in_step = "SLURM_STEP_NUM_TASKS" in env
-    tasks = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
-    if tasks == 1 or (env.get("ENVIRONMENT") == "BATCH" and not in_step):
-        return
+    tasks = _tasks()
+    if tasks == 1 or _is_typed_in_a_shell():
+        return None
+    rank = number("SLURM_PROCID", 0)
+    if rank >= tasks:
+        raise UsageError(
+            f"{shown('SLURM_PROCID')}, but srun started {tasks} tasks ({shown(_tasks_variable())})"
+        )
+    job, step = number("SLURM_JOB_ID", 0), number("SLURM_STEP_ID", 0)
+    return Task(rank, number("SLURM_LOCALID", 0), tasks, 20_000 + (7 * job + step) % 10_000)
+
+
+def tasks_of_shell() -> int:
+    """The number of tasks of the step in whose shell this command was typed; 1 elsewhere."""
+    return _tasks() if _is_typed_in_a_shell() else 1
+
+
+def first_task_host() -> str:
+    """The host of task 0. Raises UsageError where SLURM's variables do not say."""
     nodes = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    node_list = next((env[name] for name in nodes if env.get(name)), "localhost")
-    env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=str(tasks))
-    env.setdefault("LOCAL_RANK", env.get("SLURM_LOCALID", "0"))
-    env.setdefault("MASTER_ADDR", first_host(node_list))
-    job, step = (int(env.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    env.setdefault("MASTER_PORT", str(20_000 + (7 * job + step) % 10_000))  # the same for all tasks
+    known = next((name for name in nodes if value(name)), None)
+    if known is None:
+        raise UsageError(
+            f"{shown('SLURM_PROCID', _tasks_variable())}, but SLURM_JOB_NODELIST is not set; unset "
+            "SLURM_PROCID to run one process by itself"
+        )
+    try:
+        return first_host(os.environ[known])
+    except DdpmError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{shown(known)}: {reason}; MASTER_ADDR may name the host") from error
+
+
+def _tasks_variable() -> str:
+    return "SLURM_STEP_NUM_TASKS" if value("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+
+
+def _tasks() -> int:
+    """The number of tasks that were started together with this process."""
+    variable = _tasks_variable()
+    in_script = value("ENVIRONMENT") == "BATCH" and variable == "SLURM_NTASKS"
+    if value("SLURM_PROCID") is None or in_script:
+        return 1
+    return max(1, number(variable, 1))
+
+
+def _is_typed_in_a_shell() -> bool:
+    """Whether this is a command in a shell of `srun --pty` or salloc, and not a task itself."""
+    if value("SLURM_TASK_PID") == str(os.getpid()):
+        return False
+    if value("SLURM_STEP_ID") == _INTERACTIVE_STEP or value("SLURM_PTY_PORT"):
+        return True
+    return value("SLURM_STEP_NUM_TASKS") is None and value("SLURM_JOB_NAME") in _SHELLS
 
 
 def first_host(nodes: str) -> str:
@@ -38,7 +96,10 @@ def first_host(nodes: str) -> str:
     host = re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
     if re.fullmatch(r"[\w.-]+", host):
         return host
-    return _scontrol("show", "hostnames", nodes).split()[0]
+    hosts = _scontrol("show", "hostnames", nodes).split()
+    if not hosts:
+        raise DdpmError("scontrol show hostnames names none")
+    return hosts[0]
 
 
 def is_task() -> bool:
@@ -48,10 +109,42 @@ def is_task() -> bool:
     return same_rank and "TORCHELASTIC_RUN_ID" not in env
 
 
-def end_time() -> float | None:
-    """When SLURM will end this job, in seconds since 1970; None if unknown."""
-    text = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(text) if is_whole_number(text) else None
+def end_time(started: float, reporter: Reporter) -> float | None:
+    """When SLURM will end this job, in seconds since 1970; None if unknown.
+
+    A time that was past when the command `started`, or that belongs to no job of this process, was
+    left behind by another job: it is ignored, with a notice.
+    """
+    name = "SLURM_JOB_END_TIME"
+    text = value(name)
+    if text is None:
+        return None
+    end = float(text) if is_whole_number(text) else None
+    if end is None:
+        problem = "is no time"
+    elif value("SLURM_JOB_ID") is None:
+        problem = "is of another job: SLURM_JOB_ID is not set"
+    elif end <= max(started, _start_time()):
+        problem = "is past, so it is of another job or that job was extended"
+    elif (job := _job_of_process()) not in (None, value("SLURM_JOB_ID")):
+        problem = f"is of job {value('SLURM_JOB_ID')}, and this process belongs to job {job}"
+    else:
+        return end
+    reporter.say(f"{shown(name)} is ignored, as it {problem}; --time-limit sets one")
+    return None
+
+
+def _start_time() -> float:
+    text = value("SLURM_JOB_START_TIME") or ""
+    return float(text) if is_whole_number(text) else 0.0
+
+
+def _job_of_process() -> str | None:
+    """The job whose control group the kernel has this process in; None where that is unknown."""
+    with suppress(OSError):
+        found = re.search(r"slurm.*/job_(\d+)", _CGROUP.read_text(encoding="utf-8"))
+        return found[1] if found else None
+    return None
 
 
 def check_requeue() -> None:

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError
 from ddpm_cli.core.runtime.elastic import slurm, worker
+from ddpm_cli.core.runtime.elastic.variables import number
+from ddpm_cli.core.runtime.reporting import Reporter
 
 OUT_OF_TIME: int = getattr(signal, "SIGXCPU", 24)  # stands for the time limit
 _PREEMPTIONS = tuple(  # Windows has only the first
@@ -25,7 +27,7 @@ SIGNALS = (signal.SIGINT, *_PREEMPTIONS)
 _NEVER_IGNORED = ("SIGTERM", "SIGXCPU")  # no shell and no nohup makes a command ignore these
 
 _MIN_GRACE = 120.0  # seconds that our launcher gives its workers to save, at least
-_TORCHRUN_GRACE = 30.0
+_TORCHRUN_GRACE = 30
 _FIRST_SAVE = 10.0  # seconds assumed for a snapshot before the first one
 _EXIT_TIME = 5.0  # seconds to end the processes after saving
 _REPEAT_AFTER = 0.01  # seconds, of a signal that came within a destructor
@@ -192,13 +194,13 @@ def _error_type(number: int) -> type[DdpmError]:
     return StoppedByUserError if number == signal.SIGINT else PreemptedError
 
 
-def end_of_time(limit: float | None) -> float | None:
+def end_of_time(limit: float | None, reporter: Reporter) -> float | None:
     """When a run of `limit` seconds, or the SLURM job, ends, in seconds since 1970.
 
     The limit counts from the launcher's start, across restarts of its workers.
     """
     started = float(os.environ.get(worker.STARTED, time.time()))
-    ends = [slurm.end_time(), None if limit is None else started + limit]
+    ends = [slurm.end_time(started, reporter), None if limit is None else started + limit]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -209,11 +211,11 @@ def grace_period(save: float) -> float:
 
 def short_grace_warning(save: float) -> str | None:
     """A warning if an outer torchrun would kill workers before a snapshot is written."""
-    grace = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _TORCHRUN_GRACE))
+    grace = number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _TORCHRUN_GRACE)
     if worker.is_worker() or "TORCHELASTIC_RUN_ID" not in os.environ or save < grace:
         return None
     return (
-        f"torchrun kills its workers {grace:.0f} s after SIGTERM, but the last snapshot took "
+        f"torchrun kills its workers {grace} s after SIGTERM, but the last snapshot took "
         f"{save:.0f} s: start them by ddpm train --nproc, which waits, or set "
         f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace_period(save):.0f} for torchrun"
     )

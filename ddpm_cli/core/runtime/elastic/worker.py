@@ -29,6 +29,15 @@ _RAISED_ON_ALL_RANKS = (PreemptedError, StoppedByUserError, DivergedError)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+_met_others = False  # whether this process has joined the others
+
+
+def met_others() -> None:
+    """Note that the others have been met, so that rank 0 reports what is raised on all ranks."""
+    global _met_others
+    _met_others = True
+
+
 def is_worker() -> bool:
     """Whether our own launcher started this process."""
     return os.environ.get(LAUNCHER) == str(os.getppid())
@@ -84,7 +93,8 @@ def report_failure(error: Exception) -> bool:
         if os.environ.get("RANK") != "0":  # rank 0 prints to the terminal, the others to a log
             print(trace or error, file=sys.stderr)
         return True
-    if isinstance(error, _RAISED_ON_ALL_RANKS) and os.environ.get("RANK", "0") != "0":
+    on_all_ranks = _met_others and isinstance(error, _RAISED_ON_ALL_RANKS)
+    if on_all_ranks and os.environ.get("RANK", "0") != "0":
         return True
     if intended_exit_code is None and "RANK" in os.environ:
         outcome = (
