@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime import content
-from ddpm_cli.core.runtime.files import write_bytes
+from ddpm_cli.core.runtime.files import parse_json, write_bytes
 
 _LISTED = 5  # mismatches in an error message
 
@@ -82,7 +82,7 @@ def describe(path: Path) -> dict[str, str]:
 def document(path: Path, text: str) -> Any:
     """Parse a JSON document of a file's metadata. Raises DdpmError."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise DdpmError(f"{path} holds a damaged config: {error}") from error
 

@@ -22,7 +22,7 @@ from ddpm_cli.core.conversion.checking import difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, export_tensors
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.runtime.files import cannot_write
+from ddpm_cli.core.runtime.files import cannot_write, read_json
 
 _VERSION = "0.30.0"  # the first version of diffusers that reads these files
 _MODEL = {
@@ -74,7 +74,7 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
         tensors.write(file, _exported_tensors(model.network, ours), "format", "pt")
 
-        document = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        document = read_json(folder / "unet" / "config.json")
         written = diffusers.read(document, "the written config")
         compute = partial(reference.diffusers_unet, tensors.read(file).tensors, written)
         null_class = len(ours.classes) if ours.null_class else None

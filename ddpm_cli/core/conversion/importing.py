@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from ddpm_cli.core.conversion.reference import AttentionHeads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.runtime.files import new_file
+from ddpm_cli.core.runtime.files import new_file, read_json
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -269,7 +268,7 @@ def _read_tensors(file: Path) -> Tensors:
 def _document(path: Path) -> dict[str, Any]:
     """A JSON file of named settings. Raises DdpmError for anything else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except FileNotFoundError as error:
         raise DdpmError(
             f"{path}: no such file; a folder of diffusers has one (to export a run of "
