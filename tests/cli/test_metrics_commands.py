@@ -105,7 +105,7 @@ def test_inputs_are_checked_before_the_weights(ddpm: Run, tmp_path: Path) -> Non
     assert "not a zip archive" in only_line(err)
     code, _, err = ddpm("fid", real, real, "--protocol", "tf")
     assert code == 2
-    assert "--protocol tf: choose one of pytorch-fid, torch-fidelity" in only_line(err)
+    assert "--protocol 'tf' is unknown; choose one of pytorch-fid, torch-fidelity" in only_line(err)
     np.savez(tmp_path / "s.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     code, _, err = ddpm("inception-score", tmp_path / "s.npz")
     assert code == 2

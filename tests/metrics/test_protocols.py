@@ -110,7 +110,7 @@ def test_protocols_by_name() -> None:
     assert protocol("pytorch-fid") is PYTORCH_FID
     assert protocol("torch-fidelity") is TORCH_FIDELITY
     assert protocol("clean-fid") is CLEAN_FID
-    with pytest.raises(UsageError, match="clean: choose one of pytorch-fid, torch-fidelity, clean"):
+    with pytest.raises(UsageError, match="is unknown; choose one of pytorch-fid, torch-fidelity, clean"):
         protocol("clean")
 
 
