@@ -190,3 +190,41 @@ def test_a_fingerprint_reads_the_first_bytes_of_few_files(tmp_path: Path) -> Non
         assert open_image_files(root).cache_key() != cache_key
         (root / name).write_text("x")
     assert changed[0] and 32 <= sum(changed) <= 64
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.zip", LFS.encode(), "a.zip is not a zip archive but a Git LFS pointer.*git lfs pull"),
+        ("a.zip", b"<!DOCTYPE html><html>", "not a zip archive but a web page"),
+        ("a.zip", b"404: Not Found", "not a zip archive but a server's error message"),
+        ("a.zip", b"", "not a zip archive but an empty file"),
+        ("a.zip", b"PK\x03\x04cut", "a.zip: damaged or cut short"),
+        ("a.tar", b"\0" * 257 + b"ustar", "neither.*, but a tar archive.*unpack them"),
+        ("a.npz", b"PK\x03\x04", "neither.*, but a zip archive.*data sets in files"),
+        ("a.png", b"\x89PNG\r\n\x1a\n", "neither.*, but a PNG image .give its folder"),
+    ],
+)
+def test_what_is_no_archive_is_said_as_what_it_is(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DdpmError, match=said):
+        open_image_files(tmp_path / name)
+
+
+def test_texts_are_utf_8_or_marked_utf_16(tmp_path: Path) -> None:
+    root = fill(tmp_path / "in", a_DOT_png="x")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (root / "a.txt").write_bytes("caf\u00e9".encode(encoding))
+        assert open_image_files(root).text("a.txt") == "caf\u00e9"
+    for encoding, remedy in (("cp1252", "iconv -f WINDOWS-1252"), ("utf-16-le", "UTF-16LE")):
+        (root / "a.txt").write_bytes("caf\u00e9".encode(encoding))
+        with pytest.raises(UnreadableError, match=f"a.txt is not UTF-8 .*{remedy}"):
+            open_image_files(root).text("a.txt")
+    (root / "a.txt").write_bytes("cafe".encode("utf-16-le"))
+    with pytest.raises(UnreadableError, match="is not text"):
+        open_image_files(root).text("a.txt")

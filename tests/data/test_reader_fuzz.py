@@ -5,36 +5,20 @@ The whole of it takes minutes: pytest -m fuzz tests/data/test_reader_fuzz.py
 
 from __future__ import annotations
 
-import io
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm_cli.core.data import files
+from tests.support.mutations import MUTATIONS, picture, saved
 
 SAMPLE, ALL = 300, 20_000  # mutants in the suite, and under the marker `fuzz`
 PIXELS = 4_000_000  # the largest image decoded here: what a damaged header claims costs time
-LENGTHS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xea\x60\0\0\xea\x60")
-
-
-def picture(mode: str = "RGB", side: tuple[int, int] = (23, 17), seed: int = 0) -> Image.Image:
-    """Noise, or its first bits, of width x height pixels."""
-    noise = np.random.default_rng(seed).integers(0, 256, (side[1], side[0], 3)).astype(np.uint8)
-    if mode == "I;16":
-        return Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
-    return Image.fromarray(noise).convert(mode)
-
-
-def saved(form: str, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture(mode).save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def moving(form: str, **options: Any) -> bytes:
@@ -117,58 +101,6 @@ def seeds() -> dict[str, bytes]:
         **({"plain.jp2": saved("JPEG2000")} if ".jp2" in files.SUFFIXES else {}),
         **({"plain.avif": saved("AVIF", exif=exif())} if ".avif" in files.SUFFIXES else {}),
     }
-
-
-def flipped(rng: random.Random, data: bytearray) -> None:
-    for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        data[rng.randrange(len(data))] = rng.randrange(256)
-
-
-def flipped_in_header(rng: random.Random, data: bytearray) -> None:
-    for _ in range(rng.choice((1, 2, 4))):
-        data[rng.randrange(min(len(data), 80))] = rng.choice((0, 1, 127, 128, 255))
-
-
-def cut(rng: random.Random, data: bytearray) -> None:
-    del data[rng.randrange(len(data)) :]
-
-
-def hollowed(rng: random.Random, data: bytearray) -> None:
-    start = rng.randrange(len(data))
-    del data[start : start + rng.choice((1, 2, 4, 13, 100))]
-
-
-def swapped(rng: random.Random, data: bytearray) -> None:
-    a, b, width = rng.randrange(len(data)), rng.randrange(len(data)), rng.choice((1, 4, 12, 50))
-    first, second = data[a : a + width], data[b : b + width]
-    data[a : a + width], data[b : b + width] = second, first
-
-
-def doubled(rng: random.Random, data: bytearray) -> None:
-    start = rng.randrange(len(data))
-    data[start:start] = data[start : start + rng.choice((1, 4, 12, 60, 500))]
-
-
-def lengthened(rng: random.Random, data: bytearray) -> None:
-    """A number of nonsense, as a length, a count or a size."""
-    start, value = rng.randrange(len(data)), rng.choice(LENGTHS)
-    data[start : start + len(value)] = value
-
-
-def padded(rng: random.Random, data: bytearray) -> None:
-    data += rng.randbytes(rng.choice((1, 10, 1000)))
-
-
-MUTATIONS: tuple[Callable[[random.Random, bytearray], None], ...] = (
-    flipped,
-    flipped_in_header,
-    cut,
-    hollowed,
-    swapped,
-    doubled,
-    lengthened,
-    padded,
-)
 
 
 def with_sums(data: bytes) -> bytes:

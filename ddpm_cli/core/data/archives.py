@@ -6,6 +6,7 @@ Nothing is decoded here (see `files`) and nothing is ever unpacked to disk, so a
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import stat
@@ -19,8 +20,9 @@ from typing import Protocol
 from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.files import SUFFIXES, USUAL_PIXELS, UnreadableError, max_pixels
-from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
+from ddpm_cli.core.data.formats import REMEDIES, count_suffixes, describe_left_out
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
+from ddpm_cli.core.runtime.content import HEAD, describe
 
 _FILE_LIMIT = 256 * 2**20  # bytes of one image file, uncompressed
 _BYTES_PER_PIXEL = 8  # four channels of 16 bits: of files where larger images are let in
@@ -84,7 +86,7 @@ def open_image_files(path: Path, *, training: bool = False) -> ImageFiles:
     if archives := [place for place in zips if place.is_file()]:
         return ZipFiles(archives[0], path.relative_to(archives[0]).as_posix(), training=training)
     if path.exists():
-        raise DdpmError(f"{path} is neither a folder nor a .zip of images")
+        raise DdpmError(f"{path} is neither a folder nor a .zip of images{_content(path)}")
     raise DdpmError(f"{path}: no such folder or .zip{_similar_names(path)}")
 
 
@@ -232,13 +234,38 @@ class ZipFiles:
 
 
 def _decode_text(data: bytes, name: str) -> str:
+    """UTF-8, or UTF-16 with its mark, as spreadsheets write it."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
+        wide = b"\0" in data[:_HASHED_BYTES]
         raise UnreadableError(
             f"{name} is not UTF-8 (byte {error.start + 1} is {data[error.start]:#04x}); save it as "
-            "UTF-8"
+            f"UTF-8, as by iconv -f {'UTF-16LE' if wide else 'WINDOWS-1252'} -t UTF-8"
         ) from error
+    if "\0" in text:
+        raise UnreadableError(f"{name} is not text (it holds zero bytes); save it as UTF-8")
+    return text
+
+
+def _content(path: Path) -> str:
+    """What a file is that is neither, with what to do: ", but a tar archive: unpack it"."""
+    what, remedy = _head_of(path), REMEDIES.get(path.suffix.lower(), "")
+    if what and "image" in what:
+        remedy = "give its folder"
+    return (f", but {what}" if what else "") + (f" ({remedy})" if remedy else "")
+
+
+def _head_of(path: Path) -> str | None:
+    """What a file holds, told from its first bytes; None where that is unknown."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return None
+        with path.open("rb") as file:
+            return describe(file.read(HEAD))
+    except OSError:
+        return None
 
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
@@ -280,8 +307,11 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except DAMAGED_FILE as error:
+        what = _head_of(path)
+        if what and "zip archive" not in what:
+            raise DdpmError(f"{path} is not a zip archive but {what}") from error
         raise DdpmError(
-            f"{path}: not a zip archive, or truncated ({str(error).lower()}); copy it again"
+            f"{path}: damaged or cut short ({first_line(error)}); copy it again"
         ) from error
     except OSError as error:
         raise DdpmError(f"cannot open {path}: {error.strerror or error}") from error

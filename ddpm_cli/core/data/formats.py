@@ -39,6 +39,7 @@ _DRAWING = "drawings: export them as .png"
 _PROJECT = "projects: export them as .png"
 _VIDEO = "videos: extract their frames with ffmpeg"
 _ARCHIVE = "archives are not looked into: unpack them"
+_SHEET = "spreadsheets: save them as .csv"
 _TABLE = "data sets in files: unpack their images into a folder"
 REMEDIES = {
     suffix: remedy
@@ -50,6 +51,7 @@ REMEDIES = {
         _PROJECT: ".afphoto .blend .clip .kra .ora .psb .psd .xcf",
         _VIDEO: ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv",
         _ARCHIVE: ".7z .bz2 .gz .rar .tar .tgz .xz .zip .zst",
+        _SHEET: ".ods .xls .xlsx",
         _TABLE: ".arrow .h5 .hdf5 .lmdb .mat .mdb .npy .npz .parquet .pkl .tfrecord .tfrecords",
     }.items()
     for suffix in suffixes.split()
