@@ -110,7 +110,8 @@ def test_protocols_by_name() -> None:
     assert protocol("pytorch-fid") is PYTORCH_FID
     assert protocol("torch-fidelity") is TORCH_FIDELITY
     assert protocol("clean-fid") is CLEAN_FID
-    with pytest.raises(UsageError, match="is unknown; choose one of pytorch-fid, torch-fidelity, clean"):
+    known = "pytorch-fid, torch-fidelity, clean"
+    with pytest.raises(UsageError, match=f"is unknown; choose one of {known}"):
         protocol("clean")
 
 
