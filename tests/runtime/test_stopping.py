@@ -191,3 +191,16 @@ def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(tmp_path:
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", 1), ("1", 0)])
+def test_a_stop_between_steps_is_announced_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rank: str, said: int
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with stopping.catch_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        err = capfd.readouterr().err
+    assert err.count("Stopping: the current step is finished and a snapshot saved") == said
+    assert err.count("Ctrl-C again ends at once") == said

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -78,6 +78,7 @@ class StopRequest:
         if not self._received:
             self._received = number
             self._raise_if_received()
+            _announce_stop(number)
 
     def repeat(self) -> None:
         """Send the signal again, as what its handler raised was lost in a destructor."""
@@ -139,6 +140,21 @@ def stop_at_once(kept: str = NOTHING_WRITTEN) -> Iterator[None]:
     """
     with catch_signals() as request, request.raise_at_once(f"; {kept}"):
         yield
+
+
+def _announce_stop(number: int) -> None:
+    """Say at once, on rank 0, what happens until training ends.
+
+    Straight to the terminal, in place of the bar's line: a handler must not wait for a stream that
+    the code it interrupted is writing to.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    again = "; Ctrl-C again ends at once, without saving" if number == signal.SIGINT else ""
+    line = f"Stopping: the current step is finished and a snapshot saved{again}\n"
+    with suppress(OSError):
+        erase = "\r\x1b[K" if os.isatty(2) else ""
+        os.write(2, (erase + line).encode())
 
 
 def exit_immediately() -> NoReturn:
