@@ -67,7 +67,7 @@ files.write_png = write_and_signal
 def test_ctrl_c_is_one_line(
     ddpm: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], kept: str
 ) -> None:
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     for module, name in ((devices, "choose_device"), (importing, "convert")):
