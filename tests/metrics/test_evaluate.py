@@ -311,5 +311,32 @@ def test_grey_images_bring_a_notice(tmp_path: Path) -> None:
     evaluate_inception_score(images(tmp_path / "g.npz"), extractor(), 2, recorder)
     assert any("all images are grey" in message for message in recorder.messages)
     recorder = Recorder()
-    evaluate_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 2, recorder)
+    evaluate_inception_score(images(write(tmp_path / "c.npz", 12, 0, 8)), extractor(), 1, recorder)
     assert recorder.messages == []
+
+
+def test_splits_of_few_images_bring_a_notice_and_of_one_are_refused(tmp_path: Path) -> None:
+    few, recorder, unused = images(write(tmp_path / "c.npz", 12, 0, 8)), Recorder(), extractor()
+    with pytest.raises(DdpmError, match="12 images, too few for 7 splits: a split of 1 scores 1"):
+        evaluate_inception_score(few, unused, 7, recorder)
+    assert unused.network.batches == []
+    evaluate_inception_score(few, extractor(), 6, recorder)
+    assert recorder.messages[0].startswith("the Inception Score of splits of 2 images is at most 2")
+    requested = RequestedMetrics(frozenset({"fid", "is"}), cache=False)
+    report, _ = evaluate(few, few, extractor(), requested, recorder)
+    assert report.splits == 6
+
+
+def test_copies_and_too_few_images_for_neighbours(tmp_path: Path) -> None:
+    real, new = write(tmp_path / "r.npz", 20, 0, 32), write(tmp_path / "n.npz", 9, 1, 32)
+    arrays = [np.load(path)["arr_0"] for path in (new, real)]
+    np.savez(tmp_path / "f.npz", arr_0=np.concatenate([arrays[0], arrays[1][:3]]))
+    requested, recorder = RequestedMetrics(cache=False), Recorder()
+    report, _ = evaluate(images(real), images(tmp_path / "f.npz"), extractor(), requested, recorder)
+    assert any("3 of FAKE equal an image of REAL" in notice for notice in report.notices())
+    report, _ = evaluate(images(real), images(new), extractor(), requested, recorder)
+    assert (report.copies, report.document()["copies"]) == (0, 0)
+    few = images(write(tmp_path / "few.npz", 5, 2, 32))
+    report, _ = evaluate(images(real), few, extractor(), requested, recorder)
+    assert report.precision is None
+    assert "precision and recall need 6 images" in recorder.messages[-1]

@@ -85,8 +85,8 @@ def test_kid_equals_torch_fidelity() -> None:
     assert ours.std == pytest.approx(theirs[peer.KEY_METRIC_KID_STD], abs=1e-5)
 
 
-def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
-    """The four scores from whole matrices of distances: from differences, in float64."""
+def by_hand(real: Tensor, fake: Tensor) -> tuple[float, ...]:
+    """The four scores and the copies, from matrices of differences in float64."""
     real, fake = real.double(), fake.double()
     pairs = ((fake, real), (real, real), (fake, fake))
     direct = "donot_use_mm_for_euclid_dist"
@@ -98,6 +98,7 @@ def by_hand(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
         float((d <= three[1][:, None]).any(0).double().mean()),
         float((d < five).double().sum() / (5 * len(fake))),
         float((d < five).any(0).double().mean()),
+        int((d <= 0.01 * three[0]).any(1).sum()),
     )
 
 
@@ -172,6 +173,7 @@ def test_equal_distributions_and_copies() -> None:
     assert result.coverage > 0.9
     copies = prdc(stored(real), stored(real), Silent())
     assert (copies.precision, copies.recall, copies.coverage) == (1, 1, 1)
+    assert (copies.copies, result.copies) == (500, 0)
     with pytest.raises(DdpmError, match="at least 6 images"):
         prdc(stored(real[:5]), stored(real), Silent())
 

@@ -132,19 +132,19 @@ def evaluate_inception_score(
 ) -> InceptionScoreReport:
     """Inception Score (Salimans et al. 2016) over splits of the shuffled images.
 
-    Raises DdpmError for fewer images than splits, before any network runs.
+    Raises DdpmError for fewer than 2 images a split, before any network runs.
     """
-    if len(images) < splits:
+    if len(images) < 2 * splits:
         raise DdpmError(
-            f"{images.label} holds {len(images)} images, too few for {splits} splits; "
-            "give more, or fewer --splits"
+            f"{images.label} holds {_counted(len(images))}, too few for {splits} splits: a split "
+            f"of 1 scores 1 whatever it shows; give at least {2 * splits} images, or fewer --splits"
         )
     collected = collect(images, extractor, Keep(logits=True), "images", reporter)
     n, logits = collected.statistics.n or 0, collected.logits
-    if n < splits:
+    if n < 2 * splits:
         raise DdpmError(f"only {n} images of {images.label} are readable, for {splits} splits")
     assert logits is not None
-    mean, std = distributed.broadcast_from_rank0(lambda: _inception_score(logits, splits))
+    mean, std = distributed.broadcast_from_rank0(lambda: _inception_score(logits, splits, reporter))
     return InceptionScoreReport(
         mean,
         std,
@@ -199,9 +199,11 @@ def _scored(
         enough = min(len(real.features), len(fake.features)) >= MIN_IMAGES
         if "prdc" in requested.metrics and (enough or len(requested.metrics) == 1):
             scores |= prdc(real.features, fake.features, reporter, device)._asdict()
+        elif "prdc" in requested.metrics:
+            reporter.say(f"precision and recall need {MIN_IMAGES} images in each input: left out")
     if fake.logits is not None:
-        splits = min(SPLITS, len(fake.logits))
-        mean, std = _inception_score(fake.logits, splits)
+        splits = min(SPLITS, len(fake.logits) // 2)
+        mean, std = _inception_score(fake.logits, splits, reporter)
         scores |= {"inception_score": mean, "inception_score_std": std, "splits": splits}
     origin = reals.origin if reals.origin.protocol else fakes.origin
     local = (extractor is not None and extractor.protocol.local) or origin.protocol == LOCAL
@@ -219,7 +221,13 @@ def _scored(
     )
 
 
-def _inception_score(logits: FeatureStore, splits: int) -> tuple[float, float]:
+def _inception_score(logits: FeatureStore, splits: int, reporter: Reporter) -> tuple[float, float]:
+    size = len(logits) // splits
+    if size < logits.width:
+        reporter.say(
+            f"the Inception Score of splits of {size} images is at most {size}, whatever they "
+            "show: compare it with scores of the same n and splits alone"
+        )
     return inception_score(lambda indices: logits.take(indices).numpy(), len(logits), splits)
 
 
@@ -232,7 +240,12 @@ def _check_enough(score_input: ScoreInput, name: str, extractor: Extractor | Non
                 f"this network {extractor.network.width}"
             )
     elif len(score_input) < 2:
-        raise DdpmError(f"{score_input.label} holds 1 image; FID needs a covariance, so at least 2")
+        count = _counted(len(score_input))
+        raise DdpmError(f"{score_input.label} holds {count}; FID needs a covariance, so at least 2")
+
+
+def _counted(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
 
 
 def _check_comparable(real: ScoreInput, fake: ScoreInput, extractor: Extractor | None) -> None:

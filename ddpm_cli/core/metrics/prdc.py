@@ -19,6 +19,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 K_MANIFOLD = 3  # neighbours, for precision and recall (Kynkaanniemi et al. 2019)
 K_DENSITY = 5  # neighbours, for density and coverage (Naeem et al. 2020)
 MIN_IMAGES = K_DENSITY + 1  # in each input
+COPY = 1e-4  # of a squared radius: a fake that near to a real image is a copy of it
 PAIRS = 64  # whose differences are held at a time: they fit a cache, at 2048 features
 CLOSE = {  # by type: of two squared norms, what products leave less than about 5 digits of
     torch.float32: 1e-2,
@@ -28,12 +29,13 @@ MAX_IMAGES = 50_000  # as in Kynkaanniemi et al.: the work grows with the produc
 
 
 class Prdc(NamedTuple):
-    """The four scores."""
+    """The four scores, and how many fakes are copies."""
 
     precision: float  # share of fakes inside the real manifold
     recall: float  # share of real images inside the fake manifold
     density: float  # real hyperspheres around a fake, over k; 1 for equal distributions, unbounded
     coverage: float  # share of real hyperspheres that contain a fake
+    copies: int  # fakes 100 times nearer to a real image than its 3rd neighbour, or equal to it
 
 
 def prdc(
@@ -50,7 +52,7 @@ def prdc(
         raise DdpmError(f"precision and recall need at least {MIN_IMAGES} images in each input")
     real, fake = (store.subsample(MAX_IMAGES) for store in (real, fake))
     real_radii, fake_radii = (_radii(store, reporter, device) for store in (real, fake))
-    inside_real = torch.zeros(len(fake), dtype=torch.bool)
+    inside_real, copied = (torch.zeros(len(fake), dtype=torch.bool) for _ in range(2))
     inside_fake, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
     hyperspheres = 0
     centre = real.block(0, 1).to(device)
@@ -59,6 +61,7 @@ def prdc(
             for i, y in _blocks(real, device):
                 d = _squared_distances(x, y, centre)  # (fakes, real images)
                 inside_real[j] |= (d <= real_radii[i, 0].to(d.device)).any(dim=1).cpu()
+                copied[j] |= (d <= COPY * real_radii[i, 0].to(d.device)).any(dim=1).cpu()
                 inside_fake[i] |= (d <= fake_radii[j, 0].to(d.device)[:, None]).any(dim=0).cpu()
                 inside = d < real_radii[i, 1].to(d.device)
                 hyperspheres += int(inside.sum())
@@ -69,6 +72,7 @@ def prdc(
         recall=float(inside_fake.double().mean()),
         density=hyperspheres / (K_DENSITY * len(fake)),
         coverage=float(covered.double().mean()),
+        copies=int(copied.sum()),
     )
 
 

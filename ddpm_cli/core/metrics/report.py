@@ -30,6 +30,7 @@ class Report:
     recall: float | None = None
     density: float | None = None
     coverage: float | None = None
+    copies: int | None = None  # fakes that equal a real image, or nearly; of at most 50,000
     inception_score: float | None = None  # of FAKE
     inception_score_std: float | None = None
     splits: int | None = None  # of the Inception Score
@@ -67,6 +68,7 @@ class Report:
         return [
             *self._unknown_origins(),
             *self._few_images(),
+            *self._copies(),
             *self._below_the_floor(),
             *self._unlike_images(),
         ]
@@ -86,6 +88,13 @@ class Report:
                 f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {self.feature_dim}: "
                 "the covariance is rank-deficient and FID is biased upward; compare it with FID at "
                 "the same n alone" + ("" if self.kid is None else ", or look at KID, which is not")
+            )
+
+    def _copies(self) -> Iterator[str]:
+        if self.copies:
+            yield (
+                f"{self.copies} of FAKE equal an image of REAL, or nearly: the scores are better "
+                "than those of new images would be"
             )
 
     def _below_the_floor(self) -> Iterator[str]:
