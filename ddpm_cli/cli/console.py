@@ -111,8 +111,8 @@ def result(text: str, document: dict[str, Any], as_json: bool) -> None:
 
 
 def fail(message: str) -> None:
-    """Print the one line that explains a failure; a name in it may hold line breaks."""
-    print(f"ddpm: {' '.join(message.splitlines())}", file=sys.stderr)
+    """Print the line that explains a failure."""
+    print(f"ddpm: {message}", file=sys.stderr)
 
 
 @contextmanager

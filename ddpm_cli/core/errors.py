@@ -29,6 +29,9 @@ DAMAGED_FILE = (
 )
 
 
+_LONGEST, _END = 1000, 300  # characters of a message, and of its end where the middle is left out
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, cut to 200 characters; its type's name if empty."""
     lines = str(error).strip().splitlines()
@@ -36,9 +39,17 @@ def first_line(error: BaseException) -> str:
 
 
 class DdpmError(Exception):
-    """An error in the user's input, data or machine. The message is one line."""
+    """An error in the user's input, data or machine. The message is one line.
+
+    Line breaks, which a name in it may hold, become spaces, and the middle of a very long message
+    is left out.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().splitlines())
+        return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_END:]}"
 
     @classmethod
     def of_machine(cls, error: OSError | MemoryError) -> "DdpmError | None":
@@ -79,8 +90,14 @@ class StoppedByUserError(DdpmError):
 
 
 class WorkersFailedError(DdpmError):
-    """Worker processes failed; carries the message and exit code of the first failure."""
+    """Worker processes failed; carries the message and exit code of the first failure.
+
+    The message of a fault of ours holds that process's traceback.
+    """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)

@@ -213,3 +213,12 @@ def test_completion_is_quick_and_knows_the_options() -> None:
             env={**os.environ, **variables}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert expected in result.stdout and result.stderr == ""
+
+
+@pytest.mark.parametrize("value", ["a" * 5000, "a\nb", "a\u2028b"])
+def test_messages_of_odd_values_are_one_short_line(ddpm: Callable[..., Result], value: str) -> None:
+    for arguments in (("gif", "--device", value), ("train", "--data", value)):
+        result = ddpm(*arguments)
+        assert result.code in (1, 2)
+        assert len(result.err.splitlines()) == 1
+        assert result.err.startswith("ddpm: ") and 20 < len(result.err) < 1400

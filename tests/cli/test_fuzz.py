@@ -25,7 +25,7 @@ from tests.support.cli import Result
 SECONDS = 120  # of one call: a limit against hangs on a busy machine, not a measure of speed
 IN_DEFAULT_SUITE = 2  # values per command
 
-WHOLE_NUMBERS = ["-1", "0", "1e3", "1" + "0" * 20, str(2**63 - 1), str(2**31), "0x10", "٣", "1_0"]
+WHOLE_NUMBERS = ["-1", "0", "1e3", "1" + "0" * 20, str(2**63 - 1), "0x10", "٣", "1_0"]
 NUMBERS = ["-1", "0", "nan", "inf", "-inf", "1e400", "1e308", "1e-308", "1e20", "1,2", "½"]
 TEXTS = ["", " ", "é", "a" * 5000, "%s{}", "1e999", "-", "--json", "\udcff", "a\nb", "[red]", "1:2"]
 FILES = ["", " ", "none/at/all", "/dev/null", "/dev/full", "/dev/zero", ".", "~nobody-at-all/x"]

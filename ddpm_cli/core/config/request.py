@@ -10,7 +10,6 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
-    at_least_zero,
     number,
     parse_duration,
     parse_size,
@@ -173,7 +172,7 @@ class TrainingRequest(Settings):
         "run's logs/ and ends; 0: never.",
         unit="seconds",
         panel=_MACHINE,
-        check=at_least_zero,
+        check=number(zero=True, most=10**6),
     )
     scoring: ScoringRequest = field(default_factory=ScoringRequest)
     settings: dict[str, Any] = field(default_factory=dict)  # of RunConfig, over preset and file

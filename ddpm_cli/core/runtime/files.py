@@ -143,6 +143,8 @@ def reserve(path: Path) -> None:
 
 def _check_writable(path: Path) -> None:
     """Raise DdpmError where a temporary file of a few kilobytes cannot be written beside `path`."""
+    if not path.name:
+        raise DdpmError(f"{path} is a folder; a file's name is needed")
     trial = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddpm_cli.core.config.fields import positive
+from ddpm_cli.core.config.fields import above_zero, number
 from ddpm_cli.core.data.loader import DecodedImages, SampleOrder, prepare
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import open_source
@@ -36,8 +36,9 @@ class ClassifierTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr"):
-            positive(f"--{name}", getattr(self, name))
+        above_zero("--epochs", self.epochs)
+        number(most=10**6)("--batch", self.batch)
+        above_zero("--lr", self.lr)
 
 
 def train_classifier(
