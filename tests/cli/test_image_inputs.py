@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def test_a_large_image_is_shown_by_the_option(ddpm: Run, monkeypatch: pytest.Mon
     shown = ("inspect-schedule", "--timesteps", 10, "--image", "scan.png")
     assert "add --max-pixels 1000000" in ddpm(*shown).err
     assert ddpm(*shown, "--max-pixels", 1_000_000).code == 0
+
+
+def test_names_that_are_no_utf_8(train_tiny: Run, photos: Path) -> None:
+    (photos / "dark").rename(photos / os.fsdecode(b"caf\xe9"))
+    result = train_tiny("--out", "run", "--images", 8)
+    assert result.code == 0, result.err
 
 
 def test_images_that_the_cache_lacks_are_named_again(read: Run, photos: Path) -> None:

@@ -133,7 +133,7 @@ class TrainingRequest(Settings):
     captions: bool | None = setting(
         None,
         "Learn captions, for --prompt: those of a .txt beside each image (a line a caption), or of "
-        "captions.csv (file,caption) or metadata.jsonl (file_name, text) at the top. The shapes "
+        "a table: captions.csv (file,caption) or metadata.jsonl (file_name, text). The shapes "
         "have their own.",
         panel=_CONDITIONS,
         default_text="where they lie beside the images, unless the preset says otherwise",

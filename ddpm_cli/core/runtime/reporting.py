@@ -83,8 +83,9 @@ class Log:
         if self._path is None:
             return
         lines, self._waiting = self._waiting, []
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        text = "".join(lines)  # names of files may be no UTF-8
+        with suppress(OSError), self._path.open("ab") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 class Dispensable:
