@@ -11,7 +11,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
-from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 INPUTS = (
     "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
@@ -20,7 +20,7 @@ INPUTS = (
 
 
 @grouped
-@stop_at_once()
+@stop_at_once(NO_SCORE)
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
     fake: Annotated[
@@ -102,7 +102,7 @@ def fid(
             "both inputs are statistics, so no network runs: --weights, --features, --protocol and "
             "--precision have no meaning"
         )
-    if processes.launch_if_needed(nproc, device, reporter):
+    if processes.launch_if_needed(nproc, device, reporter, NO_SCORE):
         return
     chosen = devices.choose_device(device)
     with distributed.process_group(chosen), ExitStack() as stack:

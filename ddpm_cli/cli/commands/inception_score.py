@@ -9,11 +9,11 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
-from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
 @grouped
-@stop_at_once()
+@stop_at_once(NO_SCORE)
 def inception_score(
     images: Annotated[
         str,
@@ -59,7 +59,7 @@ def inception_score(
     if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")
     chosen = devices.choose_device(device)
-    if processes.launch_if_needed(nproc, device, console.reporter()):
+    if processes.launch_if_needed(nproc, device, console.reporter(), NO_SCORE):
         return
     with distributed.process_group(chosen):
         if image_set is None:

@@ -9,11 +9,11 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
-from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
 @grouped
-@stop_at_once()
+@stop_at_once(NO_SCORE)
 def nll(
     run: common.Run = None,
     data: Annotated[
@@ -51,7 +51,7 @@ def nll(
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
-    if processes.launch_if_needed(nproc, device, console.reporter()):
+    if processes.launch_if_needed(nproc, device, console.reporter(), NO_SCORE):
         return
     allow_pixels(max_pixels)
     reporter = console.reporter()
