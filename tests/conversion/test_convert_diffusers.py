@@ -221,6 +221,26 @@ def test_pipelines_sample_with_our_weights(tmp_path: Path, learned: bool) -> Non
         assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
 
+def test_class_names_are_exported_and_come_back(tmp_path: Path) -> None:
+    names = ("2", "10", "caf\u00e9")
+    network = NetworkConfig(
+        size=(8, 8), width=16, multipliers=(1,), blocks=("res",), groups=4, classes=names
+    )
+    config = RunConfig(network=network)
+    unet = UNet(network)
+    torch.manual_seed(0)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    weights.save(tmp_path / "ours.safetensors", unet.state_dict(), config, 1)
+    export(tmp_path / "ours.safetensors", tmp_path / "folder")
+    index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
+    assert index["id2label"] == dict(zip("012", names, strict=True))
+    assert isinstance(DDPMPipeline.from_pretrained(tmp_path / "folder"), DDPMPipeline)
+    null_class = ImportOptions(null_class=3)
+    convert(tmp_path / "folder", tmp_path / "back.safetensors", null_class)
+    assert weights.load(tmp_path / "back.safetensors").config.network.classes == names
+
+
 SCHEDULERS: list[tuple[dict[str, Any], str]] = [
     ({}, "linear"),
     ({"beta_start": 0.0015, "beta_end": 0.0195}, "linear"),

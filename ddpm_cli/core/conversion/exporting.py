@@ -63,7 +63,8 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     unet = diffusers.from_network(model.network)
     noise = scheduler.from_diffusion(model.config.diffusion, learned_variance=ours.learned_variance)
     with _new_folder(out) as folder:
-        _write(folder / "model_index.json", _MODEL)
+        labels = {str(index): name for index, name in enumerate(ours.classes)}
+        _write(folder / "model_index.json", _MODEL | ({"id2label": labels} if labels else {}))
         _write(
             folder / "scheduler" / "scheduler_config.json",
             {"_class_name": "DDPMScheduler", "_diffusers_version": _VERSION, "clip_sample": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +128,7 @@ def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
         raise UsageError(f"{path} does not contain the images' size: give --size")
     _check_null_class(options, theirs.num_class_embeds or 0)
     network = diffusers.to_network_config(theirs, size, options.null_class)
+    network = replace(network, classes=_class_names(source, network.classes))
     diffusion = _scheduler_process(source, options, learned_variance=network.learned_variance)
     raw = {name: tensor for file in files.paths for name, tensor in _read_tensors(file).items()}
     state_dict = {_current_name(name): tensor for name, tensor in raw.items()}
@@ -137,6 +138,16 @@ def _diffusers(source: Path, options: ImportOptions) -> OriginalModel:
         state_dict[time] = weight.roll(weight.shape[1] // 2, dims=1)
     compute = partial(reference.diffusers_unet, raw, theirs)
     return OriginalModel(files, network, diffusion, state_dict, DIFFUSERS, compute, remark)
+
+
+def _class_names(source: Path, numbers: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in the id2label of a pipeline, as DiTPipeline has it; else the numbers."""
+    index = source / "model_index.json"
+    labels = _document(index).get("id2label") if index.is_file() else None
+    if not isinstance(labels, dict) or not all(isinstance(n, str) for n in labels.values()):
+        return numbers
+    names = tuple(labels.get(number, number) for number in numbers)
+    return names if len(set(names)) == len(names) else numbers
 
 
 def _openai(source: Path, options: ImportOptions) -> OriginalModel:
