@@ -87,7 +87,7 @@ class _PlainBar:
         parts = [_amount(done, self._total, self._unit), note]
         if gained > 0 and done < self._total:
             left = (self._total - done) * (self._shown - self._started) / gained
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         self._terminal.say(f"{self._what}: {', '.join(part for part in parts if part)}")
 
 
@@ -182,7 +182,8 @@ def _amount(done: float, total: float, unit: str) -> str:
     return f"{done:,.0f}/{total:,.0f} {unit}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds in words, as "1 min 05 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

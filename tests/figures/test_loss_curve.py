@@ -40,3 +40,14 @@ def test_the_axis_names_the_loss(
     result = train_tiny(*options, "--images", 8, "--preview", 0, "--out", "run")
     assert result.code == 0, result.err
     assert set(labels) == {label}
+
+
+def test_a_single_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short trainings log once: a line without a marker would be an empty plot."""
+    figures = []
+    monkeypatch.setattr(plots, "write_figure", lambda _, figure: figures.append(figure))
+    row = {"images": 64, "loss": 0.5, "loss_smooth": 0.6, "loss_holdout": None}
+    for rows in ([row], [row, row | {"images": 128}]):
+        plots.loss_curve(Path("loss.png"), rows, "loss")
+    markers = [[line.get_marker() for line in figure.axes[0].lines] for figure in figures]
+    assert markers == [["o", "o"], ["None", "None"]]

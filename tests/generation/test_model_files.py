@@ -119,7 +119,7 @@ def test_a_folder_of_runs_names_them(run: Path, ddpm: Callable[..., Result], pho
     ):
         result = ddpm(*command)
         assert result.code == 1
-        assert "runs is not a run but holds 2, newest first: runs/" in result.err
+        assert "runs is not a run but holds runs (2, newest first): runs/" in result.err
         assert result.err.endswith("; name one of them\n")
     result = ddpm("fid", photos, "runs")
     assert (result.code, "a/, b/" in result.err) == (1, True), result.err

@@ -97,5 +97,6 @@ def sample(
         "provenance": provenance.gather(chosen),
     }
     existing = f" ({request.count - drawn} were there)" if drawn < request.count else ""
-    done = f"{request.count} images in {directory}{existing}, {seconds:.1f} s"
+    images = "1 image" if request.count == 1 else f"{request.count:,} images"
+    done = f"{images} in {directory}{existing}, {seconds:.1f} s"
     console.result(f"{done}\nGrid: {directory / 'grid.png'}", document, json)

@@ -133,11 +133,16 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     if plan["images"]:
         limits.append(
             f"{plan['images']:,} images = {plan['steps']:,} steps of {plan['batch']} "
-            f"= {plan['epochs']:.3g} epochs"
+            f"= {_rounded(plan['epochs'])} epochs"
         )
     if plan["minutes"]:
         limits.append(f"{plan['minutes']:g} minutes")
     reporter.say(f"Training for {' or '.join(limits)}; run directory {plan['out']}")
+
+
+def _rounded(number: float) -> str:
+    """To three digits, but no digit of a whole number is lost: 0.125, 3.05, 15,400."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _high_learning_rate(plan: TrainingPlan) -> str | None:
@@ -153,7 +158,7 @@ def _closing(summary: dict[str, Any]) -> str:
     rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
     bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
     return (
-        f"Trained on {summary['images']:,} images in {summary['seconds'] / 60:.1f} min{rate}"
+        f"Trained on {summary['images']:,} images in {console.duration(summary['seconds'])}{rate}"
         f"{_losses(summary)}{bad}.\n"
         f"Run directory: {summary['run']}\n"
         f"Next: ddpm sample {quote(summary['run'])}"

@@ -179,12 +179,12 @@ def _label(name: str, names: Sequence[str]) -> int:
     if is_index and int(name) < len(names):
         return int(name)
     near = near_names(name, names)
-    meant = f"perhaps {' or '.join([*same, *near][:3])}? "
+    meant = f": perhaps {' or '.join([*same, *near][:3])}?"
     listed = ", ".join(names[:10]) + (", …" if names[10:] else "")
     how = "given by their names" if numbered else f"numbered from 0 to {len(names) - 1}"
     raise DdpmError(
-        f"--class {name[:80]!r} is not a class of this model; {meant if near or same else ''}"
-        f"It has {len(names)} classes, {how}: {listed}"
+        f"--class {name[:80]!r} is not a class of this model{meant if near or same else ''}; "
+        f"it has {len(names)} classes, {how}: {listed}"
     )
 
 

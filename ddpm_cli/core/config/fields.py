@@ -185,8 +185,9 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
     """Raise UsageError for a number that is not positive (or zero), finite and `below`."""
     if not ((value >= 0 if zero else value > 0) and value < below):  # also catches NaN
         low = "at least 0" if zero else "more than 0"
-        high = "finite" if below == math.inf else f"less than {below}"
-        raise UsageError(f"{name} must be {low} and {high}, not {value}")
+        finite = "" if isinstance(value, int) else " and finite"
+        high = finite if below == math.inf else f" and less than {below}"
+        raise UsageError(f"{name} must be {low}{high}, not {value}")
 
 
 def shortened(value: object) -> str:

@@ -48,7 +48,8 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
         points = [(row["images"], row[column]) for row in rows if row[column] is not None]
         if points:
             x, y = np.array(points, dtype=float).T
-            axes.plot(x, y, style, color=colour, label=label, alpha=alpha)
+            alone = {"marker": "o"} if len(points) == 1 else {}  # a line of one point is invisible
+            axes.plot(x, y, style, color=colour, label=label, alpha=alpha, **alone)
 
     curve("loss", "-", "tab:blue", "loss", alpha=0.25)
     curve("loss_smooth", "-", "tab:blue", "smoothed")

@@ -212,7 +212,7 @@ def _why_no_run(folder: Path) -> str:
     if runs := [str(other.path) for other in _runs_in(folder)]:
         more = f" and {len(runs) - _LISTED} more" if len(runs) > _LISTED else ""
         return (
-            f"{folder} is not a run but holds {len(runs)}, newest first: "
+            f"{folder} is not a run but holds runs ({len(runs)}, newest first): "
             f"{', '.join(runs[:_LISTED])}{more}; name one of them"
         )
     if run.config.is_file():
