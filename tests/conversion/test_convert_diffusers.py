@@ -336,19 +336,33 @@ def test_unsupported_schedulers_are_refused(changes: dict[str, Any], message: st
         ({"patch": 2}, {}, "pixels folded by 2; to export, train with --patch 1"),
         ({"blocks": ("conv", "conv")}, {}, "conv blocks"),
         ({"blocks": ("res,linear-attn",)}, {}, "linear-attn blocks"),
-        ({"blocks": ("res", "res,res")}, {}, "res blocks for all levels"),
+        ({"blocks": ("res", "res,res")}, {}, "levels with 1 and 2 res blocks"),
         (
             {"blocks": ("res,attn,res", "res,res")},
             {},
-            "one number of blocks after a res for all levels.*--blocks",
+            "levels with 0 and 1 attn after a res; to export.*--blocks",
         ),
         ({"resample": "pool"}, {}, "pooling"),
         ({"skip_scale": 0.5}, {}, "scaled by 0.5"),
         ({"size": (9, 8)}, {}, "pads"),
-        ({"width": 32}, {}, "8 and 16 and 32; to export, train with groups 8 in"),
-        ({"blocks": ("res,attn",), "heads": 2}, {}, "widths of attention's heads"),
+        (
+            {"width": 32},
+            {},
+            "8 and 16 and 32 groups of .*; to export, train with groups 8 in",
+        ),
+        (
+            {"blocks": ("res,attn",), "heads": 2},
+            {},
+            "levels with 8 and 16 channels in a head of attention",
+        ),
         ({"middle": "res"}, {}, "a middle of res"),
         ({"blocks": ("res,attn,attn",)}, {}, "several attn after one res"),
+        (
+            {"patch": 2, "width": 32, "blocks": ("res", "res,res")},  # all of it at once
+            {},
+            "folded by 2, levels with .* groups of normalisation, levels with 1 and 2 res blocks; "
+            "to export, train with --patch 1, groups 8 in --config, --blocks",
+        ),
         ({}, {}, "output is zero for any image"),  # fresh weights
         ({}, {"schedule": "edm", "parameterisation": "edm"}, "schedule edm"),
         ({}, {"time_scale": 0.5}, "time_scale 0.5"),

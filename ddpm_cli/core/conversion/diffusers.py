@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -141,14 +142,11 @@ def sin_cos_swapped(theirs: UNet2DConfig) -> bool:
 
 def from_network(network: UNet) -> UNet2DConfig:
     """The UNet2DConfig of the same network. Raises DdpmError where there is none."""
+    _check_export(network)
     ours = network.config
-    _check_export(ours)
     levels = ours.levels
-    attention = [_attention(level.down, level.up) for level in levels]
-    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    norm_groups = {norm.num_groups for norm in norms}  # powers of 2: the least divides all widths
-    fix = f"groups {min(norm_groups)} in --config"
-    groups = _shared("groups of normalisation", fix, norm_groups)
+    attention = [(_attention(level.down), _attention(level.up)) for level in levels]
+    groups = min(_norm_groups(network))
     classes = len(ours.classes) + ours.null_class
     resample_type = {"conv": "conv", "res": "resnet"}[ours.resample]
     return UNet2DConfig(
@@ -161,7 +159,7 @@ def from_network(network: UNet) -> UNet2DConfig:
         down_block_types=tuple(_block_type(down, ours).down for down, _ in attention),
         up_block_types=tuple(_block_type(up, ours).up for _, up in reversed(attention)),
         block_out_channels=tuple(level.width for level in levels),
-        layers_per_block=_shared("res blocks", _ALIKE, {len(level.down) for level in levels}),
+        layers_per_block=len(levels[0].down),
         downsample_padding=1 if ours.padding == "around" else 0,
         downsample_type=resample_type,
         upsample_type=resample_type,
@@ -261,8 +259,9 @@ def _stages(attention: bool, count: int) -> str:
     return ",".join(["res,attn" if attention else "res"] * count)
 
 
-def _check_export(c: NetworkConfig) -> None:
+def _check_export(network: UNet) -> None:
     """Raise DdpmError for all that a UNet2DModel lacks, with the settings to train without it."""
+    c = network.config
     multiple = 2 ** (len(c.multipliers) - 1)
     unsupported = sorted(c.kinds - {"res", "attn"})
     table = (
@@ -293,20 +292,39 @@ def _check_export(c: NetworkConfig) -> None:
             "several attn after one res",
             "one attn after each res in --blocks",
         ),
+        *(
+            (True, f"levels with {' and '.join(map(str, sorted(values)))} {what}", fix)
+            for values, what, fix in _shared(network)
+            if len(values) > 1
+        ),
     )
     obstacles = [(what, fix) for present, what, fix in table if present]
     if obstacles:
-        whats, fixes = (", ".join(texts) for texts in zip(*obstacles, strict=True))
+        whats, fixes = (", ".join(dict.fromkeys(texts)) for texts in zip(*obstacles, strict=True))
         raise DdpmError(
             f"diffusers' UNet2DModel has no counterpart for {whats}; to export, train with {fixes}"
         )
 
 
-def _attention(*paths: tuple[StageBlocks, ...]) -> list[bool]:
-    """Whether a level has attention on each path, which must be in all of its stages or none."""
-    return [
-        _shared("blocks after a res", _ALIKE, {len(s) - 1 for s in path}) == 1 for path in paths
-    ]
+def _shared(network: UNet) -> Iterator[tuple[set[int], str, str]]:
+    """Numbers that all levels of a UNet2DModel share: ours, what they are, the setting for one."""
+    c = network.config
+    groups = _norm_groups(network)
+    yield groups, "groups of normalisation", f"groups {min(groups)} in --config"
+    yield {len(level.down) for level in c.levels}, "res blocks", _ALIKE
+    for path in (path for level in c.levels for path in (level.down, level.up)):
+        yield {stage.count("attn") for stage in path}, "attn after a res", _ALIKE
+    yield _head_widths(c), "channels in a head of attention", "--head-width"
+
+
+def _norm_groups(network: UNet) -> set[int]:
+    """Numbers of groups of all normalisations: powers of 2, so the least divides all widths."""
+    return {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
+
+
+def _attention(path: tuple[StageBlocks, ...]) -> bool:
+    """Whether a level has attention on a path: after `_check_export`, in all stages or none."""
+    return "attn" in path[0]
 
 
 def _block_type(attention: bool, c: NetworkConfig) -> _Block:
@@ -314,22 +332,17 @@ def _block_type(attention: bool, c: NetworkConfig) -> _Block:
 
 
 def _head_width(c: NetworkConfig) -> int | None:
+    """The heads' width; None: one head as wide as its level, in diffusers, too."""
+    return next(iter(_head_widths(c)), None)
+
+
+def _head_widths(c: NetworkConfig) -> set[int]:
+    """Widths of the heads, of all levels with attention."""
     if c.heads == 1 and c.head_width is None:
-        return None  # in diffusers, too, one head as wide as the level
+        return set()
     with_attention = {
         level.width for level in c.levels if "attn" in {*sum(level.down + level.up, ())}
     }
     if c.middle_stages == _MIDDLES[True]:
         with_attention.add(c.levels[-1].width)
-    widths = {width // c.heads_of(width) for width in with_attention}
-    return _shared("widths of attention's heads", "--head-width", widths) if widths else None
-
-
-def _shared(what: str, fix: str, values: set[int]) -> int:
-    """The value that all levels share. Raises DdpmError where there are several."""
-    if len(values) > 1:
-        raise DdpmError(
-            f"diffusers' UNet2DModel has one number of {what} for all levels, and these have "
-            f"{' and '.join(map(str, sorted(values)))}; to export, train with {fix}"
-        )
-    return next(iter(values))
+    return {width // c.heads_of(width) for width in with_attention}

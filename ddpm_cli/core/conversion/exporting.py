@@ -35,14 +35,19 @@ _MODEL = {
 
 def why_not_exportable(config: RunConfig) -> str | None:
     """Why diffusers has no counterpart for a run, with the setting to change; None: it has one."""
-    try:
-        with torch.device("meta"):
-            diffusers.from_network(UNet(config.network))
-        learned = config.network.learned_variance
-        scheduler.from_diffusion(config.diffusion, learned_variance=learned)
-    except DdpmError as error:
-        return str(error)
-    return None
+    with torch.device("meta"):
+        network = UNet(config.network)
+    learned = config.network.learned_variance
+    reasons = []
+    for counterpart in (
+        partial(diffusers.from_network, network),
+        partial(scheduler.from_diffusion, config.diffusion, learned_variance=learned),
+    ):
+        try:
+            counterpart()
+        except DdpmError as error:
+            reasons.append(str(error))
+    return "; ".join(reasons) or None
 
 
 def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:

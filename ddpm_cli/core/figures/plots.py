@@ -55,6 +55,11 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     curve("loss_smooth", "-", "tab:blue", "smoothed")
     curve("loss_holdout", "o-", "tab:orange", "held out")
     axes.set(xlabel="images seen", ylabel=label, yscale="log")
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # 0.68, not 6.8 x 10^-1
+        axes.yaxis.set_major_formatter("{x:.4g}")
+        axes.yaxis.set_minor_formatter("{x:.4g}")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     _finish(axes)
     write_figure(path, figure)
 
