@@ -74,3 +74,10 @@ def test_settings_that_are_no_settings_are_other_files(ddpm: Run, run: Path, tex
     Path("out/sampling.json").write_text(text)
     refused = ddpm("sample", run, *QUICK, "--out", "out")
     assert (refused.code, "holds other files" in refused.err) == (1, True)
+
+
+def test_overwrite_is_not_advised_where_it_would_be_refused(ddpm: Run, run: Path) -> None:
+    Path("photos").mkdir()
+    Path("photos/me.png").touch()
+    refused = ddpm("sample", run, *QUICK, "--out", "photos")
+    assert (refused.code, "me.png" in refused.err, "--overwrite" in refused.err) == (1, True, False)

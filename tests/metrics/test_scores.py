@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.report import digits
 from ddpm_cli.core.metrics.scores import frechet_distance, inception_score, shuffled, trace_of_root
 
 Floats = NDArray[np.float64]
@@ -143,3 +144,12 @@ def test_too_few_images_for_the_splits() -> None:
 def test_logits_must_be_finite() -> None:
     with pytest.raises(DdpmError, match="NaN"):
         score(np.full((20, 3), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("distance", "text"),
+    [(3.412, "3.4120"), (0.0002393, "0.000239"), (0.0, "0.0000"), (1e-13, "0.0000")],
+)
+def test_small_distances_keep_their_digits(distance: float, text: str) -> None:
+    """Frechet distances in a classifier's features are small, and 0.0000 says nothing."""
+    assert digits(distance) == text

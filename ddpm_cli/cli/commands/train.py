@@ -132,7 +132,7 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     limits = []
     if plan["images"]:
         limits.append(
-            f"{plan['images']:,} images = {plan['steps']:,} steps of {plan['batch']} "
+            f"{plan['images']:,} images = {plan['steps']:,} step{'s'[: plan['steps'] != 1]} of {plan['batch']} "
             f"= {_rounded(plan['epochs'])} epochs"
         )
     if plan["minutes"]:

@@ -98,9 +98,9 @@ def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrit
     existing = sorted(path for path in entries if path.name[0] != ".")
     if existing and not overwrite:
         if _read_identity(folder) != _identity(settings):
+            remedy = ", or add --overwrite" if (folder / _SETTINGS).is_file() else ""
             raise DdpmError(
-                f"{folder} holds other files ({existing[0].name}, …); "
-                "choose another --out, or --overwrite"
+                f"{folder} holds other files ({existing[0].name}, …); choose another --out{remedy}"
             )
         if _has_more_than(folder, request.count):
             raise DdpmError(f"{folder} holds more than {request.count} images; add --overwrite")

@@ -9,6 +9,14 @@ from typing import Any
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
 
+def digits(distance: float) -> str:
+    """A Frechet distance: four decimals, or three digits where it is small, as of local features.
+
+    Below 1e-6 there is nothing but rounding.
+    """
+    return f"{distance:.3g}" if 1e-6 < abs(distance) < 0.01 else f"{distance:.4f}"
+
+
 @dataclass(frozen=True)
 class Report:
     """The scores of FAKE against REAL. None: not requested, or unknown."""
@@ -131,11 +139,11 @@ class Report:
     def _fid(self) -> str:
         if self.fid is None:
             return ""
-        spread = "" if self.fid_std is None else f" +/- {self.fid_std:.4f}"
+        spread = "" if self.fid_std is None else f" +/- {digits(self.fid_std)}"
         floor = ""
         if self.fid_floor is not None:
-            floor = f" (real against real at n={self.fid_floor_n}: {self.fid_floor:.4f})"
-        return f"{self.prefix}FID {self.fid:.4f}{spread}{floor}"
+            floor = f" (real against real at n={self.fid_floor_n}: {digits(self.fid_floor)})"
+        return f"{self.prefix}FID {digits(self.fid)}{spread}{floor}"
 
     def _kid(self) -> str:
         if self.kid is None:

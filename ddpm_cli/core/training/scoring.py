@@ -30,7 +30,7 @@ from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
 from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.images import MAX_BATCH, ImageSet
 from ddpm_cli.core.metrics.inputs import TrainingImages
-from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.report import Report, digits
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import write_text
@@ -144,9 +144,9 @@ class TrainingScorer:
         self._rows.append(row | {"weights_sha256": self.extractor.weights_sha256})
         network = cast(nn.Module, averaged.network) if fid < best else None
         distributed.broadcast_from_rank0(lambda: self._write(network, images))
-        comparison = "the best so far" if fid < best else f"the best is {best:.3f}"
+        comparison = "the best so far" if fid < best else f"the best is {digits(best)}"
         self.reporter.say(
-            f"{self.label} {fid:.3f} at {images:,} images ({comparison}; {seconds:.0f} s)"
+            f"{self.label} {digits(fid)} at {images:,} images ({comparison}; {seconds:.0f} s)"
         )
 
     def _write(self, best: nn.Module | None, images: int) -> None:
