@@ -131,8 +131,9 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
         reporter.say(f"Schedule {plan['clipped_betas']}")
     limits = []
     if plan["images"]:
+        steps = "1 step" if plan["steps"] == 1 else f"{plan['steps']:,} steps"
         limits.append(
-            f"{plan['images']:,} images = {plan['steps']:,} step{'s'[: plan['steps'] != 1]} of {plan['batch']} "
+            f"{plan['images']:,} images = {steps} of {plan['batch']} "
             f"= {_rounded(plan['epochs'])} epochs"
         )
     if plan["minutes"]:
