@@ -51,3 +51,11 @@ def test_a_single_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         plots.loss_curve(Path("loss.png"), rows, "loss")
     markers = [[line.get_marker() for line in figure.axes[0].lines] for figure in figures]
     assert markers == [["o", "o"], ["None", "None"]]
+
+
+def test_equal_scores_are_within_the_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "write_figure", lambda _, figure: figures.append(figure))
+    rows = [{"images": n, "value": 0.5, "label": "fid8"} for n in (32, 64)]
+    plots.score_curve(Path("scores.png"), rows)
+    assert figures[0].axes[0].get_ylim() == pytest.approx((0, 0.525))

@@ -76,6 +76,12 @@ def test_settings_that_are_no_settings_are_other_files(ddpm: Run, run: Path, tex
     assert (refused.code, "holds other files" in refused.err) == (1, True)
 
 
+def test_a_folder_is_not_named_as_an_image(ddpm: Run, run: Path) -> None:
+    refused = ddpm("sample", run, *QUICK, "--out", "cats.png")
+    assert (refused.code, "give --out cats" in refused.err) == (2, True)
+    assert not Path("cats.png").exists()
+
+
 def test_overwrite_is_not_advised_where_it_would_be_refused(ddpm: Run, run: Path) -> None:
     Path("photos").mkdir()
     Path("photos/me.png").touch()

@@ -18,6 +18,7 @@ from ddpm_cli.core.config.fields import (
     choices,
     each,
     setting,
+    shortened,
 )
 from ddpm_cli.core.errors import UsageError
 
@@ -185,7 +186,12 @@ class Sampling(Settings):
 
     def __post_init__(self) -> None:
         for name, kind in (("timesteps", index), ("sigmas", float), ("sections", index)):
-            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
+            try:
+                object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
+            except (TypeError, ValueError) as error:
+                what = "whole numbers" if kind is index else "numbers"
+                given = shortened(getattr(self, name))
+                raise UsageError(f"--{name} takes {what}, not {given}") from error
         if len(self.sigmas) > 1 and self.sigmas[-1] == 0:  # where samplers end by themselves
             object.__setattr__(self, "sigmas", self.sigmas[:-1])
         chosen = self._chosen_steps()

@@ -73,7 +73,8 @@ def score_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     axes.plot(images, values, "o-", color="tab:green", label=rows[0]["label"])
     best = int(np.argmin(values))
     axes.plot(images[best], values[best], "*", color="tab:red", markersize=14, label="best")
-    axes.set(xlabel="images seen", ylabel=rows[0]["label"], ylim=(0, None))
+    axes.set(xlabel="images seen", ylabel=rows[0]["label"])
+    axes.set_ylim(0, 1.05 * max(values) if max(values) > 0 else None)  # equal scores have no margin
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _finish(axes)
     write_figure(path, figure)

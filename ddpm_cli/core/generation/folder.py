@@ -13,7 +13,7 @@ import torch
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import distributed, provenance
@@ -31,6 +31,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 
 _FOLDER = "generated"  # beside the weights
 _SETTINGS = "sampling.json"
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _GRID_LIMIT = 100  # images on grid.png at most
 
 
@@ -93,6 +94,11 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
 
 def _prepare(folder: Path, model: Model, request: GenerationRequest, *, overwrite: bool) -> None:
     """Prepare the folder. Raises DdpmError rather than mix images of different settings."""
+    if folder.suffix.lower() in _IMAGE_SUFFIXES and not folder.exists():
+        raise UsageError(
+            f"--out {folder} is named as an image, but is the folder of the images; "
+            f"give --out {folder.with_suffix('')}"
+        )
     settings = settings_of(model, request)
     entries = folder.iterdir() if folder.is_dir() else ()
     existing = sorted(path for path in entries if path.name[0] != ".")
