@@ -706,4 +706,4 @@ def test_a_dry_run_checks_as_several_processes_would(train_tiny: Run, tmp_path: 
     assert (result.code, "one image for each of 4 processes" in result.err) == (2, True)
     (tmp_path / "torn.pt").write_bytes(b"torn")
     result = train_tiny("--resume", tmp_path / "torn.pt", "--dry-run")
-    assert (result.code, "torn.pt is damaged or cut short" in result.err) == (1, True)
+    assert (result.code, "torn.pt is damaged or no snapshot" in result.err) == (1, True)
