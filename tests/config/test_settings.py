@@ -246,7 +246,7 @@ def test_config_json_round_trip(config: RunConfig) -> None:
             r"a\.json\.optimiser\.batch should be of type int, not '8'",
         ),
         ({"optimiser": {"betas": [0.9]}}, r"a\.json\.optimiser\.betas should hold 2 values"),
-        ({"optimiser": {"rate": 1}}, r"a\.json\.optimiser has an unknown setting 'rate'"),
+        ({"optimiser": {"rate": 1}}, r"a\.json\.optimiser: unknown setting 'rate'"),
         ({"network": {"widht": 8}}, r"unknown setting 'widht'; did you mean width\? known: "),
         ({"network": 3}, r"a\.json\.network should hold named settings, not 3"),
         ({"keep": True}, r"a\.json\.keep should be of type int, not True"),

@@ -335,6 +335,14 @@ def test_a_caption_with_an_unquoted_comma_is_refused(
     assert (result.code, "line 2 has more columns than the header" in result.err) == (1, True)
 
 
+def test_a_table_without_a_header_is_refused(
+    train_tiny: Callable[..., Result], photos: Path
+) -> None:
+    (photos / "captions.csv").write_text("dark/0.png,a dark image\ndark/1.png,another\n")
+    result = train_tiny("--dry-run")
+    assert (result.code, "a first line such as file_name,text" in result.err) == (1, True)
+
+
 def test_disabled_captions_are_not_read(train_tiny: Callable[..., Result], photos: Path) -> None:
     (photos / "metadata.jsonl").write_text("{no json}\n")
     result = train_tiny("--dry-run")

@@ -61,7 +61,7 @@ def _known(kind: type[Any], document: Any, where: str) -> dict[str, Any]:
         near = near_names(str(unknown[0]), known)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
         raise DdpmError(
-            f"{where} has an unknown setting {shortened(unknown[0])}{meant or ';'} known: "
+            f"{where}: unknown setting {shortened(unknown[0])}{meant or ';'} known: "
             f"{', '.join(sorted(known))} (another version of ddpm may have others)"
         )
     return values

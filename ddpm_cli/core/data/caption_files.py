@@ -255,9 +255,11 @@ def _table_rows(
             elif not isinstance(file, str) or not (
                 isinstance(texts, list) and all(isinstance(caption, str) for caption in texts)
             ):
+                named = row.keys() & {*FILE_COLUMNS, *TEXT_COLUMNS}
+                header = "" if named else "; a first line such as file_name,text names the columns"
                 raise DdpmError(
                     f"{listing.path}: {place} should have file_name or file and text or caption; "
-                    f"it has {str(row)[:200]}"
+                    f"it has {str(row)[:200]}{header}"
                 )
             image = posixpath.normpath(folder + file.replace("\\", "/"))
             yield from (_Text(place, image, caption) for caption in texts)

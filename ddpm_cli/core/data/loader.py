@@ -197,4 +197,4 @@ def _report(failures: list[str], total: int, reporter: Reporter, *, skip_bad: bo
     message = files.list_unreadable(failures, total)
     if not skip_bad or len(failures) == total:
         raise DdpmError(f"{message}. Fix or remove them, or add --skip-bad to leave them out")
-    reporter.say(f"Left out {message}")
+    reporter.say(f"left out: {message}")

@@ -95,17 +95,17 @@ def _download(remote: RemoteFile, path: Path, reporter: Reporter, opener: Opener
         partial.open("wb") as file,
         reporter.bar(f"downloading {path.name}", remote.size, "bytes") as bar,
     ):
-        for block in _blocks(remote, opener):
+        for block in _blocks(remote, path, opener):
             file.write(block)
             digest.update(block)
             received += len(block)
             bar.update(received)
         if digest.hexdigest() != remote.sha256:
             content = f"{received:,} bytes with sha256 {digest.hexdigest()}"
-            raise DdpmError(f"{remote.url} gave {content}; {_manual_download(remote)}")
+            raise DdpmError(f"{remote.url} gave {content}; {_manual_download(remote, path)}")
 
 
-def _blocks(remote: RemoteFile, opener: Opener) -> Iterator[bytes]:
+def _blocks(remote: RemoteFile, path: Path, opener: Opener) -> Iterator[bytes]:
     remaining = remote.size + 1  # one byte too many shows that it is another file
     try:
         with opener(remote.url) as response:
@@ -116,13 +116,13 @@ def _blocks(remote: RemoteFile, opener: Opener) -> Iterator[bytes]:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise DdpmError(
             f"{remote.description} are not in the cache and cannot be downloaded here ({reason}); "
-            + _manual_download(remote)
+            + _manual_download(remote, path)
         ) from error
 
 
-def _manual_download(remote: RemoteFile) -> str:
+def _manual_download(remote: RemoteFile, path: Path) -> str:
     """Instructions for a machine without network access."""
     return (
         f"on a machine with internet: curl -LO {remote.url} ({remote.size:,} bytes, sha256 "
-        f"{remote.sha256}); then copy it to {remote.cache_path} or pass {remote.option}"
+        f"{remote.sha256}); then copy it to {path} or pass {remote.option}"
     )

@@ -92,7 +92,7 @@ class SavedSettings:
                         continue
                     raise DdpmError(
                         f"--config {self.file}: {where} {_text(value)} cannot be heeded: the data "
-                        f"make it {_text(actual)}; leave it out, or give --data"
+                        f"make it {_text(actual)}; remove it from the file, or give its own --data"
                     )
 
 
