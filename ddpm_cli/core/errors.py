@@ -7,6 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from tokenize import TokenError
 
 # Exceptions that reading a damaged file may raise besides OSError: torch's unpickler, zipfile and
@@ -36,6 +37,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, cut to 200 characters; its type's name if empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` of the names, and how many others there are: "a, b and 3 more"."""
+    more = len(names) - most
+    return separator.join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class DdpmError(Exception):

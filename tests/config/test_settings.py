@@ -30,7 +30,7 @@ from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import from_dict, to_dict, updated
-from ddpm_cli.core.diffusion.settings import Sampling, parse_interval
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from tests.support.cli import Result
 
@@ -179,10 +179,10 @@ def test_most_settings_are_checked() -> None:
     [
         (parse_size, "0", "--size"),
         (parse_size, "8x8x8", "--size"),
-        (parse_numbers, "1,two", "--multipliers"),
+        (parse_numbers(int, "--multipliers", "numbers"), "1,two", "--multipliers"),
         (parse_duration, "soon", "--time-limit"),
         (parse_duration, "0", "--time-limit"),
-        (parse_interval, "3", "--guidance-interval"),
+        (parse_numbers(float, "--guidance-interval", "two", 2), "3", "--guidance-interval"),
     ],
 )
 def test_unreadable_texts_are_reported_with_the_option(

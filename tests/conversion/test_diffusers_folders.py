@@ -185,9 +185,9 @@ def test_a_dry_run_says_whether_a_run_can_be_exported(
     train_tiny: Callable[..., Result], tiny: Path
 ) -> None:
     folded = train_tiny("--dry-run", "--json")
-    reason = "pixels folded by 2; to export, train with --patch 1"
-    assert folded.json()["no_export_because"].endswith(reason)
-    assert f"Export to diffusers: {folded.json()['no_export_because']}" in folded.err
+    reason = folded.json()["no_export_because"]
+    assert "pixels folded by 2" in reason and "train with --patch 1" in reason
+    assert f"Export to diffusers: {reason}" in folded.err
     plain = {"width": 8, "multipliers": [1], "blocks": ["res"], "groups": 4, "patch": 1}
     edit(tiny, network=plain)
     result = train_tiny("--dry-run", "--json")

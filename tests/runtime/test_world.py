@@ -73,7 +73,7 @@ def test_what_is_half_set_or_wrong_is_named(
 ) -> None:
     set_variables(variables)
     with pytest.raises(UsageError) as raised:
-        world.settle()
+        world.check_environment()
         world.attach_tasks()
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -121,7 +121,7 @@ def test_a_command_typed_in_a_shell_of_srun_is_no_task(
     set_variables(TASK | more)
     task = slurm.task()
     assert (task and task.tasks) == tasks
-    notices = world.settle()
+    notices = world.check_environment()
     assert len(notices) == (tasks is None and more.get("SLURM_STEP_NUM_TASKS") != "1")
 
 
@@ -219,7 +219,7 @@ def test_no_value_of_a_variable_is_a_traceback_or_silence(
     for name, value, whole in itertools.product(names, NASTY, ({}, WORLD, TASK)):
         set_variables(whole | {name: value})
         try:
-            world.settle()
+            world.check_environment()
             world.attach_tasks()
         except UsageError as error:
             assert len(str(error).splitlines()) == 1, (name, value, whole)

@@ -102,7 +102,7 @@ def test_what_the_data_decide_by_default_can_be_set_by_a_file(
         ({"origin": {"path": "x", "sha256": ""}}, ["x: no such run or weights file"]),
     ],
 )
-def test_what_cannot_be_heeded_is_named(
+def test_what_the_data_do_not_allow_is_named(
     ddpm: Run, photos: Path, settings: dict[str, Any], words: list[str]
 ) -> None:
     data = () if "source" in settings.get("data", {}) else ("--data", photos)

@@ -15,6 +15,7 @@ from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.errors import listed
 from ddpm_cli.core.runtime.reporting import Log
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     classes, text = plan["classes"], ""
     if plan["captions"]:
         text = f", {plan['captions']:,} captions ({plan['captions_from']}), as {plan['caption']!r}"
-    named = f", {len(classes)} classes ({', '.join(classes[:12])}{', …' if classes[12:] else ''})"
+    named = f", {len(classes)} classes ({listed(classes, 12)})"
     height, width = plan["size"]
     for notice in plan["notices"]:
         reporter.say(notice)

@@ -36,7 +36,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(**values: Any) -> None:
         values = check(values)
-        for notice in world.settle():
+        for notice in world.check_environment():
             console.reporter().say(notice)
         console.announce_cache()
         for name, kind in groups.items():

@@ -15,11 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line, listed
 from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.files import parse_json, write_bytes
-
-_LISTED = 5  # mismatches in an error message
 
 # Parameters that were renamed since files were written with them: former pattern, current name.
 _FORMER_NAMES = (
@@ -166,16 +164,11 @@ def mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     return lines + [f"{name} is not in the network" for name in tensors if name not in expected]
 
 
-def listed(lines: list[str]) -> str:
-    """The first of the lines, and the number of the others."""
-    more = len(lines) - _LISTED
-    return "; ".join(lines[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load a network's weights. Raises DdpmError with the mismatches, before any is loaded."""
     if wrong := mismatches(tensors, network.state_dict()):
         raise DdpmError(
-            f"{path} does not fit its own config, which describes another network: {listed(wrong)}"
+            f"{path} does not fit its own config, which describes another network: "
+            f"{listed(wrong, separator='; ')}"
         )
     network.load_state_dict(tensors)

@@ -15,7 +15,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config.fields import is_whole_number, near_names
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.files import read_text
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -180,11 +180,10 @@ def _label(name: str, names: Sequence[str]) -> int:
         return int(name)
     near = near_names(name, names)
     meant = f": perhaps {' or '.join([*same, *near][:3])}?"
-    listed = ", ".join(names[:10]) + (", …" if names[10:] else "")
     how = "given by their names" if numbered else f"numbered from 0 to {len(names) - 1}"
     raise DdpmError(
         f"--class {name[:80]!r} is not a class of this model{meant if near or same else ''}; "
-        f"it has {len(names)} classes, {how}: {listed}"
+        f"it has {len(names)} classes, {how}: {listed(names, 10)}"
     )
 
 

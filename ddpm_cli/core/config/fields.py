@@ -167,11 +167,16 @@ def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise UsageError for a value that is none of those allowed."""
     if value not in allowed:
         known = [str(other) for other in allowed]
-        near = near_names(str(value), known)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(
-            f"{name} {shortened(value)} is unknown; choose one of {', '.join(known)}{meant}"
+            f"{name} {shortened(value)} is unknown; choose one of {', '.join(known)}"
+            f"{did_you_mean(str(value), known)}"
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: "; did you mean a or b?", or ""."""
+    near = near_names(name, known)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
@@ -230,12 +235,24 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def parse_numbers(text: str) -> list[int]:
-    """Read "1,2,2,2" as whole numbers."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--multipliers {shortened(text)} should be as 1,2,2,2") from error
+def parse_numbers(
+    kind: type[int | float], option: str, what: str, count: int | None = None
+) -> Callable[[str], tuple[Any, ...]]:
+    """A function that reads "999,750" as (999, 750): `count` numbers, or any.
+
+    `what` the option should be, for the message of its UsageError.
+    """
+
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(kind(word) for word in text.split(","))
+        except ValueError:
+            values = ()
+        if not values or len(values) != (count or len(values)):
+            raise UsageError(f"{option} {shortened(text)} should be {what}")
+        return values
+
+    return parse
 
 
 def choices(names: Collection[str]) -> str:

@@ -101,7 +101,7 @@ class NetworkConfig(Settings):
         (1, 2, 2, 2),
         "Multipliers of the width, one per level, as 1,2,2,2; each level halves the sides.",
         panel=_PANEL,
-        parse=parse_numbers,
+        parse=parse_numbers(int, "--multipliers", "whole numbers such as 1,2,2,2"),
         check=each(number(most=1024)),
     )
     blocks: tuple[str, ...] = setting(

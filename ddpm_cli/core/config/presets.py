@@ -207,7 +207,7 @@ def learning_rate(name: str) -> float:
     return merged(RunConfig(), settings).optimiser.lr
 
 
-def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -> RunConfig:
+def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """The config under these settings, some of which replace others that belong to them.
 
     A continuous schedule brings its own parameterisation and noise levels, one limit of the
@@ -219,7 +219,7 @@ def merged(config: RunConfig, settings: dict[str, Any], where: str = "config") -
         replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
     if parts.get("network", {}).get("blocks"):
         replaced |= {"network": {"up_blocks": []}}
-    return updated(updated(config, replaced), settings, where)
+    return updated(updated(config, replaced), settings)
 
 
 def default_preset(channels: int, size: tuple[int, int]) -> str:

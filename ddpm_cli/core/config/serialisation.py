@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from ddpm_cli.core.config.fields import LARGEST_INTEGER, near_names, shortened
+from ddpm_cli.core.config.fields import LARGEST_INTEGER, did_you_mean, shortened
 from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
@@ -58,8 +58,7 @@ def _known(kind: type[Any], document: Any, where: str) -> dict[str, Any]:
     values, known = _under_current_names(kind, document, where), _names(kind)
     unknown = sorted(set(values) - known)
     if unknown:
-        near = near_names(str(unknown[0]), known)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        meant = did_you_mean(str(unknown[0]), known)
         raise DdpmError(
             f"{where}: unknown setting {shortened(unknown[0])}{meant or ';'} known: "
             f"{', '.join(sorted(known))} (another version of ddpm may have others)"

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.downloads import sha256_of
 
 _AVERAGE, _NETWORK = "unet_ema", "unet"
@@ -91,5 +91,5 @@ def network_files(folder: Path) -> NetworkFiles:
 
 
 def _held(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return f"; it holds {', '.join(shown[:5])}{', …' if shown[5:] else ''}" if shown else ""
+    held = listed(sorted(names))
+    return f"; it holds {held}" if held else ""

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints.tensors import listed, mismatches
+from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.models.unet import UNet
 
 Tensors = dict[str, Tensor]
@@ -155,7 +155,10 @@ def import_tensors(theirs: Tensors, layout: Layout, network: UNet) -> Tensors:
         for name, tensor in theirs.items()
     }
     if wrong := mismatches(reshaped, expected):
-        raise DdpmError(f"the tensors are not those of the network they describe: {listed(wrong)}")
+        raise DdpmError(
+            "the tensors are not those of the network they describe: "
+            f"{listed(wrong, separator='; ')}"
+        )
     return {
         name: torch.cat([reshaped[piece].float() for piece in _pieces(name, tensor, names)])
         for name, tensor in state_dict.items()

@@ -22,7 +22,7 @@ from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.files import SUFFIXES, USUAL_PIXELS, UnreadableError, max_pixels
 from ddpm_cli.core.data.formats import REMEDIES, count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
-from ddpm_cli.core.runtime.content import HEAD, describe
+from ddpm_cli.core.runtime.content import describe_file
 
 _FILE_LIMIT = 256 * 2**20  # bytes of one image file, uncompressed
 _BYTES_PER_PIXEL = 8  # four channels of 16 bits: of files where larger images are let in
@@ -251,21 +251,10 @@ def _decode_text(data: bytes, name: str) -> str:
 
 def _content(path: Path) -> str:
     """What a file is that is neither, with what to do: ", but a tar archive: unpack it"."""
-    what, remedy = _head_of(path), REMEDIES.get(path.suffix.lower(), "")
+    what, remedy = describe_file(path), REMEDIES.get(path.suffix.lower(), "")
     if what and "image" in what:
         remedy = "give its folder"
     return (f", but {what}" if what else "") + (f" ({remedy})" if remedy else "")
-
-
-def _head_of(path: Path) -> str | None:
-    """What a file holds, told from its first bytes; None where that is unknown."""
-    try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return None
-        with path.open("rb") as file:
-            return describe(file.read(HEAD))
-    except OSError:
-        return None
 
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
@@ -307,7 +296,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except DAMAGED_FILE as error:
-        what = _head_of(path)
+        what = describe_file(path)
         if what and "zip archive" not in what:
             raise DdpmError(f"{path} is not a zip archive but {what}") from error
         raise DdpmError(

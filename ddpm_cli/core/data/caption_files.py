@@ -15,7 +15,7 @@ from ddpm_cli.core.conditioning.tokens import is_valid_utf8
 from ddpm_cli.core.data import classes
 from ddpm_cli.core.data.archives import ImageFiles
 from ddpm_cli.core.data.captions import Captions, from_sentences
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.files import parse_json
 
@@ -29,7 +29,6 @@ FILE_COLUMNS = ("file_name", "file", "filename", "image")
 TEXT_COLUMNS = ("text", "caption", "prompt")
 
 _DELIMITERS = ",;\t|"
-_LISTED = 5  # images named in a message
 _READ = (
     "captions are read from captions or metadata (.csv .tsv .jsonl .json) with a column "
     "file_name and a column text, or from a .txt, .caption or .json beside each image"
@@ -86,16 +85,16 @@ def read(listing: ImageFiles) -> Captions:
         rows = _table_rows(listing, found.files, columns)
     images = {posixpath.normpath(name): name for name in listing.names}
     texts: dict[str, list[str]] = {}
-    strangers: list[str] = []
+    unmatched: list[str] = []  # files named in the captions that are not among the images
     for row in rows:
         image = images.get(row.image)
         if row.text is not None:
             _check(listing, row)
             if image is None:
-                strangers.append(row.image)
+                unmatched.append(row.image)
             else:
                 texts.setdefault(image, []).append(row.text.strip())
-    notices = _notices(listing, found, columns, strangers)
+    notices = _notices(listing, found, columns, unmatched)
     if missing := [image for image in listing.names if image not in texts]:
         raise DdpmError(_missing(listing, found, missing, notices))
     origin = f"{found.kind} files" if found.kind in BESIDE else found.kind
@@ -154,7 +153,7 @@ def _check(listing: ImageFiles, row: _Text) -> None:
 
 
 def _notices(
-    listing: ImageFiles, found: Found, columns: Counter[str], strangers: Sequence[str]
+    listing: ImageFiles, found: Found, columns: Counter[str], unmatched: Sequence[str]
 ) -> tuple[str, ...]:
     notices = []
     if len(columns) > 1:
@@ -163,11 +162,10 @@ def _notices(
             f"{listing.path}: captions are the column {used} of {found.kind}; not read: "
             f"{', '.join(others)}"
         )
-    if strangers:
-        examples = ", ".join(strangers[:3]) + (", …" if strangers[3:] else "")
+    if unmatched:
         notices.append(
-            f"{listing.path}: {len(strangers)} captions in {found.kind} are of files that are not "
-            f"among the images: {examples}"
+            f"{listing.path}: {len(unmatched)} captions in {found.kind} are of files that are not "
+            f"among the images: {listed(unmatched, 3)}"
         )
     return tuple(notices)
 
@@ -175,7 +173,7 @@ def _notices(
 def _missing(
     listing: ImageFiles, found: Found, missing: Sequence[str], notices: Sequence[str]
 ) -> str:
-    examples = ", ".join(missing[:_LISTED]) + (", …" if missing[_LISTED:] else "")
+    examples = listed(missing)
     where = f"in a {found.kind} beside them" if found.kind in BESIDE else f"in {found.kind}"
     also = "".join(f"; {notice.partition(': ')[2]}" for notice in notices if "not among" in notice)
     return (

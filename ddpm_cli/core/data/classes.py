@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.conditioning.class_names import in_order
 from ddpm_cli.core.data.layout import shared_folder
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import parse_json
 
 TABLE = "dataset.json"  # of StyleGAN and EDM: {"labels": [["00000/img00000000.png", 6], …]}
@@ -73,8 +73,7 @@ def _some_without(names: Sequence[str], count: int, what: str) -> str:
     verb, _, rest = what.partition(" ")
     if len(names) == 1:
         verb = {"lie": "lies", "have": "has"}[verb]
-    named = ", ".join(names[:3]) + (", …" if names[3:] else "")
-    return f"{len(names)} of {count} images {verb} {rest} ({named})"
+    return f"{len(names)} of {count} images {verb} {rest} ({listed(names, 3)})"
 
 
 def _are_shards(names: Sequence[str]) -> bool:

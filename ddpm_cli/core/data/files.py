@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
 
 from ddpm_cli.core.data import metadata
-from ddpm_cli.core.data.formats import REMEDIES, SUFFIXES_OF, UNSIGNED
-from ddpm_cli.core.errors import DdpmError, first_line
-from ddpm_cli.core.runtime.content import HEAD, describe
+from ddpm_cli.core.data.formats import NO_SIGNATURE, REMEDIES, SUFFIXES_OF
+from ddpm_cli.core.errors import DdpmError, first_line, listed
+from ddpm_cli.core.runtime.content import describe
 from ddpm_cli.core.runtime.files import write_bytes
 
 # Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
@@ -115,8 +115,7 @@ def allow_pixels(count: int | None) -> None:
 
 def list_unreadable(failures: Sequence[str], total: int) -> str:
     """The files that cannot be read, in one line: the first of them, each with its reason."""
-    listed = "; ".join(failures[:_LISTED]) + ("; …" if len(failures) > _LISTED else "")
-    return f"{len(failures)} of {total} images cannot be read: {listed}"
+    return f"{len(failures)} of {total} images cannot be read: {listed(failures, _LISTED, '; ')}"
 
 
 def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
@@ -282,7 +281,7 @@ def _formats(suffix: str) -> tuple[str, ...]:
     return tuple(
         form
         for form in _FORMATS
-        if form in Image.OPEN and (form not in UNSIGNED or suffix in SUFFIXES_OF[form])
+        if form in Image.OPEN and (form not in NO_SIGNATURE or suffix in SUFFIXES_OF[form])
     )
 
 
@@ -297,7 +296,7 @@ def _too_many_pixels(error: Exception) -> str:
 
 def _unidentified(data: bytes) -> str:
     """What a file is that Pillow does not take for an image."""
-    what = describe(data[:HEAD])
+    what = describe(data)
     if what is None:
         return "not an image file in a supported format"
     form = what.split()[1].replace("HEIC", "HEIF")  # "a HEIC image"

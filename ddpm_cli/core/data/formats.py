@@ -30,7 +30,7 @@ SUFFIXES_OF = {  # by Pillow's name of the format, in the order in which formats
     "PCX": (".pcx",),
     "TGA": (".tga",),
 }
-UNSIGNED = frozenset({"SGI", "PCX", "TGA"})  # that begin with no mark, or one of chance
+NO_SIGNATURE = frozenset({"SGI", "PCX", "TGA"})  # whose files begin with none that is sure
 
 _HEIF = "pip install pillow-heif reads them"
 _PILLOW = "pip install --upgrade pillow reads them"

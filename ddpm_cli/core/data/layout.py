@@ -17,7 +17,7 @@ from shlex import quote
 
 from ddpm_cli.core.data.files import is_image_file
 from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import parse_json
 
 TEXTS = (".txt", ".caption", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".parquet")
@@ -172,11 +172,11 @@ def _sampled_images(
     for folder in folders:
         inside = [n for n in files if n.startswith(folder) and not _lies_in(n, runs)]
         present = set(filter(is_image_file, inside))
-        listed = _manifest(folder, read_text)
-        kept = present.intersection(listed) or present - {f"{folder}grid.png"}
+        manifest = _manifest(folder, read_text)
+        kept = present.intersection(manifest) or present - {f"{folder}grid.png"}
         images += sorted(kept)
         unlisted += sorted(present - kept - {f"{folder}grid.png"})
-        if missing := len(set(listed) - present):
+        if missing := len(set(manifest) - present):
             notices.append(f"{missing} of the images of {folder}{_MANIFEST} are missing")
     unlisted = sorted(set(unlisted) - set(images))
     if unlisted:
@@ -332,6 +332,4 @@ def _topmost(folders: Iterable[str]) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few of the names."""
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f", {more} more" if more > 0 else "")
+    return listed(names, _LISTED)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config import paths
-from ddpm_cli.core.config.fields import near_names
+from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.data import caption_files, captions, files, named
 from ddpm_cli.core.data.archives import ImageFiles, names_beside, open_image_files
 from ddpm_cli.core.data.captions import Captions
@@ -180,8 +180,8 @@ def open_files(spec: str, *, training: bool = False) -> ImageFiles:
     if any(place.exists() for place in (path, *path.parents[:-1])):
         return open_image_files(path, training=training)
     known = ["shapes", *named.DATASETS]
-    if near := near_names(spec.partition(":")[0], [*known, *names_beside(path)]):
-        raise DdpmError(f"{spec}: no such folder or .zip; did you mean {' or '.join(near)}?")
+    if meant := did_you_mean(spec.partition(":")[0], [*known, *names_beside(path)]):
+        raise DdpmError(f"{spec}: no such folder or .zip{meant}")
     raise DdpmError(f"{spec}: no such folder or .zip, nor a data set's name ({', '.join(known)})")
 
 

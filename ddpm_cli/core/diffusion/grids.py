@@ -18,9 +18,7 @@ from ddpm_cli.core.errors import UsageError
 ODE_SIGMA_MAX = 80.0
 
 _RHO = 7  # Karras et al. (2022), equation 5
-_BETA = (
-    0.6  # both parameters of the distribution (Lee et al. 2024, "Beta sampling is all you need")
-)
+_BETA = 0.6  # both parameters (Lee et al. 2024, "Beta sampling is all you need")
 _ROUNDING = 1e-9  # relative, of levels computed by powers
 _TYPED = 1e-3  # relative, of levels typed by hand: the smallest of linear is 0.01000050
 

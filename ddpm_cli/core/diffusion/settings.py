@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from operator import index
@@ -17,6 +16,7 @@ from ddpm_cli.core.config.fields import (
     choice,
     choices,
     each,
+    parse_numbers,
     setting,
     shortened,
 )
@@ -33,29 +33,6 @@ THRESHOLDS = ("static", "dynamic", "none")
 
 _STEPS = 50
 _PANEL = "Sampling"
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """Read "0.3,5" as (0.3, 5.0)."""
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--guidance-interval {text!r} should be two noise levels, such as 0.3,5"
-        ) from None
-    return low, high
-
-
-def _list_of(kind: type[int | float], option: str, what: str) -> Callable[[str], tuple[Any, ...]]:
-    """Read "999,750" as (999, 750)."""
-
-    def parse(text: str) -> tuple[Any, ...]:
-        try:
-            return tuple(kind(word) for word in text.split(","))
-        except ValueError:
-            raise UsageError(f"{option} {text!r} should be {what}") from None
-
-    return parse
 
 
 def _descending(check: Check) -> Check:
@@ -108,14 +85,14 @@ class Sampling(Settings):
         (),
         "Visit these timesteps, such as 999,750,500,250, instead of --steps and --spacing.",
         panel=_PANEL,
-        parse=_list_of(int, "--timesteps", "timesteps such as 999,750,500,250"),
+        parse=parse_numbers(int, "--timesteps", "timesteps such as 999,750,500,250"),
         check=_descending(at_least_zero),
     )
     sigmas: tuple[float, ...] = setting(
         (),
         "Visit these noise levels, such as 80,20,5,1,0.2.",
         panel=_PANEL,
-        parse=_list_of(float, "--sigmas", "noise levels such as 80,20,5,1,0.2"),
+        parse=parse_numbers(float, "--sigmas", "noise levels such as 80,20,5,1,0.2"),
         check=_descending(above_zero),
     )
     sections: tuple[int, ...] = setting(
@@ -123,7 +100,7 @@ class Sampling(Settings):
         "Steps in each of equal sections of the timesteps, the least noisy first, such as 10,15,20 "
         "(improved DDPM).",
         panel=_PANEL,
-        parse=_list_of(int, "--sections", "steps of each section, such as 10,15,20"),
+        parse=parse_numbers(int, "--sections", "steps of each section, such as 10,15,20"),
         check=each(above_zero),
     )
     final_sigma: str = setting(
@@ -174,7 +151,7 @@ class Sampling(Settings):
         (0.0, math.inf),
         "LOW,HIGH: guide only at noise levels LOW < sigma <= HIGH, such as 0.3,5.",
         panel=_PANEL,
-        parse=parse_interval,
+        parse=parse_numbers(float, "--guidance-interval", "two noise levels, such as 0.3,5", 2),
         default_text="all noise levels",
     )
     guidance_rescale: float = setting(

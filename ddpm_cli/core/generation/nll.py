@@ -22,7 +22,7 @@ from ddpm_cli.core.data.sources import Source, captions_of, open_source
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -189,9 +189,9 @@ def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
     unknown = [name for name in source.classes if name not in names]
     if unknown or not source.classes:
         found = f"a class {unknown[0]!r}" if unknown else "no classes"
-        listed = f"{', '.join(names[:10])}{', …' if names[10:] else ''}"
         raise DdpmError(
-            f"{data} has {found}, and {model.path} needs the class of each image, one of {listed}: "
+            f"{data} has {found}, and {model.path} needs the class of each image, one of "
+            f"{listed(names, 10)}: "
             "sort them into folders of these names"
         )
     indices = np.array([names.index(name) for name in source.classes])

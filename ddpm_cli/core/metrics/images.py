@@ -20,7 +20,7 @@ from torch import Tensor
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.archives import ImageFiles
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, listed
 from ddpm_cli.core.metrics.statistics import npz_members
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.downloads import sha256_of
@@ -86,7 +86,7 @@ class ImageCounts:
                 continue
             reporter.say(f"{label}: {times} of {self.count} are {trait} ({TRAIT_HANDLING[trait]})")
         if self.unreadable:
-            names = "; ".join(self.unreadable[:5]) + ("; …" if len(self.unreadable) > 5 else "")
+            names = listed(self.unreadable, separator="; ")
             reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {names}")
 
 

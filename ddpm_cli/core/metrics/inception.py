@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
 from ddpm_cli.core.checkpoints import tensors
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
 PUBLISHED = RemoteFile(
@@ -176,7 +176,8 @@ def _check(state_dict: dict[str, Tensor], network: FidInception, path: Path) -> 
     }
     if wrong := tensors.mismatches(state_dict, needed):
         raise DdpmError(
-            f"{path} is not the FID Inception network: {tensors.listed(wrong)}; {_expected_file()}"
+            f"{path} is not the FID Inception network: "
+            f"{listed(wrong, separator='; ')}; {_expected_file()}"
         )
 
 

@@ -6,7 +6,7 @@ import codecs
 from contextlib import suppress
 from pathlib import Path
 
-HEAD = 4096  # bytes that are enough
+_HEAD = 4096  # bytes that are enough
 
 _ERRORS = (  # what servers answer instead of a file: GitHub, Hugging Face, S3, Google Drive
     b"404",
@@ -63,14 +63,14 @@ def describe_not_binary(head: bytes) -> str | None:
     A pointer of Git LFS or git-annex, a web page, a server's error message, text, nothing or
     zeros; None where the bytes are of a binary file.
     """
-    start = head[:HEAD]
+    start = head[:_HEAD]
     if not start:
         return "an empty file: copy or download it again"
     if not start.strip(b"\0"):
         return "a file of zeros, left by a copy that was cut short: copy or download it again"
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer, not the file itself: run `git lfs pull`"
-    if b"/annex/objects/" in start and len(head) < HEAD:
+    if b"/annex/objects/" in start and len(head) < _HEAD:
         return "a git-annex pointer, not the file itself: run `git annex get`"
     if not _is_text(start):
         return None
@@ -91,10 +91,19 @@ def describe(head: bytes) -> str | None:
     return text or next(known, None)
 
 
+def describe_file(path: Path) -> str | None:
+    """As `describe`; None also for what is no file, or cannot be read."""
+    with suppress(OSError):
+        if path.is_file():  # opening a pipe would wait for ever
+            with path.open("rb") as file:
+                return describe(file.read(_HEAD))
+    return None
+
+
 def first_bytes(path: Path) -> bytes:
     """The first bytes of a file, enough to describe it; none where it cannot be read."""
     with suppress(OSError), path.open("rb") as file:
-        return file.read(HEAD)
+        return file.read(_HEAD)
     return b""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import (
     cannot_write,
     dumps,
@@ -26,7 +26,6 @@ from ddpm_cli.core.runtime.files import (
 
 RUNS = Path("runs")
 _SUFFIXES = (".safetensors", ".pt", ".superseded")  # of weights files and snapshots
-_LISTED = 5  # runs in an error message
 
 Row = dict[str, float | None]
 
@@ -210,10 +209,9 @@ def _why_no_run(folder: Path) -> str:
     if snapshots := sorted(folder.glob("[0-9]*.pt")):
         return f"{folder} holds snapshots: name one, such as the newest, {snapshots[-1]}"
     if runs := [str(other.path) for other in _runs_in(folder)]:
-        more = f" and {len(runs) - _LISTED} more" if len(runs) > _LISTED else ""
         return (
             f"{folder} is not a run but holds runs ({len(runs)}, newest first): "
-            f"{', '.join(runs[:_LISTED])}{more}; name one of them"
+            f"{listed(runs)}; name one of them"
         )
     if run.config.is_file():
         return f"{folder} is a run without {run.weights.name}: its training has saved none yet"
@@ -222,7 +220,7 @@ def _why_no_run(folder: Path) -> str:
 
 def _existing_runs() -> str:
     names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
-    return f"; there are {', '.join(names[:5])}" if names else ""
+    return f"; there are {listed(names)}" if names else ""
 
 
 def _complete_rows(text: str) -> Iterator[Any]:

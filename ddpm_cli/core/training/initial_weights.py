@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.checkpoints.tensors import listed, mismatches
+from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import WeightsOrigin
 from ddpm_cli.core.config.serialisation import to_dict
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from ddpm_cli.core.training.state import TrainingState
@@ -74,7 +74,8 @@ def read(path: Path, config: NetworkConfig) -> InitialWeights:
         )
     if wrong := mismatches(tensors, needed):
         raise DdpmError(
-            f"--init-from {path} is of another network than this training's: {listed(wrong)}; "
+            f"--init-from {path} is of another network than this training's: "
+            f"{listed(wrong, separator='; ')}; "
             "leave out the options and settings that change the network"
         )
     return InitialWeights(tensors, WeightsOrigin(str(path), source.sha256))

@@ -22,7 +22,7 @@ from ddpm_cli.core.data.files import allow_pixels
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
@@ -108,7 +108,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     config, captions = _with_options(
         config, request, saved, source, size, channels, learn_conditions=learn_conditions
     )
-    saved.check_heeded(config, request)
+    saved.check_against_data(config, request)
     _check(config, len(source))
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
@@ -327,7 +327,7 @@ def _labels_in_words(classes: Sequence[str]) -> str | None:
     if list(classes) == [str(label) for label in range(len(classes))]:
         return f"the label of a class is its name, 0 to {len(classes) - 1}"
     named = [f"{label} is {name}" for label, name in enumerate(classes)]
-    return f"label {', '.join(named[:12])}{', …' if named[12:] else ''}"
+    return f"label {listed(named, 12)}"
 
 
 def _check(config: RunConfig, images: int) -> None:

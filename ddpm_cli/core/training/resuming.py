@@ -12,12 +12,12 @@ from shlex import quote
 import torch
 
 from ddpm_cli.core.checkpoints import snapshots
-from ddpm_cli.core.checkpoints.tensors import listed, mismatches
+from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
-from ddpm_cli.core.errors import DdpmError, UsageError, first_line
+from ddpm_cli.core.errors import DdpmError, UsageError, first_line, listed
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
@@ -120,8 +120,9 @@ def verify_named_snapshot(out: Path, request: TrainingRequest, network: NetworkC
         expected = UNet(network).state_dict()
     if wrong := mismatches(found, expected):
         raise DdpmError(
-            f"--resume {mode} is of another network than this training's: {listed(wrong)}; leave "
-            "out the options and settings that change the network"
+            f"--resume {mode} is of another network than this training's: "
+            f"{listed(wrong, separator='; ')}; leave out the "
+            "options and settings that change the network"
         )
 
 
@@ -160,7 +161,7 @@ def _changes(run: RunDirectory, config: RunConfig) -> str:
             changed = f"the {part} of {config.data.source} are not the ones it was trained on"
             others = (change for change in changes if not change.startswith(f"data.{part} "))
             changes = [changed, *others]
-    return "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if changes[5:] else "")
+    return listed(changes, separator="; ")
 
 
 def open_directory(

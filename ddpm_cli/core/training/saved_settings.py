@@ -14,7 +14,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import checked, from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.runtime.content import HEAD, describe
+from ddpm_cli.core.runtime.content import describe_file
 from ddpm_cli.core.runtime.files import parse_json, read_text
 from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 from ddpm_cli.core.training import initial_weights
@@ -65,7 +65,7 @@ class SavedSettings:
         source = self.get("data", "source")
         return source if request.data not in (None, source) else None
 
-    def check_heeded(self, config: RunConfig, request: TrainingRequest) -> None:
+    def check_against_data(self, config: RunConfig, request: TrainingRequest) -> None:
         """Raise DdpmError that names what the file says and the data do not allow.
 
         Everything else in it is in the config, unless an option replaces it.
@@ -91,7 +91,7 @@ class SavedSettings:
                     if where in overruled:
                         continue
                     raise DdpmError(
-                        f"--config {self.file}: {where} {_text(value)} cannot be heeded: the data "
+                        f"--config {self.file}: {where} {_text(value)} cannot be kept: the data "
                         f"make it {_text(actual)}; remove it from the file, or give its own --data"
                     )
 
@@ -138,25 +138,15 @@ def read_file(path: Path) -> dict[str, Any]:
         inside = f"; give {path / 'config.json'}" if path.is_dir() else ""
         raise DdpmError(f"{where}: {(error.strerror or str(error)).lower()}{inside}") from error
     except (ValueError, RecursionError) as error:
-        what = _content(path)
-        raise DdpmError(
-            f"{where} is {what}" if what else f"{where} is neither JSON nor TOML: {error}"
-        ) from error
+        what = describe_file(path)
+        if what in (None, "a text file"):
+            what = f"neither JSON nor TOML: {error}"
+        raise DdpmError(f"{where} is {what}") from error
     if not isinstance(settings, dict):
         raise DdpmError(f"{where} should hold named settings, like a run's config.json")
     if "_class_name" in settings:
         raise DdpmError(f"{where} is a config of diffusers; ddpm convert imports its model")
     return checked(RunConfig, settings, str(path))
-
-
-def _content(path: Path) -> str | None:
-    """What a file holds that is no text of settings, from its first bytes; None if it may be."""
-    try:
-        with path.open("rb") as file:
-            what = describe(file.read(HEAD))
-    except OSError:
-        return None
-    return None if what == "a text file" else what
 
 
 def _run_continued(request: TrainingRequest) -> RunDirectory | None:

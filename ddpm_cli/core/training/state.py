@@ -10,11 +10,11 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ddpm_cli.core.checkpoints.snapshots import StateDict
-from ddpm_cli.core.checkpoints.tensors import listed, mismatches
+from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
@@ -92,7 +92,7 @@ class TrainingState:
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned. Raises DdpmError for another network's."""
         if wrong := mismatches(state["network"], self.network.state_dict()):
-            raise DdpmError(f"it is of another network: {listed(wrong)}")
+            raise DdpmError(f"it is of another network: {listed(wrong, separator='; ')}")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

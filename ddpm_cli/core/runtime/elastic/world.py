@@ -20,7 +20,7 @@ _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _ALONE = "unset it to run one process by itself"
 
 
-def settle() -> list[str]:
+def check_environment() -> list[str]:
     """Check the variables of launchers, and remove from the environment those that do not count.
 
     Returns notices of what is ignored. Raises UsageError where some are missing or wrong.
