@@ -56,13 +56,13 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     overwrite: replace the folder of an earlier export. Raises DdpmError for what has no counterpart
     in diffusers, and where the exported network's outputs differ from ours: then no folder is left.
     """
-    if out.exists() and not overwrite:
-        raise DdpmError(f"{out} exists; choose another --out, or add --overwrite")
     if out.exists() and not _is_export(out):
         raise DdpmError(
-            f"{out} is not a folder of an earlier export, so --overwrite does not delete it; "
-            "choose another --out"
+            f"{out} exists and is not a folder of an earlier export, so --overwrite does not "
+            "delete it; choose another --out"
         )
+    if out.exists() and not overwrite:
+        raise DdpmError(f"{out} exists; choose another --out, or add --overwrite")
     model = weights.load(source)
     ours = model.config.network
     unet = diffusers.from_network(model.network)

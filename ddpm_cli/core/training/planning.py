@@ -248,18 +248,14 @@ def _conditions(
 
     learn_conditions: whether classes, or captions beside the images, are learned by default.
     """
-    data, network = options.get("data", {}), options.get("network", {})
-    if request.captions is False and data.get("templates"):
-        raise UsageError("--caption makes captions, and --no-captions learns none")
-    templates = data.get("templates", config.data.templates)
-    if saved.overruled_images(request) is not None and not source.classes:
-        templates = data.get("templates", ())  # there are no classes to name
-    learns = _learned(request, saved, source, templates)
+    network = options.get("network", {})
+    templates = _templates(request, saved, config, source)
+    learned = _learned(request, saved, source, templates)
     requested = request.captions
     if requested is None and templates:
         requested = True
     elif requested is None:
-        requested = False if learns.captions is None and not learn_conditions else learns.captions
+        requested = False if learned.captions is None and not learn_conditions else learned.captions
     captions = captioning.captions_to_learn(source, requested, templates)
     starts_from = saved.init_from if saved.run is None else None
     if captions is None and starts_from is not None and config.network.text is not None:
@@ -267,13 +263,7 @@ def _conditions(
             f"--init-from {starts_from}: those weights read captions, and none are learned; "
             "give --captions, or --caption to make some of class names"
         )
-    conditional = request.conditional
-    if conditional is None:
-        conditional = learns.classes
-    if conditional and not source.classes:
-        said = "--conditional" if request.conditional else f"{saved.where} has network.classes"
-        why = source.why_no_classes or f"{source.name} has no class folders"
-        raise UsageError(f"{said}, but {why}; --unconditional learns none")
+    conditional = _learns_classes(request, saved, source, learned)
     if conditional is None:
         conditional = learn_conditions and captions is None
     labels = source.labels if conditional else None
@@ -289,6 +279,31 @@ def _conditions(
             **captioning.data_settings(captions, templates, labels),
         },
     }, captions
+
+
+def _templates(
+    request: TrainingRequest, saved: SavedSettings, config: RunConfig, source: Source
+) -> Sequence[str]:
+    """The templates of captions made of class names. Raises UsageError with --no-captions."""
+    given: Sequence[str] | None = request.settings.get("data", {}).get("templates")
+    if request.captions is False and given:
+        raise UsageError("--caption makes captions, and --no-captions learns none")
+    if given is not None:
+        return given
+    of_other_images = saved.overruled_images(request) is not None
+    return () if of_other_images and not source.classes else config.data.templates
+
+
+def _learns_classes(
+    request: TrainingRequest, saved: SavedSettings, source: Source, learned: _Learned
+) -> bool | None:
+    """Whether classes are to be learned; None leaves it to the data. Raises UsageError for none."""
+    conditional = learned.classes if request.conditional is None else request.conditional
+    if conditional and not source.classes:
+        said = "--conditional" if request.conditional else f"{saved.where} has network.classes"
+        why = source.why_no_classes or f"{source.name} has no class folders"
+        raise UsageError(f"{said}, but {why}; --unconditional learns none")
+    return conditional
 
 
 class _Learned(NamedTuple):
