@@ -105,7 +105,7 @@ def test_version_and_overview(ddpm: Call) -> None:
         (("train", "--size", "0"), 2, "--size '0'"),
         (("train", "--size", "ten"), 2, "--size 'ten'"),
         (("train", "--blocks", "res,dense"), 2, "'dense' is unknown"),
-        (("train", "--multipliers", "1,two"), 2, "should be as 1,2,2,2"),
+        (("train", "--multipliers", "1,two"), 2, "should be whole numbers such as 1,2,2,2"),
         (("train", "--channels", "2"), 2, "1, 3, 4"),
         (("train", "--batch", "0"), 2, "batch must be more than 0"),
         (("train", "--lr", "-1"), 2, "lr must be more than 0"),

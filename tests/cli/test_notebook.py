@@ -32,7 +32,7 @@ def test_a_notebooks_environment(photos: Path, tiny: Path) -> None:
 
     for arguments in (
         ("train", "--data", photos, "--config", tiny, "--images", 16, "--out", "run"),
-        ("sample", "run", "-n", 2, "--steps", 2, "--nproc", 2),
+        ("sample", "run", "-n", 2, "--steps", 2),
         ("gif", "run", "-n", 2, "--steps", 2),
         ("inspect-schedule", "--timesteps", 50, "--plot", "schedule.png"),
     ):

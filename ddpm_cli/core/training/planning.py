@@ -89,7 +89,7 @@ class TrainingPlan:
 def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     """Merge, each over the one before: defaults, preset, initial weights, file, options.
 
-    A run that is gone on with takes the place of the first three. Nothing is written. Raises
+    A run that is continued takes the place of the first three. Nothing is written. Raises
     DdpmError or UsageError where they do not make a run.
     """
     allow_pixels(request.max_pixels)

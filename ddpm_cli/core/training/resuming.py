@@ -41,7 +41,7 @@ from ddpm_cli.core.training.state import TrainingState
 def with_run_named(request: TrainingRequest) -> TrainingRequest:
     """The request with a run that --resume names, by its folder or a file in it, as its paths.
 
-    Without --out the run itself is gone on with. Raises DdpmError for a folder that holds no run,
+    Without --out the run itself is continued. Raises DdpmError for a folder that holds no run,
     or none with a snapshot.
     """
     if request.resume in ("auto", "never"):

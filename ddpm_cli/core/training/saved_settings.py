@@ -31,7 +31,7 @@ _OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", "data.exampl
 class SavedSettings:
     """The settings in layers, each over the one before: a run's, the initial weights', a file's."""
 
-    run: RunDirectory | None  # that is gone on with
+    run: RunDirectory | None  # that is continued
     base: RunConfig | None  # its settings, which take the place of a preset's
     file: Path | None
     init_from: Path | None  # where weights start from, unless a snapshot is resumed from
