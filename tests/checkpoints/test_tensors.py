@@ -153,3 +153,16 @@ def test_every_command_refuses_them(
         result = ddpm(*arguments)
         assert (result.code, "in norm.weight" in result.err) == (1, True), result.err
     assert not Path("folder").exists()
+
+
+def test_a_header_that_begins_as_an_archive_is_no_snapshot(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    """A safetensors file begins with the length of its header, here 0x4b50: "PK"."""
+    path = tmp_path / "w.safetensors"
+    text = tensors.as_text({"config": to_dict(RunConfig(network=NETWORK)), "images": 7})
+    tensors.write(path, state, "ddpm", text)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    tensors.write(path, state, "ddpm", text + " " * (0x14B50 - length))
+    assert path.read_bytes()[:2] == b"PK"
+    assert weights.load(path).images == 7

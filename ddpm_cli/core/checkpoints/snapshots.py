@@ -55,7 +55,7 @@ def verify(path: Path) -> None:
         raise DdpmError(f"{path}: no such file") from error
     except (OSError, NotImplementedError, *DAMAGED_FILE) as error:
         head = content.first_bytes(path)
-        what = None if head.startswith(b"PK") else content.describe(head)
+        what = None if head.startswith(content.ZIP) else content.describe(head)
         if what is not None:
             raise DdpmError(f"{path} is damaged or no snapshot: it is {what}") from error
         raise DdpmError(f"{path} is damaged or cut short ({first_line(error)})") from error

@@ -138,14 +138,14 @@ def _unreadable(path: Path, error: Exception) -> DdpmError:
     if isinstance(error, OSError) and error.strerror:
         return DdpmError(f"cannot read {path}: {error.strerror}")
     head = content.first_bytes(path)
-    whole = isinstance(error, pickle.UnpicklingError) and head.startswith((b"PK", b"\x80"))
+    whole = isinstance(error, pickle.UnpicklingError) and head.startswith((content.ZIP, b"\x80"))
     if whole:  # torch's own message advises to load it all the same
         return NotOnlyTensorsError(
             f"{path} is no readable weights file: it is a pickle of more than tensors, which may "
             "run any code when it is loaded"
         )
     what = content.describe(head)
-    if what is not None and not head.startswith(b"PK"):
+    if what is not None and not head.startswith(content.ZIP):
         return DdpmError(f"{path} is no weights file but {what}")
     return DdpmError(
         f"{path} is no readable weights file ({first_line(error)}): if it was cut short, copy or "

@@ -65,7 +65,7 @@ def _built(path: Path, config: RunConfig, state: dict[str, Tensor], images: int)
 
 def _is_pytorch(path: Path) -> bool:
     """Whether torch.save wrote a file: a zip archive, as all snapshots are."""
-    return content.first_bytes(path).startswith(b"PK")
+    return content.first_bytes(path).startswith(content.ZIP)
 
 
 def _load_snapshot(path: Path) -> Weights:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _HEAD = 4096  # bytes that are enough
+ZIP = b"PK\x03\x04"  # the first bytes of a zip archive, which torch.save writes, too
 
 _ERRORS = (  # what servers answer instead of a file: GitHub, Hugging Face, S3, Google Drive
     b"404",
@@ -34,7 +35,7 @@ _BINARY = (  # (offset, magic bytes, what it is)
     (0, b"\xfd7zXZ\0", "an xz archive (.xz, .tar.xz)"),
     (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive (.zst, .tar.zst)"),
     (257, b"ustar", "a tar archive"),
-    (0, b"PK\x03\x04", "a zip archive"),
+    (0, ZIP, "a zip archive"),
     (0, b"PK\x05\x06", "an empty zip archive"),
     (0, b"PK\x07\x08", "the first part of a zip archive in several parts"),
     (0, b"\x93NUMPY", "a NumPy array (.npy)"),
