@@ -19,7 +19,12 @@ from ddpm_cli.core.errors import DdpmError
 LOCK = ".lock"  # the lock file in a run directory
 _REPORT_AFTER = 1.0  # seconds of waiting before it is reported
 _POLL = 0.05  # seconds
-_TRAINING_FOLDERS = ("", "snapshots", "samples")  # folders of a run that only training writes to
+_WRITTEN_BY_TRAINING = (  # in a run directory, where other commands may write their results
+    "snapshots/",
+    "samples/",
+    *("config.json", "metrics.", "model.safetensors", "best", "loss.png", "scores."),
+    *("resumed.json", "post-mortem.json"),
+)
 
 
 @contextmanager
@@ -46,10 +51,10 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         pid = os.getpid()
         json.dump({"host": socket.gethostname(), "pid": pid, "started": _start_time(pid)}, file)
         file.flush()
-        for name in _TRAINING_FOLDERS:
-            for partial in (folder / name).glob(".*.part"):
-                if ".gif." not in partial.name:  # which ddpm gif writes meanwhile
-                    partial.unlink(missing_ok=True)
+        for written in _WRITTEN_BY_TRAINING:
+            parent, _, name = written.rpartition("/")
+            for partial in (folder / parent).glob(f".{name}*.part"):
+                partial.unlink(missing_ok=True)
         try:
             yield
         finally:
