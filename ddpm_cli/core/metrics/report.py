@@ -117,7 +117,7 @@ class Report:
         yield (
             f"{self.prefix}FID is below its floor, which is of {n} real images against {n} others "
             f"where FID is of {n_fake} against {n_real}: at that size unlike images as good as "
-            f"real have about {expected:.4f}{copies}"
+            f"real have about {digits(expected)}{copies}"
         )
 
     def _unlike_images(self) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
+_PER_CORE = 8  # processes on a core: more only wait for each other
 
 
 def cores() -> int:
@@ -92,15 +93,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return torch.autocast(device.type, dtype=precision)
 
 
-_PER_CORE = 8  # processes on a core: more only wait for each other
-
-
 def check_processes(count: int, device: str) -> None:
     """Raise UsageError for more processes than this machine has GPUs, or cores by far."""
-    cores = os.cpu_count() or 1
-    if count > max(_PER_CORE * cores, torch.cuda.device_count()):
-        raise UsageError(f"--nproc {count}, but this machine has {cores} cores; use fewer")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count > max(_PER_CORE * cores(), gpus):
+        raise UsageError(f"--nproc {count}, but there are {cores()} cores for them; use fewer")
     if device in ("auto", "cuda") and gpus and count > gpus:
         raise UsageError(
             f"--nproc {count}, but {gpus} GPUs are visible (CUDA_VISIBLE_DEVICES); "

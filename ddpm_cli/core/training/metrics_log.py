@@ -16,8 +16,8 @@ from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.speed import Speed
 from ddpm_cli.core.training.state import Progress
 
-_HALFLIFE = 50_000  # of the smoothed loss, in images;
-_RAMPUP = 0.05  # at most this fraction of the images seen, as of the weights' average
+_HALFLIFE = 50_000  # of the smoothed loss, in images
+_RAMPUP = 0.05  # the half-life is at most this fraction of the images seen, as of the average
 
 
 class MetricsLog:
@@ -88,9 +88,5 @@ def _own(by_rank: list[list[float]], device: torch.device) -> Tensor:
 
 def _means(sums: Tensor) -> list[float]:
     """The means of sums and counts (N, 2) over all ranks; NaN of none."""
-    return [total / count if count else math.nan for total, count in _summed(sums)]
-
-
-def _summed(sums: Tensor) -> list[list[float]]:
-    values: list[list[float]] = distributed.all_reduce_sum(sums).tolist()
-    return values
+    totals: list[list[float]] = distributed.all_reduce_sum(sums).tolist()
+    return [total / count if count else math.nan for total, count in totals]

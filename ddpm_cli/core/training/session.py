@@ -22,7 +22,7 @@ from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
 from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker, world
-from ddpm_cli.core.runtime.files import dumps, finite, new_folder
+from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
@@ -220,7 +220,7 @@ def _open_log(run: RunDirectory, record: dict[str, Any], log: Log) -> None:
         with run.provenance.open("a", encoding="utf-8") as file:
             file.write(dumps(record, indent=None) + "\n")
     except OSError as error:
-        raise DdpmError(f"cannot write {run.provenance}: {error.strerror}") from error
+        raise cannot_write(run.provenance, error) from error
     log.open(run.log)
 
 

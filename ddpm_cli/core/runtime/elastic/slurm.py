@@ -64,8 +64,7 @@ def first_task_host() -> str:
     try:
         return first_host(os.environ[known])
     except DdpmError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{shown(known)}: {reason}; MASTER_ADDR may name the host") from error
+        raise UsageError(f"{shown(known)}: {error}; MASTER_ADDR may name the host") from error
 
 
 def _tasks_variable() -> str:
