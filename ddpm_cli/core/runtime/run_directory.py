@@ -177,14 +177,17 @@ def is_run_or_weights(spec: str) -> bool:
         return path.suffix in _SUFFIXES
     run = RunDirectory(path)
     has_weights = run.weights.is_file() and run.config.is_file()
-    return has_weights or (path.is_dir() and run_of_snapshot(path / "any") is not None)
+    return has_weights or (path.is_dir() and run_of_snapshot(path) is not None)
 
 
 def run_of_snapshot(path: Path) -> RunDirectory | None:
-    """The run in whose snapshots folder a file lies; None for a file elsewhere."""
-    folder = path.parent if path.parent.name else path.absolute().parent
-    run = RunDirectory(folder.parent)
-    return run if folder.name == run.snapshots.name and run.config.is_file() else None
+    """The run of a snapshot, or of a folder of snapshots; None where it is in no run."""
+    for folder in (path, path.parent):
+        place = folder if folder.name else folder.absolute()
+        run = RunDirectory(place.parent)
+        if place.name == run.snapshots.name and run.config.is_file():
+            return run
+    return None
 
 
 def _newest_weights() -> Path:
@@ -196,7 +199,9 @@ def _newest_weights() -> Path:
 
 def _runs_in(folder: Path) -> list[RunDirectory]:
     """The runs with weights right below a folder, newest first."""
-    runs = [RunDirectory(path.parent) for path in folder.glob("*/model.safetensors")]
+    runs = [
+        RunDirectory(path.parent) for path in folder.glob(f"*/{RunDirectory(folder).weights.name}")
+    ]
     return sorted(runs, key=lambda run: run.weights.stat().st_mtime, reverse=True)
 
 

@@ -50,9 +50,7 @@ def with_run_named(request: TrainingRequest) -> TrainingRequest:
     if not path.is_dir():
         run = run_of_snapshot(path)
         return request if run is None or request.out else replace(request, out=run.path)
-    run = RunDirectory(path)
-    if not run.config.is_file() and path.absolute().name == run.snapshots.name:
-        run = RunDirectory(path.parent if path.name else path.absolute().parent)
+    run = run_of_snapshot(path) or RunDirectory(path)
     if not run.config.is_file():
         raise DdpmError(f"--resume {path} is no run: it has no {run.config.name}")
     existing = snapshots.listed(run.snapshots)
