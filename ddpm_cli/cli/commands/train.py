@@ -11,7 +11,6 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
-from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -21,7 +20,6 @@ from ddpm_cli.core.runtime.reporting import Log
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
-    from ddpm_cli.core.training.planning import TrainingPlan
 
 
 class RequestOptions(SettingOptions, of=TrainingRequest):
@@ -84,7 +82,7 @@ def _train(
     """Train in this process, alone or as one of several ranks."""
     from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed
-    from ddpm_cli.core.training import preflight, session
+    from ddpm_cli.core.training import divergence, preflight, session
 
     execution = session.execution_on(machine, reporter)
     with ExitStack() as group:
@@ -93,7 +91,7 @@ def _train(
             processes = machine.processes if dry_run else distributed.world_size()
             plan = preflight.preflight(request, processes, execution.device, reporter)
             _announce(plan.summary(), reporter)
-            if warning := _high_learning_rate(plan):
+            if warning := divergence.warning(plan.config, plan.preset):
                 reporter.say(warning)
             if dry_run:
                 session.load_scoring(request, execution.device, reporter)
@@ -145,14 +143,6 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
 def _rounded(number: float) -> str:
     """To three digits, but no digit of a whole number is lost: 0.125, 3.05, 15,400."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _high_learning_rate(plan: TrainingPlan) -> str | None:
-    """A warning where the learning rate is far above the preset's."""
-    lr, usual = plan.config.optimiser.lr, presets.learning_rate(plan.preset)
-    if not plan.preset or lr < 20 * usual:
-        return None
-    return f"--lr {lr:g} may make training diverge: the preset {plan.preset} has --lr {usual:g}"
 
 
 def _closing(summary: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
 
+_HIGH = 20  # times the preset's learning rate is warned of
 _MAX_NON_FINITE_STEPS = 20  # consecutive non-finite steps after which training has diverged
 
 
@@ -30,6 +31,14 @@ class StepRecord(NamedTuple):
     images: int
     lr: float
     grad_norm: float  # before clipping
+
+
+def warning(config: RunConfig, preset: str) -> str | None:
+    """A warning where the learning rate is far above the preset's; None without a preset ("")."""
+    lr, usual = config.optimiser.lr, presets.learning_rate(preset)
+    if not preset or lr < _HIGH * usual:
+        return None
+    return f"--lr {lr:g} may make training diverge: the preset {preset} has --lr {usual:g}"
 
 
 class DivergenceMonitor:
