@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli.options.groups import SettingOptions, help_of
+from ddpm_cli.cli.options.groups import SettingOptions, default_of, help_of
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -39,7 +39,7 @@ MaxPixels = Annotated[
     typer.Option(
         min=1,
         help=help_of(TrainingRequest, "max_pixels"),
-        show_default="178956970",
+        show_default=default_of(TrainingRequest, "max_pixels"),
         rich_help_panel=DATA,
     ),
 ]

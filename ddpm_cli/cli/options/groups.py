@@ -130,7 +130,16 @@ def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
 
 def help_of(config: type[Any], field: str) -> str:
     """The help of a setting, for commands that take it as an option of their own."""
-    return next(s.info.help for s in settings_of(config) if s.path == (field,))
+    return _setting(config, field).info.help
+
+
+def default_of(config: type[Any], field: str) -> str | bool:
+    """The default of a setting in words, for the same commands; True: as it is."""
+    return _setting(config, field).info.default_text or True
+
+
+def _setting(config: type[Any], field: str) -> Setting:
+    return next(setting for setting in settings_of(config) if setting.path == (field,))
 
 
 def _parameter(option: str) -> str:

@@ -120,7 +120,7 @@ class TrainingRequest(Settings):
         "Let in larger images, of up to this many pixels: scans that you trust. By default those "
         "are refused, as a small file may unpack to fill the memory.",
         panel=_DATA,
-        default_text="178956970",
+        default_text="178,956,970",
         check=above_zero,
     )
     conditional: bool | None = setting(
