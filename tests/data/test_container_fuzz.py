@@ -21,7 +21,7 @@ from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.inputs import open_input
 from ddpm_cli.core.metrics.statistics import Statistics
-from tests.support.mutations import MUTATIONS, picture, saved
+from tests.support.mutations import damaged, picture, saved
 
 SAMPLE, ALL = 300, 20_000  # mutants in the suite, and under the marker `fuzz`
 NAMES = ("cat/a.png", "dog/b.png")
@@ -118,11 +118,7 @@ def mutants(count: int) -> Iterator[tuple[str, bytes]]:
     for number in range(count):
         rng = random.Random(number)
         name, original = originals[number % len(originals)]
-        data = bytearray(original)
-        for _ in range(rng.choice((0, 1, 1, 2, 3))):
-            if data:
-                rng.choice(MUTATIONS)(rng, data)
-        yield name, bytes(data)
+        yield name, damaged(rng, original, rng.choice((0, 1, 1, 2, 3)))
 
 
 def outcomes(count: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:

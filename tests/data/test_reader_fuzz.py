@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm_cli.core.data import files
-from tests.support.mutations import MUTATIONS, picture, saved
+from tests.support.mutations import damaged, picture, saved
 
 SAMPLE, ALL = 300, 20_000  # mutants in the suite, and under the marker `fuzz`
 PIXELS = 4_000_000  # the largest image decoded here: what a damaged header claims costs time
@@ -121,11 +121,7 @@ def mutants(count: int) -> Iterator[tuple[str, bytes]]:
     for number in range(count):
         rng = random.Random(number)
         name, original = originals[number % len(originals)]
-        data = bytearray(original)
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            if data:
-                rng.choice(MUTATIONS)(rng, data)
-        whole = bytes(data)
+        whole = damaged(rng, original, rng.choice((1, 1, 2, 3)))
         yield f"{number}-{name}", with_sums(whole) if rng.random() < 0.5 else whole
 
 

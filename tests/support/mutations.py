@@ -77,3 +77,12 @@ MUTATIONS: tuple[Callable[[random.Random, bytearray], None], ...] = (
     lengthened,
     padded,
 )
+
+
+def damaged(rng: random.Random, original: bytes, times: int) -> bytes:
+    """A file after so many mutations."""
+    data = bytearray(original)
+    for _ in range(times):
+        if data:
+            rng.choice(MUTATIONS)(rng, data)
+    return bytes(data)
