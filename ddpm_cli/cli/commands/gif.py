@@ -58,6 +58,7 @@ def gif(
     json: common.Json = False,
 ) -> None:
     """Show images emerging from noise, as a GIF."""
+    from ddpm_cli.core.data.files import FRAMES_PER_SECOND
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, files, provenance, run_directory
@@ -76,7 +77,7 @@ def gif(
     if shown < len(frames):
         reporter.say(
             f"{len(frames)} frames are more than viewers can show in {seconds:g} s: {shown} of "
-            f"them are in the GIF; --seconds {len(frames) / 50:g} has space for all"
+            f"them are in the GIF; --seconds {len(frames) / FRAMES_PER_SECOND:g} has space for all"
         )
     document = {
         "out": str(path),

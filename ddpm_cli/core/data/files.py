@@ -36,7 +36,8 @@ USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by defaul
 
 _LISTED = 10  # unreadable files named in a message
 _CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
-_SHORTEST = 2  # hundredths of a second that a frame of a GIF is shown
+FRAMES_PER_SECOND = 50  # of a GIF, at most: viewers slow down where there are more
+_SHORTEST = 100 // FRAMES_PER_SECOND  # hundredths of a second that a frame is shown
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -182,8 +183,8 @@ def write_png(path: Path, image: ImageArray) -> None:
 def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:
     """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer.
 
-    GIF counts hundredths of a second, so their rounding is spread over the frames. Viewers slow
-    down at frames of less than two: where there are too many for that, some are left out, evenly.
+    GIF counts hundredths of a second, so their rounding is spread over the frames. Where there are
+    more than FRAMES_PER_SECOND, some are left out, evenly.
     Returns the number of frames in the file.
     """
     total = max(_SHORTEST, round(100 * seconds))
