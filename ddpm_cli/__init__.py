@@ -157,7 +157,7 @@ def config(preset: str = "small", **settings: Any) -> RunConfig:
 def train(
     config: RunConfig,
     images: Indexed,
-    labels: Sequence[int] | NDArray[Any] | None = None,
+    labels: Sequence[Any] | NDArray[Any] | None = None,
     *,
     classes: Sequence[str] | None = None,
     out: str | Path,
@@ -170,9 +170,10 @@ def train(
     """Train on images in memory or a data set of one's own, and load the averaged weights.
 
     images: uint8 (N, H, W) or (N, H, W, C), or any object with `__len__` and `__getitem__` that
-    gives such images, or pairs of image and label. labels: class numbers from 0; classes: their
-    names. out: the run directory; an existing run of the same config is resumed. size: (height,
-    width) to train at; default: the images' own. Raises DdpmError and its subclasses.
+    gives such images, or pairs of image and label. labels: class numbers (N,) from 0, or (N, K) of
+    0 and 1 where an image has any of K classes; classes: their names. out: the run directory; an
+    existing run of the same config is resumed. size: (height, width) to train at; default: the
+    images' own. Raises DdpmError and its subclasses.
     """
     from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.data.arrays import ArraySource

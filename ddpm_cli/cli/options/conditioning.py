@@ -23,8 +23,9 @@ class ConditionOptions:
         typer.Option(
             "--class",
             help="Sample this class, by name or number; cat:8 for eight of it; all of them in "
-            "turn; or random ones. Repeat for several in turn.",
-            show_default="all, for a model of classes",
+            "turn; or random ones. Of a multi-label model Smiling+Male for what has both, none for "
+            "what has no attribute. Repeat for several in turn.",
+            show_default="all of a model of classes; frequent combinations of a multi-label one",
             rich_help_panel=CONDITIONS,
         ),
     ] = None

@@ -11,13 +11,14 @@ from ddpm_cli.core.config.network import NULL_CLASS
 
 
 class Condition(NamedTuple):
-    """A class label and a text for each of B images; None where the model is not conditioned on it.
+    """Class labels and a text for each of B images; None where the model is not conditioned on it.
 
-    A text is L bytes of UTF-8, each plus one, or L hidden states of a frozen encoder, padded with
-    zeros. The null text is all zeros.
+    Labels are one class each, or of K classes any number (multi-label): zeros and ones. A text is
+    L bytes of UTF-8, each plus one, or L hidden states of a frozen encoder, padded with zeros. The
+    null text is all zeros.
     """
 
-    labels: Tensor | None = None  # (B,) int64, NULL_CLASS for none
+    labels: Tensor | None = None  # (B,) or (B, K) int64; all NULL_CLASS: the null condition
     text: Tensor | None = None  # (B, L) int64, or (B, L, D) float32
     augmented: Tensor | None = None  # (B, 9) float32 augmentation labels; None: not augmented
 
@@ -30,9 +31,9 @@ class Condition(NamedTuple):
         """Replace class and text by the null condition where `mask`, (B,) bool, is set."""
         labels, text, augmented = self
         if labels is not None:
-            labels = labels.masked_fill(mask.to(labels.device), NULL_CLASS)
+            labels = labels.masked_fill(_over_rows(mask, labels), NULL_CLASS)
         if text is not None:
-            text = text.masked_fill(mask.to(text.device).reshape(-1, *[1] * (text.ndim - 1)), 0)
+            text = text.masked_fill(_over_rows(mask, text), 0)
         return Condition(labels, text, augmented)
 
     def select(self, rows: slice) -> Condition:
@@ -52,6 +53,11 @@ class Condition(NamedTuple):
         null = self.drop(torch.ones(len(first), dtype=torch.bool, device=first.device))
         pairs = zip(self, null, strict=True)
         return Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
+
+
+def _over_rows(mask: Tensor, values: Tensor) -> Tensor:
+    """The mask (B,) in a shape that broadcasts over all values of each row."""
+    return mask.to(values.device).reshape(-1, *[1] * (values.ndim - 1))
 
 
 UNCONDITIONAL = Condition()

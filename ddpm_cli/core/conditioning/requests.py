@@ -12,8 +12,10 @@ import torch
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.class_names import is_number, same_number
 from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.conditioning.labels import Label, multi_hot
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config.fields import is_whole_number, near_names
+from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE, NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime import seeds
@@ -28,7 +30,7 @@ _MAX_IMAGES = 1_000_000  # that --class may request
 class ConditionRequest:
     """What the user requested; without classes and prompts: the model's default plan."""
 
-    classes: tuple[str, ...] = ()  # values of --class: cat, 3, cat:8, all or random
+    classes: tuple[str, ...] = ()  # values of --class: cat, 3, cat:8, Smiling+Male, all or random
     prompts: tuple[str, ...] = ()
     one_image_per_prompt: bool = False  # unless -n is given: the prompts come from a file
     text_encoder: str | None = None  # folder or name of the frozen one; None: as in training
@@ -56,15 +58,15 @@ class ConditionRequest:
 class ConditionPlan:
     """The condition of each image, as a function of the image's seed."""
 
-    labels: tuple[int, ...] = ()  # cycled through; empty for a model without classes
+    labels: tuple[Label, ...] = ()  # cycled through; empty for a model without classes
     prompts: tuple[str, ...] = ()  # cycled through; empty for a model without captions
     at_random: bool = False  # labels are drawn at random instead of cycled through
     count: int | None = None  # images, where the request says how many
     text_encoder: str | None = field(default=None, compare=False)  # as in ConditionRequest
     tokens: TokenisedText | None = field(default=None, compare=False)  # of the prompts
 
-    def label(self, seed: int) -> int | None:
-        """The class label of the image of a seed."""
+    def label(self, seed: int) -> Label | None:
+        """The class, or combination of attributes, of the image of a seed."""
         position = seeds.derive(seed, "class") if self.at_random else seed
         return self.labels[position % len(self.labels)] if self.labels else None
 
@@ -92,11 +94,17 @@ class ConditionPlan:
 
 
 def default_plan(config: RunConfig) -> ConditionPlan:
-    """The plan without a request: all classes, or captions of the training set."""
-    examples, data = config.data.examples, config.data
-    if examples:
-        return ConditionPlan(data.example_labels, examples)
-    return ConditionPlan(tuple(range(len(config.network.classes))))
+    """The plan without a request: all classes, or captions of the training set.
+
+    Of a multi-label model the combinations that were recorded, or else each class alone.
+    """
+    data, network = config.data, config.network
+    if network.multi_label:
+        recorded = tuple(_combination(name, network.classes) for name in data.combinations)
+        return ConditionPlan(recorded or _every_label(network), data.examples)
+    if data.examples:
+        return ConditionPlan(data.example_labels, data.examples)
+    return ConditionPlan(_every_label(network))
 
 
 def plan_conditions(config: RunConfig, request: ConditionRequest, name: str) -> ConditionPlan:
@@ -106,7 +114,7 @@ def plan_conditions(config: RunConfig, request: ConditionRequest, name: str) -> 
         return replace(default_plan(config), text_encoder=request.text_encoder)
     plan = ConditionPlan()
     if request.classes:
-        plan = _plan_classes(request.classes, config.network.classes)
+        plan = _plan_classes(request.classes, config)
     counts = [len(request.prompts)] if request.one_image_per_prompt else []
     counts += [] if plan.count is None else [plan.count]
     return replace(
@@ -139,19 +147,23 @@ def _check_support(config: RunConfig, request: ConditionRequest, name: str) -> N
         )
 
 
-def _plan_classes(requested: Sequence[str], names: Sequence[str]) -> ConditionPlan:
-    """Parse values of --class such as cat, 3, cat:8, all and random."""
-    labels: list[int] = []
-    counted = False
+def _plan_classes(requested: Sequence[str], config: RunConfig) -> ConditionPlan:
+    """Parse values of --class such as cat, 3, cat:8, Smiling+Male, all and random."""
+    names, labels, counted = config.network.classes, list[Label](), False
     for value in requested:
         name, count = _parse_class(value, names)
         counted = counted or count is not None
         if name == _RANDOM and name not in names:
             if len(requested) > 1:
                 raise UsageError("--class random excludes other classes: it draws from all of them")
-            return ConditionPlan(tuple(range(len(names))), at_random=True, count=count)
-        every = name == _ALL and name not in names
-        chosen = range(len(names)) if every else [_label(name, names)]
+            return ConditionPlan(default_plan(config).labels, at_random=True, count=count)
+        chosen: Sequence[Label]
+        if name == _ALL and name not in names:
+            chosen = _every_label(config.network)
+        elif config.network.multi_label:
+            chosen = [_combination(name, names)]
+        else:
+            chosen = [_index(name, names)]
         labels += [label for label in chosen for _ in range(count or 1)]
     return ConditionPlan(tuple(labels), count=len(labels) if counted else None)
 
@@ -168,8 +180,20 @@ def _parse_class(value: str, names: Sequence[str]) -> tuple[str, int | None]:
     return name, int(count)
 
 
-def _label(name: str, names: Sequence[str]) -> int:
-    """The label of a class given by its name, or by its index where no name is a number."""
+def _every_label(network: NetworkConfig) -> tuple[Label, ...]:
+    """The classes in turn; of a multi-label model each alone."""
+    indices = range(len(network.classes))
+    return tuple(multi_hot([i], len(indices)) if network.multi_label else i for i in indices)
+
+
+def _combination(value: str, names: Sequence[str]) -> Label:
+    """The multi-label of "Smiling+Male", by names or indices; "none" has no class."""
+    parts = [] if value == NO_ATTRIBUTE else value.split(JOIN)
+    return multi_hot([_index(part, names) for part in parts], len(names))
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    """The index of a class given by its name, or by its index where no name is a number."""
     if name in names:
         return names.index(name)
     numbered = any(map(is_number, names))

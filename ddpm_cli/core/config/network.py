@@ -23,6 +23,7 @@ from ddpm_cli.core.errors import UsageError
 _MOST_LEVELS = 12  # the coarsest has sides of a 2048th
 
 NULL_CLASS = -1  # the label that means "no class"
+JOIN, NO_ATTRIBUTE = "+", "none"  # in names of several classes' labels: Smiling+Male, and no class
 
 CHANNEL_CHANGING = ("res", "conv")  # blocks that may change the width; each begins a stage
 ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # blocks with heads
@@ -89,6 +90,9 @@ class NetworkConfig(Settings):
     )
     channels: int = setting(3, "1 grey, 3 colour, 4 with alpha.", check=choice(1, 3, 4))
     classes: tuple[str, ...] = setting((), "Class names; empty: no class condition.")
+    multi_label: bool = setting(
+        False, "An image has any number of the classes (attributes), and not one of them."
+    )
     text: TextConfig | None = None  # None: no captions
     width: int = setting(
         128,
@@ -268,7 +272,7 @@ class NetworkConfig(Settings):
         return self.groups or math.gcd(32, channels // 4)
 
     def check(self) -> None:
-        """Raise UsageError for blocks that attend to a condition that the network does not have."""
+        """Raise UsageError for blocks without the condition that they attend to, and for names."""
         kinds = self.kinds
         if "class-attn" in kinds and not self.classes:
             raise UsageError(
@@ -277,6 +281,12 @@ class NetworkConfig(Settings):
         if "text-attn" in kinds and self.text is None:
             raise UsageError(
                 "text-attn attends to captions, and the network is trained without captions"
+            )
+        ambiguous = [name for name in self.classes if JOIN in name or name == NO_ATTRIBUTE]
+        if self.multi_label and ambiguous:
+            raise UsageError(
+                f"an attribute cannot be called {shortened(ambiguous[0])}: --class joins the names "
+                f"by {JOIN}, and {NO_ATTRIBUTE} is an image without any"
             )
 
     def _check_widths(self) -> None:

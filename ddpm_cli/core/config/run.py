@@ -67,6 +67,11 @@ class DataConfig(Settings):
     )
     examples: tuple[str, ...] = setting((), "Captions to sample where no prompt is given.")
     example_labels: tuple[int, ...] = setting((), "Their images' classes, if both are learned.")
+    combinations: tuple[str, ...] = setting(
+        (),
+        "Of a multi-label network: what to sample without --class, as Smiling+Male; the most "
+        "frequent combinations of attributes, or those of the examples' images.",
+    )
 
 
 @dataclass(frozen=True)
@@ -306,7 +311,7 @@ class RunConfig(Settings):
 
 
 _COVERED_BY_FINGERPRINTS = {
-    *(("data", name) for name in ("source", "examples", "example_labels")),
+    *(("data", name) for name in ("source", "examples", "example_labels", "combinations")),
     ("network", "text.encoder"),
 }
 

@@ -270,6 +270,7 @@ def _check_export(network: UNet) -> None:
         (c.attn_patch > 1, f"attention over patches of {c.attn_patch}", "--attn-patch 1"),
         (c.class_width is not None, f"a class_width of {c.class_width}", "no --class-width"),
         (c.resample == "pool", "resampling by pooling", "--resample conv or res"),
+        (c.multi_label, "several classes an image", "one class an image, or --unconditional"),
         (c.resample_skip, "a convolution in a resampler's skip", "resample_skip false in --config"),
         (
             c.skip_scale != 1,

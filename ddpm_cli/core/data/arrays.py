@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, fit
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 
 _SAMPLED = 64  # images, at most, that enter the fingerprint
 
@@ -28,7 +28,8 @@ class ArraySource:
     """Images (H, W) or (H, W, C) uint8 by index, grey, RGB or RGBA, with class labels or without.
 
     An item is an image (an array, or what NumPy makes one of, such as a PIL image) or a pair of
-    image and label. Raises UsageError for anything else.
+    image and label. A label is a class number, or a row of K zeros and ones. Raises UsageError
+    for anything else.
     """
 
     name = "arrays"
@@ -40,7 +41,7 @@ class ArraySource:
     def __init__(
         self,
         images: Indexed,
-        labels: Sequence[int] | NDArray[Any] | None = None,
+        labels: Sequence[Any] | NDArray[Any] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
         if len(images) == 0:
@@ -48,7 +49,7 @@ class ArraySource:
         self._images = images
         self._pairs = isinstance(images[0], tuple | list)
         if labels is None and self._pairs:
-            labels = [int(images[i][1]) for i in range(len(images))]
+            labels = [np.asarray(images[i][1]) for i in range(len(images))]
         self.labels, self.classes = _classes(len(images), labels, classes)
         first = self._item(0)
         self.image_size = self.native_size = first.shape[1], first.shape[2]
@@ -100,18 +101,45 @@ class ArraySource:
 
 
 def _classes(
-    count: int, labels: Sequence[int] | NDArray[Any] | None, classes: Sequence[str] | None
+    count: int, labels: Sequence[Any] | NDArray[Any] | None, classes: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels (N,) int64 and class names; -1 and none without labels."""
+    """Labels (N,) or (N, K) int64 and class names; -1 and none without labels."""
     if labels is None:
         return np.full(count, -1), ()
-    numbers = np.asarray(labels).astype(np.int64)
-    if numbers.shape != (count,) or numbers.min() < 0:
+    given = _as_array(labels)
+    if given.ndim == 2 and given.shape[1] > 1:
+        return _multi_label(count, given, classes)
+    numbers = given.reshape(-1).astype(np.int64)
+    if given.shape[:1] != (count,) or given.ndim > 2 or numbers.min() < 0:
         raise UsageError(
-            f"labels should be {count} whole numbers from 0, one per image; they are "
-            f"{numbers.shape}"
+            f"labels should be {count} whole numbers from 0, one per image, or {count} rows of "
+            f"zeros and ones; they are {given.shape}"
         )
     names = tuple(map(str, classes or range(int(numbers.max()) + 1)))
     if numbers.max() >= len(names):
         raise UsageError(f"label {numbers.max()} has no name: there are {len(names)} classes")
     return numbers, names
+
+
+def _multi_label(
+    count: int, given: NDArray[Any], classes: Sequence[str] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels (N, K) of 0 and 1, and the K names."""
+    names = tuple(map(str, classes or range(given.shape[1])))
+    if given.shape != (count, len(names)) or not np.isin(given, (0, 1)).all():
+        raise UsageError(
+            f"labels of several classes an image should be {count} rows of {len(names)} zeros and "
+            f"ones; they are {given.shape}, from {given.min()} to {given.max()}"
+        )
+    return given.astype(np.int64), names
+
+
+def _as_array(labels: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    """Labels as one array of numbers. Raises UsageError for rows of different lengths."""
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise UsageError(f"labels cannot be made an array: {first_line(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"labels should be numbers; they are {array.dtype}")
+    return array

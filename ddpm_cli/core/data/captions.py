@@ -51,9 +51,14 @@ class Captions:
 def from_class_names(
     templates: Sequence[str], classes: Sequence[str], labels: NDArray[np.int64]
 ) -> Captions:
-    """Captions from templates over class names: one per template for each image."""
+    """Captions from templates over class names: one per template for each image.
+
+    Raises DdpmError without classes, and for images of several.
+    """
     if not classes:
         raise DdpmError("--caption makes captions of class names, and these images have none")
+    if labels.ndim == 2:
+        raise DdpmError("--caption makes captions of one class an image, and these have several")
     for template in templates:
         if CLASS not in template:
             raise UsageError(

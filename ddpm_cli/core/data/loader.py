@@ -37,7 +37,7 @@ class DecodedImages:
     """N decoded images with labels and captions: some of the rows of a memory-mapped array."""
 
     pixels: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
-    labels: NDArray[np.int64]  # (rows,), -1 without classes
+    labels: NDArray[np.int64]  # as the source's: (rows,) or (rows, K)
     rows: NDArray[np.int64]  # (N,), the rows that are in use
     captions: Captions | None = None  # of all rows
     texts: TokenisedText | None = None  # the captions' sentences, tokenised
@@ -47,7 +47,7 @@ class DecodedImages:
         return len(self.rows)
 
     def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) uint8 and labels (B,) int64."""
+        """Images (B, C, H, W) uint8 and labels (B,) or (B, K) int64."""
         rows = self.rows[indices]
         return torch.from_numpy(self.pixels[rows]), torch.from_numpy(self.labels[rows])
 

@@ -57,7 +57,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) indices into classes; -1 without classes."""
+        """(N,) indices into classes, -1 without classes; or (N, K): 1 for each that it has."""
 
     @property
     def why_no_classes(self) -> str:
@@ -210,6 +210,10 @@ def captions_of(source: Source, templates: Sequence[str]) -> Captions:
 def with_class_order(source: Source, names: Sequence[str]) -> Source:
     """The same source with its classes, which are the same names, in this order."""
     reordered: Any = copy.copy(source)
-    new = np.array([names.index(name) for name in source.classes])
-    reordered.classes, reordered.labels = tuple(names), new[source.labels]
+    reordered.classes = tuple(names)
+    if source.labels.ndim == 2:
+        reordered.labels = source.labels[:, [source.classes.index(name) for name in names]]
+    else:
+        new = np.array([names.index(name) for name in source.classes])
+        reordered.labels = new[source.labels]
     return cast(Source, reordered)

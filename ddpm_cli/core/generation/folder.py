@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddpm_cli.core.conditioning.labels import label_name
+from ddpm_cli.core.config.network import JOIN
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -85,7 +87,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "weights_sha256": model.sha256,
         "images_seen": model.images,
         "seed": request.seed,
-        "classes": _compact([names[label] for label in request.conditions.labels]),
+        "classes": _compact([label_name(label, names) for label in request.conditions.labels]),
         "classes_at_random": request.conditions.at_random,
         "prompts": list(request.conditions.prompts),
         **request.sampling.document(),
@@ -155,18 +157,25 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_grid(folder: Path, model: Model, request: GenerationRequest) -> None:
-    """Write grid.png of the first images, with their prompts where they have any."""
+    """Write grid.png of the first images, with their prompts or combinations of classes below."""
     channels = model.config.network.channels
     indices = range(min(request.count, _GRID_LIMIT))
     paths = [_file(folder, index) for index in indices]
     images = np.stack([files.decode(path.read_bytes(), str(path), channels) for path in paths])
-    prompts = [request.label_and_prompt(index)[1] for index in indices]
-    captions = [prompt for prompt in prompts if prompt is not None]
-    if captions:
+    captions = [_caption(model, request, index) for index in indices]
+    if any(captions):
         grid = files.grid(files.captioned(images, captions), gap=6)
     else:
         grid = files.enlarge(files.grid(images), 256)
     files.write_png(folder / "grid.png", grid)
+
+
+def _caption(model: Model, request: GenerationRequest, index: int) -> str:
+    """The prompt of an image, or the classes it has of a multi-label model's, or ""."""
+    label, prompt = request.label_and_prompt(index)
+    if prompt is not None or label is None or not model.config.network.multi_label:
+        return prompt or ""
+    return label_name(label, model.config.network.classes).replace(JOIN, f" {JOIN} ")
 
 
 def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> None:
@@ -175,7 +184,7 @@ def _write_manifest(folder: Path, model: Model, request: GenerationRequest) -> N
     for i in range(request.count):
         label, prompt = request.label_and_prompt(i)
         entry: dict[str, Any] = {"file": _file(folder, i).name, "seed": request.seed + i}
-        entry |= {} if label is None else {"class": names[label]}
+        entry |= {} if label is None else {"class": label_name(label, names)}
         entry |= {} if prompt is None else {"prompt": prompt}
         lines.append(dumps(entry, indent=None) + "\n")
     write_text(folder / "manifest.jsonl", "".join(lines), durable=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.conditioning.labels import Label
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, plan_conditions
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.samplers import SamplerStep
@@ -37,7 +38,7 @@ class GenerationRequest:
         if self.count < 1:
             raise UsageError(f"-n must be at least 1, not {self.count}")
 
-    def label_and_prompt(self, index: int) -> tuple[int | None, str | None]:
+    def label_and_prompt(self, index: int) -> tuple[Label | None, str | None]:
         """The class label and the prompt of image `index`."""
         return self.conditions.label(self.seed + index), self.conditions.prompt(self.seed + index)
 

@@ -18,7 +18,7 @@ from ddpm_cli.core.config.diffusion import CONTINUOUS
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
-from ddpm_cli.core.data.sources import Source, captions_of, open_source
+from ddpm_cli.core.data.sources import Source, captions_of, open_source, with_class_order
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
@@ -182,7 +182,7 @@ def _bound(
 
 
 def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
-    """The labels (N,) of the source as indices of the model's classes."""
+    """The labels (N,) or (N, K) of the source as those of the model's classes."""
     names = model.config.network.classes
     if not names:
         return np.full(len(source), -1)
@@ -194,6 +194,15 @@ def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
             f"{listed(names, 10)}: "
             "sort them into folders of these names"
         )
+    if model.config.network.multi_label:
+        if source.labels.ndim == 1 or len(source.classes) != len(names):
+            raise DdpmError(
+                f"{data} does not say which of {listed(names, 10)} each image has, as {model.path} "
+                "needs"
+            )
+        return with_class_order(source, names).labels
+    if source.labels.ndim == 2:
+        raise DdpmError(f"{data} has several classes an image, and {model.path} needs one")
     indices = np.array([names.index(name) for name in source.classes])
     return indices[source.labels]
 

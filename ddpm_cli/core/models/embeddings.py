@@ -93,10 +93,26 @@ class ConditionEmbedding(nn.Module):
 
     def _embed_classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None
-        if labels is None:
-            labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
-        embedded: Tensor = self.classes(labels + self.config.null_class)
+        if self.config.multi_label:
+            embedded = self._summed(labels, c_noise)
+        else:
+            if labels is None:
+                labels = torch.full_like(c_noise, NULL_CLASS, dtype=torch.int64)
+            embedded = self.classes(labels + self.config.null_class)
         return embedded if self.class_map is None else self.class_map(embedded)
+
+    def _summed(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
+        """The sum of the present classes' embeddings, or that of the null class: labels (B, K)."""
+        assert self.classes is not None
+        weight, shape = self.classes.weight, (len(c_noise), len(self.config.classes))
+        if labels is None:
+            labels = torch.full(shape, NULL_CLASS, device=c_noise.device)
+        if labels.shape != shape:
+            raise ValueError(f"labels of a multi-label network are {shape}, not {(*labels.shape,)}")
+        present = labels.clamp(min=0)
+        if self.config.null_class:  # row 0 of the table
+            present = torch.cat([(labels[:, :1] == NULL_CLASS).long(), present], dim=1)
+        return present.to(weight.dtype) @ weight
 
 
 def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -6,9 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from numpy import int64
-from numpy.typing import NDArray
-
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.network import (
     NetworkConfig,
@@ -21,7 +18,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.sources import Source, captions_of
 from ddpm_cli.core.errors import UsageError
 
-_EXAMPLES = 64  # captions kept in the config, for images sampled without a prompt
+EXAMPLES = 64  # captions kept in the config, for images sampled without a prompt
 
 
 def captions_to_learn(
@@ -73,16 +70,12 @@ def _each(change: Callable[[str], str], recipe: str | Sequence[str]) -> str | li
     return change(recipe) if isinstance(recipe, str) else [change(level) for level in recipe]
 
 
-def data_settings(
-    captions: Captions | None, templates: Sequence[str], labels: NDArray[int64] | None
-) -> dict[str, Any]:
-    """What the config keeps of the captions; with `labels` also of their images' classes."""
+def data_settings(captions: Captions | None, templates: Sequence[str]) -> dict[str, Any]:
+    """What the config keeps of the captions."""
     if captions is None:
-        return {"captions": "", "templates": [], "examples": [], "example_labels": []}
-    examples, rows = captions.examples(_EXAMPLES)
+        return {"captions": "", "templates": [], "examples": []}
     return {
         "captions": captions.fingerprint,
         "templates": list(templates),
-        "examples": list(examples),
-        "example_labels": [] if labels is None else [int(labels[row]) for row in rows],
+        "examples": list(captions.examples(EXAMPLES)[0]),
     }

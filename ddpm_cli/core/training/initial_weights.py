@@ -24,7 +24,7 @@ from ddpm_cli.core.training.state import TrainingState
 _ADDED = re.compile(r"(embedding\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
 _CLASSES = "embedding.classes.weight"
 _AUGMENTED = "embedding.augmented.weight"  # no effect without augmentation
-_OF_THE_TRAINING = ("classes", "null_class")  # network settings that are not taken over
+_OF_THE_TRAINING = ("classes", "multi_label", "null_class")  # network settings not taken over
 
 
 class InitialWeights(NamedTuple):

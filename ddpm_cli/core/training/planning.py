@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ddpm_cli.core.conditioning.class_names import is_number
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import shortened
@@ -22,11 +21,11 @@ from ddpm_cli.core.data.files import allow_pixels
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.errors import DdpmError, UsageError, listed
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
-from ddpm_cli.core.training import captioning, initial_weights, saved_settings
+from ddpm_cli.core.training import captioning, initial_weights, labelling, saved_settings
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.saved_settings import SavedSettings
 from ddpm_cli.core.training.state import Progress
@@ -69,7 +68,7 @@ class TrainingPlan:
             "pictures": len(self.source),
             "classes": list(config.network.classes),
             "no_classes_because": self.source.why_no_classes or None,
-            "labels": _labels_in_words(config.network.classes),
+            "labels": labelling.labels_in_words(config),
             "notices": list(self.notices),
             "captions": 0 if self.captions is None else len(self.captions.sentences),
             "captions_from": None if self.captions is None else self.captions.origin,
@@ -201,12 +200,13 @@ def plan_on_source(
     network = {
         "size": list(size or source.native_size),
         "channels": source.native_channels,
-        "classes": list(source.classes),
         "augmented": config.data.augment > 0,
+        **labelling.network_settings(source, learned=bool(source.classes)),
         **captioning.network_settings(config.network, {}, None),
     }
     data = {"source": source.name, "fingerprint": source.fingerprint}
-    data |= captioning.data_settings(None, (), None)
+    data |= captioning.data_settings(None, ())
+    data |= labelling.data_settings(source, None, learned=bool(source.classes))
     config = updated(config, {"network": network, "data": data})
     _check(config, len(source))
     return TrainingPlan(source, None, config, "", out)
@@ -265,18 +265,17 @@ def _conditions(
         )
     conditional = _learns_classes(request, saved, source, learned)
     if conditional is None:
-        conditional = learn_conditions and captions is None
-    labels = source.labels if conditional else None
+        conditional = learn_conditions and captions is None and bool(source.classes)
     return {
         "network": {
-            "classes": list(source.classes) if conditional else [],
+            **labelling.network_settings(source, learned=conditional),
             **captioning.network_settings(config.network, network, captions),
         },
         "data": {
             "source": request.data or saved.get("data", "source") or _BUILT_IN,
             "fingerprint": source.fingerprint,
-            "labels": source.label_table if conditional else "",
-            **captioning.data_settings(captions, templates, labels),
+            **labelling.data_settings(source, captions, learned=conditional),
+            **captioning.data_settings(captions, templates),
         },
     }, captions
 
@@ -333,16 +332,6 @@ def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
     """A sentence where the schedule's betas are cut, as `inspect-schedule` says it."""
     beta = schedules.from_config(diffusion).beta
     return schedules.clipping_notice(diffusion.schedule, beta, diffusion.beta_cap)
-
-
-def _labels_in_words(classes: Sequence[str]) -> str | None:
-    """Which label each class has, where numbers as names could be taken for labels."""
-    if not any(map(is_number, classes)):
-        return None
-    if list(classes) == [str(label) for label in range(len(classes))]:
-        return f"the label of a class is its name, 0 to {len(classes) - 1}"
-    named = [f"{label} is {name}" for label, name in enumerate(classes)]
-    return f"label {listed(named, 12)}"
 
 
 def _check(config: RunConfig, images: int) -> None:

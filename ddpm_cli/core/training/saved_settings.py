@@ -21,10 +21,15 @@ from ddpm_cli.core.training import initial_weights
 
 # What the data decide. Another --data overrules what a file says of its own images.
 _FROM_DATA = {
-    "network": ("classes", "text", "augmented"),
-    "data": ("fingerprint", "labels", "captions", "templates", "examples", "example_labels"),
+    "network": ("classes", "multi_label", "text", "augmented"),
+    "data": (
+        *("fingerprint", "labels", "example_labels", "combinations"),
+        *("captions", "templates", "examples"),
+    ),
 }
-_OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", "data.example_labels")
+_OF_CLASSES = ("network.classes", "network.multi_label", "data.labels")
+_OF_EXAMPLES = ("data.example_labels", "data.combinations")
+_OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", *_OF_EXAMPLES)
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,9 @@ def _overruled(request: TrainingRequest) -> set[str]:
     if "augment" in data:
         overruled |= {"network.augmented"}
     if request.conditional is not None:
-        overruled |= {"network.classes", "data.labels", "data.example_labels"}
+        overruled |= {*_OF_CLASSES, *_OF_EXAMPLES}
     if request.captions is not None or "templates" in data:
-        overruled |= {"network.text", "network.classes", "data.labels", *_OF_CAPTIONS}
+        overruled |= {"network.text", *_OF_CLASSES, *_OF_CAPTIONS}
     if request.data is not None:
         overruled |= {"data.fingerprint"}
     return overruled

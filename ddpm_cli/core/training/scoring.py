@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.conditioning.labels import combinations, label_of
 from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.request import ScoringRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -59,12 +60,14 @@ def score_label(count: int, *, local: bool) -> str:
 def representative_rows(images: DecodedImages, count: int) -> NDArray[np.int64]:
     """`count` rows, (count,), in which each class has its share of the images to within one.
 
-    They are evenly spaced within the sorted classes, and repeat where there are fewer images. The
-    classes are interleaved: balanced ones come in turn, and a part of the rows has the same shares.
+    Of multi-label images each combination of classes. They are evenly spaced within the sorted
+    classes, and repeat where there are fewer images. The classes are interleaved: balanced ones
+    come in turn, and a part of the rows has the same shares.
     """
-    by_class = images.rows[np.argsort(images.labels[images.rows], kind="stable")]
+    labels = combinations(images.labels)
+    by_class = images.rows[np.argsort(labels[images.rows], kind="stable")]
     rows = by_class[np.arange(count) * len(by_class) // count]
-    _, first, sizes = np.unique(images.labels[rows], return_index=True, return_counts=True)
+    _, first, sizes = np.unique(labels[rows], return_index=True, return_counts=True)
     rank = np.arange(count) - np.repeat(first, sizes)  # within the class
     return rows[np.argsort((rank + 0.5) / np.repeat(sizes, sizes), kind="stable")]
 
@@ -187,7 +190,7 @@ class TrainingScorer:
     def _conditions_of(self, images: DecodedImages) -> ConditionPlan:
         """Classes and captions of the sampled images, distributed as the training images' are."""
         rows = representative_rows(images, self.count)
-        labels = tuple(map(int, images.labels[rows])) if self.config.network.classes else ()
+        labels = tuple(map(label_of, images.labels[rows])) if self.config.network.classes else ()
         if images.captions is None:
             return ConditionPlan(labels)
         numbers = images.captions.choose(rows, np.zeros(len(rows)))
