@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, SIZES, Figure, Shapes, render
+from ddpm_cli.core.data.transform import Transform
 
 IMAGES = 12_000  # of which a third is held out
 PROMPTS = 100
@@ -52,7 +53,7 @@ def write_folder(folder: Path) -> None:
             shape = source.describe(index)
             if not held_out(Content(shape.size, shape.colour, shape.figure, shape.background)):
                 name = f"{index:05d}.png"
-                files.write_png(folder / name, source.image(index, 3, (SIDE, SIDE)))
+                files.write_png(folder / name, source.image(index, Transform(3, (SIDE, SIDE))))
                 table.writerow([name, shape.caption])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.data.transform import Transform
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "prompts.py"
 
@@ -30,7 +31,9 @@ def test_real_shapes_are_recognised(example: ModuleType) -> None:
     rng = np.random.default_rng(0)
     for index in range(len(source)):
         noise = rng.normal(0, 6, (3, 32, 32))  # as in generated images
-        image = np.clip(source.image(index, 3, (32, 32)) + noise, 0, 255).astype(np.uint8)
+        image = np.clip(source.image(index, Transform(3, (32, 32))) + noise, 0, 255).astype(
+            np.uint8
+        )
         figure = source.describe(index)
         expected = (figure.size, figure.colour, figure.figure, figure.background)
         correct += example.evaluate(image) == expected
@@ -40,7 +43,9 @@ def test_real_shapes_are_recognised(example: ModuleType) -> None:
 def test_all_figures_are_distinguished_and_a_blank_image_is_evaluated(example: ModuleType) -> None:
     blank = np.full((3, 32, 32), 128, np.uint8)
     source = Shapes(12)
-    contents = [example.evaluate(source.image(index, 3, (32, 32))) for index in range(12)]
+    contents = [
+        example.evaluate(source.image(index, Transform(3, (32, 32)))) for index in range(12)
+    ]
     assert len({content.figure for content in contents}) == 6  # the figures are cycled through
     assert example.evaluate(blank).figure in source.classes  # never fails
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_cli.core.data import archives
-from ddpm_cli.core.data.archives import ZipFiles, open_image_files
 from ddpm_cli.core.data.files import UnreadableError
+from ddpm_cli.core.data.readers import tree
+from ddpm_cli.core.data.readers.opening import open_image_files
+from ddpm_cli.core.data.readers.zips import ZipFiles
 from ddpm_cli.core.errors import DdpmError
 
 
@@ -154,7 +155,7 @@ def test_damaged_and_oversized_members_are_named(
     listing = open_image_files(path)
     with pytest.raises(UnreadableError, match=r"x\.zip:a\.png: Bad CRC"):
         listing.read(0)
-    monkeypatch.setattr(archives, "_FILE_LIMIT", 200)
+    monkeypatch.setattr(tree, "_FILE_LIMIT", 200)
     with pytest.raises(
         UnreadableError, match=r"big\.png has 300 bytes, more than the limit of 200"
     ):

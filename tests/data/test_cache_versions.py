@@ -14,6 +14,7 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.data import files, loader, sources
 from ddpm_cli.core.data.arrays import ArraySource
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.runtime.reporting import Silent
 
 Run = Callable[..., Any]
@@ -27,12 +28,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_decoder_decodes_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = files.decode
     monkeypatch.setattr(files, "decode", lambda *a: 255 - decode(*a))  # of an earlier version
-    earlier = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    earlier = loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     monkeypatch.setattr(files, "decode", decode)
-    same = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    same = loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     assert np.array_equal(same.pixels, earlier.pixels)  # from the cache
     monkeypatch.setattr(files, "DECODER_VERSION", 1000, raising=False)
-    now = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    now = loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     assert np.array_equal(now.pixels, 255 - earlier.pixels)
     assert now.key != earlier.key
 
@@ -76,7 +77,7 @@ def test_another_layout_of_hidden_states_encodes_again(monkeypatch: pytest.Monke
 
 def test_arrays_that_differ_in_one_pixel_do_not_share_features() -> None:
     images = np.zeros((200, 8, 8, 3), np.uint8)
-    first = loader.prepare(ArraySource(images), 3, (8, 8), Silent())
+    first = loader.prepare(ArraySource(images), Transform(3, (8, 8)), Silent())
     images[1, 4, 4, 1] = 1  # not among the images that the fingerprint samples
-    second = loader.prepare(ArraySource(images), 3, (8, 8), Silent())
+    second = loader.prepare(ArraySource(images), Transform(3, (8, 8)), Silent())
     assert first.key != second.key

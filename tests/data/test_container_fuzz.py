@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_cli.core.data import archives, files
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.readers import tree
 from ddpm_cli.core.data.sources import open_source
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.inputs import open_input
 from ddpm_cli.core.metrics.statistics import Statistics
@@ -95,7 +97,7 @@ def read(path: Path) -> None:
     source = open_source(str(path), training=True)
     for index in range(len(source)):
         try:
-            source.image(index, 3, (8, 8))
+            source.image(index, Transform(3, (8, 8)))
         except files.UnreadableError:
             continue
     captions = None
@@ -122,7 +124,7 @@ def mutants(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def outcomes(count: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    monkeypatch.setattr(archives, "_FILE_LIMIT", 1_000_000)
+    monkeypatch.setattr(tree, "_FILE_LIMIT", 1_000_000)
     folder = root / "images"
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from ddpm_cli.core.data import files, sources
+from ddpm_cli.core.data import file_source, files, sources
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.metrics.inputs import open_input
 from tests.support.cli import Result
@@ -122,7 +122,7 @@ def test_no_image_whose_likelihood_is_computed_was_resized(
     ddpm: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even one whose header is not among those read first."""
-    monkeypatch.setattr(sources, "_PROBED", 2)
+    monkeypatch.setattr(file_source, "_PROBED", 2)
     training = written(tmp_path / "training", 3, *[8] * 8)
     odd = written(tmp_path / "odd", 3, 8, 8, 16, 8)
     given = ("--config", tiny, "--images", 8, "--timesteps", 3)

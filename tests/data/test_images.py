@@ -18,6 +18,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.data import files, loader, named, sources
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, Shapes
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import Result
@@ -52,7 +53,7 @@ def test_pixels_to_unit_range_and_back() -> None:
     ],
 )
 def test_modes(image: Image.Image, channels: int, pixel: list[int]) -> None:
-    assert files.decode(encoded(image), "x.png", channels)[:, 1, 1].tolist() == pixel
+    assert files.decode(encoded(image), "x.png", Transform(channels))[:, 1, 1].tolist() == pixel
 
 
 def test_cmyk_and_orientation_and_animations() -> None:
@@ -65,17 +66,17 @@ def test_cmyk_and_orientation_and_animations() -> None:
     assert files.probe(rotated, "x.jpg") == ((8, 4), 3)
     first, second = Image.new("L", (4, 4), 0), Image.new("L", (4, 4), 255)
     animation = encoded(first, "GIF", save_all=True, append_images=[second])
-    assert files.decode(animation, "x.gif", 1).max() == 0
+    assert files.decode(animation, "x.gif", Transform(1)).max() == 0
 
 
 def test_crop_keeps_the_middle_and_resizing_keeps_the_mean() -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30] = 200
     data = encoded(Image.fromarray(pixels))
-    assert (files.decode(data, "x.png", 3, (20, 20)) == 200).all()
+    assert (files.decode(data, "x.png", Transform(3, (20, 20))) == 200).all()
     halves = np.zeros((64, 64), np.uint8)
     halves[:, ::2] = 254  # beyond the target's Nyquist limit: averages to grey
-    small = files.decode(encoded(Image.fromarray(halves)), "x.png", 1, (8, 8))
+    small = files.decode(encoded(Image.fromarray(halves)), "x.png", Transform(1, (8, 8)))
     assert abs(small[:, :, 1:-1].astype(int) - 127).max() <= 1
 
 
@@ -111,14 +112,16 @@ def test_a_grid_places_every_image() -> None:
 def test_shapes_are_functions_of_their_index() -> None:
     one, other = Shapes(), Shapes()
     for i in (0, 7, 11_999):
-        assert (one.image(i, 3, (32, 32)) == other.image(i, 3, (32, 32))).all()
+        assert (
+            one.image(i, Transform(3, (32, 32))) == other.image(i, Transform(3, (32, 32)))
+        ).all()
         assert one.describe(i) == other.describe(i)
     assert [one.classes[label] for label in one.labels[:6]] == list(FIGURES)
 
 
 @pytest.mark.parametrize("index", range(12))
 def test_shapes_match_their_description(index: int) -> None:
-    figure, image = Shapes().describe(index), Shapes().image(index, 3, (64, 64))
+    figure, image = Shapes().describe(index), Shapes().image(index, Transform(3, (64, 64)))
     assert (
         figure.caption == f"a {figure.size} {figure.colour} {figure.figure} on {figure.background}"
     )
@@ -144,7 +147,11 @@ def test_folders_are_classes(photos: Path) -> None:
     assert source.classes == ("dark", "light")
     assert source.labels.tolist() == [0] * 12 + [1] * 12
     assert (source.native_size, source.native_channels) == ((8, 8), 3)
-    assert source.image(0, 3, (8, 8)).mean() < 100 < source.image(23, 3, (8, 8)).mean()
+    assert (
+        source.image(0, Transform(3, (8, 8))).mean()
+        < 100
+        < source.image(23, Transform(3, (8, 8))).mean()
+    )
 
 
 def test_a_zip_is_read_like_its_folder(photos: Path, tmp_path: Path) -> None:
@@ -154,7 +161,10 @@ def test_a_zip_is_read_like_its_folder(photos: Path, tmp_path: Path) -> None:
     one, other = sources.open_source(str(photos)), sources.open_source(str(tmp_path / "photos.zip"))
     assert one.classes == other.classes
     assert one.labels.tolist() == other.labels.tolist()
-    assert all((one.image(i, 3, (8, 8)) == other.image(i, 3, (8, 8))).all() for i in range(24))
+    assert all(
+        (one.image(i, Transform(3, (8, 8))) == other.image(i, Transform(3, (8, 8)))).all()
+        for i in range(24)
+    )
 
 
 def test_images_without_folders_have_no_classes(photos: Path) -> None:
@@ -205,7 +215,7 @@ def test_cifar_is_read_from_its_binary_version(
     source = sources.open_source("cifar10")
     assert (len(source), source.classes) == (10, ("airplane", "bird"))
     assert source.labels.tolist() == [0, 1] * 5
-    assert (source.image(1, 3, (32, 32)) == pixels[1]).all()
+    assert (source.image(1, Transform(3, (32, 32))) == pixels[1]).all()
     assert len(sources.open_source("cifar10:test")) == 2
 
 
@@ -221,7 +231,7 @@ def test_mnist_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.Monkey
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes([4, 0, 9]))
     source = sources.open_source("mnist")
     assert source.labels.tolist() == [4, 0, 9]
-    assert (source.image(2, 1, (28, 28)) == pixels[2:]).all()
+    assert (source.image(2, Transform(1, (28, 28))) == pixels[2:]).all()
     assert len(source.classes) == 10
 
 
@@ -241,19 +251,19 @@ def test_a_data_set_without_network_says_how_to_copy_it(
 
 @pytest.fixture
 def prepared(photos: Path) -> loader.DecodedImages:
-    return loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    return loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
 
 
 def test_prepared_images_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
     images, labels = prepared.take(np.array([0, 23]))
     source = sources.open_source(str(photos))
-    assert (images[1].numpy() == source.image(23, 3, (8, 8))).all()
+    assert (images[1].numpy() == source.image(23, Transform(3, (8, 8)))).all()
     assert labels.tolist() == [0, 1]
 
 
 def test_changed_images_are_decoded_again(prepared: loader.DecodedImages, photos: Path) -> None:
     files.write_png(photos / "dark" / "0.png", np.full((3, 8, 8), 77, np.uint8))
-    again = loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    again = loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     assert (again.take(np.array([0]))[0] == 77).all()
 
 
@@ -263,12 +273,12 @@ def test_unreadable_images_stop_unless_they_may_be_skipped(photos: Path) -> None
     source = sources.open_source(str(photos))
     for _ in range(2):  # a partial file is not taken for a complete one
         with pytest.raises(DdpmError, match=r"2 of 24 .*dark/5\.png.*light/7\.png.*--skip-bad"):
-            loader.prepare(source, 3, (8, 8), Silent())
-    readable = loader.prepare(source, 3, (8, 8), Silent(), skip_bad=True)
+            loader.prepare(source, Transform(3, (8, 8)), Silent())
+    readable = loader.prepare(source, Transform(3, (8, 8)), Silent(), skip_bad=True)
     assert len(readable) == 22
     assert readable.take(np.arange(22))[1].tolist() == [0] * 11 + [1] * 11
     with pytest.raises(DdpmError, match="2 of 24"):
-        loader.prepare(source, 3, (8, 8), Silent())
+        loader.prepare(source, Transform(3, (8, 8)), Silent())
 
 
 def test_holdout_splits_the_images(prepared: loader.DecodedImages) -> None:

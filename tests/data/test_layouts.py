@@ -14,8 +14,9 @@ import pytest
 
 from ddpm_cli.core.conditioning.class_names import in_order
 from ddpm_cli.core.data import files, sources
-from ddpm_cli.core.data.archives import ImageFiles, open_image_files
 from ddpm_cli.core.data.files import UnreadableError
+from ddpm_cli.core.data.image_files import ImageFiles
+from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.errors import DdpmError
 from tests.support.cli import Result

@@ -13,7 +13,7 @@ import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.archives import open_image_files
+from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import generate

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm_cli.core.data.archives import open_image_files
+from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
 from ddpm_cli.core.metrics.inception import FidInception
@@ -73,7 +74,7 @@ def draw_shapes(folder: Path, noise: float) -> Path:
     folder.mkdir()
     for i in range(N):
         size = (24 + 7 * i, 40) if noise else (32, 32)
-        pixels = source.image(i, 3, size) + noise * rng.standard_normal((3, *size))
+        pixels = source.image(i, Transform(3, size)) + noise * rng.standard_normal((3, *size))
         image = pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         Image.fromarray(image).save(folder / f"{i:02}.png")
     return folder

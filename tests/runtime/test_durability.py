@@ -14,6 +14,7 @@ from ddpm_cli.core.checkpoints import snapshots, tensors
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files as images
 from ddpm_cli.core.data import loader, sources
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.figures import canvas, plots
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.statistics import Statistics
@@ -55,7 +56,7 @@ def test_what_can_be_made_again_is_not_synced(
 
 
 def test_decoded_images_are_not_synced_as_files(photos: Path, synced: list[int]) -> None:
-    loader.prepare(sources.open_source(str(photos)), 3, (8, 8), Silent())
+    loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     assert synced == []
 
 
@@ -88,10 +89,10 @@ def test_sampling_syncs_none_of_its_images(
 
 def test_decoded_images_that_a_power_cut_left_empty_are_decoded_again(photos: Path) -> None:
     source = sources.open_source(str(photos))
-    first = loader.prepare(source, 3, (8, 8), Silent())
+    first = loader.prepare(source, Transform(3, (8, 8)), Silent())
     (file,) = Path(os.environ["DDPM_CACHE"]).glob(f"pictures/*{first.key}*.readable.npy")
     file.write_bytes(b"")
-    again = loader.prepare(source, 3, (8, 8), Silent())
+    again = loader.prepare(source, Transform(3, (8, 8)), Silent())
     assert np.array_equal(again.rows, first.rows)
 
 

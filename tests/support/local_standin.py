@@ -10,6 +10,7 @@ import torch
 from ddpm_cli.core.checkpoints import classifier
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 
 
@@ -18,7 +19,9 @@ def shapes(folder: Path, first: int, n: int, noise: float = 0.0, step: int = 1) 
     source, rng = Shapes(), np.random.default_rng(first)
     for i in range(n):
         index = first + step * i
-        pixels = source.image(index, 3, (16, 16)) + noise * rng.standard_normal((3, 16, 16))
+        pixels = source.image(index, Transform(3, (16, 16))) + noise * rng.standard_normal(
+            (3, 16, 16)
+        )
         name = source.classes[source.labels[index]]
         files.write_png(folder / name / f"{i}.png", pixels.round().clip(0, 255).astype(np.uint8))
     return folder
@@ -31,7 +34,9 @@ def write_classifier(path: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         network = Classifier(config)
     source = Shapes()
-    images = torch.from_numpy(np.stack([source.image(i, 3, (16, 16)) for i in range(60)]))
+    images = torch.from_numpy(
+        np.stack([source.image(i, Transform(3, (16, 16))) for i in range(60)])
+    )
     network.train()
     with torch.no_grad():
         for _ in range(40):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, fit
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 
 _SAMPLED = 64  # images, at most, that enter the fingerprint
@@ -65,9 +66,9 @@ class ArraySource:
         height, width = self._item(index).shape[1:]
         return height, width
 
-    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
-        """One image as uint8 (channels, height, width), cropped and resized to `size`."""
-        return fit(self._item(index), channels, size)
+    def image(self, index: int, transform: Transform) -> ImageArray:
+        """One image as uint8 (channels, height, width), transformed."""
+        return fit(self._item(index), transform)
 
     def captions(self) -> Captions:
         """Raise DdpmError: there are none."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from ddpm_cli.core.conditioning.tokens import is_valid_utf8
 from ddpm_cli.core.data import classes
-from ddpm_cli.core.data.archives import ImageFiles
 from ddpm_cli.core.data.captions import Captions, from_sentences
+from ddpm_cli.core.data.image_files import FileTree
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.files import parse_json
@@ -54,7 +54,7 @@ class _Text:
     text: str | None
 
 
-def find(listing: ImageFiles) -> Found | None:
+def find(listing: FileTree) -> Found | None:
     """The first kind of caption files that there is. Raises DdpmError for damaged tables."""
     for kind in TABLES:
         tables = sorted(n for n in listing.texts if posixpath.basename(n).lower() == kind)
@@ -67,7 +67,7 @@ def find(listing: ImageFiles) -> Found | None:
     return None
 
 
-def read(listing: ImageFiles) -> Captions:
+def read(listing: FileTree) -> Captions:
     """Read the captions of a folder or .zip.
 
     Raises DdpmError where there are none, and for images that have none.
@@ -104,7 +104,7 @@ def read(listing: ImageFiles) -> Captions:
     return replace(captions, files=frozenset(found.files), notices=notices)
 
 
-def unread(listing: ImageFiles, captions: Captions | None) -> str:
+def unread(listing: FileTree, captions: Captions | None) -> str:
     """One line on the tables and texts that are not read, and why; "" where there are none."""
     known = captions.files if captions is not None else frozenset[str]()
     others = [
@@ -127,7 +127,7 @@ def unread(listing: ImageFiles, captions: Captions | None) -> str:
     return f"{listing.path}: not read: {', '.join(named)} ({why})"
 
 
-def _found(listing: ImageFiles) -> Found | None:
+def _found(listing: FileTree) -> Found | None:
     try:
         return find(listing)
     except DdpmError:
@@ -140,7 +140,7 @@ def _is_note(name: str) -> bool:
     return stem in ("readme", "license", "licence", "copying", "citation", "changelog", "notice")
 
 
-def _check(listing: ImageFiles, row: _Text) -> None:
+def _check(listing: FileTree, row: _Text) -> None:
     """Raise DdpmError for a caption that is empty or no Unicode."""
     text = row.text or ""
     if not text.strip():
@@ -153,7 +153,7 @@ def _check(listing: ImageFiles, row: _Text) -> None:
 
 
 def _notices(
-    listing: ImageFiles, found: Found, columns: Counter[str], unmatched: Sequence[str]
+    listing: FileTree, found: Found, columns: Counter[str], unmatched: Sequence[str]
 ) -> tuple[str, ...]:
     notices = []
     if len(columns) > 1:
@@ -171,7 +171,7 @@ def _notices(
 
 
 def _missing(
-    listing: ImageFiles, found: Found, missing: Sequence[str], notices: Sequence[str]
+    listing: FileTree, found: Found, missing: Sequence[str], notices: Sequence[str]
 ) -> str:
     examples = listed(missing)
     where = f"in a {found.kind} beside them" if found.kind in BESIDE else f"in {found.kind}"
@@ -182,7 +182,7 @@ def _missing(
     )
 
 
-def _beside(listing: ImageFiles, suffix: str) -> list[tuple[str, str]]:
+def _beside(listing: FileTree, suffix: str) -> list[tuple[str, str]]:
     """Pairs (file with the suffix in any case, image): a.txt or a.png.txt beside a.png."""
     files: dict[str, str] = {}
     for name in listing.texts:
@@ -197,7 +197,7 @@ def _beside(listing: ImageFiles, suffix: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _beside_rows(listing: ImageFiles, suffix: str) -> Iterator[_Text]:
+def _beside_rows(listing: FileTree, suffix: str) -> Iterator[_Text]:
     """The captions in files beside images: a line each, or a key of a JSON object."""
     pairs = _beside(listing, suffix)
     with ThreadPoolExecutor(cores()) as pool:
@@ -213,7 +213,7 @@ def _beside_rows(listing: ImageFiles, suffix: str) -> Iterator[_Text]:
             yield from (_Text(file, image, line) for line in filled)
 
 
-def _json_text(listing: ImageFiles, file: str) -> list[str]:
+def _json_text(listing: FileTree, file: str) -> list[str]:
     """The captions in the JSON object beside an image; [] where it has none or is damaged."""
     try:
         document = parse_json(listing.text(file))
@@ -224,14 +224,12 @@ def _json_text(listing: ImageFiles, file: str) -> list[str]:
     return [t for t in texts if isinstance(t, str)] if isinstance(texts, list) else []
 
 
-def _has_text(listing: ImageFiles, tables: Sequence[str]) -> bool:
+def _has_text(listing: FileTree, tables: Sequence[str]) -> bool:
     rows = (row for table in tables for _, row in _parse(listing, table))
     return any(_first(row, TEXT_COLUMNS)[1] is not None for row in rows)
 
 
-def _table_rows(
-    listing: ImageFiles, tables: Sequence[str], columns: Counter[str]
-) -> Iterator[_Text]:
+def _table_rows(listing: FileTree, tables: Sequence[str], columns: Counter[str]) -> Iterator[_Text]:
     """The captions in tables: each row has a file name, and one caption or a list of them.
 
     Counts the rows that have each column of text.
@@ -268,7 +266,7 @@ def _first(row: Row, columns: Sequence[str]) -> tuple[str, Any]:
     return next(((c, row[c]) for c in columns if row.get(c) is not None), ("", None))
 
 
-def _parse(listing: ImageFiles, table: str) -> Iterator[tuple[str, Row]]:
+def _parse(listing: FileTree, table: str) -> Iterator[tuple[str, Row]]:
     """The rows of a table, each with its place in it: "line 3"."""
     content = listing.text(table)
     suffix = posixpath.splitext(table)[1].lower()
@@ -287,7 +285,7 @@ def _parse(listing: ImageFiles, table: str) -> Iterator[tuple[str, Row]]:
         yield from _rows_of(listing, table, document)
 
 
-def _parse_csv(listing: ImageFiles, table: str, content: str) -> Iterator[tuple[str, Row]]:
+def _parse_csv(listing: FileTree, table: str, content: str) -> Iterator[tuple[str, Row]]:
     header = content.lstrip("\r\n").splitlines()[:1]
     known = {*FILE_COLUMNS, *TEXT_COLUMNS}
 
@@ -306,7 +304,7 @@ def _parse_csv(listing: ImageFiles, table: str, content: str) -> Iterator[tuple[
         raise DdpmError(f"{listing.path}: {place}: {error}; is a quote left open?") from error
 
 
-def _parse_lines(listing: ImageFiles, table: str, content: str) -> Iterator[tuple[str, Row]]:
+def _parse_lines(listing: FileTree, table: str, content: str) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             try:
@@ -317,7 +315,7 @@ def _parse_lines(listing: ImageFiles, table: str, content: str) -> Iterator[tupl
             yield f"line {number}", _lower(row) if isinstance(row, dict) else {"": row}
 
 
-def _rows_of(listing: ImageFiles, table: str, document: Any) -> Iterator[tuple[str, Row]]:
+def _rows_of(listing: FileTree, table: str, document: Any) -> Iterator[tuple[str, Row]]:
     """The rows of a JSON document: a list of objects, or an object of captions by file."""
     if isinstance(document, list):
         for number, row in enumerate(document, 1):
@@ -336,5 +334,5 @@ def _lower(row: dict[Any, Any]) -> Row:
     return {key.strip().lower() if isinstance(key, str) else key: row[key] for key in row}
 
 
-def _damaged(listing: ImageFiles, place: str, error: ValueError) -> str:
+def _damaged(listing: FileTree, place: str, error: ValueError) -> str:
     return f"{listing.path}: {place}: {error}; fix it, or add --no-captions"

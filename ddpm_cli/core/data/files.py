@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _
 
 from ddpm_cli.core.data import metadata
 from ddpm_cli.core.data.formats import NO_SIGNATURE, REMEDIES, SUFFIXES_OF
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, first_line, listed
 from ddpm_cli.core.runtime.content import describe
 from ddpm_cli.core.runtime.files import write_bytes
@@ -41,6 +42,7 @@ _SHORTEST = 100 // FRAMES_PER_SECOND  # hundredths of a second that a frame is s
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_RGB = Transform()
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
 _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # TIFF tags
@@ -151,15 +153,14 @@ def traits(data: bytes, name: str) -> frozenset[str]:
     return frozenset(trait for trait, has in present.items() if has)
 
 
-def decode(
-    data: bytes, name: str, channels: int = 3, size: tuple[int, int] | None = None
-) -> ImageArray:
+def decode(data: bytes, name: str, transform: Transform = _RGB) -> ImageArray:
     """Decode an image file to uint8 (channels, H, W).
 
     The first frame of an animation, rotated by its EXIF orientation, 16 bits scaled to 8,
-    transparency composited on white (unless channels is 4). With `size` (height, width) it is
-    centre-cropped to that aspect ratio and resized with antialiasing. Raises UnreadableError.
+    transparency composited on white (unless channels is 4). With a size it is centre-cropped to
+    that aspect ratio and resized with antialiasing. Raises UnreadableError.
     """
+    channels, size = transform.channels, transform.size
     with _opened(data, name, pixels=True) as image:
         if size is not None and channels != 4:
             image.draft(None, (2 * size[1], 2 * size[0]))  # JPEG: decode at a reduced resolution
@@ -169,9 +170,10 @@ def decode(
         return _array(_resize(_convert(upright, channels), size))
 
 
-def fit(image: ImageArray, channels: int, size: tuple[int, int]) -> ImageArray:
-    """Convert a decoded image (C, H, W) to `channels` and `size` (height, width), as `decode`."""
-    return _array(_resize(_convert(Image.fromarray(_interleaved(image)), channels), size))
+def fit(image: ImageArray, transform: Transform) -> ImageArray:
+    """Transform a decoded image (C, H, W), as `decode` does."""
+    original = Image.fromarray(_interleaved(image))
+    return _array(_resize(_convert(original, transform.channels), transform.size))
 
 
 def write_png(path: Path, image: ImageArray) -> None:

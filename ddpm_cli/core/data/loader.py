@@ -21,6 +21,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.sources import Source
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.cache import cache_root
@@ -94,25 +95,26 @@ class SampleOrder:
 
 def prepare(
     source: Source,
-    channels: int,
-    size: tuple[int, int],
+    transform: Transform,
     reporter: Reporter,
     *,
     skip_bad: bool = False,
 ) -> DecodedImages:
-    """Decode all images of the source at `size` (height, width), or open them from the cache.
+    """Decode and transform all images of the source, or open them from the cache.
 
-    Raises DdpmError that names the files that cannot be read; with `skip_bad` they are reported and
-    left out.
+    The transform has a size. Raises DdpmError that names the files that cannot be read; with
+    `skip_bad` they are reported and left out.
     """
+    assert transform.size is not None
+    size, channels = transform.size, transform.channels
     shape = (len(source), channels, *size)
     if not source.cache_key:  # in memory already: nothing to cache
         images = np.empty(shape, np.uint8)
-        rows, failures = _decode_all(source, images, reporter)
+        rows, failures = _decode_all(source, transform, images, reporter)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
         key = sha256(images.data).hexdigest()  # of every pixel: features are cached under it
         return DecodedImages(images, source.labels, rows, key=key)
-    identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.cache_key} {shape}"
+    identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.cache_key} {len(source)} {transform.key}"
     if files.max_pixels() != files.USUAL_PIXELS:
         identity += f" {files.max_pixels()}"  # which decides what can be read
     key = sha256(identity.encode()).hexdigest()[:16]
@@ -131,7 +133,7 @@ def prepare(
         ):
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
             reserve(partial)
-            rows, failures = _decode_all(source, array, reporter)
+            rows, failures = _decode_all(source, transform, array, reporter)
             array.flush()
             _report(failures, len(source), reporter, skip_bad=skip_bad)
             content = io.BytesIO()
@@ -139,20 +141,19 @@ def prepare(
             list_partial.write_bytes(content.getvalue())
     else:
         rows = np.load(readable, allow_pickle=False)
-        failures = _failures(source, np.setdiff1d(np.arange(len(source)), rows), channels, size)
+        failures = _failures(source, np.setdiff1d(np.arange(len(source)), rows), transform)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return DecodedImages(array, source.labels, rows, key=key)
 
 
 def _decode_all(
-    source: Source, out: NDArray[np.uint8], reporter: Reporter
+    source: Source, transform: Transform, out: NDArray[np.uint8], reporter: Reporter
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Fill `out` (N, C, H, W). Returns the rows that could be read, and the others' errors."""
-    _, channels, height, width = out.shape
 
     def decode(index: int) -> ImageArray | UnreadableError:
-        return _decode(source, index, channels, (height, width))
+        return _decode(source, index, transform)
 
     rows, failures = [], []
     indices = range(len(source))
@@ -170,20 +171,16 @@ def _decode_all(
     return np.array(rows, dtype=np.int64), failures
 
 
-def _decode(
-    source: Source, index: int, channels: int, size: tuple[int, int]
-) -> ImageArray | UnreadableError:
+def _decode(source: Source, index: int, transform: Transform) -> ImageArray | UnreadableError:
     try:
-        return source.image(index, channels, size)
+        return source.image(index, transform)
     except UnreadableError as error:
         return error
 
 
-def _failures(
-    source: Source, rows: NDArray[np.int64], channels: int, size: tuple[int, int]
-) -> list[str]:
+def _failures(source: Source, rows: NDArray[np.int64], transform: Transform) -> list[str]:
     """Why these rows, which the cache lacks, could not be read."""
-    outcomes = (_decode(source, int(row), channels, size) for row in rows)
+    outcomes = (_decode(source, int(row), transform) for row in rows)
     changed = "could not be read when the cache was written"
     return [
         str(outcome) if isinstance(outcome, UnreadableError) else f"image {row} {changed}"

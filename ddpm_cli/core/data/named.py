@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, fit
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.locks import lock_download
@@ -115,9 +116,9 @@ class NamedSource:
         """The (height, width) that all of its images have."""
         return self.image_size
 
-    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
+    def image(self, index: int, transform: Transform) -> ImageArray:
         """One image as uint8 (channels, height, width)."""
-        return fit(self._array(index), channels, size)
+        return fit(self._array(index), transform)
 
     def _array(self, index: int) -> ImageArray:
         """One image at its own size, (C, H, W)."""

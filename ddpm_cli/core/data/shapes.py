@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions, from_sentences
 from ddpm_cli.core.data.files import ImageArray, fit
+from ddpm_cli.core.data.transform import Transform
 
 COLOURS = {
     "red": (220, 50, 47),
@@ -138,9 +139,10 @@ class Shapes:
         """The (height, width) of each."""
         return self.image_size
 
-    def image(self, index: int, channels: int, size: tuple[int, int]) -> ImageArray:
+    def image(self, index: int, transform: Transform) -> ImageArray:
         """Render image `index` as uint8 (channels, H, W), antialiased."""
-        return fit(render(self.describe(index), size), channels, size)
+        size = transform.size or self.native_size
+        return fit(render(self.describe(index), size), transform)
 
 
 def render(content: Figure, size: tuple[int, int]) -> ImageArray:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.data import archives, files
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
+from ddpm_cli.core.data.readers import tree
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion import sampling, schedules
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
@@ -104,13 +106,13 @@ def save_figures(
 def _read_image(path: Path) -> Tensor:
     """Read an image, downsampled to 192 pixels at most: (3, H, W) in [-1, 1]."""
     try:
-        data = read_bytes(path, archives.file_limit())
+        data = read_bytes(path, tree.file_limit())
     except (OSError, ValueError) as error:
         raise DdpmError(f"--image {path}: {getattr(error, 'strerror', None) or error}") from error
     (height, width), _ = files.probe(data, str(path))
     shrink = min(1.0, _MAX_SIZE / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
-    return to_unit(torch.from_numpy(files.decode(data, str(path), size=size)))
+    return to_unit(torch.from_numpy(files.decode(data, str(path), Transform(size=size))))
 
 
 def _noisy_images(x0: Tensor, table: dict[str, Any], count: int) -> list[NoisyImage]:

@@ -14,6 +14,7 @@ import torch
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.config.network import JOIN
 from ddpm_cli.core.data import files
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
@@ -158,10 +159,10 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _write_grid(folder: Path, model: Model, request: GenerationRequest) -> None:
     """Write grid.png of the first images, with their prompts or combinations of classes below."""
-    channels = model.config.network.channels
+    transform = Transform(model.config.network.channels)
     indices = range(min(request.count, _GRID_LIMIT))
     paths = [_file(folder, index) for index in indices]
-    images = np.stack([files.decode(path.read_bytes(), str(path), channels) for path in paths])
+    images = np.stack([files.decode(path.read_bytes(), str(path), transform) for path in paths])
     captions = [_caption(model, request, index) for index in indices]
     if any(captions):
         grid = files.grid(files.captioned(images, captions), gap=6)

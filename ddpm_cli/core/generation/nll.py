@@ -19,6 +19,7 @@ from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source, with_class_order
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
@@ -100,7 +101,7 @@ def open_images(
         reporter.say(f"{name}: transparent images are composited on white, as in training")
     labels = _labels(model, source, name)
     with distributed.local_rank0_first():
-        images = loader.prepare(source, network.channels, network.size, reporter, skip_bad=skip_bad)
+        images = loader.prepare(source, Transform.of(model.config), reporter, skip_bad=skip_bad)
         images = replace(images, labels=labels)
         for row in images.rows[choose(images, count, seed)] if others else ():
             if source.size_of(row) != network.size:

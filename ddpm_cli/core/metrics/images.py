@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.archives import ImageFiles
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
+from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, listed
 from ddpm_cli.core.metrics.statistics import npz_members
 from ddpm_cli.core.runtime.devices import cores
@@ -157,7 +157,7 @@ class FileImages:
         name = self._listing.names[index]
         try:
             data = self._listing.read(index)
-            return files.decode(data, name, channels=3), files.traits(data, name)
+            return files.decode(data, name), files.traits(data, name)
         except UnreadableError as error:
             return error
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.data import loader
-from ddpm_cli.core.data.sources import Source, open_data_set, open_files
+from ddpm_cli.core.data.file_source import FileSource
+from ddpm_cli.core.data.sources import Source, open_source
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.images import MAX_BATCH, FileImages, ImageCounts, ImageSet, NpzImages
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
@@ -36,16 +38,15 @@ def open_input(
     """
     if isinstance(spec, np.ndarray):
         return ArrayImages(spec)
-    data_set = open_data_set(str(spec), reporter)
-    if data_set is not None:
-        return DatasetImages(data_set, str(spec))
     path = paths.expanded(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
-    listing = open_files(str(spec))
-    for notice in listing.notices:
+    source = open_source(str(spec), reporter)
+    for notice in source.notices:
         reporter.say(notice)
-    return FileImages(listing, skip_bad)
+    if isinstance(source, FileSource):
+        return FileImages(source.files, skip_bad)
+    return DatasetImages(source, str(spec))
 
 
 class ArrayImages:
@@ -95,12 +96,12 @@ class DatasetImages:
     def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the data set."""
         self.counts = ImageCounts()
-        size, channels = self._size, self._source.native_channels
+        transform = Transform(self._source.native_channels, self._size)
         indices = range(len(self))[part]
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), MAX_BATCH):
                 chunk = indices[start : start + MAX_BATCH]
-                arrays = list(pool.map(lambda i: self._source.image(i, channels, size), chunk))
+                arrays = list(pool.map(lambda i: self._source.image(i, transform), chunk))
                 images = torch.from_numpy(np.stack(arrays))
                 _count(self.counts, images, "data set")
                 yield images

@@ -14,6 +14,7 @@ from ddpm_cli.core.config.fields import above_zero, number
 from ddpm_cli.core.data.loader import DecodedImages, SampleOrder, prepare
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import open_source
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from ddpm_cli.core.runtime import seeds
@@ -64,7 +65,7 @@ def train_classifier(
     height, width = source.native_size
     size = (min(height, MAX_SIZE), min(width, MAX_SIZE))
     channels = 1 if source.native_channels == 1 else 3
-    images = prepare(source, channels, size, reporter, skip_bad=skip_bad)
+    images = prepare(source, Transform(channels, size), reporter, skip_bad=skip_bad)
     holdout = min(MAX_HOLDOUT, int(HOLDOUT * len(images)))
     training, held_out = images.split(holdout, recipe.seed)
     with torch.random.fork_rng(devices=[]):

@@ -11,6 +11,7 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -74,7 +75,7 @@ def load_images(
     network = plan.config.network
     with distributed.local_rank0_first():
         images = loader.prepare(
-            plan.source, network.channels, network.size, reporter, skip_bad=request.skip_bad
+            plan.source, Transform.of(plan.config), reporter, skip_bad=request.skip_bad
         )
     if plan.captions is None or network.text is None:
         return images

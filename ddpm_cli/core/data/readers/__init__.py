@@ -1,0 +1,1 @@
+"""Readers of what images are published in: one file for each kind of container."""

@@ -1,0 +1,55 @@
+"""The reader for what a path leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddpm_cli.core.config.fields import near_names
+from ddpm_cli.core.data import layout
+from ddpm_cli.core.data.formats import REMEDIES
+from ddpm_cli.core.data.image_files import ImageFiles
+from ddpm_cli.core.data.readers.folder import FolderFiles
+from ddpm_cli.core.data.readers.zips import ZipFiles
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.content import describe_file
+
+
+def open_image_files(path: Path, *, training: bool = False) -> ImageFiles:
+    """List the image files of a folder, a .zip, or a folder in a .zip (photos.zip/train).
+
+    training: take the training part where a data set lies in train/, test/ and the like. Raises
+    DdpmError where there are no images, or those of several parts.
+    """
+    if path.is_dir():
+        return FolderFiles(path, training=training)
+    zips = (place for place in (path, *path.parents) if place.suffix.lower() == ".zip")
+    if archives := [place for place in zips if place.is_file()]:
+        return ZipFiles(archives[0], path.relative_to(archives[0]).as_posix(), training=training)
+    if path.exists():
+        raise DdpmError(f"{path} is neither a folder nor a .zip of images{_content(path)}")
+    raise DdpmError(f"{path}: no such folder or .zip{_similar_names(path)}")
+
+
+def _content(path: Path) -> str:
+    """What a file is that is neither, with what to do: ", but a tar archive: unpack it"."""
+    what, remedy = describe_file(path), REMEDIES.get(path.suffix.lower(), "")
+    if what and "image" in what:
+        remedy = "give its folder"
+    return (f", but {what}" if what else "") + (f" ({remedy})" if remedy else "")
+
+
+def _similar_names(path: Path) -> str:
+    """What lies beside a path that is not there: "; did you mean photos? photos/ holds …"."""
+    names = names_beside(path)
+    near = near_names(path.name, names)
+    meant = f" did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    others = [*near, *(name for name in names if name not in near)][:4]
+    return f";{meant if near else ''} {path.parent}/ holds {', '.join(others)}" if names else ""
+
+
+def names_beside(path: Path) -> list[str]:
+    """The names in the folder that a path lies in, without hidden ones."""
+    try:
+        return sorted(e.name for e in path.parent.iterdir() if not layout.is_system_name(e.name))
+    except OSError:
+        return []
