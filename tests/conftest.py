@@ -110,6 +110,13 @@ def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callabl
 
 
 @pytest.fixture
+def planned_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dry runs measure no steps, and refuse no network that is too large for this machine."""
+    monkeypatch.setattr("ddpm_cli.core.training.trial.measure", lambda *_: "not measured")
+    monkeypatch.setattr("ddpm_cli.core.runtime.devices.total_memory", lambda _: None)
+
+
+@pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A simulated scontrol that logs its arguments; the log file."""
     log = tmp_path / "scontrol.log"

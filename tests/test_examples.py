@@ -73,6 +73,7 @@ def test_commands_and_options_exist(
         known[name].make_context(name, arguments)  # raises where they cannot be parsed
 
 
+@pytest.mark.usefixtures("planned_only")
 @pytest.mark.parametrize("name", ON_CLUSTERS)
 def test_cluster_scripts_start_a_training_run(
     name: str,

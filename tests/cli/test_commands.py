@@ -258,6 +258,7 @@ def test_a_schedule_that_cannot_be_trained_with(train_tiny: Call, ddpm: Call) ->
         assert "linear: 5 betas are clipped to 0.999" in " ".join((result.err + result.out).split())
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_the_cifar10_preset_is_the_network_of_ddpm(ddpm: Call, photos: Path) -> None:
     plan = ddpm("train", "--data", photos, "--preset", "cifar10", "--dry-run", "--json").json()
     assert plan["parameters"] == 35_746_307

@@ -239,6 +239,7 @@ def test_captions_are_dropped_with_the_probability_of_class_drop() -> None:
     assert torch.equal(dropped, labels == -1)  # class and caption together
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_a_folder_with_captions_is_trained_on_captions(
     train_tiny: Callable[..., Result], captioned: Path
 ) -> None:

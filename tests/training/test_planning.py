@@ -16,6 +16,7 @@ from tests.support.cli import Result
 LIMITS = ("images", "minutes")
 
 
+@pytest.mark.usefixtures("planned_only")
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
@@ -47,6 +48,7 @@ def test_a_runs_config_keeps_its_budget(ddpm: Callable[..., Result], tiny: Path)
     assert tuple(again.json()[name] for name in LIMITS) == (64, None)
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_blocks_of_a_file_bring_their_decoder(ddpm: Callable[..., Result]) -> None:
     """edm-cifar10 has a decoder of its own, which fits no other blocks."""
     Path("blocks.json").write_text(json.dumps({"network": {"blocks": ["res"]}}))
@@ -57,6 +59,7 @@ def test_blocks_of_a_file_bring_their_decoder(ddpm: Callable[..., Result]) -> No
     assert file.json()["parameters"] == option.json()["parameters"]
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_the_preset_of_the_built_in_shapes_is_theirs_alone(
     ddpm: Callable[..., Result], photos: Path
 ) -> None:

@@ -15,11 +15,13 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
+from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.reporting import Log
 
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
+    from ddpm_cli.core.training.trial import StepTime
 
 
 class RequestOptions(SettingOptions, of=TrainingRequest):
@@ -82,24 +84,27 @@ def _train(
     """Train in this process, alone or as one of several ranks."""
     from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed
-    from ddpm_cli.core.training import divergence, preflight, session
+    from ddpm_cli.core.training import divergence, preflight, session, trial
 
     execution = session.execution_on(machine, reporter)
     with ExitStack() as group:
         with stop.raise_at_once():
             group.enter_context(distributed.process_group(execution.device))
             processes = machine.processes if dry_run else distributed.world_size()
-            plan = preflight.preflight(request, processes, execution.device, reporter)
-            _announce(plan.summary(), reporter)
+            plan = preflight.preflight(request, processes, execution, reporter)
+            document = plan.summary()
+            _announce(document, reporter)
             if warning := divergence.warning(plan.config, plan.preset):
                 reporter.say(warning)
             if dry_run:
                 session.load_scoring(request, execution.device, reporter)
-                preflight.load_images(plan, request, execution.device, reporter)
+                images = preflight.load_images(plan, request, execution.device, reporter)
+                step = trial.measure(plan, execution, images, processes)
+                document |= _announce_time(document, step, reporter)
                 obstacle = why_not_exportable(plan.config)
                 reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")
                 ready = "Dry run: everything is in order; nothing was trained."
-                document = plan.summary() | {"no_export_because": obstacle}
+                document |= {"no_export_because": obstacle}
                 console.result(ready, document, as_json)
                 return
         summary = session.train(plan, request, execution, reporter, stop)
@@ -125,7 +130,8 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     if plan["labels"]:
         reporter.say(f"Classes: {plan['labels']}")
     preset = f"preset {plan['preset']}" if plan["preset"] else "settings of the run resumed"
-    reporter.say(f"Network: {plan['parameters']:,} parameters ({preset})")
+    because = f", {plan['preset_because']}" if plan["preset_because"] else ""
+    reporter.say(f"Network: {plan['parameters']:,} parameters ({preset}{because})")
     if plan["clipped_betas"]:
         reporter.say(f"Schedule {plan['clipped_betas']}")
     limits = []
@@ -138,6 +144,56 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     if plan["minutes"]:
         limits.append(f"{plan['minutes']:g} minutes")
     reporter.say(f"Training for {' or '.join(limits)}; run directory {plan['out']}")
+    if plan["memory_bytes"]:
+        reporter.say(_memory(plan["memory_bytes"]))
+    _announce_disk(plan["disk_bytes"], reporter)
+
+
+def _memory(needed: dict[str, int]) -> str:
+    """The memory of a process at its peak, and the parts of it that count."""
+    parts = {
+        "activations": needed["activations"],
+        "weights, average and optimiser": sum(
+            needed[name] for name in ("weights", "average", "optimiser")
+        ),
+        "gradient": needed["gradient"],
+        "copies that are saved": needed["saving"],
+        "images": needed["images"],
+        "what is loaded": needed["process"],
+    }
+    named = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
+    return f"Memory: about {in_words(needed['total'])} at the peak ({named})"
+
+
+def _announce_disk(needed: dict[str, int], reporter: Reporter) -> None:
+    cache = (
+        f"; {in_words(needed['cache'])} of decoded images in the cache" if needed["cache"] else ""
+    )
+    reporter.say(
+        f"Disk: about {in_words(needed['total'])} for snapshots, weights and previews, of "
+        f"{in_words(needed['free'])} free{cache}"
+    )
+    if needed["total"] > needed["free"]:
+        reporter.say("The disk will be full before the training ends: lower --keep or --keep-every")
+
+
+def _announce_time(
+    plan: dict[str, Any], step: StepTime | str, reporter: Reporter
+) -> dict[str, Any]:
+    """Say how long the training will take; the same as fields of the document."""
+    if isinstance(step, str):
+        reporter.say(f"Time: {step}")
+        return {"seconds_per_step": None, "seconds": None, "time_measured": step}
+    seconds = plan["steps"] and step.mean * plan["steps"]
+    whole = ""
+    if seconds:
+        least, most = (console.duration(x * plan["steps"]) for x in (step.fastest, step.slowest))
+        whole = f", {least if least == most else f'{least} to {most}'} in all"
+    reporter.say(
+        f"Time: about {step.mean:.2g} s a step{whole}, saves, previews and validation aside "
+        f"({step.measured}, in {step.spent:.1f} s)"
+    )
+    return {"seconds_per_step": step.mean, "seconds": seconds, "time_measured": step.measured}
 
 
 def _rounded(number: float) -> str:

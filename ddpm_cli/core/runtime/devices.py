@@ -93,6 +93,14 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return torch.autocast(device.type, dtype=precision)
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def check_processes(count: int, device: str) -> None:
     """Raise UsageError for more processes than this machine has GPUs, or cores by far."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

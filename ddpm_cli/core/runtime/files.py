@@ -236,7 +236,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise ValueError(f"it is larger than {_size(limit)}")
+        raise ValueError(f"it is larger than {in_words(limit)}")
     return content
 
 
@@ -254,17 +254,23 @@ def check_free_space(folder: Path, needed: int, what: str, fix: str) -> None:
         what: The files, in the plural, for the message ("the decoded images").
         fix: What to do about it, for the message.
     """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = free_space(folder)
     if needed > free:
         raise DdpmError(
-            f"{what} need {_size(needed)} in {folder}, which has {_size(free)} free; {fix}"
+            f"{what} need {in_words(needed)} in {folder}, which has {in_words(free)} free; {fix}"
         )
 
 
-def _size(count: float) -> str:
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk of a folder, existing or not."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def in_words(count: float) -> str:
+    """A number of bytes as "1.2 GB" or "0.3 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -27,6 +27,7 @@ from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
 from ddpm_cli.core.training import captioning, initial_weights, labelling, saved_settings
 from ddpm_cli.core.training.budget import BudgetTracker
+from ddpm_cli.core.training.forecast import Memory, disk
 from ddpm_cli.core.training.saved_settings import SavedSettings
 from ddpm_cli.core.training.state import Progress
 
@@ -44,6 +45,8 @@ class TrainingPlan:
     out: Path
     notices: tuple[str, ...] = ()  # what of the data is left out or not read, one line each
     init_from: Path | None = None  # where the weights start from, unless the run is resumed
+    preset_because: str = ""  # why this preset, where it was not named
+    memory: Memory | None = None  # estimated, on rank 0 once it was checked
 
     @property
     def parameters(self) -> int:
@@ -55,15 +58,40 @@ class TrainingPlan:
         """What previews show: the classes or example captions in turn."""
         return default_plan(self.config)
 
+    @property
+    def text_length(self) -> int:
+        """Bytes or tokens of the longest caption, at most; 0 without captions."""
+        text = self.config.network.text
+        if text is None or self.captions is None:
+            return 0
+        if text.encoder != "bytes":
+            return text.length
+        return max(len(sentence.encode()) for sentence in self.captions.sentences)
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of the decoded images."""
+        network = self.config.network
+        return len(self.source) * network.channels * network.size[0] * network.size[1]
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of the decoded images where they are in memory, not in the cache."""
+        return 0 if self.source.cache_key else self.decoded
+
     def summary(self) -> dict[str, Any]:
         """What `--dry-run` reports."""
         config = self.config
         training_images = len(self.source) - config.data.holdout
         budget = BudgetTracker(config, training_images, Progress())
         batch = config.optimiser.batch
+        cached = 0 if self.in_memory else self.decoded
         return {
             "out": str(self.out),
             "preset": self.preset or None,
+            "preset_because": self.preset_because or None,
+            "memory_bytes": self.memory and self.memory.by_part(),
+            "disk_bytes": disk(self.out, config, self.parameters, budget.images, cached),
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
@@ -103,7 +131,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
         names = RunDirectory(out).read_config().network.classes
     source = _in_order_of(source, names or ())
 
-    name, config, learn_conditions = _base(request, saved, source, size, channels)
+    name, because, config, learn_conditions = _base(request, saved, source, size, channels)
     config, captions = _with_options(
         config, request, saved, source, size, channels, learn_conditions=learn_conditions
     )
@@ -112,7 +140,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
     notices = _notices(request, saved, source, captions)
-    return TrainingPlan(source, captions, config, name, out, notices, saved.init_from)
+    return TrainingPlan(source, captions, config, name, out, notices, saved.init_from, because)
 
 
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
@@ -135,20 +163,28 @@ def _base(
     source: Source,
     size: tuple[int, int],
     channels: int,
-) -> tuple[str, RunConfig, bool]:
-    """Preset (its name), and the config that options replace settings of.
+) -> tuple[str, str, RunConfig, bool]:
+    """Preset (its name, and why it was chosen), and the config that options replace settings of.
 
     And whether classes, or captions beside the images, are learned by default.
     """
-    config, name, learn_conditions = saved.base, "", True
+    config, name, because, learn_conditions = saved.base, "", "", True
     if config is None:
         own_channels, own_size = source.native_channels, source.native_size
         channels, size = request.channels or own_channels, request.size or own_size
         usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
         name = request.preset or usual
+        if not request.preset:
+            because = "of the built-in shapes" if usual == "shapes" else _why(channels, size)
         chosen = preset(name)
         config, learn_conditions = merged(RunConfig(), chosen.settings), not chosen.unconditional
-    return name, saved.over(config), learn_conditions
+    return name, because, saved.over(config), learn_conditions
+
+
+def _why(channels: int, size: tuple[int, int]) -> str:
+    """Why `default_preset` chooses as it does for such images."""
+    kind = "grey" if channels == 1 else "colour"
+    return f"for {size[0]}x{size[1]} {kind} images"
 
 
 def _check_initial_weights(saved: SavedSettings, config: RunConfig) -> None:

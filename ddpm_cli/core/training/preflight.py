@@ -12,19 +12,18 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.training import resuming
+from ddpm_cli.core.training import forecast, resuming
 from ddpm_cli.core.training.planning import TrainingPlan, plan_training
-
-_STATE_BYTES = 20  # a parameter: weights, gradient, moving average, AdamW's two moments (float32)
+from ddpm_cli.core.training.trainer import Execution
 
 
 def preflight(
     request: TrainingRequest,
     processes: int,
-    device: torch.device,
+    execution: Execution,
     reporter: Reporter,
     make_plan: Callable[[], TrainingPlan] | None = None,
 ) -> TrainingPlan:
@@ -38,7 +37,8 @@ def preflight(
     def checked() -> TrainingPlan:
         plan = make_plan() if make_plan else plan_training(request, reporter)
         check_batch(plan.config, processes)
-        check_memory(plan.parameters, device)
+        if distributed.is_main():
+            plan = with_memory(plan, processes, execution)
         out = resuming.choose_directory(plan, request)
         resuming.verify_named_snapshot(out, request, plan.config.network)
         return replace(plan, out=out)
@@ -55,14 +55,18 @@ def check_batch(config: RunConfig, processes: int) -> None:
         )
 
 
-def check_memory(parameters: int, device: torch.device) -> None:
-    """Raise DdpmError where weights, gradient and optimiser state alone exceed the memory."""
-    needed, total = _STATE_BYTES * parameters, devices.total_memory(device)
-    if total is not None and needed > total:
-        raise DdpmError(
-            f"a network of {parameters:,} parameters needs {needed / 1e9:.1f} GB to train, and "
-            f"{device} has {total / 1e9:.1f} GB; choose a smaller --preset or --width"
-        )
+def with_memory(plan: TrainingPlan, processes: int, execution: Execution) -> TrainingPlan:
+    """The plan with the memory it will need, and a notice where that may be too much.
+
+    Raises DdpmError where it is more than the device has.
+    """
+    work = forecast.Work(
+        plan.config, plan.parameters, execution, processes, plan.text_length, plan.in_memory
+    )
+    memory = forecast.memory(work)
+    warning = forecast.check_memory(work, memory)
+    notices = plan.notices if warning is None else (*plan.notices, warning)
+    return replace(plan, memory=memory, notices=notices)
 
 
 def load_images(

@@ -66,7 +66,9 @@ def launch_if_needed(
         nodes = launch.Nodes(machine.nnodes, machine.node_rank, machine.rdzv_endpoint)
     with stop.raise_at_once():
         device = devices.choose_device(machine.device)
-        plan = preflight(request, machine.processes, device, reporter)
+        precision = devices.choose_precision(machine.precision, device)
+        execution = Execution(device, precision, machine.microbatch)
+        plan = preflight(request, machine.processes, execution, reporter)
         if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
             load_images(plan, request, device, reporter)
         new = request.out is None and request.resume == "never"
@@ -208,7 +210,7 @@ def train_on_source(
         source.name, out=out, resume="auto" if resume else "never", stall_timeout=0
     )
     plan = preflight(
-        request, 1, execution.device, reporter, lambda: plan_on_source(config, source, out, size)
+        request, 1, execution, reporter, lambda: plan_on_source(config, source, out, size)
     )
     train(plan, request, execution, Log(reporter), stopping.StopRequest())
     return plan.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -56,6 +57,19 @@ class Due:
     def save(self) -> bool:
         """Whether a snapshot is written: signals and scores only add some."""
         return self.snapshot or self.score or self.signal != 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Seconds of the parts of a step."""
+
+    batch: float  # to draw it, with all its images
+    gradient: float  # of the images tried
+    update: float  # of weights and average
+
+    def of(self, images: int, tried: int) -> float:
+        """Seconds of a step of so many images, after a trial of `tried`."""
+        return self.batch + self.gradient * images / tried + self.update
 
 
 class Scorer(Protocol):
@@ -167,6 +181,20 @@ class Trainer:
                 f"No better loss for {progress.stale} validations: stopped early; "
                 f"the best weights are {self.run.best}"
             )
+
+    def trial(self, images: int) -> Trial:
+        """Take a step with some images of the first batch, for its time: no training follows it."""
+        times, optimiser = [time.monotonic()], self.state.optimiser
+        batch = self.batches.draw(0, self.state.history).select(slice(images))
+        times.append(time.monotonic())
+        self._clip_gradients(self._accumulate_gradients(batch))
+        times.append(time.monotonic())
+        optimiser.step()
+        ema.update(self.state.average, self.state.network, 0.5)
+        optimiser.zero_grad(set_to_none=True)
+        devices.synchronise(self.execution.device)
+        times.append(time.monotonic())
+        return Trial(*(after - before for before, after in itertools.pairwise(times)))
 
     def _prepare(self, budget: BudgetTracker) -> None:
         """Announce what scores will cost, and compile: torch does so at the first use."""

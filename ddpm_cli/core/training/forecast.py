@@ -1,0 +1,258 @@
+"""What a training will need, before it starts: memory, estimated, and disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as nnf
+from torch.overrides import TorchFunctionMode
+
+from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.files import free_space, in_words
+from ddpm_cli.core.training.trainer import Execution
+
+# Measured on a CPU, where the estimate was within 20 % of the peak (tests/benchmarks/memory.py):
+_ALLOCATOR = 1.2  # activations also occupy gaps between freed blocks, and workspaces of kernels
+_LIBRARIES = 35_000_000  # bytes of code and tables that the first step loads
+_USUAL = 700_000_000  # bytes of Python and torch with what they import
+_CONTEXT = 500_000_000  # bytes of a GPU that CUDA's context and libraries occupy; not measured
+
+_TOLERANCE = 0.2  # relative error of the estimate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes, at the peak, of one process in the memory of its device."""
+
+    weights: int
+    average: int
+    optimiser: int  # AdamW's two moments
+    gradient: int
+    activations: int  # of a microbatch, kept for the backward pass
+    images: int  # of a batch with their noise, and those that are decoded in memory
+    saving: int  # copies that are written while training goes on; 0 on a GPU: the host's
+    process: int  # what is loaded whatever is trained: Python and torch, or CUDA
+    accumulates: bool  # whether the gradient is there during a forward pass
+
+    @property
+    def total(self) -> int:
+        """The peak: of one microbatch alone, activations are freed as the gradient grows."""
+        held = self.weights + self.average + self.optimiser
+        work = self.gradient + self.activations
+        if not self.accumulates:
+            work = max(self.gradient, self.activations)
+        return held + work + self.images + self.saving + self.process
+
+    def by_part(self) -> dict[str, int]:
+        """Bytes by part, and their total."""
+        parts = asdict(self)
+        del parts["accumulates"]
+        return parts | {"total": self.total}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process of a training computes."""
+
+    config: RunConfig
+    parameters: int
+    execution: Execution
+    processes: int
+    text_length: int = 0  # tokens of the longest caption
+    in_memory: int = 0  # bytes of images that are not mapped from the disk
+
+    @property
+    def shard(self) -> int:
+        """Images of a batch in a process, at most."""
+        return -(-self.config.optimiser.batch // self.processes)
+
+    @property
+    def microbatch(self) -> int:
+        """Images in a forward pass."""
+        return min(self.shard, self.execution.microbatch or self.shard)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device has a memory of its own."""
+        return self.execution.device.type != "cpu"
+
+    def saved_bytes(self, images: int) -> int:
+        """Bytes of the tensors that a forward pass of so many images keeps."""
+        execution = self.execution
+        return saved_bytes(
+            self.config.network, images, execution.precision, self.on_gpu, self.text_length
+        )
+
+
+def memory(work: Work) -> Memory:
+    """The memory of one process at its peak, without scores (--fid-every)."""
+    network, of_weights = work.config.network, 4 * work.parameters
+    image = 4 * network.channels * network.size[0] * network.size[1]
+    batch = work.config.optimiser.batch  # of which each process draws the noise
+    return Memory(
+        weights=of_weights,
+        average=of_weights,
+        optimiser=2 * of_weights,
+        gradient=of_weights,
+        activations=round(_ALLOCATOR * work.saved_bytes(work.microbatch)),
+        images=image * (batch + 2 * work.shard + 3 * work.microbatch)
+        + (0 if work.on_gpu else work.in_memory),
+        saving=0 if work.on_gpu else snapshots.estimate(work.parameters) + of_weights,
+        process=_CONTEXT if work.on_gpu else _resident() + _LIBRARIES,
+        accumulates=work.microbatch < work.shard or work.processes > 1,  # or kept by buckets
+    )
+
+
+@lru_cache(maxsize=32)
+def saved_bytes(
+    network: NetworkConfig, images: int, precision: torch.dtype, on_gpu: bool, text_length: int
+) -> int:
+    """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
+
+    Nothing is computed: the tensors are torch's fake ones, which have a shape and no content.
+    """
+    kept: dict[int, Tensor] = {}  # one tensor of each storage
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    cpu = torch.device("cpu")
+    with FakeTensorMode():
+        net = UNet(network)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:  # as TrainingState.initial: net.to() cannot, of fake ones
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        x = torch.zeros(images, network.channels, *network.size)
+        condition = _condition(network, images, text_length)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            _Float32Norms(on_gpu),
+            devices.autocast(cpu, precision),
+        ):
+            output = net(x, x[:, 0, 0, 0], condition)
+        for parameter in net.parameters():
+            kept.pop(parameter.untyped_storage()._cdata, None)
+        del output
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+class _Float32Norms(TorchFunctionMode):
+    """Compute normalisations in float32, as autocast does on a GPU, but not on a CPU."""
+
+    def __init__(self, active: bool) -> None:
+        super().__init__()
+        self._active = active
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if self._active and function in (nnf.group_norm, nnf.layer_norm):
+            args = (args[0].float(), *args[1:])
+        return function(*args, **(kwargs or {}))
+
+
+def _condition(network: NetworkConfig, images: int, text_length: int) -> Condition:
+    """The condition of so many images, as large as training makes it; of the null class."""
+    augmented = torch.zeros(images, AUGMENTATIONS) if network.augmented else None
+    text = None
+    if network.text is not None and network.text.encoder == "bytes":
+        text = torch.zeros(images, max(1, text_length), dtype=torch.int64)
+    elif network.text is not None:
+        text = torch.zeros(images, max(1, text_length), network.text.width)
+    return Condition(text=text, augmented=augmented)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory now; what is usual where the system has no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # macOS and Windows
+        return _USUAL
+
+
+def check_memory(work: Work, needs: Memory) -> str | None:
+    """A warning where the memory may not suffice; None where it does.
+
+    Raises DdpmError where it does not, even if less is needed than estimated by its error.
+    """
+    device = work.execution.device
+    total = devices.total_memory(device)
+    if total is None:
+        return None
+    together = needs.total * (1 if work.on_gpu else work.processes)
+    has = f"{device} has {in_words(total)}"
+    if (1 - _TOLERANCE) * needs.total > total:
+        raise DdpmError(
+            f"{_task(work)} needs about {in_words(needs.total)} of memory, and {has}; "
+            f"{_fix(work, needs, total)}"
+        )
+    if together > total:
+        who = f"{work.processes} processes need" if together > needs.total else "this needs"
+        return f"{who} about {in_words(together)} of memory, and {has}: {_fix(work, needs, total)}"
+    return None
+
+
+def _task(work: Work) -> str:
+    return (
+        f"a network of {work.parameters:,} parameters with {work.microbatch:,} images at once "
+        "(--batch, --microbatch)"
+    )
+
+
+def _fix(work: Work, needs: Memory, total: int) -> str:
+    """What to do where the memory is too small."""
+    largest = largest_microbatch(work, needs, total)
+    if largest < 1:
+        return "choose a smaller --preset, --width or --size"
+    if largest >= work.microbatch:  # by the other processes on the CPU
+        return "use fewer processes, or a smaller --microbatch"
+    return f"--microbatch {largest} fits, with the same gradient"
+
+
+def largest_microbatch(work: Work, needs: Memory, total: int) -> int:
+    """The largest microbatch whose estimate fits into `total` bytes; 0 if none does."""
+    others = needs.total - (
+        needs.gradient + needs.activations
+        if needs.accumulates
+        else max(needs.gradient, needs.activations)
+    )
+    room = (total - others - needs.gradient) / _ALLOCATOR
+    one, all_images = work.saved_bytes(1), work.saved_bytes(work.microbatch)
+    if room < one:
+        return 0
+    if work.microbatch == 1:
+        return 1
+    return 1 + int((room - one) * (work.microbatch - 1) / (all_images - one))
+
+
+def disk(
+    out: Path, config: RunConfig, parameters: int, images: int | None, cached: int
+) -> dict[str, int]:
+    """Bytes that a run of so many images (None: unknown) fills, by part, their total and the space.
+
+    cached: bytes of the decoded images, which lie elsewhere and are not in the total.
+    """
+    snapshot, weights = snapshots.estimate(parameters), 4 * parameters
+    for_good = (images or 0) // config.keep_every if config.keep_every else 0
+    height, width = config.network.size
+    grid = max(config.preview * height * width, 256**2) * config.network.channels
+    previews = grid * (2 + (images or 0) // config.snapshot_every) if config.preview else 0
+    parts = {
+        "snapshots": (config.keep + for_good) * snapshot,
+        "weights": 2 * weights,  # the newest and the best
+        "previews": previews,
+    }
+    total = sum(parts.values())
+    return parts | {"total": total, "free": free_space(out), "cache": cached}

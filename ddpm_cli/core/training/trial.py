@@ -1,0 +1,86 @@
+"""How long a step of a training takes: measured on a few, before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.errors import first_line
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.reporting import SILENT
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training.planning import TrainingPlan
+from ddpm_cli.core.training.state import TrainingState
+from ddpm_cli.core.training.trainer import Execution, Trainer
+
+_SECONDS = 3.0  # spent on steps, where one image takes less
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step, as several trials give them, and how they were found."""
+
+    fastest: float
+    slowest: float
+    spent: float  # on measuring, with the set-up
+    images: int  # of the largest trial
+    measured: str  # in words
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a step."""
+        return (self.fastest + self.slowest) / 2
+
+
+def measure(
+    plan: TrainingPlan, execution: Execution, images: DecodedImages, processes: int
+) -> StepTime | str:
+    """Take steps of the training, whose state is then discarded; or why there is no measurement.
+
+    A step of more images than can be tried in seconds is extrapolated from fewer.
+    """
+    if distributed.world_size() > 1:
+        return "not measured with several processes at once; --nproc measures in one"
+    started = time.monotonic()
+    config, device = plan.config, execution.device
+    training, held_out = images.split(config.data.holdout, config.optimiser.seed)
+    # On a CPU the processes share its cores, on GPUs each has its own.
+    share = processes if device.type == "cuda" else 1
+    whole = -(-config.optimiser.batch // share)
+    try:
+        state = TrainingState.initial(config, device)
+        run = RunDirectory(plan.out)
+        uncompiled = replace(execution, compiled=False)  # that alone would take minutes
+        trainer = Trainer(run, config, state, training, held_out, uncompiled, SILENT)
+        seconds, tried = _trials(trainer, whole)
+    except torch.OutOfMemoryError as error:
+        return f"not measured: {first_line(error)}"
+    return StepTime(
+        min(seconds),
+        max(seconds),
+        time.monotonic() - started,
+        tried,
+        _in_words(tried, whole, len(seconds), share),
+    )
+
+
+def _trials(trainer: Trainer, whole: int) -> tuple[list[float], int]:
+    """Seconds of a step of `whole` images, by each trial, and the images of a trial."""
+    first = trainer.trial(1)  # includes start-up
+    if first.gradient > _SECONDS:
+        return [first.of(whole, 1)], 1
+    one = trainer.trial(1)
+    tried = max(1, min(whole, int(_SECONDS / 2 / max(one.gradient, 1e-6))))
+    trials = [trainer.trial(tried) for _ in range(2)]
+    return [trial.of(whole, tried) for trial in trials], tried
+
+
+def _in_words(tried: int, whole: int, count: int, share: int) -> str:
+    unit = "image" if tried == 1 else "images"
+    each = "a step" if share == 1 else "a process's part of a step"
+    if tried == whole:
+        return f"measured on {count} steps" if share == 1 else f"measured on {each}"
+    return f"extrapolated from {tried:,} {unit} to the {whole:,} of {each}"
