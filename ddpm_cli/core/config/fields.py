@@ -255,6 +255,18 @@ def parse_numbers(
     return parse
 
 
+def parse_names(option: str, what: str) -> Callable[[str], tuple[str, ...]]:
+    """A function that reads "Smiling,Male" as ("Smiling", "Male"); `what` as for numbers."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(word.strip() for word in text.split(","))
+        if not all(names):
+            raise UsageError(f"{option} {shortened(text)} should be {what}")
+        return names
+
+    return parse
+
+
 def choices(names: Collection[str]) -> str:
     """Names as a help text lists them: "a, b or c"."""
     *first, last = names

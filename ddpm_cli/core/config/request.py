@@ -79,7 +79,7 @@ class TrainingRequest(Settings):
     data: str | None = setting(
         None,
         "A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
-        "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100.",
+        "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100, celeba.",
         panel=_DATA,
         default_text="shapes",
     )

@@ -24,6 +24,7 @@ from ddpm_cli.core.config.fields import (
     images_above_zero,
     images_from_zero,
     number,
+    parse_names,
     setting,
 )
 from ddpm_cli.core.config.network import NetworkConfig
@@ -55,6 +56,14 @@ class DataConfig(Settings):
         unit="images",
         panel=_DATA,
         check=images_from_zero,
+    )
+    attributes: tuple[str, ...] = setting(
+        (),
+        "Attributes of CelebA to learn: Smiling gives two classes; Smiling,Male and more, or all, "
+        "a multi-label condition, where an image has any number of them (--class Smiling+Male).",
+        panel=_CONDITIONS,
+        parse=parse_names("--attributes", "names such as Smiling,Male, or all"),
+        default_text="none",
     )
     captions: str = setting("", "Fingerprint of the captions learned; empty: none.")
     templates: tuple[str, ...] = setting(

@@ -16,10 +16,12 @@ from ddpm_cli.core.data import captions, named
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.readers import celeba
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 
@@ -93,25 +95,61 @@ class Source(Protocol):
         """One image as uint8 (channels, height, width). Raises UnreadableError."""
 
 
-def open_source(spec: str, reporter: Reporter = SILENT, *, training: bool = False) -> Source:
+def open_source(
+    spec: str,
+    reporter: Reporter = SILENT,
+    *,
+    training: bool = False,
+    attributes: Sequence[str] = (),
+) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path.
 
     Says that it waits where another process is downloading the data set. training: of a folder with
-    a training part take that; otherwise several parts are a DdpmError.
+    a training part take that; otherwise several parts are a DdpmError. attributes: those of CelebA
+    that are the classes.
     """
     data_set = _open_data_set(spec, reporter)
-    return _open_path(spec, training=training) if data_set is None else data_set
+    if data_set is None:
+        return _open_path(spec, training=training, attributes=attributes)
+    if attributes:
+        raise DdpmError(f"--attributes is for CelebA, and {spec} has none")
+    return data_set
 
 
-def _open_path(spec: str, *, training: bool) -> Source:
+def _open_path(spec: str, *, training: bool, attributes: Sequence[str]) -> Source:
     """The images that a path leads to; an error names what else may have been meant."""
-    path = paths.expanded(spec)
+    path, part = _path_and_part(spec)
     if any(place.exists() for place in (path, *path.parents[:-1])):
-        return FileSource(open_image_files(path, training=training))
-    known = ["shapes", *named.DATASETS]
+        files = open_image_files(path, training=training, part=part, attributes=attributes)
+        return FileSource(files)
+    known = ["shapes", "celeba", *named.DATASETS]
     if meant := did_you_mean(spec.partition(":")[0], [*known, *names_beside(path)]):
         raise DdpmError(f"{spec}: no such folder or .zip{meant}")
     raise DdpmError(f"{spec}: no such folder or .zip, nor a data set's name ({', '.join(known)})")
+
+
+def _path_and_part(spec: str) -> tuple[Path, str]:
+    """The path, and the part of a CelebA behind it: "faces.zip:test"; "celeba" is in the cache."""
+    path = paths.expanded(spec)
+    name, _, part = spec.partition(":")
+    if name == "celeba" and not path.exists() and not Path(name).exists():
+        return _celeba_folder(), part or celeba.PARTS[0]
+    name, _, part = spec.rpartition(":")
+    if path.exists() or part not in (*celeba.PARTS, celeba.EVERY):
+        return path, ""
+    return paths.expanded(name), part
+
+
+def _celeba_folder() -> Path:
+    """Where the data set called celeba lies. Raises DdpmError where it does not."""
+    folder = cache_root() / "datasets" / "celeba"
+    if folder.is_dir():
+        return folder
+    raise DdpmError(
+        f"celeba is not in {folder}: it is given for research by "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; put img_align_celeba.zip, "
+        "list_attr_celeba.txt and list_eval_partition.txt there, or give --data their folder"
+    )
 
 
 def _open_data_set(spec: str, reporter: Reporter) -> Source | None:

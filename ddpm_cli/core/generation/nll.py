@@ -91,7 +91,8 @@ def open_images(
     name = data or model.config.data.source
     if not name:
         raise UsageError(f"{model.path} does not record its training data: give --data")
-    source = open_source(name, reporter, training=data is None)
+    attributes = model.config.data.attributes
+    source = open_source(name, reporter, training=data is None, attributes=attributes)
     for notice in source.notices:
         reporter.say(notice)
     others = source.fingerprint != model.config.data.fingerprint

@@ -145,16 +145,26 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
 
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
     """The images of --data, or those that the saved settings name, or the built-in shapes."""
-    recorded = saved.get("data", "source")
+    recorded, attributes = saved.get("data", "source"), _attributes(request, saved)
     if request.data is not None or recorded is None:
-        return open_source(request.data or _BUILT_IN, reporter, training=True)
+        named = request.data or _BUILT_IN
+        return open_source(named, reporter, training=True, attributes=attributes)
     try:
-        return open_source(recorded, reporter, training=True)
+        return open_source(recorded, reporter, training=True, attributes=attributes)
     except DdpmError as error:
         raise DdpmError(
             f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot "
             f"be used: {error}; --data says where they are"
         ) from error
+
+
+def _attributes(request: TrainingRequest, saved: SavedSettings) -> Sequence[str]:
+    """The attributes to learn: those requested, or the saved ones of the same images."""
+    requested: Sequence[str] | None = request.settings.get("data", {}).get("attributes")
+    if requested is not None and request.conditional is False:
+        raise UsageError("--attributes are classes to learn, and --unconditional learns none")
+    of_other_images = saved.overruled_images(request) is not None
+    return requested or (() if of_other_images else saved.get("data", "attributes") or ())
 
 
 def _base(
@@ -310,6 +320,7 @@ def _conditions(
         "data": {
             "source": request.data or saved.get("data", "source") or _BUILT_IN,
             "fingerprint": source.fingerprint,
+            "attributes": list(_attributes(request, saved)),
             **labelling.data_settings(source, captions, learned=conditional),
             **captioning.data_settings(captions, templates),
         },
@@ -334,6 +345,8 @@ def _learns_classes(
 ) -> bool | None:
     """Whether classes are to be learned; None leaves it to the data. Raises UsageError for none."""
     conditional = learned.classes if request.conditional is None else request.conditional
+    if "attributes" in request.settings.get("data", {}):
+        conditional = True
     if conditional and not source.classes:
         said = "--conditional" if request.conditional else f"{saved.where} has network.classes"
         why = source.why_no_classes or f"{source.name} has no class folders"

@@ -23,7 +23,7 @@ from ddpm_cli.core.training import initial_weights
 _FROM_DATA = {
     "network": ("classes", "multi_label", "text", "augmented"),
     "data": (
-        *("fingerprint", "labels", "example_labels", "combinations"),
+        *("fingerprint", "attributes", "labels", "example_labels", "combinations"),
         *("captions", "templates", "examples"),
     ),
 }
@@ -168,7 +168,7 @@ def _of_images(config: RunConfig) -> dict[str, Any]:
     network, data = to_dict(config.network), to_dict(config.data)
     return {
         "network": {name: network[name] for name in ("size", "channels", "classes")},
-        "data": {name: data[name] for name in ("source", "captions", "templates")},
+        "data": {name: data[name] for name in ("source", "attributes", "captions", "templates")},
     }
 
 
@@ -180,6 +180,8 @@ def _overruled(request: TrainingRequest) -> set[str]:
         overruled |= {"network.augmented"}
     if request.conditional is not None:
         overruled |= {*_OF_CLASSES, *_OF_EXAMPLES}
+    if "attributes" in data:
+        overruled |= {"data.attributes", *_OF_CLASSES, *_OF_EXAMPLES}
     if request.captions is not None or "templates" in data:
         overruled |= {"network.text", *_OF_CLASSES, *_OF_CAPTIONS}
     if request.data is not None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.formats import REMEDIES
 from ddpm_cli.core.data.image_files import ImageFiles
+from ddpm_cli.core.data.readers import celeba
+from ddpm_cli.core.data.readers.celeba_tables import tables_among
 from ddpm_cli.core.data.readers.folder import FolderFiles
+from ddpm_cli.core.data.readers.tree import Tree
 from ddpm_cli.core.data.readers.zips import ZipFiles
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.content import describe_file
 
 
-def open_image_files(path: Path, *, training: bool = False) -> ImageFiles:
+def open_image_files(
+    path: Path, *, training: bool = False, part: str = "", attributes: Sequence[str] = ()
+) -> ImageFiles:
     """List the image files of a folder, a .zip, or a folder in a .zip (photos.zip/train).
 
-    training: take the training part where a data set lies in train/, test/ and the like. Raises
-    DdpmError where there are no images, or those of several parts.
+    training: take the training part where a data set lies in train/, test/ and the like. part,
+    attributes: of a CelebA. Raises DdpmError where there are no images, or those of several parts,
+    or where part or attributes are given of what is no CelebA.
     """
+    tree, tables = celeba.open_published(path) or (_open_tree(path, training=training), None)
+    tables = tables or tables_among(tree.texts, tree.text)
+    if tables is not None:
+        return celeba.CelebaFiles(tree, tables, part, attributes, training=training)
+    if part or attributes:
+        given = f":{part}" if part else f"--attributes {','.join(attributes)}"
+        raise DdpmError(f"{given} is for CelebA, and {path} has no list_attr_celeba.txt")
+    return tree
+
+
+def _open_tree(path: Path, *, training: bool) -> Tree:
+    """The files of a folder or archive."""
     if path.is_dir():
         return FolderFiles(path, training=training)
     zips = (place for place in (path, *path.parents) if place.suffix.lower() == ".zip")
