@@ -20,7 +20,7 @@ import torch
 from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory

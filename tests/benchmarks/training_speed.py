@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest

@@ -27,7 +27,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.conversion.exporting import why_not_exportable
 from ddpm_cli.core.data.arrays import ArraySource
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import captions_of, with_class_order
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.embeddings import ConditionEmbedding

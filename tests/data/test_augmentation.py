@@ -19,7 +19,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import DataConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.augmentation import augment, flip, labels, sample_parameters
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet

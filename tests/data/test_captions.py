@@ -18,7 +18,7 @@ from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import from_class_names
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.diffusion import schedules

@@ -16,6 +16,8 @@ from PIL import Image
 from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.data import files, loader, named, sources
+from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, Shapes
 from ddpm_cli.core.data.transform import Transform
@@ -250,18 +252,18 @@ def test_a_data_set_without_network_says_how_to_copy_it(
 
 
 @pytest.fixture
-def prepared(photos: Path) -> loader.DecodedImages:
+def prepared(photos: Path) -> DecodedImages:
     return loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
 
 
-def test_prepared_images_are_the_files(prepared: loader.DecodedImages, photos: Path) -> None:
+def test_prepared_images_are_the_files(prepared: DecodedImages, photos: Path) -> None:
     images, labels = prepared.take(np.array([0, 23]))
     source = sources.open_source(str(photos))
     assert (images[1].numpy() == source.image(23, Transform(3, (8, 8)))).all()
     assert labels.tolist() == [0, 1]
 
 
-def test_changed_images_are_decoded_again(prepared: loader.DecodedImages, photos: Path) -> None:
+def test_changed_images_are_decoded_again(prepared: DecodedImages, photos: Path) -> None:
     files.write_png(photos / "dark" / "0.png", np.full((3, 8, 8), 77, np.uint8))
     again = loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
     assert (again.take(np.array([0]))[0] == 77).all()
@@ -281,7 +283,7 @@ def test_unreadable_images_stop_unless_they_may_be_skipped(photos: Path) -> None
         loader.prepare(source, Transform(3, (8, 8)), Silent())
 
 
-def test_holdout_splits_the_images(prepared: loader.DecodedImages) -> None:
+def test_holdout_splits_the_images(prepared: DecodedImages) -> None:
     training, held_out = prepared.split(5, seed=0)
     assert (len(training), len(held_out)) == (19, 5)
     assert sorted([*training.rows, *held_out.rows]) == list(range(24))
@@ -290,15 +292,15 @@ def test_holdout_splits_the_images(prepared: loader.DecodedImages) -> None:
 
 
 def test_every_epoch_is_a_permutation_with_random_access() -> None:
-    order = loader.SampleOrder(10, seed=3)
+    order = SampleOrder(10, seed=3)
     whole = order.indices(0, 40)
     assert [sorted(whole[e * 10 : e * 10 + 10]) for e in range(4)] == [list(range(10))] * 4
     assert len({tuple(whole[e * 10 : e * 10 + 10]) for e in range(4)}) == 4
-    fresh = loader.SampleOrder(10, seed=3)
+    fresh = SampleOrder(10, seed=3)
     pieces = [fresh.indices(start, 7) for start in (28, 0, 21, 7, 14)]
     joined = np.concatenate([pieces[1], pieces[3], pieces[4], pieces[2], pieces[0]])
-    assert (joined == loader.SampleOrder(10, seed=3).indices(0, 35)).all()
-    assert (loader.SampleOrder(10, seed=4).indices(0, 10) != whole[:10]).any()
+    assert (joined == SampleOrder(10, seed=3).indices(0, 35)).all()
+    assert (SampleOrder(10, seed=4).indices(0, 10) != whole[:10]).any()
 
 
 def test_an_image_beside_class_folders_is_named(

@@ -55,9 +55,19 @@ def test_what_can_be_made_again_is_not_synced(
     assert synced == []
 
 
-def test_decoded_images_are_not_synced_as_files(photos: Path, synced: list[int]) -> None:
+def test_decoded_images_are_synced_once_before_they_get_their_name(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[str]] = []
+
+    def names_when_synced(file: int) -> None:
+        folder = Path(os.environ["DDPM_CACHE"]) / "pictures"
+        synced.append([path.name for path in folder.glob("photos*") if "readable" not in path.name])
+
+    monkeypatch.setattr(os, "fsync", names_when_synced)
     loader.prepare(sources.open_source(str(photos)), Transform(3, (8, 8)), Silent())
-    assert synced == []
+    (names,) = synced
+    assert sorted(name.rpartition(".")[2] for name in names) == ["partial", "progress"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from ddpm_cli.core.config.run import DataConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config import run as c
-from ddpm_cli.core.data.loader import SampleOrder
+from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError
 from ddpm_cli.core.runtime import files
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddpm_cli.core.checkpoints import snapshots
-from ddpm_cli.core.data.loader import SampleOrder
+from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import trainer
 from tests.support import ranks

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.training import scoring
 
 Run = Callable[..., Any]

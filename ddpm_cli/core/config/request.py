@@ -10,6 +10,7 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
+    choice,
     number,
     parse_duration,
     parse_size,
@@ -108,6 +109,14 @@ class TrainingRequest(Settings):
         "1 grey, 3 colour, 4 with alpha.",
         panel=_DATA,
         default_text="1 if all are grey, else 3",
+    )
+    cache: str = setting(
+        "disk",
+        "Where decoded images are kept. disk: all are decoded once, before the first step, into "
+        "the cache that later runs share; ram: into the memory of each process, every time; none: "
+        "nowhere, each batch is decoded while the step before it runs. The steps are the same.",
+        panel=_DATA,
+        check=choice("disk", "ram", "none"),
     )
     skip_bad: bool = setting(
         False,

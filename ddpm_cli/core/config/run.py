@@ -19,6 +19,7 @@ from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
     at_least_zero,
+    choice,
     each,
     fraction,
     images_above_zero,
@@ -49,6 +50,20 @@ class DataConfig(Settings):
         "Against overfitting: 0.12 for CIFAR-10 (Karras et al. 2022, appendix F.2).",
         panel=_DATA,
         check=fraction,
+    )
+    balance: bool = setting(
+        False,
+        "Draw all classes equally often, however many images they have: in rounds of one image of "
+        "each class.",
+        panel=_DATA,
+    )
+    shuffle: str = setting(
+        "images",
+        "images: a new order of all images each epoch; blocks: of sources that are read in large "
+        "blocks (parquet), the blocks in a new order, and images mixed within four of them.",
+        panel=_DATA,
+        default_text="blocks for such a source with --cache none, else images",
+        check=choice("images", "blocks"),
     )
     holdout: int = setting(
         0,
@@ -271,6 +286,9 @@ class RunConfig(Settings):
         learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
         contradictions = {
+            "--balance draws from all classes, so it needs --shuffle images": (
+                self.data.balance and self.data.shuffle == "blocks"
+            ),
             f"--schedule {schedule} has no --beta-min and --beta-max; it is not defined by them": (
                 schedule not in BETA_RANGED and betas != (default.beta_min, default.beta_max)
             ),

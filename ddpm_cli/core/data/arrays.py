@@ -36,7 +36,8 @@ class ArraySource:
     name = "arrays"
     why_no_classes = label_table = ""
     notices = ()
-    captioned = False
+    captioned = sequential = False
+    blocks = ()
     cache_key = ""  # nothing is cached: the images are in memory, or quick to get
 
     def __init__(

@@ -32,6 +32,7 @@ class FileSource:
         self.classes, self.labels, self.why_no_classes = found.names, found.labels, found.why_none
         self.label_table = found.table
         self.notices = (*listing.notices, *(f"{listing.path}: {line}" for line in found.notices))
+        self.blocks, self.sequential = listing.blocks, listing.sequential
         self.fingerprint, self.cache_key = listing.fingerprint(), listing.cache_key()
         self.image_size, self.native_channels = self._probe()
         self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)

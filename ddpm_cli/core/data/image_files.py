@@ -31,6 +31,14 @@ class ImageFiles(Protocol):
     def captioned(self) -> bool:
         """Whether there are captions. Raises DdpmError for those that cannot be parsed."""
 
+    @property
+    def blocks(self) -> tuple[range, ...]:
+        """Images that lie together and are read as a whole; () where each is read by itself."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether images can only be read one after the other, from the first."""
+
     def read(self, index: int) -> bytes:
         """Read the bytes of one image file, from any thread or process. Raises UnreadableError."""
 

@@ -1,96 +1,39 @@
-"""Decoded images, cached on disk, and the order in which training iterates over them.
+"""The images of a source at the network's size: from the cache, from memory, or as they are read.
 
-A source is decoded once, at the network's size, into one uint8 array in the cache. It is
-memory-mapped, so all processes of a machine share it and later runs start at once.
+A source is decoded once into one uint8 array in the cache. It is memory-mapped, so all processes of
+a machine share it and later runs start at once. See `cache` for how that is safe from kills.
 """
 
 from __future__ import annotations
 
-import io
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.files import ImageArray, UnreadableError
+from ddpm_cli.core.data.cache import PartialArray, array_path, chunks_of, missing_bytes, open_array
+from ddpm_cli.core.data.decoded import DecodedImages, StreamedPixels, image_or_error
+from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.files import atomic_write, check_free_space, is_written, reserve
-from ddpm_cli.core.runtime.reporting import Reporter, track
+from ddpm_cli.core.runtime.devices import cores, free_memory
+from ddpm_cli.core.runtime.files import check_free_space, in_words
+from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.reporting import Bar, Reporter
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
-_CHUNK = 1024  # images decoded ahead at most, which bounds the memory
+_TASK = 16  # images that a thread decodes in one go
+_FIX = (
+    "set DDPM_CACHE to a folder on a larger disk, use a smaller --size, or decode them as they are "
+    "needed, by ddpm train --cache none"
+)
 
-
-@dataclass(frozen=True)
-class DecodedImages:
-    """N decoded images with labels and captions: some of the rows of a memory-mapped array."""
-
-    pixels: NDArray[np.uint8]  # (rows, C, H, W), memory-mapped
-    labels: NDArray[np.int64]  # as the source's: (rows,) or (rows, K)
-    rows: NDArray[np.int64]  # (N,), the rows that are in use
-    captions: Captions | None = None  # of all rows
-    texts: TokenisedText | None = None  # the captions' sentences, tokenised
-    key: str = ""  # of all rows in the cache; changes when a source file is rewritten
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) uint8 and labels (B,) or (B, K) int64."""
-        rows = self.rows[indices]
-        return torch.from_numpy(self.pixels[rows]), torch.from_numpy(self.labels[rows])
-
-    def caption_tokens(
-        self, indices: NDArray[np.int64], draws: NDArray[np.float64]
-    ) -> Tensor | None:
-        """One caption of each image, (B, L) or (B, L, D), chosen by uniform `draws`, (B,)."""
-        if self.captions is None or self.texts is None:
-            return None
-        return self.texts.take(self.captions.choose(self.rows[indices], draws))
-
-    def split(self, holdout: int, seed: int) -> tuple[DecodedImages, DecodedImages]:
-        """Split at random into (training, held out). Raises DdpmError without training images."""
-        if holdout >= len(self):
-            raise DdpmError(
-                f"--holdout {holdout} leaves nothing to train on: there are {len(self)} images"
-            )
-        order = np.random.default_rng(seeds.derive(seed, "holdout")).permutation(self.rows)
-        parts = np.sort(order[holdout:]), np.sort(order[:holdout])
-        training, held_out = (replace(self, rows=rows) for rows in parts)
-        return training, held_out
-
-
-class SampleOrder:
-    """The g-th image of training: a new permutation each epoch, a function of (seed, g)."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count = count
-        self._seed = seed
-        self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
-
-    def indices(self, images_seen: int, count: int) -> NDArray[np.int64]:
-        """Indices of the `count` images that follow the first `images_seen`."""
-        positions = range(images_seen, images_seen + count)
-        return np.array([self._permuted(g // self._count)[g % self._count] for g in positions])
-
-    def _permuted(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            rng = np.random.default_rng(seeds.derive(self._seed, "order", epoch))
-            self._permutation, self._epoch = rng.permutation(self._count), epoch
-        return self._permutation
+Failures = list[tuple[int, str]]  # rows that cannot be read, and why
 
 
 def prepare(
@@ -99,99 +42,210 @@ def prepare(
     reporter: Reporter,
     *,
     skip_bad: bool = False,
+    cache: str = "disk",
+    copies: int = 1,
 ) -> DecodedImages:
-    """Decode and transform all images of the source, or open them from the cache.
+    """All images of the source, transformed.
 
     The transform has a size. Raises DdpmError that names the files that cannot be read; with
     `skip_bad` they are reported and left out.
+
+    Args:
+        source: The images.
+        transform: What is done to them.
+        reporter: For progress and notices.
+        skip_bad: Leave unreadable images out.
+        cache: "disk", "ram", or "none": decode nothing now, but each image whenever it is taken.
+        copies: Processes of this machine that hold the images at once, with "ram".
     """
-    assert transform.size is not None
-    size, channels = transform.size, transform.channels
-    shape = (len(source), channels, *size)
-    if not source.cache_key:  # in memory already: nothing to cache
-        images = np.empty(shape, np.uint8)
-        rows, failures = _decode_all(source, transform, images, reporter)
-        _report(failures, len(source), reporter, skip_bad=skip_bad)
-        key = sha256(images.data).hexdigest()  # of every pixel: features are cached under it
-        return DecodedImages(images, source.labels, rows, key=key)
+    if cache == "none":
+        _check_random_access(source)
+        pixels = StreamedPixels(source, transform, reporter, skip_bad=skip_bad)
+        rows = np.arange(len(source))
+        return _images(source, pixels, rows, _key(source, transform))
+    if cache == "ram" or not source.cache_key:
+        return _in_memory(source, transform, reporter, copies, skip_bad=skip_bad)
+    return _on_disk(source, transform, reporter, skip_bad=skip_bad)
+
+
+def _images(
+    source: Source, pixels: NDArray[np.uint8] | StreamedPixels, rows: NDArray[np.int64], key: str
+) -> DecodedImages:
+    return DecodedImages(pixels, source.labels, rows, key=key, blocks=source.blocks)
+
+
+def _key(source: Source, transform: Transform) -> str:
+    """Identifies all pixels: the source, the transform, and what decodes and stores them."""
     identity = f"{_LAYOUT} {files.DECODER_VERSION} {source.cache_key} {len(source)} {transform.key}"
     if files.max_pixels() != files.USUAL_PIXELS:
         identity += f" {files.max_pixels()}"  # which decides what can be read
-    key = sha256(identity.encode()).hexdigest()[:16]
-    path = cache_root() / "pictures" / f"{source.name}-{size[0]}x{size[1]}x{channels}-{key}.npy"
-    readable = path.with_suffix(".readable.npy")
-    if not (is_written(path) and is_written(readable)):
-        check_free_space(
-            path.parent,
-            int(np.prod(shape)),
-            "the decoded images",
-            "set DDPM_CACHE to a folder on a larger disk, or use a smaller --size",
+    return sha256(identity.encode()).hexdigest()[:16]
+
+
+def _shape(source: Source, transform: Transform) -> tuple[int, ...]:
+    assert transform.size is not None
+    return (len(source), transform.channels, *transform.size)
+
+
+def _check_random_access(source: Source) -> None:
+    """Raise DdpmError for images that can only be read one after the other."""
+    if source.sequential:
+        raise DdpmError(
+            f"--cache none: {source.name} is compressed as a whole and can only be read from its "
+            "start; unpack it, or use --cache disk"
         )
-        with (
-            atomic_write(path, durable=False) as partial,
-            atomic_write(readable, durable=False) as list_partial,
-        ):
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            reserve(partial)
-            rows, failures = _decode_all(source, transform, array, reporter)
-            array.flush()
-            _report(failures, len(source), reporter, skip_bad=skip_bad)
-            content = io.BytesIO()
-            np.save(content, rows)
-            list_partial.write_bytes(content.getvalue())
+
+
+def _in_memory(
+    source: Source, transform: Transform, reporter: Reporter, copies: int, *, skip_bad: bool
+) -> DecodedImages:
+    """Decode into the memory of this process. Raises DdpmError where that is too small."""
+    shape = _shape(source, transform)
+    needed, free = copies * int(np.prod(shape)), free_memory()
+    if free is not None and needed > free:
+        each = f", {copies} times {in_words(needed / copies)}" if copies > 1 else ""
+        raise DdpmError(
+            f"the decoded images need {in_words(needed)} of memory{each}, and {in_words(free)} "
+            "are free; use --cache disk, --cache none or a smaller --size"
+        )
+    images = np.empty(shape, np.uint8)
+    chunks = [(images[chunk.start : chunk.stop], chunk) for chunk in chunks_of(shape)]
+    failures: Failures = []
+    with reporter.bar("decoding images", shape[0], "images") as bar:
+        for _, failed in _decode(source, transform, chunks, bar):
+            failures += failed
+    _report(failures, len(source), reporter, skip_bad=skip_bad)
+    key = _key(source, transform)
+    if not source.cache_key:  # features are cached under the key
+        key = sha256(images.data).hexdigest()
+    return _images(source, images, _readable(source, failures), key)
+
+
+def _on_disk(
+    source: Source, transform: Transform, reporter: Reporter, *, skip_bad: bool
+) -> DecodedImages:
+    """Open the images in the cache, after decoding into it what is not there."""
+    shape, key = _shape(source, transform), _key(source, transform)
+    channels, height, width = shape[1:]
+    path = array_path(f"{source.name}-{height}x{width}x{channels}-{key}")
+    opened = open_array(path, shape)
+    if opened is None:
+        with lock_download(path, reporter.say, "decoding"):
+            opened = open_array(path, shape)  # another process may have finished
+            if opened is None:
+                needed = missing_bytes(path, shape)
+                check_free_space(path.parent, needed, "the decoded images", _FIX)
+                with PartialArray(path, shape) as partial:
+                    failures = _complete(partial, source, transform, reporter)
+                    _report(failures, len(source), reporter, skip_bad=skip_bad)
+                    partial.finish(_readable(source, failures))
+                opened = open_array(path, shape)
     else:
-        rows = np.load(readable, allow_pickle=False)
-        failures = _failures(source, np.setdiff1d(np.arange(len(source)), rows), transform)
+        missing = np.setdiff1d(np.arange(len(source)), opened[1])
+        failures = _why_unreadable(source, missing, transform)
         _report(failures, len(source), reporter, skip_bad=skip_bad)
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return DecodedImages(array, source.labels, rows, key=key)
+    if opened is None:
+        raise DdpmError(f"{path} was removed while it was opened; run the same command again")
+    pixels, rows = opened
+    return _images(source, pixels, rows, key)
 
 
-def _decode_all(
-    source: Source, transform: Transform, out: NDArray[np.uint8], reporter: Reporter
-) -> tuple[NDArray[np.int64], list[str]]:
-    """Fill `out` (N, C, H, W). Returns the rows that could be read, and the others' errors."""
+def _complete(
+    partial: PartialArray, source: Source, transform: Transform, reporter: Reporter
+) -> Failures:
+    """Decode what the array lacks. Returns the rows that could not be read."""
+    shape = _shape(source, transform)
+    chunks = chunks_of(shape)
+    left = [number for number in range(len(chunks)) if number not in partial.written]
+    done = len(source) - sum(len(chunks[number]) for number in left)
+    size = f"{len(source):,} images into {in_words(int(np.prod(shape)))} at {partial.path}"
+    so_far = f"; {done:,} are decoded already" if done else ""
+    reporter.say(f"decoding {size}{so_far}")
+    failures: Failures = []
+    buffers = ((np.zeros((len(chunks[n]), *shape[1:]), np.uint8), chunks[n]) for n in left)
+    with reporter.bar("decoding images", len(source), "images") as bar:
+        decoded = _decode(source, transform, buffers, bar, done)
+        for number, (pixels, failed) in zip(left, decoded, strict=True):
+            partial.write(number, pixels, is_complete=not failed)
+            failures += failed
+    return failures
 
-    def decode(index: int) -> ImageArray | UnreadableError:
-        return _decode(source, index, transform)
 
-    rows, failures = [], []
-    indices = range(len(source))
-    with ThreadPoolExecutor(cores()) as pool:
-        chunks = (indices[start : start + _CHUNK] for start in indices[::_CHUNK])
-        decoded = (item for chunk in chunks for item in pool.map(decode, chunk))
-        for i, item in enumerate(
-            track(decoded, reporter, "decoding images", len(source), "images")
-        ):
+Chunk = tuple[NDArray[np.uint8], range]  # an array for the pixels of these rows
+
+
+def _decode(
+    source: Source,
+    transform: Transform,
+    chunks: Iterator[Chunk] | Sequence[Chunk],
+    bar: Bar,
+    done: int = 0,
+) -> Iterator[tuple[NDArray[np.uint8], Failures]]:
+    """Fill each chunk's array, in threads, while the next one is begun.
+
+    done: images on the bar beforehand.
+    """
+
+    def fill(pixels: NDArray[np.uint8], rows: range) -> Failures:
+        failures = []
+        for row in rows:
+            item = image_or_error(source, row, transform)
             if isinstance(item, UnreadableError):
-                failures.append(str(item))
+                failures.append((row, str(item)))
             else:
-                out[i] = item
-                rows.append(i)
-    return np.array(rows, dtype=np.int64), failures
+                pixels[row - rows.start] = item
+        return failures
 
+    Task = tuple[range, Future[Failures]]
+    begun: deque[tuple[NDArray[np.uint8], list[Task]]] = deque()
 
-def _decode(source: Source, index: int, transform: Transform) -> ImageArray | UnreadableError:
+    def finished() -> tuple[NDArray[np.uint8], Failures]:
+        nonlocal done
+        pixels, tasks = begun.popleft()
+        failures: Failures = []
+        for rows, task in tasks:
+            failures += task.result()
+            done += len(rows)
+            bar.update(done)
+        return pixels, failures
+
+    pool = ThreadPoolExecutor(cores(), "decode")
     try:
-        return source.image(index, transform)
-    except UnreadableError as error:
-        return error
+        for pixels, chunk in chunks:
+            parts = [chunk[i : i + _TASK] for i in range(0, len(chunk), _TASK)]
+            places = [pixels[part.start - chunk.start :] for part in parts]
+            tasks = [
+                (part, pool.submit(fill, place, part))
+                for part, place in zip(parts, places, strict=True)
+            ]
+            begun.append((pixels, tasks))
+            if len(begun) > 1:
+                yield finished()
+        while begun:
+            yield finished()
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error, or a signal, does not wait for the rest
 
 
-def _failures(source: Source, rows: NDArray[np.int64], transform: Transform) -> list[str]:
+def _why_unreadable(source: Source, rows: NDArray[np.int64], transform: Transform) -> Failures:
     """Why these rows, which the cache lacks, could not be read."""
-    outcomes = (_decode(source, int(row), transform) for row in rows)
+    outcomes = [(row, image_or_error(source, row, transform)) for row in rows.tolist()]
     changed = "could not be read when the cache was written"
     return [
-        str(outcome) if isinstance(outcome, UnreadableError) else f"image {row} {changed}"
-        for row, outcome in zip(rows, outcomes, strict=True)
+        (row, str(outcome) if isinstance(outcome, UnreadableError) else f"image {row} {changed}")
+        for row, outcome in outcomes
     ]
 
 
-def _report(failures: list[str], total: int, reporter: Reporter, *, skip_bad: bool) -> None:
+def _readable(source: Source, failures: Failures) -> NDArray[np.int64]:
+    """The rows that are not among the failures."""
+    return np.setdiff1d(np.arange(len(source)), [row for row, _ in failures]).astype(np.int64)
+
+
+def _report(failures: Failures, total: int, reporter: Reporter, *, skip_bad: bool) -> None:
     if not failures:
         return
-    message = files.list_unreadable(failures, total)
+    message = files.list_unreadable([why for _, why in failures], total)
     if not skip_bad or len(failures) == total:
         raise DdpmError(f"{message}. Fix or remove them, or add --skip-bad to leave them out")
     reporter.say(f"left out: {message}")

@@ -73,7 +73,8 @@ DATASETS: dict[str, _Torchvision | _Binary] = {
 class NamedSource:
     """One split, "train" or "test", of a data set of DATASETS."""
 
-    captioned = transparent = False
+    captioned = transparent = sequential = False
+    blocks = ()
     why_no_classes = label_table = ""
     notices = ()
 

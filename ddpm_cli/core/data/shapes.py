@@ -100,6 +100,7 @@ class Shapes:
     classes = tuple(FIGURES)
     why_no_classes = label_table = ""
     notices = ()
+    sequential, blocks = False, ()
     captioned = False  # by default the model is trained on classes, not on captions
 
     def __init__(self, length: int = 12_000) -> None:

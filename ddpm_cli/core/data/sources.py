@@ -80,6 +80,14 @@ class Source(Protocol):
     def captioned(self) -> bool:
         """Whether there are captions to train on by default."""
 
+    @property
+    def blocks(self) -> tuple[range, ...]:
+        """Images that lie together and are read as a whole; () where each is read by itself."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether images can only be read one after the other, from the first."""
+
     def __len__(self) -> int: ...
 
     def captions(self) -> Captions:

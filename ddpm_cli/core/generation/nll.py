@@ -17,6 +17,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import CONTINUOUS
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, open_source, with_class_order
 from ddpm_cli.core.data.transform import Transform
@@ -78,7 +79,7 @@ def choose_variance(model: Model, variance: str | None) -> str:
 
 def open_images(
     model: Model, data: str | None, count: int, seed: int, reporter: Reporter, *, skip_bad: bool
-) -> loader.DecodedImages:
+) -> DecodedImages:
     """The images to evaluate `count` of, with the model's labels.
 
     Raises DdpmError where their sizes or channels are not the model's: of up to 512 of them before
@@ -114,7 +115,7 @@ def open_images(
     return replace(images, captions=captions, texts=texts)
 
 
-def choose(images: loader.DecodedImages, count: int, seed: int) -> NDArray[np.int64]:
+def choose(images: DecodedImages, count: int, seed: int) -> NDArray[np.int64]:
     """The indices of `count` of the images, or of all where they are fewer."""
     order = np.random.default_rng(seeds.derive(seed, "nll")).permutation(len(images))
     return order[:count]
@@ -122,7 +123,7 @@ def choose(images: loader.DecodedImages, count: int, seed: int) -> NDArray[np.in
 
 def measure(
     model: Model,
-    images: loader.DecodedImages,
+    images: DecodedImages,
     count: int,
     seed: int,
     batch: int,
@@ -159,7 +160,7 @@ def measure(
 @torch.inference_mode()
 def _bound(
     model: Model,
-    images: loader.DecodedImages,
+    images: DecodedImages,
     chosen: NDArray[np.int64],
     seed: int,
     variance: str,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.config import paths
-from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
@@ -115,7 +115,7 @@ class DatasetImages:
 class TrainingImages:
     """The images of a training run at its size, without augmentation."""
 
-    def __init__(self, images: loader.DecodedImages, label: str) -> None:
+    def __init__(self, images: DecodedImages, label: str) -> None:
         self.label = label
         self.counts = ImageCounts()
         self._images = images

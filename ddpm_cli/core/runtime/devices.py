@@ -123,3 +123,13 @@ def total_memory(device: torch.device) -> int | None:
     with suppress(OSError, ValueError):  # "max" where a container has no limit of its own
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that this machine's processes may still take; None where unknown."""
+    free = total = total_memory(torch.device("cpu"))
+    with suppress(OSError, StopIteration, ValueError):  # Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        free = 1024 * int(available.split()[1])
+    return free if total is None or free is None else min(free, total)

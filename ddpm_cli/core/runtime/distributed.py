@@ -40,6 +40,11 @@ def local_rank() -> int:
     return number("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
+def local_world_size() -> int:
+    """The number of processes on this machine, as far as the launcher says."""
+    return number("LOCAL_WORLD_SIZE", 1)
+
+
 def world_size() -> int:
     """The number of processes."""
     return number("WORLD_SIZE", 1)

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,15 +62,17 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a file or folder to download within a block.
+def lock_download(
+    path: Path, say: Callable[[str], None], doing: str = "downloading or opening"
+) -> Iterator[None]:
+    """Hold the lock of a file or folder to download, or to make otherwise, within a block.
 
     Waits for another process that holds it; after a second, says so.
 
     On a file system without locks it does not wait: files are renamed into place whole. Raises
     DdpmError where the lock file, `.NAME.lock` beside `path`, cannot be created.
     """
-    lock = path.with_name(f".{path.name}.lock")
+    lock = lock_path(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("ab")
@@ -81,9 +83,40 @@ def lock_download(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         ) from error
     with file:
         if _acquire_soon(file) is False:
-            say(f"another process is downloading or opening {path.name}; waiting for it")
+            say(f"another process is {doing} {path.name}; waiting for it")
             _acquire(file, blocking=True)
         yield
+
+
+def lock_path(path: Path) -> Path:
+    """The lock file of `lock_download`."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def mark_in_use(file: IO[Any]) -> None:
+    """Share the lock of an open file for as long as it, or a memory map of it, is open.
+
+    So `held_by_nobody` knows of it; where there are no such locks, it does not.
+    """
+    with suppress(ImportError, OSError):  # Windows, file systems without locks
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+
+
+@contextmanager
+def held_by_nobody(path: Path) -> Iterator[bool]:
+    """Whether no process holds the lock of a file, and none gets it within the block.
+
+    True also of a file that is not there, and where locks do not exist.
+    """
+    try:
+        file = path.open("r+b")
+    except OSError as error:
+        yield isinstance(error, FileNotFoundError)
+        return
+    with file:
+        yield _acquire(file) is not False
 
 
 def _acquire_soon(file: IO[Any]) -> bool | None:

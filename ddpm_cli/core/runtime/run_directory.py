@@ -124,9 +124,9 @@ class RunDirectory:
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]
         jsonl = (dumps(finite(row), indent=None) + "\n" for row in rows)
         write_text(self.path / "metrics.jsonl", "".join(jsonl))
-        lines = (
-            [_csv_line(list(rows[0])), *(_csv_line(list(r.values())) for r in rows)] if rows else []
-        )
+        names = list(dict.fromkeys(name for row in rows for name in row))  # older rows have fewer
+        lines = [_csv_line(names)] if rows else []
+        lines += (_csv_line([row.get(name) for name in names]) for row in rows)
         write_text(self.path / "metrics.csv", "".join(lines))
 
     def append_row(self, row: Row) -> None:

@@ -13,12 +13,22 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
-from ddpm_cli.core.data.loader import DecodedImages, SampleOrder
+from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.order import order_of
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.runtime import distributed, seeds
+from ddpm_cli.core.training.prefetch import Prefetch
+
+
+class Taken(NamedTuple):
+    """One rank's shard of a batch as it comes from the data set, in main memory."""
+
+    rows: NDArray[np.int64]  # (B,), indices of the images
+    images: Tensor  # (B, C, H, W) uint8
+    condition: Condition
 
 
 class Batch(NamedTuple):
@@ -48,7 +58,8 @@ class Batch(NamedTuple):
 class Batches:
     """Every rank draws the random numbers of the global batch and takes its shard of the images.
 
-    So neither a resume nor the number of processes changes what a step trains on.
+    So neither a resume nor the number of processes changes what a step trains on. The images of the
+    next batch are taken in a thread: until `close`.
     """
 
     def __init__(
@@ -56,7 +67,17 @@ class Batches:
     ) -> None:
         self._config, self._schedule, self._device = config, schedule, device
         self._images = images
-        self._order = SampleOrder(len(images), config.optimiser.seed)
+        self._order = order_of(config.data, config.optimiser.seed, images)
+        self._ahead = Prefetch(self._load, config.optimiser.batch)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `draw` waited for images, in all."""
+        return self._ahead.waited
+
+    def close(self) -> None:
+        """Take no more images ahead."""
+        self._ahead.close()
 
     def draw(self, seen: int, history: LossHistory | None) -> Batch:
         """This rank's shard of the batch after `seen` images.
@@ -76,11 +97,8 @@ class Batches:
             sigma, weights = history.sample_sigmas(u)
             importance = weights[shard].to(self._device, torch.float32)
 
-        rows = self._order.indices(seen, optimiser.batch)[shard]
-        random = seeds.generator(optimiser.seed, "captions", seen)
-        caption_draws = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
-        images, condition = self._take(self._images, rows, caption_draws)
-        x0 = to_unit(images.to(self._device))
+        rows, images, condition = self._ahead.get(seen)
+        x0 = to_unit(images.to(self._device, non_blocking=True))
         if self._config.data.augment:
             parameters = self._augmentation(seen)[shard]
             x0 = augmentation.augment(x0, parameters)
@@ -89,6 +107,18 @@ class Batches:
             x0 = augmentation.flip(x0, flips[shard])
         noised = Noised(x0, self._noise(optimiser.batch, seen)[shard], sigma[shard])
         return Batch(noised, condition.drop(drops[shard]).to(self._device), rows, importance)
+
+    def _load(self, seen: int) -> Taken:
+        """The images of this rank's shard of the batch after `seen` images."""
+        optimiser = self._config.optimiser
+        shard = distributed.shard(optimiser.batch)
+        rows = self._order.indices(seen, optimiser.batch)[shard]
+        random = seeds.generator(optimiser.seed, "captions", seen)
+        draws = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
+        images, condition = self._take(self._images, rows, draws)
+        if self._device.type == "cuda":
+            images = images.pin_memory()  # so that copying it to the GPU does not wait
+        return Taken(rows, images, condition)
 
     def held_out(self, held_out: DecodedImages) -> Iterator[Batch]:
         """This rank's shards of the held-out images, with the same noise every time."""

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddpm_cli.core.config.fields import above_zero, number
-from ddpm_cli.core.data.loader import DecodedImages, SampleOrder, prepare
+from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.loader import prepare
+from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import finite, write_json

@@ -54,6 +54,7 @@ class MetricsLog:
         used: fraction of the budget; norm: of the gradient; held_out: the validation loss.
         """
         progress, speed = self._progress, self.speed.of_row()
+        (wait,) = distributed.all_reduce_max(self.speed.data_wait_of_row())
         progress.loss, smooth = _means(torch.stack([self._row, self._smooth]))
         if not math.isnan(smooth):
             progress.loss_smooth = smooth
@@ -69,6 +70,7 @@ class MetricsLog:
             "images_per_second": speed and round(speed, 2),
             "skipped_steps": progress.skipped,
             "save_seconds": round(progress.save_seconds, 3),
+            "data_wait": round(wait, 4),
         }
         distributed.broadcast_from_rank0(lambda: self._run.append_row(finite(row)))
         skipped = f", {progress.skipped} non-finite steps skipped" if progress.skipped else ""

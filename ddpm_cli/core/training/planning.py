@@ -136,7 +136,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
         config, request, saved, source, size, channels, learn_conditions=learn_conditions
     )
     saved.check_against_data(config, request)
-    _check(config, len(source))
+    _check(config, source)
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
     notices = _notices(request, saved, source, captions)
@@ -254,7 +254,7 @@ def plan_on_source(
     data |= captioning.data_settings(None, ())
     data |= labelling.data_settings(source, None, learned=bool(source.classes))
     config = updated(config, {"network": network, "data": data})
-    _check(config, len(source))
+    _check(config, source)
     return TrainingPlan(source, None, config, "", out)
 
 
@@ -276,6 +276,7 @@ def _with_options(
     for part, settings in follows.items():
         options[part] = options.get(part, {}) | settings
     options["network"] |= {"size": list(size), "channels": channels}
+    options["data"] |= {"shuffle": _shuffle(request, saved, source)}
     config = merged(config, options)
     augmented = {"network": {"augmented": config.data.augment > 0}}
     return updated(config, augmented), captions
@@ -383,8 +384,34 @@ def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
     return schedules.clipping_notice(diffusion.schedule, beta, diffusion.beta_cap)
 
 
-def _check(config: RunConfig, images: int) -> None:
+def _shuffle(request: TrainingRequest, saved: SavedSettings, source: Source) -> str:
+    """The order of images: as chosen or recorded, else the one that suits how they are read."""
+    same_images = saved.overruled_images(request) is None
+    recorded = saved.get("data", "shuffle") if same_images else None
+    chosen: str | None = request.settings.get("data", {}).get("shuffle") or recorded
+    return chosen or ("blocks" if request.cache == "none" and source.blocks else "images")
+
+
+def _check_order(config: RunConfig, source: Source) -> None:
+    """Raise UsageError for an order that these images do not have."""
+    if config.data.balance and not source.classes:
+        why = source.why_no_classes or f"{source.name} has no classes"
+        raise UsageError(f"--balance draws classes equally often, but {why}")
+    if config.data.balance and source.labels.ndim == 2:
+        raise UsageError(
+            f"--balance draws images of one class each, and those of {source.name} have several "
+            "at once"
+        )
+    if config.data.shuffle == "blocks" and not source.blocks:
+        raise UsageError(
+            f"--shuffle blocks: {source.name} has no blocks that are read as a whole; use images"
+        )
+
+
+def _check(config: RunConfig, source: Source) -> None:
     config.check()
+    _check_order(config, source)
+    images = len(source)
     schedules.from_config(config.diffusion)  # refuses one that leaves no signal
     if not config.budget.is_limited:
         raise UsageError("no budget: give --images, --steps, --epochs or --minutes")

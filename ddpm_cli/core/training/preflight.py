@@ -11,6 +11,7 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
@@ -71,16 +72,29 @@ def with_memory(plan: TrainingPlan, processes: int, execution: Execution) -> Tra
 
 def load_images(
     plan: TrainingPlan, request: TrainingRequest, device: torch.device, reporter: Reporter
-) -> loader.DecodedImages:
+) -> DecodedImages:
     """Decode the images and tokenise their captions, or find both in the cache.
 
-    Local rank 0 of each machine goes first, and the others find its results.
+    Local rank 0 of each machine goes first, and the others find its results; with --cache ram or
+    none all ranks read for themselves.
     """
     network = plan.config.network
-    with distributed.local_rank0_first():
-        images = loader.prepare(
-            plan.source, Transform.of(plan.config), reporter, skip_bad=request.skip_bad
+
+    def prepare() -> DecodedImages:
+        return loader.prepare(
+            plan.source,
+            Transform.of(plan.config),
+            reporter,
+            skip_bad=request.skip_bad,
+            cache=request.cache,
+            copies=distributed.local_world_size(),
         )
+
+    if request.cache == "disk":
+        with distributed.local_rank0_first():
+            images = prepare()
+    else:
+        images = distributed.run_on_all_ranks(prepare)
     if plan.captions is None or network.text is None:
         return images
     with distributed.local_rank0_first():

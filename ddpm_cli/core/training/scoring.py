@@ -20,7 +20,7 @@ from ddpm_cli.core.conditioning.labels import combinations, label_of
 from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.request import ScoringRequest
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.generate import GenerationRequest

@@ -69,7 +69,8 @@ def launch_if_needed(
         precision = devices.choose_precision(machine.precision, device)
         execution = Execution(device, precision, machine.microbatch)
         plan = preflight(request, machine.processes, execution, reporter)
-        if nodes.count == 1:  # several nodes decode after the rendezvous, where they wait longer
+        # Several nodes decode after the rendezvous, where they wait longer.
+        if nodes.count == 1 and request.cache == "disk":
             load_images(plan, request, device, reporter)
         new = request.out is None and request.resume == "never"
         run = RunDirectory(new_folder(plan.out) if new else plan.out)
@@ -156,7 +157,7 @@ def _train(
                 "The budget is used up; give a larger one (--images, --minutes, …) to train on."
             )
             distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
-        speed = None
+        speed = wait = None
         if request.scoring.every or not finished:
             stop.limit = _time_limit(request, state.progress, reporter)
             with watchdog.watching(run.logs, request.stall_timeout):
@@ -189,8 +190,9 @@ def _train(
                 )
                 trainer.train(stop)
                 speed = trainer.log.speed.mean
+                (wait,) = distributed.all_reduce_max(trainer.log.speed.data_wait)
         distributed.barrier()
-    return _summary(run, config, state, speed, resumed_at) | {"provenance": record}
+    return _summary(run, config, state, speed, wait, resumed_at) | {"provenance": record}
 
 
 def train_on_source(
@@ -231,6 +233,7 @@ def _summary(
     config: RunConfig,
     state: TrainingState,
     speed: float | None,
+    wait: float | None,
     resumed_at: int,
 ) -> dict[str, Any]:
     progress = state.progress
@@ -242,6 +245,7 @@ def _summary(
         "steps": progress.steps,
         "seconds": round(progress.seconds, 2),
         "images_per_second": speed and round(speed, 2),
+        "data_wait": wait and round(wait, 4),
         "loss": progress.loss,
         "loss_smooth": progress.loss_smooth,
         "loss_heldout": progress.loss_heldout,

@@ -1,4 +1,4 @@
-"""How fast a training is: one measure for the progress bar, the metrics and the summary."""
+"""How fast a training is, and how much of its time it waits for images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,36 @@ class Speed:
         self._start_up: float | None = None  # seconds of the first step
         self._steps, self._seconds = 0, 0.0
         self._row = (0, 0.0)  # steps and seconds when the last row was written
+        self._waits = [0.0, 0.0]  # seconds in which steps waited, and in all
+        self._row_waits = [0.0, 0.0]  # the same, since the last row
 
-    def add(self, seconds: float) -> None:
-        """Count a step that lasted so long."""
+    def add(self, seconds: float, waited: float = 0.0) -> None:
+        """Count a step that lasted so long, of which it `waited` for its images."""
         if self._start_up is None:
             self._start_up = seconds
-        else:
-            self._steps += 1
-            self._seconds += seconds
+            self._waits = self._row_waits = [waited, seconds]
+            return
+        if self._steps == 0:  # the first step aside, as others follow
+            self._waits, self._row_waits = [0.0, 0.0], [0.0, 0.0]
+        self._steps += 1
+        self._seconds += seconds
+        self._waits = [self._waits[0] + waited, self._waits[1] + seconds]
+        self._row_waits = [self._row_waits[0] + waited, self._row_waits[1] + seconds]
 
     @property
     def mean(self) -> float | None:
         """Over the call so far; None before the first step."""
         return self._since(0, 0.0)
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the call's time that its steps waited for images, 0 to 1."""
+        return _share(self._waits)
+
+    def data_wait_of_row(self) -> float:
+        """The same since this was last called."""
+        share, self._row_waits = _share(self._row_waits), [0.0, 0.0]
+        return share
 
     def of_row(self) -> float | None:
         """Since this was last called."""
@@ -42,3 +59,8 @@ class Speed:
         if steps:
             return steps * self._batch / max(seconds, 1e-9)
         return self._start_up and self._batch / self._start_up
+
+
+def _share(waits: list[float]) -> float:
+    waited, seconds = waits
+    return waited / seconds if seconds else 0.0

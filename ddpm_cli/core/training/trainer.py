@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
@@ -137,10 +137,10 @@ class Trainer:
         if not budget.is_over:
             self._prepare(budget)
 
-        with saver, self.reporter.bar("training", 100, "%") as bar:
+        with closing(self.batches), saver, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * budget.used)
             while not budget.is_over and not self._is_out_of_patience():
-                started = time.monotonic()
+                started, waited = time.monotonic(), self.batches.waited
                 # Learn: the gradient of this rank's shard of the batch.
                 lr = self._set_learning_rate(budget)
                 shard = self.batches.draw(progress.images, self.state.history)
@@ -161,7 +161,7 @@ class Trainer:
                 # Act: step, unless it is non-finite anywhere; then whatever is due.
                 self._step(shard, losses, is_finite=not non_finite)
                 self.monitor.record(lr, norm, is_finite=not non_finite)
-                self.log.speed.add(time.monotonic() - started)
+                self.log.speed.add(time.monotonic() - started, self.batches.waited - waited)
                 is_best = self._validate_and_log(due, bar, budget, lr, norm)
                 if self._is_out_of_patience():
                     due = Due(end=True, snapshot=True)

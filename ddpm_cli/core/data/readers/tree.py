@@ -27,6 +27,8 @@ class Tree(ABC):
     names: tuple[str, ...]
     texts: frozenset[str]
     notices: tuple[str, ...]
+    blocks: tuple[range, ...] = ()  # each file is read by itself
+    sequential = False
 
     @abstractmethod
     def read(self, index: int) -> bytes:
