@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -389,13 +388,13 @@ def test_the_watchdog_is_paused_during_saves_previews_and_validation(
     monkeypatch.setattr(trainer, "training_loss", recorded_loss)
     for owner, name in (
         (TrainingState, "copied_state_dict"),  # at the start of a save
-        (Future, "result"),  # waiting for the end of a save
+        (saving.Saver, "_finish"),  # waiting for the end of a save
         (preview, "save_preview"),
     ):
         monkeypatch.setattr(owner, name, recorded(getattr(owner, name), name))
     held_out = first_images(decoded_images(seed=1), 6)
     train_run(tmp_path, replace(CONFIG, budget=c.Budget(images=16)), held_out=held_out)
-    long = {(name, True) for name in ("copied_state_dict", "result", "save_preview", "validation")}
+    long = {(name, True) for name in ("copied_state_dict", "_finish", "save_preview", "validation")}
     assert calls == long | {("step", False)}
 
 

@@ -45,6 +45,7 @@ class TrainingPlan:
     out: Path
     notices: tuple[str, ...] = ()  # what of the data is left out or not read, one line each
     init_from: Path | None = None  # where the weights start from, unless the run is resumed
+    cache: str = "disk"  # where decoded images are kept, as --cache says
     preset_because: str = ""  # why this preset, where it was not named
     memory: Memory | None = None  # estimated, on rank 0 once it was checked
 
@@ -77,7 +78,8 @@ class TrainingPlan:
     @property
     def in_memory(self) -> int:
         """Bytes of the decoded images where they are in memory, not in the cache."""
-        return 0 if self.source.cache_key else self.decoded
+        unmapped = self.cache == "ram" or not self.source.cache_key
+        return self.decoded if unmapped and self.cache != "none" else 0
 
     def summary(self) -> dict[str, Any]:
         """What `--dry-run` reports."""
@@ -85,7 +87,7 @@ class TrainingPlan:
         training_images = len(self.source) - config.data.holdout
         budget = BudgetTracker(config, training_images, Progress())
         batch = config.optimiser.batch
-        cached = 0 if self.in_memory else self.decoded
+        cached = 0 if self.in_memory or self.cache == "none" else self.decoded
         return {
             "out": str(self.out),
             "preset": self.preset or None,
@@ -140,7 +142,8 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
     notices = _notices(request, saved, source, captions)
-    return TrainingPlan(source, captions, config, name, out, notices, saved.init_from, because)
+    origin, cache = saved.init_from, request.cache
+    return TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
 
 
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:

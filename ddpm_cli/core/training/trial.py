@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.errors import first_line
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import SILENT
