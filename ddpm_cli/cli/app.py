@@ -13,6 +13,7 @@ import typer
 from ddpm_cli import __version__
 from ddpm_cli.cli import console
 from ddpm_cli.cli.commands.convert import convert
+from ddpm_cli.cli.commands.data import data
 from ddpm_cli.cli.commands.fetch_weights import fetch_weights
 from ddpm_cli.cli.commands.fid import fid
 from ddpm_cli.cli.commands.gif import gif
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(data)
 app.command(cls=PresetHelp)(train)
 app.command(cls=Command)(sample)
 app.command(cls=Command)(gif)

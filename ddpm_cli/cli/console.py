@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
+from rich.bar import Bar as Block
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -108,6 +111,19 @@ def result(text: str, document: dict[str, Any], as_json: bool) -> None:
     if os.environ.get("RANK", "0") == "0":
         whole = dumps(finite(document)) if as_json else text
         print(whole, flush=True)
+
+
+def bars(values: Mapping[str, float], width: int = 40) -> list[str]:
+    """A line a value: its name, a bar of at most `width` columns, and the value."""
+    largest, longest = max(values.values()), min(32, max(map(cell_len, values)))
+    drawn = Console(width=width, color_system=None, file=io.StringIO())
+    lines = []
+    for name, value in values.items():
+        with drawn.capture() as block:
+            drawn.print(Block(largest or 1, 0, value, width=width), end="")
+        label = set_cell_size(name, longest)
+        lines.append(f"{label}  {block.get().rstrip()} {value:,}")
+    return lines
 
 
 def fail(message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +23,7 @@ from ddpm_cli.core.runtime.reporting import Log
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
+    from ddpm_cli.core.training.advice import Advice
     from ddpm_cli.core.training.trial import StepTime
 
 
@@ -84,7 +87,7 @@ def _train(
     """Train in this process, alone or as one of several ranks."""
     from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed
-    from ddpm_cli.core.training import divergence, preflight, session, trial
+    from ddpm_cli.core.training import advice, divergence, looking, preflight, session, trial
 
     execution = session.execution_on(machine, reporter)
     with ExitStack() as group:
@@ -96,9 +99,14 @@ def _train(
             _announce(document, reporter)
             if warning := divergence.warning(plan.config, plan.preset):
                 reporter.say(warning)
-            if dry_run:
+            if not dry_run:
+                _advise(advice.of_source(plan.source, plan.config), reporter)
+            else:
                 session.load_scoring(request, execution.device, reporter)
                 images = preflight.load_images(plan, request, execution.device, reporter)
+                hints = looking.advise(plan.source, plan.config, reporter)
+                _advise(hints, reporter)
+                document["advice"] = [asdict(hint) for hint in hints]
                 step = trial.measure(plan, execution, images, processes)
                 document |= _announce_time(document, step, reporter)
                 obstacle = why_not_exportable(plan.config)
@@ -194,6 +202,11 @@ def _announce_time(
         f"({step.measured}, in {step.spent:.1f} s)"
     )
     return {"seconds_per_step": step.mean, "seconds": seconds, "time_measured": step.measured}
+
+
+def _advise(hints: Sequence[Advice], reporter: Reporter) -> None:
+    for hint in hints:
+        reporter.say(f"{'Warning' if hint.warning else 'Proposal'}: {hint.line}")
 
 
 def _rounded(number: float) -> str:

@@ -88,7 +88,7 @@ class Command(TyperCommand):
     def _unexpected(self, extra: Sequence[str], values: Mapping[str, Any]) -> str:
         message = f"unexpected argument {extra[0]!r}"
         message += f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        if any(param.name == "data" for param in self.params):
+        if any("--data" in param.opts for param in self.params):
             if "data" in values:
                 return f"{message}: --data takes one folder, .zip or name"
             return f"{message}; images are given by --data {quote(extra[0])}"

@@ -1,0 +1,87 @@
+"""`ddpm data`: what is in a set of images, before a model is trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import console, survey_text
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options.groups import SettingOptions, grouped
+from ddpm_cli.core.config.request import TrainingRequest
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+
+
+class ImageOptions(SettingOptions, of=TrainingRequest, only=("size", "channels", "max_pixels")):
+    """What the network sees of the images."""
+
+
+class RunOptions(
+    SettingOptions,
+    of=RunConfig,
+    only=("data.fit", "data.background", "data.holdout"),
+):
+    """How they are prepared, and which are held out."""
+
+
+@grouped
+@stop_at_once()
+def data(
+    data: Annotated[
+        str,
+        typer.Argument(help="As --data of train: a folder, a .zip, shapes, or a data set's name."),
+    ],
+    images: ImageOptions,
+    settings: RunOptions,
+    *,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            min=1,
+            help="Look at this many images, chosen by --seed.",
+            show_default="all, of more than 100,000 that many",
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="As that of train: it chooses the images of --holdout, and of -n."
+        ),
+    ] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Other images, such as those of a test: say which are in both."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The contact sheet, a PNG: images as the network will see them.",
+            show_default="data.png, or data-2.png and so on",
+        ),
+    ] = None,
+    sheet: Annotated[bool, typer.Option("--sheet/--no-sheet", help="Draw it.")] = True,
+    overwrite: common.OverwriteFile = False,
+    json: common.Json = False,
+) -> None:
+    """Look at images before training on them: classes, sizes, copies, damage, captions, advice."""
+    from ddpm_cli.core.training import looking
+
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out} should end in .png")
+    request = TrainingRequest(data, settings=settings.nested(), **images.nested())
+    found = looking.look(
+        request,
+        console.reporter(),
+        count=count,
+        seed=seed,
+        against=against,
+        sheet=(out or Path("data.png")) if sheet else None,
+        overwrite=overwrite,
+        numbered=out is None and not overwrite,
+    )
+    console.result(survey_text.describe(found), found.document(), json)
