@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.loader import DecodedImages
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.near_duplicates import equal_pairs, groups, similar_pairs
 from ddpm_cli.core.data.survey import Survey
 
