@@ -55,7 +55,7 @@ def _images(seen: Survey) -> Iterator[str]:
     if seen.traits:
         yield f"Of these {_counted(seen.traits)}"
     if seen.unreadable:
-        yield f"{len(seen.unreadable):,} cannot be read:"
+        yield f"Unreadable: {len(seen.unreadable):,}"
         yield from _indented(seen.unreadable, _FILES)
 
 
@@ -96,17 +96,19 @@ def _copies(found: Findings) -> Iterator[str]:
     copies, name, other = found.copies, found.survey.name, found.other
     if copies.similar:
         equal = sum(len(group) - 1 for group in copies.equal)
-        yield f"{copies.needless:,} images look like others ({equal:,} are the same file):"
+        same = f", of these the same file: {equal:,}"
+        yield f"Images that look like others: {copies.needless:,}{same}"
         yield from _indented([_group([*map(name, group)]) for group in copies.similar], _GROUPS)
     else:
         yield "No two images look the same"
     if found.config.data.holdout:
         pairs = [f"{name(held)} = {name(trained)}" for held, trained in copies.held_out]
-        yield f"{len(pairs):,} of {found.config.data.holdout:,} images held out look like others"
+        count = found.config.data.holdout
+        yield f"Of {count:,} images held out, those that look like ones trained on: {len(pairs):,}"
         yield from _indented(pairs, _GROUPS)
     if other is not None:
         pairs = [f"{name(here)} = {other.name(there)}" for here, there in copies.elsewhere]
-        yield f"{len(pairs):,} images look like ones of {other.source.name}"
+        yield f"Images that look like ones of {other.source.name}: {len(pairs):,}"
         yield from _indented(pairs, _GROUPS)
 
 

@@ -23,7 +23,7 @@ class ImageOptions(SettingOptions, of=TrainingRequest, only=("size", "channels",
 class RunOptions(
     SettingOptions,
     of=RunConfig,
-    only=("data.fit", "data.background", "data.holdout"),
+    only=("data.attributes", "data.fit", "data.background", "data.holdout"),
 ):
     """How they are prepared, and which are held out."""
 
@@ -32,12 +32,12 @@ class RunOptions(
 @stop_at_once()
 def data(
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(help="As --data of train: a folder, a .zip, shapes, or a data set's name."),
-    ],
+    ] = None,
+    *,
     images: ImageOptions,
     settings: RunOptions,
-    *,
     count: Annotated[
         int | None,
         typer.Option(
@@ -66,9 +66,25 @@ def data(
     ] = None,
     sheet: Annotated[bool, typer.Option("--sheet/--no-sheet", help="Draw it.")] = True,
     overwrite: common.OverwriteFile = False,
+    clear_cache: Annotated[
+        bool,
+        typer.Option(
+            "--clear-cache",
+            help="Without DATA: delete the decoded images that trainings left in the cache.",
+        ),
+    ] = False,
     json: common.Json = False,
 ) -> None:
     """Look at images before training on them: classes, sizes, copies, damage, captions, advice."""
+    if clear_cache or data is None:
+        if clear_cache and data is None:
+            _clear_cache(as_json=json)
+            return
+        raise UsageError(
+            "DATA is missing: a folder, a .zip, shapes, or a data set's name"
+            if data is None
+            else "--clear-cache deletes what is decoded of all images, and takes no DATA"
+        )
     from ddpm_cli.core.training import looking
 
     if out is not None and out.suffix.lower() != ".png":
@@ -85,3 +101,26 @@ def data(
         numbered=out is None and not overwrite,
     )
     console.result(survey_text.describe(found), found.document(), json)
+
+
+def _clear_cache(*, as_json: bool) -> None:
+    from ddpm_cli.core.data import cache
+    from ddpm_cli.core.runtime.files import in_words
+
+    reporter, found = console.reporter(), cache.entries()
+    total = sum(entry.bytes for entry in found)
+    if found:
+        reporter.say(f"{len(found):,} sets of decoded images, {in_words(total)}:")
+    for entry in found:
+        state = "" if entry.is_complete else ", incomplete"
+        used = ", in use: kept" if entry.in_use else ""
+        reporter.say(f"  {entry.name}: {in_words(entry.bytes)}{state}{used}")
+    deleted, kept = cache.clear()
+    freed = sum(entry.bytes for entry in deleted)
+    text = f"Deleted {len(deleted):,} sets of decoded images, {in_words(freed)}"
+    document = {
+        "deleted": [{"name": entry.name, "bytes": entry.bytes} for entry in deleted],
+        "kept": [{"name": entry.name, "bytes": entry.bytes} for entry in kept],
+        "bytes": freed,
+    }
+    console.result(text if found else "There are no decoded images in the cache", document, as_json)

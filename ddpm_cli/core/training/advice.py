@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from math import log10
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.copies import Copies
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source
-from ddpm_cli.core.data.survey import CaptionLengths, Survey
-from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.errors import listed
+from ddpm_cli.core.training.facts import Facts
 
 # Fewer images than this are copied where each is seen often (Kadkhodaie et al. 2024 measured that
 # ten thousand faces of 80x80 are about enough; Karras et al. 2020 augment below some thousands).
@@ -25,7 +23,6 @@ _DOMINANT, _UNEVEN = 0.9, 10  # share of one class; largest class over smallest
 _BLURRED = 1.5  # enlargement
 _DETAIL = 4  # reduction from which a larger --size is proposed
 _CROPPED = 0.7  # share of an image that a crop keeps
-_SIZES_READ = 32  # headers read, at most, where images have different sizes
 _RISK = 0.01  # probability of a class that is held out whole
 _MANY = 200  # images from which some are worth holding out
 
@@ -54,56 +51,6 @@ class Advice:
     def line(self) -> str:
         """The message with its flags."""
         return self.message + (f" ({' or '.join(self.flags)})" if self.flags else "")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of the images; empty and 0 where it is not, as without decoding them."""
-
-    name: str  # of the source
-    images: int
-    classes: tuple[str, ...] = ()
-    labels: NDArray[np.int64] | None = None  # (N,) or (N, K)
-    numbered: bool = False  # the classes' names are numbers of a table
-    sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of images looked at
-    sentences: tuple[str, ...] = ()  # captions
-    lengths: CaptionLengths | None = None
-    unreadable: int = 0
-    most_pixels: int | None = None  # of files refused as too large
-    transparent: int = 0
-    copies: int = 0  # images that show what others do
-    held_out_copies: int = 0  # of the images held out, those that a training image shows
-
-    @classmethod
-    def of_source(cls, source: Source) -> Facts:
-        """From labels and a few headers alone."""
-        count = len(source)
-        if source.image_size is not None:
-            sizes = [source.image_size]
-        else:
-            rows = np.linspace(0, count - 1, min(count, _SIZES_READ)).astype(int)
-            sizes = [*_sizes(source, rows)]
-        numbered = bool(source.label_table)
-        return cls(source.name, count, source.classes, source.labels, numbered, tuple(sizes))
-
-    @classmethod
-    def of_survey(cls, survey: Survey, copies: Copies) -> Facts:
-        """From a look at the images."""
-        return cls(
-            survey.source.name,
-            len(survey.source) - len(survey.unreadable),
-            survey.source.classes,
-            survey.source.labels,
-            bool(survey.source.label_table),
-            tuple(look.size for look in survey.looks),
-            () if survey.captions is None else survey.captions.sentences,
-            survey.lengths,
-            len(survey.unreadable),
-            survey.most_pixels,
-            survey.traits["transparent"],
-            copies.needless,
-            len(copies.held_out),
-        )
 
 
 def of_source(source: Source, config: RunConfig) -> list[Advice]:
@@ -145,7 +92,7 @@ def _files(facts: Facts, config: RunConfig) -> Iterator[Advice]:
         )
     if facts.transparent and config.network.channels == 3:
         yield Advice(
-            f"{facts.transparent:,} images are transparent; 4 channels learn that, 3 a background",
+            f"transparent images: {facts.transparent:,}; 4 channels learn that, 3 the background",
             ("--channels 4",),
             warning=False,
         )
@@ -202,16 +149,18 @@ def _classes(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     counts = np.bincount(facts.labels, minlength=len(facts.classes))
     largest, smallest = int(counts.argmax()), int(counts.argmin())
     share = counts[largest] / counts.sum()
-    if len(counts) > 1 and share >= _DOMINANT:
+    flags = () if config.data.balance else ("--balance",)
+    if flags and len(counts) > 1 and share >= _DOMINANT:
         yield Advice(
             f"{100 * share:.0f} % of the images are of the class {facts.classes[largest]}: few of "
             "the other classes' images are seen",
-            ("--unconditional",),
+            (*flags, "--unconditional"),
         )
-    elif counts[largest] >= _UNEVEN * counts[smallest]:
+    elif flags and counts[largest] >= _UNEVEN * counts[smallest]:
         yield Advice(
             f"the class {facts.classes[smallest]} has {counts[smallest]:,} images, "
             f"{facts.classes[largest]} {counts[largest]:,}: small classes are seen seldom",
+            flags,
             warning=False,
         )
     if len(counts) > 1 and counts.mean() < 5:
@@ -296,24 +245,16 @@ def _captions(facts: Facts, config: RunConfig) -> Iterator[Advice]:
 def _copies(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     if facts.held_out_copies:
         yield Advice(
-            f"{facts.held_out_copies:,} of the images held out look like ones that are trained on: "
-            "the loss on them says too little; remove the copies"
+            f"images held out that look like ones trained on: {facts.held_out_copies:,}; the loss "
+            "on them says too little; remove the copies"
         )
     if facts.copies:
         share = facts.copies / max(1, facts.images)
         yield Advice(
-            f"{facts.copies:,} images look like others ({100 * share:.2g} %): they are seen more "
-            "often, and copied sooner; remove them",
+            f"images that look like others: {facts.copies:,} ({100 * share:.2g} %); they are seen "
+            "more often, and copied sooner; remove them",
             warning=share >= 0.05,
         )
-
-
-def _sizes(source: Source, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    for row in rows:
-        try:
-            yield source.size_of(int(row))
-        except DdpmError:
-            continue  # an unreadable file is reported when it is decoded
 
 
 def _are_characters(names: Sequence[str]) -> bool:

@@ -18,10 +18,12 @@ from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.survey import Survey, survey
 from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.figures import contact_sheet
 from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training import advice
+from ddpm_cli.core.training.facts import Facts
 
 _IN_DRY_RUN = 10_000  # images
 
@@ -114,7 +116,11 @@ def look(
     """
     allow_pixels(request.max_pixels)
     assert request.data is not None
-    source = open_source(request.data, reporter, training=True)
+    data = request.settings.get("data", {})
+    attributes, holdout = data.get("attributes", ()), data.get("holdout", 0)
+    source = open_source(request.data, reporter, training=True, attributes=attributes)
+    if holdout >= len(source):
+        raise UsageError(f"--holdout {holdout} leaves nothing of {len(source)} images to train on")
     elsewhere = None if against is None else open_source(against, reporter)
     if sheet is None:
         return _look(request, source, elsewhere, None, reporter, count=count, seed=seed)
@@ -129,7 +135,7 @@ def advise(source: Source, config: RunConfig, reporter: Reporter) -> list[advice
     seed = config.optimiser.seed
     found = survey(source, reporter, count=_IN_DRY_RUN, seed=seed)
     copies = find_copies(found, held_out_rows(found, config.data.holdout, seed))
-    return advice.advise(advice.Facts.of_survey(found, copies), config)
+    return advice.advise(Facts.of_survey(found, copies), config)
 
 
 def _look(
@@ -148,7 +154,7 @@ def _look(
     held_out = held_out_rows(found, config.data.holdout, seed)
     copies = find_copies(found, held_out, other)
     shown = 0 if sheet is None else contact_sheet.draw(sheet, found, Transform.of(config))
-    hints = advice.advise(advice.Facts.of_survey(found, copies), config)
+    hints = advice.advise(Facts.of_survey(found, copies), config)
     if isinstance(source, Shapes):  # made for this
         hints = []
     return Findings(request.data or "", found, copies, other, config, hints, sheet, shown)

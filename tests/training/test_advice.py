@@ -1,0 +1,192 @@
+"""Warnings and proposals before a training: when they appear, and when they do not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddpm_cli.core.config.presets import merged
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.data.arrays import ArraySource
+from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.data.survey import CaptionLengths
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training import advice
+from ddpm_cli.core.training.facts import Facts
+from tests.support.cli import Result
+
+EVEN = np.arange(6000) % 3
+PLAIN = Facts("photos", 6000, ("cat", "dog", "fox"), EVEN, sizes=((64, 64),) * 9)
+
+
+def config(**settings: dict[str, Any]) -> RunConfig:
+    """One that learns PLAIN's classes at their size, without a word of advice."""
+    network = {"size": [64, 64], "classes": ["cat", "dog", "fox"]} | settings.pop("network", {})
+    data = {"holdout": 100} | settings.pop("data", {})
+    parts = {"network": network, "data": data, "budget": {"images": 200_000}} | settings
+    return merged(RunConfig(), parts)
+
+
+def facts(**changes: Any) -> Facts:
+    return dataclasses.replace(PLAIN, **changes)
+
+
+def lines(found: Facts, run: RunConfig, *, warning: bool = True) -> list[str]:
+    return [each.line for each in advice.advise(found, run) if each.warning == warning]
+
+
+def test_images_that_are_in_order_get_no_advice() -> None:
+    assert advice.advise(PLAIN, config()) == []
+
+
+def test_few_images_seen_often_are_copied() -> None:
+    few, run = facts(images=24, labels=EVEN[:24]), config(data={"holdout": 0})
+    first = lines(few, run)[0]
+    assert first.startswith("24 images for 200,000 (8,333 epochs) will be copied, not learned")
+    assert "--augment 0.12" in first and "--images 5000" in first  # 24 * 200 = 4,800
+    augmented = lines(few, config(data={"holdout": 0, "augment": 0.12}))[0]
+    assert "8,333 epochs" in augmented and "--augment" not in augmented
+
+    some = facts(images=600, labels=EVEN[:600])  # 500 to train on: 400 epochs
+    assert lines(some, config()) == []
+    assert lines(some, config(), warning=False) == [
+        "500 images for 200,000 (400 epochs) may be overfitted (--augment 0.12)"
+    ]
+    short = config(budget={"images": 50_000})  # 100 epochs
+    assert advice.advise(some, short) == []
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    few = facts(images=60, labels=EVEN[:60])
+    run = config(budget={"images": 60}, optimiser={"batch": 64}, data={"holdout": 0})
+    assert lines(few, run) == [
+        "a batch of 64 is more than the 60 images there are: each step sees some of them twice "
+        "(--batch 60)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "svhn"}, True),
+        ({"name": "kmnist-test"}, True),
+        ({"classes": ("0", "1", "9")}, True),
+        ({"classes": ("0", "1", "9"), "numbered": True}, False),  # labels of a dataset.json
+        ({"classes": ("letter_A", "letter_B", "letter_C")}, True),
+        ({"classes": ("one", "two", "six")}, True),
+        ({"classes": ("ox", "cat", "dog")}, False),
+        ({"classes": ()}, False),
+        ({"sentences": ("a cup on the left", "a cup")}, True),
+        ({"sentences": ("a leftover cup", "bright copyright")}, False),
+        ({"sentences": ("a handwritten note",) + ("a cup",) * 9}, True),
+        ({"sentences": ("a handwritten note",) + ("a cup",) * 99}, False),
+    ],
+)
+def test_what_must_not_be_mirrored(changes: dict[str, Any], said: bool) -> None:
+    found = facts(**changes)
+    if not found.classes:
+        found = dataclasses.replace(found, labels=None)
+    assert any("--no-flip" in line for line in lines(found, config())) == said
+    for data in ({"flip": False}, {"augment": 0.12}):  # the network is told of its mirroring
+        assert lines(found, config(data=data)) == []
+
+
+def test_classes_of_very_different_sizes() -> None:
+    dominant = np.repeat([0, 1, 2], [5700, 200, 100])
+    (line,) = lines(facts(labels=dominant), config(data={"holdout": 0}))
+    assert line.startswith("95 % of the images are of the class cat")
+    assert line.endswith("(--balance or --unconditional)")
+    uneven = facts(labels=np.repeat([0, 1, 2], [4000, 1900, 100]))
+    (line,) = lines(uneven, config(), warning=False)
+    assert line == (
+        "the class fox has 100 images, cat 4,000: small classes are seen seldom (--balance)"
+    )
+    for run in (config(data={"balance": True}), config(network={"classes": []})):
+        assert advice.advise(uneven, run) == []
+        assert lines(facts(labels=dominant), run) == []
+
+    many = tuple(f"person {i}" for i in range(2000))
+    (line,) = lines(facts(classes=many, labels=np.arange(6000) % 2000), config(data={"holdout": 9}))
+    assert line.startswith("2,000 classes have 3.0 images each")
+
+
+def test_what_is_held_out() -> None:
+    (line,) = lines(PLAIN, config(data={"holdout": 0}), warning=False)
+    assert line.endswith("(--holdout 300)")  # a twentieth
+    half = [each for each in lines(PLAIN, config(data={"holdout": 4000})) if "--holdout" in each]
+    assert half == ["--holdout 4,000 leaves 2,000 of 6,000 images to train on"]
+    small = facts(labels=np.repeat([0, 1, 2], [3000, 2998, 2]))
+    # Both images of a class of two are held out with probability about (2000 / 6000)^2 = 0.11.
+    said = lines(small, config(data={"holdout": 2000, "balance": True}))
+    assert "--holdout 2,000 may leave nothing to train on of the class fox (2)" in said
+    assert lines(small, config(data={"holdout": 300, "balance": True})) == []  # 0.0025
+
+
+def test_sizes_that_do_not_fit() -> None:
+    small = facts(sizes=((28, 28),) * 5)
+    assert lines(small, config()) == [
+        "images of 28x28 are enlarged to 64x64: samples will be as blurred (--size 24)"
+    ]
+    assert advice.advise(facts(sizes=((48, 48),)), config()) == []  # 1.33 times
+    (line,) = lines(facts(sizes=((500, 500),)), config(), warning=False)
+    assert line.endswith("(--size 128)")
+    (line,) = lines(facts(sizes=((100, 200),)), config(), warning=False)
+    assert line == "images of 100x200 lose 50 % of their area to the crop (--size 64x128)"
+    wide = config(network={"size": [64, 128]})
+    assert advice.advise(facts(sizes=((100, 200),)), wide) == []
+
+
+def test_what_only_a_look_at_the_images_finds() -> None:
+    found = facts(unreadable=4000, most_pixels=10**9, transparent=3, copies=4, held_out_copies=2)
+    warnings = lines(found, config())
+    assert "4,000 of 10,000 images cannot be read, and training stops at them" in warnings[0]
+    assert warnings[0].endswith("(--skip-bad or --max-pixels 1000000000)")
+    assert warnings[1].startswith("images held out that look like ones trained on: 2;")
+    transparent, copies = lines(found, config(), warning=False)
+    assert transparent.endswith("(--channels 4)") and "images that look like others: 4 (" in copies
+    assert "look like others" not in "".join(warnings)
+    assert "images that look like others: 600 (10 %)" in lines(facts(copies=600), config())[0]
+    assert ": most of them" in lines(facts(unreadable=9000), config())[0]
+
+
+def test_captions_that_are_too_long() -> None:
+    lengths = CaptionLengths(50, (1, 1), (3, 4, 80), (10, 20, 400), 7)
+    (line,) = lines(facts(lengths=lengths), config())
+    assert line.startswith("7 of 50 captions") and line.endswith("(--text-length 400)")
+    fitting = dataclasses.replace(lengths, too_long=0)
+    assert advice.advise(facts(lengths=fitting), config()) == []
+
+
+def test_the_built_in_shapes_need_no_advice() -> None:
+    assert advice.of_source(Shapes(24), config(data={"holdout": 0})) == []
+    images = ArraySource(np.zeros((24, 64, 64, 3), np.uint8))
+    run = config(data={"holdout": 0}, network={"classes": []})
+    assert "24 images" in advice.of_source(images, run)[0].line
+
+
+def test_train_warns_in_a_line_each(train_tiny: Callable[..., Result], tmp_path: Path) -> None:
+    """24 images in a batch of 32."""
+    result = train_tiny("--out", tmp_path / "run", "--batch", 32, "--images", 32)
+    assert result.code == 0
+    (warning,) = [line for line in result.err.splitlines() if "Warning: " in line]
+    assert warning.endswith("(--batch 24)")
+    assert warning in RunDirectory(tmp_path / "run").log.read_text()
+    result = train_tiny("--out", tmp_path / "other", "--images", 32)
+    assert result.code == 0 and "Warning" not in result.err
+
+
+def test_a_dry_run_advises_after_a_look(
+    train_tiny: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "dark" / "again.png").write_bytes((photos / "dark" / "0.png").read_bytes())
+    result = train_tiny("--out", tmp_path / "run", "--dry-run", "--json", "--images", 6000)
+    assert result.code == 0
+    few, copies = result.json()["advice"]
+    assert few["flags"] == ["--augment 0.12"] and not few["warning"]  # 240 epochs
+    assert copies["message"].startswith("images that look like others: 1 (4 %)")
+    assert f"Proposal: {copies['message']}" in result.err
