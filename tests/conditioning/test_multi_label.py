@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ddpm_cli
+from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.conditioning.labels import label_name, most_frequent
 from ddpm_cli.core.conditioning.requests import (
@@ -24,14 +25,15 @@ from ddpm_cli.core.conditioning.requests import (
 )
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.config.serialisation import from_dict, updated
 from ddpm_cli.core.conversion.exporting import why_not_exportable
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import captions_of, with_class_order
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.embeddings import ConditionEmbedding
-from ddpm_cli.core.training import scoring
+from ddpm_cli.core.runtime.run_directory import find_weights
+from ddpm_cli.core.training import initial_weights, scoring
 from tests.support.cli import TINY, Result
 
 NAMES = ("Smiling", "Male", "Hat")
@@ -209,6 +211,20 @@ def test_a_model_is_trained_and_sampled(run: Path, ddpm: Callable[..., Result]) 
     null = model.denoiser(x, torch.ones(2), UNCONDITIONAL)
     dropped = Condition(torch.tensor([[1, 0, 1], [0, 0, 0]])).drop(torch.tensor([True, True]))
     torch.testing.assert_close(model.denoiser(x, torch.ones(2), dropped), null)
+
+
+def test_weights_start_another_model_by_the_names_of_classes(run: Path) -> None:
+    """From several classes an image to one, and the reverse, of other classes in another order."""
+    trained = weights.load(find_weights(run))
+    null, smiling, male, hat = trained.network.state_dict()["embedding.classes.weight"]
+    mean = (null + smiling + male + hat) / 4
+    for multi_label in (True, False):
+        names, settings = ["Male", "Beard", "Smiling"], initial_weights.settings(run, None)
+        network = settings["network"] | {"classes": names, "multi_label": multi_label}
+        target = from_dict(NetworkConfig, network)
+        tensors = initial_weights.read(run, target).tensors
+        expected = torch.stack([null, male, mean, smiling])
+        torch.testing.assert_close(tensors["embedding.classes.weight"], expected)
 
 
 def test_another_run_of_other_labels_is_refused(run: Path) -> None:

@@ -315,6 +315,27 @@ def test_a_model_of_one_attribute_has_two_classes(
     assert manifest("s") == ["not Male", "Male", "not Male"]
 
 
+def test_a_config_file_brings_its_attributes_to_its_own_images_alone(
+    train: Callable[..., Result], ddpm: Callable[..., Result], photos: Path
+) -> None:
+    layouts("folder")
+    assert train("--attributes", "Male,Young", "--images", 8).code == 0
+    done = ddpm("train", "--config", "run/config.json", "--out", "same")
+    assert done.code == 0, done.err
+    same = config_of("same")
+    assert same["network"]["multi_label"] and same["data"]["attributes"] == ["Male", "Young"]
+    done = ddpm("train", "--config", "run/config.json", "--data", photos, "--out", "others")
+    assert done.code == 0, done.err
+    others = config_of("others")
+    assert others["network"]["classes"] == ["dark", "light"]
+    assert not others["network"]["multi_label"]
+    assert others["data"]["attributes"] == others["data"]["combinations"] == []
+    fewer = ("--attributes", "Young", "--images", 8, "--out", "fewer")
+    done = ddpm("train", "--config", "run/config.json", *fewer)
+    assert done.code == 0, done.err
+    assert config_of("fewer")["network"]["classes"] == ["not Young", "Young"]
+
+
 def test_a_plain_training_says_what_could_be_learned(train: Callable[..., Result]) -> None:
     layouts("folder")
     done = train("--dry-run")
