@@ -23,7 +23,7 @@ OWNERS = {
         "core.runtime.elastic.rendezvous",
     },
     "torch.nn.parallel": {"core.runtime.distributed"},
-    "PIL": {"core.data.files"},
+    "PIL": {"core.data.files", "core.data.colours"},
     "imageio": {"core.data.files"},
     "safetensors": {"core.checkpoints.tensors"},
     "matplotlib": {"core.figures"},

@@ -98,15 +98,22 @@ class TrainingRequest(Settings):
     )
     size: tuple[int, int] | None = setting(
         None,
-        "Image size in pixels, 64 or 64x128 (height x width): images are cropped to that shape "
-        "around their centre and resized.",
+        "Image size in pixels, 64 or 64x128 (height x width), to which --fit brings images.",
         panel=_DATA,
         parse=parse_size,
         default_text="the images' own up to 64, else 64",
     )
+    resize_to_power: str | None = setting(
+        None,
+        "Instead of --size: bring each side of the images' own size to the nearest power of two, "
+        "up (200x160 to 256x256) or down (to 128x128); a side that is one stays.",
+        panel=_DATA,
+        default_text="no",
+        check=choice("up", "down"),
+    )
     channels: int | None = setting(
         None,
-        "1 grey, 3 colour, 4 with alpha.",
+        "1 grey (0.299 R + 0.587 G + 0.114 B of colour images), 3 colour, 4 with alpha.",
         panel=_DATA,
         default_text="1 if all are grey, else 3",
     )
@@ -185,3 +192,8 @@ class TrainingRequest(Settings):
     )
     scoring: ScoringRequest = field(default_factory=ScoringRequest)
     settings: dict[str, Any] = field(default_factory=dict)  # of RunConfig, over preset and file
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and self.resize_to_power is not None:
+            raise UsageError("--resize-to-power takes the images' own size, so it needs no --size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +28,36 @@ from ddpm_cli.core.config.fields import (
     number,
     parse_names,
     setting,
+    shortened,
 )
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.errors import UsageError
 
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+FITS = ("crop", "pad", "stretch")
+
 _DATA, _CONDITIONS, _LENGTH = "Data", "Conditions", "Length"
 _OPTIMISATION, _SAVING = "Optimisation", "Saving"
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Read "white", "black", "grey" or "#rrggbb" as red, green and blue. Raises ValueError."""
+    if text in BACKGROUNDS:
+        return BACKGROUNDS[text]
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise ValueError(text)
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def _colour(name: str, value: str) -> None:
+    try:
+        parse_colour(value)
+    except ValueError as error:
+        raise UsageError(
+            f"{name} {shortened(value)} is no colour; give {', '.join(BACKGROUNDS)} or #rrggbb, "
+            'such as "#ff8800"'
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,20 @@ class DataConfig(Settings):
         panel=_DATA,
         default_text="blocks for such a source with --cache none, else images",
         check=choice("images", "blocks"),
+    )
+    fit: str = setting(
+        "crop",
+        "How images of another shape than --size are brought to it, antialiased: crop (around the "
+        "centre, then resize), pad (resize to fit inside, then fill with --background) or stretch.",
+        panel=_DATA,
+        check=choice(*FITS),
+    )
+    background: str = setting(
+        "white",
+        "Colour beneath transparent pixels (unless --channels is 4) and of padding: white, black, "
+        "grey (#808080) or #rrggbb.",
+        panel=_DATA,
+        check=_colour,
     )
     holdout: int = setting(
         0,

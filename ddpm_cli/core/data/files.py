@@ -1,4 +1,4 @@
-"""Reading and writing image files. The only module that imports PIL and imageio.
+"""Reading and writing image files. Beside colours.py the only module that imports PIL.
 
 An image is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
 
-from ddpm_cli.core.data import metadata
+from ddpm_cli.core.data import colours, metadata
 from ddpm_cli.core.data.formats import NO_SIGNATURE, REMEDIES, SUFFIXES_OF
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, first_line, listed
@@ -31,7 +31,8 @@ from ddpm_cli.core.runtime.files import write_bytes
 
 # Part of the keys of caches. Raise it where `decode` or `fit` returns other pixels than before, for
 # any image that may be cached: another crop, filter, rounding, background or EXIF handling.
-DECODER_VERSION = 1
+# 2: floats from 0 to 1, transparent 16-bit grey, resolution of large JPEGs that EXIF turns.
+DECODER_VERSION = 2
 
 USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by default
 
@@ -41,9 +42,8 @@ FRAMES_PER_SECOND = 50  # of a GIF, at most: viewers slow down where there are m
 _SHORTEST = 100 // FRAMES_PER_SECOND  # hundredths of a second that a frame is shown
 _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _RGB = Transform()
-_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I", "F"})
+_FILTER = Image.Resampling.BICUBIC  # of all resizing; Pillow widens it to shrink: antialiased
 _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # TIFF tags
 _UPRIGHT = {  # by EXIF orientation
@@ -133,7 +133,7 @@ def probe(data: bytes, name: str) -> tuple[tuple[int, int], int]:
             width, height = tags[_WIDTH], tags[_HEIGHT]
         if _orientation(image) >= 5:  # those that swap the sides
             width, height = height, width
-        return (height, width), (1 if _grey(image) else 3)
+        return (height, width), (1 if colours.grey(image) else 3)
 
 
 def traits(data: bytes, name: str) -> frozenset[str]:
@@ -143,9 +143,9 @@ def traits(data: bytes, name: str) -> frozenset[str]:
     """
     with _opened(data, name, pixels=False) as image:
         present = {
-            "grey": _grey(image),
-            "transparent": _transparent(image),
-            "16-bit": image.mode in _DEEP_MODES,
+            "grey": colours.grey(image),
+            "transparent": colours.transparent(image),
+            "16-bit": image.mode in colours.DEEP_MODES,
             "CMYK": image.mode == "CMYK",
             "turned": _orientation(image) != 1,
             "of several frames": _animated(image),
@@ -154,26 +154,23 @@ def traits(data: bytes, name: str) -> frozenset[str]:
 
 
 def decode(data: bytes, name: str, transform: Transform = _RGB) -> ImageArray:
-    """Decode an image file to uint8 (channels, H, W).
+    """Decode an image file to uint8 (channels, H, W), by Transform.
 
-    The first frame of an animation, rotated by its EXIF orientation, 16 bits scaled to 8,
-    transparency composited on white (unless channels is 4). With a size it is centre-cropped to
-    that aspect ratio and resized with antialiasing. Raises UnreadableError.
+    The first frame of an animation, rotated by its EXIF orientation, 16 bits scaled to 8. A resized
+    JPEG of at least four times the size is decoded at a fraction of its resolution, which is
+    quicker and as good to a few levels. Raises UnreadableError.
     """
-    channels, size = transform.channels, transform.size
     with _opened(data, name, pixels=True) as image:
-        if size is not None and channels != 4:
-            image.draft(None, (2 * size[1], 2 * size[0]))  # JPEG: decode at a reduced resolution
+        if image.format in ("JPEG", "MPO"):
+            _decode_smaller(image, transform)
         image.load()  # before its orientation, which may follow the pixels
         turn = _UPRIGHT.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        return _array(_resize(_convert(upright, channels), size))
+        return _transformed(image if turn is None else image.transpose(turn), transform)
 
 
 def fit(image: ImageArray, transform: Transform) -> ImageArray:
     """Transform a decoded image (C, H, W), as `decode` does."""
-    original = Image.fromarray(_interleaved(image))
-    return _array(_resize(_convert(original, transform.channels), transform.size))
+    return _transformed(Image.fromarray(_interleaved(image)), transform)
 
 
 def write_png(path: Path, image: ImageArray) -> None:
@@ -326,39 +323,35 @@ def _animated(image: Image.Image) -> bool:
         return True  # its second frame is damaged, which the first is not
 
 
-def _grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA") or image.mode in _DEEP_MODES
+def _decode_smaller(image: Image.Image, transform: Transform) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8, where that leaves twice the pixels a side."""
+    if transform.size is not None and transform.channels != 4:
+        height, width = transform.size
+        if _orientation(image) >= 5:  # those that swap the sides
+            height, width = width, height
+        image.draft(None, (2 * width, 2 * height))
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        image = _eight_bit(image)
-    if _transparent(image) and channels != 4:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
-
-
-def _transparent(image: Image.Image) -> bool:
-    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255):
-        values = values / 257  # 65535 -> 255
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-
-
-def _resize(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if size is None or image.size == (size[1], size[0]):
-        return image
-    return ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
-
-
-def _array(image: Image.Image) -> ImageArray:
-    array = np.array(image, dtype=np.uint8)
+def _transformed(image: Image.Image, transform: Transform) -> ImageArray:
+    array = np.array(_fit(colours.to_channels(image, transform), transform), dtype=np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _fit(image: Image.Image, transform: Transform) -> Image.Image:
+    """An image at the transform's size, antialiased."""
+    if transform.size is None or image.size == transform.size[::-1]:
+        return image
+    height, width = transform.size
+    if transform.fit == "stretch":
+        return image.resize((width, height), _FILTER)
+    if transform.fit == "crop":
+        return ImageOps.fit(image, (width, height), method=_FILTER)
+    scale = min(width / image.width, height / image.height)
+    inner = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    colour = colours.padding(image.mode, transform.background)
+    sheet = Image.new(image.mode, (width, height), colour)
+    sheet.paste(image.resize(inner, _FILTER), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return sheet
 
 
 def _interleaved(image: ImageArray) -> ImageArray:

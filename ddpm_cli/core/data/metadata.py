@@ -1,6 +1,6 @@
 """Image files without their metadata, which then cannot make them unreadable.
 
-What may hold the orientation is kept: EXIF and XMP.
+What may hold the orientation is kept: EXIF and XMP; and where pixels are read, their profile.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _PIXELS = frozenset({b"IDAT", b"fdAT"})
 _HEADER = frozenset({b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL"})  # before the pixels
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ORIENTING = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})  # keywords of texts
-_TEXT_LIMIT = 2**20  # bytes of a compressed text, unpacked; Pillow refuses more
+_UNPACKED_LIMIT = 2**20  # bytes of a compressed text or profile, unpacked; Pillow refuses more
 
 _JPEG, _SCAN = b"\xff\xd8", 0xDA
 _JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE}) - {0xE1, 0xEE}  # EXIF and XMP; the colours
 
 
 def essential_png(data: bytes, *, pixels: bool) -> bytes:
-    """A PNG without texts, profiles and later frames.
+    """A PNG without texts and later frames, and without its colour profile unless pixels are read.
 
     EXIF and XMP are kept also where they follow the pixels. Without `pixels` those are left out,
     too, as Pillow decodes them to reach what follows. A file that is cut short stays so. Other
@@ -39,7 +39,7 @@ def essential_png(data: bytes, *, pixels: bool) -> bytes:
             after_pixels = True
             if pixels:
                 kept.append(data[start:end])
-        elif kind == b"eXIf" or (kind in _TEXTS and _may_orient(kind, data[start + 8 : end - 4])):
+        elif _is_of_use(kind, data[start + 8 : end - 4], pixels=pixels):
             kept.append(_with_crc(data[start : end - 4]))
         elif kind in _HEADER or (kind[:1].isupper() and not after_pixels):
             kept.append(data[start:end])
@@ -70,6 +70,14 @@ def _with_crc(chunk: bytes) -> bytes:
     return chunk + zlib.crc32(chunk[4:]).to_bytes(4, "big")
 
 
+def _is_of_use(kind: bytes, content: bytes, *, pixels: bool) -> bool:
+    """Whether a chunk is EXIF, a profile where pixels are read, or a text with the orientation."""
+    if kind == b"iCCP":  # name, method, profile
+        method_and_profile = content.partition(b"\0")[2]
+        return pixels and method_and_profile[:1] == b"\0" and _unpacks(method_and_profile[1:])
+    return kind == b"eXIf" or (kind in _TEXTS and _may_orient(kind, content))
+
+
 def _may_orient(kind: bytes, content: bytes) -> bool:
     """Whether a text is one that Pillow takes an orientation from, and can unpack."""
     keyword, _, text = content.partition(b"\0")
@@ -78,10 +86,14 @@ def _may_orient(kind: bytes, content: bytes) -> bool:
     if kind == b"tEXt" or (kind == b"iTXt" and text[:1] == b"\0"):
         return True
     # iTXt: flag, method, language, translated keyword, text; zTXt: method, text
-    packed = text[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else text[1:]
+    return _unpacks(text[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else text[1:])
+
+
+def _unpacks(packed: bytes) -> bool:
+    """Whether Pillow unpacks this: no damage, and not too large."""
     try:
         unpacker = zlib.decompressobj()
-        unpacker.decompress(packed, _TEXT_LIMIT)
+        unpacker.decompress(packed, _UNPACKED_LIMIT)
     except zlib.error:
         return False
     return not unpacker.unconsumed_tail

@@ -100,7 +100,8 @@ def open_images(
     if others:
         _check_shape(model, source, name)
     if source.transparent and network.channels != 4:
-        reporter.say(f"{name}: transparent images are composited on white, as in training")
+        background = model.config.data.background
+        reporter.say(f"{name}: transparent images are composited on {background}, as in training")
     labels = _labels(model, source, name)
     with distributed.local_rank0_first():
         images = loader.prepare(source, Transform.of(model.config), reporter, skip_bad=skip_bad)

@@ -157,6 +157,7 @@ class FileImages:
         name = self._listing.names[index]
         try:
             data = self._listing.read(index)
+            # Without its colour profile, which pytorch-fid, torch-fidelity and clean-fid ignore.
             return files.decode(data, name), files.traits(data, name)
         except UnreadableError as error:
             return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import allow_pixels
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
+from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
@@ -124,6 +125,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
     source = _open_source(request, saved, reporter)
+    request = _with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
     size = request.size or saved.get("network", "size") or source.native_size
     out = request.out or RUNS / _run_name(source.name, size)
@@ -168,6 +170,19 @@ def _attributes(request: TrainingRequest, saved: SavedSettings) -> Sequence[str]
         raise UsageError("--attributes are classes to learn, and --unconditional learns none")
     of_other_images = saved.overruled_images(request) is not None
     return requested or (() if of_other_images else saved.get("data", "attributes") or ())
+
+
+def _with_size(request: TrainingRequest, source: Source) -> TrainingRequest:
+    """The request with the --size that --resize-to-power comes to, if it is given."""
+    if (direction := request.resize_to_power) is None:
+        return request
+    if source.image_size is None:
+        raise UsageError(
+            f"--resize-to-power {direction} is of images of one size, and those of {source.name} "
+            "differ; give --size"
+        )
+    height, width = (power_of_two(side, direction) for side in source.image_size)
+    return replace(request, size=(height, width), resize_to_power=None)
 
 
 def _base(
