@@ -54,9 +54,11 @@ def classes_of(
 
 def _from_folders(images: Sequence[str], shared: str) -> Classes:
     none = np.full(len(images), -1)
-    folders = [name[len(shared) :].partition("/") for name in images]
-    outside = [name for name, (_, slash, _) in zip(images, folders, strict=True) if not slash]
-    names = in_order({folder for folder, slash, _ in folders if slash})
+    start = len(shared)
+    ends = np.array([name.find("/", start) for name in images])
+    outside = [images[i] for i in np.flatnonzero(ends < 0).tolist()]
+    folders = (name[start:end] for name, end in zip(images, ends.tolist(), strict=True) if end >= 0)
+    names = in_order(set(folders))
     if not names:
         return Classes((), none)
     if _are_shards(names):
@@ -65,7 +67,8 @@ def _from_folders(images: Sequence[str], shared: str) -> Classes:
     if outside:
         return Classes((), none, _some_without(outside, len(images), "lie in no class folder"))
     index = {name: label for label, name in enumerate(names)}
-    return Classes(tuple(names), np.array([index[folder] for folder, _, _ in folders]))
+    labels = (index[name[start:end]] for name, end in zip(images, ends.tolist(), strict=True))
+    return Classes(tuple(names), np.fromiter(labels, np.int64, len(images)))
 
 
 def _some_without(names: Sequence[str], count: int, what: str) -> str:

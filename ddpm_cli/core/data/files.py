@@ -96,11 +96,11 @@ class UnreadableError(DdpmError):
 
 def is_image_file(name: str) -> bool:
     """Whether a name is that of an image file, and not a hidden file or one of __MACOSX."""
-    path = Path(name)
+    base = name[name.rfind("/") + 1 :]
     return (
-        path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and "__MACOSX" not in path.parts
+        base[max(0, base.rfind(".")) :].lower() in SUFFIXES
+        and base[0] != "."
+        and ("__MACOSX" not in name or "__MACOSX" not in name.split("/"))
     )
 
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from shlex import quote
@@ -67,7 +68,7 @@ def arrange(
     """
     files = [name for name in files if not is_system_name(name)]
     own = _own_folders(files, read_text)
-    outside = [name for name in files if not _lies_in(name, own)]
+    outside = [name for name in files if not _lies_in(name, own)] if own else files
     images = sorted(filter(is_image_file, outside))
     notices: list[str] = []
     if images:
@@ -81,7 +82,8 @@ def arrange(
     if empty := _without_images(images, folders, {*own, *(part.left_out if part else ())}):
         notices.append(f"no images in {_listed(empty)}")
     texts = frozenset(name for name in outside if name.lower().endswith(TEXTS))
-    others = [name for name in outside if name not in texts and not is_image_file(name)]
+    images_or_texts = {*images, *texts}
+    others = [n for n in outside if n not in images_or_texts and not is_image_file(n)]
     if others and images:
         notices.append(f"left out: {describe_left_out(count_suffixes(others), _LISTED)}")
     return Layout(
@@ -94,11 +96,18 @@ def arrange(
 
 def is_system_name(name: str) -> bool:
     """Whether a file or folder is hidden, or in a folder of the operating system."""
-    parts = name.split("/")
-    return parts[-1].lower() in _SYSTEM_FILES or any(
-        (part.startswith(".") and part not in (".", "..")) or part.lower() in _SYSTEM
-        for part in parts
-    )
+    folder, _, base = name.rpartition("/")
+    return base.lower() in _SYSTEM_FILES or _is_system_part(base) or _is_system_folder(folder)
+
+
+@lru_cache(maxsize=4096)
+def _is_system_folder(folder: str) -> bool:
+    return any(map(_is_system_part, folder.split("/")))
+
+
+def _is_system_part(part: str) -> bool:
+    hidden = part.startswith(".") and part not in (".", "..")
+    return hidden or part.lower() in _SYSTEM
 
 
 def shared_folder(names: Iterable[str]) -> str:
@@ -110,9 +119,10 @@ def shared_folder(names: Iterable[str]) -> str:
 def _own_folders(files: Collection[str], read_text: ReadText) -> dict[str, str]:
     """Folders that ddpm wrote, with their / ("" for the root), and the marker file of each."""
     own: dict[str, str] = {}
-    for name in sorted(files):  # config.json comes before sampling.json
-        file = posixpath.basename(name)
-        if file in _MARKERS and _first_keys(name, read_text) >= _MARKERS[file]:
+    markers = (name for name in files if _base(name) in _MARKERS)
+    for name in sorted(markers):  # config.json comes before sampling.json
+        file = _base(name)
+        if _first_keys(name, read_text) >= _MARKERS[file]:
             own.setdefault(_folder(name), file)
     return own
 
@@ -147,6 +157,11 @@ def _is_marker(name: str, own: Collection[str]) -> bool:
 def _folder(name: str) -> str:
     """The folder of a file, with its /; "" for the root."""
     return name[: name.rfind("/") + 1]
+
+
+def _base(name: str) -> str:
+    """The name of a file without its folder."""
+    return name[name.rfind("/") + 1 :]
 
 
 def _sampled_images(

@@ -109,7 +109,7 @@ def digest(lines: Iterable[str]) -> str:
     """SHA-256 of lines, in hexadecimal digits."""
     hashed = hashlib.sha256()
     for line in lines:
-        hashed.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        hashed.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     return hashed.hexdigest()
 
 
