@@ -25,10 +25,12 @@ from tests.support.cli import Result
 
 Call = Callable[..., Result]
 
-COMMANDS = ("train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
+COMMANDS = ("data", "train", "sample", "gif", "fid", "inception-score", "nll", "inspect-schedule")
 
 # Options that scripts rely on; a command may have more.
 OPTIONS = {
+    "data": "--size --channels --holdout --seed --against --max-pixels --out -n --clear-cache "
+    "--json",
     "train": "--data --preset --config --size --channels --out --images --steps --epochs --minutes "
     "--batch --lr --seed --nproc --snapshot-every --resume --unconditional --class-drop --dry-run "
     "--json --holdout --patience --schedule --timesteps --parameterisation --loss --weighting "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ddpm_cli.core.data import near_duplicates
 from ddpm_cli.core.data.arrays import ArraySource
@@ -122,6 +122,22 @@ def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
         {"11.png", "11-same.png"},
     ]
     assert copies.needless == 4
+
+
+def test_crops_of_a_photo_are_found_and_strokes_that_are_alike_are_not() -> None:
+    """How much copies may differ depends on how much different images of the set do."""
+    photos = [photo(i, 66) for i in range(30)]
+    shifted = [photos[3].crop((1, 1, 65, 65)), photos[3].crop((0, 0, 64, 64))]
+    crops = [np.asarray(image) for image in [*photos[4:], *shifted]]
+    assert find_copies(survey(ArraySource(crops), SILENT), NONE_HELD_OUT).similar == ((26, 27),)
+
+    strokes = []
+    for degrees in range(0, 180, 4):
+        image = Image.new("L", (64, 64))
+        x, y = (24 * f(np.radians(degrees)) for f in (np.cos, np.sin))
+        ImageDraw.Draw(image).line((32 - x, 32 - y, 32 + x, 32 + y), 255, width=6)
+        strokes.append(np.asarray(image))
+    assert find_copies(survey(ArraySource(strokes), SILENT), NONE_HELD_OUT).similar == ()
 
 
 def test_figures_that_differ_in_colour_or_shape_are_no_copies() -> None:

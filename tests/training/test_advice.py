@@ -13,6 +13,7 @@ import pytest
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.arrays import ArraySource
+from ddpm_cli.core.data.captions import from_sentences
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.survey import CaptionLengths
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -163,10 +164,12 @@ def test_captions_that_are_too_long() -> None:
 
 
 def test_the_built_in_shapes_need_no_advice() -> None:
-    assert advice.of_source(Shapes(24), config(data={"holdout": 0})) == []
+    assert advice.of_source(Shapes(24), None, config(data={"holdout": 0})) == []
     images = ArraySource(np.zeros((24, 64, 64, 3), np.uint8))
     run = config(data={"holdout": 0}, network={"classes": []})
-    assert "24 images" in advice.of_source(images, run)[0].line
+    assert "24 images" in advice.of_source(images, None, run)[0].line
+    captions = from_sentences("", [["a cup on the left"]] * 24)
+    assert advice.of_source(images, captions, run)[-1].flags == ("--no-flip",)
 
 
 def test_train_warns_in_a_line_each(train_tiny: Callable[..., Result], tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _train(
             if warning := divergence.warning(plan.config, plan.preset):
                 reporter.say(warning)
             if not dry_run:
-                _advise(advice.of_source(plan.source, plan.config), reporter)
+                _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
             else:
                 session.load_scoring(request, execution.device, reporter)
                 images = preflight.load_images(plan, request, execution.device, reporter)

@@ -1,7 +1,8 @@
 """Images that show the same picture: equal files, and copies re-encoded or resized.
 
 A 64-bit perceptual hash (the signs of the lowest frequencies of the grey image, Zauner 2010) finds
-candidates without comparing all pairs; a small colour thumbnail then decides.
+candidates without comparing all pairs; a small colour thumbnail then decides: copies differ less
+than different images of the same set do, which is little for handwriting and much for photos.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from ddpm_cli.core.data.transform import Transform
 
 EXAMINED = Transform(3, (32, 32))  # what `Print.of` takes
 _FREQUENCIES, _POOL = 8, 2  # kept a side; side of the blocks that a thumbnail's pixels average
-_DISTANCE = 7  # bits of the hash in which two copies differ at most
+_DISTANCE = 8  # bits of the hash in which two copies differ at most
 _NEIGHBOURS = 256  # images compared with, at most, among those that share a part of the hash
 _CHUNK = 8192  # pairs whose thumbnails are compared at a time
-_RELATIVE, _ABSOLUTE = 0.12, 2.0  # difference of two copies: of their contrast, and grey levels
+_ABSOLUTE = 2.0  # grey levels in which two copies differ at most, besides a share of the contrast
+_LEAST, _MOST = 0.12, 0.25  # that share: what JPEG and resizing do; crops by a pixel
+_OF_NEIGHBOURS = 0.5  # the share, of the difference between an image and the one that is nearest
+_SAMPLED, _AMONG = 256, 4096  # images of which the nearest is sought, and among which
 _NONE = np.empty((0, 2), np.int64)
 _GREY = np.array([0.299, 0.587, 0.114])
 
@@ -63,14 +67,15 @@ def similar_pairs(prints: list[Print]) -> Pairs:
     """Images that look the same, equal files among them.
 
     Copies share one of eight 16-bit parts of the hash where it differs in up to three bits, and
-    nearly always up to seven. Of very many with one part in common, not all pairs are found, but
+    nearly always up to eight. Of very many with one part in common, not all pairs are found, but
     each image with others.
     """
     if len(prints) < 2:
         return _NONE
     hashes = np.stack([p.hash for p in prints])  # (N, 8)
     thumbnails = np.stack([p.thumbnail for p in prints])
-    found = [_NONE, *(_alike(pairs, thumbnails) for pairs in _candidates(hashes))]
+    share = _tolerance(thumbnails)
+    found = [_NONE, *(_alike(pairs, thumbnails, share) for pairs in _candidates(hashes))]
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -104,13 +109,34 @@ def _candidates(hashes: NDArray[np.uint8]) -> Iterator[Pairs]:
                 yield np.sort(pairs[bits <= _DISTANCE], axis=1)
 
 
-def _alike(pairs: Pairs, thumbnails: NDArray[np.uint8]) -> Pairs:
-    """Those of the pairs whose thumbnails hardly differ."""
+def _tolerance(thumbnails: NDArray[np.uint8]) -> float:
+    """The share of their contrast in which copies differ, from what different images do.
+
+    Of a sample: half the difference to the nearest other image, of those that are nearest to one.
+    """
+    among = thumbnails[_evenly(len(thumbnails), _AMONG)].astype(np.float32)
+    chosen = _evenly(len(among), _SAMPLED)
+    squares = (among**2).sum(axis=1)
+    products = among[chosen] @ among.T
+    distances = squares[chosen, None] + squares[None] - 2 * products
+    distances[np.arange(len(chosen)), chosen] = np.inf
+    nearest = np.sqrt(distances.min(axis=1).clip(min=0) / among.shape[1])
+    near = np.quantile(nearest / np.maximum(among[chosen].std(axis=1), 1), 0.1)
+    return float(np.clip(_OF_NEIGHBOURS * near, _LEAST, _MOST))
+
+
+def _evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` indices below `count`, evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+def _alike(pairs: Pairs, thumbnails: NDArray[np.uint8], share: float) -> Pairs:
+    """Those of the pairs whose thumbnails differ by that share of their contrast at most."""
     kept = [pairs[:0]]
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
         one, other = (thumbnails[chunk[:, side]].astype(np.float32) for side in (0, 1))
         contrast = np.minimum(one.std(axis=1), other.std(axis=1))
         difference = np.sqrt(((one - other) ** 2).mean(axis=1))
-        kept.append(chunk[difference <= _ABSOLUTE + _RELATIVE * contrast])
+        kept.append(chunk[difference <= _ABSOLUTE + share * contrast])
     return np.concatenate(kept)

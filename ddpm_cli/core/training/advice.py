@@ -10,6 +10,7 @@ from math import log10
 import numpy as np
 
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import listed
@@ -53,11 +54,15 @@ class Advice:
         return self.message + (f" ({' or '.join(self.flags)})" if self.flags else "")
 
 
-def of_source(source: Source, config: RunConfig) -> list[Advice]:
-    """The warnings that apply to a run, from what is known without decoding the images."""
+def of_source(source: Source, captions: Captions | None, config: RunConfig) -> list[Advice]:
+    """The warnings that apply to a run, from what is known without decoding the images.
+
+    captions: those that are learned.
+    """
     if isinstance(source, Shapes):
         return []
-    return [advice for advice in advise(Facts.of_source(source), config) if advice.warning]
+    facts = Facts.of_source(source, captions)
+    return [advice for advice in advise(facts, config) if advice.warning]
 
 
 def advise(facts: Facts, config: RunConfig) -> list[Advice]:

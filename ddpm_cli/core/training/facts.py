@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.copies import Copies
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.survey import CaptionLengths, Survey
 from ddpm_cli.core.errors import DdpmError
 
 _SIZES_READ = 32  # headers read, at most, where images have different sizes
+_SENTENCES_READ = 2_000  # at most
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Facts:
     held_out_copies: int = 0  # of the images held out, those that a training image shows
 
     @classmethod
-    def of_source(cls, source: Source) -> Facts:
+    def of_source(cls, source: Source, captions: Captions | None = None) -> Facts:
         """From labels and a few headers alone."""
         count = len(source)
         if source.image_size is not None:
@@ -44,7 +46,17 @@ class Facts:
             rows = np.linspace(0, count - 1, min(count, _SIZES_READ)).astype(int)
             sizes = [*_sizes(source, rows)]
         numbered = bool(source.label_table)
-        return cls(source.name, count, source.classes, source.labels, numbered, tuple(sizes))
+        sentences = () if captions is None else captions.sentences
+        every = -(-len(sentences) // _SENTENCES_READ) or 1
+        return cls(
+            source.name,
+            count,
+            source.classes,
+            source.labels,
+            numbered,
+            tuple(sizes),
+            sentences[::every],
+        )
 
     @classmethod
     def of_survey(cls, survey: Survey, copies: Copies) -> Facts:
