@@ -134,7 +134,8 @@ def test_every_layout_gives_the_training_part_and_its_attributes(kind: str) -> N
     assert any("only train of" in n and "valid 4, test 4" in n for n in source.notices), (
         source.notices
     )
-    assert source.unread(None) == ""
+    assert source.unread(None) == "" and source.name == ("archive" if kind == "kaggle" else "faces")
+    assert all(n.startswith(("faces", "archive")) for n in source.notices), source.notices
 
 
 def test_parts_and_attributes_by_name() -> None:

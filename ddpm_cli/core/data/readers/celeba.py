@@ -55,6 +55,7 @@ class CelebaFiles(Tree):
 
     def __init__(
         self,
+        path: Path,
         tree: Tree,
         tables: Tables,
         part: str = "",
@@ -62,7 +63,8 @@ class CelebaFiles(Tree):
         *,
         training: bool = False,
     ) -> None:
-        self.path, self._tree, self._tables = tree.path, tree, tables
+        self.path, self._tree, self._tables = path, tree, tables
+        self.sequential = tree.sequential
         self.texts = frozenset(name for name in tree.texts if not is_table(name))
         aligned = [i for i, name in enumerate(tree.names) if _IMAGES in name.split("/")[:-1]]
         rows = aligned or list(range(len(tree.names)))
@@ -97,7 +99,7 @@ class CelebaFiles(Tree):
         if not self._attributes:
             why = (
                 f"--attributes {known[-1]} learns one of the {len(known)} attributes in {table}, "
-                f"several as a,b, and --attributes {EVERY} all"
+                f"several as a,b, and --attributes {EVERY} every one"
             )
             return Classes((), np.full(len(self.names), -1), why)
         chosen = self._chosen(known)

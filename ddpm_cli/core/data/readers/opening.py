@@ -30,7 +30,7 @@ def open_image_files(
     tree, tables = celeba.open_published(path) or (_open_tree(path, training=training), None)
     tables = tables or tables_among(tree.texts, tree.text)
     if tables is not None:
-        return celeba.CelebaFiles(tree, tables, part, attributes, training=training)
+        return celeba.CelebaFiles(path, tree, tables, part, attributes, training=training)
     if part or attributes:
         given = f":{part}" if part else f"--attributes {','.join(attributes)}"
         raise DdpmError(f"{given} is for CelebA, and {path} has no list_attr_celeba.txt")
