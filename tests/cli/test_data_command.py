@@ -69,6 +69,18 @@ def test_all_bars_but_of_many_classes(ddpm: Call, tmp_path: Path) -> None:
     assert "23 classes, the largest 2 times the smallest:" in out
 
 
+def test_the_next_command_has_what_was_given(ddpm: Call, photos: Path) -> None:
+    given = ("--size", "8x16", "--fit", "pad", "--background", "black", "--holdout", 2, "--seed", 3)
+    last = ddpm("data", photos, *given).out.splitlines()[-1]
+    for name, value in zip(given[::2], given[1::2], strict=True):
+        assert f"{name} {value}" in last
+    sheet = np.asarray(Image.open("data.png"))  # 24 images, enlarged six times, in rows of five
+    assert sheet.shape[1] == 5 * (6 * 16 + 2) + 2
+    assert (sheet[2 : 2 + 48, 2 : 2 + 4 * 6] == 0).all()  # 8x8 in the middle of 8x16
+    assert (sheet[2 : 2 + 48, 2 + 4 * 6 : 2 + 12 * 6] > 0).all()
+    assert "as 8x8x3" in ddpm("data", photos, "--resize-to-power", "up").out
+
+
 def test_captions_in_words(ddpm: Call, photos: Path) -> None:
     for label in ("dark", "light"):
         for i in range(12):

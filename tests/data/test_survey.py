@@ -210,6 +210,7 @@ def test_the_sheet_is_spread_over_the_classes() -> None:
     positions = spread_over_classes(found, 12)
     assert np.bincount(labels[positions]).tolist() == [4, 4, 4]
     assert positions == sorted(set(positions))
+    assert np.bincount(labels[spread_over_classes(found, 30)]).tolist() == [13, 12, 5]
     many = survey(ArraySource(images, np.arange(120)), SILENT)
     assert spread_over_classes(many, 3) == [0, 60, 119]  # 59.5 rounds to even
     alone = survey(ArraySource(images), SILENT)

@@ -137,7 +137,12 @@ def test_sizes_that_do_not_fit() -> None:
     (line,) = lines(facts(sizes=((500, 500),)), config(), warning=False)
     assert line.endswith("(--size 128)")
     (line,) = lines(facts(sizes=((100, 200),)), config(), warning=False)
-    assert line == "images of 100x200 lose 50 % of their area to the crop (--size 64x128)"
+    assert (
+        line == "images of 100x200 lose 50 % of their area to the crop (--size 64x128 or --fit pad)"
+    )
+    assert advice.advise(facts(sizes=((100, 200),)), config(data={"fit": "pad"})) == []
+    (line,) = lines(facts(sizes=((100, 200),)), config(data={"fit": "stretch"}), warning=False)
+    assert line.startswith("images of 100x200 are stretched to another shape")
     wide = config(network={"size": [64, 128]})
     assert advice.advise(facts(sizes=((100, 200),)), wide) == []
 

@@ -16,7 +16,11 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
-class ImageOptions(SettingOptions, of=TrainingRequest, only=("size", "channels", "max_pixels")):
+class ImageOptions(
+    SettingOptions,
+    of=TrainingRequest,
+    only=("size", "resize_to_power", "channels", "max_pixels"),
+):
     """What the network sees of the images."""
 
 

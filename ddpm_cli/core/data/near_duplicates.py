@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.transform import Transform
 
-EXAMINED = Transform(3, (32, 32))  # what `Print.of` takes
+EXAMINED = Transform(3, (32, 32), fit="stretch")  # what `Print.of` takes
 _FREQUENCIES, _POOL = 8, 2  # kept a side; side of the blocks that a thumbnail's pixels average
 _DISTANCE = 8  # bits of the hash in which two copies differ at most
 _NEIGHBOURS = 256  # images compared with, at most, among those that share a part of the hash

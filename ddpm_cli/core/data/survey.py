@@ -235,7 +235,9 @@ def spread_over_classes(survey: Survey, count: int) -> list[int]:
     if classes >= count:
         first = order[in_class == 0]
         return [int(i) for i in first[np.linspace(0, classes - 1, count).round().astype(int)]]
-    each = -(-count // classes)
+    each, present = -(-count // classes), np.unique(labels, return_counts=True)[1]
+    while np.minimum(present, each).sum() < min(count, len(labels)):
+        each += 1  # small classes leave places
     step = np.maximum(1, sizes // each)  # evenly within a class, too
     chosen = order[(in_class % step == 0) & (in_class < each * step)]
     return [

@@ -208,7 +208,8 @@ def _size(facts: Facts, config: RunConfig) -> Iterator[Advice]:
         return
     height, width = np.median(np.array(facts.sizes), axis=0)
     to = config.network.size
-    scale = max(to[0] / height, to[1] / width)
+    factors = to[0] / height, to[1] / width
+    scale = min(factors) if config.data.fit == "pad" else max(factors)
     shown = f"{height:.0f}x{width:.0f}"
     if scale >= _BLURRED:
         fitting = _sides(int(min(height, width)))
@@ -224,14 +225,16 @@ def _size(facts: Facts, config: RunConfig) -> Iterator[Advice]:
             warning=False,
         )
     kept = min(width / height, to[1] / to[0]) / max(width / height, to[1] / to[0])
-    if kept < _CROPPED and scale < _BLURRED:
+    if kept < _CROPPED and scale < _BLURRED and config.data.fit != "pad":
         side = min(to)
         shape = (side, _sides(int(side * width / height)))
         if height > width:
             shape = (_sides(int(side * height / width)), side)
         yield Advice(
-            f"images of {shown} lose {100 * (1 - kept):.0f} % of their area to the crop",
-            (f"--size {shape[0]}x{shape[1]}",),
+            f"images of {shown} lose {100 * (1 - kept):.0f} % of their area to the crop"
+            if config.data.fit == "crop"
+            else f"images of {shown} are stretched to another shape",
+            (f"--size {shape[0]}x{shape[1]}", "--fit pad"),
             warning=False,
         )
 

@@ -22,7 +22,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.figures import contact_sheet
 from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.training import advice
+from ddpm_cli.core.training import advice, planning
 from ddpm_cli.core.training.facts import Facts
 
 _IN_DRY_RUN = 10_000  # images
@@ -33,6 +33,7 @@ class Findings:
     """What was found in images, for a run that `ddpm train` would make of them."""
 
     data: str  # as given
+    given: dict[str, str]  # options of `ddpm train` that were given, as they are typed
     survey: Survey
     copies: Copies
     other: Survey | None  # the images of --against
@@ -50,9 +51,7 @@ class Findings:
     @property
     def command(self) -> str:
         """The training that is advised."""
-        options: dict[str, str] = {}
-        if held_out := self.config.data.holdout:
-            options["--holdout"] = f"--holdout {held_out}"
+        options = dict(self.given)
         for each in self.advice:
             for flag in each.flags[:1]:
                 options.setdefault(flag.split()[0], flag)
@@ -119,6 +118,7 @@ def look(
     data = request.settings.get("data", {})
     attributes, holdout = data.get("attributes", ()), data.get("holdout", 0)
     source = open_source(request.data, reporter, training=True, attributes=attributes)
+    request = planning.with_size(request, source)
     if holdout >= len(source):
         raise UsageError(f"--holdout {holdout} leaves nothing of {len(source)} images to train on")
     elsewhere = None if against is None else open_source(against, reporter)
@@ -157,7 +157,20 @@ def _look(
     hints = advice.advise(Facts.of_survey(found, copies), config)
     if isinstance(source, Shapes):  # made for this
         hints = []
-    return Findings(request.data or "", found, copies, other, config, hints, sheet, shown)
+    given = _given(request, seed)
+    return Findings(request.data or "", given, found, copies, other, config, hints, sheet, shown)
+
+
+def _given(request: TrainingRequest, seed: int) -> dict[str, str]:
+    values = {
+        "--size": request.size and "x".join(map(str, request.size)),
+        "--channels": request.channels,
+        "--max-pixels": request.max_pixels,
+        "--seed": seed,
+    }
+    for name, value in request.settings.get("data", {}).items():
+        values[f"--{name}"] = ",".join(value) if isinstance(value, tuple) else value
+    return {name: f"{name} {quote(str(value))}" for name, value in values.items() if value}
 
 
 def _config(request: TrainingRequest, source: Source, *, captioned: bool) -> RunConfig:

@@ -125,7 +125,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
     source = _open_source(request, saved, reporter)
-    request = _with_size(request, source)
+    request = with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
     size = request.size or saved.get("network", "size") or source.native_size
     out = request.out or RUNS / _run_name(source.name, size)
@@ -172,7 +172,7 @@ def _attributes(request: TrainingRequest, saved: SavedSettings) -> Sequence[str]
     return requested or (() if of_other_images else saved.get("data", "attributes") or ())
 
 
-def _with_size(request: TrainingRequest, source: Source) -> TrainingRequest:
+def with_size(request: TrainingRequest, source: Source) -> TrainingRequest:
     """The request with the --size that --resize-to-power comes to, if it is given."""
     if (direction := request.resize_to_power) is None:
         return request
