@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ddpm_cli.core.conditioning.tokens import is_valid_utf8
-from ddpm_cli.core.data import classes
-from ddpm_cli.core.data.captions import Captions, from_sentences
+from ddpm_cli.core.data import tables
+from ddpm_cli.core.data.captions import Captions, check_sentence, from_sentences
 from ddpm_cli.core.data.image_files import FileTree
+from ddpm_cli.core.data.tables import FILE_COLUMNS, TEXT_COLUMNS, Row, first, image_of, lower
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.files import parse_json
@@ -25,16 +22,11 @@ TABLES = (
     *("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.json"),
 )
 BESIDE = (".txt", ".caption", ".json")
-FILE_COLUMNS = ("file_name", "file", "filename", "image")
-TEXT_COLUMNS = ("text", "caption", "prompt")
 
-_DELIMITERS = ",;\t|"
 _READ = (
     "captions are read from captions or metadata (.csv .tsv .jsonl .json) with a column "
     "file_name and a column text, or from a .txt, .caption or .json beside each image"
 )
-
-Row = dict[str | None, Any]  # by column, in lower case; None: columns that the header lacks
 
 
 @dataclass(frozen=True)
@@ -57,9 +49,9 @@ class _Text:
 def find(listing: FileTree) -> Found | None:
     """The first kind of caption files that there is. Raises DdpmError for damaged tables."""
     for kind in TABLES:
-        tables = sorted(n for n in listing.texts if posixpath.basename(n).lower() == kind)
-        if tables and (kind == "captions.csv" or _has_text(listing, tables)):
-            return Found(kind, tuple(tables))
+        files = sorted(n for n in listing.texts if posixpath.basename(n).lower() == kind)
+        if files and (kind == "captions.csv" or _has_text(listing, files)):
+            return Found(kind, tuple(files))
     for kind in BESIDE:
         files = [file for file, _ in _beside(listing, kind)]
         if files and (kind != ".json" or any(_json_text(listing, file) for file in files)):
@@ -89,7 +81,7 @@ def read(listing: FileTree) -> Captions:
     for row in rows:
         image = images.get(row.image)
         if row.text is not None:
-            _check(listing, row)
+            check_sentence(row.text, f"{listing.path}: {row.place}", row.image)
             if image is None:
                 unmatched.append(row.image)
             else:
@@ -104,20 +96,23 @@ def read(listing: FileTree) -> Captions:
     return replace(captions, files=frozenset(found.files), notices=notices)
 
 
-def unread(listing: FileTree, captions: Captions | None) -> str:
-    """One line on the tables and texts that are not read, and why; "" where there are none."""
-    known = captions.files if captions is not None else frozenset[str]()
+def unread(listing: FileTree, captions: Captions | None, labels: frozenset[str]) -> str:
+    """One line on the tables and texts that are not read, and why; "" where there are none.
+
+    labels: those that the classes were read from.
+    """
+    known = labels | (captions.files if captions is not None else frozenset[str]())
     others = [
         name
         for name in sorted(listing.texts - known, key=lambda name: (name.count("/"), name))
-        if posixpath.basename(name) != classes.TABLE and not _is_note(name)
+        if not _is_note(name)
     ]
     if not others:
         return ""
     beside = {file: suffix for suffix in (*BESIDE, ".xml") for file, _ in _beside(listing, suffix)}
-    tables = [name for name in others if name not in beside]
+    whole = [name for name in others if name not in beside]
     counts = Counter(beside[name] for name in others if name in beside)
-    named = [*tables[:2], *([f"{len(tables) - 2} more"] if tables[2:] else [])]
+    named = [*whole[:2], *([f"{len(whole) - 2} more"] if whole[2:] else [])]
     named += [f"{count} {suffix} beside images" for suffix, count in counts.items()]
     why = _READ
     if captions is not None:
@@ -138,18 +133,6 @@ def _is_note(name: str) -> bool:
     """Whether a text is one about the data set, not one of its images."""
     stem = posixpath.basename(name).lower().partition(".")[0]
     return stem in ("readme", "license", "licence", "copying", "citation", "changelog", "notice")
-
-
-def _check(listing: FileTree, row: _Text) -> None:
-    """Raise DdpmError for a caption that is empty or no Unicode."""
-    text = row.text or ""
-    if not text.strip():
-        raise DdpmError(f"{listing.path}: {row.place}: the caption of {row.image} is empty")
-    if not is_valid_utf8(text):
-        raise DdpmError(
-            f"{listing.path}: {row.place}: the caption of {row.image} is not UTF-8 (it contains a "
-            f"lone surrogate): {text[:60]!r}"
-        )
 
 
 def _notices(
@@ -183,18 +166,8 @@ def _missing(
 
 
 def _beside(listing: FileTree, suffix: str) -> list[tuple[str, str]]:
-    """Pairs (file with the suffix in any case, image): a.txt or a.png.txt beside a.png."""
-    files: dict[str, str] = {}
-    for name in listing.texts:
-        stem, end = posixpath.splitext(name)
-        if end.lower() == suffix:
-            files[stem] = name
-    pairs = []
-    for image in listing.names if files else ():
-        file = files.get(posixpath.splitext(image)[0], files.get(image))
-        if file is not None:
-            pairs.append((file, image))
-    return pairs
+    """Pairs of a file with the suffix and the image that it lies beside."""
+    return list(tables.beside(listing.names, listing.texts, suffix))
 
 
 def _beside_rows(listing: FileTree, suffix: str) -> Iterator[_Text]:
@@ -219,23 +192,22 @@ def _json_text(listing: FileTree, file: str) -> list[str]:
         document = parse_json(listing.text(file))
     except (DdpmError, ValueError):
         return []
-    text = _first(_lower(document), TEXT_COLUMNS)[1] if isinstance(document, dict) else None
+    text = first(lower(document), TEXT_COLUMNS)[1] if isinstance(document, dict) else None
     texts = [text] if isinstance(text, str) else text
     return [t for t in texts if isinstance(t, str)] if isinstance(texts, list) else []
 
 
-def _has_text(listing: FileTree, tables: Sequence[str]) -> bool:
-    rows = (row for table in tables for _, row in _parse(listing, table))
-    return any(_first(row, TEXT_COLUMNS)[1] is not None for row in rows)
+def _has_text(listing: FileTree, files: Sequence[str]) -> bool:
+    rows = (row for table in files for _, row in _parse(listing, table))
+    return any(first(row, TEXT_COLUMNS)[1] is not None for row in rows)
 
 
-def _table_rows(listing: FileTree, tables: Sequence[str], columns: Counter[str]) -> Iterator[_Text]:
+def _table_rows(listing: FileTree, files: Sequence[str], columns: Counter[str]) -> Iterator[_Text]:
     """The captions in tables: each row has a file name, and one caption or a list of them.
 
     Counts the rows that have each column of text.
     """
-    for table in tables:
-        folder = table[: table.rfind("/") + 1]
+    for table in files:
         for where, row in _parse(listing, table):
             place = f"{table} {where}"
             if None in row:
@@ -243,7 +215,7 @@ def _table_rows(listing: FileTree, tables: Sequence[str], columns: Counter[str])
                     f"{listing.path}: {place} has more columns than the header: put a caption with "
                     "commas in quotes"
                 )
-            (_, file), (_, text) = _first(row, FILE_COLUMNS), _first(row, TEXT_COLUMNS)
+            (_, file), (_, text) = first(row, FILE_COLUMNS), first(row, TEXT_COLUMNS)
             columns.update(c for c in TEXT_COLUMNS if row.get(c) is not None)
             texts = [text] if isinstance(text, str) else text
             if text is None and isinstance(file, str) and not table.endswith("captions.csv"):
@@ -257,82 +229,13 @@ def _table_rows(listing: FileTree, tables: Sequence[str], columns: Counter[str])
                     f"{listing.path}: {place} should have file_name or file and text or caption; "
                     f"it has {str(row)[:200]}{header}"
                 )
-            image = posixpath.normpath(folder + file.replace("\\", "/"))
+            image = image_of(table, file)
             yield from (_Text(place, image, caption) for caption in texts)
 
 
-def _first(row: Row, columns: Sequence[str]) -> tuple[str, Any]:
-    """The first of the columns that a row has, and its value; None without any."""
-    return next(((c, row[c]) for c in columns if row.get(c) is not None), ("", None))
-
-
 def _parse(listing: FileTree, table: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a table, each with its place in it: "line 3"."""
-    content = listing.text(table)
-    suffix = posixpath.splitext(table)[1].lower()
-    if suffix in (".csv", ".tsv"):
-        yield from _parse_csv(listing, table, content)
-    elif suffix == ".jsonl":
-        yield from _parse_lines(listing, table, content)
-    else:
-        try:
-            document = parse_json(content)
-        except ValueError as error:
-            if content.lstrip()[:1] == "{" and "\n" in content.strip():
-                yield from _parse_lines(listing, table, content)
-                return
-            raise DdpmError(_damaged(listing, table, error)) from error
-        yield from _rows_of(listing, table, document)
-
-
-def _parse_csv(listing: FileTree, table: str, content: str) -> Iterator[tuple[str, Row]]:
-    header = content.lstrip("\r\n").splitlines()[:1]
-    known = {*FILE_COLUMNS, *TEXT_COLUMNS}
-
-    def columns_known(delimiter: str) -> int:
-        names = header[0].split(delimiter) if header else []
-        return len(known.intersection(name.strip(' "').lower() for name in names))
-
-    delimiter = max(_DELIMITERS, key=columns_known)
-    reader = csv.DictReader(
-        io.StringIO(content, newline=None), strict=True, delimiter=delimiter, skipinitialspace=True
-    )
+    """The rows of a table, each with its place in it: "line 3". Raises DdpmError."""
     try:
-        yield from ((f"line {reader.line_num}", _lower(row)) for row in reader)
-    except csv.Error as error:
-        place = f"{table} line {reader.line_num + 1}"  # the first line of the row
-        raise DdpmError(f"{listing.path}: {place}: {error}; is a quote left open?") from error
-
-
-def _parse_lines(listing: FileTree, table: str, content: str) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(content.split("\n"), 1):
-        if line.strip():
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                place = f"{table} line {number}"
-                raise DdpmError(_damaged(listing, place, error)) from error
-            yield f"line {number}", _lower(row) if isinstance(row, dict) else {"": row}
-
-
-def _rows_of(listing: FileTree, table: str, document: Any) -> Iterator[tuple[str, Row]]:
-    """The rows of a JSON document: a list of objects, or an object of captions by file."""
-    if isinstance(document, list):
-        for number, row in enumerate(document, 1):
-            yield f"row {number}", _lower(row) if isinstance(row, dict) else {"": row}
-    elif isinstance(document, dict):
-        images = {posixpath.normpath(name) for name in listing.names}
-        folder = table[: table.rfind("/") + 1]
-        if any(posixpath.normpath(folder + f.replace("\\", "/")) in images for f in document):
-            for file, value in document.items():
-                row = _lower(value) if isinstance(value, dict) else {"text": value}
-                yield f"entry {file!r}", {**row, "file_name": file}
-
-
-def _lower(row: dict[Any, Any]) -> Row:
-    """A row with its columns in lower case, as spreadsheets do not write them."""
-    return {key.strip().lower() if isinstance(key, str) else key: row[key] for key in row}
-
-
-def _damaged(listing: FileTree, place: str, error: ValueError) -> str:
-    return f"{listing.path}: {place}: {error}; fix it, or add --no-captions"
+        yield from tables.rows(listing.text(table), table, listing.names)
+    except ValueError as error:
+        raise DdpmError(f"{listing.path}: {error}; fix it, or add --no-captions") from error

@@ -48,6 +48,17 @@ class Captions:
         return tuple(self.sentences[index] for index in chosen), tuple(rows)
 
 
+def check_sentence(text: str, place: str, image: str) -> None:
+    """Raise DdpmError for a caption that is empty or no Unicode."""
+    if not text.strip():
+        raise DdpmError(f"{place}: the caption of {image} is empty")
+    if not is_valid_utf8(text):
+        raise DdpmError(
+            f"{place}: the caption of {image} is not UTF-8 (it contains a lone surrogate): "
+            f"{text[:60]!r}"
+        )
+
+
 def from_class_names(
     templates: Sequence[str], classes: Sequence[str], labels: NDArray[np.int64]
 ) -> Captions:

@@ -1,23 +1,22 @@
-"""Class names and labels of image files: from their folders, or from a dataset.json."""
+"""Class names and labels of image files: from files beside them, or from their folders."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.conditioning.class_names import in_order
+from ddpm_cli.core.data import label_files
+from ddpm_cli.core.data.label_files import LabelFiles
 from ddpm_cli.core.data.layout import shared_folder
-from ddpm_cli.core.errors import DdpmError, listed
-from ddpm_cli.core.runtime.files import parse_json
+from ddpm_cli.core.errors import listed
 
-TABLE = "dataset.json"  # of StyleGAN and EDM: {"labels": [["00000/img00000000.png", 6], …]}
 _SHARD = re.compile(r"[0-9]{5}")
 
 
@@ -30,26 +29,34 @@ class Classes:
     why_none: str = ""  # why there are no names, where there could have been some
     notices: tuple[str, ...] = ()  # where they come from, or why not from a table
     table: str = ""  # hash of the labels, where they come from a table
+    files: frozenset[str] = frozenset()  # the tables and texts that they were read from
 
 
 def classes_of(
-    images: Sequence[str], texts: Iterable[str], read_text: Callable[[str], str]
+    images: Sequence[str],
+    texts: Collection[str],
+    read_text: Callable[[str], str],
+    below: Callable[[str], str] = str,
 ) -> Classes:
-    """The labels of a dataset.json where there is one, or else the first folders not shared.
+    """The labels of files beside the images where there are any, or else the first folders.
 
-    There are no classes where some images have none, or where the folders are numbered shards.
+    below: an image's name without folders that are certainly no classes. There are no classes where
+    some images have none, or where the folders are numbered shards.
     """
-    shared, notices = shared_folder(images), []
-    for name in sorted(texts, key=len):
-        if posixpath.basename(name) == TABLE and shared.startswith(name.removesuffix(TABLE)):
-            try:
-                labels = _read_labels(name, read_text)
-                if labels is not None:
-                    return _from_table(images, name, labels)
-            except ValueError as error:
-                notices.append(f"{name} gives no classes: {error}")
-    found = _from_folders(images, shared)
-    return replace(found, notices=(*notices, *found.notices))
+    found = label_files.read(images, texts, read_text)
+    classes = None if found.labels is None else _from_files(images, found)
+    if classes is None:
+        own = [below(image) for image in images]
+        classes = _from_folders(own, shared_folder(own))
+    return replace(classes, notices=(*found.notices, *classes.notices), files=found.files)
+
+
+def _from_files(images: Sequence[str], found: LabelFiles) -> Classes:
+    labels = [(found.labels or {}).get(posixpath.normpath(image)) for image in images]
+    if found.names and all(label is None or label.isdecimal() for label in labels):
+        numbers = [None if label is None else int(label) for label in labels]
+        return from_indices(images, numbers, found.names, found.where)
+    return from_names(images, labels, found.where)
 
 
 def _from_folders(images: Sequence[str], shared: str) -> Classes:
@@ -86,45 +93,37 @@ def _are_shards(names: Sequence[str]) -> bool:
     return int(names[-1]) - int(names[0]) == len(names) - 1
 
 
-def _from_table(images: Sequence[str], table: str, labels: dict[str, int]) -> Classes:
-    """Raises ValueError where the table has a label for none of the images."""
-    folder = table.removesuffix(TABLE)
-    found = [labels.get(posixpath.normpath(name).removeprefix(folder)) for name in images]
-    missing = [name for name, label in zip(images, found, strict=True) if label is None]
-    if len(missing) == len(images):
-        raise ValueError("it has no label for any of the images")
+def from_names(images: Sequence[str], found: Sequence[str | None], where: str) -> Classes:
+    """The classes by name as `where` has them for each image; none where one has None."""
+    missing = [image for image, name in zip(images, found, strict=True) if name is None]
     if missing:
-        why = _some_without(missing, len(images), f"have no label in {table}")
+        why = _some_without(missing, len(images), f"have no label in {where}")
         return Classes((), np.full(len(images), -1), why)
-    names = in_order({str(label) for label in found})
-    index = {name: position for position, name in enumerate(names)}
-    rows = np.array([index[str(label)] for label in found])
-    digest = sha256(repr(names).encode() + rows.tobytes()).hexdigest()
-    return Classes(tuple(names), rows, "", (f"the classes are the labels in {table}",), digest)
+    names = in_order({name for name in found if name is not None})
+    index: dict[str | None, int] = {name: position for position, name in enumerate(names)}
+    return _of_table(names, np.array([index[name] for name in found]), where)
 
 
-def _read_labels(table: str, read_text: Callable[[str], str]) -> dict[str, int] | None:
-    """The label of each file; None where the table says that there are none.
+def from_indices(
+    images: Sequence[str], labels: Sequence[int | None], names: Sequence[str], where: str
+) -> Classes:
+    """The classes by index into all their names; none where an image has None or another index."""
+    none = np.full(len(images), -1)
+    known = range(len(names))
+    if strange := sorted({label for label in labels if label is not None and label >= len(names)}):
+        why = f"{where} holds {listed(list(map(str, strange)), 3)}, and names {len(names)} classes"
+        return Classes((), none, why)
+    found = [names[label] if label is not None and label in known else None for label in labels]
+    if missing := [image for image, name in zip(images, found, strict=True) if name is None]:
+        return Classes((), none, _some_without(missing, len(images), f"have no label in {where}"))
+    classes = _of_table(names, np.array(labels), where)
+    if empty := [name for name in names if name not in set(found)]:
+        notice = f"no images of {len(empty)} of the {len(names)} classes: {listed(empty)}"
+        return replace(classes, notices=(*classes.notices, notice))
+    return classes
 
-    Raises ValueError for what is no such table, and for labels that are not whole numbers.
-    """
-    try:
-        document: Any = parse_json(read_text(table))
-    except DdpmError as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(document, dict) or "labels" not in document:
-        raise ValueError('it has no "labels"')
-    labels = document["labels"]
-    if labels is None:
-        return None
-    pairs = list(labels.items()) if isinstance(labels, dict) else labels
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
-        for pair in pairs
-    ):
-        raise ValueError("its labels are not pairs of a file and a class")
-    wrong = next((p for p in pairs if type(p[1]) is not int or p[1] < 0), None)
-    if wrong is not None:
-        kind = "a vector" if isinstance(wrong[1], list) else repr(wrong[1])[:40]
-        raise ValueError(f"the label of {wrong[0]} is {kind}; a class is a whole number from 0")
-    return {posixpath.normpath(name.replace("\\", "/")): label for name, label in pairs}
+
+def _of_table(names: Sequence[str], labels: NDArray[np.int64], where: str) -> Classes:
+    digest = sha256(repr(list(names)).encode() + labels.tobytes()).hexdigest()
+    notices = (f"the classes are the labels in {where}",)
+    return Classes(tuple(names), labels, "", notices, digest)

@@ -21,7 +21,7 @@ from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import parse_json
 
-TEXTS = (".txt", ".caption", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".parquet")
+TEXTS = (".txt", ".caption", ".cls", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".parquet")
 
 _SYSTEM = frozenset(  # folders of operating systems and storage boxes, besides hidden ones
     {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle"}
@@ -108,6 +108,12 @@ def _is_system_folder(folder: str) -> bool:
 def _is_system_part(part: str) -> bool:
     hidden = part.startswith(".") and part not in (".", "..")
     return hidden or part.lower() in _SYSTEM
+
+
+def part_kind(folder: str) -> str | None:
+    """train or test, for the folder of a part; None for any other name."""
+    match = _PART.fullmatch(folder)
+    return None if match is None else "train" if match[1].lower().startswith("train") else "test"
 
 
 def shared_folder(names: Iterable[str]) -> str:
@@ -229,11 +235,11 @@ def _take_part(
     emptied: list[str] = []  # folders whose own images, beside the training part, are left out
     for folder in sorted(children):
         names = children[folder]
-        trains = sorted(name for name in names if _kind(name) == "train")
+        trains = sorted(name for name in names if part_kind(name) == "train")
         others = sorted(names.difference(trains))
         loose = folder in with_images
-        split = trains and any(map(_kind, others))
-        all_parts = folder == top and all(map(_kind, names)) and len(names) + loose > 1
+        split = trains and any(map(part_kind, others))
+        all_parts = folder == top and all(map(part_kind, names)) and len(names) + loose > 1
         if not (split or all_parts) or _lies_in(folder, left_out):
             continue
         if not training or len(trains) > 1 or not (trains or loose):
@@ -255,7 +261,7 @@ def _take_part(
 def _refuse_test_part(path: Path, top: str) -> None:
     """Raise DdpmError where all images lie in a folder called test/ or val/ below the one given."""
     for folder in top.split("/")[:-1]:
-        if _kind(folder) == "test" and folder.lower() != path.stem.lower():
+        if part_kind(folder) == "test" and folder.lower() != path.stem.lower():
             part = top[: top.index(folder) + len(folder)]
             raise DdpmError(
                 f"the images of {path} all lie in {part}/, which is no part to train on; "
@@ -274,17 +280,11 @@ def _folders_with_images(images: Iterable[str]) -> tuple[dict[str, set[str]], se
     return children, with_images
 
 
-def _kind(folder: str) -> str | None:
-    """train or test, for the folder of a part; None for any other name."""
-    match = _PART.fullmatch(folder)
-    return None if match is None else "train" if match[1].lower().startswith("train") else "test"
-
-
 def _which_part(
     path: Path, folder: str, names: Collection[str], *, loose: bool, training: bool
 ) -> str:
     parts = [f"{name}/" for name in sorted(names)]
-    trains = [part for part in parts if _kind(part[:-1]) == "train"]
+    trains = [part for part in parts if part_kind(part[:-1]) == "train"]
     held = _listed([*parts, *(["other images"] if loose else [])])
     example = quote(f"{path}/{folder}{(trains or parts)[0][:-1]}")
     if not training:

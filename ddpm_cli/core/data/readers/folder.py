@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
@@ -14,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data import layout
-from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.readers.tree import (
     Tree,
     decode_text,
     digest,
-    file_limit,
     no_images,
-    too_large,
+    read_file,
 )
 from ddpm_cli.core.errors import DdpmError
 
@@ -45,23 +42,11 @@ class FolderFiles(Tree):
 
     def read(self, index: int) -> bytes:
         """Read the bytes of one image file, from any thread or process."""
-        return self._bytes(self.names[index])
+        return read_file(self.path / self.names[index])
 
     def text(self, name: str) -> str:
         """Read one of the text files. Raises UnreadableError where it is not UTF-8."""
-        return decode_text(self._bytes(name), str(self.path / name))
-
-    def _bytes(self, name: str) -> bytes:
-        file = self.path / name
-        try:
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-                raise UnreadableError(f"{file} is not a regular file")
-            if status.st_size > file_limit():
-                raise UnreadableError(too_large(str(file), status.st_size))
-            return file.read_bytes()
-        except OSError as error:
-            raise UnreadableError(f"{file}: {error.strerror or error}") from error
+        return decode_text(read_file(self.path / name), str(self.path / name))
 
     def fingerprint(self) -> str:
         """Hash names, sizes and the first bytes of some of the files."""

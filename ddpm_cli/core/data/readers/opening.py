@@ -9,9 +9,10 @@ from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.formats import REMEDIES
 from ddpm_cli.core.data.image_files import ImageFiles
-from ddpm_cli.core.data.readers import celeba
+from ddpm_cli.core.data.readers import celeba, parquet_parts
 from ddpm_cli.core.data.readers.celeba_tables import tables_among
 from ddpm_cli.core.data.readers.folder import FolderFiles
+from ddpm_cli.core.data.readers.parquet import ParquetFiles
 from ddpm_cli.core.data.readers.tree import Tree
 from ddpm_cli.core.data.readers.zips import ZipFiles
 from ddpm_cli.core.errors import DdpmError
@@ -21,12 +22,15 @@ from ddpm_cli.core.runtime.content import describe_file
 def open_image_files(
     path: Path, *, training: bool = False, part: str = "", attributes: Sequence[str] = ()
 ) -> ImageFiles:
-    """List the image files of a folder, a .zip, or a folder in a .zip (photos.zip/train).
+    """List the images of a folder, a .zip or folder in one (photos.zip/train), or Parquet files.
 
     training: take the training part where a data set lies in train/, test/ and the like. part,
     attributes: of a CelebA. Raises DdpmError where there are no images, or those of several parts,
     or where part or attributes are given of what is no CelebA.
     """
+    shards = parquet_parts.of(path, training=training)
+    if shards is not None and not (part or attributes):
+        return ParquetFiles(path, shards)
     tree, tables = celeba.open_published(path) or (_open_tree(path, training=training), None)
     tables = tables or tables_among(tree.texts, tree.text)
     if tables is not None:

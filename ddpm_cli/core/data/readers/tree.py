@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from ddpm_cli.core.data import caption_files, layout
@@ -47,7 +49,11 @@ class Tree(ABC):
         """SHA-256 that changes whenever a file is written; the key of caches."""
 
     def classes(self) -> Classes:
-        """Those of a dataset.json, or else the first folder level."""
+        """Those of files beside the images, or else of the first folder level."""
+        return self._classes
+
+    @cached_property
+    def _classes(self) -> Classes:
         return classes_of(self.names, self.texts, self.text)
 
     @property
@@ -61,7 +67,20 @@ class Tree(ABC):
 
     def unread(self, captions: Captions | None) -> str:
         """One line on tables and texts that lie beside the images and are not read."""
-        return caption_files.unread(self, captions)
+        return caption_files.unread(self, captions, self._classes.files)
+
+
+def read_file(file: Path) -> bytes:
+    """Read an image or text on disk. Raises UnreadableError, also for one that is too large."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise UnreadableError(f"{file} is not a regular file")
+        if status.st_size > file_limit():
+            raise UnreadableError(too_large(str(file), status.st_size))
+        return file.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"{file}: {error.strerror or error}") from error
 
 
 def file_limit() -> int:
