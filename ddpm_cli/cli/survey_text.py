@@ -39,7 +39,7 @@ def _images(seen: Survey) -> Iterator[str]:
     total = len(seen.source)
     part = "" if seen.looked_at == total else f", {seen.looked_at:,} of them looked at"
     yield f"{seen.source.name}: {total:,} images{part}"
-    yield from seen.source.notices
+    yield from seen.notices
     sizes, (low, median, high) = seen.sizes, seen.aspects
     (usual, times), *_ = sizes.most_common(1)
     if len(sizes) == 1:

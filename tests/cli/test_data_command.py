@@ -95,6 +95,17 @@ def test_captions_in_words(ddpm: Call, photos: Path) -> None:
     assert "Captions cannot be used: " in out and "dark/0.png" in out
 
 
+def test_what_is_left_out_is_said(ddpm: Call, photos: Path) -> None:
+    (photos / "dark" / "drawing.svg").write_text("<svg/>")
+    (photos / "dark" / "1.txt").write_text("one caption of 24 images")
+    found = ddpm("data", photos, "--no-sheet", "--json").json()
+    assert any(".svg" in notice for notice in found["notices"])
+    assert "23 of 24 images have no caption" in found["no_captions_because"]
+    assert ["--no-captions"] in [each["flags"] for each in found["advice"]]
+    out = ddpm("data", photos, "--no-sheet").out
+    assert all(notice in out for notice in found["notices"])
+
+
 def test_images_that_are_also_elsewhere(ddpm: Call, photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "test"
     other.mkdir()

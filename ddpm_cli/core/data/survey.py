@@ -77,6 +77,13 @@ class Survey:
     why_no_captions: str = ""  # where there are some that cannot be used
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What was left out or is not read, one line each."""
+        read = () if self.captions is None else self.captions.notices
+        beside = "" if self.why_no_captions else self.source.unread(self.captions)
+        return tuple(filter(None, (*self.source.notices, *read, beside)))
+
+    @property
     def looked_at(self) -> int:
         """How many images were looked at, unreadable ones included."""
         return len(self.rows) + len(self.unreadable)

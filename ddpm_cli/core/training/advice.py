@@ -240,6 +240,8 @@ def _size(facts: Facts, config: RunConfig) -> Iterator[Advice]:
 
 
 def _captions(facts: Facts, config: RunConfig) -> Iterator[Advice]:
+    if facts.broken_captions:
+        yield Advice("captions cannot be used, and training stops at them", ("--no-captions",))
     lengths, text = facts.lengths, config.network.text
     if lengths is None or not lengths.too_long or (text is not None and text.encoder != "bytes"):
         return

@@ -30,6 +30,7 @@ class Facts:
     sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of images looked at
     sentences: tuple[str, ...] = ()  # captions
     lengths: CaptionLengths | None = None
+    broken_captions: bool = False  # there are some, and they cannot be used
     unreadable: int = 0
     most_pixels: int | None = None  # of files refused as too large
     transparent: int = 0
@@ -70,6 +71,7 @@ class Facts:
             tuple(look.size for look in survey.looks),
             () if survey.captions is None else survey.captions.sentences,
             survey.lengths,
+            bool(survey.why_no_captions),
             len(survey.unreadable),
             survey.most_pixels,
             survey.traits["transparent"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.presets import default_preset, merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -87,7 +88,7 @@ class Findings:
                 for here, there in self.copies.elsewhere
                 if other is not None
             ],
-            "notices": list(source.notices),
+            "notices": list(found.notices),
             "size": list(network.size),
             "channels": network.channels,
             "sheet": None if self.sheet is None else str(self.sheet),
@@ -129,13 +130,18 @@ def look(
 
 
 def advise(source: Source, config: RunConfig, reporter: Reporter) -> list[advice.Advice]:
-    """Advice for a run, after a look at the images, at most _IN_DRY_RUN of them."""
+    """Advice for a run, after a look at the images, at most _IN_DRY_RUN of them.
+
+    Images and captions that cannot be used are not its subject: a run that could start leaves them
+    out.
+    """
     if isinstance(source, Shapes):
         return []
-    seed = config.optimiser.seed
-    found = survey(source, reporter, count=_IN_DRY_RUN, seed=seed)
+    seed, text = config.optimiser.seed, config.network.text or TextConfig()
+    found = survey(source, reporter, count=_IN_DRY_RUN, seed=seed, text_length=text.length)
     copies = find_copies(found, held_out_rows(found, config.data.holdout, seed))
-    return advice.advise(Facts.of_survey(found, copies), config)
+    facts = Facts.of_survey(found, copies)
+    return advice.advise(replace(facts, unreadable=0, broken_captions=False), config)
 
 
 def _look(
