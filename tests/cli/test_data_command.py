@@ -179,8 +179,8 @@ def test_the_cache_is_listed_and_cleared(
     images = prepare(open_source(str(photos)), Transform(3, (16, 16)), SILENT)
     del images  # which are memory-mapped: in use
     result = ddpm("data", "--clear-cache")
-    assert "1 sets of decoded images" in result.err and "photos-16x16x3-" in result.err
-    assert result.out.startswith("Deleted 1 sets of decoded images, ")
+    assert "decoded images in the cache: 1, " in result.err and "photos-16x16x3-" in result.err
+    assert result.out.startswith("Sets of decoded images deleted: 1, ")
     assert not list((tmp_path / "cache").rglob("*.npy"))
     prepare(open_source(str(photos)), Transform(1, (16, 16)), SILENT)
     document = ddpm("data", "--clear-cache", "--json").json()

@@ -93,6 +93,8 @@ def test_what_must_not_be_mirrored(changes: dict[str, Any], said: bool) -> None:
     if not found.classes:
         found = dataclasses.replace(found, labels=None)
     assert any("--no-flip" in line for line in lines(found, config())) == said
+    proposed = any("--no-flip" in line for line in lines(found, config(), warning=False))
+    assert proposed == found.numbered
     for data in ({"flip": False}, {"augment": 0.12}):  # the network is told of its mirroring
         assert lines(found, config(data=data)) == []
 

@@ -114,14 +114,14 @@ def _clear_cache(*, as_json: bool) -> None:
     reporter, found = console.reporter(), cache.entries()
     total = sum(entry.bytes for entry in found)
     if found:
-        reporter.say(f"{len(found):,} sets of decoded images, {in_words(total)}:")
+        reporter.say(f"Sets of decoded images in the cache: {len(found):,}, {in_words(total)}")
     for entry in found:
         state = "" if entry.is_complete else ", incomplete"
         used = ", in use: kept" if entry.in_use else ""
         reporter.say(f"  {entry.name}: {in_words(entry.bytes)}{state}{used}")
     deleted, kept = cache.clear()
     freed = sum(entry.bytes for entry in deleted)
-    text = f"Deleted {len(deleted):,} sets of decoded images, {in_words(freed)}"
+    text = f"Sets of decoded images deleted: {len(deleted):,}, {in_words(freed)}"
     document = {
         "deleted": [{"name": entry.name, "bytes": entry.bytes} for entry in deleted],
         "kept": [{"name": entry.name, "bytes": entry.bytes} for entry in kept],

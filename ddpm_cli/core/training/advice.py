@@ -134,17 +134,19 @@ def _mirroring(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     """Half of the images are mirrored, unless augmentation tells the network of it."""
     if not config.data.flip or config.data.augment:
         return
-    why = ""
+    why, sure = "", True
     if facts.name.removesuffix("-test") in _LETTERS:
         why = "the images show letters or digits"
-    elif not facts.numbered and _are_characters(facts.classes):
+    elif _are_characters(facts.classes):
         why = f"the classes ({listed(facts.classes, 3)}) are named as letters or digits are"
+        sure = not facts.numbered  # tables number classes of anything
     elif _share(_SIDES, facts.sentences) >= _MENTIONED:
         why = "captions say left and right"
     elif _share(_WRITING, facts.sentences) >= _MENTIONED:
         why = "captions speak of writing"
     if why:
-        yield Advice(f"{why}, and half of the images will be mirrored", ("--no-flip",))
+        message = f"{why}, and half of the images will be mirrored"
+        yield Advice(message, ("--no-flip",), warning=sure)
 
 
 def _classes(facts: Facts, config: RunConfig) -> Iterator[Advice]:

@@ -140,8 +140,10 @@ def advise(source: Source, config: RunConfig, reporter: Reporter) -> list[advice
     seed, text = config.optimiser.seed, config.network.text or TextConfig()
     found = survey(source, reporter, count=_IN_DRY_RUN, seed=seed, text_length=text.length)
     copies = find_copies(found, held_out_rows(found, config.data.holdout, seed))
-    facts = Facts.of_survey(found, copies)
-    return advice.advise(replace(facts, unreadable=0, broken_captions=False), config)
+    facts = replace(Facts.of_survey(found, copies), unreadable=0, broken_captions=False)
+    if not config.data.captions:  # none are learned
+        facts = replace(facts, sentences=(), lengths=None)
+    return advice.advise(facts, config)
 
 
 def _look(
