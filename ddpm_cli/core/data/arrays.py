@@ -35,7 +35,7 @@ class ArraySource:
 
     name = "arrays"
     why_no_classes = label_table = ""
-    notices = ()
+    notices: tuple[str, ...] = ()
     captioned = sequential = False
     blocks = ()
     cache_key = ""  # nothing is cached: the images are in memory, or quick to get

@@ -17,6 +17,7 @@ from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.readers import celeba
+from ddpm_cli.core.data.readers.arrays import open_arrays
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
@@ -128,6 +129,9 @@ def _open_path(spec: str, *, training: bool, attributes: Sequence[str]) -> Sourc
     """The images that a path leads to; an error names what else may have been meant."""
     path, part = _path_and_part(spec)
     if any(place.exists() for place in (path, *path.parents[:-1])):
+        arrays = None if part or attributes else open_arrays(path, training=training)
+        if arrays is not None:
+            return arrays
         files = open_image_files(path, training=training, part=part, attributes=attributes)
         return FileSource(files)
     known = ["shapes", "celeba", *named.DATASETS]

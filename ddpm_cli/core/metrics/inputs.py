@@ -16,6 +16,7 @@ from torch import Tensor
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.file_source import FileSource
+from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
@@ -109,7 +110,9 @@ class DatasetImages:
     def content(self) -> str:
         """Hash of what identifies the data set and its split."""
         shape = (self._source.native_channels, *self._size)
-        return sha256(f"{self._source.fingerprint} {shape}".encode()).hexdigest()
+        source = self._source
+        file = source.content() if isinstance(source, ArrayFileSource) else source.fingerprint
+        return sha256(f"{file} {shape}".encode()).hexdigest()
 
 
 class TrainingImages:

@@ -84,7 +84,7 @@ class Member(NamedTuple):
     def view(self) -> memoryview:
         """Its bytes, where it is mapped. Raises DdpmError where the archive is cut short."""
         start = self.info.header_offset
-        header = self.archive[start : start + _LOCAL_HEADER.size]
+        header = self.archive[start : start + _LOCAL_HEADER.size].tobytes()
         if len(header) == _LOCAL_HEADER.size and header[:4] == b"PK\x03\x04":
             start += _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header)[-2:])
             found = self.archive[start : start + self.info.file_size]

@@ -6,9 +6,10 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,24 +40,13 @@ class Header(NamedTuple):
         return f"{self.dtype} {self.shape}"
 
 
-class StoredArray(Protocol):
-    """An array in a file, by row."""
-
-    header: Header
-    where: str  # for messages
-
-    def __getitem__(self, index: int) -> NDArray[Any]: ...
-
-    def sample(self) -> Sequence[int]:
-        """Some of the rows, cheap to get, in order."""
-
-
 class MappedArray:
     """An array that lies in a file as it is, and is mapped into memory."""
 
     def __init__(self, view: memoryview, where: str, member: Member | None = None) -> None:
         self.where = where
-        self._unchecked, self._lock = member, threading.Lock()
+        self.member = self._unchecked = member
+        self._lock = threading.Lock()
         file = Window(view)
         self.header = read_header(file, where)
         start, there = file.tell(), len(view) - file.tell()
@@ -97,8 +87,8 @@ class CompressedArray:
     """
 
     def __init__(self, member: Member) -> None:
-        self.where, self._member = member.where, member
-        with self._explained(), member.open() as file:
+        self.where, self.member = member.where, member
+        with _explained(self.where), member.open() as file:
             self.header = read_header(file, self.where)
             there = member.info.file_size - file.tell()
         if there != self.header.size:
@@ -129,9 +119,9 @@ class CompressedArray:
         return range(min(self.header.shape[0], self._rows, _SAMPLED))
 
     def _read_up_to(self, chunk: int) -> None:
-        with self._explained():
+        with _explained(self.where):
             if self._file is None or chunk < self._next:
-                self._file, self._next, self._chunks = self._member.open(), 0, {}
+                self._file, self._next, self._chunks = self.member.open(), 0, {}
                 read_header(self._file, self.where)
             while self._next <= chunk:
                 for old in [number for number in self._chunks if number < self._next - 1]:
@@ -148,22 +138,16 @@ class CompressedArray:
             raise DdpmError(f"{self.where} is cut short; copy it again")
         return np.frombuffer(data, self.header.dtype).reshape(shape)
 
-    def _explained(self) -> _Explained:
-        return _Explained(self.where)
 
-
-class _Explained:
-    """Turns whatever reading damaged data raises into a DdpmError that names the array."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (OSError, *DAMAGED_FILE)) and not isinstance(error, DdpmError):
-            raise DdpmError(f"{self._where} is damaged: {first_line(error)}") from error
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn whatever reading damaged data raises into a DdpmError that names the array."""
+    try:
+        yield
+    except DdpmError:
+        raise
+    except (OSError, *DAMAGED_FILE) as error:
+        raise DdpmError(f"{where} is damaged: {first_line(error)}") from error
 
 
 def open_npy(path: Path) -> MappedArray:
@@ -207,12 +191,13 @@ def read_header(file: IO[bytes] | Window, where: str) -> Header:
     buffer = io.BytesIO(start + length + (file.read(count) or b""))
     formats = np.lib.format
     try:
-        with warnings.catch_warnings(action="ignore"):  # of headers written by Python 2
+        with warnings.catch_warnings(action="ignore"):  # on headers written by Python 2
             first_version = formats.read_magic(buffer) == (1, 0)
             read = formats.read_array_header_1_0 if first_version else formats.read_array_header_2_0
-            header = Header(*_reordered(*read(buffer)))
+            shape, fortran_order, dtype = read(buffer)
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(f"{where}: its header is damaged ({first_line(error)})") from error
+    header = Header(shape, dtype, fortran_order)
     if header.dtype.hasobject:
         raise DdpmError(
             f"{where} is {header}: objects are pickled, and nothing is unpickled; save an array "
@@ -221,9 +206,3 @@ def read_header(file: IO[bytes] | Window, where: str) -> Header:
     if header.dtype.fields is not None or min(header.shape, default=0) < 0:
         raise DdpmError(f"{where} is {header}; an array of numbers is needed")
     return header
-
-
-def _reordered(
-    shape: tuple[int, ...], fortran_order: bool, dtype: np.dtype[Any]
-) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    return shape, dtype, fortran_order
