@@ -48,7 +48,6 @@ def commands(tmp_path: Path, photos: Path) -> Callable[[Path], list[list[str]]]:
             "MASTER_PORT": "29500",
         },
         **{"WORLD_SIZE": "2", "RANK": "1", "DATA": str(photos), "OUT": "runs/cats", "GPUS": "4"},
-        **{"CIFAR10_TRAIN": str(photos)},
     }
 
     def call(script: Path) -> list[list[str]]:

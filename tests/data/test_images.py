@@ -193,7 +193,7 @@ def test_an_existing_folder_takes_precedence_over_a_data_set_of_its_name(photos:
 
 def test_the_help_of_data_lists_all_data_sets() -> None:
     about = {setting.name: setting.info for setting in settings_of(TrainingRequest)}
-    assert ", ".join(named.DATASETS) in about["data"].help
+    assert ", ".join(named.known()) in about["data"].help
 
 
 def test_unknown_data_lists_the_known_sets() -> None:
@@ -247,8 +247,10 @@ def test_a_data_set_without_network_says_how_to_copy_it(
 
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path))
     monkeypatch.setattr(utils, "download_and_extract_archive", unreachable)
-    with pytest.raises(DdpmError, match=r"cifar100.*unreachable.*DDPM_CACHE"):
-        named.NamedSource("cifar100", "train")
+    with pytest.raises(
+        DdpmError, match=r"cifar100.*unreachable.*put cifar-100-binary\.tar\.gz there.*DDPM_DATA"
+    ):
+        sources.open_source("cifar100")
 
 
 @pytest.fixture

@@ -80,9 +80,17 @@ class TrainingRequest(Settings):
     data: str | None = setting(
         None,
         "A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
-        "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100, celeba.",
+        "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100, flowers102, pets, food101, "
+        "eurosat, celeba.",
         panel=_DATA,
         default_text="shapes",
+    )
+    data_root: Path | None = setting(
+        None,
+        "The folder in which data sets by name are looked for, and to which they are downloaded; "
+        "the environment variable DDPM_DATA sets it for every command.",
+        panel=_DATA,
+        default_text="datasets/ in DDPM_CACHE",
     )
     preset: str | None = setting(
         None,

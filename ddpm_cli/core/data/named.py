@@ -1,4 +1,4 @@
-"""Data sets by name, downloaded into the cache at first use and read by torchvision.
+"""Data sets by name, downloaded at first use and read by torchvision.
 
 CIFAR is read from its binary version, because torchvision would unpickle its download.
 """
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray, fit
+from ddpm_cli.core.data.readers.published import PHOTOGRAPHS, open_photographs
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 from ddpm_cli.core.runtime.locks import lock_download
-from ddpm_cli.core.runtime.reporting import SILENT, Reporter
+from ddpm_cli.core.runtime.reporting import Reporter
 
 
 class _Torchvision(NamedTuple):
@@ -28,6 +29,7 @@ class _Torchvision(NamedTuple):
     reader: str  # the class in torchvision.datasets
     size: tuple[int, int]  # to train at by default; the images' own may be larger
     channels: int
+    archives: str  # what to put where, for those without network
     by_split: bool = False  # whether the class takes split="train" rather than train=True
 
 
@@ -44,11 +46,13 @@ class _Binary(NamedTuple):
 
 
 DATASETS: dict[str, _Torchvision | _Binary] = {
-    "mnist": _Torchvision("MNIST", (28, 28), 1),
-    "fashion-mnist": _Torchvision("FashionMNIST", (28, 28), 1),
-    "kmnist": _Torchvision("KMNIST", (28, 28), 1),
-    "svhn": _Torchvision("SVHN", (32, 32), 3, by_split=True),
-    "stl10": _Torchvision("STL10", (64, 64), 3, by_split=True),
+    "mnist": _Torchvision("MNIST", (28, 28), 1, "its four .gz files into MNIST/raw/"),
+    "fashion-mnist": _Torchvision(
+        "FashionMNIST", (28, 28), 1, "its four .gz files into FashionMNIST/raw/"
+    ),
+    "kmnist": _Torchvision("KMNIST", (28, 28), 1, "its four .gz files into KMNIST/raw/"),
+    "svhn": _Torchvision("SVHN", (32, 32), 3, "train_32x32.mat and test_32x32.mat", by_split=True),
+    "stl10": _Torchvision("STL10", (64, 64), 3, "stl10_binary.tar.gz", by_split=True),
     "cifar10": _Binary(
         archive="cifar-10-binary.tar.gz",
         md5="c32a1d4ab5d03f1284b67883e8d87530",
@@ -70,6 +74,27 @@ DATASETS: dict[str, _Torchvision | _Binary] = {
 }
 
 
+def known() -> list[str]:
+    """The names of all data sets that are downloaded."""
+    return [*DATASETS, *PHOTOGRAPHS]
+
+
+def open_named(name: str, split: str, root: Path, reporter: Reporter) -> NamedSource | FileSource:
+    """One split, "train" or "test", of a data set by name, which is downloaded unless in root."""
+    if split not in ("train", "test"):
+        raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
+    with (
+        _explain_errors(name, root),
+        lock_download(root / name, reporter.say),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        if name in DATASETS:
+            return NamedSource(name, split, root)
+        source = FileSource(open_photographs(name, root, split))
+    source.name = name if split == "train" else f"{name}-{split}"
+    return source
+
+
 class NamedSource:
     """One split, "train" or "test", of a data set of DATASETS."""
 
@@ -78,26 +103,18 @@ class NamedSource:
     why_no_classes = label_table = ""
     notices = ()
 
-    def __init__(self, name: str, split: str, reporter: Reporter = SILENT) -> None:
-        if split not in ("train", "test"):
-            raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
+    def __init__(self, name: str, split: str, root: Path) -> None:
         self.name = name if split == "train" else f"{name}-{split}"
         self.fingerprint = self.cache_key = f"{name}:{split}"
-        root = cache_root() / "datasets"
         entry = DATASETS[name]
-        with (
-            _explain_errors(name, root),
-            lock_download(root / name, reporter.say),
-            contextlib.redirect_stdout(sys.stderr),
-        ):
-            if isinstance(entry, _Binary):
-                self._images, self.labels, self.classes = _read_binary(entry, root, split)
-                self.native_size, self.native_channels = (32, 32), 3
-            else:
-                self._images = _open_torchvision(entry, root, split)
-                self.labels, self.classes = _labels_of(self._images)
-                self.native_size, self.native_channels = entry.size, entry.channels
-            self.image_size = self._array(0).shape[1:]
+        if isinstance(entry, _Binary):
+            self._images, self.labels, self.classes = _read_binary(entry, root, split)
+            self.native_size, self.native_channels = (32, 32), 3
+        else:
+            self._images = _open_torchvision(entry, root, split)
+            self.labels, self.classes = _labels_of(self._images)
+            self.native_size, self.native_channels = entry.size, entry.channels
+        self.image_size = self._array(0).shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -167,9 +184,17 @@ def _read_binary(
 def _explain_errors(name: str, root: Path) -> Any:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError) as error:
         raise DdpmError(
-            f"cannot get the data set {name} into {root}: {error}. Without network, run "
-            f"`ddpm train --data {name} --dry-run` on a machine that has one and copy its "
-            f"{root.name}/ folder here (DDPM_CACHE sets its location), or give --data a folder"
+            f"cannot get the data set {name} into {root}: {first_line(error)}. Without network, "
+            f"put {_to_put(name)} there (--data-root or DDPM_DATA names another), or give "
+            "--data a folder"
         ) from error
+
+
+def _to_put(name: str) -> str:
+    """The files of a data set as they are published, and where they belong below the root."""
+    if name in PHOTOGRAPHS:
+        return PHOTOGRAPHS[name].archives
+    entry = DATASETS[name]
+    return entry.archive if isinstance(entry, _Binary) else entry.archives

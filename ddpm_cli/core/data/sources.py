@@ -22,7 +22,7 @@ from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.runtime.cache import data_root
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 
@@ -110,51 +110,53 @@ def open_source(
     *,
     training: bool = False,
     attributes: Sequence[str] = (),
+    root: Path | None = None,
 ) -> Source:
     """The source that `--data` names: "shapes", a data set ("mnist", "cifar10:test"), or a path.
 
     Says that it waits where another process is downloading the data set. training: of a folder with
     a training part take that; otherwise several parts are a DdpmError. attributes: those of CelebA
-    that are the classes.
+    that are the classes. root: where data sets by name lie, as `cache.data_root`.
     """
-    data_set = _open_data_set(spec, reporter)
+    root = data_root(root)
+    data_set = _open_data_set(spec, root, reporter)
     if data_set is None:
-        return _open_path(spec, training=training, attributes=attributes)
+        return _open_path(spec, root, training=training, attributes=attributes)
     if attributes:
         raise DdpmError(f"--attributes is for CelebA, and {spec} has none")
     return data_set
 
 
-def _open_path(spec: str, *, training: bool, attributes: Sequence[str]) -> Source:
+def _open_path(spec: str, root: Path, *, training: bool, attributes: Sequence[str]) -> Source:
     """The images that a path leads to; an error names what else may have been meant."""
-    path, part = _path_and_part(spec)
+    path, part = _path_and_part(spec, root)
     if any(place.exists() for place in (path, *path.parents[:-1])):
         arrays = None if part or attributes else open_arrays(path, training=training)
         if arrays is not None:
             return arrays
         files = open_image_files(path, training=training, part=part, attributes=attributes)
         return FileSource(files)
-    known = ["shapes", "celeba", *named.DATASETS]
+    known = ["shapes", "celeba", *named.known()]
     if meant := did_you_mean(spec.partition(":")[0], [*known, *names_beside(path)]):
         raise DdpmError(f"{spec}: no such folder or .zip{meant}")
     raise DdpmError(f"{spec}: no such folder or .zip, nor a data set's name ({', '.join(known)})")
 
 
-def _path_and_part(spec: str) -> tuple[Path, str]:
-    """The path, and the part of a CelebA behind it: "faces.zip:test"; "celeba" is in the cache."""
+def _path_and_part(spec: str, root: Path) -> tuple[Path, str]:
+    """The path, and the part of a CelebA behind it: "faces.zip:test"; "celeba" is in the root."""
     path = paths.expanded(spec)
     name, _, part = spec.partition(":")
     if name == "celeba" and not path.exists() and not Path(name).exists():
-        return _celeba_folder(), part or celeba.PARTS[0]
+        return _celeba_folder(root), part or celeba.PARTS[0]
     name, _, part = spec.rpartition(":")
     if path.exists() or part not in (*celeba.PARTS, celeba.EVERY):
         return path, ""
     return paths.expanded(name), part
 
 
-def _celeba_folder() -> Path:
+def _celeba_folder(root: Path) -> Path:
     """Where the data set called celeba lies. Raises DdpmError where it does not."""
-    folder = cache_root() / "datasets" / "celeba"
+    folder = root / "celeba"
     if folder.is_dir():
         return folder
     raise DdpmError(
@@ -164,7 +166,7 @@ def _celeba_folder() -> Path:
     )
 
 
-def _open_data_set(spec: str, reporter: Reporter) -> Source | None:
+def _open_data_set(spec: str, root: Path, reporter: Reporter) -> Source | None:
     """The built-in shapes or a data set by name; None for any other name, and for a path."""
     name, _, split = spec.partition(":")
     try:
@@ -174,8 +176,8 @@ def _open_data_set(spec: str, reporter: Reporter) -> Source | None:
         raise DdpmError(f"{spec[:80]}: {error.strerror or error}") from error
     if spec == "shapes":
         return Shapes()
-    if name in named.DATASETS:
-        return named.NamedSource(name, split or "train", reporter)
+    if name in named.known():
+        return named.open_named(name, split or "train", root, reporter)
     return None
 
 

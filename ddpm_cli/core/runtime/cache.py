@@ -18,6 +18,14 @@ def cache_root() -> Path:
     return _in_home() or _temporary()
 
 
+def data_root(given: Path | None = None) -> Path:
+    """Where data sets by name lie: --data-root, $DDPM_DATA, or `datasets` in the cache."""
+    if given is not None:
+        return paths.expanded(given)
+    configured = os.environ.get("DDPM_DATA")
+    return paths.expanded(configured) if configured else cache_root() / "datasets"
+
+
 def notice() -> str | None:
     """What to tell the user where the cache is a temporary folder; None where it is not."""
     if os.environ.get("DDPM_CACHE") or _in_home() is not None:

@@ -151,11 +151,12 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
     """The images of --data, or those that the saved settings name, or the built-in shapes."""
     recorded, attributes = saved.get("data", "source"), _attributes(request, saved)
+    root = request.data_root
     if request.data is not None or recorded is None:
         named = request.data or _BUILT_IN
-        return open_source(named, reporter, training=True, attributes=attributes)
+        return open_source(named, reporter, training=True, attributes=attributes, root=root)
     try:
-        return open_source(recorded, reporter, training=True, attributes=attributes)
+        return open_source(recorded, reporter, training=True, attributes=attributes, root=root)
     except DdpmError as error:
         raise DdpmError(
             f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot "
