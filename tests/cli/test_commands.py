@@ -100,7 +100,7 @@ def test_version_and_overview(ddpm: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("train", "--data", "missing"), 1, "missing: no such folder or .zip"),
+        (("train", "--data", "missing"), 1, "missing: no such folder or archive"),
         (("train", "--data", "empty"), 1, "no images in empty"),
         (("train", "--data", "broken"), 1, "none of the images"),
         (("train", "--preset", "huge"), 2, "shapes, mnist, small, cifar10"),

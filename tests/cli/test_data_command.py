@@ -133,7 +133,7 @@ def test_nothing_is_overwritten(ddpm: Call, photos: Path) -> None:
     ("arguments", "words"),
     [
         ((), "DATA is missing"),
-        (("nowhere",), "no such folder or .zip"),
+        (("nowhere",), "no such folder or archive"),
         (("shapes", "--out", "a.jpg"), "should end in .png"),
         (("shapes", "--clear-cache"), "takes no DATA"),
         (("shapes", "-n", 0), "-n must be at least 1"),

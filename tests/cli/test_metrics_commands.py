@@ -98,7 +98,7 @@ def test_inputs_are_checked_before_the_weights(ddpm: Run, tmp_path: Path) -> Non
     assert "no images in" in only_line(err)
     code, _, err = ddpm("fid", tmp_path / "reall", real)
     assert code == 1
-    assert "no such folder or .zip" in only_line(err)
+    assert "no such folder or archive" in only_line(err)
     (tmp_path / "photos.zip").write_text("no zip")
     code, _, err = ddpm("inception-score", tmp_path / "photos.zip")
     assert code == 1

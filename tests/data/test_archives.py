@@ -136,7 +136,7 @@ def test_no_images_names_the_file_types_found(tmp_path: Path) -> None:
 
 def test_paths_without_images(tmp_path: Path) -> None:
     fill(tmp_path, photos__a_DOT_png="a", text_DOT_zip="not a zip", text_DOT_txt="")
-    with pytest.raises(DdpmError, match=r"no such folder or \.zip; .* holds photos"):
+    with pytest.raises(DdpmError, match=r"no such folder or archive; .* holds photos"):
         open_image_files(tmp_path / "phots")
     with pytest.raises(DdpmError, match="not a zip archive"):
         open_image_files(tmp_path / "text.zip")
@@ -204,7 +204,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"
         ("a.zip", b"404: Not Found", "not a zip archive but a server's error message"),
         ("a.zip", b"", "not a zip archive but an empty file"),
         ("a.zip", b"PK\x03\x04cut", "a.zip: damaged or cut short"),
-        ("a.tar", b"\0" * 257 + b"ustar", "neither.*, but a tar archive.*unpack them"),
+        ("a.tar", b"\0" * 257 + b"ustar", "a.tar: damaged or cut short"),
+        ("a.tar", b"<!DOCTYPE html><html>", "not a tar archive but a web page"),
         ("a.npz", b"PK\x03\x04", "neither.*, but a zip archive.*data sets in files"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "neither.*, but a PNG image .give its folder"),
     ],

@@ -263,7 +263,7 @@ def test_near_names_of_data(tmp_path: Path) -> None:
     Path("photos").mkdir()
     for spec, meant in (("cifar", "cifar10 or"), ("phtos", "photos"), ("CIFAR-10:test", "cifar10")):
         with pytest.raises(
-            DdpmError, match=f"{spec}: no such folder or .zip; did you mean {meant}"
+            DdpmError, match=f"{spec}: no such folder or archive; did you mean {meant}"
         ):
             open_source(spec)
     with pytest.raises(DdpmError, match="name too long"):

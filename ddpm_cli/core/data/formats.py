@@ -39,6 +39,7 @@ _DRAWING = "drawings: export them as .png"
 _PROJECT = "projects: export them as .png"
 _VIDEO = "videos: extract their frames with ffmpeg"
 _ARCHIVE = "archives are not looked into: unpack them"
+_TAR = "give the .tar itself, or move it to a folder of its own"
 _SHEET = "spreadsheets: save them as .csv"
 _TABLE = "data sets in files: unpack their images into a folder"
 REMEDIES = {
@@ -50,7 +51,8 @@ REMEDIES = {
         _DRAWING: ".ai .cdr .drawio .emf .eps .pdf .ps .svg .svgz .wmf",
         _PROJECT: ".afphoto .blend .clip .kra .ora .psb .psd .xcf",
         _VIDEO: ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv",
-        _ARCHIVE: ".7z .bz2 .gz .rar .tar .tgz .xz .zip .zst",
+        _ARCHIVE: ".7z .bz2 .gz .rar .xz .zip .zst",
+        _TAR: ".tar .tgz",
         _SHEET: ".ods .xls .xlsx",
         _TABLE: ".arrow .h5 .hdf5 .lmdb .mat .mdb .npy .npz .parquet .pkl .tfrecord .tfrecords",
     }.items()

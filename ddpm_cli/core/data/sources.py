@@ -19,6 +19,7 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.readers import celeba
 from ddpm_cli.core.data.readers.arrays import open_arrays
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
+from ddpm_cli.core.data.readers.tars import shards_of
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
@@ -121,25 +122,31 @@ def open_source(
     root = data_root(root)
     data_set = _open_data_set(spec, root, reporter)
     if data_set is None:
-        return _open_path(spec, root, training=training, attributes=attributes)
+        return _open_path(spec, root, reporter, training=training, attributes=attributes)
     if attributes:
         raise DdpmError(f"--attributes is for CelebA, and {spec} has none")
     return data_set
 
 
-def _open_path(spec: str, root: Path, *, training: bool, attributes: Sequence[str]) -> Source:
+def _open_path(
+    spec: str, root: Path, reporter: Reporter, *, training: bool, attributes: Sequence[str]
+) -> Source:
     """The images that a path leads to; an error names what else may have been meant."""
     path, part = _path_and_part(spec, root)
-    if any(place.exists() for place in (path, *path.parents[:-1])):
+    if shards_of(path) or any(place.exists() for place in (path, *path.parents[:-1])):
         arrays = None if part or attributes else open_arrays(path, training=training)
         if arrays is not None:
             return arrays
-        files = open_image_files(path, training=training, part=part, attributes=attributes)
+        files = open_image_files(
+            path, training=training, part=part, attributes=attributes, reporter=reporter
+        )
         return FileSource(files)
     known = ["shapes", "celeba", *named.known()]
     if meant := did_you_mean(spec.partition(":")[0], [*known, *names_beside(path)]):
-        raise DdpmError(f"{spec}: no such folder or .zip{meant}")
-    raise DdpmError(f"{spec}: no such folder or .zip, nor a data set's name ({', '.join(known)})")
+        raise DdpmError(f"{spec}: no such folder or archive{meant}")
+    raise DdpmError(
+        f"{spec}: no such folder or archive, nor a data set's name ({', '.join(known)})"
+    )
 
 
 def _path_and_part(spec: str, root: Path) -> tuple[Path, str]:
