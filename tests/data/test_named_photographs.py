@@ -115,6 +115,7 @@ def test_eurosat_is_unpacked_where_it_was_put(root: Path, monkeypatch: pytest.Mo
     source = sources.open_source("eurosat")
     assert (source.classes, source.labels.tolist()) == (("Forest", "River"), [0, 1, 1])
     assert levels("eurosat") == [10, 0, 20]
+    assert source.notices[0].startswith("eurosat: 3 of its 27,000 images are in ")
     with pytest.raises(UsageError, match="--holdout N keeps some out"):
         sources.open_source("eurosat:test")
 

@@ -27,6 +27,7 @@ class Photographs:
     train: tuple[str, ...]  # splits that are ours called train; () where there is only one
     test: tuple[str, ...]
     archives: str  # what to put where, for those without network
+    images: int | None = None  # of a set without a table, of which a part would be taken for all
 
 
 PHOTOGRAPHS = {
@@ -45,7 +46,7 @@ PHOTOGRAPHS = {
         "images.tar.gz and annotations.tar.gz into oxford-iiit-pet/",
     ),
     "food101": Photographs("Food101", "food-101", ("train",), ("test",), "food-101.tar.gz"),
-    "eurosat": Photographs("EuroSAT", "eurosat/2750", (), (), "EuroSAT.zip into eurosat/"),
+    "eurosat": Photographs("EuroSAT", "eurosat/2750", (), (), "EuroSAT.zip into eurosat/", 27_000),
 }
 
 
@@ -86,7 +87,13 @@ def open_photographs(name: str, root: Path, split: str) -> PublishedFiles:
     files = [pair for dataset in opened for pair in _pairs(dataset)]
     classes = getattr(opened[0], "classes", None)  # older versions of torchvision name no flowers
     count = 1 + max((label for _, label in files), default=0)
-    return PublishedFiles(root / entry.folder, files, classes or [str(i) for i in range(count)])
+    listed = PublishedFiles(root / entry.folder, files, classes or [str(i) for i in range(count)])
+    if entry.images is not None and len(files) < entry.images:
+        listed.notices = (
+            f"{name}: {len(files):,} of its {entry.images:,} images are in {listed.path}; delete "
+            "that folder to have it unpacked again",
+        )
+    return listed
 
 
 def _open(entry: Photographs, root: Path, split: str | None) -> Any:
