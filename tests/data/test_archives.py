@@ -74,7 +74,7 @@ def test_a_forked_process_opens_the_archive_itself(
 ) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", "a")
-    listing, opened = ZipFiles(tmp_path / "x.zip"), []
+    opened = []
 
     class Recorded(zipfile.ZipFile):
         def __init__(self, path: Path) -> None:
@@ -82,6 +82,7 @@ def test_a_forked_process_opens_the_archive_itself(
             super().__init__(path)
 
     monkeypatch.setattr(zipfile, "ZipFile", Recorded)
+    listing = ZipFiles(tmp_path / "x.zip")
     assert listing.read(0) == listing.read(0) == b"a"
     assert len(opened) == 1
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cli.core.data import cache, files, loader
+from ddpm_cli.core.data import cache, decoding, files, loader
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
@@ -287,6 +288,51 @@ def test_files_of_others_are_left_alone(own_cache: Path) -> None:
     (own_cache / ".hidden.npy").write_text("mine")
     cache.clear()
     assert len(list(own_cache.iterdir())) == 2
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two processes decode however few images, four at a time."""
+    monkeypatch.setattr(decoding, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(decoding, "_PART_OF_PROCESS", 4)
+    monkeypatch.setattr(decoding, "cores", lambda: 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_processes_decode_what_threads_do(
+    source: Source, pixels: np.ndarray, tmp_path: Path, processes: None, kind: str
+) -> None:
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
+            for file in sorted((tmp_path / "few").iterdir()):
+                archive.write(file, file.name)
+        source = open_source(str(tmp_path / "few.zip"))
+        source.image(0, TRANSFORM)  # this process has the archive open, with its position
+    assert np.array_equal(shown(prepare(source)), pixels)
+    assert np.array_equal(shown(prepare(source, cache="ram")), pixels)
+    (tmp_path / "few" / "09.png").write_bytes(b"broken")
+    if kind == "folder":
+        with pytest.raises(DdpmError, match=r"1 of 20 .*09\.png"):
+            prepare(open_source(str(tmp_path / "few")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_process_that_is_killed_is_an_error_of_one_line(
+    source: Source, pixels: np.ndarray, processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = files.decode
+
+    def dies(data: bytes, name: str, transform: Transform) -> Any:
+        if name == "17.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(data, name, transform)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "decode", dies)
+        with pytest.raises(DdpmError, match="a process that decoded images died: "):
+            prepare(source)
+    assert np.array_equal(shown(prepare(source)), pixels)
 
 
 KILLED = """

@@ -6,9 +6,7 @@ a machine share it and later runs start at once. See `cache` for how that is saf
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from hashlib import sha256
 
 import numpy as np
@@ -17,23 +15,21 @@ from numpy.typing import NDArray
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.cache import PartialArray, array_path, chunks_of, missing_bytes, open_array
 from ddpm_cli.core.data.decoded import DecodedImages, StreamedPixels, image_or_error
+from ddpm_cli.core.data.decoding import Failures, Part, decode
 from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.devices import cores, free_memory
+from ddpm_cli.core.runtime.devices import free_memory
 from ddpm_cli.core.runtime.files import check_free_space, in_words
 from ddpm_cli.core.runtime.locks import lock_download
-from ddpm_cli.core.runtime.reporting import Bar, Reporter
+from ddpm_cli.core.runtime.reporting import Reporter
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
-_TASK = 16  # images that a thread decodes in one go
 _FIX = (
     "set DDPM_CACHE to a folder on a larger disk, use a smaller --size, or decode them as they are "
     "needed, by ddpm train --cache none"
 )
-
-Failures = list[tuple[int, str]]  # rows that cannot be read, and why
 
 
 def prepare(
@@ -109,11 +105,12 @@ def _in_memory(
             "are free; use --cache disk, --cache none or a smaller --size"
         )
     images = np.empty(shape, np.uint8)
-    chunks = [(images[chunk.start : chunk.stop], chunk) for chunk in chunks_of(shape)]
     failures: Failures = []
     with reporter.bar("decoding images", shape[0], "images") as bar:
-        for _, failed in _decode(source, transform, chunks, bar):
+        for rows, pixels, failed in decode(source, transform, [range(shape[0])]):
+            images[rows.start : rows.stop] = pixels
             failures += failed
+            bar.update(rows.stop)
     _report(failures, len(source), reporter, skip_bad=skip_bad)
     key = _key(source, transform)
     if not source.cache_key:  # features are cached under the key
@@ -162,69 +159,26 @@ def _complete(
     so_far = f"; {done:,} are decoded already" if done else ""
     reporter.say(f"decoding {size}{so_far}")
     failures: Failures = []
-    buffers = ((np.zeros((len(chunks[n]), *shape[1:]), np.uint8), chunks[n]) for n in left)
+    parts = decode(source, transform, [chunks[number] for number in left])
     with reporter.bar("decoding images", len(source), "images") as bar:
-        decoded = _decode(source, transform, buffers, bar, done)
-        for number, (pixels, failed) in zip(left, decoded, strict=True):
-            partial.write(number, pixels, is_complete=not failed)
-            failures += failed
+        for number in left:
+            chunk, already = chunks[number], len(failures)
+            buffer = np.empty((len(chunk), *shape[1:]), np.uint8)
+            for rows, pixels, failed in _parts_of(chunk, parts):
+                buffer[rows.start - chunk.start : rows.stop - chunk.start] = pixels
+                failures += failed
+                done += len(rows)
+                bar.update(done)
+            partial.write(number, buffer, is_complete=len(failures) == already)
     return failures
 
 
-Chunk = tuple[NDArray[np.uint8], range]  # an array for the pixels of these rows
-
-
-def _decode(
-    source: Source,
-    transform: Transform,
-    chunks: Iterator[Chunk] | Sequence[Chunk],
-    bar: Bar,
-    done: int = 0,
-) -> Iterator[tuple[NDArray[np.uint8], Failures]]:
-    """Fill each chunk's array, in threads, while the next one is begun.
-
-    done: images on the bar beforehand.
-    """
-
-    def fill(pixels: NDArray[np.uint8], rows: range) -> Failures:
-        failures = []
-        for row in rows:
-            item = image_or_error(source, row, transform)
-            if isinstance(item, UnreadableError):
-                failures.append((row, str(item)))
-            else:
-                pixels[row - rows.start] = item
-        return failures
-
-    Task = tuple[range, Future[Failures]]
-    begun: deque[tuple[NDArray[np.uint8], list[Task]]] = deque()
-
-    def finished() -> tuple[NDArray[np.uint8], Failures]:
-        nonlocal done
-        pixels, tasks = begun.popleft()
-        failures: Failures = []
-        for rows, task in tasks:
-            failures += task.result()
-            done += len(rows)
-            bar.update(done)
-        return pixels, failures
-
-    pool = ThreadPoolExecutor(cores(), "decode")
-    try:
-        for pixels, chunk in chunks:
-            parts = [chunk[i : i + _TASK] for i in range(0, len(chunk), _TASK)]
-            places = [pixels[part.start - chunk.start :] for part in parts]
-            tasks = [
-                (part, pool.submit(fill, place, part))
-                for part, place in zip(parts, places, strict=True)
-            ]
-            begun.append((pixels, tasks))
-            if len(begun) > 1:
-                yield finished()
-        while begun:
-            yield finished()
-    finally:
-        pool.shutdown(cancel_futures=True)  # an error, or a signal, does not wait for the rest
+def _parts_of(chunk: range, parts: Iterator[Part]) -> Iterator[Part]:
+    """The next parts, up to the one that ends the chunk."""
+    for part in parts:
+        yield part
+        if part[0].stop == chunk.stop:
+            return
 
 
 def _why_unreadable(source: Source, rows: NDArray[np.int64], transform: Transform) -> Failures:

@@ -35,8 +35,8 @@ class ZipFiles(Tree):
         self._archive = path
         self.path = path / inside
         self._handle: tuple[int, zipfile.ZipFile, threading.Lock] | None = None
-        with _open_zip(path) as archive:
-            entries = {_member_name(info): info for info in archive.infolist()}
+        archive, _ = self._open()
+        entries = {_member_name(info): info for info in archive.infolist()}
         if inside != ".":
             prefix = f"{inside}/"
             entries = {
