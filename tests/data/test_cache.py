@@ -317,24 +317,6 @@ def test_processes_decode_what_threads_do(
             prepare(open_source(str(tmp_path / "few")))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-def test_a_process_that_is_killed_is_an_error_of_one_line(
-    source: Source, pixels: np.ndarray, processes: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decode = files.decode
-
-    def dies(data: bytes, name: str, transform: Transform) -> Any:
-        if name == "17.png":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return decode(data, name, transform)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "decode", dies)
-        with pytest.raises(DdpmError, match="a process that decoded images died: "):
-            prepare(source)
-    assert np.array_equal(shown(prepare(source)), pixels)
-
-
 KILLED = """
 import os, signal, sys
 from ddpm_cli.core.data import cache, files, loader, sources

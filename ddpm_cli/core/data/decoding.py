@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -127,6 +128,8 @@ def _by_processes(work: _Work, parts: Sequence[range]) -> Iterator[Part]:
             yield part, pixels.numpy(), failures
     except RuntimeError as error:  # killed, for lack of memory, say
         raise DdpmError(f"a process that decoded images died: {first_line(error)}") from error
+    finally:
+        del results  # which ends them
 
 
 def _begin_process(worker: int) -> None:
@@ -136,5 +139,5 @@ def _begin_process(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
