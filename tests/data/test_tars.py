@@ -161,14 +161,14 @@ def test_what_is_no_file_is_left_out_and_nothing_is_unpacked(tmp_path: Path) -> 
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)
-        for name in ("a.png", "../b.png", "/tmp/c.png", "a.png"):
+        for name in ("a.png", "../b.png", "/etc/c.png", "a.png"):
             info = tarfile.TarInfo(name)
             info.size = len(png(1))
             archive.addfile(info, io.BytesIO(png(1)))
     source, listing = open_source(str(path)), open_image_files(path)
-    assert listing.names == ("../b.png", "/tmp/c.png", "a.png", "same.png", "up/also.png")
+    assert listing.names == ("../b.png", "/etc/c.png", "a.png", "same.png", "up/also.png")
     assert all((source.image(i, SMALL) == source.image(0, SMALL)).all() for i in range(5))
-    assert not Path("/tmp/c.png").exists()
+    assert not Path("/etc/c.png").exists()
     assert not (tmp_path.parent / "b.png").exists()
     left_out = next(notice for notice in source.notices if "pipes" in notice)
     for words in ("1 pipes", "1 devices", "1 links", "1 files of a name that a later one has"):
