@@ -36,7 +36,7 @@ from torchvision.transforms import PILToTensor
 from training_speed import images_per_second  # beside this file
 
 from ddpm_cli.core.config.presets import preset
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.decoded import DecodedImages
@@ -141,7 +141,8 @@ def rows(archive: Path, count: int, steps: int) -> Iterator[tuple[str, float, fl
         again = count / seconds(lambda: second_pass(decoded(images)))
         yield "started again, against torchvision", again, max(theirs), 1
     config = mnist()
-    small = updated(config, {"optimiser": {"batch": TRAINED}})
+    small = updated(config, {"optimiser": {"batch": TRAINED}, "log_every": TRAINED})
+    small = replace(small, budget=Budget(steps=steps), snapshot_every=10**6)
     trained = images_per_second(small, Execution(CPU), steps)
     yield "loader alone, against training", loader_alone(config, 200), trained, 20
 
@@ -170,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--folders", type=int, default=0)
     options = parser.parse_args()
     print(f"{cores()} cores, {options.images:,} images")

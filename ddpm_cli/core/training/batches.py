@@ -117,7 +117,8 @@ class Batches:
         draws = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
         images, condition = self._take(self._images, rows, draws)
         if self._device.type == "cuda":
-            images = images.pin_memory()  # so that copying it to the GPU does not wait
+            with torch.cuda.device(self._device):  # a thread begins with the first GPU
+                images = images.pin_memory()  # so that copying it does not wait
         return Taken(rows, images, condition)
 
     def held_out(self, held_out: DecodedImages) -> Iterator[Batch]:
