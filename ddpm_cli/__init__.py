@@ -156,7 +156,7 @@ def config(preset: str = "small", **settings: Any) -> RunConfig:
 
 def train(
     config: RunConfig,
-    images: Indexed,
+    images: Indexed | str | Path,
     labels: Sequence[Any] | NDArray[Any] | None = None,
     *,
     classes: Sequence[str] | None = None,
@@ -167,19 +167,28 @@ def train(
     precision: str = "auto",
     progress: bool = False,
 ) -> TrainedModel:
-    """Train on images in memory or a data set of one's own, and load the averaged weights.
+    """Train on images, and load the averaged weights.
 
-    images: uint8 (N, H, W) or (N, H, W, C), or any object with `__len__` and `__getitem__` that
-    gives such images, or pairs of image and label. labels: class numbers (N,) from 0, or (N, K) of
-    0 and 1 where an image has any of K classes; classes: their names. out: the run directory; an
-    existing run of the same config is resumed. size: (height, width) to train at; default: the
-    images' own. Raises DdpmError and its subclasses.
+    images: what `ddpm train --data` takes (a folder, an archive, a data set's name), with its
+    classes; or uint8 (N, H, W) or (N, H, W, C), or any object with `__len__` and `__getitem__` that
+    gives such images, or pairs of image and label. labels, of arrays: class numbers (N,) from 0, or
+    (N, K) of 0 and 1 where an image has any of K classes; classes: their names. out: the run
+    directory; an existing run of the same config is resumed. size: (height, width) to train at;
+    default: the images' own. Raises DdpmError and its subclasses.
     """
     from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.data.arrays import ArraySource
+    from ddpm_cli.core.data.sources import Source, open_source
+    from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.training.session import train_on_source
 
-    source = ArraySource(images, labels, classes)
+    source: Source
+    if not isinstance(images, str | Path):
+        source = ArraySource(images, labels, classes)
+    elif labels is not None or classes is not None:
+        raise UsageError(f"labels and classes are for arrays: {images} has its own, or none")
+    else:
+        source = open_source(str(images), _reporter(progress), training=True)
     run = train_on_source(
         config,
         source,

@@ -107,7 +107,10 @@ def _train(
                 hints = looking.advise(plan.source, plan.config, reporter)
                 _advise(hints, reporter)
                 document["advice"] = [asdict(hint) for hint in hints]
-                step = trial.measure(plan, execution, images, processes)
+                training, held_out = preflight.load_held_out(
+                    plan, images, request, execution.device, reporter
+                )
+                step = trial.measure(plan, execution, training, held_out, processes)
                 document |= _announce_time(document, step, reporter)
                 obstacle = why_not_exportable(plan.config)
                 reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")

@@ -276,6 +276,13 @@ class RunConfig(Settings):
         panel=_LENGTH,
         check=above_zero,
     )
+    holdout_data: str = setting(
+        "",
+        "Images to measure the validation loss on instead of some of the training's: a source as "
+        "--data takes, such as cifar10:test or photos/test, with the same classes.",
+        panel=_DATA,
+        default_text="those of --holdout",
+    )
     log_every: int = setting(
         10_000,
         "Images between rows of metrics.jsonl, each with the mean training loss since the last.",
@@ -335,6 +342,9 @@ class RunConfig(Settings):
                 self.optimiser.class_drop > 0
                 and bool(self.network.classes)
                 and not self.network.null_class
+            ),
+            "--holdout keeps images out of training, and --holdout-data names others: give one": (
+                self.data.holdout > 0 and bool(self.holdout_data)
             ),
             f"--schedule {schedule} has no timesteps for time_scale to scale": (
                 not discrete and self.diffusion.time_scale != 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import did_you_mean
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.data import captions, named
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.file_source import FileSource
@@ -22,7 +23,7 @@ from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.readers.tars import shards_of
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.cache import data_root
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
@@ -205,3 +206,31 @@ def with_class_order(source: Source, names: Sequence[str]) -> Source:
         new = np.array([names.index(name) for name in source.classes])
         reordered.labels = new[source.labels]
     return cast(Source, reordered)
+
+
+def labels_for(source: Source, network: NetworkConfig, data: str, whose: str) -> NDArray[np.int64]:
+    """The labels (N,) or (N, K) of the source as those of a network's classes.
+
+    data, whose: what the source and the network are called in errors. Raises DdpmError where the
+    classes of the source are not all among the network's.
+    """
+    names = network.classes
+    if not names:
+        return np.full(len(source), -1)
+    unknown = [name for name in source.classes if name not in names]
+    if unknown or not source.classes:
+        found = f"a class {unknown[0]!r}" if unknown else "no classes"
+        raise DdpmError(
+            f"{data} has {found}, and {whose} needs the class of each image, one of "
+            f"{listed(names, 10)}: sort them into folders of these names"
+        )
+    if network.multi_label:
+        if source.labels.ndim == 1 or len(source.classes) != len(names):
+            raise DdpmError(
+                f"{data} does not say which of {listed(names, 10)} each image has, as {whose} needs"
+            )
+        return with_class_order(source, names).labels
+    if source.labels.ndim == 2:
+        raise DdpmError(f"{data} has several classes an image, and {whose} needs one")
+    indices = np.array([names.index(name) for name in source.classes])
+    return indices[source.labels]

@@ -19,12 +19,12 @@ from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.pixels import to_unit
-from ddpm_cli.core.data.sources import Source, captions_of, open_source, with_class_order
+from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
-from ddpm_cli.core.errors import DdpmError, UsageError, listed
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -102,7 +102,7 @@ def open_images(
     if source.transparent and network.channels != 4:
         background = model.config.data.background
         reporter.say(f"{name}: transparent images are composited on {background}, as in training")
-    labels = _labels(model, source, name)
+    labels = labels_for(source, network, name, str(model.path))
     with distributed.local_rank0_first():
         images = loader.prepare(source, Transform.of(model.config), reporter, skip_bad=skip_bad)
         images = replace(images, labels=labels)
@@ -183,32 +183,6 @@ def _bound(
     for term in likelihood.bound(predict, schedule, x0, noise, variance):
         yield term.to("cpu", torch.float64)
     yield likelihood.prior_term(schedule, x0).cpu()
-
-
-def _labels(model: Model, source: Source, data: str) -> NDArray[np.int64]:
-    """The labels (N,) or (N, K) of the source as those of the model's classes."""
-    names = model.config.network.classes
-    if not names:
-        return np.full(len(source), -1)
-    unknown = [name for name in source.classes if name not in names]
-    if unknown or not source.classes:
-        found = f"a class {unknown[0]!r}" if unknown else "no classes"
-        raise DdpmError(
-            f"{data} has {found}, and {model.path} needs the class of each image, one of "
-            f"{listed(names, 10)}: "
-            "sort them into folders of these names"
-        )
-    if model.config.network.multi_label:
-        if source.labels.ndim == 1 or len(source.classes) != len(names):
-            raise DdpmError(
-                f"{data} does not say which of {listed(names, 10)} each image has, as {model.path} "
-                "needs"
-            )
-        return with_class_order(source, names).labels
-    if source.labels.ndim == 2:
-        raise DdpmError(f"{data} has several classes an image, and {model.path} needs one")
-    indices = np.array([names.index(name) for name in source.classes])
-    return indices[source.labels]
 
 
 def _check_shape(model: Model, source: Source, data: str) -> None:

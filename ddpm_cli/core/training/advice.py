@@ -178,6 +178,8 @@ def _classes(facts: Facts, config: RunConfig) -> Iterator[Advice]:
 
 
 def _holdout(facts: Facts, config: RunConfig) -> Iterator[Advice]:
+    if config.holdout_data:
+        return
     count, classes = config.data.holdout, facts.classes
     if not count:
         if facts.images >= _MANY:

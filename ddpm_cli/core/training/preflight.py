@@ -12,6 +12,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.sources import captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
@@ -101,3 +102,36 @@ def load_images(
         plan.default_conditions().encode_prompts(plan.config, device, reporter)  # for previews
         tokenised = tokens.tokenise(network.text, plan.captions.sentences, device, reporter)
     return replace(images, captions=plan.captions, texts=tokenised)
+
+
+def load_held_out(
+    plan: TrainingPlan,
+    images: DecodedImages,
+    request: TrainingRequest,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[DecodedImages, DecodedImages]:
+    """The images to train on and those to validate on: some of them, or those of --holdout-data."""
+    config = plan.config
+    if not config.holdout_data:
+        return images.split(config.data.holdout, config.optimiser.seed)
+    with distributed.local_rank0_first():
+        return images, _open_held_out(config, request, device, reporter)
+
+
+def _open_held_out(
+    config: RunConfig, request: TrainingRequest, device: torch.device, reporter: Reporter
+) -> DecodedImages:
+    name, network = config.holdout_data, config.network
+    source = open_source(name, reporter, attributes=config.data.attributes, root=request.data_root)
+    for notice in source.notices:
+        reporter.say(notice)
+    labels = labels_for(source, network, name, "the training")
+    held_out = loader.prepare(source, Transform.of(config), reporter, skip_bad=request.skip_bad)
+    reporter.say(f"Held out: the {len(held_out):,} images of {name}")
+    held_out = replace(held_out, labels=labels)
+    if network.text is None:
+        return held_out
+    captions = captions_of(source, config.data.templates)
+    texts = tokens.tokenise(network.text, captions.sentences, device, reporter)
+    return replace(held_out, captions=captions, texts=texts)

@@ -28,7 +28,7 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
-from ddpm_cli.core.training.preflight import load_images, preflight
+from ddpm_cli.core.training.preflight import load_held_out, load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
@@ -71,7 +71,8 @@ def launch_if_needed(
         plan = preflight(request, machine.processes, execution, reporter)
         # Several nodes decode after the rendezvous, where they wait longer.
         if nodes.count == 1 and request.cache == "disk":
-            load_images(plan, request, device, reporter)
+            images = load_images(plan, request, device, reporter)
+            load_held_out(plan, images, request, device, reporter)
         new = request.out is None and request.resume == "never"
         run = RunDirectory(new_folder(plan.out) if new else plan.out)
         config = launch.LaunchConfig(
@@ -134,7 +135,7 @@ def _train(
     with stop.raise_at_once():
         extractor = load_scoring(request, execution.device, reporter)
         images = load_images(plan, request, execution.device, reporter)
-    training, held_out = images.split(config.data.holdout, config.optimiser.seed)
+        training, held_out = load_held_out(plan, images, request, execution.device, reporter)
     with ExitStack() as locks:
         opened = partial(resuming.open_directory, plan, request, reporter, locks)
         run = RunDirectory(distributed.broadcast_from_rank0(opened))
@@ -250,7 +251,7 @@ def _summary(
         "loss_smooth": progress.loss_smooth,
         "loss_heldout": progress.loss_heldout,
         "best": progress.best,
-        "best_of": "loss_heldout" if config.data.holdout else "loss_smooth",
+        "best_of": "loss_heldout" if config.data.holdout or config.holdout_data else "loss_smooth",
         "skipped_steps": progress.skipped,
         "resumed_at": resumed_at,
     }

@@ -36,7 +36,11 @@ class StepTime:
 
 
 def measure(
-    plan: TrainingPlan, execution: Execution, images: DecodedImages, processes: int
+    plan: TrainingPlan,
+    execution: Execution,
+    training: DecodedImages,
+    held_out: DecodedImages,
+    processes: int,
 ) -> StepTime | str:
     """Take steps of the training, whose state is then discarded; or why there is no measurement.
 
@@ -46,7 +50,6 @@ def measure(
         return "not measured with several processes at once; --nproc measures in one"
     started = time.monotonic()
     config, device = plan.config, execution.device
-    training, held_out = images.split(config.data.holdout, config.optimiser.seed)
     # On a CPU the processes share its cores, on GPUs each has its own.
     share = processes if device.type == "cuda" else 1
     whole = -(-config.optimiser.batch // share)
