@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,25 +71,82 @@ def test_zip_can_be_read_by_threads_and_by_other_processes(tmp_path: Path) -> No
     assert [copy.read(i) for i in range(200)] == expected
 
 
-def test_a_forked_process_opens_the_archive_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_members_are_read_as_zipfile_reads_them(tmp_path: Path, method: int) -> None:
+    contents = {f"{i:03d}.png": bytes(range(i % 7)) * (50 + i) for i in range(40)}
+    contents["ü.png"] = b"of a name in UTF-8"
+    path = tmp_path / "x.zip"
+    with path.open("wb") as file:
+        file.write(b"#!/bin/sh\n" * 9)  # an archive may follow a program that unpacks it
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, data in contents.items():
+                with archive.open(name, "w", force_zip64=name == "007.png") as member:
+                    member.write(data)
+    listing = ZipFiles(path)
+    assert {name: listing.read(i) for i, name in enumerate(listing.names)} == contents
+
+
+def altered(path: Path, at: int, value: bytes, *, directory: bool) -> None:
+    """Change bytes of the only file's header, or of its entry in the directory."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02") if directory else 0
+    data[start + at : start + at + len(value)] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "directory", "words"),
+    [
+        (24, (200).to_bytes(4, "little"), True, "not the 200 bytes"),  # says more than there is
+        (24, (50).to_bytes(4, "little"), True, "not the 50 bytes"),  # and less
+        (20, (1).to_bytes(4, "little"), True, "damaged"),  # of the packed bytes
+        (24, (2**31).to_bytes(4, "little"), True, "more than the limit"),
+        (16, b"\0\0\0\0", True, "CRC-32 is wrong"),
+        (42, (5).to_bytes(4, "little"), True, "no file where the directory says"),
+        (30, b"b.png", False, "another name in its header"),
+        (10, (9).to_bytes(2, "little"), True, "compressed by Deflate64, which is not supported"),
+        (10, (77).to_bytes(2, "little"), True, "compressed by method 77"),
+        (8, (1).to_bytes(2, "little"), True, "is encrypted"),
+    ],
+)
+def test_a_directory_that_lies(
+    tmp_path: Path, at: int, value: bytes, directory: bool, words: str
 ) -> None:
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr("a.png", "a")
-    opened = []
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(100))
+    altered(path, at, value, directory=directory)
+    with pytest.raises(UnreadableError, match=rf"x\.zip:a\.png.*{words}"):
+        ZipFiles(path).read(0)
 
-    class Recorded(zipfile.ZipFile):
-        def __init__(self, path: Path) -> None:
-            opened.append(path)
-            super().__init__(path)
 
-    monkeypatch.setattr(zipfile, "ZipFile", Recorded)
-    listing = ZipFiles(tmp_path / "x.zip")
-    assert listing.read(0) == listing.read(0) == b"a"
-    assert len(opened) == 1
-    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
-    assert listing.read(0) == b"a"
-    assert len(opened) == 2
+def test_a_member_is_not_expanded_beyond_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**28))  # of which the directory says 100 bytes
+    altered(path, 24, (100).to_bytes(4, "little"), directory=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnreadableError, match="not the 100 bytes"):
+        ZipFiles(path).read(0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+
+
+def test_names_outside_of_the_archive_and_names_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # zipfile's own, of the name that is there twice
+        for name, data in [("../a.png", "1"), ("/etc/b.png", "2"), ("c.png", "3"), ("c.png", "4")]:
+            archive.writestr(name, data)
+        archive.writestr("inner.zip", "PK")
+    listing = open_image_files(path)
+    assert listing.names == ("../a.png", "/etc/b.png", "c.png")
+    assert [listing.read(i) for i in range(3)] == [b"1", b"2", b"4"]
+    assert any("1 files of a name that a later one has" in notice for notice in listing.notices)
+    assert any("1 .zip (archives are not looked into" in notice for notice in listing.notices)
+    assert not (tmp_path.parent / "a.png").exists()
 
 
 def test_names_of_windows_tools_and_encrypted_members(tmp_path: Path) -> None:
@@ -154,7 +213,7 @@ def test_damaged_and_oversized_members_are_named(
         archive.writestr("big.png", "B" * 300)
     path.write_bytes(path.read_bytes().replace(b"AAAA", b"AABA", 1))
     listing = open_image_files(path)
-    with pytest.raises(UnreadableError, match=r"x\.zip:a\.png: Bad CRC"):
+    with pytest.raises(UnreadableError, match=r"x\.zip:a\.png: damaged \(its CRC-32 is wrong"):
         listing.read(0)
     monkeypatch.setattr(tree, "_FILE_LIMIT", 200)
     with pytest.raises(

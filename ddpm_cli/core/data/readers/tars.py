@@ -28,6 +28,7 @@ from ddpm_cli.core.data.readers.tree import (
     file_limit,
     folders_of,
     no_images,
+    read_at,
     too_large,
 )
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line, listed
@@ -292,10 +293,7 @@ class TarFiles(Tree):
         if member.size > file_limit():
             raise UnreadableError(too_large(place, member.size))
         try:
-            # Opened anew each time: a set may have more shards than a process may have open files.
-            with self._files[member.shard].open("rb", buffering=0) as file:
-                file.seek(member.offset)
-                data = file.read(member.size)
+            data = read_at(self._files[member.shard], member.offset, member.size)
         except OSError as error:
             raise UnreadableError(f"{place}: {error.strerror or error}") from error
         if len(data) < member.size:

@@ -83,6 +83,17 @@ def read_file(file: Path) -> bytes:
         raise UnreadableError(f"{file}: {error.strerror or error}") from error
 
 
+def read_at(file: Path, offset: int, size: int) -> bytes:
+    """Up to `size` bytes of a file, from any thread or process. Raises OSError.
+
+    Opened anew each time, which takes microseconds: a set of images may lie in more archives than a
+    process may have open, and a forked process would share the position.
+    """
+    with file.open("rb", buffering=0) as opened:
+        opened.seek(offset)
+        return opened.read(size)
+
+
 def file_limit() -> int:
     """Bytes of the largest image file that is read, which grows with --max-pixels."""
     pixels = max_pixels()
