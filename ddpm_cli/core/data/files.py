@@ -45,6 +45,8 @@ _FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 _RGB = Transform()
 _FILTER = Image.Resampling.BICUBIC  # of all resizing; Pillow widens it to shrink: antialiased
 _ORIENTATION = 0x0112  # EXIF tag
+_JPEGS = frozenset({"JPEG", "MPO"})  # Pillow's names of the formats
+_ORIENTING = frozenset({"exif", "xmp"})  # what may hold an orientation, in a JPEG
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # TIFF tags
 _UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -161,7 +163,7 @@ def decode(data: bytes, name: str, transform: Transform = _RGB) -> ImageArray:
     quicker and as good to a few levels. Raises UnreadableError.
     """
     with _opened(data, name, pixels=True) as image:
-        if image.format in ("JPEG", "MPO"):
+        if image.format in _JPEGS:
             _decode_smaller(image, transform)
         image.load()  # before its orientation, which may follow the pixels
         turn = _UPRIGHT.get(_orientation(image))
@@ -309,6 +311,8 @@ def _unidentified(data: bytes) -> str:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where the image has none, or none that can be read."""
+    if image.format in _JPEGS and not _ORIENTING.intersection(image.info):
+        return 1  # getexif would build an empty directory
     with suppress(Exception):  # junk in EXIF is no reason to refuse the pixels
         value = Image.Image.getexif(image).get(_ORIENTATION)  # that of PNG decodes the pixels
         if value in _UPRIGHT:
@@ -325,16 +329,18 @@ def _animated(image: Image.Image) -> bool:
 
 def _decode_smaller(image: Image.Image, transform: Transform) -> None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8, where that leaves twice the pixels a side."""
-    if transform.size is not None and transform.channels != 4:
-        height, width = transform.size
+    if transform.size is None or transform.channels == 4:
+        return
+    height, width = transform.size
+    if min(image.size) >= 4 * min(height, width):
         if _orientation(image) >= 5:  # those that swap the sides
             height, width = width, height
         image.draft(None, (2 * width, 2 * height))
 
 
 def _transformed(image: Image.Image, transform: Transform) -> ImageArray:
-    array = np.array(_fit(colours.to_channels(image, transform), transform), dtype=np.uint8)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    array = np.asarray(_fit(colours.to_channels(image, transform), transform))
+    return array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy()
 
 
 def _fit(image: Image.Image, transform: Transform) -> Image.Image:

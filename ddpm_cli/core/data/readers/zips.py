@@ -9,6 +9,7 @@ import bz2
 import lzma
 import zipfile
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +129,10 @@ class ZipFiles(Tree):
 
     def fingerprint(self) -> str:
         """Hash names, sizes and CRCs."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         pairs = ((name, self._members[name]) for name in self.names)
         return digest(
             f"{name.removeprefix(self._part)}\0{member.size}\0{member.crc:08x}"
@@ -136,7 +141,7 @@ class ZipFiles(Tree):
 
     def cache_key(self) -> str:
         """The fingerprint: the CRCs detect every change."""
-        return self.fingerprint()
+        return self._hash
 
 
 def _list(path: Path) -> tuple[dict[str, _Member], int]:
