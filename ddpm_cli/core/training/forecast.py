@@ -24,10 +24,11 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.files import free_space, in_words
 from ddpm_cli.core.training.trainer import Execution
 
-# Measured on a CPU, where the estimate was within 20 % of the peak (tests/benchmarks/memory.py):
+# Measured on a CPU by tests/benchmarks/training_memory.py, where the estimate was within 20 %:
 _ALLOCATOR = 1.2  # activations also occupy gaps between freed blocks, and workspaces of kernels
-_LIBRARIES = 35_000_000  # bytes of code and tables that the first step loads
+_LIBRARIES = 50_000_000  # bytes of code that the first step and the first figure load
 _USUAL = 700_000_000  # bytes of Python and torch with what they import
+_FILE = 3  # copies of the weights while a file of them is written: contiguous, bytes, whole file
 _CONTEXT = 500_000_000  # bytes of a GPU that CUDA's context and libraries occupy; not measured
 
 _TOLERANCE = 0.2  # relative error of the estimate
@@ -110,7 +111,7 @@ def memory(work: Work) -> Memory:
         activations=round(_ALLOCATOR * work.saved_bytes(work.microbatch)),
         images=image * (batch + 2 * work.shard + 3 * work.microbatch)
         + (0 if work.on_gpu else work.in_memory),
-        saving=0 if work.on_gpu else snapshots.estimate(work.parameters) + of_weights,
+        saving=0 if work.on_gpu else snapshots.estimate(work.parameters) + _FILE * of_weights,
         process=_CONTEXT if work.on_gpu else _resident() + _LIBRARIES,
         accumulates=work.microbatch < work.shard or work.processes > 1,  # or kept by buckets
     )
