@@ -24,12 +24,10 @@ CASES = (
     "--batch 64 --precision bf16",
     "--preset mnist --size 28 --channels 1 --batch 64",
     "--preset small --size 64 --batch 32",
-    "--preset small --size 64 --batch 32 --precision bf16",
     "--preset small --size 32 --batch 32 --caption 'a {class}'",
     "--preset cifar10 --batch 4 --preview 0",
-    "--preset cifar10 --batch 16 --preview 0",
     "--preset cifar10 --batch 16 --microbatch 4 --preview 0",
-    "--preset cifar10 --batch 16 --precision bf16 --preview 0",
+    "--preset cifar10 --batch 8 --precision bf16 --preview 0",
 )
 
 

@@ -17,7 +17,6 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
-from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.reporting import Log
 
 if TYPE_CHECKING:
@@ -170,19 +169,24 @@ def _memory(needed: dict[str, int]) -> str:
         "gradient": needed["gradient"],
         "copies that are saved": needed["saving"],
         "images": needed["images"],
-        "what is loaded": needed["process"],
+        "libraries": needed["process"],
     }
-    named = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
-    return f"Memory: about {in_words(needed['total'])} at the peak ({named})"
+    total = needed["total"]
+    named = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items() if size > total / 50)
+    return f"Memory: about {_bytes(total)} at the peak ({named})"
+
+
+def _bytes(count: int) -> str:
+    """To two digits, as an estimate is not better."""
+    number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{float(f'{number:.2g}'):,g} {unit}"
 
 
 def _announce_disk(needed: dict[str, int], reporter: Reporter) -> None:
-    cache = (
-        f"; {in_words(needed['cache'])} of decoded images in the cache" if needed["cache"] else ""
-    )
+    cache = f"; {_bytes(needed['cache'])} of decoded images in the cache" if needed["cache"] else ""
     reporter.say(
-        f"Disk: about {in_words(needed['total'])} for snapshots, weights and previews, of "
-        f"{in_words(needed['free'])} free{cache}"
+        f"Disk: about {_bytes(needed['total'])} for snapshots, weights and previews, of "
+        f"{_bytes(needed['free'])} free{cache}"
     )
     if needed["total"] > needed["free"]:
         reporter.say("The disk will be full before the training ends: lower --keep or --keep-every")
@@ -195,11 +199,13 @@ def _announce_time(
     if isinstance(step, str):
         reporter.say(f"Time: {step}")
         return {"seconds_per_step": None, "seconds": None, "time_measured": step}
-    seconds = plan["steps"] and step.mean * plan["steps"]
-    whole = ""
-    if seconds:
+    limit = plan["minutes"] and 60 * plan["minutes"]
+    seconds, whole = plan["steps"] and step.mean * plan["steps"], ""
+    if seconds and not (limit and limit < seconds):
         least, most = (console.duration(x * plan["steps"]) for x in (step.fastest, step.slowest))
         whole = f", {least if least == most else f'{least} to {most}'} in all"
+    elif limit:
+        whole, seconds = f", {_rounded(limit / step.mean)} steps in {plan['minutes']:g} min", limit
     reporter.say(
         f"Time: about {step.mean:.2g} s a step{whole}, saves, previews and validation aside "
         f"({step.measured}, in {step.spent:.1f} s)"

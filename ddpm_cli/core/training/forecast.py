@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as nnf
-from torch.overrides import TorchFunctionMode
-
 from ddpm_cli.core.checkpoints import snapshots
-from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models.embeddings import AUGMENTATIONS
-from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.files import free_space, in_words
+from ddpm_cli.core.training.activations import saved_bytes
 from ddpm_cli.core.training.trainer import Execution
 
 # Measured on a CPU by tests/benchmarks/training_memory.py, where the estimate was within 20 %:
@@ -117,64 +107,6 @@ def memory(work: Work) -> Memory:
     )
 
 
-@lru_cache(maxsize=32)
-def saved_bytes(
-    network: NetworkConfig, images: int, precision: torch.dtype, on_gpu: bool, text_length: int
-) -> int:
-    """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
-
-    Nothing is computed: the tensors are torch's fake ones, which have a shape and no content.
-    """
-    kept: dict[int, Tensor] = {}  # one tensor of each storage
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    cpu = torch.device("cpu")
-    with FakeTensorMode():
-        net = UNet(network)
-        for parameter in net.parameters():
-            if parameter.ndim == 4:  # as TrainingState.initial: net.to() cannot, of fake ones
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        x = torch.zeros(images, network.channels, *network.size)
-        condition = _condition(network, images, text_length)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            _Float32Norms(on_gpu),
-            devices.autocast(cpu, precision),
-        ):
-            output = net(x, x[:, 0, 0, 0], condition)
-        for parameter in net.parameters():
-            kept.pop(parameter.untyped_storage()._cdata, None)
-        del output
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-class _Float32Norms(TorchFunctionMode):
-    """Compute normalisations in float32, as autocast does on a GPU, but not on a CPU."""
-
-    def __init__(self, active: bool) -> None:
-        super().__init__()
-        self._active = active
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if self._active and function in (nnf.group_norm, nnf.layer_norm):
-            args = (args[0].float(), *args[1:])
-        return function(*args, **(kwargs or {}))
-
-
-def _condition(network: NetworkConfig, images: int, text_length: int) -> Condition:
-    """The condition of so many images, as large as training makes it; of the null class."""
-    augmented = torch.zeros(images, AUGMENTATIONS) if network.augmented else None
-    text = None
-    if network.text is not None and network.text.encoder == "bytes":
-        text = torch.zeros(images, max(1, text_length), dtype=torch.int64)
-    elif network.text is not None:
-        text = torch.zeros(images, max(1, text_length), network.text.width)
-    return Condition(text=text, augmented=augmented)
-
-
 def _resident() -> int:
     """Bytes of this process in memory now; what is usual where the system has no /proc."""
     try:
@@ -216,7 +148,8 @@ def _fix(work: Work, needs: Memory, total: int) -> str:
     """What to do where the memory is too small."""
     largest = largest_microbatch(work, needs, total)
     if largest < 1:
-        return "choose a smaller --preset, --width or --size"
+        without = largest_microbatch(work, replace(needs, images=0), total)
+        return f"choose a smaller {'--batch' if without else '--preset, --width or --size'}"
     if largest >= work.microbatch:  # by the other processes on the CPU
         return "use fewer processes, or a smaller --microbatch"
     return f"--microbatch {largest} fits, with the same gradient"

@@ -204,7 +204,7 @@ def _base(
         usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
         name = request.preset or usual
         if not request.preset:
-            because = "of the built-in shapes" if usual == "shapes" else _why(channels, size)
+            because = "for the built-in shapes" if usual == "shapes" else _why(channels, size)
         chosen = preset(name)
         config, learn_conditions = merged(RunConfig(), chosen.settings), not chosen.unconditional
     return name, because, saved.over(config), learn_conditions

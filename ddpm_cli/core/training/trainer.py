@@ -183,9 +183,10 @@ class Trainer:
             )
 
     def trial(self, images: int) -> Trial:
-        """Take a step with some images of the first batch, for its time: no training follows it."""
-        times, optimiser = [time.monotonic()], self.state.optimiser
-        batch = self.batches.draw(0, self.state.history).select(slice(images))
+        """Take a step with some images of the next batch, for its time: no training follows it."""
+        times, optimiser, progress = [time.monotonic()], self.state.optimiser, self.state.progress
+        batch = self.batches.draw(progress.images, self.state.history).select(slice(images))
+        progress.images += self.config.optimiser.batch
         times.append(time.monotonic())
         self._clip_gradients(self._accumulate_gradients(batch))
         times.append(time.monotonic())

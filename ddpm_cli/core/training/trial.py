@@ -16,7 +16,7 @@ from ddpm_cli.core.training.planning import TrainingPlan
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
-_SECONDS = 3.0  # spent on steps, where one image takes less
+_SECONDS = 3.0  # of one trial, at most, unless one image takes longer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ def measure(
         run = RunDirectory(plan.out)
         uncompiled = replace(execution, compiled=False)  # that alone would take minutes
         trainer = Trainer(run, config, state, training, held_out, uncompiled, SILENT)
-        seconds, tried = _trials(trainer, whole)
+        try:
+            seconds, tried = _trials(trainer, whole)
+        finally:
+            trainer.batches.close()
     except torch.OutOfMemoryError as error:
         return f"not measured: {first_line(error)}"
     return StepTime(
@@ -75,10 +78,12 @@ def _trials(trainer: Trainer, whole: int) -> tuple[list[float], int]:
     first = trainer.trial(1)  # includes start-up
     if first.gradient > _SECONDS:
         return [first.of(whole, 1)], 1
-    one = trainer.trial(1)
-    tried = max(1, min(whole, int(_SECONDS / 2 / max(one.gradient, 1e-6))))
-    trials = [trainer.trial(tried) for _ in range(2)]
-    return [trial.of(whole, tried) for trial in trials], tried
+    tried, latest = 1, trainer.trial(1)
+    while tried < whole and latest.gradient < _SECONDS / 4:  # few images take longer for each
+        more = int(tried * _SECONDS / 2 / max(latest.gradient, 1e-6))
+        tried = min(whole, max(2 * tried, more))
+        latest = trainer.trial(tried)
+    return [trial.of(whole, tried) for trial in (latest, trainer.trial(tried))], tried
 
 
 def _in_words(tried: int, whole: int, count: int, share: int) -> str:

@@ -1,0 +1,85 @@
+"""The tensors that a forward pass of training keeps, counted without computing them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as nnf
+from torch.overrides import TorchFunctionMode
+
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime import devices
+
+
+@lru_cache(maxsize=32)
+def saved_bytes(
+    network: NetworkConfig, images: int, precision: torch.dtype, on_gpu: bool, text_length: int
+) -> int:
+    """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
+
+    Nothing is computed: the tensors are torch's fake ones, which have a shape and no content.
+    """
+    kept: dict[int, Tensor] = {}  # one tensor of each storage
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    cpu = torch.device("cpu")
+    with FakeTensorMode():
+        net = UNet(network)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:  # as TrainingState.initial: net.to() cannot, of fake ones
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        x = torch.zeros(images, network.channels, *network.size)
+        condition = _condition(network, images, text_length)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            _Kernels(on_gpu),
+            devices.autocast(cpu, precision),
+        ):
+            output = net(x, x[:, 0, 0, 0], condition)
+        for parameter in net.parameters():
+            kept.pop(parameter.untyped_storage()._cdata, None)
+        del output
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+class _Kernels(TorchFunctionMode):
+    """Choose the kernels that are chosen for tensors with a content.
+
+    Attention never holds all pairs of pixels, where its kernel takes such heads; and autocast
+    computes normalisations in float32 on a GPU, but not on a CPU.
+    """
+
+    def __init__(self, on_gpu: bool) -> None:
+        super().__init__()
+        self._on_gpu = on_gpu
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if self._on_gpu and function in (nnf.group_norm, nnf.layer_norm):
+            args = (args[0].float(), *args[1:])
+        if function is nnf.scaled_dot_product_attention and args[0].shape[-1] == args[2].shape[-1]:
+            mask = kwargs.get("attn_mask")
+            bias = None if mask is None else torch.zeros(mask.shape, dtype=args[0].dtype)
+            fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            return fused(*args, 0.0, False, attn_mask=bias)[0]
+        return function(*args, **kwargs)
+
+
+def _condition(network: NetworkConfig, images: int, text_length: int) -> Condition:
+    """The condition of so many images, as large as training makes it; of the null class."""
+    augmented = torch.zeros(images, AUGMENTATIONS) if network.augmented else None
+    text = None
+    if network.text is not None and network.text.encoder == "bytes":
+        text = torch.zeros(images, max(1, text_length), dtype=torch.int64)
+    elif network.text is not None:
+        text = torch.zeros(images, max(1, text_length), network.text.width)
+    return Condition(text=text, augmented=augmented)
