@@ -19,6 +19,7 @@ from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.readers import celeba
 from ddpm_cli.core.data.readers.arrays import open_arrays
+from ddpm_cli.core.data.readers.imagenet import open_imagenet
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.readers.tars import shards_of
 from ddpm_cli.core.data.shapes import Shapes
@@ -138,6 +139,10 @@ def _open_path(
         arrays = None if part or attributes else open_arrays(path, training=training)
         if arrays is not None:
             return arrays
+        if not (part or attributes):
+            batches = open_imagenet(path, training=training, reporter=reporter)
+            if batches is not None:
+                return batches
         files = open_image_files(
             path, training=training, part=part, attributes=attributes, reporter=reporter
         )
