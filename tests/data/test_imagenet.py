@@ -18,7 +18,7 @@ from ddpm_cli.core.data.readers import restricted_pickle
 from ddpm_cli.core.data.readers.restricted_pickle import RefusedError
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.inputs import open_input
 from ddpm_cli.core.runtime.reporting import SILENT
 
@@ -173,6 +173,19 @@ def test_names_of_the_classes(parts: Path) -> None:
     (parts / "map_clsloc.txt").write_text("n1 1 a\n")
     with pytest.raises(DdpmError, match="does not name the labels 1 to 1000"):
         open_source(str(parts))
+
+
+def test_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet16"
+    with pytest.raises(DdpmError, match=r"imagenet16 is not in .*put Imagenet16_train\.zip there"):
+        open_source("imagenet16", root=tmp_path)
+    with pytest.raises(DdpmError, match=r"Imagenet64_train_part1\.zip, Imagenet64_train_part2"):
+        open_source("imagenet64", root=tmp_path)
+    folder.mkdir()
+    (folder / "val_data").write_bytes(pickled(batch(1)))
+    check(open_source("imagenet16:val", root=tmp_path), range(1, 2))
+    with pytest.raises(UsageError, match="imagenet16:train and imagenet16:val"):
+        open_source("imagenet16:all", root=tmp_path)
 
 
 class _Call:

@@ -17,9 +17,8 @@ from ddpm_cli.core.data import captions, named
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.data.readers import celeba
+from ddpm_cli.core.data.readers import celeba, imagenet
 from ddpm_cli.core.data.readers.arrays import open_arrays
-from ddpm_cli.core.data.readers.imagenet import open_imagenet
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
 from ddpm_cli.core.data.readers.tars import shards_of
 from ddpm_cli.core.data.shapes import Shapes
@@ -140,14 +139,14 @@ def _open_path(
         if arrays is not None:
             return arrays
         if not (part or attributes):
-            batches = open_imagenet(path, training=training, reporter=reporter)
+            batches = imagenet.open_imagenet(path, training=training, reporter=reporter)
             if batches is not None:
                 return batches
         files = open_image_files(
             path, training=training, part=part, attributes=attributes, reporter=reporter
         )
         return FileSource(files)
-    known = ["shapes", "celeba", *named.known()]
+    known = ["shapes", "celeba", *named.known(), *imagenet.NAMES]
     if meant := did_you_mean(spec.partition(":")[0], [*known, *names_beside(path)]):
         raise DdpmError(f"{spec}: no such folder or archive{meant}")
     raise DdpmError(
@@ -189,6 +188,8 @@ def _open_data_set(spec: str, root: Path, reporter: Reporter) -> Source | None:
         raise DdpmError(f"{spec[:80]}: {error.strerror or error}") from error
     if spec == "shapes":
         return Shapes()
+    if name in imagenet.NAMES:
+        return imagenet.open_by_name(name, split or "train", root, reporter)
     if name in named.known():
         return named.open_named(name, split or "train", root, reporter)
     return None

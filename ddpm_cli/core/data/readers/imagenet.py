@@ -28,13 +28,14 @@ from ddpm_cli.core.data.files import ImageArray, UnreadableError, fit
 from ddpm_cli.core.data.readers import restricted_pickle
 from ddpm_cli.core.data.readers.restricted_pickle import RefusedError
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line, listed
+from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, UsageError, first_line, listed
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.content import describe_file
 from ddpm_cli.core.runtime.files import atomic_write, in_words
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter, track
 
 SPLITS = ("train", "val")
+NAMES = ("imagenet64", "imagenet32", "imagenet16", "imagenet8")
 
 _ARCHIVE = re.compile(r"imagenet(?:8|16|32|64)_(train|val)(?:_part\d)?(_npz)?\.zip", re.IGNORECASE)
 _BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|(val_data))(\.npz)?")
@@ -80,6 +81,28 @@ def open_imagenet(
     if chosen not in splits:
         raise DdpmError(f"{path} holds no batches of {chosen}")
     return ImagenetSource(path, [b for b in batches if b.split == chosen], splits, reporter)
+
+
+def open_by_name(name: str, split: str, root: Path, reporter: Reporter) -> ImagenetSource:
+    """What lies in the folder `name` of the root, "imagenet64" or another of NAMES.
+
+    split: train; val or test. Raises DdpmError where it is not there, and UsageError.
+    """
+    if split not in (*SPLITS, "test"):
+        raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:val")
+    folder, side = root / name, int(name.removeprefix("imagenet"))
+    part = "train" if split == "train" else "val"
+    source = open_imagenet(folder, part, reporter=reporter) if folder.is_dir() else None
+    if source is not None and source.image_size == (side, side):
+        return source
+    parts = [f"Imagenet{side}_{part}.zip"]
+    if side == max(_SIDES) and part == "train":
+        parts = [f"Imagenet{side}_train_part{number}.zip" for number in (1, 2)]
+    raise DdpmError(
+        f"{name} is not in {folder}: it is given to registered users by "
+        f"https://image-net.org/download-images; put {listed(parts)} there (or the _npz), "
+        "or give --data their folder"
+    )
 
 
 def _batches_at(path: Path) -> list[Batch]:
