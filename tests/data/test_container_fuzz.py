@@ -56,6 +56,12 @@ def arrays(**values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def saved_array(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def tables() -> dict[str, str]:
     """Tables and texts by name."""
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -86,6 +92,7 @@ def seeds() -> dict[str, bytes]:
         "packed.zip": zipped(images),
         "stored.zip": zipped(images | {"metadata.csv": b"file_name,text\n"}, zipfile.ZIP_STORED),
         "shards.tar": tarred(images),
+        "edm.zip": zipped({"a.npy": saved_array(values[0])}, zipfile.ZIP_STORED),
         "images.npz": arrays(arr_0=values),
         "statistics.npz": arrays(mu=moments[0], sigma=moments),
         **{name: text.encode() for name, text in tables().items()},

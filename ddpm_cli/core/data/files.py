@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
 
-from ddpm_cli.core.data import colours, metadata
+from ddpm_cli.core.data import colours, metadata, npy_image
 from ddpm_cli.core.data.formats import NO_SIGNATURE, REMEDIES, SUFFIXES_OF
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, first_line, listed
@@ -262,7 +262,10 @@ def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    formats = _formats(name[name.rfind(".") :].lower())
+    suffix = name[name.rfind(".") :].lower()
+    if suffix == npy_image.SUFFIX:
+        return _open_npy(data, name)
+    formats = _formats(suffix)
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except (OSError, ValueError, SyntaxError):
@@ -270,6 +273,17 @@ def _open(data: bytes, name: str) -> Image.Image:
         if essential is data:
             raise
         return Image.open(io.BytesIO(essential), formats=formats)
+
+
+def _open_npy(data: bytes, name: str) -> Image.Image:
+    try:
+        pixels = npy_image.pixels_of(data, name)
+    except DdpmError as error:
+        raise UnreadableError(str(error)) from error
+    count, limit = pixels.shape[0] * pixels.shape[1], max_pixels()
+    if limit is not None and count > limit:
+        raise Image.DecompressionBombError(f"{count} pixels")
+    return Image.fromarray(pixels)
 
 
 @lru_cache

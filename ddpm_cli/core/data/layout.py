@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from shlex import quote
 
+from ddpm_cli.core.data import npy_image
 from ddpm_cli.core.data.files import is_image_file
 from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DdpmError, listed
@@ -60,16 +61,20 @@ def arrange(
     read_text: ReadText,
     *,
     training: bool,
+    archived: bool = False,
 ) -> Layout:
     """Sort out the files of `path`; `folders` are all its folders, empty ones too.
 
     training: take the training part where there is one. Otherwise, and where there is none, raises
-    DdpmError for images of several parts rather than mix them. There may be no images.
+    DdpmError for images of several parts rather than mix them. There may be no images. archived:
+    the files lie in an archive, where each .npy is an image if there are no others.
     """
     files = [name for name in files if not is_system_name(name)]
     own = _own_folders(files, read_text)
     outside = [name for name in files if not _lies_in(name, own)] if own else files
     images = sorted(filter(is_image_file, outside))
+    if archived and not images and not own:
+        images = sorted(name for name in outside if name.lower().endswith(npy_image.SUFFIX))
     notices: list[str] = []
     if images:
         if left_out := _topmost(own):

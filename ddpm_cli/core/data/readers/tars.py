@@ -174,7 +174,9 @@ class TarFiles(Tree):
                 raise DdpmError(f"{archives[0]} holds no folder {inside}")
         visible = [name for name in self._members if not layout.is_system_name(name)]
         folders = folders_of([*visible, *self._prefixes])
-        arranged = layout.arrange(path, visible, folders, self.text, training=training)
+        arranged = layout.arrange(
+            path, visible, folders, self.text, training=training, archived=True
+        )
         self.names, self.texts, self._part = arranged.images, arranged.texts, arranged.part
         if not self.names:
             raise DdpmError(no_images(path, self._members))

@@ -66,7 +66,9 @@ class ZipFiles(Tree):
         folders = folders_of(members)
         self._members = {name: member for name, member in members.items() if name[-1:] not in "/"}
         visible = [name for name in self._members if not layout.is_system_name(name)]
-        arranged = layout.arrange(self.path, visible, folders, self.text, training=training)
+        arranged = layout.arrange(
+            self.path, visible, folders, self.text, training=training, archived=True
+        )
         self.names, self.texts, self._part = arranged.images, arranged.texts, arranged.part
         self.notices = arranged.notices
         if repeated:
