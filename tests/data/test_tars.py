@@ -228,3 +228,68 @@ def test_a_copy_has_the_same_fingerprint(members: list[tuple[str, bytes]], tmp_p
     assert open_source(str(copy)).fingerprint == open_source(str(first)).fingerprint
     tar(copy, [*members[:-2], ("cat/011.png", png(99))])
     assert open_source(str(copy)).fingerprint != open_source(str(first)).fingerprint
+
+
+def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A header with this field of its size, and the sum that belongs to it."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136], block[148:156] = size.ljust(12, b"\0"), b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+NEGATIVE = b"\xff" * 10 + b"\xfe\0"  # -512 in base 256, as GNU writes large numbers
+LARGE = b"%011o" % 2**31
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        (header("b.png", NEGATIVE), "b.png has -512 bytes"),
+        (header("b.png", LARGE), "unexpected end of data"),
+        (header("x", LARGE, tarfile.XHDTYPE), "a header of 2,147,483,648 bytes"),
+        (header("x", LARGE, tarfile.XGLTYPE), "a header of 2,147,483,648 bytes"),
+        (header("x", LARGE, tarfile.GNUTYPE_LONGNAME), "a header of 2,147,483,648 bytes"),
+        (
+            header("x", b"%011o" % 11, tarfile.XHDTYPE)
+            + b"13 size=-512\n".ljust(512, b"\0")
+            + header("b.png", b"0"),
+            "b.png has -512 bytes",
+        ),
+        (b"", "it ends at byte 1,024 without an end mark"),
+        (b"\xff" * 512, "no header of a file at byte 1,024"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path: Path, hostile: bytes, words: str) -> None:
+    whole = tar(tmp_path / "x.tar", [("a.png", png(1))]).read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:1024] + hostile)  # a header, and a block of content
+    with pytest.raises(DdpmError, match=f"x.tar: damaged or cut short .*{words}"):
+        open_image_files(tmp_path / "x.tar")
+
+
+def test_what_follows_the_end_of_an_archive_is_said(tmp_path: Path) -> None:
+    first = tar(tmp_path / "x.tar", [("a.png", png(1))])
+    first.write_bytes(first.read_bytes() + tar(tmp_path / "y.tar", [("b.png", b"")]).read_bytes())
+    listing = open_image_files(first)
+    assert listing.names == ("a.png",)
+    assert any("not read: what follows the end of x.tar" in line for line in listing.notices)
+    assert open_image_files(tmp_path / "y.tar").notices == ()
+
+
+def test_links_to_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    targets = {"b.png": "c.png", "c.png": "a.png", "d.png": "e.png", "e.png": "d.png"}
+    with tarfile.open(path, "w") as archive:
+        for name, target in targets.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+        info = tarfile.TarInfo("a.png")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"one"))
+    listing = open_image_files(path)
+    assert listing.names == ("a.png", "b.png", "c.png")
+    assert [listing.read(i) for i in range(3)] == [b"one"] * 3
+    assert any("2 links to what is not in it" in line for line in listing.notices)

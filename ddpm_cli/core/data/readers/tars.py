@@ -21,6 +21,7 @@ from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.classes import Classes, classes_of
 from ddpm_cli.core.data.files import UnreadableError, is_image_file
 from ddpm_cli.core.data.readers.decompressed import COMPRESSED, decompressed
+from ddpm_cli.core.data.readers.tar_headers import read_headers
 from ddpm_cli.core.data.readers.tree import (
     Tree,
     decode_text,
@@ -31,8 +32,7 @@ from ddpm_cli.core.data.readers.tree import (
     read_at,
     too_large,
 )
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line, listed
-from ddpm_cli.core.runtime.content import describe_file
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 SUFFIXES = (".tar", *COMPRESSED)
@@ -41,7 +41,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 _HASHED_FILES = 64  # images, at most, whose first bytes enter the fingerprint
 _HASHED_BYTES = 2**14  # of each of them
-_BLOCK = 512  # bytes of a header, which all members are aligned to
+_LINKS = 8  # that lead to one another, at most
 _KINDS = {  # of members that are no files
     tarfile.SYMTYPE: "links to what is not in it",
     tarfile.LNKTYPE: "links to what is not in it",
@@ -164,6 +164,7 @@ class TarFiles(Tree):
         self._archives = tuple(archives)
         self._files = tuple(decompressed(archive, reporter) for archive in archives)
         self._left_out: Counter[str] = Counter()
+        self._continued: list[str] = []
         self._prefixes = [""]
         self._members = self._list_all()
         if inside != ".":
@@ -230,24 +231,15 @@ class TarFiles(Tree):
     def _list(self, shard: int) -> dict[str, _Member]:
         """The members of one archive, from one pass over its headers. Raises DdpmError."""
         archive, members, links = self._archives[shard], dict[str, _Member](), dict[str, str]()
-        try:
-            with tarfile.open(self._files[shard], "r:") as opened:
-                for info in opened:
-                    opened.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                    self._add(info, shard, members, links)
-                end = opened.offset
-            last = max((member.offset + member.size for member in members.values()), default=0)
-            _check_end(archive, self._files[shard], end, last)
-        except tarfile.TarError as error:
-            what = describe_file(archive)
-            if what and "archive" not in what:
-                raise DdpmError(f"{archive} is not a tar archive but {what}") from error
-            raise DdpmError(_damaged(archive, first_line(error))) from error
-        except OSError as error:
-            raise DdpmError(f"cannot open {archive}: {error.strerror or error}") from error
-        except (*DAMAGED_FILE, ValueError) as error:
-            raise DdpmError(_damaged(archive, first_line(error))) from error
+
+        def take(info: tarfile.TarInfo) -> None:
+            self._add(info, shard, members, links)
+
+        if read_headers(archive, self._files[shard], take):
+            self._continued.append(archive.name)
         for name, target in links.items():
+            for _ in range(_LINKS):  # a link may lead to another
+                target = target if target in members else links.get(target, target)
             if target in members:
                 members[name] = members[target]
             else:
@@ -275,6 +267,11 @@ class TarFiles(Tree):
         """What of the archives is no file, and images that belong together."""
         kinds = [f"{count:,} {kind}" for kind, count in self._left_out.items()]
         notices = [f"{self.path}: left out: {', '.join(kinds)}"] if kinds else []
+        if self._continued:
+            notices.append(
+                f"{self.path}: not read: what follows the end of {listed(self._continued, 3)} "
+                "(tar -A joins archives; cat does not)"
+            )
         keys = Counter(_key(name) for name in self.names if _key(name) + ".cls" in self.texts)
         if several := [key for key, count in keys.items() if count > 1]:
             notices.append(
@@ -313,19 +310,3 @@ def _stem(archive: Path) -> str:
     """The name of an archive without its suffix."""
     suffix = next(s for s in sorted(SUFFIXES, key=len)[::-1] if archive.name.lower().endswith(s))
     return archive.name[: -len(suffix)]
-
-
-def _check_end(archive: Path, file: Path, end: int, last: int) -> None:
-    """Raise DdpmError for an archive that ends within a member, or goes on with anything else."""
-    size = file.stat().st_size
-    if last > size:
-        raise DdpmError(_damaged(archive, f"its last file ends at byte {last:,} of {size:,}"))
-    with file.open("rb") as opened:
-        opened.seek(max(0, end - _BLOCK))
-        after = opened.read(2 * _BLOCK)
-    if after[:_BLOCK].strip(b"\0") and after[_BLOCK:].strip(b"\0"):
-        raise DdpmError(_damaged(archive, f"no header of a file at byte {end:,}"))
-
-
-def _damaged(archive: Path, words: str) -> str:
-    return f"{archive}: damaged or cut short ({words}); copy or download it again"
