@@ -93,7 +93,7 @@ def test_parts_are_named(tmp_path: Path) -> None:
         (np.zeros((2, 8, 8, 2), np.uint8), r"uint8 \(2, 8, 8, 2\)"),
         (np.zeros((8, 8), np.uint8), r"uint8 \(8, 8\)"),
         (np.zeros((8, 9, 3), np.uint8), "as one image is"),
-        (np.zeros((2, 3, 9, 3), np.uint8), "one of the axes"),
+        (np.zeros((2, 5, 4, 6), np.uint8), "one of the axes"),
         (np.zeros((2, 8, 8), np.uint16), "uint16"),
         (np.zeros((0, 8, 8), np.uint8), r"\(0, 8, 8\)"),
         (np.full((2, 8, 8), 200.0), "from 200 to 200"),

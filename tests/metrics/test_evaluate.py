@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate, evaluate_inception_score
 from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
-from ddpm_cli.core.metrics.images import NpzImages
 from ddpm_cli.core.metrics.inception import PUBLISHED, Features, FidInception
-from ddpm_cli.core.metrics.inputs import ScoreInput, open_input
+from ddpm_cli.core.metrics.inputs import DatasetImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.scores import frechet_distance, inception_score
@@ -82,9 +81,9 @@ def write(path: Path, n: int, seed: int, size: int = 299, bright: int = 256) -> 
     return path
 
 
-def images(path: Path) -> NpzImages:
+def images(path: Path) -> DatasetImages:
     opened = open_input(path)
-    assert isinstance(opened, NpzImages)
+    assert isinstance(opened, DatasetImages)
     return opened
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics import images
-from ddpm_cli.core.metrics.images import FileImages, NpzImages
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics import images, inputs
+from ddpm_cli.core.metrics.images import FileImages
+from ddpm_cli.core.metrics.inputs import DatasetImages, open_input
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -35,13 +35,13 @@ def save(path: Path, array: np.ndarray, mode: str | None = None) -> np.ndarray:
     return array
 
 
-def opened(path: Path, skip_bad: bool = False) -> FileImages | NpzImages:
+def opened(path: Path, skip_bad: bool = False) -> FileImages | DatasetImages:
     image_set = open_input(path, skip_bad)
-    assert isinstance(image_set, FileImages | NpzImages)
+    assert isinstance(image_set, FileImages | DatasetImages)
     return image_set
 
 
-def everything(image_set: FileImages | NpzImages) -> list[Tensor]:
+def everything(image_set: FileImages | DatasetImages) -> list[Tensor]:
     return [image for batch in image_set.batches(slice(None)) for image in batch]
 
 
@@ -176,7 +176,7 @@ def test_arrays_are_read_in_chunks(
 ) -> None:
     array = noise(10, 4, 6, *([channels] if channels else []))
     np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
-    monkeypatch.setattr(images, "MAX_BATCH", 4)
+    monkeypatch.setattr(inputs, "MAX_BATCH", 4)
     image_set = opened(tmp_path / "s.npz")
     batches = list(image_set.batches(slice(None)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
@@ -190,16 +190,15 @@ def test_arrays_are_read_in_chunks(
 @pytest.mark.parametrize(
     ("array", "description"),
     [
-        (np.zeros((2, 4, 4, 3), np.float32), r"float32 \(2, 4, 4, 3\)"),
-        (np.zeros((2, 3, 4, 4), np.uint8), r"uint8 \(2, 3, 4, 4\)"),
-        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\)"),
-        (np.zeros((0, 4, 4, 3), np.uint8), r"uint8 \(0, 4, 4, 3\)"),
-        (np.array([None] * 2), r"object \(2,\)"),
+        (np.zeros((2, 4, 4, 3), np.uint16), r"uint16 \(2, 4, 4, 3\); images are uint8"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\); images are uint8"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"uint8 \(0, 4, 4, 3\); images are uint8"),
+        (np.array([None] * 2), r"object \(2,\): objects are pickled"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, description: str) -> None:
     np.savez(tmp_path / "s.npz", arr_0=array)
-    with pytest.raises(DdpmError, match=f"arr_0 is {description}; images are uint8"):
+    with pytest.raises(DdpmError, match=rf"arr_0\.npy is {description}"):
         open_input(tmp_path / "s.npz")
 
 
@@ -221,16 +220,13 @@ def test_other_npz_files_and_damaged_ones_are_refused(tmp_path: Path) -> None:
         list(opened(path).batches(slice(None)))
 
 
-def test_fortran_order_and_truncated_arrays_are_refused(tmp_path: Path) -> None:
+def test_truncated_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
-    np.savez(path, arr_0=np.asfortranarray(noise(2, 4, 4, 3)))
-    with pytest.raises(DdpmError, match="images are uint8"):
-        open_input(path)
     array = io.BytesIO()
     np.save(array, noise(2, 4, 4, 3))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", array.getvalue()[:-1])
-    with pytest.raises(DdpmError, match="is truncated: it has fewer than 2 images"):
+    with pytest.raises(DdpmError, match="it is cut short, copy it again"):
         list(opened(path).batches(slice(None)))
 
 

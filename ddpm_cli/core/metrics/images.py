@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import IO, Protocol, TypeVar
+from pathlib import PurePosixPath
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +18,8 @@ from torch import Tensor
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.image_files import ImageFiles
-from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, listed
-from ddpm_cli.core.metrics.statistics import npz_members
+from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.devices import cores
-from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
 MAX_BATCH = 256  # most images in a batch
@@ -161,77 +157,6 @@ class FileImages:
             return files.decode(data, name), files.traits(data, name)
         except UnreadableError as error:
             return error
-
-
-class NpzImages:
-    """The images of an .npz of guided-diffusion: `arr_0`, uint8 (N, H, W[, 1 or 3]).
-
-    They are read in chunks: 50,000 images of 256x256 are 10 GB.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.label = str(path)
-        self.counts = ImageCounts()
-        self._path = path
-        members = npz_members(path)
-        if "arr_0" not in members:
-            raise DdpmError(
-                f"{path} holds {', '.join(sorted(members)) or 'nothing'}; "
-                "images have arr_0, statistics mu and sigma"
-            )
-        with self._opened() as file:
-            self._shape = _read_shape(file, path)
-
-    def __len__(self) -> int:
-        return self._shape[0]
-
-    def content(self) -> str:
-        """Hash of the file."""
-        return sha256_of(self._path)
-
-    def batches(self, part: slice) -> Iterator[Tensor]:
-        """Read a range of the array, in chunks."""
-        self.counts = ImageCounts()
-        n, height, width, channels = self._shape
-        first, last, _ = part.indices(n)
-        image_bytes = height * width * channels
-        step = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // image_bytes))
-        traits = ("grey",) if channels == 1 else ()
-        with self._opened() as file:
-            _read_shape(file, self._path)  # leaves the file at the first pixel
-            file.seek(first * image_bytes, 1)
-            for start in range(first, last, step):
-                count = min(step, last - start)
-                data = file.read(count * image_bytes)
-                if len(data) < count * image_bytes:
-                    raise DdpmError(f"{self._path} is truncated: it has fewer than {n} images")
-                array = np.frombuffer(bytearray(data), np.uint8).reshape(count, *self._shape[1:])
-                self.counts.add((height, width), "npz", traits, count)
-                yield torch.from_numpy(array).permute(0, 3, 1, 2)
-
-    @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
-        try:
-            with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as file:
-                yield file
-        except (OSError, *DAMAGED_FILE) as error:
-            raise DdpmError(f"{self._path} is damaged: {error}") from error
-
-
-def _read_shape(file: IO[bytes], path: Path) -> tuple[int, int, int, int]:
-    """Read the header of an .npy of images: (N, H, W, channels)."""
-    first_version = np.lib.format.read_magic(file) == (1, 0)
-    formats = np.lib.format
-    read = formats.read_array_header_1_0 if first_version else formats.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
-    if len(shape) == 3:
-        shape = (*shape, 1)
-    contiguous = dtype == np.uint8 and not fortran_order
-    if not contiguous or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
-        raise DdpmError(
-            f"{path}: arr_0 is {dtype} {shape}; images are uint8 (N, height, width, 1 or 3)"
-        )
-    return shape
 
 
 def _ahead(

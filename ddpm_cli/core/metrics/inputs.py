@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.images import MAX_BATCH, FileImages, ImageCounts, ImageSet, NpzImages
+from ddpm_cli.core.metrics.images import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    FileImages,
+    ImageCounts,
+    ImageSet,
+)
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
@@ -33,15 +40,15 @@ def open_input(
 ) -> ScoreInput:
     """Open one input of a comparison.
 
-    A folder, a .zip, an image .npz (`arr_0`), a statistics .npz (`mu`, `sigma`), a data set's name
-    ("cifar10:train", "shapes"), or an array of images. Raises DdpmError where there are no images
-    or statistics.
+    What `ddpm train --data` takes (a folder, an archive, an array, a data set's name such as
+    "cifar10:train"), a statistics .npz (`mu`, `sigma`), or an array of images. Raises DdpmError
+    where there are no images or statistics.
     """
     if isinstance(spec, np.ndarray):
         return ArrayImages(spec)
     path = paths.expanded(spec)
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return read_statistics(path) if "mu" in npz_members(path) else NpzImages(path)
+    if path.suffix.lower() == ".npz" and path.is_file() and "mu" in npz_members(path):
+        return read_statistics(path)
     source = open_source(str(spec), reporter)
     for notice in source.notices:
         reporter.say(notice)
@@ -83,7 +90,7 @@ class ArrayImages:
 
 
 class DatasetImages:
-    """The images of a data set at their own size, without cropping, flips or augmentation."""
+    """The images of a data set, or of an array in a file, at their own size and in their order."""
 
     def __init__(self, source: Source, label: str) -> None:
         self.label = label
@@ -97,14 +104,17 @@ class DatasetImages:
     def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the data set."""
         self.counts = ImageCounts()
-        transform = Transform(self._source.native_channels, self._size)
+        source = self._source
+        transform = Transform(source.native_channels, self._size)
+        kind = source.path.suffix[1:].lower() if isinstance(source, ArrayFileSource) else "data set"
         indices = range(len(self))[part]
+        step = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // (3 * prod(self._size))))
         with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(indices), MAX_BATCH):
-                chunk = indices[start : start + MAX_BATCH]
-                arrays = list(pool.map(lambda i: self._source.image(i, transform), chunk))
+            for start in range(0, len(indices), step):
+                chunk = indices[start : start + step]
+                arrays = list(pool.map(lambda i: source.image(i, transform), chunk))
                 images = torch.from_numpy(np.stack(arrays))
-                _count(self.counts, images, "data set")
+                _count(self.counts, images, kind, transparent=source.transparent)
                 yield images
 
     def content(self) -> str:
@@ -176,9 +186,10 @@ class GeneratedImages:
         """None: unknown before they are sampled."""
 
 
-def _count(counts: ImageCounts, images: Tensor, kind: str) -> None:
+def _count(counts: ImageCounts, images: Tensor, kind: str, *, transparent: bool = False) -> None:
     n, channels, height, width = images.shape
-    counts.add((height, width), kind, ("grey",) if channels == 1 else (), n)
+    traits = {"grey": channels == 1, "transparent": transparent}
+    counts.add((height, width), kind, [trait for trait, has in traits.items() if has], n)
 
 
 def _opaque(images: Tensor) -> Tensor:

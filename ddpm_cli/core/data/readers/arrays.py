@@ -230,10 +230,11 @@ def _channels_first(stored: StoredImages) -> bool:
 
 
 def _channel_axis_first(shape: tuple[int, ...], what: str) -> bool:
-    """Where both axes may be channels, the images are square."""
+    """Where both axes may be channels, it is the last, unless only the others are square."""
     first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
     if first and last:
-        first, last = shape[2] == shape[3], shape[1] == shape[2]
+        first = shape[2] == shape[3] and shape[1] != shape[2]
+        last = not first
     if first == last:
         raise DdpmError(
             f"{what}: one of the axes, the second or the last, should be 1, 3 or 4 channels"
