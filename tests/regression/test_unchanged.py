@@ -312,13 +312,14 @@ PRESETS = (
 )
 
 
-FORECAST = {  # depends on the machine
+FORECAST = {  # depends on the machine, or was added after the record
     "memory_bytes",
     "disk_bytes",
     "seconds_per_step",
     "seconds",
     "time_measured",
     "preset_because",
+    "advice",
 }
 
 

@@ -14,7 +14,7 @@ from ddpm_cli.core.runtime.files import free_space, in_words
 from ddpm_cli.core.training.activations import saved_bytes
 from ddpm_cli.core.training.trainer import Execution
 
-# Measured on a CPU by tests/benchmarks/training_memory.py, where the estimate was within 20 %:
+# Measured on a CPU by tests/benchmarks/training_memory.py, where all totals were within 10 %:
 _ALLOCATOR = 1.2  # activations also occupy gaps between freed blocks, and workspaces of kernels
 _LIBRARIES = 50_000_000  # bytes of code that the first step and the first figure load
 _USUAL = 700_000_000  # bytes of Python and torch with what they import
