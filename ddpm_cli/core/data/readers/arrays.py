@@ -245,8 +245,8 @@ def _channel_axis_first(shape: tuple[int, ...], what: str) -> bool:
 def _non_negative(stored: StoredImages) -> bool:
     """Whether floats are from 0 to 1, not -1 to 1. Raises DdpmError where they are neither."""
     rows = [stored[index] for index in stored.sample()]
-    low = min(float(np.nanmin(row)) for row in rows)
-    high = max(float(np.nanmax(row)) for row in rows)
+    low = float(np.fmin.reduce([np.fmin.reduce(row, axis=None) for row in rows]))  # without NaN
+    high = float(np.fmax.reduce([np.fmax.reduce(row, axis=None) for row in rows]))
     if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:
         return True
     if low >= -1 - 2 * _HALF_LEVEL and high <= 1 + 2 * _HALF_LEVEL:
