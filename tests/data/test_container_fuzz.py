@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import random
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ddpm_cli.core.data import files
@@ -40,9 +44,9 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
     return buffer.getvalue()
 
 
-def tarred(members: dict[str, bytes]) -> bytes:
+def tarred(members: dict[str, bytes], compression: str = "") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -62,6 +66,15 @@ def saved_array(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def tabled(columns: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
 def tables() -> dict[str, str]:
     """Tables and texts by name."""
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -76,6 +89,11 @@ def tables() -> dict[str, str]:
         "cat/a.txt": "a cat\nanother",
         "cat/a.caption": "a cat",
         "cat/a.json": json.dumps({"prompt": "a cat"}),
+        "labels.csv": "file,label\ncat/a.png,0\ndog/b.png,1\n",
+        "classes.txt": "cat\ndog\n",
+        "cat/a.cls": "1",
+        "list_attr_celeba.txt": "2\nSmiling Male\na.png  1 -1\nb.png -1  1\n",
+        "list_eval_partition.txt": "a.png 0\nb.png 1\n",
         "config.json": json.dumps({"network": {}, "diffusion": {}, "optimiser": {}}),
         "sampling.json": json.dumps({"seed": 0, "steps": 5}),
         "manifest.jsonl": '{"file": "000000.png", "seed": 0}\n',
@@ -86,12 +104,23 @@ def seeds() -> dict[str, bytes]:
     """Intact files by name."""
     png = saved("PNG")
     images = dict.fromkeys(NAMES, png)
+    sample = {"0.png": png, "0.cls": b"1", "0.json": b'{"label": 1}', "1.png": png, "1.cls": b"0"}
+    rows = [{"bytes": png, "path": "a.png"}, {"bytes": png, "path": None}]
+    batch = {"data": np.zeros((2, 3 * 8 * 8), np.uint8), "labels": [1, 1000]}
     values = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
     moments = np.eye(4)
     return {
         "packed.zip": zipped(images),
         "stored.zip": zipped(images | {"metadata.csv": b"file_name,text\n"}, zipfile.ZIP_STORED),
-        "shards.tar": tarred(images),
+        "packed.tar": tarred(images),
+        "samples.tar": tarred(sample),
+        "packed.tar.gz": tarred(images, "gz"),
+        "rows.parquet": tabled({"image": pa.array(rows, IMAGE), "label": [0, 1]}),
+        "val_data": pickle.dumps(batch, protocol=2),
+        "val_data.npz": arrays(data=batch["data"], labels=np.array(batch["labels"])),
+        "Imagenet8_val.zip": zipped({"val_data": pickle.dumps(batch, protocol=2)}),
+        "images.npy": saved_array(values),
+        "floats.npy": saved_array(values / 255),
         "edm.zip": zipped({"a.npy": saved_array(values[0])}, zipfile.ZIP_STORED),
         "images.npz": arrays(arr_0=values),
         "statistics.npz": arrays(mu=moments[0], sigma=moments),
@@ -132,14 +161,17 @@ def mutants(count: int) -> Iterator[tuple[str, bytes]]:
 
 def outcomes(count: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(tree, "_FILE_LIMIT", 1_000_000)
+    monkeypatch.setenv("DDPM_CACHE", str(root / "here" / "cache"))
     folder = root / "images"
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture().save(folder / name)
     found = set()
+    (root / "alone").mkdir()
+    before = {path for path in root.rglob("*") if "here" not in path.parts}
     for name, data in mutants(count):
         inside = name in tables()
-        file = (folder if inside else root) / name
+        file = (folder if inside else root / "alone") / name
         file.write_bytes(data)
         for reader in (read, score):
             try:
@@ -151,6 +183,7 @@ def outcomes(count: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> set[str
                 assert "object at 0x" not in str(error)
                 found.add("refused")
         file.unlink()
+        assert {path for path in root.rglob("*") if "here" not in path.parts} == before, name
     return found
 
 

@@ -184,7 +184,7 @@ def read_header(file: IO[bytes] | Window, where: str) -> Header:
     if start[:6] != _MAGIC:
         what = describe(start)
         raise DdpmError(f"{where} is not a NumPy array{f' but {what}' if what else ''}")
-    length = file.read(2 if start[6] == 1 else 4) or b""
+    length = file.read(2 if start[6:7] == b"\1" else 4) or b""  # by its version
     count = int.from_bytes(length, "little")
     if count > _HEADER_LIMIT:
         raise DdpmError(f"{where}: its header has {count:,} characters, which none needs")
@@ -196,7 +196,7 @@ def read_header(file: IO[bytes] | Window, where: str) -> Header:
             read = formats.read_array_header_1_0 if first_version else formats.read_array_header_2_0
             shape, fortran_order, dtype = read(buffer)
     except (OSError, *DAMAGED_FILE) as error:
-        raise DdpmError(f"{where}: its header is damaged ({first_line(error)})") from error
+        raise DdpmError(f"{where}: its header is damaged; copy it again") from error
     header = Header(shape, dtype, fortran_order)
     if header.dtype.hasobject:
         raise DdpmError(
