@@ -266,7 +266,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"
         ("a.zip", b"PK\x03\x04cut", "a.zip: damaged or cut short"),
         ("a.tar", b"\0" * 257 + b"ustar", "a.tar: damaged or cut short"),
         ("a.tar", b"<!DOCTYPE html><html>", "not a tar archive but a web page"),
-        ("a.npz", b"PK\x03\x04", "neither.*, but a zip archive.*data sets in files"),
+        ("a.mat", b"PK\x03\x04", "neither.*, but a zip archive.*data sets in files"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "neither.*, but a PNG image .give its folder"),
     ],
 )

@@ -234,3 +234,21 @@ def test_training_and_scores_take_it(ddpm: Run, tiny: Path, published: Path) -> 
     scored = open_input(str(published / "data" / "test"))
     assert isinstance(scored, FileImages)
     assert [batch.shape for batch in scored.batches(slice(0, 3))] == [(3, 3, 8, 8)]
+
+
+def test_some_shards_are_named_by_a_range(published: Path) -> None:
+    some = published / "data" / "train-{00000..00001}-of-00002.parquet"
+    ranged = open_source(str(some), SILENT, training=True)
+    whole = open_source(str(published), SILENT, training=True)
+    assert len(ranged) == len(whole) == 14
+    assert ranged.labels.tolist() == whole.labels.tolist()
+    missing = published / "data" / "train-{00001..00002}-of-00003.parquet"
+    with pytest.raises(DdpmError, match="2 of 2 shards are not there: train-00001-of-00003"):
+        open_source(str(missing), SILENT)
+
+
+def test_tables_beside_images_are_left_out_and_said(published: Path) -> None:
+    (published / "cat.png").write_bytes(png(3))
+    source = open_source(str(published), SILENT)
+    assert len(source) == 1
+    assert any("3 .parquet (give the .parquet itself" in notice for notice in source.notices)

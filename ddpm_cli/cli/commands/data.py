@@ -11,7 +11,7 @@ from ddpm_cli.cli import console, survey_text
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config.request import TrainingRequest
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import IMAGE_FILES, RunConfig
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
@@ -37,7 +37,7 @@ class RunOptions(
 def data(
     data: Annotated[
         str | None,
-        typer.Argument(help="As --data of train: a folder, a .zip, shapes, or a data set's name."),
+        typer.Argument(help=f"As --data of train: {IMAGE_FILES}, shapes, or a data set's name."),
     ] = None,
     *,
     images: ImageOptions,
@@ -85,7 +85,7 @@ def data(
             _clear_cache(as_json=json)
             return
         raise UsageError(
-            "DATA is missing: a folder, a .zip, shapes, or a data set's name"
+            f"DATA is missing: {IMAGE_FILES}, shapes, or a data set's name"
             if data is None
             else "--clear-cache deletes what is decoded of all images, and takes no DATA"
         )

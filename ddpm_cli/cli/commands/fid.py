@@ -11,12 +11,10 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
-INPUTS = (
-    "folder (searched at any depth), .zip, image .npz (arr_0), statistics .npz (mu, sigma) or "
-    "data set (cifar10:train)"
-)
+INPUTS = f"{IMAGE_FILES} (arr_0), statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
 
 
 @grouped

@@ -9,6 +9,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
@@ -18,8 +19,8 @@ def inception_score(
     images: Annotated[
         str,
         typer.Argument(
-            help="Folder (searched at any depth), .zip, image .npz (arr_0), data set "
-            "(cifar10:test), or a run to sample from."
+            help=f"{IMAGE_FILES.capitalize()} (arr_0), a data set's name (cifar10:test), or a run "
+            "to sample from."
         ),
     ],
     weights: scoring.Weights = None,

@@ -9,6 +9,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
@@ -19,7 +20,7 @@ def nll(
     data: Annotated[
         str | None,
         typer.Option(
-            help="The images: a folder, a .zip, shapes, or a data set's name (cifar10:test).",
+            help=f"{IMAGE_FILES.capitalize()}, shapes, or a data set's name (cifar10:test).",
             show_default="those it was trained on",
         ),
     ] = None,

@@ -12,6 +12,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
@@ -21,8 +22,8 @@ def train_classifier(
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled images: mnist, fashion-mnist, cifar10, shapes, …, or a folder or .zip "
-            "whose sub-folders are the classes."
+            help=f"Labelled images: mnist, fashion-mnist, cifar10, shapes, …, or {IMAGE_FILES} "
+            "with classes (sub-folders are classes)."
         ),
     ] = "mnist",
     out: Annotated[

@@ -17,6 +17,7 @@ from ddpm_cli.core.config.fields import (
     setting,
 )
 from ddpm_cli.core.config.presets import PRESETS
+from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.errors import UsageError
 
 
@@ -79,7 +80,7 @@ class TrainingRequest(Settings):
 
     data: str | None = setting(
         None,
-        "A folder or .zip of images (sub-folders are classes), the built-in shapes, or "
+        f"{IMAGE_FILES.capitalize()} (sub-folders are classes), the built-in shapes, or "
         "mnist, fashion-mnist, kmnist, svhn, stl10, cifar10, cifar100, flowers102, pets, food101, "
         "eurosat, celeba.",
         panel=_DATA,

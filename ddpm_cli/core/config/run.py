@@ -35,6 +35,7 @@ from ddpm_cli.core.errors import UsageError
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
 FITS = ("crop", "pad", "stretch")
+IMAGE_FILES = "a folder, .zip, .tar, .parquet, .npy or .npz of images"
 
 _DATA, _CONDITIONS, _LENGTH = "Data", "Conditions", "Length"
 _OPTIMISATION, _SAVING = "Optimisation", "Saving"
@@ -64,7 +65,7 @@ def _colour(name: str, value: str) -> None:
 class DataConfig(Settings):
     """Which images, and how they are prepared."""
 
-    source: str = setting("shapes", "As given to --data: a folder, a .zip or a data set's name.")
+    source: str = setting("shapes", f"As given to --data: {IMAGE_FILES}, or a data set's name.")
     fingerprint: str = setting("", "Hash of the images: a resume with others is refused.")
     labels: str = setting("", "Hash of the labels, where a table gives them; empty: folders do.")
     flip: bool = setting(True, "Mirror half of the images left to right.", panel=_DATA)

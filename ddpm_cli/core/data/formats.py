@@ -41,6 +41,8 @@ _VIDEO = "videos: extract their frames with ffmpeg"
 _ARCHIVE = "archives are not looked into: unpack them"
 _TAR = "give the .tar itself, or move it to a folder of its own"
 _SHEET = "spreadsheets: save them as .csv"
+_PARQUET = "give the .parquet itself, or move it to a folder of its own"
+_ARRAY = "arrays: give the file itself"
 _TABLE = "data sets in files: unpack their images into a folder"
 REMEDIES = {
     suffix: remedy
@@ -54,7 +56,9 @@ REMEDIES = {
         _ARCHIVE: ".7z .bz2 .gz .rar .xz .zip .zst",
         _TAR: ".tar .tgz",
         _SHEET: ".ods .xls .xlsx",
-        _TABLE: ".arrow .h5 .hdf5 .lmdb .mat .mdb .npy .npz .parquet .pkl .tfrecord .tfrecords",
+        _PARQUET: ".parquet",
+        _ARRAY: ".npy .npz",
+        _TABLE: ".arrow .h5 .hdf5 .lmdb .mat .mdb .pkl .tfrecord .tfrecords",
     }.items()
     for suffix in suffixes.split()
 }

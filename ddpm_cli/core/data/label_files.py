@@ -24,7 +24,7 @@ TABLES = (
 )
 LABEL_COLUMNS = ("label", "class", "cls")
 
-_NAMES = ("classes.txt", "classnames.txt", "class_names.txt", "labels.txt")  # a name a line
+NAME_FILES = ("classes.txt", "classnames.txt", "class_names.txt", "labels.txt")  # a name a line
 
 ReadText = Callable[[str], str]
 
@@ -153,7 +153,7 @@ def _class_names(
     texts: Collection[str], read_text: ReadText
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """The names of numbered classes, a line each, and the file that has them."""
-    for file in _NAMES:
+    for file in NAME_FILES:
         if file in texts:
             try:
                 lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]

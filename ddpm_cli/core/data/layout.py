@@ -22,7 +22,7 @@ from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import parse_json
 
-TEXTS = (".txt", ".caption", ".cls", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".parquet")
+TEXTS = (".txt", ".caption", ".cls", ".csv", ".tsv", ".jsonl", ".json", ".xml")
 
 _SYSTEM = frozenset(  # folders of operating systems and storage boxes, besides hidden ones
     {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle"}

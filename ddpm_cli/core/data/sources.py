@@ -1,4 +1,4 @@
-"""Image sources: a folder or .zip of images, the built-in shapes, data sets by name."""
+"""Image sources: files of images, the built-in shapes, data sets by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.readers import celeba, imagenet
 from ddpm_cli.core.data.readers.arrays import open_arrays
 from ddpm_cli.core.data.readers.opening import names_beside, open_image_files
-from ddpm_cli.core.data.readers.tars import shards_of
+from ddpm_cli.core.data.readers.shards import shards_of
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, listed

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.copies import Copies
+from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.survey import CaptionLengths, Survey
 from ddpm_cli.core.errors import DdpmError
@@ -46,7 +47,7 @@ class Facts:
         else:
             rows = np.linspace(0, count - 1, min(count, _SIZES_READ)).astype(int)
             sizes = [*_sizes(source, rows)]
-        numbered = bool(source.label_table)
+        numbered = _numbered(source)
         sentences = () if captions is None else captions.sentences
         every = -(-len(sentences) // _SENTENCES_READ) or 1
         return cls(
@@ -67,7 +68,7 @@ class Facts:
             len(survey.source) - len(survey.unreadable),
             survey.source.classes,
             survey.source.labels,
-            bool(survey.source.label_table),
+            _numbered(survey.source),
             tuple(look.size for look in survey.looks),
             () if survey.captions is None else survey.captions.sentences,
             survey.lengths,
@@ -78,6 +79,11 @@ class Facts:
             copies.needless,
             len(copies.held_out),
         )
+
+
+def _numbered(source: Source) -> bool:
+    """Whether labels come from a table or an array, which number classes of anything."""
+    return bool(source.label_table) or isinstance(source, ArrayFileSource)
 
 
 def _sizes(source: Source, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from ddpm_cli.core.data.readers import celeba, parquet_parts, tars
 from ddpm_cli.core.data.readers.celeba_tables import tables_among
 from ddpm_cli.core.data.readers.folder import FolderFiles
 from ddpm_cli.core.data.readers.parquet import ParquetFiles
+from ddpm_cli.core.data.readers.shards import shards_of
 from ddpm_cli.core.data.readers.tars import TarFiles
 from ddpm_cli.core.data.readers.tree import Tree
 from ddpm_cli.core.data.readers.zips import ZipFiles
@@ -53,7 +54,7 @@ def open_image_files(
 
 def _open_tree(path: Path, reporter: Reporter, *, training: bool) -> Tree:
     """The files of a folder, of an archive or of several."""
-    if shards := tars.shards_of(path):
+    if shards := shards_of(path):
         return TarFiles(path, shards, training=training, reporter=reporter)
     if path.is_dir():
         if shards := tars.shards_in(path):
@@ -68,7 +69,9 @@ def _open_tree(path: Path, reporter: Reporter, *, training: bool) -> Tree:
     if archives := [place for place in zips if place.is_file()]:
         return ZipFiles(archives[0], path.relative_to(archives[0]).as_posix(), training=training)
     if path.exists():
-        raise DdpmError(f"{path} is neither a folder nor a .zip or .tar of images{_content(path)}")
+        raise DdpmError(
+            f"{path} is neither a folder nor a .zip, .tar, .parquet, .npy or .npz{_content(path)}"
+        )
     raise DdpmError(f"{path}: no such folder or archive{_similar_names(path)}")
 
 

@@ -17,6 +17,7 @@ from shlex import quote
 
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.files import is_image_file
+from ddpm_cli.core.data.readers.shards import shards_of
 from ddpm_cli.core.errors import DdpmError, listed
 
 SUFFIX = ".parquet"
@@ -38,11 +39,16 @@ class Shards:
 def of(path: Path, *, training: bool) -> Shards | None:
     """The Parquet files that a path leads to: a file, a folder of them, or a part (data/test).
 
-    None where there are none, or other images beside them.
+    Some of them: data/train-{00000..00003}-of-00008.parquet. None where there are none, or other
+    images beside them.
     """
     if path.is_dir():
         shards = _find(path)
         return _choose(path, shards, "", training=training) if shards else None
+    if path.suffix.lower() == SUFFIX and (named := shards_of(path)):
+        return Shards(
+            path.parent, tuple(file.relative_to(path.parent).as_posix() for file in named)
+        )
     if path.exists():
         return Shards(path.parent, (path.name,)) if path.suffix.lower() == SUFFIX else None
     shards = _find(path.parent) if path.parent.is_dir() else ()

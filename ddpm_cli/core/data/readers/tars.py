@@ -12,14 +12,16 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_cli.core.data import layout
 from ddpm_cli.core.data.classes import Classes, classes_of
 from ddpm_cli.core.data.files import UnreadableError, is_image_file
+from ddpm_cli.core.data.label_files import NAME_FILES
 from ddpm_cli.core.data.readers.decompressed import COMPRESSED, decompressed
 from ddpm_cli.core.data.readers.tar_headers import read_headers
 from ddpm_cli.core.data.readers.tree import (
@@ -30,6 +32,7 @@ from ddpm_cli.core.data.readers.tree import (
     folders_of,
     no_images,
     read_at,
+    read_file,
     too_large,
 )
 from ddpm_cli.core.errors import DdpmError, listed
@@ -37,8 +40,6 @@ from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 SUFFIXES = (".tar", *COMPRESSED)
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_SHARDS = 100_000
 _HASHED_FILES = 64  # images, at most, whose first bytes enter the fingerprint
 _HASHED_BYTES = 2**14  # of each of them
 _LINKS = 8  # that lead to one another, at most
@@ -63,36 +64,6 @@ class _Member(NamedTuple):
 def is_tar(path: Path) -> bool:
     """Whether a path has the name of a tar archive, compressed or not."""
     return path.name.lower().endswith(SUFFIXES)
-
-
-def shards_of(pattern: Path) -> list[Path]:
-    """The files that "data-{000..127}.tar" stands for; [] without such a range.
-
-    Raises DdpmError where some or all of them are not there.
-    """
-    parts = _RANGE.split(str(pattern))  # text, first, last, text, ...
-    if len(parts) == 1:
-        return []
-    ranges = [_numbers(parts[i], parts[i + 1]) for i in range(1, len(parts), 3)]
-    if any(not numbers for numbers in ranges):
-        raise DdpmError(f"{pattern}: a range goes from the smaller number to the larger one")
-    texts = parts[::3]
-    names = []
-    for numbers in product(*ranges):
-        filled = (text + number for text, number in zip(texts, [*numbers, ""], strict=True))
-        names.append(Path("".join(filled)))
-    if missing := [name.name for name in names if not name.is_file()]:
-        raise DdpmError(
-            f"{pattern}: {len(missing):,} of {len(names):,} shards are not there: {listed(missing)}"
-        )
-    return names
-
-
-def _numbers(first: str, last: str) -> list[str]:
-    """The numbers of a range with the zeros that the first has before it."""
-    if int(last) - int(first) > _MOST_SHARDS:
-        raise DdpmError(f"{{{first}..{last}}} is a range of more than {_MOST_SHARDS:,} shards")
-    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
 def shards_in(folder: Path) -> list[Path]:
@@ -194,7 +165,23 @@ class TarFiles(Tree):
 
     @cached_property
     def _classes(self) -> Classes:
-        return classes_of(self.names, self.texts, self.text, self._without_shard)
+        texts = self.texts | self._names_beside.keys()
+        found = classes_of(self.names, texts, self._class_text, self._without_shard)
+        return replace(found, files=found.files - self._names_beside.keys())
+
+    @cached_property
+    def _names_beside(self) -> dict[str, Path]:
+        """The files beside several shards that may name their classes, as classes.txt."""
+        if self._archives == (self.path,):  # what lies beside a single archive may be anything
+            return {}
+        beside = {name: self._archives[0].parent / name for name in NAME_FILES}
+        return {name: file for name, file in beside.items() if file.is_file()}
+
+    def _class_text(self, name: str) -> str:
+        if name in self._members or name not in self._names_beside:
+            return self.text(name)
+        file = self._names_beside[name]
+        return decode_text(read_file(file), str(file))
 
     def fingerprint(self) -> str:
         """Hash the names and sizes of the images, and the first bytes of some."""
