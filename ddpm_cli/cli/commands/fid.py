@@ -14,7 +14,7 @@ from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
-INPUTS = f"{IMAGE_FILES} (arr_0), statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
+INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
 
 
 @grouped

@@ -19,7 +19,7 @@ def inception_score(
     images: Annotated[
         str,
         typer.Argument(
-            help=f"{IMAGE_FILES.capitalize()} (arr_0), a data set's name (cifar10:test), or a run "
+            help=f"{IMAGE_FILES.capitalize()}, a data set's name (cifar10:test), or a run "
             "to sample from."
         ),
     ],
