@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -26,7 +26,13 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
-from ddpm_cli.core.training import captioning, initial_weights, labelling, saved_settings
+from ddpm_cli.core.training import (
+    captioning,
+    conditions,
+    initial_weights,
+    labelling,
+    saved_settings,
+)
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.forecast import Memory, disk
 from ddpm_cli.core.training.saved_settings import SavedSettings
@@ -150,7 +156,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
 
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
     """The images of --data, or those that the saved settings name, or the built-in shapes."""
-    recorded, attributes = saved.get("data", "source"), _attributes(request, saved)
+    recorded, attributes = saved.get("data", "source"), conditions.attributes(request, saved)
     root = request.data_root
     if request.data is not None or recorded is None:
         named = request.data or _BUILT_IN
@@ -162,15 +168,6 @@ def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Repor
             f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot "
             f"be used: {error}; --data says where they are"
         ) from error
-
-
-def _attributes(request: TrainingRequest, saved: SavedSettings) -> Sequence[str]:
-    """The attributes to learn: those requested, or the saved ones of the same images."""
-    requested: Sequence[str] | None = request.settings.get("data", {}).get("attributes")
-    if requested is not None and request.conditional is False:
-        raise UsageError("--attributes are classes to learn, and --unconditional learns none")
-    of_other_images = saved.overruled_images(request) is not None
-    return requested or (() if of_other_images else saved.get("data", "attributes") or ())
 
 
 def with_size(request: TrainingRequest, source: Source) -> TrainingRequest:
@@ -289,112 +286,20 @@ def _with_options(
 ) -> tuple[RunConfig, Captions | None]:
     """The config under the request's options and what follows from the data; captions to learn."""
     options = dict(request.settings)
-    follows, captions = _conditions(
+    follows, captions = conditions.to_learn(
         request, saved, config, source, options, learn_conditions=learn_conditions
     )
     for part, settings in follows.items():
         options[part] = options.get(part, {}) | settings
     options["network"] |= {"size": list(size), "channels": channels}
-    options["data"] |= {"shuffle": _shuffle(request, saved, source)}
+    options["data"] |= {
+        "source": request.data or saved.get("data", "source") or _BUILT_IN,
+        "fingerprint": source.fingerprint,
+        "shuffle": _shuffle(request, saved, source),
+    }
     config = merged(config, options)
     augmented = {"network": {"augmented": config.data.augment > 0}}
     return updated(config, augmented), captions
-
-
-def _conditions(
-    request: TrainingRequest,
-    saved: SavedSettings,
-    config: RunConfig,
-    source: Source,
-    options: dict[str, Any],
-    *,
-    learn_conditions: bool,
-) -> tuple[dict[str, dict[str, Any]], Captions | None]:
-    """The settings that follow from the data's classes and captions; and those captions.
-
-    learn_conditions: whether classes, or captions beside the images, are learned by default.
-    """
-    network = options.get("network", {})
-    templates = _templates(request, saved, config, source)
-    learned = _learned(request, saved, source, templates)
-    requested = request.captions
-    if requested is None and templates:
-        requested = True
-    elif requested is None:
-        requested = False if learned.captions is None and not learn_conditions else learned.captions
-    captions = captioning.captions_to_learn(source, requested, templates)
-    starts_from = saved.init_from if saved.run is None else None
-    if captions is None and starts_from is not None and config.network.text is not None:
-        raise UsageError(
-            f"--init-from {starts_from}: those weights read captions, and none are learned; "
-            "give --captions, or --caption to make some of class names"
-        )
-    conditional = _learns_classes(request, saved, source, learned)
-    if conditional is None:
-        conditional = learn_conditions and captions is None and bool(source.classes)
-    return {
-        "network": {
-            **labelling.network_settings(source, learned=conditional),
-            **captioning.network_settings(config.network, network, captions),
-        },
-        "data": {
-            "source": request.data or saved.get("data", "source") or _BUILT_IN,
-            "fingerprint": source.fingerprint,
-            "attributes": list(_attributes(request, saved)),
-            **labelling.data_settings(source, captions, learned=conditional),
-            **captioning.data_settings(captions, templates),
-        },
-    }, captions
-
-
-def _templates(
-    request: TrainingRequest, saved: SavedSettings, config: RunConfig, source: Source
-) -> Sequence[str]:
-    """The templates of captions made of class names. Raises UsageError with --no-captions."""
-    given: Sequence[str] | None = request.settings.get("data", {}).get("templates")
-    if request.captions is False and given:
-        raise UsageError("--caption makes captions, and --no-captions learns none")
-    if given is not None:
-        return given
-    of_other_images = saved.overruled_images(request) is not None
-    return () if of_other_images and not source.classes else config.data.templates
-
-
-def _learns_classes(
-    request: TrainingRequest, saved: SavedSettings, source: Source, learned: _Learned
-) -> bool | None:
-    """Whether classes are to be learned; None leaves it to the data. Raises UsageError for none."""
-    conditional = learned.classes if request.conditional is None else request.conditional
-    if "attributes" in request.settings.get("data", {}):
-        conditional = True
-    if conditional and not source.classes:
-        said = "--conditional" if request.conditional else f"{saved.where} has network.classes"
-        why = source.why_no_classes or f"{source.name} has no class folders"
-        raise UsageError(f"{said}, but {why}; --unconditional learns none")
-    return conditional
-
-
-class _Learned(NamedTuple):
-    """Whether classes, and captions, are learned; None leaves it to the data and the preset."""
-
-    classes: bool | None
-    captions: bool | None
-
-
-def _learned(
-    request: TrainingRequest, saved: SavedSettings, source: Source, templates: Sequence[str]
-) -> _Learned:
-    """What the saved settings say; of other images those conditions that these have."""
-    names, fingerprint = saved.get("network", "classes"), saved.get("data", "captions")
-    classes = None if names is None else bool(names)
-    captions = recorded = None if fingerprint is None else bool(fingerprint)
-    if saved.overruled_images(request) is not None:
-        classes = classes and bool(source.classes)
-        captions = captions and bool(templates or source.captioned)
-    chosen = captions if request.captions is None else request.captions
-    if not classes and chosen != recorded:
-        classes = None  # there were none because captions were learned, or the reverse
-    return _Learned(classes, captions)
 
 
 def _clipped_betas(diffusion: DiffusionConfig) -> str | None:
