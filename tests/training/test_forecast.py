@@ -189,6 +189,7 @@ def test_a_dry_run_refuses_what_does_not_fit(
     train_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "total_memory", lambda _: 2 * GIGABYTE)
+    monkeypatch.setattr(forecast, "_resident", lambda: GIGABYTE // 2)  # whatever ran before
     result = train_tiny("--dry-run", "--device", "cpu", "--batch", 40_000)
     assert (result.code, result.out) == (1, "")
     named = int(result.err.split("--microbatch ")[-1].split(" fits")[0])

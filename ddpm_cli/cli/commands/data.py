@@ -19,7 +19,7 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 class ImageOptions(
     SettingOptions,
     of=TrainingRequest,
-    only=("size", "resize_to_power", "channels", "max_pixels"),
+    only=("size", "resize_to_power", "channels", "max_pixels", "data_root"),
 ):
     """What the network sees of the images."""
 

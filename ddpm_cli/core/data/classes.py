@@ -51,9 +51,13 @@ def classes_of(
     return replace(classes, notices=(*found.notices, *classes.notices), files=found.files)
 
 
+def _is_index(label: str) -> bool:
+    return label.isdecimal() and len(label) <= 9
+
+
 def _from_files(images: Sequence[str], found: LabelFiles) -> Classes:
     labels = [(found.labels or {}).get(posixpath.normpath(image)) for image in images]
-    if found.names and all(label is None or label.isdecimal() for label in labels):
+    if found.names and all(label is None or _is_index(label) for label in labels):
         numbers = [None if label is None else int(label) for label in labels]
         return from_indices(images, numbers, found.names, found.where)
     return from_names(images, labels, found.where)
@@ -117,7 +121,8 @@ def from_indices(
     if missing := [image for image, name in zip(images, found, strict=True) if name is None]:
         return Classes((), none, _some_without(missing, len(images), f"have no label in {where}"))
     classes = _of_table(names, np.array(labels), where)
-    if empty := [name for name in names if name not in set(found)]:
+    present = set(found)
+    if empty := [name for name in names if name not in present]:
         notice = f"no images of {len(empty)} of the {len(names)} classes: {listed(empty)}"
         return replace(classes, notices=(*classes.notices, notice))
     return classes

@@ -43,7 +43,7 @@ def decode(source: Source, transform: Transform, chunks: Sequence[range]) -> Ite
     """
     assert transform.size is not None
     work = _Work(source, transform)
-    if _processes_pay(sum(map(len, chunks))):
+    if _processes_pay(sum(map(len, chunks))) and not source.sequential:
         yield from _by_processes(work, _parts(chunks, _PART_OF_PROCESS))
     else:
         yield from _by_threads(work, _parts(chunks, _PART))

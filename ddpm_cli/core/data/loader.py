@@ -87,8 +87,8 @@ def _check_random_access(source: Source) -> None:
     """Raise DdpmError for images that can only be read one after the other."""
     if source.sequential:
         raise DdpmError(
-            f"--cache none: {source.name} is compressed as a whole and can only be read from its "
-            "start; unpack it, or use --cache disk"
+            f"--cache none: the images of {source.name} lie in large blocks that are read as a "
+            "whole; use --cache disk"
         )
 
 
@@ -124,7 +124,8 @@ def _on_disk(
     """Open the images in the cache, after decoding into it what is not there."""
     shape, key = _shape(source, transform), _key(source, transform)
     channels, height, width = shape[1:]
-    path = array_path(f"{source.name}-{height}x{width}x{channels}-{key}")
+    name = source.name.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore")
+    path = array_path(f"{name}-{height}x{width}x{channels}-{key}")
     opened = open_array(path, shape)
     if opened is None:
         with lock_download(path, reporter.say, "decoding"):

@@ -154,7 +154,8 @@ def _classes(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     if not config.network.classes or facts.labels is None or facts.labels.ndim == 2:
         return
     counts = np.bincount(facts.labels, minlength=len(facts.classes))
-    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    largest = int(counts.argmax())
+    smallest = int(np.where(counts > 0, counts, counts.max()).argmin())  # of those there are
     share = counts[largest] / counts.sum()
     flags = () if config.data.balance else ("--balance",)
     if flags and len(counts) > 1 and share >= _DOMINANT:
@@ -198,7 +199,7 @@ def _holdout(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     if config.network.classes and facts.labels is not None and facts.labels.ndim == 1:
         sizes = np.bincount(facts.labels, minlength=len(classes))
         # by chance all images of a class are held out with about this probability
-        lost = (count / facts.images) ** sizes > _RISK
+        lost = (sizes > 0) & ((count / facts.images) ** sizes > _RISK)
         if lost.any():
             names = [f"{classes[i]} ({sizes[i]})" for i in np.flatnonzero(lost)]
             yield Advice(

@@ -127,7 +127,14 @@ def _open_held_out(
     for notice in source.notices:
         reporter.say(notice)
     labels = labels_for(source, network, name, "the training")
-    held_out = loader.prepare(source, Transform.of(config), reporter, skip_bad=request.skip_bad)
+    held_out = loader.prepare(
+        source,
+        Transform.of(config),
+        reporter,
+        skip_bad=request.skip_bad,
+        cache=request.cache,
+        copies=distributed.local_world_size(),
+    )
     reporter.say(f"Held out: the {len(held_out):,} images of {name}")
     held_out = replace(held_out, labels=labels)
     if network.text is None:

@@ -182,12 +182,20 @@ def _source(
     path: Path, stored: StoredImages, labels: NDArray[Any] | None, notices: tuple[str, ...]
 ) -> ArrayFileSource:
     count, why = stored.header.shape[:1], ""
-    if labels is not None and labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
-        labels = labels.astype(np.int64)
-    if labels is not None and (labels.dtype.kind not in "biuU" or labels.shape[:1] != count):
+    if labels is not None and labels.dtype.kind == "f":
+        whole = np.isfinite(labels).all() and (labels == np.floor(labels)).all()
+        labels = labels.astype(np.int64) if whole else labels
+    if labels is not None and not (labels.shape[:1] == count and _are_labels(labels)):
         why = f"its labels are {labels.dtype} {labels.shape}, not whole numbers of {count[:1]}"
         labels, notices = None, (*notices, f"{path} gives no classes: {why}")
     return ArrayFileSource(path, stored, labels, notices, why)
+
+
+def _are_labels(labels: NDArray[Any]) -> bool:
+    """Whether they are whole numbers or names (N,) or (N, 1), or zeros and ones (N, K)."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.dtype.kind in "biu" and bool(np.isin(labels, (0, 1)).all())
+    return labels.dtype.kind in "biuU" and labels.ndim in (1, 2) and labels.size > 0
 
 
 def _named(labels: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:

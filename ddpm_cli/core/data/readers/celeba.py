@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.fields import did_you_mean, shortened
 from ddpm_cli.core.data.classes import Classes
-from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.readers.celeba_tables import (
     Rows,
     Tables,
@@ -22,10 +21,9 @@ from ddpm_cli.core.data.readers.celeba_tables import (
     stem,
     tables_among,
 )
-from ddpm_cli.core.data.readers.tree import Tree, digest
+from ddpm_cli.core.data.readers.tree import Tree, decode_text, digest, read_file
 from ddpm_cli.core.data.readers.zips import ZipFiles
 from ddpm_cli.core.errors import DdpmError, UsageError, listed
-from ddpm_cli.core.runtime.files import read_text
 
 PARTS = ("train", "valid", "test")  # 0, 1 and 2 in the table of parts
 EVERY = "all"  # of the parts, or of the attributes
@@ -41,7 +39,7 @@ def open_published(folder: Path) -> tuple[ZipFiles, Tables] | None:
     places = [folder / place for place in _FOLDERS]
     archive = next((file for p in places if (file := p / f"{_IMAGES}.zip").is_file()), None)
     texts = [file.relative_to(folder).as_posix() for p in places for file in p.glob("list_*")]
-    tables = tables_among(texts, lambda name: _read_text(folder / name))
+    tables = tables_among(texts, lambda name: decode_text(read_file(folder / name), name))
     return None if archive is None or tables is None else (ZipFiles(archive), tables)
 
 
@@ -209,13 +207,6 @@ def _by_stem(path: Path, images: Iterable[tuple[str, int]]) -> dict[str, int]:
             raise DdpmError(f"{path}: {names[key]} and {name} are one image of CelebA; keep one")
         rows[key], names[key] = row, name
     return rows
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return read_text(file)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{file}: {error}") from error
 
 
 def _count(number: int, noun: str) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.files import ImageArray, UnreadableError, fit
+from ddpm_cli.core.data.files import ImageArray, UnreadableError, fit, is_image_file
 from ddpm_cli.core.data.readers import restricted_pickle
 from ddpm_cli.core.data.readers.restricted_pickle import RefusedError
 from ddpm_cli.core.data.transform import Transform
@@ -113,7 +113,8 @@ def _batches_at(path: Path) -> list[Batch]:
         files = [*entries, *(file for folder in below for file in _entries(folder))]
         archives = [file for file in files if _ARCHIVE.fullmatch(file.name)]
         found = [batch for file in archives for batch in _in_archive(file)]
-        found += [batch for file in files for batch in _of(file)]
+        if not any(is_image_file(entry.name) for entry in entries):
+            found += [batch for file in files for batch in _of(file)]
     elif match := _ARCHIVE.fullmatch(path.name) if path.is_file() else None:
         parts = [f for f in _entries(path.parent) if _same_set(_ARCHIVE.fullmatch(f.name), match)]
         found = [batch for file in parts for batch in _in_archive(file)]
@@ -124,7 +125,10 @@ def _batches_at(path: Path) -> list[Batch]:
 
 def _entries(folder: Path) -> list[Path]:
     """What lies in a folder; nothing of a large one, which holds images and no batches."""
-    entries = list(islice(folder.iterdir(), _FEW + 1))
+    try:
+        entries = list(islice(folder.iterdir(), _FEW + 1))
+    except OSError:  # who lists it says what is wrong
+        return []
     return sorted(entries) if len(entries) <= _FEW else []
 
 
@@ -171,7 +175,8 @@ class ImagenetSource:
     The labels of all are read at the first opening, and then kept in the cache.
     """
 
-    captioned = transparent = sequential = False
+    captioned = transparent = False
+    sequential = True  # a batch is read as a whole
     native_channels = 3
     why_no_classes = ""
 
@@ -264,7 +269,9 @@ def _read(batch: Batch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
         with _opened(batch) as file:
             if batch.is_npz:
-                with np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
+                content = io.BytesIO(file.read())
+                _check_members(content)
+                with np.load(content, allow_pickle=False) as arrays:
                     data, labels = arrays["data"], arrays["labels"]
             else:
                 content = restricted_pickle.load(file)
@@ -298,6 +305,17 @@ def _opened(batch: Batch) -> Iterator[IO[bytes]]:
 def _check_size(batch: Batch, size: int) -> None:
     if size > _LARGEST:
         raise DdpmError(f"{batch.where} has {in_words(size)}; a batch has 1.6 GB at most")
+
+
+def _check_members(content: IO[bytes]) -> None:
+    """Raise ValueError for an .npz whose arrays would be larger than any batch."""
+    with zipfile.ZipFile(content) as archive:
+        infos = archive.infolist()
+    usual = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+    if sum(i.file_size for i in infos) > _LARGEST or any(
+        i.compress_type not in usual for i in infos
+    ):
+        raise ValueError("its arrays are larger than those of a batch, or compressed otherwise")
 
 
 def _checked(data: Any, labels: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -132,6 +132,10 @@ def members_of(archive: memoryview, where: str) -> dict[str, Member]:
     found: dict[str, Member] = {}
     for info in infos:
         name = info.filename.replace("\\", "/")  # some Windows tools write backslashes
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DdpmError(
+                f"{where}:{name} is compressed otherwise than NumPy does; save it again"
+            )
         if info.flag_bits & _ENCRYPTED:
             raise DdpmError(f"{where}:{name} is encrypted; unpack the archive")
         if name in found:

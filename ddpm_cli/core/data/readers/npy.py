@@ -203,6 +203,7 @@ def read_header(file: IO[bytes] | Window, where: str) -> Header:
             f"{where} is {header}: objects are pickled, and nothing is unpickled; save an array "
             "of numbers"
         )
-    if header.dtype.fields is not None or min(header.shape, default=0) < 0:
+    strange = header.dtype.itemsize == 0 or max(header.shape, default=0) > 2**62
+    if header.dtype.fields is not None or min(header.shape, default=0) < 0 or strange:
         raise DdpmError(f"{where} is {header}; an array of numbers is needed")
     return header

@@ -46,9 +46,8 @@ def of(path: Path, *, training: bool) -> Shards | None:
         shards = _find(path)
         return _choose(path, shards, "", training=training) if shards else None
     if path.suffix.lower() == SUFFIX and (named := shards_of(path)):
-        return Shards(
-            path.parent, tuple(file.relative_to(path.parent).as_posix() for file in named)
-        )
+        root = Path(os.path.commonpath([file.parent for file in named]))
+        return Shards(root, tuple(file.relative_to(root).as_posix() for file in named))
     if path.exists():
         return Shards(path.parent, (path.name,)) if path.suffix.lower() == SUFFIX else None
     shards = _find(path.parent) if path.parent.is_dir() else ()
@@ -62,23 +61,23 @@ def _find(folder: Path) -> tuple[str, ...]:
     for file in _walk(folder):
         if is_image_file(file.name):
             return ()
-        if file.suffix == SUFFIX:
+        if file.suffix.lower() == SUFFIX:
             shards.append(file.relative_to(folder).as_posix())
     return tuple(sorted(shards))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """The files under a folder one by one, those of large folders, too; links are not followed."""
-    folders = []
-    with suppress(OSError), os.scandir(folder) as entries:  # who opens it says what is wrong
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry)
-            elif not layout.is_system_name(entry.name):
-                yield Path(entry)
-    for inner in folders:
-        if not layout.is_system_name(inner.name):
-            yield from _walk(Path(inner))
+    folders = [str(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:  # who opens it says more
+            for entry in entries:
+                if layout.is_system_name(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield Path(entry)
 
 
 def _choose(folder: Path, shards: Sequence[str], part: str, *, training: bool) -> Shards:

@@ -27,7 +27,9 @@ def load(file: IO[bytes]) -> Any:
     return _plain(_Unpickler(file, encoding="bytes").load())
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """In Python: the one in C makes room for whatever number of objects a pickle speaks of."""
+
     def find_class(self, module: str, name: str) -> Any:
         known = {
             ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

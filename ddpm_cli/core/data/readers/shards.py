@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import product
+from math import prod
 from pathlib import Path
 
 from ddpm_cli.core.errors import DdpmError, listed
@@ -18,11 +19,13 @@ def shards_of(pattern: Path) -> list[Path]:
     Raises DdpmError where some or all of them are not there.
     """
     parts = _RANGE.split(str(pattern))  # text, first, last, text, ...
-    if len(parts) == 1:
+    if len(parts) == 1 or pattern.exists():
         return []
     ranges = [_numbers(parts[i], parts[i + 1]) for i in range(1, len(parts), 3)]
     if any(not numbers for numbers in ranges):
         raise DdpmError(f"{pattern}: a range goes from the smaller number to the larger one")
+    if prod(map(len, ranges)) > _MOST_SHARDS:
+        raise DdpmError(f"{pattern} stands for more than {_MOST_SHARDS:,} shards")
     texts = parts[::3]
     names = []
     for numbers in product(*ranges):
