@@ -37,6 +37,7 @@ def newest(run: str) -> int:
     return int(snapshots.listed(Path(run) / "snapshots")[-1].stem)
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_does_not_change_the_result(
     train: Callable[..., Exit], photos: Path, tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_killed_worker_does_not_change_the_result(
     assert same("run", "undisturbed")
 
 
+@pytest.mark.chaos
 def test_a_signal_saves_and_requeues_the_job(
     train: Callable[..., Exit], scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
