@@ -162,9 +162,7 @@ def test_an_image_that_could_not_be_read_is_tried_again(
 def test_the_size_is_said_before(source: Source, own_cache: Path) -> None:
     messages = Messages()
     key = prepare(source, messages).key
-    assert messages.messages == [
-        f"decoding 20 images into 0.0 MB at {own_cache}/few-8x8x3-{key}.npy"
-    ]
+    assert messages.messages == [f"decoding 20 images into 4 kB at {own_cache}/few-8x8x3-{key}.npy"]
     prepare(source, messages)
     assert len(messages.messages) == 1
 

@@ -231,7 +231,7 @@ def test_training_does_not_start_without_disk_space_for_its_snapshots(
         assert result.code == 1
         assert not Path("run").exists() or arguments == ("--images", 80)
         message = result.err.split("the run's snapshots and weights need ")[1]
-        assert "which has 0.0 MB free; free some, lower --keep, or choose another" in message
+        assert "which has 0 kB free; free some, lower --keep, or choose another" in message
         return float(message.split(" MB")[0])
 
     plan = train_tiny("--dry-run", "--json")

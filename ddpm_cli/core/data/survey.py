@@ -245,8 +245,8 @@ def spread_over_classes(survey: Survey, count: int) -> list[int]:
     each, present = -(-count // classes), np.unique(labels, return_counts=True)[1]
     while np.minimum(present, each).sum() < min(count, len(labels)):
         each += 1  # small classes leave places
-    step = np.maximum(1, sizes // each)  # evenly within a class, too
-    chosen = order[(in_class % step == 0) & (in_class < each * step)]
+    part = in_class * each // sizes  # of as many equal parts of a class, the first of each
+    chosen = order[part != (in_class - 1) * each // sizes]
     return [
         int(i)
         for i in chosen[

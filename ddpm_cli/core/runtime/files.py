@@ -270,8 +270,10 @@ def free_space(folder: Path) -> int:
 
 
 def in_words(count: float) -> str:
-    """A number of bytes as "1.2 GB" or "0.3 MB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    """A number of bytes as "1.2 GB", "0.3 MB" or "25 kB"."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 or not count else f"{count / 1e3:.0f} kB"
 
 
 def _sync_folder(folder: Path) -> None:

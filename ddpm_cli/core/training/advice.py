@@ -144,9 +144,11 @@ def _mirroring(facts: Facts, config: RunConfig) -> Iterator[Advice]:
         why = "captions say left and right"
     elif _share(_WRITING, facts.sentences) >= _MENTIONED:
         why = "captions speak of writing"
-    if why:
-        message = f"{why}, and half of the images will be mirrored"
-        yield Advice(message, ("--no-flip",), warning=sure)
+    message = f"{why}, and half of the images will be mirrored"
+    if why and sure:
+        yield Advice(message, ("--no-flip",))
+    elif why:
+        yield Advice(f"{message}: if that is what they are, --no-flip", warning=False)
 
 
 def _classes(facts: Facts, config: RunConfig) -> Iterator[Advice]:

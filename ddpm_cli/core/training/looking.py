@@ -118,11 +118,12 @@ def look(
     assert request.data is not None
     data = request.settings.get("data", {})
     attributes, holdout = data.get("attributes", ()), data.get("holdout", 0)
-    source = open_source(request.data, reporter, training=True, attributes=attributes)
+    root = request.data_root
+    source = open_source(request.data, reporter, training=True, attributes=attributes, root=root)
     request = planning.with_size(request, source)
     if holdout >= len(source):
         raise UsageError(f"--holdout {holdout} leaves nothing of {len(source)} images to train on")
-    elsewhere = None if against is None else open_source(against, reporter)
+    elsewhere = None if against is None else open_source(against, reporter, root=root)
     if sheet is None:
         return _look(request, source, elsewhere, None, reporter, count=count, seed=seed)
     with new_file(sheet, overwrite=overwrite, numbered=numbered) as path:
@@ -165,6 +166,9 @@ def _look(
     hints = advice.advise(Facts.of_survey(found, copies), config)
     if isinstance(source, Shapes):  # made for this
         hints = []
+    if copies.elsewhere and other is not None:
+        both = f"images that are also in {other.source.name}: {len(copies.elsewhere):,}"
+        hints.insert(0, advice.Advice(f"{both}; scores on those say too little: remove them"))
     given = _given(request, seed)
     return Findings(request.data or "", given, found, copies, other, config, hints, sheet, shown)
 

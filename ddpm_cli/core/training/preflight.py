@@ -114,6 +114,8 @@ def load_held_out(
     """The images to train on and those to validate on: some of them, or those of --holdout-data."""
     config = plan.config
     if not config.holdout_data:
+        if config.data.holdout:
+            reporter.say(f"Held out: {config.data.holdout:,} of the images")
         return images.split(config.data.holdout, config.optimiser.seed)
     with distributed.local_rank0_first():
         return images, _open_held_out(config, request, device, reporter)

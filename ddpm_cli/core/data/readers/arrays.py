@@ -164,8 +164,9 @@ def _key_of_images(path: Path, members: dict[str, Member], *, training: bool) ->
         raise DdpmError(f"{path} holds {listed(found)}; name the one that is meant: {path}/KEY")
     if not found:
         holds = listed(sorted(members)) or "nothing"
-        what = "statistics have mu and sigma"
-        raise DdpmError(f"{path} holds {holds}; images have {listed(list(_LABELS_OF))}, {what}")
+        example = f", such as {path}/{min(members)}" if members else ""
+        known = listed(list(_LABELS_OF), 3)
+        raise DdpmError(f"{path} holds {holds}; images have {known}, or name one{example}")
     return found[0]
 
 
