@@ -49,8 +49,7 @@ def with_bad_crc() -> bytes:
 
 def bomb() -> bytes:
     """A PNG whose header speaks of 60,000 x 60,000 pixels."""
-    header = io.BytesIO(saved("PNG"))
-    data = bytearray(header.getvalue())
+    data = bytearray(saved("PNG"))
     data[16:24] = (60_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     return bytes(data)
@@ -69,7 +68,7 @@ READ = {
     "wrong-suffix.jpg": saved("PNG"),
     "ünïcode ✓ 图.png": saved("PNG"),
     "new\nline.png": saved("PNG"),
-    f"{'long' * 62}.png": saved("PNG"),
+    f"{'x' * 251}.png": saved("PNG"),
     "case.png": saved("PNG"),
     "CASE.png": saved("PNG"),
     "UPPER.JPEG": saved("JPEG"),
@@ -82,6 +81,7 @@ UNREADABLE = {
     "text.jpg": (b"not an image at all", "a text file"),
     "page.png": (b"<!doctype html><p>sign in", "a web page"),
     "bomb.png": (bomb(), "3,600,000,000 pixels are more than the limit"),
+    "two\nlines.png": (b"", "an empty file"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }
 LEFT_OUT = {  # by name, with the suffix that is counted, or "" where they are passed over
@@ -139,8 +139,9 @@ def test_each_has_its_treatment(tmp_path: Path, write: Callable[[Path], Path]) -
             continue
         with pytest.raises(UnreadableError) as error:
             source.image(index, SMALL)
-        assert name in str(error.value) and UNREADABLE[name][1] in str(error.value), name
-        assert "\n" not in str(error.value)
+        said = str(error.value)
+        assert name.replace("\n", " ") in said and UNREADABLE[name][1] in said, name
+        assert "\n" not in said
     said = " ".join(source.notices)
     assert all(words in said for words in LEFT_OUT.values())
     assert not any(name in said for name, words in LEFT_OUT.items() if not words)
@@ -149,7 +150,7 @@ def test_each_has_its_treatment(tmp_path: Path, write: Callable[[Path], Path]) -
     assert len(loader.prepare(source, SMALL, SILENT, skip_bad=True)) == len(READ)
 
 
-def test_what_is_no_file_and_links(tmp_path: Path) -> None:
+def test_what_is_no_file_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "zoo"
     (root / "inner").mkdir(parents=True)
     (root / "inner" / "real.png").write_bytes(saved("PNG"))
@@ -159,11 +160,10 @@ def test_what_is_no_file_and_links(tmp_path: Path) -> None:
     (root / "inner" / "loop").symlink_to(root)
     (root / "folder.png").mkdir()
     os.mkfifo(root / "pipe.png")
-    here = Path.cwd()
-    os.chdir(root)  # the name of a socket may have about a hundred bytes
     with socket.socket(socket.AF_UNIX) as opened_socket:
-        opened_socket.bind("socket.png")
-        os.chdir(here)
+        with monkeypatch.context() as patch:
+            patch.chdir(root)  # the name of a socket may have about a hundred bytes
+            opened_socket.bind("socket.png")
         source = opened(root)
         names = source.files.names
         good = {"inner/real.png", "link.png"}
@@ -191,7 +191,8 @@ def test_commands_end_with_one_line(ddpm: Run, tmp_path: Path) -> None:
     path = as_zip(tmp_path)
     looked = ddpm("data", path, "--no-sheet")
     assert looked.code == 0
-    assert all(name in looked.out + looked.err for name in UNREADABLE)
+    named = [name.partition("\n")[0] for name in UNREADABLE]
+    assert all(name in looked.out + looked.err for name in named)
     for command in (("train", "--data", path, "--dry-run"), ("fid", path, path)):
         result = ddpm(*command)
         assert result.code == 1
