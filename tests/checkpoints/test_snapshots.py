@@ -35,8 +35,8 @@ def test_memory_that_runs_out_is_not_a_damaged_snapshot(
         patch.setattr(part, "load_state_dict", out_of_memory)
         result = train_tiny("--out", "run", "--images", 64)
     assert (result.code, message in result.err) == (1, True), result.err
-    assert "damaged" not in result.err
-    assert "set aside" not in result.err
+    lines = [line for line in result.err.splitlines() if not line.startswith("Disk: ")]
+    assert not any("snapshot" in line for line in lines)
     assert sorted(path.name for path in Path("run/snapshots").iterdir()) == before
     assert train_tiny("--out", "run", "--images", 64, "--json").json()["resumed_at"] == 32
 
