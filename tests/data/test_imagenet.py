@@ -137,6 +137,13 @@ def test_archives_of_npz(tmp_path: Path) -> None:
     check(open_source(str(tmp_path / f"{name}.zip")))
 
 
+def test_other_sizes_beside_them_are_not_mixed_in(parts: Path) -> None:
+    archive(parts / "Imagenet32_train.zip", {"train_data_batch_1": pickled(batch(99))})
+    check(open_source(str(parts / "Imagenet64_train_part1.zip")))
+    with pytest.raises(DdpmError, match="holds ImageNet at 32x32, 64x64: name one"):
+        open_source(str(parts))
+
+
 def test_validation_images(parts: Path) -> None:
     content = batch(1)
     del content["mean"]

@@ -31,13 +31,13 @@ from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, UsageError, first_line, listed
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.content import describe_file
-from ddpm_cli.core.runtime.files import atomic_write, in_words
+from ddpm_cli.core.runtime.files import in_words, write_bytes
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter, track
 
 SPLITS = ("train", "val")
 NAMES = ("imagenet64", "imagenet32", "imagenet16", "imagenet8")
 
-_ARCHIVE = re.compile(r"imagenet(?:8|16|32|64)_(train|val)(?:_part\d)?(_npz)?\.zip", re.IGNORECASE)
+_ARCHIVE = re.compile(r"imagenet(8|16|32|64)_(train|val)(?:_part\d)?(_npz)?\.zip", re.IGNORECASE)
 _BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|(val_data))(\.npz)?")
 _FOLDER = re.compile(r"imagenet(?:8|16|32|64)_.*", re.IGNORECASE)  # of an unpacked archive
 _FEW = 1000  # entries of a folder that may hold batches, at most
@@ -112,6 +112,7 @@ def _batches_at(path: Path) -> list[Batch]:
         below = [entry for entry in entries if _FOLDER.fullmatch(entry.name) and entry.is_dir()]
         files = [*entries, *(file for folder in below for file in _entries(folder))]
         archives = [file for file in files if _ARCHIVE.fullmatch(file.name)]
+        _check_sides(path, archives)
         found = [batch for file in archives for batch in _in_archive(file)]
         if not any(is_image_file(entry.name) for entry in entries):
             found += [batch for file in files for batch in _of(file)]
@@ -121,6 +122,17 @@ def _batches_at(path: Path) -> list[Batch]:
     else:
         found = _of(path)
     return _once(found)
+
+
+def _check_sides(folder: Path, archives: Sequence[Path]) -> None:
+    """Raise DdpmError for the archives of several sizes."""
+    matches = [match for file in archives if (match := _ARCHIVE.fullmatch(file.name))]
+    sides = sorted({int(match[1]) for match in matches})
+    if len(sides) > 1:
+        held = listed([f"{side}x{side}" for side in sides])
+        raise DdpmError(
+            f"{folder} holds ImageNet at {held}: name one of its archives, {archives[0]}"
+        )
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -258,10 +270,10 @@ class ImagenetSource:
             raise DdpmError(f"{where} holds batches of several sizes: {sorted(sides)}")
         counts, labels = [len(each) for each in found], np.concatenate(found)
         content = io.BytesIO()
-        np.savez(content, counts=counts, labels=labels, side=sides.pop())
-        with atomic_write(kept, durable=False) as partial:
-            partial.write_bytes(content.getvalue())
-        return self._index(reporter)
+        side = sides.pop()
+        np.savez(content, counts=counts, labels=labels, side=side)
+        write_bytes(kept, content.getvalue(), durable=False)
+        return counts, labels, side
 
 
 def _read(batch: Batch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
