@@ -12,11 +12,10 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.image_files import ImageFiles
-from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.data.transform import LARGEST_NATIVE, Transform
 from ddpm_cli.core.errors import DdpmError
 
 _PROBED = 512  # headers read, at most, to find the size and whether all are grey
-_LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
 
 T = TypeVar("T")
 
@@ -35,8 +34,8 @@ class FileSource:
         self.blocks, self.sequential = listing.blocks, listing.sequential
         self.fingerprint, self.cache_key = listing.fingerprint(), listing.cache_key()
         self.image_size, self.native_channels = self._probe()
-        self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)
-        if self.image_size is not None and max(self.image_size) <= _LARGEST_NATIVE:
+        self.native_size = (LARGEST_NATIVE, LARGEST_NATIVE)
+        if self.image_size is not None and max(self.image_size) <= LARGEST_NATIVE:
             self.native_size = self.image_size
 
     def __len__(self) -> int:

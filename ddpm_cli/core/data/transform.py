@@ -8,6 +8,8 @@ from ddpm_cli.core.config.run import RunConfig, parse_colour
 
 WHITE = (255, 255, 255)
 
+LARGEST_NATIVE = 64  # pixels; larger images, or images of mixed sizes, are resized to this
+
 
 @dataclass(frozen=True)
 class Transform:

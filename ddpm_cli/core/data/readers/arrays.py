@@ -23,6 +23,7 @@ from ddpm_cli.core.data.readers.npy import (
     open_npy,
     read_member,
 )
+from ddpm_cli.core.data.transform import LARGEST_NATIVE
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.downloads import sha256_of
 
@@ -39,7 +40,6 @@ _LABELS_OF = {  # names of images, and of the labels that go with them, in the o
 _TRAINING = frozenset({"x_train", "train_images"})
 _LABEL_BYTES = 2**31  # of an array of labels, at most
 _CHANNELS = (1, 3, 4)
-_LARGEST_NATIVE = 64  # pixels; larger images are resized to this by default
 _HALF_LEVEL = 0.5 / 255  # of rounding: values that far outside of a range still belong to it
 
 StoredImages = MappedArray | CompressedArray
@@ -110,8 +110,8 @@ class ArrayFileSource(ArraySource):
         self.notices = notices
         if self.native_channels == 4:
             self.native_channels = 3
-        if max(self.native_size) > _LARGEST_NATIVE:
-            self.native_size = (_LARGEST_NATIVE, _LARGEST_NATIVE)
+        if max(self.native_size) > LARGEST_NATIVE:
+            self.native_size = (LARGEST_NATIVE, LARGEST_NATIVE)
         status = path.stat()
         self.cache_key = sha256(
             f"{self.fingerprint} {status.st_size} {status.st_mtime_ns}".encode()
