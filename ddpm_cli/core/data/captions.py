@@ -48,6 +48,14 @@ class Captions:
         return tuple(self.sentences[index] for index in chosen), tuple(rows)
 
 
+def only_classes(name: str) -> DdpmError:
+    """The error for images that have classes and no captions."""
+    return DdpmError(
+        f"{name} has classes and no captions; make captions of the class names with "
+        '--caption "a photo of a {class}"'
+    )
+
+
 def check_sentence(text: str, place: str, image: str) -> None:
     """Raise DdpmError for a caption that is empty or no Unicode."""
     if not text.strip():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.captions import Captions, only_classes
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.data.readers.published import PHOTOGRAPHS, open_photographs
@@ -121,10 +121,7 @@ class NamedSource:
 
     def captions(self) -> Captions:
         """Raise DdpmError: these data sets have none."""
-        raise DdpmError(
-            f"{self.name} has classes and no captions; make captions of the class names with "
-            '--caption "a photo of a {class}"'
-        )
+        raise only_classes(self.name)
 
     def unread(self, captions: Captions | None) -> str:
         """Nothing lies beside these images."""

@@ -148,7 +148,7 @@ class ZipFiles(Tree):
 
 def _list(path: Path) -> tuple[dict[str, _Member], int]:
     """The members by name, folders with a / at the end; and how many have a name twice."""
-    with _open_zip(path) as archive:
+    with open_zip(path) as archive:
         infos = archive.infolist()
     members = {
         _member_name(i): _Member(
@@ -193,7 +193,8 @@ def _lzma_filter(properties: bytes) -> dict[str, int]:
     return {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": size}
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip archive. Raises DdpmError for what is none, is damaged or cannot be opened."""
     try:
         return zipfile.ZipFile(path)
     except DAMAGED_FILE as error:
