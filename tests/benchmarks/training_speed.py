@@ -2,9 +2,10 @@
 
     python tests/benchmarks/training_speed.py [CASE ...] [--device cuda] [--steps 200] [--batch 128]
 
-A case is PRESET:PRECISION, or PRESET:PRECISION:compile. Random images of 32x32; the first half of
-the steps is discarded as warm-up. Operations are those of convolutions, linear layers and
-attention, counted by torch; the backward pass is taken as twice the forward pass.
+A case is PRESET:PRECISION, or PRESET:PRECISION:compile. Random images of 32x32, or of the
+size that the preset is for; the first half of the steps is discarded as warm-up. Operations are
+those of convolutions, linear layers and attention, counted by torch; the backward pass is taken as
+twice the forward pass.
 """
 
 from __future__ import annotations
@@ -31,6 +32,18 @@ from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
 IMAGES = 10_000
+SIZES = {"mnist": [28, 28], "photos-64": [64, 64], "adm-64": [64, 64], "celeba-64": [64, 64]}
+
+
+def preset_config(name: str, batch: int | None = None) -> RunConfig:
+    """The settings of a preset as training completes them, with another batch if one is given."""
+    config = updated(RunConfig(), preset(name).settings)
+    settings = {
+        "network": {"augmented": config.data.augment > 0, "size": SIZES.get(name, [32, 32])}
+    }
+    if batch is not None:
+        settings["optimiser"] = {"batch": batch}
+    return updated(config, settings)
 
 
 def operations(config: RunConfig) -> int:
@@ -67,9 +80,7 @@ def main() -> None:
     device = devices.choose_device(options.device)
     for case in options.cases:
         name, precision, *compiled = case.split(":")
-        config = updated(RunConfig(), preset(name).settings)
-        if options.batch:
-            config = updated(config, {"optimiser": {"batch": options.batch}})
+        config = preset_config(name, options.batch)
         batch = config.optimiser.batch
         budget = Budget(steps=options.steps)
         config = replace(

@@ -41,7 +41,7 @@ def saved_bytes(
         condition = _condition(network, images, text_length)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            _Kernels(on_gpu),
+            Kernels(on_gpu),
             devices.autocast(cpu, precision),
         ):
             output = net(x, x[:, 0, 0, 0], condition)
@@ -51,7 +51,7 @@ def saved_bytes(
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-class _Kernels(TorchFunctionMode):
+class Kernels(TorchFunctionMode):
     """Choose the kernels that are chosen for tensors with a content.
 
     Attention never holds all pairs of pixels, where its kernel takes such heads; and autocast

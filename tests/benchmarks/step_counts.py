@@ -1,0 +1,276 @@
+"""Operations, bytes and arithmetic of a training step, counted without a GPU and without computing.
+
+    python tests/benchmarks/step_counts.py [PRESET:BATCH ...] [--json FILE]
+
+The step runs on torch's fake tensors, which have a shape and no content, in bf16 autocast with the
+kernels that a GPU would choose. Every dispatched operation that is no view counts as one launch. It
+moves the bytes of its inputs and outputs, and takes the longer of its arithmetic's and its bytes'
+time. So the sum is the least time of a step that launches them one by one but never waits for a
+launch; the sum over convolutions, products and attention alone is that of one whose other
+operations are all fused into those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.diffusion.noising import Noised
+from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.training import ema
+from ddpm_cli.core.training.activations import Kernels
+from ddpm_cli.core.training.batches import Batches
+from ddpm_cli.core.training.state import TrainingState
+from tests.benchmarks.training_speed import preset_config
+
+CASES = ("cifar10:128", "cifar10:512", "edm-cifar10:512", "photos-64:128", "small:128")
+PEAK = 790e12  # FLOP/s of dense bf16 products that an H100 or H200 reaches, not the data sheet's
+BANDWIDTH = {"H100": 3.0e12, "H200": 4.3e12}  # bytes/s of a large copy, read and written
+LAUNCH = 5e-6  # seconds of the host for an eager operation
+CPU = torch.device("cpu")
+PHASES = ("data", "forward", "backward", "clip", "optimiser", "EMA")
+
+_NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"}
+_FOREACH = "torch.nn.utils.clip_grad._has_foreach_support"  # it knows no fake tensors
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass
+class Phase:
+    """What a part of the step dispatches."""
+
+    operations: int = 0
+    bytes: int = 0
+    flops: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BANDWIDTH, 0.0))
+    fused_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BANDWIDTH, 0.0))
+
+    def add(self, moved: int, flops: int) -> None:
+        self.operations += 1
+        self.bytes += moved
+        self.flops += flops
+        for gpu, bandwidth in BANDWIDTH.items():
+            seconds = max(moved / bandwidth, flops / PEAK)
+            self.seconds[gpu] += seconds
+            self.fused_seconds[gpu] += seconds if flops else 0.0
+
+
+class Count(TorchDispatchMode):
+    """Counts what is dispatched to a device, by phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases = {name: Phase() for name in PHASES}
+        self._current = self.phases["data"]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._current = self.phases[name]
+        with self:
+            yield
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if has_kernel(func):
+            self._current.add(
+                bytes_moved(func, args, kwargs, out), flops_of(func, args, kwargs, out)
+            )
+        return out
+
+
+def has_kernel(func: Any) -> bool:
+    """Whether an operation launches something: views and allocations do not."""
+    is_view = any(
+        value.alias_info is not None and not value.alias_info.is_write
+        for value in func._schema.returns
+    )
+    name = func.overloadpacket.__name__
+    return func.namespace != "prim" and not is_view and name not in _NO_KERNEL
+
+
+def bytes_moved(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Bytes of all inputs and outputs; arguments written in place count twice."""
+    named = zip(func._schema.arguments, args, strict=False)
+    written = [
+        value
+        for argument, value in named
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    returned = () if func._schema.returns and written else out
+    return sum(map(size, pytree.tree_leaves((args, kwargs, written, returned))))
+
+
+def size(value: object) -> int:
+    """Bytes of a tensor, those of its storage where it is expanded; 0 for anything else."""
+    if not isinstance(value, Tensor):
+        return 0
+    return min(value.numel() * value.element_size(), value.untyped_storage().nbytes())
+
+
+def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    packet = func.overloadpacket
+    if packet is _ATTENTION:
+        return int(sdpa_flop_count(*(x.shape for x in args[:3])))
+    if packet is _ATTENTION_BACKWARD:
+        return int(sdpa_backward_flop_count(*(x.shape for x in args[:4])))
+    formula: Callable[..., int] | None = flop_registry.get(packet)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
+def initial_state(config: RunConfig) -> TrainingState:
+    """TrainingState.initial of fake tensors, whose layout net.to() cannot convert."""
+
+    def to(network: nn.Module, *_: object, memory_format: Any = None) -> nn.Module:
+        for parameter in network.parameters():
+            if parameter.ndim == 4 and memory_format is not None:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
+        return network
+
+    # the average is a deep copy, of tensors but not of their mode
+    same = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, _: mode, create=True)
+    with mock.patch.object(nn.Module, "to", to), same, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return TrainingState.initial(config, CPU)
+
+
+def count_step(config: RunConfig) -> dict[str, Phase]:
+    """The phases of one training step in bf16."""
+    count = Count()
+    draw_batch(config, count)
+    batch, network = config.optimiser.batch, config.network
+    schedule = schedules.from_config(config.diffusion)
+    with FakeTensorMode(), Kernels(on_gpu=True):
+        state = initial_state(config)
+        state.network.train()
+        denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)
+        x = torch.randn(batch, network.channels, *network.size)
+        noised = Noised(x, torch.randn_like(x), torch.rand(batch, dtype=torch.float64))
+        condition = conditions(config)
+        with count.phase("forward"), devices.autocast(CPU, torch.bfloat16), fake_levels(schedule):
+            loss = training_loss(denoiser, noised, condition, config.objective).sum()
+        with count.phase("backward"):
+            loss.backward()
+        state.optimiser.step()  # the first one makes its moments
+        parameters = list(state.network.parameters())
+        with count.phase("clip"), mock.patch(_FOREACH, lambda *_: True):
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if config.optimiser.clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, config.optimiser.clip, norm)
+        with count.phase("optimiser"):
+            state.optimiser.step()
+        with count.phase("EMA"):
+            ema.update(state.average, state.network, 0.999)
+    return count.phases
+
+
+@contextmanager
+def fake_levels(schedule: object) -> Iterator[None]:
+    """c_noise of fake noise levels: that of a discrete schedule is found by numpy."""
+    with mock.patch.object(type(schedule), "c_noise", lambda _, sigma: sigma.float()):
+        yield
+
+
+def conditions(config: RunConfig) -> Condition:
+    batch, network = config.optimiser.batch, config.network
+    classes = torch.zeros(batch, dtype=torch.int64) if network.classes else None
+    augmented = torch.zeros(batch, AUGMENTATIONS) if network.augmented else None
+    return UNCONDITIONAL._replace(labels=classes, augmented=augmented)
+
+
+def draw_batch(config: RunConfig, count: Count) -> None:
+    """Count the drawing of a real batch; the images are taken in a thread that is not counted."""
+    shape = (config.optimiser.batch, config.network.channels, *config.network.size)
+    pixels = np.zeros(shape, dtype=np.uint8)
+    images = DecodedImages(pixels, np.full(len(pixels), -1), np.arange(len(pixels)))
+    batches = Batches(config, schedules.from_config(config.diffusion), images, CPU)
+    with count.phase("data"):
+        batches.draw(0, None)
+    batches.close()
+
+
+def report(case: str) -> dict[str, Any]:
+    name, batch = case.split(":")
+    config = preset_config(name, int(batch))
+    phases = count_step(config)
+    return {
+        "preset": name,
+        "batch": int(batch),
+        "parameters": parameter_count(UNet(config.network).to("meta")),
+        "phases": {name: asdict(phase) for name, phase in phases.items()},
+        "flops": sum(phase.flops for phase in phases.values()),
+        "bytes": sum(phase.bytes for phase in phases.values()),
+        "operations": sum(phase.operations for phase in phases.values()),
+        "seconds": {g: sum(p.seconds[g] for p in phases.values()) for g in BANDWIDTH},
+        "fused_seconds": {g: sum(p.fused_seconds[g] for p in phases.values()) for g in BANDWIDTH},
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Three tables: the work, the operations by phase, and the images/s that they allow."""
+    lines = ["| preset | batch | parameters | GFLOP an image | GB a step |", "| --- " * 5 + "|"]
+    for row in rows:
+        lines.append(
+            f"| `{row['preset']}` | {row['batch']} | {row['parameters']:,} "
+            f"| {row['flops'] / row['batch'] / 1e9:.2f} | {row['bytes'] / 1e9:.1f} |"
+        )
+    lines += ["", f"| preset | batch | {' | '.join(PHASES)} | all |", "| --- " * 9 + "|"]
+    for row in rows:
+        counts = [row["phases"][name]["operations"] for name in PHASES]
+        cells = " | ".join(f"{value:,}" for value in [*counts, row["operations"]])
+        lines.append(f"| `{row['preset']}` | {row['batch']} | {cells} |")
+    titles = ["launches", "arithmetic", *(f"{gpu}, {kind}" for gpu in BANDWIDTH for kind in KINDS)]
+    lines += ["", f"| preset | batch | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|"]
+    for row in rows:
+        times = [row["operations"] * LAUNCH, row["flops"] / PEAK]
+        times += [row[kind][gpu] for gpu in BANDWIDTH for kind in KINDS.values()]
+        cells = " | ".join(f"{1e3 * t:.1f} ms, {row['batch'] / t:,.0f}" for t in times)
+        lines.append(f"| `{row['preset']}` | {row['batch']} | {cells} |")
+    return "\n".join(lines)
+
+
+KINDS = {"one by one": "seconds", "fused": "fused_seconds"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=CASES, metavar="PRESET:BATCH")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    rows = [report(case) for case in options.cases]
+    print(markdown(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
