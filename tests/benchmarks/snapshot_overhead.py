@@ -37,7 +37,6 @@ def seconds_of_steps(config: RunConfig, images: DecodedImages) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), TrainingState.initial(config, cpu.device)
         trainer = Trainer(run, config, state, images, held_out, cpu, Silent())
-        trainer.log.every = config.optimiser.batch  # a row for each step
         trainer.train(StopRequest())
         return np.diff([row["seconds"] for row in run.rows()])
 
@@ -51,6 +50,7 @@ def main() -> None:
     config = updated(updated(RunConfig(), preset("mnist").settings), digits)
     every = options.every * config.optimiser.batch
     config = replace(config, preview=0, budget=Budget(steps=options.steps), snapshot_every=every)
+    config = replace(config, log_every=config.optimiser.batch)  # a row for each step
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2_000, 1, 28, 28), dtype=np.uint8)
     images = DecodedImages(pixels, np.arange(2_000) % 10, np.arange(2_000))

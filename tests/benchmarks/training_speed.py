@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -55,18 +58,33 @@ def operations(config: RunConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def images_per_second(config: RunConfig, execution: Execution, steps: int) -> float:
+@contextmanager
+def trainer_of(config: RunConfig, execution: Execution, rows: int) -> Iterator[Trainer]:
+    """A training of random images that writes about so many rows of metrics, and saves nothing."""
     shape = (IMAGES, config.network.channels, *config.network.size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     images = DecodedImages(pixels, np.full(IMAGES, -1), np.arange(IMAGES))
-    held_out = replace(images, rows=images.rows[:0])
+    batch, steps = config.optimiser.batch, config.budget.steps or rows
+    config = replace(config, preview=0, validate_every=2**40, snapshot_every=2**40)
+    config = replace(config, log_every=batch * max(1, steps // rows))
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), TrainingState.initial(config, execution.device)
-        trainer = Trainer(run, config, state, images, held_out, execution, Silent())
-        trainer.log.every = config.optimiser.batch * max(1, steps // 20)
+        no_images = replace(images, rows=images.rows[:0])
+        trainer = Trainer(run, config, state, images, no_images, execution, Silent())
+        with (
+            mock.patch.object(trainer.saver, "start"),
+            mock.patch.object(trainer.saver, "save_previews"),
+        ):
+            yield trainer
+
+
+def images_per_second(config: RunConfig, execution: Execution, steps: int) -> float:
+    """Images per second of the second half of so many steps."""
+    config = replace(config, budget=Budget(steps=steps))
+    with trainer_of(config, execution, 20) as trainer:
         trainer.train(StopRequest())
-        rows = run.rows()
-    first, last = rows[len(rows) // 2], rows[-1]
+        rows = trainer.run.rows()
+    first, last = rows[(len(rows) - 1) // 2], rows[-1]
     return (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
 
 
@@ -82,10 +100,6 @@ def main() -> None:
         name, precision, *compiled = case.split(":")
         config = preset_config(name, options.batch)
         batch = config.optimiser.batch
-        budget = Budget(steps=options.steps)
-        config = replace(
-            config, preview=0, budget=budget, snapshot_every=100 * options.steps * batch
-        )
         dtype = devices.choose_precision(precision, device)
         speed = images_per_second(
             config, Execution(device, dtype, compiled=bool(compiled)), options.steps

@@ -1,0 +1,1 @@
+"""The parts of gpu_day.sh, a file each: `run(day)` measures and adds rows to the table."""
