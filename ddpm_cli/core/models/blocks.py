@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -35,11 +33,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W), or half or twice H and W."""
-        h = nnf.silu(self.norm1(x))
+        h = self.norm1(x, silu=True)
         if self.resampling:
             x, h = _resample(x, self.resampling), _resample(h, self.resampling)
-        h = _modulate(self.norm2, self.conv1(h), self.modulation(embeddings.global_embedding))
-        h = self.conv2(self.dropout(nnf.silu(h)))
+        h = self.norm2(self.conv1(h), self.modulation(embeddings.global_embedding), silu=True)
+        h = self.conv2(self.dropout(h))
         return _scaled(self.skip(x) + h, self.scale)
 
 
@@ -59,7 +57,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H, W)."""
-        h = _modulate(self.norm, self.depthwise(x), self.modulation(embeddings.global_embedding))
+        h = self.norm(self.depthwise(x), self.modulation(embeddings.global_embedding))
         h = self.out(self.dropout(nnf.gelu(self.expand(h))))
         return _scaled(self.skip(x) + h, self.scale)
 
@@ -106,19 +104,6 @@ def _modulation(channels: int, config: NetworkConfig) -> nn.Linear:
     """The projection of the embedding to a shift, or a scale and a shift, of each channel."""
     outputs = 2 * channels if config.modulation == "scale-shift" else channels
     return glorot(nn.Linear(config.embedding_dim, outputs))
-
-
-def _modulate(norm: nn.Module, h: Tensor, c: Tensor) -> Tensor:
-    """Normalise h (B, C, H, W) and modulate it by c.
-
-    c (B, C) is added before the normalisation (DDPM). Of c (B, 2 C) the first half scales and the
-    second half shifts the normalised h (FiLM, Perez et al. 2018; Nichol & Dhariwal 2021).
-    """
-    c = c[:, :, None, None]
-    if c.shape[1] == h.shape[1]:
-        return cast(Tensor, norm(h + c))
-    scale, shift = c.chunk(2, dim=1)
-    return cast(Tensor, norm(h) * (1 + scale) + shift)
 
 
 def _resample(x: Tensor, direction: str) -> Tensor:

@@ -8,20 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.models.group_norm import GroupNorm, modulated
 
 Layer = TypeVar("Layer", nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
-def normalisation(channels: int, config: NetworkConfig) -> nn.GroupNorm:
+def normalisation(channels: int, config: NetworkConfig) -> GroupNorm:
     """Group normalisation of so many channels."""
-    return nn.GroupNorm(config.groups_of(channels), channels, eps=config.epsilon)
+    return GroupNorm(config.groups_of(channels), channels, eps=config.epsilon)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each pixel of (B, C, H, W)."""
+    """Layer normalisation over the channels of each pixel, then modulation."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, C, H, W), modulated by c as in `modulated` -> the same shape."""
+        return modulated(self._normalise, x, c)
+
+    def _normalise(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

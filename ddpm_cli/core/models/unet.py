@@ -107,7 +107,7 @@ class UNet(nn.Module):
             if isinstance(layer, Stage):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = layer(h, embeddings)
-        h = self.outputs(nnf.silu(self.norm(h)))
+        h = self.outputs(self.norm(h, silu=True))
         return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
 
 
