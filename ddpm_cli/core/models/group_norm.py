@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,13 +61,13 @@ def eager(
     """The layer by the kernels of ours where they can be used, and else by torch's."""
     arguments = (weight, bias, c, groups, epsilon, silu)
     if has_torch_function_unary(x):
-        return handle_torch_function(eager, (x,), x, *arguments)  # type: ignore[no-any-return]
+        return handle_torch_function(eager, (x,), x, *arguments)
     if x.is_cuda and can_fuse(x):
         # Derivatives along directions, and functions that torch.func transforms, need operators
         # that torch can differentiate in these ways.
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             return formula(x, *arguments)
-        return Fused.apply(x, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+        return cast(Tensor, Fused.apply(x, *arguments))
     h = modulated(lambda h: nnf.group_norm(h, groups, weight, bias, epsilon), x, c)
     return nnf.silu(h) if silu else h
 
@@ -84,7 +84,7 @@ def formula(
     """The layer written by mean and variance, at least in float32, in the memory format of x."""
 
     def normalise(h: Tensor) -> Tensor:
-        grouped = h.unflatten(1, (groups, -1))
+        grouped = h.reshape(len(h), groups, -1, *h.shape[2:])
         variance, mean = torch.var_mean(grouped, dim=(2, 3, 4), correction=0, keepdim=True)
         h = ((grouped - mean) * (variance + epsilon).rsqrt()).flatten(1, 2)
         return h * weight[:, None, None] + bias[:, None, None]
@@ -101,7 +101,7 @@ class Fused(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -112,13 +112,15 @@ class Fused(torch.autograd.Function):
         silu: bool,
     ) -> Tensor:
         """The output; the kernels are registered by then."""
-        out, mean, rstd = torch.ops.ddpm.group_norm(x, weight, bias, c, groups, epsilon, silu)
+        arguments = (weight, bias, c, groups, epsilon, silu)
+        out: Tensor
+        out, mean, rstd = torch.ops.ddpm.group_norm(x, *arguments)
         ctx.save_for_backward(x, weight, bias, c, mean, rstd)
         ctx.arguments = groups, epsilon, silu
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, weight, bias and c."""
         x, weight, bias, c, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
@@ -164,7 +166,7 @@ def why_unfused() -> str:
         if torch.cuda.is_available():  # else only shapes are computed, of fake tensors
             with unset_fake_temporarily(), torch.no_grad():
                 x, weight = torch.ones(1, 1, 4, 4, device="cuda"), torch.ones(4, device="cuda")
-                Fused.apply(x.movedim(3, 1), weight, weight, None, 1, 1.0, True)  # type: ignore[no-untyped-call]
+                Fused.apply(x.movedim(3, 1), weight, weight, None, 1, 1.0, True)
     except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
         return first_line(error)
     return ""

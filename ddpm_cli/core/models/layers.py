@@ -21,7 +21,7 @@ def normalisation(channels: int, config: NetworkConfig) -> GroupNorm:
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each pixel, then modulation."""
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), modulated by c as in `modulated` -> the same shape."""
         return modulated(self._normalise, x, c)
 

@@ -214,7 +214,7 @@ def _backward_kernel(
 
     affine_ptr += image * channels + channel
     tl.store(affine_ptr, scale * of_product, mask=valid)
-    tl.store(affine_ptr + images.to(tl.int64) * channels, scale * of_grad, mask=valid)
+    tl.store(affine_ptr + images * channels, scale * of_grad, mask=valid)
     elements = SIZE * pixels
     mean_grad = _over_groups(gain * of_grad, GROUPS, LANES) / elements
     mean_product = _over_groups(gain * of_product, GROUPS, LANES) / elements
