@@ -169,7 +169,7 @@ def count_step(config: RunConfig) -> dict[str, Phase]:
     draw_batch(config, count)
     batch, network = config.optimiser.batch, config.network
     schedule = schedules.from_config(config.diffusion)
-    with FakeTensorMode(), Kernels(on_gpu=True):
+    with FakeTensorMode(), Kernels("cuda"):
         state = initial_state(config)
         state.network.train()
         denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)

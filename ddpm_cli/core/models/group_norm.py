@@ -68,6 +68,19 @@ def eager(
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             return formula(x, *arguments)
         return cast(Tensor, Fused.apply(x, *arguments))
+    return unfused(x, *arguments)
+
+
+def unfused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    c: Tensor | None,
+    groups: int,
+    epsilon: float,
+    silu: bool,
+) -> Tensor:
+    """The layer by torch's operators: to the bit what it is as layers of its own."""
     h = modulated(lambda h: nnf.group_norm(h, groups, weight, bias, epsilon), x, c)
     return nnf.silu(h) if silu else h
 

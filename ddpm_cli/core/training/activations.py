@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
@@ -19,11 +20,12 @@ from ddpm_cli.core.runtime import devices
 
 @lru_cache(maxsize=32)
 def saved_bytes(
-    network: NetworkConfig, images: int, precision: torch.dtype, on_gpu: bool, text_length: int
+    network: NetworkConfig, images: int, precision: torch.dtype, device: str, text_length: int
 ) -> int:
     """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
 
-    Nothing is computed: the tensors are torch's fake ones, which have a shape and no content.
+    device: the type of the device that would compute it, "cpu", "cuda" or "mps". Nothing is
+    computed: the tensors are torch's fake ones, which have a shape and no content.
     """
     kept: dict[int, Tensor] = {}  # one tensor of each storage
 
@@ -41,7 +43,7 @@ def saved_bytes(
         condition = _condition(network, images, text_length)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            Kernels(on_gpu),
+            Kernels(device),
             devices.autocast(cpu, precision),
         ):
             output = net(x, x[:, 0, 0, 0], condition)
@@ -52,19 +54,25 @@ def saved_bytes(
 
 
 class Kernels(TorchFunctionMode):
-    """Choose the kernels that are chosen for tensors with a content.
+    """Choose the kernels that a type of device chooses for tensors with a content.
 
-    Attention never holds all pairs of pixels, where its kernel takes such heads; and autocast
-    computes normalisations in float32 on a GPU, but not on a CPU.
+    Attention never holds all pairs of pixels, where its kernel takes such heads. Group
+    normalisation on CUDA is ours, where it works; other normalisations are computed in float32 by
+    autocast on a GPU, but not on a CPU.
     """
 
-    def __init__(self, on_gpu: bool) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()
-        self._on_gpu = on_gpu
+        self._device = device
 
     def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
-        if self._on_gpu and function in (nnf.group_norm, nnf.layer_norm):
+        if function is group_norm.eager:
+            if self._device == "cuda" and group_norm.can_fuse(args[0]):
+                return group_norm.Fused.apply(*args)
+            with self:
+                return group_norm.unfused(*args)
+        if self._device != "cpu" and function in (nnf.group_norm, nnf.layer_norm):
             args = (args[0].float(), *args[1:])
         if function is nnf.scaled_dot_product_attention and args[0].shape[-1] == args[2].shape[-1]:
             mask = kwargs.get("attn_mask")

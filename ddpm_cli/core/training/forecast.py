@@ -82,10 +82,9 @@ class Work:
 
     def saved_bytes(self, images: int) -> int:
         """Bytes of the tensors that a forward pass of so many images keeps."""
-        execution = self.execution
-        return saved_bytes(
-            self.config.network, images, execution.precision, self.on_gpu, self.text_length
-        )
+        network, precision = self.config.network, self.execution.precision
+        device = self.execution.device.type
+        return saved_bytes(network, images, precision, device, self.text_length)
 
 
 def memory(work: Work) -> Memory:
