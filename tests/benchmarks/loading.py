@@ -64,7 +64,7 @@ def megabytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1000
 before, started = megabytes("VmRSS"), time.monotonic()
-plan = plan_training(TrainingRequest(sys.argv[1], out=Path("run")), SILENT)
+plan = plan_training(TrainingRequest(sys.argv[1], out=Path("run")), SILENT, "cpu")
 print(len(plan.source), time.monotonic() - started, megabytes("VmHWM") - before)
 """
 

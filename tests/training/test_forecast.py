@@ -211,9 +211,9 @@ def test_a_preset_that_was_not_named_is_explained(
 ) -> None:
     command = ("train", "--data", photos, "--dry-run", "--json")
     plain, grey = ddpm(*command), ddpm(*command, "--channels", 1)
-    assert plain.json()["preset_because"] == "for 8x8 colour images"
-    assert grey.json()["preset_because"] == "for 8x8 grey images"
-    assert "(preset mnist, for 8x8 grey images)" in grey.err
+    assert plain.json()["preset_because"] == "for 8x8 colour images on a CPU"
+    assert grey.json()["preset_because"] == "for 8x8 grey images on a CPU"
+    assert "(preset mnist, for 8x8 grey images on a CPU)" in grey.err
     assert ddpm(*command, "--preset", "small").json()["preset_because"] is None
 
 

@@ -188,6 +188,6 @@ def test_any_value_of_any_setting_is_a_plan_or_an_error(path: tuple[str, ...], t
             place = place.setdefault(name, {})
         place[last] = value
         try:
-            plan_training(TrainingRequest(config=write_settings(settings)), SILENT).summary()
+            plan_training(TrainingRequest(config=write_settings(settings)), SILENT, "cpu").summary()
         except DdpmError as error:
             assert len(str(error)) < 1000 and "\n" not in str(error), error

@@ -97,7 +97,7 @@ class TrainingRequest(Settings):
         None,
         f"Settings to start from: {'; '.join(f'{n}: {p.purpose}' for n, p in PRESETS.items())}.",
         panel=_DATA,
-        default_text="by the data",
+        default_text="by the images and the device",
     )
     config: Path | None = setting(
         None,

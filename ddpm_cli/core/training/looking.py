@@ -9,7 +9,8 @@ from shlex import quote
 from typing import Any
 
 from ddpm_cli.core.config.network import TextConfig
-from ddpm_cli.core.config.presets import default_preset, merged, preset
+from ddpm_cli.core.config.preset_choice import ImageSet, choose
+from ddpm_cli.core.config.presets import merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
@@ -21,6 +22,7 @@ from ddpm_cli.core.data.survey import Survey, survey
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.figures import contact_sheet
+from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training import advice, planning
@@ -189,12 +191,14 @@ def _config(request: TrainingRequest, source: Source, *, captioned: bool) -> Run
     """What `ddpm train` would take by default for these images."""
     channels = request.channels or source.native_channels
     size = request.size or source.native_size
-    name = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
+    built_in = isinstance(source, Shapes)
+    device = devices.choose_device().type
+    choice = choose(ImageSet(len(source), size, channels, built_in), device)
     network: dict[str, Any] = {"size": list(size), "channels": channels}
     if not captioned:
         network["classes"] = list(source.classes)
         network["multi_label"] = source.labels.ndim == 2
-    config = merged(RunConfig(), preset(name).settings)
+    config = merged(merged(RunConfig(), preset(choice.preset).settings), choice.settings)
     return updated(merged(config, request.settings), {"network": network})
 
 

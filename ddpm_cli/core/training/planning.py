@@ -12,13 +12,13 @@ import torch
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import shortened
-from ddpm_cli.core.config.presets import default_preset, merged, preset
+from ddpm_cli.core.config.preset_choice import Choice, choices, choose
+from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import allow_pixels
-from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
@@ -27,6 +27,7 @@ from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
 from ddpm_cli.core.training import (
+    beginning,
     captioning,
     conditions,
     initial_weights,
@@ -122,11 +123,12 @@ class TrainingPlan:
         }
 
 
-def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
+def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> TrainingPlan:
     """Merge, each over the one before: defaults, preset, initial weights, file, options.
 
-    A run that is continued takes the place of the first three. Nothing is written. Raises
-    DdpmError or UsageError where they do not make a run.
+    A run that is continued takes the place of the first three. device: its type, by which a preset
+    is chosen where none is named. Nothing is written. Raises DdpmError or UsageError where they do
+    not make a run.
     """
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
@@ -141,16 +143,27 @@ def plan_training(request: TrainingRequest, reporter: Reporter) -> TrainingPlan:
         names = RunDirectory(out).read_config().network.classes
     source = _in_order_of(source, names or ())
 
-    name, because, config, learn_conditions = _base(request, saved, source, size, channels)
-    config, captions = _with_options(
-        config, request, saved, source, size, channels, learn_conditions=learn_conditions
-    )
+    def planned(choice: Choice) -> beginning.Planned:
+        config, learn_conditions = beginning.base(saved, choice)
+        return choice, *_with_options(
+            config, request, saved, source, size, channels, learn_conditions=learn_conditions
+        )
+
+    if saved.base is not None or request.preset:
+        planned_run = planned(Choice(request.preset or "", "", {}))
+    elif resumes:
+        possible = choices(beginning.image_set(request, source), device)
+        planned_run = beginning.as_begun(RunDirectory(out), possible, planned)
+    else:
+        planned_run = planned(choose(beginning.image_set(request, source), device))
+    choice, config, captions = planned_run
     saved.check_against_data(config, request)
     _check(config, source)
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
     notices = _notices(request, saved, source, captions)
     origin, cache = saved.init_from, request.cache
+    name, because = choice.preset, choice.because
     return TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
 
 
@@ -181,36 +194,6 @@ def with_size(request: TrainingRequest, source: Source) -> TrainingRequest:
         )
     height, width = (power_of_two(side, direction) for side in source.image_size)
     return replace(request, size=(height, width), resize_to_power=None)
-
-
-def _base(
-    request: TrainingRequest,
-    saved: SavedSettings,
-    source: Source,
-    size: tuple[int, int],
-    channels: int,
-) -> tuple[str, str, RunConfig, bool]:
-    """Preset (its name, and why it was chosen), and the config that options replace settings of.
-
-    And whether classes, or captions beside the images, are learned by default.
-    """
-    config, name, because, learn_conditions = saved.base, "", "", True
-    if config is None:
-        own_channels, own_size = source.native_channels, source.native_size
-        channels, size = request.channels or own_channels, request.size or own_size
-        usual = "shapes" if isinstance(source, Shapes) else default_preset(channels, size)
-        name = request.preset or usual
-        if not request.preset:
-            because = "for the built-in shapes" if usual == "shapes" else _why(channels, size)
-        chosen = preset(name)
-        config, learn_conditions = merged(RunConfig(), chosen.settings), not chosen.unconditional
-    return name, because, saved.over(config), learn_conditions
-
-
-def _why(channels: int, size: tuple[int, int]) -> str:
-    """Why `default_preset` chooses as it does for such images."""
-    kind = "grey" if channels == 1 else "colour"
-    return f"for {size[0]}x{size[1]} {kind} images"
 
 
 def _check_initial_weights(saved: SavedSettings, config: RunConfig) -> None:

@@ -35,9 +35,10 @@ def preflight(
     space, run directory and snapshot. Every rank calls this; the first failure of any rank is
     raised there and ends the others.
     """
+    device = distributed.broadcast_from_rank0(lambda: execution.device.type)  # so of all ranks
 
     def checked() -> TrainingPlan:
-        plan = make_plan() if make_plan else plan_training(request, reporter)
+        plan = make_plan() if make_plan else plan_training(request, reporter, device)
         check_batch(plan.config, processes)
         if distributed.is_main():
             plan = with_memory(plan, processes, execution)
