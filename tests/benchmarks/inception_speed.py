@@ -25,23 +25,38 @@ from ddpm_cli.core.metrics.protocols import PYTORCH_FID
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights
 
+Extract = Callable[[torch.Tensor], object]
 
-def peer(state: dict[str, torch.Tensor], batch: int) -> Callable[[torch.Tensor], None]:
+
+def extractors(batch: int, device: torch.device, *, peer: bool = True) -> dict[str, Extract]:
+    """Ours and, with `peer`, pytorch-fid's, by name: uint8 images (n, 3, H, W) -> features."""
+    state = standin_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "standin.pth"
+        torch.save(state, path)
+        extractor = load_extractor(path, PYTORCH_FID, device, batch, Silent())
+    both: dict[str, Extract] = {"ddpm": lambda images: list(extractor.features([images]))}
+    if peer:
+        both["pytorch-fid"] = pytorch_fid(state, batch, device)
+    return both
+
+
+def pytorch_fid(state: dict[str, torch.Tensor], batch: int, device: torch.device) -> Extract:
     """pytorch-fid's loop over batches, without decoding files."""
     from pytorch_fid import inception
 
     inception.load_state_dict_from_url = lambda *_, **__: state
-    network = inception.InceptionV3().eval()
+    network = inception.InceptionV3().eval().to(device)
 
     def run(images: torch.Tensor) -> None:
         with torch.no_grad():
             for part in images.split(batch):
-                network(part / 255)[0].squeeze(3).squeeze(2).cpu().numpy()
+                network(part.to(device) / 255)[0].squeeze(3).squeeze(2).cpu().numpy()
 
     return run
 
 
-def seconds(work: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
+def seconds(work: Extract, images: torch.Tensor) -> float:
     started = time.perf_counter()
     work(images)
     return time.perf_counter() - started
@@ -53,16 +68,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    state = standin_weights()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "standin.pth"
-        torch.save(state, path)
-        extractor = load_extractor(path, PYTORCH_FID, torch.device("cpu"), options.batch, Silent())
+    both = extractors(options.batch, torch.device("cpu"))
     images = torch.randint(0, 256, (options.images, 3, 32, 32), dtype=torch.uint8)
-    both = {
-        "ddpm": lambda x: list(extractor.features([x])),
-        "pytorch-fid": peer(state, options.batch),
-    }
     for work in both.values():
         work(images[: options.batch])
     ratios = []

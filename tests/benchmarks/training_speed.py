@@ -78,10 +78,9 @@ def trainer_of(config: RunConfig, execution: Execution, rows: int) -> Iterator[T
             yield trainer
 
 
-def images_per_second(config: RunConfig, execution: Execution, steps: int) -> float:
-    """Images per second of the second half of so many steps."""
-    config = replace(config, budget=Budget(steps=steps))
-    with trainer_of(config, execution, 20) as trainer:
+def images_per_second(config: RunConfig, execution: Execution, budget: Budget) -> float:
+    """Images per second of the second half of a training of at most budget.steps."""
+    with trainer_of(replace(config, budget=budget), execution, 20) as trainer:
         trainer.train(StopRequest())
         rows = trainer.run.rows()
     first, last = rows[(len(rows) - 1) // 2], rows[-1]
@@ -101,9 +100,8 @@ def main() -> None:
         config = preset_config(name, options.batch)
         batch = config.optimiser.batch
         dtype = devices.choose_precision(precision, device)
-        speed = images_per_second(
-            config, Execution(device, dtype, compiled=bool(compiled)), options.steps
-        )
+        execution = Execution(device, dtype, compiled=bool(compiled))
+        speed = images_per_second(config, execution, Budget(steps=options.steps))
         print(
             f"{case}, batch {batch}: {speed:,.0f} images/s, {1000 * batch / speed:.1f} ms a step, "
             f"{speed * operations(config) / 1e12:.4g} TFLOP/s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -17,7 +18,7 @@ import zipfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,11 +30,13 @@ class Part(NamedTuple):
 
     name: str
     seconds: float
+    beside: bool = False  # it runs while the next part does
 
 
 PARTS = (
     Part("machine", 20),
-    Part("correctness", 75),
+    Part("compilation", 90, beside=True),
+    Part("correctness", 90),
     Part("training", 165),
     Part("split", 40),
     Part("peers", 60),
@@ -58,15 +61,26 @@ def main() -> None:
     rows = options.out / "gpu_day.jsonl"
     rows.write_text("")
     device = torch.device("cpu" if options.dry else "cuda")
+    if options.dry:
+        torch.set_num_threads(1)
+        torch.compiler.set_stance("force_eager")  # compiling takes longer than everything else
+    modules = {part.name: importlib.import_module(f"{__package__}.{part.name}") for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{folder}/compiled")
         unpack_wheels(options.data / "peers", Path(folder))
+        running = []
         for part in PARTS:
             if options.parts and part.name not in options.parts:
                 continue
             left = ends - time.monotonic()
             day = Day(part.name, device, options.dry, ends, options.data.resolve(), rows)
-            run_apart(day.with_part(part.name, min(part.seconds, left)))
-            write(options.out, rows)
+            day = day.with_part(part.name, min(part.seconds, left))
+            running.append(Running(day, modules[part.name]))
+            if not part.beside:
+                for process in running:
+                    process.end()
+                running.clear()
+                write(options.out, rows)
     print(f"\n{(options.out / 'gpu_day.md').read_text()}")
 
 
@@ -77,37 +91,39 @@ def unpack_wheels(wheels: Path, folder: Path) -> None:
     sys.path.append(str(folder))
 
 
-def run_apart(day: Day) -> None:
-    """Run a part in a process that may crash, or hang: it is killed some seconds after its end.
+class Running:
+    """A part in a process that may crash, or hang: it is killed some seconds after its time.
 
     The process is forked, so torch is imported once; nothing here has touched the GPU.
     """
+
+    def __init__(self, day: Day, module: Any) -> None:
+        self._day = day
+        self._process = multiprocessing.get_context("fork").Process(
+            target=run_part, args=(day, module)
+        )
+        self._process.start()
+
+    def end(self) -> None:
+        """Wait until it has ended, or kill it, and all that it started."""
+        self._process.join(max(0, self._day.left) + 5)
+        if self._process.is_alive():
+            self._day.add("stopped", None, note="it did not end within its time")
+        elif self._process.exitcode:
+            self._day.add("failed", None, note=f"exit code {self._process.exitcode}")
+        with contextlib.suppress(ProcessLookupError):  # it is the first of its process group
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
+
+
+def run_part(day: Day, module: Any) -> None:
+    """Run a part in this process; what goes wrong becomes a row."""
+    os.setsid()
     if day.left < 5:
         day.add("not run", None, note="no time was left")
         return
-    process = multiprocessing.get_context("fork").Process(target=run_part, args=(day,))
-    process.start()
-    process.join(day.left + 5)
-    if process.is_alive():
-        day.add("stopped", None, note="it did not end within its time")
-    elif process.exitcode:
-        day.add("failed", None, note=f"its process ended with {process.exitcode}")
-    try:  # whatever it started is in its process group
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        process.join()
-
-
-def run_part(day: Day) -> None:
-    """Run a part in this process; what goes wrong becomes a row."""
-    os.setsid()
-    if day.dry:
-        torch.compiler.set_stance("force_eager")  # compiling takes longer than everything else
-        torch.set_num_threads(1)
     try:
-        importlib.import_module(f"tests.benchmarks.gpu_day.{day.part}").run(day)
+        module.run(day)
     except OutOfTimeError as error:
         day.add("out of time", None, note=str(error))
     except Exception as error:

@@ -14,8 +14,15 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from tests.benchmarks.training_speed import preset_config
 
-TINY = {
-    "network": {"size": [8, 8], "width": 8, "multipliers": [1], "blocks": ["res,attn"]},
+TINY: dict[str, Any] = {  # settings of the network of a dry run
+    "network": {
+        "size": [8, 8],
+        "width": 8,
+        "multipliers": [1],
+        "blocks": ["res,attn"],
+        "up_blocks": [],
+        "augmented": False,
+    },
     "data": {"augment": 0.0},
 }
 
@@ -66,11 +73,8 @@ class Day:
     def config(self, preset: str, batch: int) -> RunConfig:
         """A preset's settings with this batch, or those of a tiny network."""
         if self.dry:
-            return updated(preset_config(preset, 4), TINY | {"network": self._tiny()})
+            return updated(preset_config(preset, 4), TINY)
         return preset_config(preset, batch)
-
-    def _tiny(self) -> dict[str, Any]:
-        return TINY["network"] | {"up_blocks": [], "augmented": False}
 
     def with_part(self, part: str, seconds: float) -> Day:
         """The same for another part that has so many seconds from now."""

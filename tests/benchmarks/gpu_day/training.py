@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cli.core.config.run import Budget
 from ddpm_cli.core.training.trainer import Execution
 from tests.benchmarks.gpu_day.day import Day
 from tests.benchmarks.training_speed import images_per_second, operations
@@ -19,12 +20,13 @@ class Variant:
     """A way to execute the step: fields of Execution, and what else is in effect meanwhile."""
 
     execution: dict[str, Any] = field(default_factory=dict)
+    compiles: bool = False
     within: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 VARIANTS = {  # the first is what the others are compared with
     "eager": Variant(),
-    "compile": Variant({"compiled": True}),
+    "compile": Variant({"compiled": True}, compiles=True),
 }
 CASES = (  # in the order of their worth: time may run out
     *(("cifar10", 128, "bf16", name) for name in VARIANTS),
@@ -34,35 +36,41 @@ CASES = (  # in the order of their worth: time may run out
     *(("edm-cifar10", 128, "bf16", name) for name in VARIANTS),
 )
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_SECONDS = {"eager": 12, "compile": 45}  # with initialisation, and compilation where there is any
-STEPS = 120
+STEPS, SECONDS = 160, 10.0  # of a case, whichever ends first; half of them to warm up
+_TRACING = 20  # seconds more that a case takes which was compiled ahead
+
+
+def cases(day: Day) -> list[tuple[str, int, str, str]]:
+    """Preset, batch, precision and variant of all cases; of a dry run each variant once."""
+    return list(CASES[: len(VARIANTS)] if day.dry else CASES)
 
 
 def run(day: Day) -> None:
     """Measure the cases; a case that fails is a row, and the next one follows."""
     eager: dict[tuple[str, int, str], float] = {}
-    for preset, batch, precision, name in CASES:
-        case = f"{preset} {batch} {precision} {name}"
+    for preset, batch, precision, name in cases(day):
+        case, variant = f"{preset} {batch} {precision} {name}", VARIANTS[name]
         try:
-            day.need(_SECONDS["compile" if "compile" in name else "eager"])
-            speed = measured(day, preset, batch, precision, VARIANTS[name])
+            day.need(SECONDS + 3 + _TRACING * variant.compiles)
+            speed = measured(day, preset, batch, precision, variant)
         except Exception as error:
             day.add(case, None, note=f"{type(error).__name__}: {str(error)[:200]}")
             continue
-        base = eager.setdefault((preset, batch, precision), speed) if name == "eager" else None
-        base = base or eager.get((preset, batch, precision))
+        base = eager.setdefault((preset, batch, precision), speed)  # the first variant is eager
         config = day.config(preset, batch)
-        note = f"{1e3 * config.optimiser.batch / speed:.1f} ms a step, "
-        note += f"{speed * operations(config) / 1e12:.4g} TFLOP/s"
-        day.add(case, speed, "images/s", note + (f", {speed / base:.2f} x eager" if base else ""))
+        flops = speed * operations(config) / 1e12
+        note = f"{1e3 * config.optimiser.batch / speed:.1f} ms a step, {flops:.4g} TFLOP/s"
+        day.add(case, speed, "images/s", f"{note}, {speed / base:.2f} x eager")
 
 
-def measured(day: Day, preset: str, batch: int, precision: str, variant: Variant) -> float:
+def measured(
+    day: Day, preset: str, batch: int, precision: str, variant: Variant, steps: int = STEPS
+) -> float:
     """Images per second of one case, with nothing compiled or allocated by those before it."""
     torch.compiler.reset()
     if day.device.type == "cuda":
         torch.cuda.empty_cache()
     execution = Execution(day.device, PRECISIONS[precision], **variant.execution)
+    budget = Budget(steps=4 if day.dry else steps, minutes=SECONDS / 60)
     with variant.within():
-        steps = 4 if day.dry else STEPS
-        return images_per_second(day.config(preset, batch), execution, steps)
+        return images_per_second(day.config(preset, batch), execution, budget)
