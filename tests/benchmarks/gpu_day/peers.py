@@ -87,9 +87,9 @@ def diffusers_loop(day: Day, batch: int) -> tuple[float, str]:
     )
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, step / 500))
     side = 8 if day.dry else 32
-    loader = DataLoader(
-        TensorDataset(torch.rand(10 * batch, 3, side, side) * 2 - 1), batch, shuffle=True
-    )
+    steps = 2 if day.dry else 10  # of an epoch
+    images = torch.rand(steps * batch, 3, side, side) * 2 - 1
+    loader = DataLoader(TensorDataset(images), batch, shuffle=True)
     prepared = Accelerated(day)
     network, optimiser, loader, rate = prepared.prepare(network, optimiser, loader, rate)
     ema.to(day.device)
@@ -111,10 +111,10 @@ def diffusers_loop(day: Day, batch: int) -> tuple[float, str]:
             ema.step(network.parameters())
             loss.detach().item()  # for its progress bar
 
-    epochs = (1, 1) if day.dry else (WARM_UP // 10, STEPS // 10)
+    epochs = (1, 1) if day.dry else (WARM_UP // steps, STEPS // steps)
     seconds = timed(epoch, *epochs)
     count = sum(p.numel() for p in network.parameters())
-    return 10 * batch * epochs[1] / seconds, f"{count:,} parameters, {prepared.note}"
+    return steps * batch * epochs[1] / seconds, f"{count:,} parameters, {prepared.note}"
 
 
 class Accelerated:

@@ -42,7 +42,7 @@ _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchroniz
 def run(day: Day) -> None:
     """The first variant and the last one, which should be the fastest."""
     names = list(VARIANTS)
-    for name in dict.fromkeys((names[0], names[-1])):
+    for name in dict.fromkeys((names[0], names[-1]) if not day.dry else names[:1]):
         day.need(20)
         split(day, f"cifar10 128 bf16 {name}", VARIANTS[name])
 
