@@ -10,13 +10,20 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 def main() -> None:
     """Run the command line. Until a command handles Ctrl-C, it ends the process silently."""
     _import_nothing_from_the_working_folder()
+    import gc
     import signal
 
+    from ddpm_cli.core.runtime import start_up
+
+    start_up.begin()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the imports below take half a second
     from ddpm_cli.cli import app
 
-    app.main()
+    try:
+        app.main()
+    finally:
+        gc.freeze()  # the process ends: nothing is worth collecting
 
 
 def _import_nothing_from_the_working_folder() -> None:

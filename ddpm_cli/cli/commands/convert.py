@@ -13,6 +13,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.fields import parse_size
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _PANEL = "Settings that the files lack"
@@ -132,6 +133,7 @@ def convert(
     from ddpm_cli.core.runtime import provenance
     from ddpm_cli.core.runtime.run_directory import find_weights
 
+    start_up.end()
     options = ImportOptions(
         **asdict(settings) | {"size": settings.size and parse_size(settings.size)}
     )

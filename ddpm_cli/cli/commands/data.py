@@ -13,6 +13,7 @@ from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import IMAGE_FILES, RunConfig
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
@@ -91,6 +92,7 @@ def data(
         )
     from ddpm_cli.core.training import looking
 
+    start_up.end()
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} should end in .png")
     request = TrainingRequest(data, settings=settings.nested(), **images.nested())

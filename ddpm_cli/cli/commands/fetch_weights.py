@@ -10,6 +10,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
@@ -29,6 +30,7 @@ def fetch_weights(
     from ddpm_cli.core.metrics.inception import PUBLISHED
     from ddpm_cli.core.runtime.downloads import fetch
 
+    start_up.end()
     path = fetch(PUBLISHED, console.reporter(), folder=to)
     document = {"path": str(path), "sha256": PUBLISHED.sha256, "bytes": PUBLISHED.size}
     text = f"{path}  ({PUBLISHED.size:,} bytes, sha256 {PUBLISHED.sha256})"

@@ -12,6 +12,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
@@ -84,6 +85,7 @@ def fid(
     from ddpm_cli.core.runtime.files import new_file
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
+    start_up.end()
     allow_pixels(max_pixels)
     reporter = console.reporter()
     if save_real is not None and save_real.suffix != ".npz":

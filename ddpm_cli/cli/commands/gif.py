@@ -10,6 +10,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
@@ -63,6 +64,7 @@ def gif(
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, files, provenance, run_directory
 
+    start_up.end()
     settings, reporter = sampling.sampling, console.reporter()
     chosen = devices.choose_device(device)
     model = load_model(

@@ -10,6 +10,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
@@ -52,6 +53,7 @@ def inception_score(
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
 
+    start_up.end()
     allow_pixels(max_pixels)
     reporter = console.reporter()
     extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)

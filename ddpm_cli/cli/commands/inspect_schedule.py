@@ -16,6 +16,7 @@ from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config import diffusion
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _ROWS = 11  # timesteps in the table
@@ -73,6 +74,7 @@ def inspect_schedule(
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.figures import inspection
 
+    start_up.end()
     allow_pixels(max_pixels)
     names = [name.strip() for name in schedule.split(",")]
     beta_range = betas.nested()

@@ -10,6 +10,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
 
 
@@ -52,6 +53,7 @@ def nll(
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
+    start_up.end()
     if processes.launch_if_needed(nproc, device, console.reporter(), NO_SCORE):
         return
     allow_pixels(max_pixels)

@@ -11,6 +11,7 @@ import typer
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _KEPT = "the images written stay; the same command without --overwrite completes the folder"
@@ -60,6 +61,7 @@ def sample(
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
+    start_up.end()
     settings, condition_request = sampling.sampling, conditions.request
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT):
         return

@@ -17,6 +17,7 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.reporting import Log
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def train(
         from ddpm_cli.core.runtime import provenance
         from ddpm_cli.core.training import resuming, session  # import torch, which takes seconds
 
+        start_up.end()
         with session.requeue_if_preempted(resources):
             values = request.nested()
             scoring = ScoringRequest(**values.pop("scoring", {}))

@@ -13,6 +13,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
+from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 
@@ -57,6 +58,7 @@ def train_classifier(
     from ddpm_cli.core.training.classifier import ClassifierTraining
     from ddpm_cli.core.training.classifier import train_classifier as train
 
+    start_up.end()
     allow_pixels(max_pixels)
     recipe = ClassifierTraining(epochs, batch, lr, seed)
     path = out or Path(

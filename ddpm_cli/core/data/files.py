@@ -17,7 +17,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
@@ -177,8 +176,9 @@ def fit(image: ImageArray, transform: Transform) -> ImageArray:
 
 def write_png(path: Path, image: ImageArray) -> None:
     """Write (C, H, W) uint8 as PNG, whole or not at all."""
-    content = imageio.imwrite("<bytes>", _interleaved(image), extension=".png")
-    write_bytes(path, content, durable=False)
+    content = io.BytesIO()
+    Image.fromarray(_interleaved(image)).save(content, "PNG")
+    write_bytes(path, content.getvalue(), durable=False)
 
 
 def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:
@@ -188,6 +188,8 @@ def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: fl
     more than FRAMES_PER_SECOND, some are left out, evenly.
     Returns the number of frames in the file.
     """
+    import imageio.v3 as imageio
+
     total = max(_SHORTEST, round(100 * seconds))
     shown = np.linspace(0, len(frames) - 1, min(len(frames), total // _SHORTEST)).round()
     ends = np.round(np.arange(len(shown) + 1) * (total / len(shown))).astype(int)
@@ -265,7 +267,8 @@ def _open(data: bytes, name: str) -> Image.Image:
     suffix = name[name.rfind(".") :].lower()
     if suffix == npy_image.SUFFIX:
         return _open_npy(data, name)
-    formats = _formats(suffix)
+    # its signature is no other format's, and the others take long to import
+    formats = ("PNG",) if data.startswith(metadata.PNG) else _formats(suffix)
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except (OSError, ValueError, SyntaxError):

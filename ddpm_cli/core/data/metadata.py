@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-_SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+PNG, _END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PIXELS = frozenset({b"IDAT", b"fdAT"})
 _HEADER = frozenset({b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL"})  # before the pixels
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
@@ -25,9 +25,9 @@ def essential_png(data: bytes, *, pixels: bool) -> bytes:
     too, as Pillow decodes them to reach what follows. A file that is cut short stays so. Other
     files are returned as they are.
     """
-    if not data.startswith(_SIGNATURE):
+    if not data.startswith(PNG):
         return data
-    kept, start, after_pixels = [_SIGNATURE], len(_SIGNATURE), False
+    kept, start, after_pixels = [PNG], len(PNG), False
     while start + 12 <= len(data):  # a chunk: length, kind, content, CRC
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         kind = data[start + 4 : start + 8]

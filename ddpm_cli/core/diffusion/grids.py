@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 from torch import Tensor
 
 from ddpm_cli.core.diffusion.schedules import Schedule, Table
@@ -149,6 +148,8 @@ def _between(schedule: Schedule, steps: int, spacing: str) -> Table:
 
 def _beta(total: int, steps: int) -> Table:
     """Quantiles of Beta(0.6, 0.6) as timesteps: dense at both ends (Lee et al. 2024)."""
+    from scipy.special import betaincinv  # takes long to import
+
     quantiles: Table = betaincinv(_BETA, _BETA, np.linspace(1, 0, steps))
     return quantiles * (total - 1)
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import lock_descriptor
-
 from ddpm_cli.core.errors import DdpmError
 
 LOCK = ".lock"  # the lock file in a run directory
@@ -129,6 +127,8 @@ def _acquire_soon(file: IO[Any]) -> bool | None:
 
 def _acquire(file: IO[Any], *, blocking: bool = False) -> bool | None:
     """Lock an open file until it is closed: whether that succeeded, None if locks do not exist."""
+    from filelock import lock_descriptor  # most commands lock nothing
+
     try:
         return lock_descriptor(file.fileno(), blocking=blocking)
     except (OSError, NotImplementedError):  # ENOSYS, EOPNOTSUPP, ENOLCK

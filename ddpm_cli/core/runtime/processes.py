@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.elastic import launch, stopping, world
+from ddpm_cli.core.runtime.elastic import stopping, world
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -23,5 +23,7 @@ def launch_if_needed(
     if distributed.under_launcher():
         return False
     devices.check_processes(nproc, device)
+    from ddpm_cli.core.runtime.elastic import launch  # torch's, which takes long to import
+
     launch.launch(launch.LaunchConfig(nproc, kept=kept), sys.argv[1:], reporter)
     return True

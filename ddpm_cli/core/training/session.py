@@ -21,7 +21,7 @@ from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
-from ddpm_cli.core.runtime.elastic import launch, slurm, stopping, watchdog, worker, world
+from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, world
 from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -61,6 +61,8 @@ def launch_if_needed(
         return False
     if distributed.under_launcher():
         return False
+    from ddpm_cli.core.runtime.elastic import launch  # torch's, which takes long to import
+
     nodes = launch.Nodes()
     if machine.nnodes > 1 and machine.rdzv_endpoint:
         nodes = launch.Nodes(machine.nnodes, machine.node_rank, machine.rdzv_endpoint)
