@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 import ddpm_cli
+from tests.support.cli import Result
 from tests.support.layout import HEIGHT, package
 
 ROOT = Path(ddpm_cli.__file__).parent
@@ -234,6 +236,37 @@ def test_help_does_not_import_torch(command: list[str]) -> None:
         "except SystemExit as ending: assert not ending.code\n"
     )
     assert loaded(program, expected="Usage") == set()
+
+
+NOT_FOR_SAMPLING = {  # what it takes to import is a part of every short command
+    "torch.distributed.elastic": "our launcher's, for --nproc only",
+    "torch._dynamo": "for --compile only",
+    "torch._inductor": "for --compile only",
+    "torchvision": "for scores and data sets only",
+    "scipy": "for one spacing of steps, and for scores",
+    "matplotlib": "for plots only",
+    "imageio": "for films only",
+    "filelock": "for downloads and trainings only",
+    "PIL.TiffImagePlugin": "of formats that a folder of samples does not hold",
+}
+
+
+def test_sampling_imports_only_what_it_uses(
+    tmp_path: Path, train_tiny: Callable[..., Result]
+) -> None:
+    train_tiny("--out", "run", "--images", 8, "--preview", 0)
+    program = (
+        "import sys; from ddpm_cli.cli.app import main\n"
+        "sys.argv = 'ddpm sample run -n 1 --steps 1'.split()\n"
+        "try: main()\n"
+        "except SystemExit as ending: assert not ending.code, ending.code\n"
+        f"print(*{set(NOT_FOR_SAMPLING)} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "1 image in" in done.stdout, done.stderr
+    assert done.stderr.splitlines()[-1] == ""
 
 
 def loaded(program: str, expected: str = "") -> set[str]:

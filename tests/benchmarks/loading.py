@@ -43,8 +43,8 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import SILENT
+from ddpm_cli.core.runtime.threads import cores
 from ddpm_cli.core.training.batches import Batches
 from ddpm_cli.core.training.trainer import Execution
 

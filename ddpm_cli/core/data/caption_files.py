@@ -13,8 +13,8 @@ from ddpm_cli.core.data.captions import Captions, check_sentence, from_sentences
 from ddpm_cli.core.data.image_files import FileTree
 from ddpm_cli.core.data.tables import FILE_COLUMNS, TEXT_COLUMNS, Row, first, image_of, lower
 from ddpm_cli.core.errors import DdpmError, listed
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.files import parse_json
+from ddpm_cli.core.runtime.threads import cores
 
 # In the order in which they are looked for: the first that has captions is the one that is read.
 TABLES = (

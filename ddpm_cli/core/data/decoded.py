@@ -18,8 +18,8 @@ from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.threads import cores
 
 _LISTED = 10  # unreadable files named in a message
 

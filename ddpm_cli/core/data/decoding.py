@@ -26,7 +26,7 @@ from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, first_line
-from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.threads import cores
 
 _PART = 16  # images that a thread decodes in one go
 _PART_OF_PROCESS = 128

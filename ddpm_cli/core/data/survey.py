@@ -21,8 +21,8 @@ from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import seeds
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import Reporter, track
+from ddpm_cli.core.runtime.threads import cores
 
 MOST = 100_000  # images that are looked at where no number is given
 _CHUNK = 256  # images that are looked at ahead at most, which bounds the memory

@@ -11,7 +11,7 @@ from ddpm_cli.core.conditioning.labels import label_name, label_of
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.survey import Survey, spread_over_classes
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime.threads import cores
 
 _IMAGES = 64  # at most
 _SIDE = 4096  # pixels of a side of the sheet, about, at most: of large images it shows fewer

@@ -19,8 +19,8 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.errors import DdpmError, listed
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.threads import cores
 
 MAX_BATCH = 256  # most images in a batch
 MAX_BATCH_BYTES = 64 * 2**20  # most bytes in a batch, so that large photographs fit in memory

@@ -29,8 +29,8 @@ from ddpm_cli.core.metrics.images import (
     ImageSet,
 )
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
-from ddpm_cli.core.runtime.devices import cores
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
+from ddpm_cli.core.runtime.threads import cores
 
 ScoreInput = ImageSet | Statistics
 

@@ -14,16 +14,11 @@ from ddpm_cli.core.errors import DdpmError, UsageError, first_line
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import slurm, worker
 from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.threads import cores
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 _PER_CORE = 8  # processes on a core: more only wait for each other
-
-
-def cores() -> int:
-    """The number of CPU cores this process may use, which a job may restrict."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import threads
 from ddpm_cli.core.runtime.elastic import worker
 
 _OURS = ("ddpm", "__main__")  # file names of the command line
@@ -46,4 +46,4 @@ def command() -> str:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {devices.cores()} cores)"
+    return f"{device.type} ({platform.machine()}, {threads.cores()} cores)"

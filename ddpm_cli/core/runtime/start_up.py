@@ -1,21 +1,29 @@
-"""The garbage collector while the program starts and ends. Imports no torch.
+"""What the program sets for its whole process, and a library leaves to its host. Imports no torch.
 
-It would go through all modules again and again while they are imported, and once more at the end:
-a fifth of a short command. A library leaves it to its host, so only the program begins this.
+The garbage collector would go through all modules again and again while they are imported, and once
+more at the end: a fifth of a short command.
 """
 
 from __future__ import annotations
 
 import gc
+import os
+
+from ddpm_cli.core.runtime import threads
 
 
 def begin() -> None:
-    """Leave garbage alone until `end`, which every command calls after its imports."""
+    """Before torch is imported: leave garbage alone until `end`, and have threads wait briefly."""
     gc.disable()
+    threads.set_waiting(os.environ)
 
 
 def end() -> None:
-    """Collect from now on, but never what is there: modules stay. Nothing without a `begin`."""
+    """After a command's imports: collect from now on, except what is there; limit the threads.
+
+    Nothing without a `begin`.
+    """
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+        threads.limit_to_cores()

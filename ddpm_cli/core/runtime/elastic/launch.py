@@ -35,7 +35,7 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError, first_line
-from ddpm_cli.core.runtime.devices import cores
+from ddpm_cli.core.runtime import threads
 from ddpm_cli.core.runtime.elastic import stopping, worker, world
 from ddpm_cli.core.runtime.elastic.failures import Failure, first_failure
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -173,7 +173,7 @@ class _WorkerLogs(LogsSpecs):
         super().__init__()
         self.folder, self.starts = folder, 0
         self._error_folder = error_folder  # not on the run's disk, which may be full
-        self._threads = str(max(1, cores() // processes))
+        self._threads = str(threads.share(processes))
         self._started = time.time()
 
     @property
