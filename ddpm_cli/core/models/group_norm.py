@@ -160,13 +160,13 @@ def can_fuse(x: Tensor) -> bool:
     return (
         x.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not why_unfused()
+        and not why_unfused(x.device)
     )
 
 
 @cache
-def why_unfused() -> str:
-    """Register the kernels of ours; why they cannot be used on this machine, empty where they can.
+def why_unfused(device: torch.device) -> str:
+    """Register the kernels of ours; why they cannot be used on a device, empty where they can.
 
     Known by trying them: without a C compiler, or on an old GPU, Triton is there and fails.
     """
@@ -176,9 +176,9 @@ def why_unfused() -> str:
 
     try:
         importlib.import_module("ddpm_cli.core.models.triton_group_norm")
-        if torch.cuda.is_available():  # else only shapes are computed, of fake tensors
+        if device.type == "cuda" and torch.cuda.is_available():  # else there are only fake tensors
             with unset_fake_temporarily(), torch.no_grad():
-                x, weight = torch.ones(1, 1, 4, 4, device="cuda"), torch.ones(4, device="cuda")
+                x, weight = torch.ones(1, 1, 4, 4, device=device), torch.ones(4, device=device)
                 Fused.apply(x.movedim(3, 1), weight, weight, None, 1, 1.0, True)
     except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
         return first_line(error)

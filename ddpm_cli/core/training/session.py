@@ -19,6 +19,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
+from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
 from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, world
@@ -88,6 +89,9 @@ def launch_if_needed(
 def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
     """The device and precision that the options name, on this machine."""
     device = devices.choose_device(machine.device)
+    reason = group_norm.why_unfused(device) if device.type == "cuda" else ""
+    if reason:
+        reporter.say(f"Normalisation by torch, which is slower: ours does not work here: {reason}")
     return Execution(
         device,
         devices.choose_precision(machine.precision, device),
