@@ -35,6 +35,14 @@ class BudgetTracker:
         self.used = self._fraction(progress)
         return largest
 
+    def seconds_left(self, progress: Progress, images_per_second: float) -> float | None:
+        """Seconds until the limit in images is reached; None where the one in time ends it."""
+        if self.images is None:
+            return None
+        left = (self.images - progress.images) / images_per_second
+        ends_before = self.seconds is None or progress.seconds + left < self.seconds
+        return left if ends_before else None
+
     def _fraction(self, progress: Progress) -> float:
         by_images = progress.images / self.images if self.images else 0.0
         by_time = progress.seconds / self.seconds if self.seconds else 0.0

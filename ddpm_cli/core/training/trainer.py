@@ -120,6 +120,7 @@ class Trainer:
         self.batches = Batches(config, schedule, images, execution.device)
         self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
         self.log = MetricsLog(run, config, state.progress, execution.device)
+        self._said_how_long = False
         self.monitor = DivergenceMonitor(
             run, config, state.progress, images, execution.precision, preset
         )
@@ -305,7 +306,22 @@ class Trainer:
             progress.validation_seconds = validation.seconds
         if due.row:
             self.log.write(bar, budget.used, lr, norm, held_out)
+            self._say_how_long(budget)
         return due.validation and self._is_best()
+
+    def _say_how_long(self, budget: BudgetTracker) -> None:
+        """Once, with the first row: the time that is left, where that is a minute or more."""
+        speed = self.log.speed.mean
+        if self._said_how_long or not speed:
+            return
+        self._said_how_long = True
+        left = budget.seconds_left(self.state.progress, speed)
+        if left is not None and left >= 60:
+            time_left = f"{left / 60:,.0f} min" if left < 7200 else f"{left / 3600:,.1f} h"
+            self.reporter.say(
+                f"Time: about {time_left} to go at {speed:,.1f} images/s, the speed of the first "
+                "steps; saves, previews and validation aside"
+            )
 
     def _save(self, due: Due, *, is_best: bool) -> None:
         """Save and draw, whichever of them is due."""
