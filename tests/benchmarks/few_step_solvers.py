@@ -29,12 +29,12 @@ def mixture(components: int, dimensions: int, std: float, seed: int) -> Denoise:
     means = 1.8 * torch.rand(components, dimensions, generator=generator, dtype=torch.float64) - 0.9
     logits = 0.5 * torch.randn(components, generator=generator, dtype=torch.float64)
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        variance = std**2 + sigma[0] ** 2
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        variance = std**2 + sigma**2
         squared_distance = (x[:, None, :, 0, 0] - means).square().sum(-1)
         responsibilities = (logits - squared_distance / (2 * variance)).softmax(1)
         mean = (responsibilities @ means)[..., None, None]
-        return (sigma[0] ** 2 * mean + std**2 * x) / variance
+        return (sigma**2 * mean + std**2 * x) / variance
 
     return denoise
 

@@ -42,11 +42,10 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.threads import cores
-from ddpm_cli.core.training.batches import Batches
 from ddpm_cli.core.training.trainer import Execution
+from tests.support.training import batches_of
 
 BATCH = 128
 TRAINED = 16  # images in a step of training, which takes seconds on a CPU
@@ -110,7 +109,7 @@ def loader_alone(config: RunConfig, steps: int) -> float:
     shape = (10_000, config.network.channels, *config.network.size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     images = DecodedImages(pixels, np.full(len(pixels), -1), np.arange(len(pixels)))
-    batches = Batches(config, schedules.from_config(config.diffusion), images, CPU)
+    batches = batches_of(config, images)
     batch = config.optimiser.batch
     batches.draw(0, None)
     elapsed = seconds(lambda: [batches.draw(batch * step, None) for step in range(1, steps)])

@@ -20,11 +20,11 @@ from ddpm_cli.core.config.run import DataConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.augmentation import augment, flip, labels, sample_parameters
 from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.training.batches import Batches
 from tests.support.cli import TINY, Result
+from tests.support.training import batches_of
 
 CPU = torch.device("cpu")
 NAMES = ("left", "top", "scale", "angle", "direction", "stretch", "right", "down")
@@ -226,7 +226,7 @@ def batches(**data: Any) -> Batches:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8)).astype(np.uint8)
     images = DecodedImages(pixels, np.full(20, -1), np.arange(20))
     config = replace(CONFIG, data=DataConfig(**data))
-    return Batches(config, schedules.from_config(config.diffusion), images, CPU)
+    return batches_of(config, images)
 
 
 def test_a_batch_matches_its_labels_and_nothing_else_changes() -> None:

@@ -21,12 +21,12 @@ from ddpm_cli.core.data.captions import from_class_names
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import open_source
-from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training.batches import Batches
 from tests.support.cli import TINY, Result
+from tests.support.training import batches_of
 
 CPU = torch.device("cpu")
 
@@ -192,7 +192,7 @@ def batches(config: RunConfig, templates: list[str]) -> Batches:
     texts = tokens.tokenise(TextConfig(), captions.sentences, CPU, Silent())
     pixels = np.zeros((12, 3, 8, 8), np.uint8)
     images = DecodedImages(pixels, labels, np.arange(12), captions, texts)
-    return Batches(config, schedules.from_config(config.diffusion), images, CPU)
+    return batches_of(config, images)
 
 
 def sentences(text: torch.Tensor) -> list[str]:

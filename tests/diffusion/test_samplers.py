@@ -21,9 +21,9 @@ LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
 COSINE = schedules.from_config(DiffusionConfig("cosine", 1000))
 
 
-def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
+def gaussian(x: Tensor, sigma: float) -> Tensor:
     """E[x0 | x] for x0 ~ N(0, STD^2)."""
-    return x * (STD**2 / (STD**2 + sigma**2))[:, None, None, None]
+    return x * (STD**2 / (STD**2 + sigma**2))
 
 
 def predicting(denoise: Denoise, fraction: Tensor | None = None) -> Predict:
@@ -113,7 +113,7 @@ def k_diffusions(order: int, x: Tensor, levels: list[float], eta: float, draws: 
     h_1 = h_2 = 0.0
     d_1 = d_2 = x
     for i, (sigma, after) in enumerate(itertools.pairwise(levels)):
-        d = gaussian(x, torch.full((len(x),), sigma, dtype=torch.float64))
+        d = gaussian(x, sigma)
         if after == 0:
             return d
         h = math.log(sigma) - math.log(after)
@@ -214,7 +214,7 @@ def test_equals_the_published_formula(
     x_vp = start
     for i in range(steps):
         scale = math.sqrt(abar[i])
-        sigma = torch.full((2,), math.sqrt(1 / abar[i] - 1), dtype=torch.float64)
+        sigma = math.sqrt(1 / abar[i] - 1)
         x0 = gaussian(x_vp / scale, sigma).clamp(-1, 1)
         x_vp = vp_step(x_vp, x0, abar[i], abar[i + 1], eta, draws[i])
 
@@ -326,14 +326,14 @@ MEANS, WEIGHTS = (-0.8, 0.1, 0.6), (0.5, 0.2, 0.3)  # of a mixture of Gaussians
 NARROW = 0.05  # their deviation
 
 
-def mixture(x: Tensor, sigma: Tensor) -> Tensor:
+def mixture(x: Tensor, sigma: float) -> Tensor:
     """E[x0 | x] of the mixture: the components' means, weighted by their posterior probability."""
     means = torch.tensor(MEANS, dtype=x.dtype)
-    variance = NARROW**2 + float(sigma[0]) ** 2
+    variance = NARROW**2 + sigma**2
     logits = torch.tensor(WEIGHTS, dtype=x.dtype).log() - (x[..., None] - means) ** 2 / (
         2 * variance
     )
-    own = (float(sigma[0]) ** 2 * means + NARROW**2 * x[..., None]) / variance
+    own = (sigma**2 * means + NARROW**2 * x[..., None]) / variance
     return (logits.softmax(-1) * own).sum(-1)
 
 

@@ -14,6 +14,8 @@ import torch
 from ddpm_cli.core.config.run import DataConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
@@ -55,6 +57,13 @@ def first_images(images: DecodedImages, count: int) -> DecodedImages:
 
 
 NO_IMAGES = first_images(decoded_images(), 0)
+
+
+def batches_of(config: RunConfig, images: DecodedImages) -> Batches:
+    """The batches of a training, on the CPU."""
+    schedule = schedules.from_config(config.diffusion)
+    denoiser = Denoiser(lambda x, *_: x, schedule, config.diffusion.parameterisation)
+    return Batches(config, denoiser, images, CPU.device)
 
 
 def train_run(

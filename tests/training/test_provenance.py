@@ -13,7 +13,7 @@ import pytest
 
 from ddpm_cli import __version__
 from ddpm_cli.core.runtime.reporting import Log
-from ddpm_cli.core.training import trainer
+from ddpm_cli.core.training import step
 from tests.support.cli import Result
 from tests.support.training import Messages
 
@@ -68,8 +68,8 @@ def test_samples_are_completed_whoever_began_them(
 def test_why_a_training_ended_is_in_its_log(
     train_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = trainer.training_loss
-    monkeypatch.setattr(trainer, "training_loss", lambda *given: loss(*given) * math.nan)
+    loss = step.training_loss
+    monkeypatch.setattr(step, "training_loss", lambda *given: loss(*given) * math.nan)
     result = train_tiny("--out", "run", "--lr", 10)
     assert result.code == 3
     (line,) = [line for line in result.err.splitlines() if line.startswith("ddpm: ")]

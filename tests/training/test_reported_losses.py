@@ -15,7 +15,7 @@ from ddpm_cli.core.checkpoints import snapshots, weights
 from ddpm_cli.core.config import run as c
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import trainer
+from ddpm_cli.core.training import step
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.speed import Speed
 from ddpm_cli.core.training.state import Progress, TrainingState
@@ -96,8 +96,8 @@ def test_snapshots_of_former_versions_are_resumed(tmp_path: Path) -> None:
 def test_a_training_without_one_finite_step_has_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
-    loss = trainer.training_loss
-    monkeypatch.setattr(trainer, "training_loss", lambda *given: loss(*given) * math.nan)
+    loss = step.training_loss
+    monkeypatch.setattr(step, "training_loss", lambda *given: loss(*given) * math.nan)
     config = replace(CONFIG, snapshot_every=10**6, validate_every=16, patience=patience)
     with pytest.raises(DivergedError, match="not finite in any step") as caught:
         train_run(tmp_path, config)
@@ -119,13 +119,13 @@ def test_the_summary_of_a_training(
     assert summary["best_of"] == "loss_heldout"
     assert f"{summary['images_per_second']:,.1f} images/s" in result.err
 
-    loss, calls = trainer.training_loss, []
+    loss, calls = step.training_loss, []
 
     def broken_after_two(*given: object) -> torch.Tensor:
         calls.append(1)
         return loss(*given) * (1 if len(calls) < 3 else math.nan)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "training_loss", broken_after_two)
+    monkeypatch.setattr(step, "training_loss", broken_after_two)
     result = train_tiny("--out", "other")
     assert result.code == 0, result.err
     assert "6 of 8 steps were not finite" in result.out and "nan" not in result.out

@@ -29,7 +29,7 @@ from ddpm_cli.core.runtime import files
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import preview, resuming, saving, trainer
+from ddpm_cli.core.training import preview, resuming, saving, step
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer
 from tests.support import ranks
@@ -250,12 +250,12 @@ def test_a_step_with_an_infinite_loss_and_a_finite_gradient_is_skipped(
     config = replace(CONFIG, objective=c.ObjectiveConfig(noise_levels="importance"))
     state = train_run(tmp_path, config)
     before = json.dumps(state.copied_state_dict(), default=lambda value: value.tolist())
-    loss = trainer.training_loss
+    loss = step.training_loss
 
     def infinite(*arguments: Any) -> torch.Tensor:
         return loss(*arguments) + torch.tensor([math.inf, *7 * [0.0]])
 
-    monkeypatch.setattr(trainer, "training_loss", infinite)
+    monkeypatch.setattr(step, "training_loss", infinite)
     after = train_run(tmp_path, replace(config, budget=c.Budget(images=72)), state)
     assert (after.progress.skipped, after.progress.images) == (1, 72)
     for part in ("network", "average", "optimiser", "history"):
@@ -268,7 +268,7 @@ def test_a_step_with_an_infinite_loss_and_a_finite_gradient_is_skipped(
 
 def test_the_post_mortem_of_a_diverged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = train_run(tmp_path)
-    loss = trainer.training_loss
+    loss = step.training_loss
 
     def non_finite(*arguments: Any) -> torch.Tensor:
         return loss(*arguments) * torch.tensor([1, 1, math.nan, *5 * [1]])
@@ -279,7 +279,7 @@ def test_the_post_mortem_of_a_diverged_run(tmp_path: Path, monkeypatch: pytest.M
     class Diverge(Silent):
         def update(self, done: float, note: str = "") -> None:
             if "80 images" in note:
-                monkeypatch.setattr(trainer, "training_loss", non_finite)
+                monkeypatch.setattr(step, "training_loss", non_finite)
 
     bad = replace(good, budget=c.Budget(images=8000), snapshot_every=100)
     run = RunDirectory(tmp_path)
@@ -372,7 +372,7 @@ def test_the_watchdog_is_paused_during_saves_previews_and_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused, calls = watchdog_pauses(monkeypatch), set()
-    loss = trainer.training_loss
+    loss = step.training_loss
 
     def recorded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def record(*arguments: Any, **named: Any) -> Any:
@@ -385,7 +385,7 @@ def test_the_watchdog_is_paused_during_saves_previews_and_validation(
         calls.add(("step" if torch.is_grad_enabled() else "validation", paused()))
         return loss(*arguments)
 
-    monkeypatch.setattr(trainer, "training_loss", recorded_loss)
+    monkeypatch.setattr(step, "training_loss", recorded_loss)
     for owner, name in (
         (TrainingState, "copied_state_dict"),  # at the start of a save
         (saving.Saver, "_finish"),  # waiting for the end of a save

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import trainer
+from ddpm_cli.core.training import step
 from tests.support import ranks
 from tests.support.cli import Result
 from tests.support.training import before_each_step, equal_tensors
@@ -159,9 +159,9 @@ def test_a_full_disk_ends_all_processes_with_one_line(
 NON_FINITE = """
 import math, os
 import torch
-from ddpm_cli.core.training import trainer
+from ddpm_cli.core.training import step, trainer
 from ddpm_cli.core.training.batches import Batches
-draw, loss, train = Batches.draw, trainer.training_loss, trainer.Trainer.train
+draw, loss, train = Batches.draw, step.training_loss, trainer.Trainer.train
 rank, seen = int(os.environ["RANK"]), 0
 def drawn(self, images_seen, history):
     global seen
@@ -179,7 +179,7 @@ def trained(self, stop):
         train(self, stop)
     finally:
         torch.save(self.state.network.state_dict(), f"rank{rank}.pt")
-Batches.draw, trainer.training_loss, trainer.Trainer.train = drawn, losses, trained
+Batches.draw, step.training_loss, trainer.Trainer.train = drawn, losses, trained
 """
 
 
@@ -208,13 +208,13 @@ def test_non_finite_steps_of_one_rank_are_skipped_by_all_and_end_all_where_they_
             assert all(weight.isfinite().all() for weight in state[name].values()), path
 
     # One process that skips the same two steps ends with the same weights.
-    loss, seen = trainer.training_loss, [0]
+    loss, seen = step.training_loss, [0]
 
     def non_finite_twice(*arguments: Any) -> torch.Tensor:
         return loss(*arguments) * (math.nan if seen[0] in (16, 32) else 1)
 
     before_each_step(monkeypatch, lambda images: seen.__setitem__(0, images))
-    monkeypatch.setattr(trainer, "training_loss", non_finite_twice)
+    monkeypatch.setattr(step, "training_loss", non_finite_twice)
     assert train_tiny("--out", "alone", "--preview", 0).code == 0
     alone = torch.load(snapshots.snapshot_path(Path("alone/snapshots"), 64), weights_only=True)
     for name, weight in together[0].items():

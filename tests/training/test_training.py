@@ -28,7 +28,7 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import ema, resuming, trainer
+from ddpm_cli.core.training import ema, resuming, step
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer, learning_rate, passed_multiple
 from tests.support import ranks
@@ -109,13 +109,13 @@ def test_validation_uses_microbatch_and_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images that exceed the memory in training would exceed it in validation, too."""
-    loss, calls = trainer.training_loss, set()
+    loss, calls = step.training_loss, set()
 
     def recorded(denoiser: Denoiser, noised: Noised, *arguments: Any) -> torch.Tensor:
         calls.add((torch.is_grad_enabled(), len(noised.x0), torch.is_autocast_enabled("cpu")))
         return loss(denoiser, noised, *arguments)
 
-    monkeypatch.setattr(trainer, "training_loss", recorded)
+    monkeypatch.setattr(step, "training_loss", recorded)
     execution = replace(CPU, microbatch=3, precision=torch.bfloat16)
     config = replace(CONFIG, budget=c.Budget(images=16))
     held_out = first_images(decoded_images(seed=1), 7)
@@ -199,13 +199,13 @@ def test_non_finite_steps_change_nothing_and_end_the_run(
     state = train_run(tmp_path)
     before = {name: t.clone() for name, t in state.average.state_dict().items()}
     newest = snapshots.listed(tmp_path / "snapshots")[-1].read_bytes()
-    loss, calls = trainer.training_loss, []
+    loss, calls = step.training_loss, []
 
     def non_finite(*arguments: object) -> torch.Tensor:
         calls.append(1)
         return loss(*arguments) * math.nan  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "training_loss", non_finite)
+    monkeypatch.setattr(step, "training_loss", non_finite)
     with pytest.raises(DivergedError, match="20 steps in a row") as caught:
         train_run(
             tmp_path, replace(CONFIG, budget=c.Budget(images=8000), snapshot_every=8000), state
@@ -219,13 +219,13 @@ def test_non_finite_steps_change_nothing_and_end_the_run(
 def test_one_non_finite_step_is_skipped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, calls = trainer.training_loss, []
+    loss, calls = step.training_loss, []
 
     def non_finite_once(*arguments: object) -> torch.Tensor:
         calls.append(1)
         return loss(*arguments) * (math.inf if len(calls) == 3 else 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "training_loss", non_finite_once)
+    monkeypatch.setattr(step, "training_loss", non_finite_once)
     state = train_run(tmp_path)
     assert (state.progress.skipped, state.progress.bad_steps, state.progress.steps) == (1, 0, 8)
     assert all(torch.isfinite(p).all() for p in state.average.parameters())
@@ -290,7 +290,9 @@ def test_the_ema_decays_by_half_in_a_half_life() -> None:
     assert ema.decay_after(8, 160, 64, 0.05) == pytest.approx(0.5)
     one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     expected = 0.9 * one.weight + 0.1 * other.weight
-    ema.update(one, other, 0.9)
+    ema.update(one, other, 0.9, torch.ones(()))
+    assert not torch.allclose(one.weight, expected)  # a skipped step
+    ema.update(one, other, 0.9, torch.zeros(()))
     torch.testing.assert_close(one.weight, expected)
 
 

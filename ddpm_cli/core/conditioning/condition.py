@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.network import NULL_CLASS
+from ddpm_cli.core.runtime.devices import to_device
 
 
 class Condition(NamedTuple):
@@ -41,8 +42,8 @@ class Condition(NamedTuple):
         return Condition(*(None if field is None else field[rows] for field in self))
 
     def to(self, device: torch.device) -> Condition:
-        """Move all tensors to a device."""
-        return Condition(*(None if field is None else field.to(device) for field in self))
+        """Copy all tensors to a device, without waiting for it."""
+        return Condition(*(field if field is None else to_device(field, device) for field in self))
 
     def with_null(self) -> Condition:
         """Stack with the null condition for classifier-free guidance: 2B rows, the null ones last.

@@ -8,10 +8,13 @@ angles are in radians, counter-clockwise as the image is viewed.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
+
+from ddpm_cli.core.runtime.devices import to_device
 
 _SCALE_STD = 0.2  # of log2 of scaling and stretching
 _SHIFT_STD = 1 / 8  # of a translation, as a fraction of the image side
@@ -53,19 +56,57 @@ def labels(parameters: Tensor) -> Tensor:
     return torch.stack(columns, dim=1).float()
 
 
+class Augmentation(NamedTuple):
+    """The transformations of B images, K of which are resampled, as tensors to apply."""
+
+    mirrored: Tensor  # (B,) bool: left to right
+    upside_down: Tensor  # (B,) bool
+    rows: Tensor  # (K,) int64, the images that are resampled
+    inverse: Tensor  # (K, 2, 2) float32: an output pixel's place in the input
+    offsets: Tensor  # (K, 4, 2) float32, of the four points that an output pixel averages
+    shift: Tensor  # (K, 2) float32, pixels
+
+    def to(self, device: torch.device) -> Augmentation:
+        """Copy all tensors to a device, without waiting for it."""
+        return Augmentation(*(to_device(field, device) for field in self))
+
+
+def planned(parameters: Tensor, size: tuple[int, int]) -> Augmentation:
+    """The transformations of images of (height, width) by parameters (B, 8), on the CPU.
+
+    Where an image is downscaled, an output pixel covers several input pixels, and the four points
+    that it averages spread to its extent in excess of one input pixel. This antialiases the
+    downscaling and adds no blur where the scale is kept.
+    """
+    (rows,) = torch.nonzero(parameters[:, 2:].any(dim=1), as_tuple=True)
+    chosen = parameters[rows]
+    inverse = torch.linalg.inv(_linear_map(chosen))
+    axes, lengths, _ = torch.linalg.svd(inverse)  # of the ellipse that an output pixel covers
+    spread = axes * ((lengths**2 - 1).clamp(min=0) / 12).sqrt()[:, None, :]  # variance of a box
+    offsets = torch.stack([spread @ spread.new_tensor(c) for c in _CORNERS], dim=1)
+    shift = _SHIFT_STD * torch.tensor(size[::-1]) * chosen[:, 6:]
+    flips = parameters[:, 0] == 1, parameters[:, 1] == 1
+    return Augmentation(*flips, rows, inverse.float(), offsets.float(), shift.float())
+
+
 def augment(images: Tensor, parameters: Tensor) -> Tensor:
-    """Transform images (B, C, H, W) in [-1, 1] by parameters (B, 8), on the images' device.
+    """Transform images (B, C, H, W) in [-1, 1] by parameters (B, 8), on the images' device."""
+    height, width = images.shape[2:]
+    return apply(images, planned(parameters, (height, width)).to(images.device))
+
+
+def apply(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Transform images (B, C, H, W) in [-1, 1], on the device of both.
 
     Flips permute pixels; the other transformations of an image are one resampling, and an image
     without any is returned bit for bit.
     """
-    images = flip(images, parameters[:, 0] == 1)
-    images = flip(images, parameters[:, 1] == 1, dim=-2)
-    (rows,) = torch.nonzero(parameters[:, 2:].any(dim=1), as_tuple=True)
+    images = flip(images, augmentation.mirrored)
+    images = flip(images, augmentation.upside_down, dim=-2)
+    rows = augmentation.rows
     if len(rows) == 0:
         return images
-    chosen = rows.to(images.device)
-    return images.index_copy(0, chosen, _resample(images[chosen], parameters[rows]))
+    return images.index_copy(0, rows, _resample(images[rows], augmentation))
 
 
 def flip(images: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
@@ -73,10 +114,10 @@ def flip(images: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     return torch.where(mask.to(images.device)[:, None, None, None], images.flip(dim), images)
 
 
-def _resample(images: Tensor, parameters: Tensor) -> Tensor:
-    """Scale, rotate, stretch and translate (B, C, H, W) with reflection padding."""
+def _resample(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Scale, rotate, stretch and translate (K, C, H, W) with reflection padding."""
     height, width = images.shape[2:]
-    points = _sampling_points(parameters, height, width, images.device)
+    points = _sampling_points(augmentation, height, width)
     sampled = nnf.grid_sample(
         images,
         points.flatten(1, 2),
@@ -87,28 +128,20 @@ def _resample(images: Tensor, parameters: Tensor) -> Tensor:
     return sampled.reshape(*images.shape[:2], 4, height, width).mean(dim=2).clamp(-1, 1)
 
 
-def _sampling_points(parameters: Tensor, height: int, width: int, device: torch.device) -> Tensor:
-    """Input positions of the four points that each output pixel averages: (B, 4, H, W, 2).
+def _sampling_points(augmentation: Augmentation, height: int, width: int) -> Tensor:
+    """Input positions of the four points that each output pixel averages: (K, 4, H, W, 2).
 
-    In units of half the sides. Where an image is downscaled, an output pixel covers several input
-    pixels, and the four points spread to its extent in excess of one input pixel. This antialiases
-    the downscaling and adds no blur where the scale is kept.
+    In units of half the sides.
     """
-    sides = torch.tensor([width, height])
-    inverse = torch.linalg.inv(_linear_map(parameters))
-    axes, lengths, _ = torch.linalg.svd(inverse)  # of the ellipse that an output pixel covers
-    spread = axes * ((lengths**2 - 1).clamp(min=0) / 12).sqrt()[:, None, :]  # variance of a box
-    offsets = torch.stack([spread @ spread.new_tensor(c) for c in _CORNERS], dim=1)  # (B, 4, 2)
-    shift = _SHIFT_STD * sides * parameters[:, 6:]
-    inverse, offsets, shift, unit = (
-        t.to(device, torch.float32) for t in (inverse, offsets, shift, 2 / sides)
-    )
+    _, _, _, inverse, offsets, shift = augmentation
+    device = inverse.device
     rows, columns = (torch.arange(n, device=device) - (n - 1) / 2 for n in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    outputs = torch.stack([x, y], dim=-1) - shift[:, None, None, :]  # (B, H, W, 2)
+    outputs = torch.stack([x, y], dim=-1) - shift[:, None, None, :]  # (K, H, W, 2)
     # Sums, not matrix products, whose inputs a GPU may round to ten bits (TF32).
     inputs = (inverse[:, None, None] * outputs[:, :, :, None, :]).sum(dim=-1)
-    return (inputs[:, None] + offsets[:, :, None, None, :]) * unit
+    across, down = (inputs[:, None] + offsets[:, :, None, None, :]).unbind(dim=-1)
+    return torch.stack([across * (2 / width), down * (2 / height)], dim=-1)
 
 
 def _linear_map(parameters: Tensor) -> Tensor:

@@ -44,12 +44,18 @@ class DecodedImages:
 
         Raises DdpmError where images that are streamed cannot be read.
         """
+        return self.pixels_of(indices), self.labels_of(indices)
+
+    def pixels_of(self, indices: NDArray[np.int64]) -> Tensor:
+        """Images (B, C, H, W) uint8. Raises DdpmError as `take`."""
         rows = self.rows[indices]
         if isinstance(self.pixels, StreamedPixels):
-            pixels = self.pixels.read(rows, self.rows)
-        else:
-            pixels = self.pixels[rows]
-        return torch.from_numpy(pixels), torch.from_numpy(self.labels[self._shown(rows)])
+            return torch.from_numpy(self.pixels.read(rows, self.rows))
+        return torch.from_numpy(self.pixels[rows])
+
+    def labels_of(self, indices: NDArray[np.int64]) -> Tensor:
+        """Labels (B,) or (B, K) int64: of images that are streamed, those of what was shown."""
+        return torch.from_numpy(self.labels[self._shown(self.rows[indices])])
 
     def caption_tokens(
         self, indices: NDArray[np.int64], draws: NDArray[np.float64]

@@ -15,11 +15,14 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.diffusion.schedules import Schedule
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""x (B, C, H, W) and sigma (B,), float64 on the CPU -> the denoised x0 (B, C, H, W)."""
+NoiseLevels = Tensor | float
+"""A noise level for the whole batch, or one for each image: a number, or a tensor () or (B,)."""
 
-Predict = Callable[[Tensor, Tensor], "Prediction"]
-"""The same, with the learned variance where there is one."""
+Denoise = Callable[[Tensor, float], Tensor]
+"""x (B, C, H, W) and its noise level sigma -> the denoised x0 (B, C, H, W)."""
+
+Predict = Callable[[Tensor, NoiseLevels], "Prediction"]
+"""The same, with the learned variance where there is one; of one noise level, or one per image."""
 
 NetworkFn = Callable[[Tensor, Tensor, Condition], Tensor]
 """F: c_in x float32 (B, C, H, W), c_noise float32 (B,), condition -> (B, C or 2 C, H, W).
@@ -27,15 +30,11 @@ NetworkFn = Callable[[Tensor, Tensor, Condition], Tensor]
 Any nn.Module or other callable of this signature; c_noise is on the device of x.
 """
 
-NoiseLevels = Tensor | float
-"""A noise level for the whole batch, or one for each image: a number, or a tensor () or (B,)."""
-
-
 SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] that EDM assumes
 
 
 class Scalings(NamedTuple):
-    """The scalars of a parameterisation at noise levels sigma (B,), each float64 (B,)."""
+    """The scalars of a parameterisation at noise levels sigma () or (B,), float64 of that shape."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -91,9 +90,10 @@ class Denoiser:
     """A network as D(x, sigma, condition), by its parameterisation and noise schedule.
 
     Noise levels sigma are numbers, or tensors () or (B,) of any dtype and device; c_noise and the
-    scalars are computed from them in float64 on the CPU. Gradients flow to x and to the network's
-    parameters, but not to sigma. Raises
-    ValueError for noise levels of another shape, and for outputs of another number of channels.
+    scalars are computed from them in float64 on the CPU. Those of one level for the whole batch
+    reach the device as arguments of its kernels, without a copy that waits. Gradients flow to x and
+    to the network's parameters, but not to sigma. Raises ValueError for noise levels of another
+    shape, and for outputs of another number of channels.
     """
 
     def __init__(self, network: NetworkFn, schedule: Schedule, parameterisation: str) -> None:
@@ -102,7 +102,7 @@ class Denoiser:
         self._scalings = PARAMETERISATIONS[parameterisation]
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        """The scalars but c_noise, at noise levels float64 (B,)."""
+        """The scalars but c_noise, at noise levels float64 () or (B,)."""
         return self._scalings(sigma)
 
     def output(
@@ -115,8 +115,13 @@ class Denoiser:
         """
         sigma = noise_levels(sigma, x)
         c_in = expand_to_image(self.scalings(sigma).c_in, x)
-        c_noise = self.schedule.c_noise(sigma).to(x.device)
-        output = self.network((c_in * x).float(), c_noise, condition)
+        return self.evaluate(c_in * x, self._c_noise(sigma, x), condition)
+
+    def evaluate(
+        self, x: Tensor, c_noise: Tensor, condition: Condition = UNCONDITIONAL
+    ) -> tuple[Tensor, Tensor | None]:
+        """F and the variance's fraction for scaled images c_in x (B, C, H, W) and c_noise (B,)."""
+        output = self.network(x.float(), c_noise, condition)
         channels = x.shape[1]
         if output.shape[1] == channels:
             return output, None
@@ -128,22 +133,32 @@ class Denoiser:
         output, variance = output.chunk(2, dim=1)
         return output, (variance.to(x.dtype) + 1) / 2
 
+    def _c_noise(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """The network's noise level input for images x (B, …): (B,), on their device."""
+        if sigma.ndim == 0:
+            value = float(self.schedule.c_noise(sigma[None]))
+            return torch.full((len(x),), value, device=x.device)
+        return self.schedule.c_noise(sigma).to(x.device, non_blocking=True)
+
     def to_x0(self, output: Tensor, x: Tensor, sigma: NoiseLevels) -> Tensor:
         """The denoised x0 of an output F, in the precision of x."""
         c_skip, c_out, _ = self.scalings(noise_levels(sigma, x))
         return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma: NoiseLevels) -> Tensor:
-        """The regression target of F for images x0 and noise n, both (B, C, H, W).
-
-        (x0 - c_skip x) / c_out with x = x0 + sigma n (Karras et al. 2022, equation 8), written as a
-        linear combination of x0 and n: subtraction and division act on float64 scalars alone, which
-        avoids cancellation at small and large sigma.
-        """
-        sigma = noise_levels(sigma, x0)
-        c_skip, c_out, _ = self.scalings(sigma)
-        of_x0, of_noise = (1 - c_skip) / c_out, -c_skip * sigma / c_out
+        """The regression target of F for images x0 and noise n, both (B, C, H, W)."""
+        of_x0, of_noise = self.target_scalars(noise_levels(sigma, x0))
         return expand_to_image(of_x0, x0) * x0 + expand_to_image(of_noise, noise) * noise
+
+    def target_scalars(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of x0 and of the noise n in the target of F, at sigma () or (B,), float64.
+
+        The target is (x0 - c_skip x) / c_out with x = x0 + sigma n (Karras et al. 2022, equation
+        8), written as a linear combination of x0 and n: subtraction and division act on float64
+        scalars alone, which avoids cancellation at small and large sigma.
+        """
+        c_skip, c_out, _ = self.scalings(sigma)
+        return (1 - c_skip) / c_out, -c_skip * sigma / c_out
 
     def predict(
         self, x: Tensor, sigma: NoiseLevels, condition: Condition = UNCONDITIONAL
@@ -160,7 +175,7 @@ class Denoiser:
 
 
 def noise_levels(sigma: NoiseLevels, x: Tensor) -> Tensor:
-    """Noise levels for the images x (B, …): float64 (B,), on the CPU and without gradient."""
+    """Noise levels for the images x (B, …): float64 () or (B,), on the CPU, without gradient."""
     if not isinstance(sigma, Tensor):
         sigma = torch.tensor(sigma, dtype=torch.float64)
     sigma = sigma.detach().cpu().double()
@@ -169,9 +184,11 @@ def noise_levels(sigma: NoiseLevels, x: Tensor) -> Tensor:
             f"sigma has shape {tuple(sigma.shape)} for {len(x)} images: give one noise level, or "
             "one per image"
         )
-    return sigma.expand(len(x))
+    return sigma
 
 
 def expand_to_image(scalar: Tensor, like: Tensor) -> Tensor:
-    """(B,) float64 -> (B, 1, 1, 1) on the device and in the precision of `like`."""
-    return scalar.to(like.device, like.dtype)[:, None, None, None]
+    """(B,) -> (B, 1, 1, 1) on the device and in the precision of `like`; () stays on the CPU."""
+    if scalar.ndim == 0:
+        return scalar.to(like.dtype)
+    return scalar.to(like.device, like.dtype, non_blocking=True)[:, None, None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
+from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Predict, Prediction
 from ddpm_cli.core.diffusion.settings import Sampling
 
 
@@ -21,12 +21,14 @@ def guided(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Pred
         return denoiser.predict
     both = condition.with_null()
 
-    def predict(x: Tensor, sigma: Tensor) -> Prediction:
-        if not sampling.is_guided_at(float(sigma[0])):
+    def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
+        each = sigma if isinstance(sigma, Tensor) and sigma.ndim else None  # one level per image
+        if not sampling.is_guided_at(float(sigma if each is None else each[0])):
             return denoiser.predict(x, sigma, condition)
         if sampling.guidance == 0:
             return denoiser.predict(x, sigma, both.select(slice(len(x), None)))
-        x0, fraction, _ = denoiser.predict(x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
+        levels = sigma if each is None else each.repeat(2)
+        x0, fraction, _ = denoiser.predict(x.repeat(2, 1, 1, 1), levels, both)
         conditional, unconditional = x0.chunk(2)
         mixed = unconditional + sampling.guidance * (conditional - unconditional)
         if sampling.guidance_rescale:

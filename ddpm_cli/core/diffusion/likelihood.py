@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,9 +34,8 @@ def bound(
     x0: multiples of 1/127.5 in [-1, 1]. The first term is the decoder's. `noise` draws standard
     normal noise of that shape, once per term. D is clipped to [-1, 1], as in sampling.
     """
-    for sigma in torch.from_numpy(schedule.sigma):
-        levels = sigma.expand(len(x0))
-        prediction = predict(x0 + float(sigma) * noise(), levels)
+    for sigma in schedule.sigma.tolist():
+        prediction = predict(x0 + sigma * noise(), sigma)
         fraction = prediction.variance_fraction
         if variance != "learned":
             # The small variance of the last step is 0, and is replaced by that of the step before
@@ -43,6 +43,7 @@ def bound(
             large = variance == "fixed-large" and sigma > schedule.sigma[0]
             fraction = torch.full_like(x0, float(large))
         clipped = Prediction(prediction.x0.clamp(-1, 1), fraction)
+        levels = torch.full((len(x0),), sigma, dtype=torch.float64)
         yield variational_term(schedule, x0, levels, clipped)
 
 
@@ -60,20 +61,38 @@ def variational_term(
 
     Without a variance fraction the variance is the small one.
     """
+    return term(x0, step_scalars(schedule, sigma), prediction)
+
+
+class StepScalars(NamedTuple):
+    """What a term of the bound needs of the steps down from noise levels (B,), each (B,)."""
+
+    log_small: Tensor  # of the variances
+    log_ratio: Tensor  # of the large to the small one
+    snr_gain: Tensor
+    below: Tensor  # the lower noise levels; 0: the term is the decoder's
+
+
+def step_scalars(schedule: Schedule, sigma: Tensor) -> StepScalars:
+    """The scalars of steps down from levels sigma (B,), float64 on the CPU."""
     below = schedule.below(sigma)
     log_small, log_large = log_variances(schedule, sigma, below)
+    # Where below is 0 (the decoder's rows) any other number: their KL is not used.
+    nonzero = torch.where(below > 0, below, sigma)
+    return StepScalars(log_small, log_large - log_small, nonzero**-2 - sigma**-2, below)
+
+
+def term(x0: Tensor, step: StepScalars, prediction: Prediction) -> Tensor:
+    """L_t of steps with these scalars, for images (B, C, H, W): (B,) bits/dim."""
+    log_small, log_ratio, snr_gain, below = (expand_to_image(scalar, x0) for scalar in step)
     fraction = prediction.variance_fraction
     if fraction is None:
         fraction = torch.zeros_like(x0)
-    log_ratio = expand_to_image(log_large - log_small, x0) * fraction  # of model to posterior
-    # Where below is 0 (the decoder's rows) any other number: their KL is not used.
-    nonzero = torch.where(below > 0, below, sigma)
-    snr_gain = expand_to_image(nonzero**-2 - sigma**-2, x0)
+    log_ratio = log_ratio * fraction  # of the model's variance to the posterior's
     error = (x0 - prediction.x0).square()
     kl = 0.5 * (log_ratio - 1 + (-log_ratio).exp() * (1 + snr_gain * error))
-    log_std = 0.5 * (expand_to_image(log_small, x0) + log_ratio)
-    decoder = discretised_gaussian_nll(x0, prediction.x0, log_std)
-    nats = torch.where(expand_to_image(below, x0) > 0, kl, decoder)
+    decoder = discretised_gaussian_nll(x0, prediction.x0, 0.5 * (log_small + log_ratio))
+    nats = torch.where(below > 0, kl, decoder)
     return nats.mean(dim=(1, 2, 3)) / math.log(2)
 
 

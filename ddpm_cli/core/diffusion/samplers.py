@@ -49,7 +49,7 @@ def ddim(
     unclipped_eps the network's own (diffusers' DDIM).
     """
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
-        x0, fraction, unclipped = predict(x, sigmas[i].expand(len(x)))
+        x0, fraction, unclipped = predict(x, sigma)
         noiseless = unclipped if unclipped_eps and unclipped is not None else x0
         sigma_up, sigma_down = ancestral_split(sigma, sigma_next, eta)
         x = x0 + (sigma_down / sigma) * (x - noiseless)
@@ -106,10 +106,10 @@ def heun(
         sigma_hat = sigma * (1 + gamma) if s_min <= sigma <= s_max else sigma
         if sigma_hat > sigma:
             x = x + s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
-        x0 = denoise(x, torch.full_like(sigmas[:1], sigma_hat).expand(len(x)))
+        x0 = denoise(x, sigma_hat)
         x_next = x0 + (sigma_next / sigma_hat) * (x - x0)  # Euler step, exactly x0 at sigma_next 0
         if sigma_next > 0:
-            slope_next = (x_next - denoise(x_next, sigmas[i + 1].expand(len(x)))) / sigma_next
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
             x_next = x + (sigma_next - sigma_hat) * ((x - x0) / sigma_hat + slope_next) / 2
         x = x_next
         yield SamplerStep(i, sigma, sigma_next, x, x0)
@@ -133,7 +133,7 @@ def dpmpp(
     steps = len(sigmas) - 1
     past: list[tuple[Tensor, float]] = []  # x0 and the step from it in log sigma, newest first
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
-        x0 = denoise(x, sigmas[i].expand(len(x)))
+        x0 = denoise(x, sigma)
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         possible = min(order, steps - i) if steps < 15 else order
         mean_x0 = _mean_x0(x0, past[: possible - 1], h, eta) if sigma_next > 0 else x0
@@ -175,7 +175,7 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
     """
     slopes: list[Tensor] = []  # newest first
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
-        x0 = denoise(x, sigmas[i].expand(len(x)))
+        x0 = denoise(x, sigma)
         slopes = [(x - x0) / sigma, *slopes][: len(ADAMS_BASHFORTH)]
         for coefficient, slope in zip(ADAMS_BASHFORTH[len(slopes) - 1], slopes, strict=True):
             x = x + (sigma_next - sigma) * coefficient * slope

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.diffusion import grids, samplers
-from ddpm_cli.core.diffusion.denoiser import Denoiser, Predict, Prediction
+from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Predict, Prediction
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
@@ -58,9 +58,9 @@ def evaluations(schedule: Schedule, sampling: Sampling) -> int:
     count = 0
     pixel = torch.zeros(1, 1, 1, 1)
 
-    def predict(x: Tensor, sigma: Tensor) -> Prediction:
+    def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
         nonlocal count
-        count += 2 if sampling.guidance != 0 and sampling.is_guided_at(float(sigma[0])) else 1
+        count += 2 if sampling.guidance != 0 and sampling.is_guided_at(float(sigma)) else 1
         return Prediction(pixel, pixel)
 
     for _ in _steps(predict, pixel, grid(schedule, sampling), sampling, lambda: pixel):
@@ -71,7 +71,7 @@ def evaluations(schedule: Schedule, sampling: Sampling) -> int:
 def _steps(
     predict: Predict, x: Tensor, sigmas: Tensor, sampling: Sampling, noise: Callable[[], Tensor]
 ) -> Iterator[SamplerStep]:
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
         return predict(x, sigma).x0
 
     if sampling.sampler == "heun":

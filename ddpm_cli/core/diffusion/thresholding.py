@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ddpm_cli.core.diffusion.denoiser import Predict, Prediction
+from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Predict, Prediction
 
 _QUANTILE = 0.995  # of |x0|, the threshold of dynamic thresholding
 
@@ -19,7 +19,7 @@ def thresholded(predict: Predict, method: str) -> Predict:
         return predict
     threshold = _dynamic if method == "dynamic" else _static
 
-    def bounded(x: Tensor, sigma: Tensor) -> Prediction:
+    def bounded(x: Tensor, sigma: NoiseLevels) -> Prediction:
         x0, fraction, _ = predict(x, sigma)
         return Prediction(threshold(x0), fraction, x0)
 

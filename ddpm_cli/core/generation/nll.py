@@ -22,7 +22,7 @@ from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion import likelihood
-from ddpm_cli.core.diffusion.denoiser import Prediction
+from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.model import Model
@@ -176,7 +176,7 @@ def _bound(
     noise = seeds.ImageNoise(image_seeds, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
     schedule = model.denoiser.schedule
 
-    def predict(x: Tensor, sigma: Tensor) -> Prediction:
+    def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
         with devices.autocast(model.device, model.precision):
             return model.denoiser.predict(x, sigma, condition)
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line
@@ -86,6 +87,33 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from main memory without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Copy:
+    """A small tensor on its way from the device to main memory, read when it is there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.is_late = tensor.device.type == "cuda"  # reading it at once would wait
+        self._copy = tensor.detach()
+        if self.is_late:
+            self._copy = torch.empty_like(self._copy, device="cpu", pin_memory=True)
+            self._copy.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def tolist(self) -> list[float]:
+        """The values, once they have arrived."""
+        if self.is_late:
+            self._arrived.synchronize()
+        values: list[float] = self._copy.tolist()
+        return values
 
 
 def synchronise(device: torch.device) -> None:

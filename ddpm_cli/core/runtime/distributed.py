@@ -195,6 +195,13 @@ def all_reduce_max(*values: float) -> list[float]:
     return gathered.tolist()
 
 
+def maximum(value: Tensor) -> Tensor:
+    """The elementwise maximum of a tensor over all ranks, in place and on its device."""
+    if world_size() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over all ranks: a new tensor, float64 on the CPU."""
     summed = values.detach().to("cpu", torch.float64, copy=True)

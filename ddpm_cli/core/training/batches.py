@@ -13,22 +13,31 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
+from ddpm_cli.core.data.augmentation import Augmentation
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.order import order_of
 from ddpm_cli.core.data.pixels import to_unit
+from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
+from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
-from ddpm_cli.core.diffusion.schedules import Schedule
-from ddpm_cli.core.runtime import distributed, seeds
+from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.training.prefetch import Prefetch
 
+_NOISE_BLOCK = 64  # images whose noise is drawn by one generator
+_RESIDENT = 0.25  # all images are kept on a GPU where they fill at most this much of what is free
 
-class Taken(NamedTuple):
-    """One rank's shard of a batch as it comes from the data set, in main memory."""
+
+class Loaded(NamedTuple):
+    """What one rank's shard of a batch is made of, on the device: from data set and seed alone."""
 
     rows: NDArray[np.int64]  # (B,), indices of the images
-    images: Tensor  # (B, C, H, W) uint8
+    images: Tensor  # (B, C, H, W) uint8, or where the device has all images (B,) int64, their rows
     condition: Condition
+    flips: Tensor  # (B,) bool
+    augmentation: Augmentation | None
+    u: Tensor  # float64, of the global batch, on the CPU: noise levels are drawn by these
+    levels: tuple[Tensor, LossScalars] | None  # (B,) on the CPU; None: they depend on past losses
 
 
 class Batch(NamedTuple):
@@ -37,6 +46,7 @@ class Batch(NamedTuple):
     noised: Noised
     condition: Condition
     rows: NDArray[np.int64]  # (B,), indices of the images
+    scalars: LossScalars  # of the noise levels, on the device
     importance: Tensor | None  # (B,), importance weights of the losses; None: all are 1
 
     def __len__(self) -> int:
@@ -45,6 +55,8 @@ class Batch(NamedTuple):
     def microbatches(self, size: int | None) -> list[Batch]:
         """Parts of at most `size` images, in order; the whole for None."""
         size = size or max(1, len(self))
+        if size >= len(self):
+            return [self]
         return [self.select(slice(i, i + size)) for i in range(0, len(self), size)]
 
     def select(self, rows: slice) -> Batch:
@@ -52,21 +64,22 @@ class Batch(NamedTuple):
         x0, noise, sigma = self.noised
         importance = None if self.importance is None else self.importance[rows]
         noised = Noised(x0[rows], noise[rows], sigma[rows])
-        return Batch(noised, self.condition.select(rows), self.rows[rows], importance)
+        condition, scalars = self.condition.select(rows), self.scalars.select(rows)
+        return Batch(noised, condition, self.rows[rows], scalars, importance)
 
 
 class Batches:
-    """Every rank draws the random numbers of the global batch and takes its shard of the images.
+    """Every rank draws the few random numbers of the global batch, and the images of its shard.
 
-    So neither a resume nor the number of processes changes what a step trains on. The images of the
-    next batch are taken in a thread: until `close`.
+    So neither a resume nor the number of processes changes what a step trains on. What does not
+    depend on the weights is brought to the device for the next batch in a thread: until `close`.
     """
 
     def __init__(
-        self, config: RunConfig, schedule: Schedule, images: DecodedImages, device: torch.device
+        self, config: RunConfig, denoiser: Denoiser, images: DecodedImages, device: torch.device
     ) -> None:
-        self._config, self._schedule, self._device = config, schedule, device
-        self._images = images
+        self._config, self._denoiser, self._device = config, denoiser, device
+        self._images, self._resident = images, _resident(images, device)
         self._order = order_of(config.data, config.optimiser.seed, images)
         self._ahead = Prefetch(self._load, config.optimiser.batch)
 
@@ -84,64 +97,95 @@ class Batches:
 
         history: past losses, where timesteps are drawn by importance.
         """
-        optimiser = self._config.optimiser
-        shard = distributed.shard(optimiser.batch)
+        loaded, importance = self._ahead.get(seen), None
+        if loaded.levels is not None:
+            sigma, scalars = loaded.levels
+        else:
+            assert history is not None
+            sigma, weights = (values[self._shard] for values in history.sample_sigmas(loaded.u))
+            scalars = self._scalars(sigma)
+            importance = devices.to_device(weights.float(), self._device)
+        images = loaded.images if self._resident is None else self._resident[loaded.images]
+        x0 = to_unit(images)
+        if loaded.augmentation is not None:
+            x0 = augmentation.apply(x0, loaded.augmentation)
+        elif self._config.data.flip:
+            x0 = augmentation.flip(x0, loaded.flips)
+        noised = Noised(x0, self._noise(seen), sigma)
+        return Batch(noised, loaded.condition, loaded.rows, scalars, importance)
+
+    @property
+    def _shard(self) -> slice:
+        """This rank's part of the global batch."""
+        return distributed.shard(self._config.optimiser.batch)
+
+    def _load(self, seen: int) -> Loaded:
+        """Bring this rank's shard of the batch after `seen` images to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a thread begins with the first GPU
+        optimiser, shard = self._config.optimiser, self._shard
         random = seeds.generator(optimiser.seed, "batch", seen)
         flips = torch.rand(optimiser.batch, generator=random) < 0.5
         drops = torch.rand(optimiser.batch, generator=random) < optimiser.class_drop
         u = stratified_uniform(optimiser.batch, random)
-        if history is None:
-            sigma = training_sigmas(self._schedule, self._config.objective, u)
-            importance = None
-        else:
-            sigma, weights = history.sample_sigmas(u)
-            importance = weights[shard].to(self._device, torch.float32)
+        levels = None
+        if self._config.objective.noise_levels != "importance":
+            sigma = training_sigmas(self._denoiser.schedule, self._config.objective, u)[shard]
+            levels = sigma, self._scalars(sigma)
 
-        rows, images, condition = self._ahead.get(seen)
-        x0 = to_unit(images.to(self._device, non_blocking=True))
-        if self._config.data.augment:
-            parameters = self._augmentation(seen)[shard]
-            x0 = augmentation.augment(x0, parameters)
-            condition = condition._replace(augmented=augmentation.labels(parameters))
-        elif self._config.data.flip:
-            x0 = augmentation.flip(x0, flips[shard])
-        noised = Noised(x0, self._noise(optimiser.batch, seen)[shard], sigma[shard])
-        return Batch(noised, condition.drop(drops[shard]).to(self._device), rows, importance)
-
-    def _load(self, seen: int) -> Taken:
-        """The images of this rank's shard of the batch after `seen` images."""
-        optimiser = self._config.optimiser
-        shard = distributed.shard(optimiser.batch)
         rows = self._order.indices(seen, optimiser.batch)[shard]
         random = seeds.generator(optimiser.seed, "captions", seen)
         draws = torch.rand(optimiser.batch, generator=random, dtype=torch.float64)[shard]
-        images, condition = self._take(self._images, rows, draws)
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):  # a thread begins with the first GPU
-                images = images.pin_memory()  # so that copying it does not wait
-        return Taken(rows, images, condition)
+        if self._resident is None:
+            images = self._images.pixels_of(rows)
+        else:
+            images = torch.from_numpy(self._images.rows[rows])
+        condition = self._condition(self._images, rows, draws).drop(drops[shard])
+        augmented = None
+        if self._config.data.augment:
+            parameters = self._augmentation(seen)[shard]
+            condition = condition._replace(augmented=augmentation.labels(parameters))
+            augmented = augmentation.planned(parameters, self._config.network.size)
+            augmented = augmented.to(self._device)
+        return Loaded(
+            rows,
+            devices.to_device(images, self._device),
+            condition.to(self._device),
+            devices.to_device(flips[shard], self._device),
+            augmented,
+            u,
+            levels,
+        )
+
+    def _scalars(self, sigma: Tensor) -> LossScalars:
+        """What the loss needs of noise levels (B,), on the device."""
+        config = self._config
+        bound = config.network.learned_variance
+        scalars = LossScalars.at(self._denoiser, sigma, config.objective, bound=bound)
+        return scalars.to(self._device, torch.float32)
 
     def held_out(self, held_out: DecodedImages) -> Iterator[Batch]:
         """This rank's shards of the held-out images, with the same noise every time."""
         count, optimiser = len(held_out), self._config.optimiser
         random = seeds.generator(optimiser.seed, "holdout")
         u = stratified_uniform(count, random)
-        sigma = training_sigmas(self._schedule, self._config.objective, u)
+        sigma = training_sigmas(self._denoiser.schedule, self._config.objective, u)
         for start in range(0, count, optimiser.batch):
             rows = np.arange(start, min(start + optimiser.batch, count))
-            images, condition = self._take(held_out, rows, torch.zeros(len(rows)))
+            images = held_out.pixels_of(rows)
+            condition = self._condition(held_out, rows, torch.zeros(len(rows)))
             noise = torch.randn(images.shape, generator=random).to(self._device)
             noised = Noised(to_unit(images.to(self._device)), noise, sigma[rows])
-            batch = Batch(noised, condition.to(self._device), rows, None)
+            scalars = self._scalars(sigma[rows])
+            batch = Batch(noised, condition.to(self._device), rows, scalars, None)
             yield batch.select(distributed.shard(len(rows)))
 
-    def _take(
-        self, dataset: DecodedImages, rows: NDArray[np.int64], draws: Tensor
-    ) -> tuple[Tensor, Condition]:
-        """Images (B, C, H, W) uint8 and their conditions; `draws`, (B,) in [0, 1): of captions."""
-        images, labels = dataset.take(rows)
-        classes = labels if self._config.network.classes else None
-        return images, Condition(classes, dataset.caption_tokens(rows, draws.numpy()))
+    def _condition(
+        self, images: DecodedImages, rows: NDArray[np.int64], draws: Tensor
+    ) -> Condition:
+        """The conditions of images; `draws`, (B,) in [0, 1): of captions."""
+        classes = images.labels_of(rows) if self._config.network.classes else None
+        return Condition(classes, images.caption_tokens(rows, draws.numpy()))
 
     def _augmentation(self, seen: int) -> Tensor:
         """Parameters (B, 8) of the augmentation of the batch after `seen` images."""
@@ -150,7 +194,31 @@ class Batches:
         random = seeds.generator(optimiser.seed, "augmentation", seen)
         return augmentation.sample_parameters(optimiser.batch, data.augment, mirroring, random)
 
-    def _noise(self, count: int, seen: int) -> Tensor:
-        random = seeds.generator(self._config.optimiser.seed, "noise", seen, device=self._device)
-        shape = (count, self._config.network.channels, *self._config.network.size)
-        return torch.randn(shape, generator=random, device=self._device)
+    def _noise(self, seen: int) -> Tensor:
+        """The noise of this rank's shard of the batch after `seen` images.
+
+        Each block of images has a generator of its own, so that a rank draws those of its shard
+        alone, and the noise of an image does not depend on the number of ranks.
+        """
+        network, seed, shard = self._config.network, self._config.optimiser.seed, self._shard
+        shape = (network.channels, *network.size)
+        blocks = []
+        for block in range(shard.start // _NOISE_BLOCK, -(-shard.stop // _NOISE_BLOCK)):
+            start = block * _NOISE_BLOCK
+            count = min(_NOISE_BLOCK, self._config.optimiser.batch - start)
+            others = (
+                [block] if block else []
+            )  # the first has the key it had when it was the only one
+            random = seeds.generator(seed, "noise", seen, *others, device=self._device)
+            noise = torch.randn((count, *shape), generator=random, device=self._device)
+            blocks.append(noise[max(0, shard.start - start) : shard.stop - start])
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def _resident(images: DecodedImages, device: torch.device) -> Tensor | None:
+    """All images in a GPU's memory, (rows, C, H, W) uint8; None where they are not kept there."""
+    pixels = images.pixels
+    if device.type != "cuda" or not isinstance(pixels, np.ndarray):
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.from_numpy(pixels).to(device) if pixels.nbytes <= _RESIDENT * free else None

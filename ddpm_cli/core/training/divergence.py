@@ -14,11 +14,12 @@ from ddpm_cli.core.config import presets
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.errors import DivergedError
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import finite, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import Progress
+from ddpm_cli.core.training.step import Outcome
 
 _HIGH = 20  # times the preset's learning rate is warned of
 _MAX_NON_FINITE_STEPS = 20  # consecutive non-finite steps after which training has diverged
@@ -44,7 +45,9 @@ def warning(config: RunConfig, preset: str) -> str | None:
 class DivergenceMonitor:
     """Records the last finite step and the non-finite ones since.
 
-    A step is non-finite where a loss or gradient of any rank is, so all ranks agree.
+    A step is non-finite where a loss or gradient of any rank is, so all ranks agree. The figures of
+    a step are read when the next one is queued, so that a GPU never waits for the host; as soon as
+    one was not finite, each is read at once.
     """
 
     def __init__(
@@ -62,11 +65,28 @@ class DivergenceMonitor:
         self._images, self._precision = images, precision
         self._last_finite: StepRecord | None = None
         self._non_finite: list[StepRecord] = []
+        self._unread: tuple[StepRecord, devices.Copy] | None = None
+        self.norm = math.nan  # of the gradient, before it was clipped, of the last step read
 
-    def record(self, lr: float, norm: float, *, is_finite: bool) -> None:
-        """Count the step that was just made, or skipped."""
+    def record(self, lr: float, outcome: Outcome) -> None:
+        """Take note of the step that was just queued, and count the one before it."""
         progress = self._progress
-        step = StepRecord(progress.steps, progress.images, lr, norm)
+        figures = devices.Copy(torch.stack([outcome.norm, outcome.skipped]))
+        self.read()
+        self._unread = StepRecord(progress.steps, progress.images, lr, math.nan), figures
+        if progress.bad_steps or not figures.is_late:
+            self.read()
+
+    def read(self) -> None:
+        """Count the step recorded last: waits for it."""
+        if self._unread is None:
+            return
+        (step, figures), self._unread = self._unread, None
+        self.norm, skipped = figures.tolist()
+        self._count(step._replace(grad_norm=self.norm), is_finite=not skipped)
+
+    def _count(self, step: StepRecord, *, is_finite: bool) -> None:
+        progress = self._progress
         if is_finite:
             self._last_finite, self._non_finite = step, []
             progress.bad_steps = 0

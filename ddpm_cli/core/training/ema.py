@@ -6,7 +6,7 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -17,9 +17,20 @@ def averaged_copy(network: Net) -> Net:
 
 
 @torch.no_grad()
-def update(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) weights, in place."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+def update(average: nn.Module, network: nn.Module, decay: float | Tensor, skipped: Tensor) -> None:
+    """average <- decay average + (1 - decay) weights, in place, unless the step was skipped.
+
+    skipped: 1 where it was, else 0; () on the device, which is not waited for.
+    """
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
+    if skipped.device.type == "cpu":
+        if not skipped:
+            torch._foreach_lerp_(averages, weights, float(1 - decay))
+        return
+    changes = torch._foreach_sub(weights, averages)
+    torch._foreach_mul_(changes, (1 - decay) * (1 - skipped))
+    torch._foreach_add_(averages, changes)
 
 
 def decay_after(batch: int, images: int, halflife: float, rampup: float) -> float:

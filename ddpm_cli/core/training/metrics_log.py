@@ -35,12 +35,17 @@ class MetricsLog:
         self._smooth = _own(progress.smoothed_losses, device)
         self.speed = Speed(config.optimiser.batch)
 
-    def count(self, losses: Tensor) -> None:
-        """Add the losses (B,) of this rank's shard of a batch, without waiting for the device."""
-        seen = torch.stack([losses.sum(), losses.new_full((), len(losses))])
+    def count(self, losses: Tensor, skipped: Tensor) -> None:
+        """Add the losses (B,) of this rank's shard of a batch, without waiting for the device.
+
+        skipped: (), 1 where the step was skipped: then nothing changes.
+        """
         batch, images = self._config.optimiser.batch, self._progress.images
-        self._row += seen
-        self._smooth.mul_(ema.decay_after(batch, images, _HALFLIFE, _RAMPUP)).add_(seen)
+        decay = ema.decay_after(batch, images, _HALFLIFE, _RAMPUP)
+        seen = torch.stack([losses.sum(), losses.new_full((), len(losses))])
+        kept = skipped == 0
+        self._row = torch.where(kept, self._row + seen, self._row)
+        self._smooth = torch.where(kept, self._smooth * decay + seen, self._smooth)
 
     def store(self) -> None:
         """Put the sums of losses into the progress, for a snapshot. All ranks call this."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,14 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.importance import LossHistory
-from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Bar, Reporter
@@ -30,6 +27,7 @@ from ddpm_cli.core.training.divergence import DivergenceMonitor
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.saving import Saver, passed_multiple
 from ddpm_cli.core.training.state import TrainingState
+from ddpm_cli.core.training.step import Outcome, Step, weighted
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,16 @@ class Trainer:
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
-        self.batches = Batches(config, schedule, images, execution.device)
+        self.batches = Batches(config, self.denoiser, images, execution.device)
+        self.step = Step(
+            config,
+            state,
+            self.network,
+            self.denoiser,
+            execution.device,
+            execution.precision,
+            execution.microbatch,
+        )
         self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
         self.log = MetricsLog(run, config, state.progress, execution.device)
         self._said_how_long = False
@@ -142,31 +149,30 @@ class Trainer:
             bar.update(100 * budget.used)
             while not budget.is_over and not self._is_out_of_patience():
                 started, waited = time.monotonic(), self.batches.waited
-                # Learn: the gradient of this rank's shard of the batch.
+                # Learn: queue a step with this rank's shard of the batch.
                 lr = self._set_learning_rate(budget)
                 shard = self.batches.draw(progress.images, self.state.history)
-                losses = self._accumulate_gradients(shard)
-                norm, is_finite = self._clip_gradients(losses)
-                progress.images += self.config.optimiser.batch
-                progress.steps += 1
+                outcome = self._take_step(shard)
+                self.monitor.record(lr, outcome)
 
-                # Agree: all ranks on the time, a signal, non-finite steps and failed saves.
-                signal, non_finite, save_failed, progress.save_seconds = budget.update(
-                    progress, stop.signal, not is_finite, saver.failed, saver.seconds
+                # Agree: all ranks on the time, a signal and failed saves.
+                signal, save_failed, progress.save_seconds = budget.update(
+                    progress, stop.signal, saver.failed, saver.seconds
                 )
                 watchdog.step()
                 if save_failed:
                     saver.finish()  # raises its error
                 due = self._due(budget, int(signal))
 
-                # Act: step, unless it is non-finite anywhere; then whatever is due.
-                self._step(shard, losses, is_finite=not non_finite)
-                self.monitor.record(lr, norm, is_finite=not non_finite)
+                # Act: whatever is due, once the step is finished.
+                if due != Due() or self.state.history is not None:
+                    self.monitor.read()
+                self._record_losses(shard, outcome)
                 self.log.speed.add(time.monotonic() - started, self.batches.waited - waited)
-                is_best = self._validate_and_log(due, bar, budget, lr, norm)
+                is_best = self._validate_and_log(due, bar, budget, lr)
                 if self._is_out_of_patience():
                     due = Due(end=True, snapshot=True)
-                self._stop_if_diverged(due, shard, losses, is_best=is_best)
+                self._stop_if_diverged(due, shard, outcome.losses, is_best=is_best)
                 self._save(due, is_best=is_best)
                 if due.signal:
                     raise stopping.stopped_error(due.signal, str(self.run.path))
@@ -185,15 +191,15 @@ class Trainer:
 
     def trial(self, images: int) -> Trial:
         """Take a step with some images of the next batch, for its time: no training follows it."""
-        times, optimiser, progress = [time.monotonic()], self.state.optimiser, self.state.progress
+        times, progress = [time.monotonic()], self.state.progress
         batch = self.batches.draw(progress.images, self.state.history).select(slice(images))
         progress.images += self.config.optimiser.batch
+        devices.synchronise(self.execution.device)
         times.append(time.monotonic())
-        self._clip_gradients(self._accumulate_gradients(batch))
+        _, skipped = self.step.clip(self.step.gradient(batch))
+        devices.synchronise(self.execution.device)
         times.append(time.monotonic())
-        optimiser.step()
-        ema.update(self.state.average, self.state.network, 0.5)
-        optimiser.zero_grad(set_to_none=True)
+        self.step.update(0.5, skipped)
         devices.synchronise(self.execution.device)
         times.append(time.monotonic())
         return Trial(*(after - before for before, after in itertools.pairwise(times)))
@@ -206,7 +212,7 @@ class Trainer:
             if self.execution.compiled:
                 self.reporter.say("Compiling the network: this can take minutes.")
                 seen = self.state.progress.images
-                self._accumulate_gradients(self.batches.draw(seen, self.state.history))
+                self.step.gradient(self.batches.draw(seen, self.state.history))
                 self.state.optimiser.zero_grad(set_to_none=True)
 
     def _set_learning_rate(self, budget: BudgetTracker) -> float:
@@ -214,43 +220,6 @@ class Trainer:
         for group in self.state.optimiser.param_groups:
             group["lr"] = lr
         return lr
-
-    def _accumulate_gradients(self, shard: Batch) -> Tensor:
-        """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
-
-        Returns the losses of this rank's shard (B,), without importance weights.
-        """
-        optimiser, progress = self.config.optimiser, self.state.progress
-        if self.config.network.dropout:
-            torch.manual_seed(
-                seeds.derive(optimiser.seed, "dropout", progress.images, distributed.rank())
-            )
-        scale = distributed.world_size() / optimiser.batch  # gradients are averaged over ranks
-        microbatches, unweighted = shard.microbatches(self.execution.microbatch), []
-        for batch in microbatches:
-            last = batch is microbatches[-1]
-            with distributed.accumulate_gradients(self.network, last=last):
-                losses = self._losses(self.denoiser, batch)
-                unweighted.append(losses.detach())
-                torch.autograd.backward(scale * _weighted(losses, batch).sum())
-        return torch.cat(unweighted)
-
-    def _losses(self, denoiser: Denoiser, batch: Batch) -> Tensor:
-        """The loss of each image (B,)."""
-        with devices.autocast(self.execution.device, self.execution.precision):
-            return training_loss(denoiser, batch.noised, batch.condition, self.config.objective)
-
-    def _clip_gradients(self, losses: Tensor) -> tuple[float, bool]:
-        """Clip the gradient: its norm before that, and whether it and all losses are finite.
-
-        The one place where a step waits for the device.
-        """
-        parameters, clip = list(self.network.parameters()), self.config.optimiser.clip
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        values: list[float] = torch.stack([norm, losses.isfinite().all().to(norm)]).tolist()
-        return values[0], math.isfinite(values[0]) and values[1] == 1
 
     def _due(self, budget: BudgetTracker, signal: int) -> Due:
         end, images, batch = budget.is_over, self.state.progress.images, self.config.optimiser.batch
@@ -261,29 +230,33 @@ class Trainer:
         signal = 0 if end else signal
         return Due(signal, end, row, validation, end or self.saver.is_due(), score)
 
-    def _step(self, shard: Batch, losses: Tensor, *, is_finite: bool) -> None:
-        """Update weights, average and loss history; a non-finite step changes none of them."""
-        optimiser, state = self.config.optimiser, self.state
-        if is_finite:
-            state.optimiser.step()
-            decay = ema.decay_after(
-                optimiser.batch,
-                state.progress.images,
-                optimiser.ema_halflife,
-                optimiser.ema_rampup,
+    def _take_step(self, shard: Batch) -> Outcome:
+        """Queue a step, and count its losses for the log."""
+        optimiser, progress = self.config.optimiser, self.state.progress
+        if self.config.network.dropout:
+            torch.manual_seed(
+                seeds.derive(optimiser.seed, "dropout", progress.images, distributed.rank())
             )
-            ema.update(state.average, state.network, decay)
-            if state.history is not None:
-                self._record_losses(state.history, shard.noised.sigma, losses)
-            self.log.count(_weighted(losses, shard))
-        state.optimiser.zero_grad(set_to_none=True)
+        progress.images += optimiser.batch
+        progress.steps += 1
+        outcome = self.step(
+            shard,
+            ema.decay_after(
+                optimiser.batch, progress.images, optimiser.ema_halflife, optimiser.ema_rampup
+            ),
+        )
+        self.log.count(weighted(outcome.losses, shard), outcome.skipped)
+        return outcome
 
-    def _record_losses(self, history: LossHistory, sigma: Tensor, losses: Tensor) -> None:
-        """Record the losses of the global batch in every rank's history."""
+    def _record_losses(self, shard: Batch, outcome: Outcome) -> None:
+        """Record the losses of the global batch in every rank's history, where there is one."""
+        if self.state.history is None or self.state.progress.bad_steps:
+            return
         own = distributed.shard(self.config.optimiser.batch)
         values = torch.zeros(2, self.config.optimiser.batch, dtype=torch.float64)
-        values[0, own], values[1, own] = sigma, losses.to("cpu", torch.float64)
-        history.record(*distributed.all_reduce_sum(values))
+        values[0, own] = shard.noised.sigma
+        values[1, own] = outcome.losses.to("cpu", torch.float64)
+        self.state.history.record(*distributed.all_reduce_sum(values))
 
     def _stop_if_diverged(self, due: Due, shard: Batch, losses: Tensor, *, is_best: bool) -> None:
         """Raise DivergedError where steps stay non-finite, or weights to be saved are."""
@@ -295,9 +268,7 @@ class Trainer:
             self.saver.finish()
             raise self.monitor.diverged(reason, shard, losses)
 
-    def _validate_and_log(
-        self, due: Due, bar: Bar, budget: BudgetTracker, lr: float, norm: float
-    ) -> bool:
+    def _validate_and_log(self, due: Due, bar: Bar, budget: BudgetTracker, lr: float) -> bool:
         """Validate and write a row, where they are due; whether the loss is the lowest so far."""
         progress, held_out = self.state.progress, None
         if due.validation:
@@ -305,7 +276,7 @@ class Trainer:
                 progress.loss_heldout = held_out = self._validate()
             progress.validation_seconds = validation.seconds
         if due.row:
-            self.log.write(bar, budget.used, lr, norm, held_out)
+            self.log.write(bar, budget.used, lr, self.monitor.norm, held_out)
             self._say_how_long(budget)
         return due.validation and self._is_best()
 
@@ -344,7 +315,7 @@ class Trainer:
         summed = torch.zeros((), device=self.execution.device)
         for shard in self.batches.held_out(self.held_out):
             for batch in shard.microbatches(self.execution.microbatch):
-                summed += self._losses(self.averaged, batch).sum()
+                summed += self.step.losses(self.averaged, batch).sum()
         return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
 
     def _is_best(self) -> bool:
@@ -371,10 +342,6 @@ def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:
     rise = min(1.0, (images + config.batch) / config.warmup) if config.warmup else 1.0
     fall = min(1.0, (1 - used) / config.decay) if config.decay else 1.0
     return config.lr * rise * fall
-
-
-def _weighted(losses: Tensor, batch: Batch) -> Tensor:
-    return losses if batch.importance is None else batch.importance * losses
 
 
 @dataclass

@@ -1,0 +1,96 @@
+"""One optimiser step on the device: it reads nothing back, so that the host never waits for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.training import ema
+from ddpm_cli.core.training.batches import Batch
+from ddpm_cli.core.training.state import TrainingState
+
+
+class Outcome(NamedTuple):
+    """What a step found, on the device."""
+
+    losses: Tensor  # (B,), of this rank's shard, without importance weights
+    norm: Tensor  # (), of the gradient before it was clipped
+    skipped: Tensor  # () float32: 1 where a loss or the gradient of any rank was not finite
+
+
+class Step:
+    """The gradient of a batch, and the update of weights and average.
+
+    A step that is not finite on any rank changes nothing: the optimiser's kernels and the average's
+    take a flag from the device.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        state: TrainingState,
+        network: nn.Module,
+        denoiser: Denoiser,
+        device: torch.device,
+        precision: torch.dtype,
+        microbatch: int | None,
+    ) -> None:
+        """network: the state's, or that with its gradients averaged over ranks."""
+        self._config, self._state, self._network, self._denoiser = config, state, network, denoiser
+        self._device, self._precision, self._microbatch = device, precision, microbatch
+        self._parameters = list(state.network.parameters())
+
+    def __call__(self, shard: Batch, decay: float) -> Outcome:
+        """Take a step. decay: of the average."""
+        losses = self.gradient(shard)
+        norm, skipped = self.clip(losses)
+        self.update(decay, skipped)
+        return Outcome(losses, norm, skipped)
+
+    def gradient(self, shard: Batch) -> Tensor:
+        """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
+
+        Returns the losses (B,) of this rank's shard, without importance weights.
+        """
+        scale = distributed.world_size() / self._config.optimiser.batch  # of the mean over ranks
+        microbatches, unweighted = shard.microbatches(self._microbatch), []
+        for batch in microbatches:
+            last = batch is microbatches[-1]
+            with distributed.accumulate_gradients(self._network, last=last):
+                losses = self.losses(self._denoiser, batch)
+                unweighted.append(losses.detach())
+                torch.autograd.backward(scale * weighted(losses, batch).sum())
+        return unweighted[0] if len(unweighted) == 1 else torch.cat(unweighted)
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Tensor:
+        """The loss of each image (B,)."""
+        noised, condition, _, scalars, _ = batch
+        with devices.autocast(self._device, self._precision):
+            return training_loss(denoiser, noised, condition, self._config.objective, scalars)
+
+    def clip(self, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip the gradient: its norm before that, and whether to skip the step; both ()."""
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        if (largest := self._config.optimiser.clip) is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, largest, norm)
+        is_finite = norm.isfinite() & losses.isfinite().all()
+        return norm, distributed.maximum((~is_finite).float())
+
+    def update(self, decay: float, skipped: Tensor) -> None:
+        """Update weights and average, unless the step is skipped; the gradient is dropped."""
+        optimiser = self._state.optimiser
+        optimiser.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler
+        optimiser.step()
+        ema.update(self._state.average, self._state.network, decay, skipped)
+        optimiser.zero_grad(set_to_none=True)
+
+
+def weighted(losses: Tensor, batch: Batch) -> Tensor:
+    """The losses (B,) times their importance weights, if there are any."""
+    return losses if batch.importance is None else batch.importance * losses
