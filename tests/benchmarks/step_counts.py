@@ -17,7 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.activations import Kernels
 from ddpm_cli.core.training.batches import Batches
 from ddpm_cli.core.training.state import TrainingState
+from tests.benchmarks.gpu_day.training import torchs_norm
 from tests.benchmarks.training_speed import preset_config
 
 CASES = ("cifar10:128", "cifar10:512", "edm-cifar10:512", "photos-64:128", "small:128")
@@ -164,7 +165,7 @@ def initial_state(config: RunConfig) -> TrainingState:
 
 
 def count_step(config: RunConfig) -> dict[str, Phase]:
-    """The phases of one training step in bf16."""
+    """The phases of one eager training step in bf16."""
     count = Count()
     draw_batch(config, count)
     batch, network = config.optimiser.batch, config.network
@@ -218,13 +219,15 @@ def draw_batch(config: RunConfig, count: Count) -> None:
     batches.close()
 
 
-def report(case: str) -> dict[str, Any]:
+def report(case: str, norm: str) -> dict[str, Any]:
     name, batch = case.split(":")
     config = preset_config(name, int(batch))
-    phases = count_step(config)
+    with NORMS[norm]():
+        phases = count_step(config)
     return {
         "preset": name,
         "batch": int(batch),
+        "norm": norm,
         "parameters": parameter_count(UNet(config.network).to("meta")),
         "phases": {name: asdict(phase) for name, phase in phases.items()},
         "flops": sum(phase.flops for phase in phases.values()),
@@ -237,27 +240,38 @@ def report(case: str) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Three tables: the work, the operations by phase, and the images/s that they allow."""
-    lines = ["| preset | batch | parameters | GFLOP an image | GB a step |", "| --- " * 5 + "|"]
+    work, operations, limits = [], [], []
     for row in rows:
-        lines.append(
-            f"| `{row['preset']}` | {row['batch']} | {row['parameters']:,} "
-            f"| {row['flops'] / row['batch'] / 1e9:.2f} | {row['bytes'] / 1e9:.1f} |"
-        )
-    lines += ["", f"| preset | batch | {' | '.join(PHASES)} | all |", "| --- " * 9 + "|"]
-    for row in rows:
+        case = f"`{row['preset']}`, {row['batch']}, {row['norm']}"
         counts = [row["phases"][name]["operations"] for name in PHASES]
-        cells = " | ".join(f"{value:,}" for value in [*counts, row["operations"]])
-        lines.append(f"| `{row['preset']}` | {row['batch']} | {cells} |")
-    titles = ["launches", "arithmetic", *(f"{gpu}, {kind}" for gpu in BANDWIDTH for kind in KINDS)]
-    lines += ["", f"| preset | batch | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|"]
-    for row in rows:
+        operations.append([case, *(f"{count:,}" for count in [*counts, row["operations"]])])
+        gigabytes = f"{row['bytes'] / 1e9:.1f}"
+        work.append(
+            [case, f"{row['parameters']:,}", f"{row['flops'] / row['batch'] / 1e9:.2f}", gigabytes]
+        )
         times = [row["operations"] * LAUNCH, row["flops"] / PEAK]
         times += [row[kind][gpu] for gpu in BANDWIDTH for kind in KINDS.values()]
-        cells = " | ".join(f"{1e3 * t:.1f} ms, {row['batch'] / t:,.0f}" for t in times)
-        lines.append(f"| `{row['preset']}` | {row['batch']} | {cells} |")
-    return "\n".join(lines)
+        limits.append([case, *(f"{1e3 * t:.1f} ms, {row['batch'] / t:,.0f}" for t in times)])
+    titles = ["launches", "arithmetic", *(f"{gpu}, {kind}" for gpu in BANDWIDTH for kind in KINDS)]
+    case = "preset, batch, normalisation"
+    return "\n".join(
+        [
+            *table([case, "parameters", "GFLOP an image", "GB a step"], work),
+            "",
+            *table([case, *PHASES, "all"], operations),
+            "",
+            *table([case, *titles], limits),
+        ]
+    )
 
 
+def table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+NORMS = {"torch's": torchs_norm, "ours": nullcontext}
 KINDS = {"one by one": "seconds", "fused": "fused_seconds"}
 
 
@@ -266,7 +280,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=CASES, metavar="PRESET:BATCH")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    rows = [report(case) for case in options.cases]
+    rows = [report(case, norm) for case in options.cases for norm in NORMS]
     print(markdown(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
