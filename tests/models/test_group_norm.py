@@ -20,10 +20,15 @@ from torch.autograd import forward_ad
 from torch.nn import functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.models import group_norm
+from ddpm_cli.core.models.blocks import ResidualBlock
+from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.group_norm import GroupNorm
-from ddpm_cli.core.models.unet import UNet
-from tests.support.networks import CONFIG, randomised
+from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.training import session
+from tests.support.networks import CONFIG
 
 MULTIPLES = {"plain": 0, "added": 1, "scaled": 2}  # channels of c, as multiples of x's
 every_form = pytest.mark.parametrize("form", MULTIPLES)
@@ -136,6 +141,21 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def test_a_machine_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on it names the reason once, and goes on with torch's normalisation."""
+    monkeypatch.setattr(group_norm, "find_spec", lambda name: None)
+    group_norm.why_unfused.cache_clear()
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(devices, "choose_precision", lambda name, device: torch.bfloat16)
+    lines: list[str] = []
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "say", lines.append)
+    session.execution_on(MachineConfig(), reporter)
+    group_norm.why_unfused.cache_clear()
+    (line,) = lines
+    assert "Triton is not installed" in line
+
+
 @with_triton
 @every_form
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -241,26 +261,25 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(sizes: dict[str, int]) 
         assert ".target sm_90" in compiled.asm["ptx"]
 
 
-def test_compiled_it_is_a_formula_in_one_graph() -> None:
-    """Forward and backward, without an operator of group normalisation, which cannot be fused."""
-    config = replace(CONFIG, text=None, blocks=("res,attn",), modulation="scale-shift")
-    network = randomised(UNet(config), std=0.1).float()
-    network.to(memory_format=torch.channels_last)
-    graphs: list[torch.fx.GraphModule] = []
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_compiled_it_is_one_graph_each_way(device: str) -> None:
+    """On a CPU of torch's operator; elsewhere of a formula, which can be fused."""
+    block = ResidualBlock(8, 8, replace(CONFIG, modulation="scale-shift")).to(device)
+    block.to(memory_format=torch.channels_last)
+    graphs: list[str] = []
 
     def record(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-        graphs.append(graph)
+        graphs.append(" ".join(str(node.target) for node in graph.graph.nodes))
         return make_boxed_func(graph.forward)
 
-    backend = aot_autograd(fw_compiler=record)
-    network.compile(backend=backend, fullgraph=True)
-    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    network(x, torch.tensor([1.0, 700.0])).sum().backward()
+    block.compile(backend=aot_autograd(fw_compiler=record), fullgraph=True)
+    x = torch.randn(2, 8, 4, 4, device=device).to(memory_format=torch.channels_last)
+    out = block(x, Embeddings(torch.randn(2, CONFIG.embedding_dim, device=device)))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    out.sum().backward()
     assert len(graphs) == 2
-    for graph in graphs:
-        names = " ".join(str(node.target) for node in graph.graph.nodes)
-        assert "group_norm" not in names
-        assert "convolution" in names
+    assert all("convolution" in graph for graph in graphs)
+    assert ["group_norm" in graph for graph in graphs] == 2 * [device == "cpu"]
 
 
 @pytest.mark.gpu

@@ -23,14 +23,15 @@ class GroupNorm(nn.GroupNorm):
     Eager on CUDA, images in channels-last stay so: a kernel of ours reads and writes them in their
     own precision, bf16 under autocast, with statistics in float32; torch's would convert to NCHW
     and, under autocast, to float32. Where it cannot be used, and on all other devices, it is
-    torch's. torch.compile gets a formula, which it fuses with what stands before and after it.
+    torch's. On GPUs torch.compile gets a formula, which it fuses with what stands around it.
     """
 
     def forward(self, x: Tensor, c: Tensor | None = None, silu: bool = False) -> Tensor:
         """x (B, C, H, W), modulated by c as in `modulated` -> the same shape."""
         arguments = (self.weight, self.bias, c, self.num_groups, self.eps, silu)
         if torch.compiler.is_compiling():
-            return formula(x, *arguments)
+            # On a CPU torch's operator is the faster one compiled, too, by a sixth.
+            return (unfused if x.device.type == "cpu" else formula)(x, *arguments)
         return eager(x, *arguments)
 
 
