@@ -26,28 +26,24 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.losses import training_loss
-from ddpm_cli.core.diffusion.noising import Noised
-from ddpm_cli.core.models.embeddings import AUGMENTATIONS
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.activations import Kernels
-from ddpm_cli.core.training.batches import Batches
+from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.state import TrainingState
+from ddpm_cli.core.training.step import Step
 from tests.benchmarks.gpu_day.training import torchs_norm
+from tests.benchmarks.phases import PHASES, marked
 from tests.benchmarks.training_speed import preset_config
 
 CASES = ("cifar10:128", "cifar10:512", "edm-cifar10:512", "photos-64:128", "small:128")
@@ -55,10 +51,10 @@ PEAK = 790e12  # FLOP/s of dense bf16 products that an H100 or H200 reaches, not
 BANDWIDTH = {"H100": 3.0e12, "H200": 4.3e12}  # bytes/s of a large copy, read and written
 LAUNCH = 5e-6  # seconds of the host for an eager operation
 CPU = torch.device("cpu")
-PHASES = ("data", "forward", "backward", "clip", "optimiser", "EMA")
 
 _NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"}
 _FOREACH = "torch.nn.utils.clip_grad._has_foreach_support"  # it knows no fake tensors
+_GPU = property(lambda tensor: torch.device("cuda", 0))  # what fake tensors say on being asked
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -95,6 +91,14 @@ class Count(TorchDispatchMode):
     def phase(self, name: str) -> Iterator[None]:
         self._current = self.phases[name]
         with self:
+            yield
+
+    @contextmanager
+    def phase_on_gpu(self, name: str) -> Iterator[None]:
+        """The same, where what is done depends on the device."""
+        foreach = nullcontext() if name != "clip" else mock.patch(_FOREACH, lambda *_: True)
+        on_gpu = nullcontext() if name != "EMA" else mock.patch.object(FakeTensor, "device", _GPU)
+        with self.phase(name), on_gpu, foreach:
             yield
 
     def __torch_dispatch__(
@@ -167,56 +171,32 @@ def initial_state(config: RunConfig) -> TrainingState:
 def count_step(config: RunConfig) -> dict[str, Phase]:
     """The phases of one eager training step in bf16."""
     count = Count()
-    draw_batch(config, count)
-    batch, network = config.optimiser.batch, config.network
     schedule = schedules.from_config(config.diffusion)
-    with FakeTensorMode(), Kernels("cuda"):
+    parameterisation = config.diffusion.parameterisation
+    drawn = draw_batch(config, Denoiser(nn.Identity(), schedule, parameterisation), count)
+    with FakeTensorMode() as mode, Kernels("cuda"):
         state = initial_state(config)
         state.network.train()
-        denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)
-        x = torch.randn(batch, network.channels, *network.size)
-        noised = Noised(x, torch.randn_like(x), torch.rand(batch, dtype=torch.float64))
-        condition = conditions(config)
-        with count.phase("forward"), devices.autocast(CPU, torch.bfloat16), fake_levels(schedule):
-            loss = training_loss(denoiser, noised, condition, config.objective).sum()
-        with count.phase("backward"):
-            loss.backward()
-        state.optimiser.step()  # the first one makes its moments
-        parameters = list(state.network.parameters())
-        with count.phase("clip"), mock.patch(_FOREACH, lambda *_: True):
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if config.optimiser.clip is not None:
-                nn.utils.clip_grads_with_norm_(parameters, config.optimiser.clip, norm)
-        with count.phase("optimiser"):
-            state.optimiser.step()
-        with count.phase("EMA"):
-            ema.update(state.average, state.network, 0.999)
+        denoiser = Denoiser(state.network, schedule, parameterisation)
+        step = Step(config, state, state.network, denoiser, CPU, torch.bfloat16, None)
+        batch = pytree.tree_map_only(Tensor, mode.from_tensor, drawn)
+        with marked(state, count.phase_on_gpu):
+            step(batch, 0.999)  # makes the optimiser's moments
+            count.phases |= {name: Phase() for name in PHASES if name != "data"}
+            step(batch, 0.999)
     return count.phases
 
 
-@contextmanager
-def fake_levels(schedule: object) -> Iterator[None]:
-    """c_noise of fake noise levels: that of a discrete schedule is found by numpy."""
-    with mock.patch.object(type(schedule), "c_noise", lambda _, sigma: sigma.float()):
-        yield
-
-
-def conditions(config: RunConfig) -> Condition:
-    batch, network = config.optimiser.batch, config.network
-    classes = torch.zeros(batch, dtype=torch.int64) if network.classes else None
-    augmented = torch.zeros(batch, AUGMENTATIONS) if network.augmented else None
-    return UNCONDITIONAL._replace(labels=classes, augmented=augmented)
-
-
-def draw_batch(config: RunConfig, count: Count) -> None:
-    """Count the drawing of a real batch; the images are taken in a thread that is not counted."""
+def draw_batch(config: RunConfig, denoiser: Denoiser, count: Count) -> Batch:
+    """A real batch; what is prepared for the next one in a thread is not counted."""
     shape = (config.optimiser.batch, config.network.channels, *config.network.size)
     pixels = np.zeros(shape, dtype=np.uint8)
     images = DecodedImages(pixels, np.full(len(pixels), -1), np.arange(len(pixels)))
-    batches = Batches(config, schedules.from_config(config.diffusion), images, CPU)
+    batches = Batches(config, denoiser, images, CPU)
     with count.phase("data"):
-        batches.draw(0, None)
+        batch = batches.draw(0, None)
     batches.close()
+    return batch
 
 
 def report(case: str, norm: str) -> dict[str, Any]:

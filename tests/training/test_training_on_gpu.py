@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from ddpm_cli.core.config import run as c
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import ema, trainer
-from ddpm_cli.core.training.batches import Batches
+from ddpm_cli.core.training import step as training_step
+from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.state import TrainingState
+from ddpm_cli.core.training.step import Step
 from ddpm_cli.core.training.trainer import Execution
 from tests.support.cli import start, stdout_of
 from tests.support.training import CONFIG, CPU, decoded_images, equal_tensors, train_run
@@ -45,15 +45,17 @@ def gradients(config: c.RunConfig, execution: Execution) -> tuple[torch.Tensor, 
                 parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
             ).to(parameter)
     schedule = schedules.from_config(config.diffusion)
-    batches = Batches(config, schedule, decoded_images(), CPU.device)
-    batch = batches.draw(0, None)
-    batches.close()
-    noised = Noised(*(part.to(execution.device) for part in batch.noised))
     denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)
-    losses = training_loss(denoiser, noised, batch.condition.to(execution.device), config.objective)
-    losses.sum().backward()
+    batches = Batches(config, denoiser, decoded_images(), CPU.device)
+    noised, condition, rows, scalars, _ = batches.draw(0, None)
+    batches.close()
+    device = execution.device
+    moved = Noised(*(part.to(device) for part in noised))
+    batch = Batch(moved, condition.to(device), rows, scalars.to(device, torch.float32), None)
+    step = Step(config, state, state.network, denoiser, device, execution.precision, None)
+    losses = step.gradient(batch)
     found = [p.grad.flatten() for p in state.network.parameters() if p.grad is not None]
-    return losses.detach().cpu(), torch.cat(found).cpu()
+    return losses.cpu(), torch.cat(found).cpu()
 
 
 @pytest.mark.parametrize("config", [CONFIG, EPS], ids=["v", "eps"])
@@ -74,8 +76,8 @@ def test_an_update_is_that_of_the_cpu(gpu: torch.device) -> None:
             for parameter in state.network.parameters():
                 part, rest = rest[: parameter.numel()], rest[parameter.numel() :]
                 parameter.grad = part.view(parameter.shape).to(parameter)
-            state.optimiser.step()
-            ema.update(state.average, state.network, 0.9)
+            step = Step(CONFIG, state, state.network, lambda *_: None, device, torch.float32, None)  # type: ignore[arg-type]
+            step.update(0.9, torch.zeros((), device=device))
         updated.append(
             [p.cpu() for p in (*state.network.parameters(), *state.average.parameters())]
         )
@@ -104,7 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_a_non_finite_step_changes_nothing_and_is_counted(
     gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = trainer.training_loss
+    loss = training_step.training_loss
 
     def non_finite(*arguments: object) -> torch.Tensor:
         return loss(*arguments) * math.nan  # type: ignore[arg-type]
@@ -113,7 +115,7 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(
     state = train_run(tmp_path / "run", config, execution=Execution(gpu))
     before = state.copied_state_dict()
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "training_loss", non_finite)
+        patched.setattr(training_step, "training_loss", non_finite)
         longer = replace(config, budget=c.Budget(images=64 + 3 * 8))
         train_run(tmp_path / "bad", longer, state, execution=Execution(gpu))
     after = state.copied_state_dict()

@@ -6,8 +6,8 @@ import re
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ddpm_cli.core.config.run import Budget
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
-from ddpm_cli.core.training import ema, trainer
 from ddpm_cli.core.training.trainer import Execution, Trainer
 from tests.benchmarks.gpu_day.day import Day, synchronised
 from tests.benchmarks.gpu_day.training import FASTEST, PRECISIONS, VARIANTS, Variant
+from tests.benchmarks.phases import marked
 from tests.benchmarks.training_speed import trainer_of
 
 WARM_UP, TIMED, PROFILED, WATCHED = 20, 50, 10, 100  # steps
@@ -79,18 +79,13 @@ def at_each_step(training: Trainer, warm_up: int, ranges: Iterator[None]) -> Ite
         if steps >= warm_up:
             next(ranges, None)  # compiling draws a batch more
         steps += 1
-        return Phases.current("data", draw)(*arguments)
+        with Phases.current("data"):
+            return draw(*arguments)
 
-    current, step = Phases.current, training.state.optimiser.step
-    with ExitStack() as stack:
-        for owner, name, replacement in (
-            (training.batches, "draw", act_and_draw),
-            (trainer, "training_loss", current("forward", trainer.training_loss)),
-            (torch.autograd, "backward", current("backward", torch.autograd.backward)),
-            (training.state.optimiser, "step", current("optimiser", step)),
-            (ema, "update", current("EMA", ema.update)),
-        ):
-            stack.enter_context(mock.patch.object(owner, name, replacement))
+    with (
+        mock.patch.object(training.batches, "draw", act_and_draw),
+        marked(training.state, Phases.current),
+    ):
         yield
 
 
@@ -105,16 +100,10 @@ class Phases:
         self._marks: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
 
     @staticmethod
-    def current(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed as a phase while phases are measured."""
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            if Phases._measuring is None:
-                return function(*arguments, **options)
-            with Phases._measuring._phase(name):
-                return function(*arguments, **options)
-
-        return timed
+    def current(name: str) -> AbstractContextManager[object]:
+        """Time a phase, while phases are measured."""
+        measuring = Phases._measuring
+        return nullcontext() if measuring is None else measuring._phase(name)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
