@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -146,6 +147,28 @@ def total_memory(device: torch.device) -> int | None:
     with suppress(OSError, ValueError):  # "max" where a container has no limit of its own
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes in use at once; None where that is unknown.
+
+    On a GPU by torch's tensors since this was last called, without waiting for it; on a CPU by this
+    process since its start.
+    """
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    if device.type != "cpu":
+        return None
+    with suppress(OSError, StopIteration, ValueError):  # Linux
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    if sys.platform == "darwin":
+        import resource  # Windows has none
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
 
 
 def free_memory() -> int | None:

@@ -124,6 +124,10 @@ class RunDirectory:
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]
         jsonl = (dumps(finite(row), indent=None) + "\n" for row in rows)
         write_text(self.path / "metrics.jsonl", "".join(jsonl))
+        self._write_csv(rows)
+
+    def _write_csv(self, rows: list[Row]) -> None:
+        """Write metrics.csv anew."""
         names = list(dict.fromkeys(name for row in rows for name in row))  # older rows have fewer
         lines = [_csv_line(names)] if rows else []
         lines += (_csv_line([row.get(name) for name in names]) for row in rows)
@@ -134,10 +138,16 @@ class RunDirectory:
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(dumps(row, indent=None) + "\n")
-            with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
-                if file.tell() == 0:
+            with (self.path / "metrics.csv").open("a+", encoding="utf-8") as file:
+                file.seek(0)
+                names = next(csv.reader(file), [])
+                file.seek(0, io.SEEK_END)
+                if not names:
                     file.write(_csv_line(list(row)))
-                file.write(_csv_line(list(row.values())))
+                if names and not row.keys() <= set(names):
+                    self._write_csv(self.rows())  # earlier rows had fewer
+                else:
+                    file.write(_csv_line([row.get(name) for name in names or row]))
         except OSError as error:
             raise cannot_write(self.path / "metrics.jsonl", error) from error
 

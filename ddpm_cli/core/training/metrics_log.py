@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import finite
+from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime.files import finite, in_words
 from ddpm_cli.core.runtime.reporting import Bar
 from ddpm_cli.core.runtime.run_directory import Row, RunDirectory
 from ddpm_cli.core.training import ema
@@ -33,7 +33,9 @@ class MetricsLog:
         self._run, self._config, self._progress = run, config, progress
         self._row = _own(progress.unlogged_losses, device)
         self._smooth = _own(progress.smoothed_losses, device)
+        self._device = device
         self.speed = Speed(config.optimiser.batch)
+        self.peak_memory: int | None = None  # bytes of a process, over all rows of the call
 
     def count(self, losses: Tensor, skipped: Tensor) -> None:
         """Add the losses (B,) of this rank's shard of a batch, without waiting for the device.
@@ -59,7 +61,9 @@ class MetricsLog:
         used: fraction of the budget; norm: of the gradient; held_out: the validation loss.
         """
         progress, speed = self._progress, self.speed.of_row()
-        (wait,) = distributed.all_reduce_max(self.speed.data_wait_of_row())
+        wait, peak = distributed.all_reduce_max(
+            self.speed.data_wait_of_row(), devices.peak_memory(self._device) or 0
+        )
         progress.loss, smooth = _means(torch.stack([self._row, self._smooth]))
         if not math.isnan(smooth):
             progress.loss_smooth = smooth
@@ -76,13 +80,17 @@ class MetricsLog:
             "skipped_steps": progress.skipped,
             "save_seconds": round(progress.save_seconds, 3),
             "data_wait": round(wait, 4),
+            "peak_memory": int(peak) or None,
         }
         distributed.broadcast_from_rank0(lambda: self._run.append_row(finite(row)))
+        if peak:
+            self.peak_memory = max(int(peak), self.peak_memory or 0)
+        memory = f", {in_words(peak)}" if peak else ""
         skipped = f", {progress.skipped} non-finite steps skipped" if progress.skipped else ""
         bar.update(
             100 * min(used, 1),
             f"{progress.images:,} images, {self.speed.mean or 0:,.1f} images/s, "
-            f"loss {progress.loss_smooth:.4f}{skipped}",
+            f"loss {progress.loss_smooth:.4f}{memory}{skipped}",
         )
         self._row.zero_()
 

@@ -28,6 +28,7 @@ from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
+from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
 from ddpm_cli.core.training.preflight import load_held_out, load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
@@ -164,7 +165,7 @@ def _train(
                 "The budget is used up; give a larger one (--images, --minutes, …) to train on."
             )
             distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
-        speed = wait = None
+        log = None
         if request.scoring.every or not finished:
             stop.limit = _time_limit(request, state.progress, reporter)
             with watchdog.watching(run.logs, request.stall_timeout):
@@ -196,10 +197,10 @@ def _train(
                     preset,
                 )
                 trainer.train(stop)
-                speed = trainer.log.speed.mean
-                (wait,) = distributed.all_reduce_max(trainer.log.speed.data_wait)
+                log = trainer.log
+        summary = _summary(run, config, state, log, resumed_at)
         distributed.barrier()
-    return _summary(run, config, state, speed, wait, resumed_at) | {"provenance": record}
+    return summary | {"provenance": record}
 
 
 def train_on_source(
@@ -239,11 +240,14 @@ def _summary(
     run: RunDirectory,
     config: RunConfig,
     state: TrainingState,
-    speed: float | None,
-    wait: float | None,
+    log: MetricsLog | None,
     resumed_at: int,
 ) -> dict[str, Any]:
-    progress = state.progress
+    """How the training ended, of which there is a log where it ran. All ranks call this."""
+    progress, speed, wait = state.progress, None, None
+    if log is not None:
+        speed = log.speed.mean
+        (wait,) = distributed.all_reduce_max(log.speed.data_wait)
     summary = {
         "run": str(run.path),
         "weights": str(run.weights),
@@ -253,6 +257,7 @@ def _summary(
         "seconds": round(progress.seconds, 2),
         "images_per_second": speed and round(speed, 2),
         "data_wait": wait and round(wait, 4),
+        "peak_memory": log and log.peak_memory,
         "loss": progress.loss,
         "loss_smooth": progress.loss_smooth,
         "loss_heldout": progress.loss_heldout,
