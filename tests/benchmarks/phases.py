@@ -23,10 +23,17 @@ def marked(
 ) -> Iterator[None]:
     """Enter `phase(name)` for the time of each phase of a step but the first, the data."""
 
+    entered: set[str] = set()
+
     def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            with phase(name):
+            if name in entered:  # torch calls some functions again by their names
                 return function(*arguments, **options)
+            entered.add(name)
+            with phase(name):
+                out = function(*arguments, **options)
+            entered.remove(name)
+            return out
 
         return call
 

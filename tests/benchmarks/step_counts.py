@@ -26,7 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -38,6 +38,7 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.activations import Kernels
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.state import TrainingState
@@ -54,7 +55,6 @@ CPU = torch.device("cpu")
 
 _NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"}
 _FOREACH = "torch.nn.utils.clip_grad._has_foreach_support"  # it knows no fake tensors
-_GPU = property(lambda tensor: torch.device("cuda", 0))  # what fake tensors say on being asked
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -79,6 +79,17 @@ class Phase:
             self.fused_seconds[gpu] += seconds if flops else 0.0
 
 
+@dataclass(frozen=True)
+class Flag:
+    """A step's flag that says it is on a GPU, where the average does not read it."""
+
+    value: Tensor
+    device = torch.device("cuda")
+
+    def __rsub__(self, other: float) -> Tensor:
+        return other - self.value
+
+
 class Count(TorchDispatchMode):
     """Counts what is dispatched to a device, by phase."""
 
@@ -97,8 +108,7 @@ class Count(TorchDispatchMode):
     def phase_on_gpu(self, name: str) -> Iterator[None]:
         """The same, where what is done depends on the device."""
         foreach = nullcontext() if name != "clip" else mock.patch(_FOREACH, lambda *_: True)
-        on_gpu = nullcontext() if name != "EMA" else mock.patch.object(FakeTensor, "device", _GPU)
-        with self.phase(name), on_gpu, foreach:
+        with self.phase(name), foreach:
             yield
 
     def __torch_dispatch__(
@@ -180,7 +190,11 @@ def count_step(config: RunConfig) -> dict[str, Phase]:
         denoiser = Denoiser(state.network, schedule, parameterisation)
         step = Step(config, state, state.network, denoiser, CPU, torch.bfloat16, None)
         batch = pytree.tree_map_only(Tensor, mode.from_tensor, drawn)
-        with marked(state, count.phase_on_gpu):
+        update = ema.update
+        flagged = mock.patch.object(
+            ema, "update", lambda *others: update(*others[:-1], Flag(others[-1]))
+        )
+        with flagged, marked(state, count.phase_on_gpu):
             step(batch, 0.999)  # makes the optimiser's moments
             count.phases |= {name: Phase() for name in PHASES if name != "data"}
             step(batch, 0.999)
