@@ -283,6 +283,7 @@ def test_compiled_it_is_one_graph_each_way(device: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 @every_form
 @with_and_without_silu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
