@@ -43,6 +43,37 @@ TINY: dict[str, Any] = {  # with the former names of settings, which must stay r
 }
 
 
+_FORMER: dict[str, Any] = {  # settings of presets when their results were recorded
+    "network": {
+        "width": 32,
+        "multipliers": [1, 2],
+        "blocks": ["res", "res,attn"],
+        "modulation": "scale-shift",
+        "patch": 2,
+        "dropout": 0.0,
+    },
+    "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
+    "optimiser": {
+        "batch": 64,
+        "lr": 2e-3,
+        "warmup": 5_000,
+        "decay": 0.4,
+        "betas": [0.9, 0.99],
+        "ema_halflife": 20_000,
+    },
+    "data": {"flip": False},
+    "budget": {"images": 640},
+    "preview": 6,
+}
+MNIST = _FORMER | {"snapshot_every": 20_000, "validate_every": 20_000, "log_every": 200}
+SHAPES = _FORMER | {
+    "network": _FORMER["network"] | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
+    "snapshot_every": 10_000,
+    "validate_every": 10_000,
+    "log_every": 100,
+}
+
+
 class Results:
     """The results of a test: `plain` are equal on any machine, `exact` where bits agree."""
 
@@ -161,9 +192,16 @@ def write_config(**network: Any) -> None:
     Path("tiny.json").write_text(json.dumps(settings))
 
 
+def config_file(name: str, settings: dict[str, Any]) -> Path:
+    """Write settings to a file of that name."""
+    path = Path(f"{name}.json")
+    path.write_text(json.dumps(settings))
+    return path
+
+
 def test_shapes_by_class_and_by_caption(results: Results) -> None:
     """One test, since both need the same 12,000 images."""
-    run = results.train("shapes", "--preset", "shapes", "--images", 640, "--preview", 6)
+    run = results.train("shapes", "--config", config_file("former-shapes", SHAPES))
     results.sample("of all classes", run, "-n", 4, "--steps", 5)
     guided = ("--class", "star", "--guidance", 2.5, "--guidance-interval", "0.1,20")
     results.sample("of a class", run, "-n", 3, "--steps", 3, "--sampler", "heun", *guided)
@@ -183,9 +221,7 @@ def test_shapes_by_class_and_by_caption(results: Results) -> None:
 def test_grey_images_and_their_scores(results: Results, tmp_path: Path) -> None:
     real = outcomes.draw(tmp_path / "real", side=28, channels=1, each=40, kinds=3)
     fake = outcomes.draw(tmp_path / "fake", side=28, channels=1, each=24, seed=9)
-    run = results.train(
-        "grey", "--data", real, "--preset", "mnist", "--images", 640, "--preview", 6
-    )
+    run = results.train("grey", "--data", real, "--config", config_file("former-mnist", MNIST))
     results.sample("ancestral", run, "-n", 4, "--steps", 4, "--sampler", "ddpm")
     results.sample(
         "quadratic",
