@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ddpm_cli.core.config.presets import PRESETS, merged
@@ -20,3 +22,25 @@ from ddpm_cli.core.config.run import RunConfig
 )
 def test_gradients_are_clipped_where_the_papers_code_does(name: str, clip: float | None) -> None:
     assert merged(RunConfig(), PRESETS[name].settings).optimiser.clip == clip
+
+
+@pytest.mark.parametrize(
+    ("settings", "weighting"),
+    [
+        ({"optimiser": {"lr": 1e-4}}, ("p2", 0.3)),
+        ({"diffusion": {"parameterisation": "x0"}}, ("p2", 0.3)),
+        ({"diffusion": {"parameterisation": "eps"}}, ("plain", 1.0)),
+        ({"diffusion": {"schedule": "edm"}}, ("plain", 1.0)),
+        ({"objective": {"loss": "vlb"}}, ("plain", 1.0)),
+        ({"objective": {"weighting": "min-snr"}}, ("min-snr", 1.0)),
+        (
+            {"diffusion": {"parameterisation": "v"}, "objective": {"weighting": "p2"}},
+            ("p2", 1.0),
+        ),
+    ],
+)
+def test_the_weighting_goes_with_the_parameterisation_and_the_loss(
+    settings: dict[str, Any], weighting: tuple[str, float]
+) -> None:
+    objective = merged(merged(RunConfig(), PRESETS["mnist"].settings), settings).objective
+    assert (objective.weighting, objective.weighting_k) == weighting

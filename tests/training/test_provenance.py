@@ -73,8 +73,8 @@ def test_why_a_training_ended_is_in_its_log(
     result = train_tiny("--out", "run", "--lr", 10)
     assert result.code == 3
     (line,) = [line for line in result.err.splitlines() if line.startswith("ddpm: ")]
-    assert "--lr 0.001 (the preset small's) with a new --out" in line
-    assert "--lr 10 may make training diverge: the preset small has --lr 0.001" in result.err
+    assert "--lr 0.002 (the preset small's) with a new --out" in line
+    assert "--lr 10 may make training diverge: the preset small has --lr 0.002" in result.err
     assert line.removeprefix("ddpm: ") in Path("run/log.txt").read_text()
 
 

@@ -18,9 +18,11 @@ class Preset(NamedTuple):
     unconditional: bool = False  # classes are not learned without --conditional
 
 
-# Measured on two CPU cores. There quality is limited by the number of images seen, so networks
-# are narrow and see the image in patches; and predicting x0 gives clean images long before
-# predicting noise does.
+# Measured on two CPU cores (docs/performance.md, Quality). There quality is limited by the number
+# of images seen, so networks are narrow and see the image in patches. Predicting x0 gives clean
+# images long before predicting noise does, and the EDM form leaves noise. Small batches are worth
+# their steps. High noise levels have less weight, or their loss, most of it beyond any network's
+# reach, drowns the gradient of the others.
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
@@ -30,12 +32,16 @@ _NETWORK = {
     "dropout": 0.0,
 }
 _OPTIMISER = {
-    "batch": 64,
+    "batch": 32,
     "lr": 2e-3,
     "warmup": 5_000,
     "decay": 0.4,
     "betas": [0.9, 0.99],
     "ema_halflife": 20_000,
+}
+_CLEAN = {
+    "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
+    "objective": {"weighting": "p2", "weighting_k": 0.3},  # 1 / (1 + 0.3 sigma^2) on x0's error
 }
 
 _TWO, _THREE, _FOUR = "res,attn,res,attn", "res,attn,res,attn,res,attn", "res,res,res,res"
@@ -45,9 +51,10 @@ PRESETS: dict[str, Preset] = {
     "shapes": Preset(
         "for the built-in shapes: minutes on a laptop's CPU",
         {
+            # Coarser than the others: figures are global, and their edges few.
             "network": _NETWORK | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
             "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
-            "optimiser": _OPTIMISER,
+            "optimiser": _OPTIMISER | {"batch": 64},
             "data": {"flip": False},
             "budget": {"images": 48_000},
             "snapshot_every": 10_000,
@@ -59,8 +66,8 @@ PRESETS: dict[str, Preset] = {
     "mnist": Preset(
         "for small grey images such as MNIST's: minutes on a laptop's CPU",
         {
+            **_CLEAN,
             "network": _NETWORK,
-            "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
             "optimiser": _OPTIMISER,
             "data": {"flip": False},
             "budget": {"images": 100_000},
@@ -73,11 +80,10 @@ PRESETS: dict[str, Preset] = {
     "small": Preset(
         "for small images of anything: an hour on a laptop's CPU",
         {
-            "network": _NETWORK
-            | {"width": 64, "multipliers": [1, 2, 2], "blocks": ["res", "res,attn", "res,attn"]},
-            "diffusion": {"schedule": "cosine", "parameterisation": "v"},
-            "optimiser": _OPTIMISER | {"lr": 1e-3, "ema_halflife": 50_000},
-            "budget": {"images": 200_000},
+            **_CLEAN,
+            "network": _NETWORK,
+            "optimiser": _OPTIMISER | {"ema_halflife": 50_000},
+            "budget": {"images": 600_000},
             "snapshot_every": 20_000,
             "validate_every": 20_000,
             "log_every": 200,
@@ -89,7 +95,7 @@ PRESETS: dict[str, Preset] = {
         {
             # At 64x64 the network sees a grid of 16x16 patches, as `mnist` does at 32x32.
             "network": _NETWORK | {"width": 64, "patch": 4, "head_width": 32},
-            "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
+            **_CLEAN,
             "optimiser": _OPTIMISER | {"lr": 1e-3, "ema_halflife": 50_000},
             "budget": {"images": 300_000},
             "snapshot_every": 20_000,
@@ -253,11 +259,21 @@ def learning_rate(name: str) -> float:
 def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """The config under these settings, some of which replace others that belong to them.
 
-    A continuous schedule brings its own parameterisation and noise levels, one limit of the
+    A continuous schedule brings its own parameterisation and noise levels, another
+    parameterisation, loss or weighting replaces the weighting with its details, one limit of the
     budget replaces all others, and new blocks replace the decoder, which follows them.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
     replaced = dict(SCHEDULE_DEFAULTS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
+    chosen = replaced.get("diffusion", {}) | parts.get("diffusion", {}) | parts.get("objective", {})
+    current = {
+        "parameterisation": config.diffusion.parameterisation,
+        "loss": config.objective.loss,
+        "weighting": config.objective.weighting,
+    }
+    if any(chosen.get(name, value) != value for name, value in current.items()):
+        plain = {"weighting": "plain", "weighting_gamma": None, "weighting_k": 1.0}
+        replaced["objective"] = replaced.get("objective", {}) | plain
     if any(limit is not None for limit in parts.get("budget", {}).values()):
         replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
     if parts.get("network", {}).get("blocks"):
