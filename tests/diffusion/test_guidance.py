@@ -76,7 +76,7 @@ class Learned(Denoiser):
     def __init__(self) -> None:
         super().__init__(lambda x, c, k: x, LINEAR, "x0")
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
+    def predict(self, x: Tensor, sigma: float, condition: Condition = UNCONDITIONAL) -> Prediction:
         assert condition.labels is not None
         return Prediction(x, (condition.labels / 10).float()[:, None, None, None].expand_as(x))
 
@@ -118,10 +118,10 @@ def test_rescaling_brings_the_deviation_back(noise: Callable[..., Tensor]) -> No
 class Gaussians(Denoiser):
     """The exact D of N(mean, 0.3^2): mean 0.4 for class 0, 0 without a class."""
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition = UNCONDITIONAL) -> Prediction:
+    def predict(self, x: Tensor, sigma: float, condition: Condition = UNCONDITIONAL) -> Prediction:
         assert condition.labels is not None
         mean = torch.where(condition.labels == 0, 0.4, 0.0)[:, None, None, None]
-        variance = (sigma**2)[:, None, None, None]
+        variance = sigma**2
         return Prediction((variance * mean + 0.3**2 * x) / (variance + 0.3**2))
 
 

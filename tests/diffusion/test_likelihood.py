@@ -17,7 +17,7 @@ from torch import Tensor
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.diffusion.denoiser import Prediction
+from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Prediction
 from ddpm_cli.core.diffusion.likelihood import bound, discretised_gaussian_nll, prior_term
 from tests.support.cli import Result
 
@@ -106,8 +106,8 @@ def test_normal_data_under_its_exact_denoiser(variance: str) -> None:
     best[0] = 1  # beta is near the error of D there
     fraction = {"fixed-small": 0 * best, "fixed-large": best**0, "learned": best}[variance]
 
-    def predict(x: Tensor, sigma: Tensor) -> Prediction:
-        s = sigma.item()
+    def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
+        s = float(sigma)
         t = int(np.searchsorted(schedule.sigma, s))
         return Prediction(x * d**2 / (d**2 + s**2), torch.full_like(x, fraction[t]))
 
