@@ -51,7 +51,7 @@ def fid(
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
-    batch: scoring.Batch = 64,
+    batch: scoring.Batch = "auto",
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
     precision: scoring.Precision = "fp32",
@@ -77,6 +77,7 @@ def fid(
     """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
@@ -90,14 +91,15 @@ def fid(
     reporter = console.reporter()
     if save_real is not None and save_real.suffix != ".npz":
         raise UsageError(f"--save-real {save_real} should end in .npz")
-    extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
+    at_once = parse_batch(batch)
+    extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     run = scoring.run_to_sample(fake, count, seed, conditions, sampling, precision)
     real_input = open_input(real, skip_bad, reporter)
     fake_input = None if run else open_input(fake, skip_bad, reporter)
     no_images = isinstance(real_input, Statistics) and isinstance(fake_input, Statistics)
-    if no_images and extractor_settings != ExtractorSettings(batch=batch):
+    if no_images and extractor_settings != ExtractorSettings(batch=at_once):
         raise UsageError(
             "both inputs are statistics, so no network runs: --weights, --features, --protocol and "
             "--precision have no meaning"
@@ -111,7 +113,7 @@ def fid(
             distributed.broadcast_from_rank0(lambda: str(stack.enter_context(claim)))
         if fake_input is None:
             assert run is not None, "without images there is a run"
-            fake_input = run.open(batch, chosen, reporter)
+            fake_input = run.open(at_once, chosen, reporter)
         requested = RequestedMetrics.parse(
             metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
         )

@@ -36,7 +36,7 @@ def inception_score(
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
-    batch: scoring.Batch = 64,
+    batch: scoring.Batch = "auto",
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
     precision: scoring.Precision = "fp32",
@@ -47,6 +47,7 @@ def inception_score(
     """Inception Score of a set of images: mean and deviation over splits; higher is better."""
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
     from ddpm_cli.core.metrics.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.inputs import open_input
@@ -56,7 +57,8 @@ def inception_score(
     start_up.end()
     allow_pixels(max_pixels)
     reporter = console.reporter()
-    extractor_settings = ExtractorSettings(weights, features, protocol, batch, precision)
+    at_once = parse_batch(batch)
+    extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
     run = scoring.run_to_sample(images, count, seed, conditions, sampling, precision)
     image_set = None if run else open_input(images, skip_bad, reporter)
     if isinstance(image_set, Statistics):
@@ -67,7 +69,7 @@ def inception_score(
     with distributed.process_group(chosen):
         if image_set is None:
             assert run is not None, "without images there is a run"
-            image_set = run.open(batch, chosen, reporter)
+            image_set = run.open(at_once, chosen, reporter)
         extractor = extractor_settings.load(chosen, reporter)
         result = evaluate_inception_score(image_set, extractor, splits, reporter)
     document = result.document() | {"provenance": provenance.gather(chosen)}

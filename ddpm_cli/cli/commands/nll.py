@@ -36,7 +36,7 @@ def nll(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images chosen and the noise.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
+    batch: common.Batch = "auto",
     skip_bad: common.SkipBad = False,
     max_pixels: common.MaxPixels = None,
     nproc: common.Nproc = 1,
@@ -49,11 +49,13 @@ def nll(
     Every image takes one evaluation of the network for each of the model's timesteps.
     """
     from ddpm_cli.core.data.files import allow_pixels
+    from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.nll import choose_variance, measure, open_images
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
     start_up.end()
+    at_once = parse_batch(batch)
     if processes.launch_if_needed(nproc, device, console.reporter(), NO_SCORE):
         return
     allow_pixels(max_pixels)
@@ -69,7 +71,7 @@ def nll(
             f"{model.path}: {model.provenance}; {min(count, len(images))} of "
             f"{len(images):,} images, {len(model.denoiser.schedule)} evaluations each"
         )
-        result = measure(model, images, count, seed, batch, kind, reporter)
+        result = measure(model, images, count, seed, at_once, kind, reporter)
     document = result.document()
     spread = "" if result.standard_error is None else f" ± {result.standard_error:.4f}"
     text = (

@@ -33,14 +33,7 @@ def sample(
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
-    batch: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Images sampled at a time by a process; changes speed and memory only.",
-            rich_help_panel=common.MACHINE,
-        ),
-    ] = 64,
+    batch: common.Batch = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -58,11 +51,13 @@ def sample(
     """Sample images from a trained model."""
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import folder, generate
+    from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
 
     start_up.end()
     settings, condition_request = sampling.sampling, conditions.request
+    at_once = parse_batch(batch)
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT):
         return
     reporter = console.reporter()
@@ -86,19 +81,24 @@ def sample(
         directory = out or distributed.broadcast_from_rank0(
             lambda: folder.default_folder(model, request)
         )
-        drawn = folder.write(directory, model, request, batch, reporter, overwrite=overwrite)
+        written = folder.write(directory, model, request, at_once, reporter, overwrite=overwrite)
     seconds = time.monotonic() - started
+    drawn, nfe = written.images, evaluations(model.denoiser.schedule, request.sampling)
+    rate = drawn / max(written.seconds, 1e-9)  # images per second
     document: dict[str, Any] = {
         "out": str(directory),
         "n": request.count,
         "drawn": drawn,
-        "nfe": evaluations(model.denoiser.schedule, settings),
+        "nfe": nfe,
         "seconds": round(seconds, 3),
+        "images_per_second": round(rate, 3) if drawn else None,
+        "calls_per_second": round(rate * nfe, 3) if drawn else None,
         "grid": str(directory / "grid.png"),
         **folder.settings_of(model, request),
         "provenance": provenance.gather(chosen),
     }
     existing = f" ({request.count - drawn} were there)" if drawn < request.count else ""
     images = "1 image" if request.count == 1 else f"{request.count:,} images"
-    done = f"{images} in {directory}{existing}, {seconds:.1f} s"
+    speed = f" ({rate:,.3g} images/s, {rate * nfe:,.4g} network calls/s)" if drawn else ""
+    done = f"{images} in {directory}{existing}, {seconds:.1f} s{speed}"
     console.result(f"{done}\nGrid: {directory / 'grid.png'}", document, json)

@@ -52,6 +52,14 @@ Run = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, help="Image i depends on seed + i alone.", rich_help_panel=SAMPLING)
 ]
+Batch = Annotated[
+    str,
+    typer.Option(
+        help="Images at a time in a process, or auto: on a GPU what its memory allows, 64 "
+        "elsewhere. Changes speed and memory only.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier call left at --out.")
 ]

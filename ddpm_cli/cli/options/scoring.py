@@ -52,10 +52,10 @@ Features = Annotated[
     ),
 ]
 Batch = Annotated[
-    int,
+    str,
     typer.Option(
-        min=1,
-        help="Images through the network at a time; changes speed only.",
+        help="Images through a network at a time, or auto: on a GPU 256, and of a run to sample "
+        "from what its memory allows; 64 elsewhere. Changes speed and memory only.",
         rich_help_panel=common.MACHINE,
     ),
 ]

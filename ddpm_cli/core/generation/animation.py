@@ -16,6 +16,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 FRAME_KINDS = ("xt", "x0", "both")
@@ -39,9 +40,10 @@ def denoising(
     start = generate.image_noise(model, request, indices)()
     frames = [] if show == "x0" else [_frame(start, start, show)]
     steps = generate.sample_steps(model, request, indices)
-    for step in track(steps, reporter, "sampling", request.sampling.steps, "steps"):
-        if (step.index + 1) % every == 0 or step.index + 1 == request.sampling.steps:
-            frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))
+    with devices.enough_memory("use a smaller -n"):
+        for step in track(steps, reporter, "sampling", request.sampling.steps, "steps"):
+            if (step.index + 1) % every == 0 or step.index + 1 == request.sampling.steps:
+                frames.append(_frame(step.x / (1 + step.sigma_next**2) ** 0.5, step.x0, show))
     return frames
 
 

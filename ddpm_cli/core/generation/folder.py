@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.config.network import JOIN
@@ -31,6 +34,7 @@ from ddpm_cli.core.runtime.files import (
     write_text,
 )
 from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.threads import cores
 
 _FOLDER = "generated"  # beside the weights
 _SETTINGS = "sampling.json"
@@ -38,31 +42,62 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _GRID_LIMIT = 100  # images on grid.png at most
 
 
+class Written(NamedTuple):
+    """What was sampled into a folder."""
+
+    images: int  # by all processes, without those that were there
+    seconds: float  # that sampling and writing them took
+
+
 def write(
     folder: Path,
     model: Model,
     request: GenerationRequest,
-    batch: int,
+    batch: int | None,
     reporter: Reporter,
     *,
     overwrite: bool,
-) -> int:
+) -> Written:
     """Write exactly `request.count` images, grid.png and manifest.jsonl into a folder.
 
-    A folder with the same settings is completed: existing images are kept. Returns the number of
-    images sampled. Raises DdpmError where the folder has other contents, unless `overwrite` is set.
+    A folder with the same settings is completed: existing images are kept. batch: as that of
+    `sample_batches`. Raises DdpmError where the folder has other contents, unless `overwrite` is
+    set.
     """
     distributed.broadcast_from_rank0(lambda: _prepare(folder, model, request, overwrite=overwrite))
     shard = range(request.count)[distributed.shard(request.count)]
     missing = [i for i in shard if not is_written(_file(folder, i))]
-    for indices, images in sample_batches(model, request, missing, batch, reporter):
-        for index, image in zip(indices, images, strict=True):
-            files.write_png(_file(folder, index), image)
+    started = time.monotonic()
+    _write_images(folder, sample_batches(model, request, missing, batch, reporter))
     drawn = int(distributed.all_reduce_sum(torch.tensor(len(missing))))
+    seconds = time.monotonic() - started
     if distributed.is_main():
         _write_manifest(folder, model, request)
         _write_grid(folder, model, request)
-    return drawn
+    return Written(drawn, seconds)
+
+
+def _write_images(folder: Path, batches: Iterable[tuple[Sequence[int], NDArray[np.uint8]]]) -> None:
+    """Write batches of images in threads, each while the next is sampled.
+
+    Those of two batches are in memory at most. What is sampled is written, also where sampling is
+    stopped or fails.
+    """
+    with ThreadPoolExecutor(min(8, cores()), "png") as pool:
+        pending: list[Future[None]] = []
+        for indices, images in batches:
+            _finish(pending)
+            pending = [
+                pool.submit(files.write_png, _file(folder, index), image)
+                for index, image in zip(indices, images, strict=True)
+            ]
+        _finish(pending)
+
+
+def _finish(pending: Iterable[Future[None]]) -> None:
+    """Wait until files are written, and raise what went wrong."""
+    for future in pending:
+        future.result()
 
 
 def default_folder(model: Model, request: GenerationRequest) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.sampling import grid, sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import batching
+from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -85,19 +89,52 @@ def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
 
 
 def sample_batches(
-    model: Model, request: GenerationRequest, indices: Sequence[int], batch: int, reporter: Reporter
+    model: Model,
+    request: GenerationRequest,
+    indices: Sequence[int],
+    batch: Batch,
+    reporter: Reporter,
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
-    """Sample the images of these indices in batches: yields (indices, images (B, C, H, W))."""
-    steps = request.sampling.steps
+    """Sample the images of these indices in batches: yields (indices, images (B, C, H, W)).
+
+    batch: images at a time; None: as many as the device's memory allows. Where it runs out, and the
+    number is not the user's, the same images are sampled half as many at a time. Raises DdpmError
+    where that does not help.
+    """
+
+    def trial(count: int) -> object:
+        return next(sample_steps(model, request, indices[:count]))
+
+    size = batching.choose(batch, len(indices), model.device, trial)
+    started, done = time.monotonic(), 0
     with reporter.bar("sampling", len(indices), "images") as bar:
-        for start in range(0, len(indices), batch):
-            chosen = indices[start : start + batch]
-            x = None
-            for step in sample_steps(model, request, chosen):
-                x = step.x
-                bar.update(start + len(chosen) * (step.index + 1) / steps)
-            assert x is not None
-            yield chosen, to_uint8(x).cpu().numpy()
+
+        def advance(images: float) -> None:
+            seconds = max(time.monotonic() - started, 1e-9)
+            bar.update(done + images, f"{(done + images) / seconds:.3g} images/s")
+
+        while done < len(indices):
+            chosen = indices[done : done + size.images]
+            work = partial(_sample_batch, model, request, chosen, advance)
+            images = size.attempt(len(chosen), work, reporter)
+            if images is not None:
+                yield chosen, images
+                done += len(chosen)
+
+
+def _sample_batch(
+    model: Model,
+    request: GenerationRequest,
+    indices: Sequence[int],
+    advance: Callable[[float], None],
+) -> NDArray[np.uint8]:
+    """Sample these images at once, (B, C, H, W); calls `advance` with the images done, in parts."""
+    x = None
+    for step in sample_steps(model, request, indices):
+        x = step.x
+        advance(len(indices) * (step.index + 1) / request.sampling.steps)
+    assert x is not None
+    return to_uint8(x).cpu().numpy()
 
 
 def sample_steps(

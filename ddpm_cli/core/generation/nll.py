@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ddpm_cli.core.diffusion import likelihood
 from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -127,31 +129,45 @@ def measure(
     images: DecodedImages,
     count: int,
     seed: int,
-    batch: int,
+    batch: int | None,
     variance: str,
     reporter: Reporter,
 ) -> Likelihood:
     """The bound for `count` images, those of `choose`, with one network evaluation per timestep.
 
     An image's noise depends only on the seed and on its index, so the result does not depend on the
-    batch or the number of processes.
+    batch or the number of processes. batch: images at a time; None: as many as the device's memory
+    allows.
     """
     order = choose(images, count, seed)
     count = len(order)
     shard = order[distributed.shard(count)]
     steps = len(model.denoiser.schedule)
     sums = torch.zeros(steps + 3, dtype=torch.float64)  # terms, prior, total, its square
+
+    def trial(number: int) -> object:
+        return next(_bound(model, images, shard[:number], seed, variance))
+
+    size, done = batching.choose(batch, len(shard), model.device, trial), 0
     with reporter.bar("evaluating", count * steps, "evaluations") as bar:
-        for start in range(0, len(shard), batch):
-            chosen = shard[start : start + batch]
+
+        def values_of(chosen: NDArray[np.int64]) -> Tensor:
+            """Terms and prior of each image: (terms + 1, images)."""
             rows = []
             for t, row in enumerate(_bound(model, images, chosen, seed, variance)):
                 rows.append(row)
-                done = start * steps + len(chosen) * min(t + 1, steps)
-                bar.update(done * count / len(shard))  # assumes that all processes are as far
-            values = torch.stack(rows)  # (terms and prior, images)
-            totals = values.sum(dim=0)
-            sums += torch.cat([values.sum(dim=1), totals.sum()[None], totals.square().sum()[None]])
+                evaluations = done * steps + len(chosen) * min(t + 1, steps)
+                bar.update(evaluations * count / len(shard))  # as if all processes are as far
+            return torch.stack(rows)
+
+        while done < len(shard):
+            chosen = shard[done : done + size.images]
+            values = size.attempt(len(chosen), partial(values_of, chosen), reporter)
+            if values is not None:
+                totals = values.sum(dim=0)
+                squares = totals.square().sum()[None]
+                sums += torch.cat([values.sum(dim=1), totals.sum()[None], squares])
+                done += len(chosen)
     *terms, prior, mean, square = (distributed.all_reduce_sum(sums) / count).tolist()
     deviation = math.sqrt(max(0.0, square - mean**2))
     standard_error = None if count == 1 else deviation / math.sqrt(count - 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.folder import settings_of
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
@@ -33,7 +34,7 @@ class RunImages:
     sampling: Sampling
     precision: str = "fp32"  # of the denoiser: fp32, bf16 or auto
 
-    def open(self, batch: int, device: torch.device, reporter: Reporter) -> GeneratedImages:
+    def open(self, batch: int | None, device: torch.device, reporter: Reporter) -> GeneratedImages:
         """Load the model on every rank; local rank 0 encodes the prompts first.
 
         Raises UsageError or DdpmError where the request cannot be met.
@@ -60,9 +61,12 @@ class RunImages:
 
 
 def generated_images(
-    label: str, model: Model, request: GenerationRequest, batch: int
+    label: str, model: Model, request: GenerationRequest, batch: Batch
 ) -> GeneratedImages:
-    """The images of a request as an image set, sampled in batches without a progress bar."""
+    """The images of a request as an image set, sampled in batches without a progress bar.
+
+    batch: as that of `sample_batches`.
+    """
 
     def batches(indices: range) -> Iterator[Tensor]:
         for _, images in sample_batches(model, request, indices, batch, Silent()):

@@ -65,13 +65,14 @@ class TrainedModel:
         seed: int = 0,
         classes: Sequence[str | int] = (),
         prompts: Sequence[str] = (),
-        batch: int = 64,
+        batch: int | None = None,
         **settings: Any,
     ) -> NDArray[np.uint8]:
         """Sample images: uint8 (N, H, W, C).
 
         Image i depends on seed + i alone. classes, prompts: in turn, as --class and --prompt;
-        default: all classes in turn, or captions of the training. batch: images at a time.
+        default: all classes in turn, or captions of the training. batch: images at a time, default:
+        as many as fit into memory.
         settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
         or DdpmError where the model cannot do that.
         """

@@ -21,6 +21,8 @@ from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.downloads import fetch, sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
+_ON_GPU, _ELSEWHERE = 256, 64  # images through the network at a time
+
 
 class FeatureNetwork(Protocol):
     """A network from prepared images to features."""
@@ -82,7 +84,7 @@ class ExtractorSettings:
     weights: Path | None = None  # of the FID Inception; None: the published ones
     features: Path | None = None  # a classifier of `ddpm train-classifier` instead
     protocol: str | None = None  # None: pytorch-fid
-    batch: int = 64
+    batch: int | None = None  # images at a time; None: as many as keep the device busy
     precision: str = "fp32"  # or "bf16"
     prefix: str = "--"  # of the options --weights and --features, for messages
 
@@ -99,16 +101,17 @@ class ExtractorSettings:
     def load(self, device: torch.device, reporter: Reporter) -> Extractor:
         """Load the network on every rank; local rank 0 downloads it. Raises DdpmError."""
         precision = devices.choose_precision(self.precision, device)
+        batch = self.batch or (_ON_GPU if device.type == "cuda" else _ELSEWHERE)
         with distributed.local_rank0_first():
             if self.features is not None:
                 option = f"{self.prefix}features"
-                return load_local_extractor(self.features, device, self.batch, precision, option)
+                return load_local_extractor(self.features, device, batch, precision, option)
             protocol = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
             return load_extractor(
                 self.weights,
                 protocol,
                 device,
-                self.batch,
+                batch,
                 reporter,
                 precision,
                 f"{self.prefix}weights",

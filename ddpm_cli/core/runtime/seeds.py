@@ -28,7 +28,8 @@ class ImageNoise:
     """Standard normal noise for a batch, image i from its own seed.
 
     Sampled on the CPU with one generator per image, so that batch size, number of processes and
-    device do not change an image.
+    device do not change an image. A GPU does not wait for it: while it computes a step, the noise
+    of the next is drawn.
     """
 
     def __init__(
@@ -40,5 +41,8 @@ class ImageNoise:
 
     def __call__(self) -> Tensor:
         """The next noise: float32 (B, C, H, W)."""
-        draws = [torch.randn(self._shape, generator=g) for g in self._generators]
-        return torch.stack(draws).to(self._device)
+        pinned = self._device.type == "cuda"  # which a copy that does not wait needs
+        noise = torch.empty(len(self._generators), *self._shape, pin_memory=pinned)
+        for row, source in zip(noise, self._generators, strict=True):
+            row.normal_(generator=source)
+        return noise.to(self._device, non_blocking=True)

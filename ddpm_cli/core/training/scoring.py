@@ -23,6 +23,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation.batching import BatchSize
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
@@ -42,12 +43,13 @@ from ddpm_cli.core.training.trainer import Execution
 
 _COUNT = 5000  # images sampled for a score
 _STEPS = 50  # of DDIM
+_BATCH = 64  # images at a time, after which a signal to stop is noticed
 _SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
 
 
 def load_extractor(request: ScoringRequest, device: torch.device, reporter: Reporter) -> Extractor:
     """The feature network of the scores: FID Inception, or a classifier of train-classifier."""
-    settings = ExtractorSettings(request.weights, request.features, prefix="--fid-")
+    settings = ExtractorSettings(request.weights, request.features, batch=_BATCH, prefix="--fid-")
     return settings.load(device, reporter)
 
 
@@ -182,7 +184,8 @@ class TrainingScorer:
         device, precision = self.extractor.device, self.execution.precision
         model = Model(self.run.weights, averaged, self.config, images, "", device, precision)
         request = GenerationRequest(count, 0, self._conditions, Sampling(self.steps))
-        fake = generated_images(self.label, model, request, self.extractor.batch)
+        batch = BatchSize(self.extractor.batch, given=False)
+        fake = generated_images(self.label, model, request, batch)
         interruptible = _Interruptible(fake, self.extractor.batch, self.stop, self.run.path)
         requested = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
         return evaluate(self._real, interruptible, self.extractor, requested, Silent())[0]
@@ -231,4 +234,5 @@ class _Interruptible:
             if received:
                 raise stopping.stopped_error(int(received), str(self._run))
             yield from islice(batches, 1)
+        yield from batches  # there are more of them where memory ran out
         self.counts = self._images.counts
