@@ -74,12 +74,19 @@ class MachineConfig(Settings):
         default_text="the process's whole shard of --batch",
         check=above_zero,
     )
-    compiled: bool = setting(
-        False,
-        "Compile the network with torch.compile first: minutes, then faster steps, on GPUs above "
-        "all. The weights are the same with and without.",
+    compiled: bool | None = setting(
+        None,
+        "Compile the network with torch.compile first, which takes a minute or two: then steps are "
+        "faster, on GPUs above all. Any run may resume with or without.",
         panel=_MACHINE,
-        option="--compile",
+        option="--compile/--no-compile",
+        default_text="on a CUDA GPU, for a training of about 20 minutes or more",
+    )
+    cuda_graph: bool = setting(
+        False,
+        "Record a whole training step as a CUDA graph, and replay it: for one process on a GPU "
+        "that waits for its launches. It takes more memory.",
+        panel=_MACHINE,
     )
 
     @property

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.fields import one_of
-from ddpm_cli.core.errors import DdpmError, UsageError, first_line
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import slurm, worker
-from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.threads import cores
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -58,17 +57,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def precision_name(precision: torch.dtype) -> str:
     """A dtype as --precision names it: "bf16" or "fp32"."""
     return "bf16" if precision == torch.bfloat16 else "fp32"
-
-
-def can_compile(device: torch.device, reporter: Reporter) -> bool:
-    """Whether torch.compile works for this device; reports why where it does not."""
-    try:
-        torch.compile(torch.sin)(torch.zeros(1, device=device))
-    except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
-        reason = first_line(error)
-        reporter.say(f"--compile does not work here, so training continues without: {reason}")
-        return False
-    return True
 
 
 @contextmanager

@@ -20,7 +20,8 @@ def averaged_copy(network: Net) -> Net:
 def update(average: nn.Module, network: nn.Module, decay: float | Tensor, skipped: Tensor) -> None:
     """average <- decay average + (1 - decay) weights, in place, unless the step was skipped.
 
-    skipped: 1 where it was, else 0; () on the device, which is not waited for.
+    decay: a number, or () float64 on the device. skipped: 1 where it was, else 0; () on the device,
+    which is not waited for.
     """
     averages: list[Tensor] = list(average.parameters())
     weights: list[Tensor] = list(network.parameters())
@@ -29,7 +30,7 @@ def update(average: nn.Module, network: nn.Module, decay: float | Tensor, skippe
             torch._foreach_lerp_(averages, weights, float(1 - decay))
         return
     changes = torch._foreach_sub(weights, averages)
-    torch._foreach_mul_(changes, (1 - decay) * (1 - skipped))
+    torch._foreach_mul_(changes, ((1 - decay) * (1 - skipped)).float())
     torch._foreach_add_(averages, changes)
 
 

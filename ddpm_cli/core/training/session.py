@@ -97,7 +97,8 @@ def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
         device,
         devices.choose_precision(machine.precision, device),
         machine.microbatch,
-        compiled=machine.compiled and devices.can_compile(device, reporter),
+        machine.compiled,
+        machine.cuda_graph,
     )
 
 

@@ -46,7 +46,7 @@ class Step:
         self._device, self._precision, self._microbatch = device, precision, microbatch
         self._parameters = list(state.network.parameters())
 
-    def __call__(self, shard: Batch, decay: float) -> Outcome:
+    def __call__(self, shard: Batch, decay: float | Tensor) -> Outcome:
         """Take a step. decay: of the average."""
         losses = self.gradient(shard)
         norm, skipped = self.clip(losses)
@@ -82,7 +82,7 @@ class Step:
         is_finite = norm.isfinite() & losses.isfinite().all()
         return norm, distributed.maximum((~is_finite).float())
 
-    def update(self, decay: float, skipped: Tensor) -> None:
+    def update(self, decay: float | Tensor, skipped: Tensor) -> None:
         """Update weights and average, unless the step is skipped; the gradient is dropped."""
         optimiser = self._state.optimiser
         optimiser.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler

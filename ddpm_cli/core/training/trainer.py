@@ -20,7 +20,7 @@ from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import ema
+from ddpm_cli.core.training import compilation, ema
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.divergence import DivergenceMonitor
@@ -28,6 +28,7 @@ from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.saving import Saver, passed_multiple
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.step import Outcome, Step, weighted
+from ddpm_cli.core.training.step_graph import GraphedStep
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Execution:
     device: torch.device
     precision: torch.dtype = torch.float32
     microbatch: int | None = None  # images in one forward pass; None: the rank's whole shard
-    compiled: bool = False  # compile the network before the first step
+    compiled: bool | None = False  # the network, before the first step; None: where that pays
+    cuda_graph: bool = False  # record a step and replay it
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,13 @@ class Trainer:
         self.run, self.config, self.state = run, config, state
         self.images, self.held_out = images, held_out
         self.execution, self.reporter, self.scorer = execution, reporter, scorer
-        if execution.compiled:
-            state.network.compile()  # in place, so that its parameters keep their names
         self.network = distributed.data_parallel(state.network, execution.device)
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
         self.batches = Batches(config, self.denoiser, images, execution.device)
-        self.step = Step(
+        step = GraphedStep if execution.cuda_graph else Step
+        self.step = step(
             config,
             state,
             self.network,
@@ -209,11 +210,29 @@ class Trainer:
         with watchdog.paused():
             if self.scorer is not None:
                 self.scorer.announce(self.averaged, budget)
-            if self.execution.compiled:
-                self.reporter.say("Compiling the network: this can take minutes.")
-                seen = self.state.progress.images
-                self.step.gradient(self.batches.draw(seen, self.state.history))
-                self.state.optimiser.zero_grad(set_to_none=True)
+            self._prepare_step()
+
+    def _prepare_step(self) -> None:
+        """Compile and record, where that is wanted, with the first batch: no step is taken."""
+        execution, state = self.execution, self.state
+        decision = compilation.decide(
+            execution.compiled, self.config, len(self.images), execution.device
+        )
+        if decision.reason:
+            self.reporter.say(decision.reason)
+        if not decision.compiled and not execution.cuda_graph:
+            return
+        shard = self.batches.draw(state.progress.images, state.history)
+
+        def first_pass() -> None:
+            state.optimiser.zero_grad(set_to_none=True)
+            self.step.gradient(shard)
+
+        if decision.compiled:
+            compilation.compile_or_not(state.network, first_pass, self.reporter)
+            state.optimiser.zero_grad(set_to_none=True)
+        if isinstance(self.step, GraphedStep):
+            self.step.record(shard, self.reporter)
 
     def _set_learning_rate(self, budget: BudgetTracker) -> float:
         lr = learning_rate(self.config.optimiser, self.state.progress.images, budget.used)

@@ -56,8 +56,9 @@ def measure(
     try:
         state = TrainingState.initial(config, device)
         run = RunDirectory(plan.out)
-        uncompiled = replace(execution, compiled=False)  # that alone would take minutes
-        trainer = Trainer(run, config, state, training, held_out, uncompiled, SILENT)
+        # Compiling alone would take minutes.
+        eager = replace(execution, compiled=False, cuda_graph=False)
+        trainer = Trainer(run, config, state, training, held_out, eager, SILENT)
         try:
             seconds, tried = _trials(trainer, whole)
         finally:

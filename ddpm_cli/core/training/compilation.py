@@ -1,0 +1,107 @@
+"""Whether the network is compiled, and training without where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.errors import DdpmError, first_line
+from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.reporting import Reporter
+
+# What is compiled, each instance for itself: the whole network. Regions, (Stage,), would compile
+# sooner, as stages of one shape share their code, and fuse nothing across. Not measured.
+REGIONS: tuple[type[nn.Module], ...] = (UNet,)
+
+# Of several processes: True (torch's own default) cuts the graph where a bucket of gradients is
+# full, so that averaging it overlaps with the rest of the backward pass; False compiles one graph,
+# whose gradients are averaged after it. Not measured.
+OPTIMISE_DDP = True
+
+_RATE = 60e12  # operations per second of an eager bf16 step on one H200: faster ones end sooner
+_WORTH = 20 * 60  # seconds of training from which a gain of 1.15 pays for a minute or two
+
+
+class Decision(NamedTuple):
+    """Whether to compile."""
+
+    compiled: bool
+    reason: str = ""  # in a sentence; "": nothing to say
+
+
+def decide(asked: bool | None, config: RunConfig, images: int, device: torch.device) -> Decision:
+    """As asked; for None on a GPU where the training is long enough, and else not.
+
+    images: of one epoch. A function of the budget as a whole: so a run that resumes decides as it
+    did before, and takes the steps that it would have taken.
+    """
+    if asked:
+        return Decision(True, "Compiling the network: this can take minutes.")
+    if asked is False or device.type != "cuda":
+        return Decision(False)
+    seconds = expected_seconds(config, images)
+    length = f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    if seconds >= _WORTH:
+        return Decision(
+            True,
+            "Compiling the network, a minute or two: it should pay in a training of roughly "
+            f"{length}; --no-compile leaves it out.",
+        )
+    return Decision(
+        False,
+        "The network is not compiled: that takes a minute or two, and this training roughly "
+        f"{length}; --compile does it all the same.",
+    )
+
+
+def expected_seconds(config: RunConfig, images: int) -> float:
+    """Roughly how long a training takes on GPUs: by its minutes, or its operations."""
+    budget, limits = config.budget, []
+    if budget.minutes is not None:
+        limits.append(60 * budget.minutes)
+    limit = budget.in_images(config.optimiser.batch, images)
+    if limit is not None:
+        rate = _RATE * distributed.world_size()
+        limits.append(limit * operations(config.network) / rate)
+    return min(limits)
+
+
+def operations(config: NetworkConfig) -> int:
+    """Floating point operations of one image, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        UNet(config)(torch.zeros(1, config.channels, *config.size), torch.zeros(1))
+    return 3 * int(counter.get_total_flops())
+
+
+def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Reporter) -> None:
+    """Compile the network, in place, by its first forward and backward pass.
+
+    Where that fails it is reported, and the pass is made without: so that each rank makes one.
+    """
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.optimize_ddp = OPTIMISE_DDP
+    regions = [module for module in network.modules() if isinstance(module, REGIONS)]
+    for module in regions:
+        # A shape of images has a graph of its own: there are two at most, with microbatches.
+        module.compile(fullgraph=True, dynamic=False)
+    try:
+        first_pass()
+    except (DdpmError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
+        for module in regions:
+            module._compiled_call_impl = None
+        reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
+        reporter.say(
+            f"Compiling the network does not work here, so training continues without: {reason}"
+        )
+        first_pass()
