@@ -180,13 +180,13 @@ def test_the_next_images_are_taken_while_a_step_runs(
     from ddpm_cli.core.data.decoded import DecodedImages
     from ddpm_cli.core.runtime.run_directory import RunDirectory
 
-    take, threads = DecodedImages.take, set()
+    take, threads = DecodedImages.pixels_of, set()
 
     def recorded(self: DecodedImages, indices: np.ndarray) -> object:
         threads.add(threading.current_thread().name.partition("_")[0])
         return take(self, indices)
 
-    monkeypatch.setattr(DecodedImages, "take", recorded)
+    monkeypatch.setattr(DecodedImages, "pixels_of", recorded)
     result = train_tiny("--out", "run", "--log-every", 8, "--json")
     assert threads == {"prefetch"}
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

@@ -70,7 +70,7 @@ def test_the_smoothed_loss_has_no_bias_from_its_start(tmp_path: Path) -> None:
     smoothed = []
     for loss in (2.0, 2.0, 4.0):
         progress.images += 8
-        log.count(torch.full((8,), loss))
+        log.count(torch.full((8,), loss), torch.zeros(()))
         log.write(Bar(), 0, 0, 0, None)
         smoothed.append(progress.loss_smooth)
     assert smoothed[:2] == [2, 2] and 2 < smoothed[2] <= 4
