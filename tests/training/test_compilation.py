@@ -48,6 +48,7 @@ EVERYTHING = NetworkConfig(
     modulation="scale-shift",
     learned_variance=True,
     augmented=True,
+    dropout=0.0,
 )
 
 
@@ -82,7 +83,9 @@ def test_a_training_takes_its_minutes_or_less(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_operations_are_those_of_convolutions_and_products() -> None:
-    config = NetworkConfig(size=(8, 16), width=16, multipliers=(1, 2), middle="res")
+    config = NetworkConfig(
+        size=(8, 16), width=16, multipliers=(1, 2), blocks=("res",), middle="res"
+    )
     network, counts = UNet(config), []
 
     def count(module: nn.Module, _: object, out: Tensor) -> None:
@@ -104,7 +107,7 @@ def losses_of(config: c.RunConfig) -> tuple[Callable[[Batch], Tensor], Batch, UN
             parameter += 0.05 * torch.randn_like(parameter)
     schedule = schedules.from_config(config.diffusion)
     denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)
-    sigma = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+    sigma = schedule.sigma_at(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
     network = config.network
     scalars = LossScalars.at(denoiser, sigma, config.objective, bound=network.learned_variance)
     condition = Condition(
