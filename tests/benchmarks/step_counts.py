@@ -38,6 +38,7 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.activations import Kernels
 from ddpm_cli.core.training.batches import Batch, Batches
@@ -188,7 +189,7 @@ def count_step(config: RunConfig) -> dict[str, Phase]:
         state = initial_state(config)
         state.network.train()
         denoiser = Denoiser(state.network, schedule, parameterisation)
-        step = Step(config, state, state.network, denoiser, CPU, torch.bfloat16, None)
+        step = Step(config, state, state.network, denoiser, CPU, torch.bfloat16, None, SILENT)
         batch = pytree.tree_map_only(Tensor, mode.from_tensor, drawn)
         update = ema.update
         flagged = mock.patch.object(

@@ -20,6 +20,7 @@ from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import compilation
 from ddpm_cli.core.training.batches import Batch
@@ -119,7 +120,7 @@ def losses_of(config: c.RunConfig) -> tuple[Callable[[Batch], Tensor], Batch, UN
     batch = Batch(
         noised, condition, decoded_images().rows[:3], scalars.to(CPU.device, torch.float32), None
     )
-    taken = Step(config, state, state.network, denoiser, CPU.device, CPU.precision, None)
+    taken = Step(config, state, state.network, denoiser, CPU.device, CPU.precision, None, SILENT)
     return lambda batch: taken.losses(denoiser, batch), batch, state.network
 
 

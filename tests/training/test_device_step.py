@@ -29,6 +29,7 @@ from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.diffusion.sampling import grid, sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.metrics_log import MetricsLog
@@ -95,7 +96,7 @@ def step_and_log(config: RunConfig) -> Moves:
         LossScalars(*5 * [scalars], None, *bound),
         None,
     )
-    step = Step(config, state, network, denoiser, DEVICE, torch.float32, 2)
+    step = Step(config, state, network, denoiser, DEVICE, torch.float32, 2, SILENT)
     with Moves() as moves:
         for _ in range(2):  # the first one makes the optimiser's states
             outcome = step(batch, 0.5)

@@ -89,6 +89,20 @@ def test_what_normalisation_keeps_depends_on_the_device(monkeypatch: pytest.Monk
     assert kept("cpu", full) == kept("cuda", full)
 
 
+def test_checkpointed_layers_keep_their_inputs_and_one_its_inside() -> None:
+    """Of the tensors kept, at least the inputs of layers remain, and most of the rest does not."""
+    config = replace(network("residual"), multipliers=(1, 1), blocks=("res,res,res,res",))
+
+    def kept(images: int, *, checkpointed: bool) -> int:
+        return activations.saved_bytes(config, images, torch.float32, "cpu", 0, checkpointed)
+
+    height, width = config.size
+    layers = UNet(config)
+    inputs = len([*layers.down, *layers.middle, *layers.up]) * 4 * config.width * height * width
+    all_images, checkpointed = (kept(8, checkpointed=c) - kept(4, checkpointed=c) for c in (0, 1))
+    assert inputs < checkpointed < all_images / 2
+
+
 def work(batch: int, *, microbatch: int | None = None, processes: int = 1) -> Work:
     config = replace(RunConfig(), network=network("residual"))
     config = updated(config, {"optimiser": {"batch": batch}})
@@ -197,11 +211,21 @@ def test_a_dry_run_refuses_what_does_not_fit(
 ) -> None:
     monkeypatch.setattr(devices, "total_memory", lambda _: 2 * GIGABYTE)
     monkeypatch.setattr(forecast, "_resident", lambda: GIGABYTE // 2)  # whatever ran before
-    result = train_tiny("--dry-run", "--device", "cpu", "--batch", 40_000)
+    command = ("--dry-run", "--json", "--device", "cpu")
+    result = train_tiny(*command, "--batch", 40_000, "--microbatch", 40_000)
     assert (result.code, result.out) == (1, "")
     named = int(result.err.split("--microbatch ")[-1].split(" fits")[0])
     assert 1 < named < 40_000
     assert "40,000 images at once (--batch, --microbatch) needs about" in result.err
+    monkeypatch.setattr(trial, "measure", lambda plan, execution, *_: str(plan.fitted(execution)))
+    result = train_tiny(*command, "--batch", 40_000, "--microbatch", "auto")
+    chosen = result.json()["microbatch"]
+    assert named / 2 < chosen <= named and 40_000 % chosen == 0
+    assert f"Microbatch: {chosen:,} images at once, as 40,000 need about" in result.err
+    assert f"microbatch={chosen}" in result.json()["time_measured"]
+    assert result.json()["memory_bytes"]["total"] <= 2 * GIGABYTE
+    assert train_tiny(*command, "--batch", 8).json()["microbatch"] is None
+    assert train_tiny(*command, "--microbatch", "few").code == 2
     result = train_tiny("--dry-run", "--device", "cpu", "--batch", 10**6)
     assert (result.code, "choose a smaller --batch" in result.err) == (1, True)
 

@@ -19,6 +19,7 @@ from ddpm_cli.core.config import run as c
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import step, step_graph
 from ddpm_cli.core.training.state import TrainingState
@@ -137,7 +138,9 @@ def test_a_run_resumes_with_and_without_recording(tmp_path: Path, recordings: Re
 def graphed_step(config: c.RunConfig, state: TrainingState) -> GraphedStep:
     schedule = schedules.from_config(config.diffusion)
     denoiser = Denoiser(state.network, schedule, config.diffusion.parameterisation)
-    return GraphedStep(config, state, state.network, denoiser, CPU.device, CPU.precision, None)
+    return GraphedStep(
+        config, state, state.network, denoiser, CPU.device, CPU.precision, None, SILENT
+    )
 
 
 def test_recording_takes_no_step(recordings: Recordings) -> None:

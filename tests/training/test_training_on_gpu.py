@@ -16,6 +16,7 @@ from ddpm_cli.core.config import run as c
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.noising import Noised
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import step as training_step
 from ddpm_cli.core.training.batches import Batch, Batches
@@ -52,7 +53,7 @@ def gradients(config: c.RunConfig, execution: Execution) -> tuple[torch.Tensor, 
     device = execution.device
     moved = Noised(*(part.to(device) for part in noised))
     batch = Batch(moved, condition.to(device), rows, scalars.to(device, torch.float32), None)
-    step = Step(config, state, state.network, denoiser, device, execution.precision, None)
+    step = Step(config, state, state.network, denoiser, device, execution.precision, None, SILENT)
     losses = step.gradient(batch)
     found = [p.grad.flatten() for p in state.network.parameters() if p.grad is not None]
     return losses.cpu(), torch.cat(found).cpu()
@@ -76,7 +77,9 @@ def test_an_update_is_that_of_the_cpu(gpu: torch.device) -> None:
             for parameter in state.network.parameters():
                 part, rest = rest[: parameter.numel()], rest[parameter.numel() :]
                 parameter.grad = part.view(parameter.shape).to(parameter)
-            step = Step(CONFIG, state, state.network, lambda *_: None, device, torch.float32, None)  # type: ignore[arg-type]
+            step = Step(
+                CONFIG, state, state.network, lambda *_: None, device, torch.float32, None, SILENT
+            )  # type: ignore[arg-type]
             step.update(0.9, torch.zeros((), device=device))
         updated.append(
             [p.cpu() for p in (*state.network.parameters(), *state.average.parameters())]

@@ -10,10 +10,21 @@ from ddpm_cli.core.config.fields import (
     at_least_zero,
     is_whole_number,
     setting,
+    shortened,
 )
 from ddpm_cli.core.errors import UsageError
 
 _MACHINE = "Machine"
+
+
+def _parse_microbatch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not is_whole_number(text) or len(text) >= 20:
+        raise UsageError(
+            f"--microbatch {shortened(text)} should be a number of images such as 32, or auto"
+        )
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,21 @@ class MachineConfig(Settings):
     )
     microbatch: int | None = setting(
         None,
-        "Images in a forward pass of a process; fewer need less memory, with the same gradient.",
+        "Images in a forward pass of a process, or auto: its whole shard of --batch, halved until "
+        "the memory estimated fits. Fewer need less memory, with the same gradient; where the "
+        "first step of one process runs out of memory, they are halved.",
         unit="images",
         panel=_MACHINE,
-        default_text="the process's whole shard of --batch",
+        default_text="auto",
         check=above_zero,
+        parse=_parse_microbatch,
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        "Keep only the inputs of the network's layers for the backward pass, which computes the "
+        "rest again: less memory, one more forward pass in a step, the same weights.",
+        panel=_MACHINE,
+        option="--checkpoint-activations",
     )
     compiled: bool | None = setting(
         None,

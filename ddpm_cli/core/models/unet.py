@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+from torch.utils.checkpoint import checkpoint
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
@@ -59,6 +60,7 @@ class UNet(nn.Module):
         super().__init__()
         config.check()
         self.config = config
+        self.checkpointed = False  # keep only layers' inputs in training, and compute them again
         folded = config.channels * config.patch**2
         self.embedding = ConditionEmbedding(config)
         self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
@@ -99,16 +101,35 @@ class UNet(nn.Module):
         h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
         skips = [h]
         for layer in self.down:
-            h = layer(h, embeddings)
+            h = self._layer(layer, embeddings, h)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, embeddings)
+            h = self._layer(layer, embeddings, h)
         for layer in self.up:
-            if isinstance(layer, Stage):
-                h = torch.cat([h, skips.pop()], dim=1)
-            h = layer(h, embeddings)
+            skip = [skips.pop()] if isinstance(layer, Stage) else []
+            h = self._layer(layer, embeddings, h, *skip)
         h = self.outputs(self.norm(h, silu=True))
         return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
+
+    def _layer(self, layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:
+        """Inputs (B, C_i, H, W), side by side, through a layer; checkpointed (Chen et al. 2016)."""
+        if not (self.checkpointed and self.training and torch.is_grad_enabled()):
+            return _through(layer, embeddings, *inputs)
+        output: Tensor = checkpoint(
+            _through,
+            layer,
+            embeddings,
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=self.config.dropout > 0,
+        )
+        return output
+
+
+def _through(layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:
+    h = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
+    output: Tensor = layer(h, embeddings)
+    return output
 
 
 def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ from ddpm_cli.core.runtime.threads import cores
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
+_NO_MEMORY = (  # in errors of torch that have no type of their own
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _PER_CORE = 8  # processes on a core: more only wait for each other
 
 
@@ -61,14 +68,29 @@ def precision_name(precision: torch.dtype) -> str:
 
 @contextmanager
 def enough_memory(fix: str) -> Iterator[None]:
-    """Raise DdpmError, with a fix, where a GPU runs out of memory within the block."""
+    """Raise DdpmError, with a fix, where this process runs out of memory within the block."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        whose = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         raise DdpmError(
-            f"{worker.rank_name()} ran out of the GPU's memory ({reason}); {fix}"
+            f"{worker.rank_name()} ran out of {whose} ({why_out_of_memory(error)}); {fix}"
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of memory that was not there, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def why_out_of_memory(error: BaseException) -> str:
+    """The first sentence of such an error."""
+    reason = str(error).rpartition("DefaultCPUAllocator: ")[2].split(". ")[0]
+    return reason.partition("\n")[0] or type(error).__name__
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
@@ -135,6 +157,24 @@ def total_memory(device: torch.device) -> int | None:
     with suppress(OSError, ValueError):  # "max" where a container has no limit of its own
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a training may plan with; None where that is unknown.
+
+    On a GPU those that are free now; on a CPU all, so that a resumed run decides alike.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    return total_memory(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps of a device's memory without need."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import torch
@@ -20,17 +21,41 @@ from ddpm_cli.core.runtime import devices
 
 @lru_cache(maxsize=32)
 def saved_bytes(
-    network: NetworkConfig, images: int, precision: torch.dtype, device: str, text_length: int
+    network: NetworkConfig,
+    images: int,
+    precision: torch.dtype,
+    device: str,
+    text_length: int,
+    checkpointed: bool = False,
 ) -> int:
     """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
 
     device: the type of the device that would compute it, "cpu", "cuda" or "mps". Nothing is
-    computed: the tensors are torch's fake ones, which have a shape and no content.
+    computed: the tensors are torch's fake ones, which have a shape and no content. checkpointed:
+    only inputs of layers are kept, and what the largest layer keeps when it is computed again.
     """
+    every, largest = _kept(network, images, precision, device, text_length, checkpointed=False)
+    if not checkpointed:
+        return every
+    inputs, _ = _kept(network, images, precision, device, text_length, checkpointed=True)
+    return inputs + largest
+
+
+def _kept(
+    network: NetworkConfig,
+    images: int,
+    precision: torch.dtype,
+    device: str,
+    text_length: int,
+    *,
+    checkpointed: bool,
+) -> tuple[int, int]:
+    """Bytes that are kept in all, and by the layer that keeps most."""
     kept: dict[int, Tensor] = {}  # one tensor of each storage
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        if (storage := tensor.untyped_storage()._cdata) not in weights:
+            kept.setdefault(storage, tensor)
         return tensor
 
     cpu = torch.device("cpu")
@@ -39,6 +64,11 @@ def saved_bytes(
         for parameter in net.parameters():
             if parameter.ndim == 4:  # as TrainingState.initial: net.to() cannot, of fake ones
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
+        net.checkpointed = checkpointed
+        before = [0]  # bytes kept when each layer began
+        for layer in (*net.down, *net.middle, *net.up):
+            layer.register_forward_pre_hook(lambda *_: before.append(_bytes(kept)))
         x = torch.zeros(images, network.channels, *network.size)
         condition = _condition(network, images, text_length)
         with (
@@ -47,10 +77,14 @@ def saved_bytes(
             devices.autocast(cpu, precision),
         ):
             output = net(x, x[:, 0, 0, 0], condition)
-        for parameter in net.parameters():
-            kept.pop(parameter.untyped_storage()._cdata, None)
         del output
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        in_all = _bytes(kept)
+    largest = max(after - start for start, after in itertools.pairwise([*before, in_all]))
+    return in_all, largest
+
+
+def _bytes(kept: dict[int, Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 class Kernels(TorchFunctionMode):

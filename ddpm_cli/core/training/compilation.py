@@ -88,7 +88,8 @@ def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Re
     """
     import torch._dynamo  # takes a second
 
-    torch._dynamo.config.optimize_ddp = OPTIMISE_DDP
+    # It cannot cut the graphs of checkpointed layers.
+    torch._dynamo.config.optimize_ddp = OPTIMISE_DDP and not network.checkpointed
     regions = [module for module in network.modules() if isinstance(module, REGIONS)]
     for module in regions:
         # A shape of images has a graph of its own: there are two at most, with microbatches.

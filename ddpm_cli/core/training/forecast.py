@@ -84,7 +84,8 @@ class Work:
         """Bytes of the tensors that a forward pass of so many images keeps."""
         network, precision = self.config.network, self.execution.precision
         device = self.execution.device.type
-        return saved_bytes(network, images, precision, device, self.text_length)
+        recomputed = self.execution.checkpoint_activations
+        return saved_bytes(network, images, precision, device, self.text_length, recomputed)
 
 
 def memory(work: Work) -> Memory:
@@ -152,6 +153,32 @@ def _fix(work: Work, needs: Memory, total: int) -> str:
     if largest >= work.microbatch:  # by the other processes on the CPU
         return "use fewer processes, or a smaller --microbatch"
     return f"--microbatch {largest} fits, with the same gradient"
+
+
+def fitting_microbatch(work: Work, needs: Memory) -> int | None:
+    """The shard halved until the estimate fits; None where the whole does, or no image alone."""
+    available = devices.available_memory(work.execution.device)
+    if available is None:
+        return None
+    each = available if work.on_gpu else available // work.processes
+    if needs.total <= each or not (largest := largest_microbatch(work, needs, each)):
+        return None
+    fitting = work.microbatch
+    while fitting > largest:
+        fitting = -(-fitting // 2)
+    return fitting
+
+
+def microbatch_in_words(work: Work, needs: Memory, fitting: int) -> str:
+    """What was chosen, and why."""
+    device = work.execution.device
+    available = devices.available_memory(device) or 0
+    each = "" if work.on_gpu or work.processes == 1 else f" for {work.processes} processes"
+    return (
+        f"Microbatch: {fitting:,} images at once, as {work.microbatch:,} need about "
+        f"{in_words(needs.total)} of memory, and {device} has {in_words(available)}{each}; the "
+        "gradient is the same"
+    )
 
 
 def largest_microbatch(work: Work, needs: Memory, total: int) -> int:

@@ -38,6 +38,7 @@ from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.forecast import Memory, disk
 from ddpm_cli.core.training.saved_settings import SavedSettings
 from ddpm_cli.core.training.state import Progress
+from ddpm_cli.core.training.trainer import Execution
 
 _BUILT_IN = "shapes"
 
@@ -56,12 +57,17 @@ class TrainingPlan:
     cache: str = "disk"  # where decoded images are kept, as --cache says
     preset_because: str = ""  # why this preset, where it was not named
     memory: Memory | None = None  # estimated, on rank 0 once it was checked
+    microbatch: int | None = None  # images in a forward pass, where a whole shard does not fit
 
     @property
     def parameters(self) -> int:
         """Trainable parameters of the network."""
         with torch.device("meta"):
             return parameter_count(UNet(self.config.network))
+
+    def fitted(self, execution: Execution) -> Execution:
+        """The execution with a microbatch that fits, unless it has one."""
+        return replace(execution, microbatch=execution.microbatch or self.microbatch)
 
     def default_conditions(self) -> ConditionPlan:
         """What previews show: the classes or example captions in turn."""
@@ -100,6 +106,7 @@ class TrainingPlan:
             "out": str(self.out),
             "preset": self.preset or None,
             "preset_because": self.preset_because or None,
+            "microbatch": self.microbatch,
             "memory_bytes": self.memory and self.memory.by_part(),
             "disk_bytes": disk(self.out, config, self.parameters, budget.images, cached),
             "parameters": self.parameters,

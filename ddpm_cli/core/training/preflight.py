@@ -46,7 +46,8 @@ def preflight(
         resuming.verify_named_snapshot(out, request, plan.config.network)
         return replace(plan, out=out)
 
-    return distributed.run_on_all_ranks(checked)
+    plan = distributed.run_on_all_ranks(checked)
+    return replace(plan, microbatch=distributed.broadcast_from_rank0(lambda: plan.microbatch))
 
 
 def check_batch(config: RunConfig, processes: int) -> None:
@@ -59,16 +60,22 @@ def check_batch(config: RunConfig, processes: int) -> None:
 
 
 def with_memory(plan: TrainingPlan, processes: int, execution: Execution) -> TrainingPlan:
-    """The plan with the memory it will need, and a notice where that may be too much.
+    """The plan with the memory it will need, and a microbatch for which that is there.
 
-    Raises DdpmError where it is more than the device has.
+    A notice says where there is a microbatch, or the memory may be too little. Raises DdpmError
+    where it is more than the device has.
     """
     work = forecast.Work(
         plan.config, plan.parameters, execution, processes, plan.text_length, plan.in_memory
     )
-    memory = forecast.memory(work)
-    warning = forecast.check_memory(work, memory)
-    notices = plan.notices if warning is None else (*plan.notices, warning)
+    memory, notices = forecast.memory(work), plan.notices
+    if execution.microbatch is None and (fitting := forecast.fitting_microbatch(work, memory)):
+        notices = (*notices, forecast.microbatch_in_words(work, memory, fitting))
+        plan = replace(plan, microbatch=fitting)
+        work = replace(work, execution=plan.fitted(execution))
+        memory = forecast.memory(work)
+    if warning := forecast.check_memory(work, memory):
+        notices = (*notices, warning)
     return replace(plan, memory=memory, notices=notices)
 
 

@@ -71,7 +71,12 @@ def launch_if_needed(
     with stop.raise_at_once():
         device = devices.choose_device(machine.device)
         precision = devices.choose_precision(machine.precision, device)
-        execution = Execution(device, precision, machine.microbatch)
+        execution = Execution(
+            device,
+            precision,
+            machine.microbatch,
+            checkpoint_activations=machine.checkpoint_activations,
+        )
         plan = preflight(request, machine.processes, execution, reporter)
         # Several nodes decode after the rendezvous, where they wait longer.
         if nodes.count == 1 and request.cache == "disk":
@@ -99,6 +104,7 @@ def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
         machine.microbatch,
         machine.compiled,
         machine.cuda_graph,
+        machine.checkpoint_activations,
     )
 
 
@@ -139,7 +145,7 @@ def _train(
     reporter: Log,
     stop: stopping.StopRequest,
 ) -> dict[str, Any]:
-    config = plan.config
+    config, execution = plan.config, plan.fitted(execution)
     with stop.raise_at_once():
         extractor = load_scoring(request, execution.device, reporter)
         images = load_images(plan, request, execution.device, reporter)

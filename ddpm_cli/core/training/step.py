@@ -11,6 +11,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import TrainingState
@@ -40,10 +41,13 @@ class Step:
         device: torch.device,
         precision: torch.dtype,
         microbatch: int | None,
+        reporter: Reporter,
     ) -> None:
         """network: the state's, or that with its gradients averaged over ranks."""
         self._config, self._state, self._network, self._denoiser = config, state, network, denoiser
-        self._device, self._precision, self._microbatch = device, precision, microbatch
+        self._device, self._precision, self._reporter = device, precision, reporter
+        self.microbatch = microbatch  # images in a forward pass; None: the whole shard
+        self._fits = False  # whether there was memory for a gradient
         self._parameters = list(state.network.parameters())
 
     def __call__(self, shard: Batch, decay: float | Tensor) -> Outcome:
@@ -56,10 +60,39 @@ class Step:
     def gradient(self, shard: Batch) -> Tensor:
         """Add up the gradient of the mean loss over the global batch, a microbatch at a time.
 
-        Returns the losses (B,) of this rank's shard, without importance weights.
+        Returns the losses (B,) of this rank's shard, without importance weights. Where the first
+        gradient of a single process runs out of memory, the microbatch is halved: not of several,
+        where others may wait for this one within the backward pass.
         """
+        while not self._fits:
+            try:
+                losses = self._gradient(shard)
+            except (MemoryError, RuntimeError) as error:
+                smallest = self.microbatch == 1 or len(shard) == 1
+                if smallest or distributed.world_size() > 1 or not devices.is_out_of_memory(error):
+                    raise
+                reason = devices.why_out_of_memory(error)
+            else:
+                self._fits = True
+                return losses
+            self._halve(shard, reason)  # once the error, which holds the activations, is gone
+        return self._gradient(shard)
+
+    def _halve(self, shard: Batch, reason: str) -> None:
+        before = min(self.microbatch or len(shard), len(shard))
+        self.microbatch = -(-before // 2)
+        self._state.optimiser.zero_grad(set_to_none=True)
+        if self._config.network.dropout:
+            torch.manual_seed(torch.initial_seed())  # which the trainer chose for this step
+        devices.release_memory(self._device)
+        self._reporter.say(
+            f"Out of memory with {before:,} images at once ({reason}): going on with "
+            f"--microbatch {self.microbatch}, whose gradient is the same"
+        )
+
+    def _gradient(self, shard: Batch) -> Tensor:
         scale = distributed.world_size() / self._config.optimiser.batch  # of the mean over ranks
-        microbatches, unweighted = shard.microbatches(self._microbatch), []
+        microbatches, unweighted = shard.microbatches(self.microbatch), []
         for batch in microbatches:
             last = batch is microbatches[-1]
             with distributed.accumulate_gradients(self._network, last=last):

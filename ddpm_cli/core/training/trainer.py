@@ -40,6 +40,7 @@ class Execution:
     microbatch: int | None = None  # images in one forward pass; None: the rank's whole shard
     compiled: bool | None = False  # the network, before the first step; None: where that pays
     cuda_graph: bool = False  # record a step and replay it
+    checkpoint_activations: bool = False  # compute them again in the backward pass
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Trainer:
         self.run, self.config, self.state = run, config, state
         self.images, self.held_out = images, held_out
         self.execution, self.reporter, self.scorer = execution, reporter, scorer
+        state.network.checkpointed = execution.checkpoint_activations
         self.network = distributed.data_parallel(state.network, execution.device)
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
@@ -125,6 +127,7 @@ class Trainer:
             execution.device,
             execution.precision,
             execution.microbatch,
+            reporter,
         )
         self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
         self.log = MetricsLog(run, config, state.progress, execution.device)
@@ -333,7 +336,7 @@ class Trainer:
             return None
         summed = torch.zeros((), device=self.execution.device)
         for shard in self.batches.held_out(self.held_out):
-            for batch in shard.microbatches(self.execution.microbatch):
+            for batch in shard.microbatches(self.step.microbatch):
                 summed += self.step.losses(self.averaged, batch).sum()
         return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
 

@@ -49,7 +49,8 @@ def measure(
     if distributed.world_size() > 1:
         return "not measured with several processes at once; --nproc measures in one"
     started = time.monotonic()
-    config, device = plan.config, execution.device
+    config, execution = plan.config, plan.fitted(execution)
+    device = execution.device
     # On a CPU the processes share its cores, on GPUs each has its own.
     share = processes if device.type == "cuda" else 1
     whole = -(-config.optimiser.batch // share)
