@@ -28,6 +28,9 @@ CASES = (
     "--preset cifar10 --batch 4 --preview 0",
     "--preset cifar10 --batch 16 --microbatch 4 --preview 0",
     "--preset cifar10 --batch 8 --precision bf16 --preview 0",
+    "--preset cifar10 --batch 8 --preview 0",
+    "--preset cifar10 --batch 8 --checkpoint-activations --preview 0",
+    "--preset cifar10 --batch 16 --checkpoint-activations --preview 0",
 )
 
 
