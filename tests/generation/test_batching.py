@@ -23,6 +23,7 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import batching, folder, generate
 from ddpm_cli.core.generation.batching import BatchSize
+from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, generator
@@ -222,3 +223,72 @@ def test_the_speed_is_reported(
     line = ddpm(*command, "--seed", 1, "--overwrite", "--batch", 2).out.splitlines()[0]
     assert line.startswith("3 images in out, ")
     assert line.endswith(" network calls/s)")
+
+
+class Compilable(LimitedNetwork):
+    """A network that counts what a compiler would do; `compiled` runs in place of forward."""
+
+    def __init__(self, compiled: Callable[..., Tensor] | None = None) -> None:
+        super().__init__(99)
+        self.compiled, self.ran = compiled, 0
+
+    def compile(self, *, dynamic: bool) -> None:  # type: ignore[override]
+        def run(*inputs: Any) -> Tensor:
+            self.ran += 1
+            return self.forward(*inputs) if self.compiled is None else self.compiled(*inputs)
+
+        assert not dynamic
+        self._compiled_call_impl = run  # type: ignore[assignment]
+
+
+def test_where_compiling_fails_sampling_continues_without() -> None:
+    def fail(*inputs: Any) -> Tensor:
+        raise RuntimeError("no C compiler\nfound")
+
+    said, network = Said(), Compilable(fail)
+    model = model_of(network)
+    request = generate.resolve_request(model, 3, 5, ConditionRequest(()), Sampling(3), Silent())
+    batches = list(generate.sample_batches(model, request, range(3), 2, said, compiled=True))
+    assert network.ran == 1
+    assert said.lines == [
+        "Compiling the network: this can take minutes.",
+        "Compiling the network does not work here, so sampling continues without: no C compiler",
+    ]
+    images = np.concatenate([images for _, images in batches])
+    assert np.array_equal(images, sampled(model_of(LimitedNetwork(9)), 3, 2, Silent(), eta=0.0))
+
+
+def test_a_batch_of_another_size_is_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stances: list[str] = []
+    set_stance = torch.compiler.set_stance
+
+    def recorded(stance: str) -> Any:
+        stances.append(stance)
+        return set_stance(stance)
+
+    monkeypatch.setattr(torch.compiler, "set_stance", recorded)
+    network = Compilable()
+    model = model_of(network)
+    request = generate.resolve_request(model, 5, 5, ConditionRequest(()), Sampling(3), Silent())
+    list(generate.sample_batches(model, request, range(5), 2, Silent(), compiled=True))
+    assert stances == ["default", "force_eager"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "seconds", "compiles"),
+    [
+        (None, GPU, 600, True),
+        (None, GPU, 599, False),
+        (None, CPU, 6000, False),
+        (False, GPU, 6000, False),
+    ],
+)
+def test_a_long_sampling_on_a_gpu_is_compiled(
+    asked: bool | None, device: torch.device, seconds: float, compiles: bool
+) -> None:
+    said, network = Said(), Compilable()
+    compiler = Compiler(network, asked, device, said)
+    assert compiler.run(2, lambda: network._compiled_call_impl is None)
+    compiler.consider(seconds)
+    assert compiler.run(2, lambda: network._compiled_call_impl is not None) == compiles
+    assert len(said.lines) == compiles

@@ -57,18 +57,19 @@ def write(
     reporter: Reporter,
     *,
     overwrite: bool,
+    compiled: bool | None = False,
 ) -> Written:
     """Write exactly `request.count` images, grid.png and manifest.jsonl into a folder.
 
-    A folder with the same settings is completed: existing images are kept. batch: as that of
-    `sample_batches`. Raises DdpmError where the folder has other contents, unless `overwrite` is
-    set.
+    A folder with the same settings is completed: existing images are kept. batch, compiled:
+    as those of `sample_batches`. Raises DdpmError where the folder has other contents, unless
+    `overwrite` is set.
     """
     distributed.broadcast_from_rank0(lambda: _prepare(folder, model, request, overwrite=overwrite))
     shard = range(request.count)[distributed.shard(request.count)]
     missing = [i for i in shard if not is_written(_file(folder, i))]
     started = time.monotonic()
-    _write_images(folder, sample_batches(model, request, missing, batch, reporter))
+    _write_images(folder, sample_batches(model, request, missing, batch, reporter, compiled))
     drawn = int(distributed.all_reduce_sum(torch.tensor(len(missing))))
     seconds = time.monotonic() - started
     if distributed.is_main():

@@ -20,6 +20,7 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
+from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -94,18 +95,20 @@ def sample_batches(
     indices: Sequence[int],
     batch: Batch,
     reporter: Reporter,
+    compiled: bool | None = False,
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
     """Sample the images of these indices in batches: yields (indices, images (B, C, H, W)).
 
     batch: images at a time; None: as many as the device's memory allows. Where it runs out, and the
     number is not the user's, the same images are sampled half as many at a time. Raises DdpmError
-    where that does not help.
+    where that does not help. compiled: whether to compile the network; None: where it pays.
     """
 
     def trial(count: int) -> object:
         return next(sample_steps(model, request, indices[:count]))
 
     size = batching.choose(batch, len(indices), model.device, trial)
+    compiler = Compiler(model.denoiser.network, compiled, model.device, reporter)
     started, done = time.monotonic(), 0
     with reporter.bar("sampling", len(indices), "images") as bar:
 
@@ -115,11 +118,13 @@ def sample_batches(
 
         while done < len(indices):
             chosen = indices[done : done + size.images]
-            work = partial(_sample_batch, model, request, chosen, advance)
-            images = size.attempt(len(chosen), work, reporter)
+            began, work = time.monotonic(), partial(_sample_batch, model, request, chosen, advance)
+            images = size.attempt(len(chosen), partial(compiler.run, len(chosen), work), reporter)
             if images is not None:
+                each = (time.monotonic() - began) / len(chosen)
                 yield chosen, images
                 done += len(chosen)
+                compiler.consider(each * (len(indices) - done))
 
 
 def _sample_batch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -60,16 +61,12 @@ class Extractor:
     def features(self, batches: Iterable[Tensor]) -> Iterator[Features]:
         """Features of uint8 batches (n, 1 or 3, H, W), of any n and any sizes, in order."""
         prepared = (
-            self.protocol.prepare(part.to(self.device))
+            self.protocol.prepare(devices.to_device(part, self.device))
             for batch in batches
             for part in torch.split(batch, self.batch)
         )
         for x in _rebatched(prepared, self.batch):
-            # TF32 would round the convolutions' inputs to 10 bits; features must agree to 1e-4
-            with (
-                torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
-                devices.autocast(self.device, self.precision),
-            ):
+            with _without_tf32(), devices.autocast(self.device, self.precision):
                 features = self.network(x.contiguous(memory_format=torch.channels_last))
             yield Features(features.pool.float(), features.logits.float())
 
@@ -172,6 +169,22 @@ class LocalFeatures:
         """Run the classifier on (N, C, H, W)."""
         hidden = self._network.features(x)
         return Features(hidden, self._network.head(hidden))
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Products and convolutions of fp32 in fp32: TF32 would round their inputs to 10 bits.
+
+    Features must agree to 1e-4. The flags are afterwards as they were.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def _rebatched(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:

@@ -116,7 +116,7 @@ class FileImages:
     def batches(self, part: slice) -> Iterator[Tensor]:
         """Decode a range of the files, ahead of the consumer."""
         self.counts = ImageCounts()
-        return _stack_equal_shapes(self._decoded(range(len(self))[part], self.counts))
+        return one_ahead(_stack_equal_shapes(self._decoded(range(len(self))[part], self.counts)))
 
     def content(self) -> str:
         """Hash of names and bytes: a copy of the folder elsewhere has the same."""
@@ -170,6 +170,15 @@ def _ahead(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, none of them None, each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
 
 
 def _stack_equal_shapes(images: Iterable[ImageArray]) -> Iterator[Tensor]:

@@ -27,6 +27,7 @@ from ddpm_cli.core.metrics.images import (
     FileImages,
     ImageCounts,
     ImageSet,
+    one_ahead,
 )
 from ddpm_cli.core.metrics.statistics import Statistics, npz_members, read_statistics
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
@@ -102,19 +103,21 @@ class DatasetImages:
         return len(self._source)
 
     def batches(self, part: slice) -> Iterator[Tensor]:
-        """Read a range of the data set."""
+        """Read a range of the data set, ahead of the consumer."""
         self.counts = ImageCounts()
+        return one_ahead(self._batches(range(len(self))[part], self.counts))
+
+    def _batches(self, indices: range, counts: ImageCounts) -> Iterator[Tensor]:
         source = self._source
         transform = Transform(source.native_channels, self._size)
         kind = source.path.suffix[1:].lower() if isinstance(source, ArrayFileSource) else "data set"
-        indices = range(len(self))[part]
         step = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // (3 * prod(self._size))))
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), step):
                 chunk = indices[start : start + step]
                 arrays = list(pool.map(lambda i: source.image(i, transform), chunk))
                 images = torch.from_numpy(np.stack(arrays))
-                _count(self.counts, images, kind, transparent=source.transparent)
+                _count(counts, images, kind, transparent=source.transparent)
                 yield images
 
     def content(self) -> str:

@@ -64,7 +64,7 @@ class Report:
     def document(self) -> dict[str, object]:
         """The document for --json."""
         flat = asdict(self)
-        origin = flat.pop("origin")
+        origin = flat.pop("origin") | {"protocol": self.origin.name}
         for internal in ("local", "feature_dim", "unknown_origin"):
             flat.pop(internal)
         features = "local" if self.local else "inception"
@@ -190,7 +190,7 @@ class InceptionScoreReport:
     def document(self) -> dict[str, object]:
         """The document for --json."""
         flat = asdict(self)
-        origin = flat.pop("origin")
+        origin = flat.pop("origin") | {"protocol": self.origin.name}
         local = flat.pop("local")
         label = f"{'local-' if local else ''}Inception Score"
         names = {"features": "local" if local else "inception", "label": label}

@@ -106,6 +106,12 @@ class FeatureOrigin:
     resize: str | None = None  # the protocol's description
     weights: str | None = None  # the weights file's name
 
+    @property
+    def name(self) -> str | None:
+        """The protocol's name in reports: bf16 has one of its own, "pytorch-fid-bf16"."""
+        bf16 = self.protocol and self.arithmetic == "bf16"
+        return f"{self.protocol}-bf16" if bf16 else self.protocol
+
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
         """Find (option, own value, other value) where both are known and differ."""
         pairs = (
@@ -118,7 +124,7 @@ class FeatureOrigin:
 
     def describe(self) -> str:
         """Describe protocol, weights and arithmetic, for the line printed with a score."""
-        protocol = f"{self.protocol}: {self.resize}" if self.resize else self.protocol
+        protocol = f"{self.name}: {self.resize}" if self.resize else self.name
         sha256 = f"{self.weights_sha256[:8]}…" if self.weights_sha256 else "unknown"
         file = f"weights {self.weights} sha256:{sha256}" if self.weights else f"sha256:{sha256}"
         return (
