@@ -351,6 +351,7 @@ PRESETS = (
 
 
 FORECAST = {  # depends on the machine, or was added after the record
+    "microbatch",
     "memory_bytes",
     "disk_bytes",
     "seconds_per_step",
