@@ -103,7 +103,7 @@ def test_version_and_overview(ddpm: Call) -> None:
         (("train", "--data", "missing"), 1, "missing: no such folder or archive"),
         (("train", "--data", "empty"), 1, "no images in empty"),
         (("train", "--data", "broken"), 1, "none of the images"),
-        (("train", "--preset", "huge"), 2, "shapes, mnist, small, cifar10"),
+        (("train", "--preset", "huge"), 2, "shapes, mnist, small, small-64, cifar10"),
         (("train", "--size", "0"), 2, "--size '0'"),
         (("train", "--size", "ten"), 2, "--size 'ten'"),
         (("train", "--blocks", "res,dense"), 2, "'dense' is unknown"),
