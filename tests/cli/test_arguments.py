@@ -184,7 +184,7 @@ def test_help_of_many_options_has_panels(
         assert sum(sizes.values()) <= 9 or len(sizes) > 2, command
 
 
-@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("width", [66, 80])
 def test_help_cuts_no_option_short(
     ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,6 +228,7 @@ def test_the_kernels_in_tritons_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.interpreted_group_norm"],
         env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )

@@ -86,7 +86,7 @@ def test_a_download_does_not_wait_where_there_are_no_locks(
     def unsupported(*args: Any, **kwargs: Any) -> bool:
         raise error
 
-    monkeypatch.setattr(locks, "lock_descriptor", unsupported)
+    monkeypatch.setattr("filelock.lock_descriptor", unsupported)
     with lock_download(tmp_path / "file", pytest.fail):
         pass
 

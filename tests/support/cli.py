@@ -21,6 +21,8 @@ TINY = {  # settings of a network that trains in a second
         "blocks": ["res", "res,attn"],
         "modulation": "scale-shift",
         "patch": 2,
+        "heads": 1,
+        "head_width": None,
         "dropout": 0.0,
     },
     "diffusion": {"schedule": "cosine", "parameterisation": "v"},

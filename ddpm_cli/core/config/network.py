@@ -306,14 +306,12 @@ class NetworkConfig(Settings):
         for channels, stages in (*levels, (levels[-1][0], self.middle_stages)):
             has_heads = any(kind in ATTENTION for stage in stages for kind in stage)
             if has_heads and channels % (self.head_width or self.heads):
-                heads = (
-                    f"{self.heads} heads"
-                    if self.head_width is None
-                    else (f"heads of {self.head_width}")
-                )
+                heads, option = f"{self.heads} heads", "--heads"
+                if self.head_width is not None:
+                    heads, option = f"heads of {self.head_width} channels", "--head-width"
                 raise UsageError(
                     f"a level of {channels} channels cannot be split into {heads}; use another "
-                    "--width or --heads"
+                    f"--width or {option}"
                 )
 
 
