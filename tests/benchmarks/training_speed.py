@@ -29,7 +29,7 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
-from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
@@ -59,7 +59,9 @@ def operations(config: RunConfig) -> int:
 
 
 @contextmanager
-def trainer_of(config: RunConfig, execution: Execution, rows: int) -> Iterator[Trainer]:
+def trainer_of(
+    config: RunConfig, execution: Execution, rows: int, reporter: Reporter = SILENT
+) -> Iterator[Trainer]:
     """A training of random images that writes about so many rows of metrics, and saves nothing."""
     shape = (IMAGES, config.network.channels, *config.network.size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -70,7 +72,7 @@ def trainer_of(config: RunConfig, execution: Execution, rows: int) -> Iterator[T
     with tempfile.TemporaryDirectory() as folder:
         run, state = RunDirectory(Path(folder)), TrainingState.initial(config, execution.device)
         no_images = replace(images, rows=images.rows[:0])
-        trainer = Trainer(run, config, state, images, no_images, execution, Silent())
+        trainer = Trainer(run, config, state, images, no_images, execution, reporter)
         with (
             mock.patch.object(trainer.saver, "start"),
             mock.patch.object(trainer.saver, "save_previews"),
@@ -78,9 +80,14 @@ def trainer_of(config: RunConfig, execution: Execution, rows: int) -> Iterator[T
             yield trainer
 
 
-def images_per_second(config: RunConfig, execution: Execution, budget: Budget) -> float:
-    """Images per second of the second half of a training of at most budget.steps."""
-    with trainer_of(replace(config, budget=budget), execution, 20) as trainer:
+def images_per_second(
+    config: RunConfig, execution: Execution, budget: Budget, reporter: Reporter = SILENT
+) -> float:
+    """Images per second of the second half of a training of at most budget.steps.
+
+    The reporter hears whether the step was compiled or recorded, or why not.
+    """
+    with trainer_of(replace(config, budget=budget), execution, 20, reporter) as trainer:
         trainer.train(StopRequest())
         rows = trainer.run.rows()
     first, last = rows[(len(rows) - 1) // 2], rows[-1]

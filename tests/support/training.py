@@ -19,7 +19,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
-from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.state import TrainingState
@@ -72,12 +72,13 @@ def train_run(
     state: TrainingState | None = None,
     held_out: DecodedImages = NO_IMAGES,
     execution: Execution = CPU,
+    reporter: Reporter = SILENT,
 ) -> TrainingState:
     """Train in a run directory, from the initial state unless one is given; the final state."""
     folder.mkdir(parents=True, exist_ok=True)
     state = state or TrainingState.initial(config, execution.device)
     Trainer(
-        RunDirectory(folder), config, state, decoded_images(), held_out, execution, Silent()
+        RunDirectory(folder), config, state, decoded_images(), held_out, execution, reporter
     ).train(StopRequest())
     return state
 

@@ -24,7 +24,7 @@ from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.step import Step
 from ddpm_cli.core.training.trainer import Execution
 from tests.support.cli import start, stdout_of
-from tests.support.training import CONFIG, CPU, decoded_images, equal_tensors, train_run
+from tests.support.training import CONFIG, CPU, Messages, decoded_images, equal_tensors, train_run
 
 pytestmark = pytest.mark.gpu
 EPS = replace(CONFIG, diffusion=c.DiffusionConfig("linear", 1000, "eps"))
@@ -130,16 +130,21 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(
         assert equal_tensors(moments[index], values)
 
 
-@pytest.mark.parametrize("changes", [{"compiled": True}], ids=["compiled"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"compiled": True}, {"cuda_graph": True}, {"compiled": True, "cuda_graph": True}],
+    ids=["compiled", "graph", "compiled, graph"],
+)
 def test_other_ways_to_execute_the_step_train_alike(
     gpu: torch.device, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    rows = []
+    rows, said = [], Messages()
     for name, execution in (("eager", Execution(gpu)), ("other", Execution(gpu, **changes))):  # type: ignore[arg-type]
-        train_run(tmp_path / name, execution=execution)
+        train_run(tmp_path / name, execution=execution, reporter=said)
         rows.append([row["loss"] for row in RunDirectory(tmp_path / name).rows()])
     # Fused kernels round elsewhere, and Adam amplifies that where a gradient is near 0.
     assert rows[0] == pytest.approx(rows[1], rel=1e-3)
+    assert not [message for message in said.messages if "without: " in message]
 
 
 def test_one_process_over_nccl_trains_as_without(

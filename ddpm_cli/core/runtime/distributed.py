@@ -226,7 +226,11 @@ def shard(count: int) -> slice:
 
 
 def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with gradients averaged over all ranks; unwrapped for a single process."""
+    """The network with gradients averaged over all ranks; unwrapped for a single process.
+
+    Every parameter has a gradient in each step. So DDP does not search for unused ones, and its
+    `static_graph`, which spares that search, would gain nothing.
+    """
     if world_size() == 1:
         return network
     return DistributedDataParallel(

@@ -25,20 +25,33 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def run(day: Day) -> None:
-    """Both precisions, ours and theirs in turns; one batch each, after one to warm up."""
+    """Both precisions, ours and theirs in turns; one batch each, after one to warm up.
+
+    Then ours in bf16 with its network compiled.
+    """
     batch, steps = (2, 3) if day.dry else (256, STEPS)
     installed = importlib.util.find_spec("diffusers") is not None
     if not installed:
         day.add("DDIMPipeline", None, note="not installed: diffusers")
+    at_once = f"{batch} at once, {steps} steps"
+
+    def measure_ours(name: str, compiled: bool = False) -> float:
+        speed = rate(our_sampler(day, PRECISIONS[name], batch, steps, compiled), batch)
+        calls = f"{speed * steps / batch:.1f} network calls/s"
+        case = f"ddpm, {name}{', compiled' if compiled else ''}, {at_once}"
+        day.add(case, speed, "images/s", calls)
+        return speed
+
     for name, precision in PRECISIONS.items():
         day.need(12)
-        ours = rate(our_sampler(day, precision, batch, steps), batch)
-        calls = f"{ours * steps / batch:.1f} network calls/s"
-        day.add(f"ddpm, {name}, {batch} at once, {steps} steps", ours, "images/s", calls)
+        ours = measure_ours(name)
         if installed:
             theirs = rate(their_sampler(day, precision, batch, steps), batch)
-            case = f"DDIMPipeline, {name}, {batch} at once, {steps} steps"
+            case = f"DDIMPipeline, {name}, {at_once}"
             day.add(case, theirs, "images/s", f"ours {ours / theirs:.2f} x")
+    if not day.dry:
+        day.need(60)
+        measure_ours("bf16", compiled=True)
 
 
 def rate(sample: Callable[[], object], images: int) -> float:
@@ -49,7 +62,9 @@ def rate(sample: Callable[[], object], images: int) -> float:
     return images / (synchronised() - started)
 
 
-def our_sampler(day: Day, precision: torch.dtype, batch: int, steps: int) -> Callable[[], object]:
+def our_sampler(
+    day: Day, precision: torch.dtype, batch: int, steps: int, compiled: bool
+) -> Callable[[], object]:
     config = day.config("cifar10", 128)
     network = TrainingState.initial(config, day.device).average
     schedule = schedules.from_config(config.diffusion)
@@ -57,7 +72,12 @@ def our_sampler(day: Day, precision: torch.dtype, batch: int, steps: int) -> Cal
     model = Model(Path("untrained"), denoiser, config, 0, "", day.device, precision)
     settings = Sampling(steps=steps, eta=0.0)
     request = generate.resolve_request(model, batch, 0, ConditionRequest(()), settings, Silent())
-    return lambda: list(generate.sample_batches(model, request, range(batch), batch, Silent()))
+
+    def sample() -> object:
+        indices = range(batch)
+        return list(generate.sample_batches(model, request, indices, batch, Silent(), compiled))
+
+    return sample
 
 
 def their_sampler(day: Day, precision: torch.dtype, batch: int, steps: int) -> Callable[[], object]:

@@ -15,6 +15,7 @@ from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.training.trainer import Execution
 from tests.benchmarks.gpu_day.day import Day
 from tests.benchmarks.training_speed import images_per_second, operations
+from tests.support.training import Messages
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ VARIANTS = {  # the first is what the others are compared with
     "eager, torch's norm": Variant(within=torchs_norm),
     "eager": Variant(),
     "compiled": Variant({"compiled": True}, compiles=True),
+    "graph": Variant({"cuda_graph": True}),
+    "compiled, graph": Variant({"compiled": True, "cuda_graph": True}, compiles=True),
     "compiled, torch's norm": Variant({"compiled": True}, True, torchs_norm),
 }
 FASTEST = "compiled"
 CASES = (  # preset, batch, precision, variant, in the order of their worth: time may run out
     *(("cifar10", 128, "bf16", name) for name in VARIANTS),
-    *(("cifar10", 512, "bf16", name) for name in ("eager, torch's norm", "eager", "compiled")),
+    *(("cifar10", 512, "bf16", name) for name in VARIANTS if name != "compiled, torch's norm"),
     ("edm-cifar10", 512, "bf16", "eager, torch's norm"),
     ("edm-cifar10", 512, "bf16", "compiled"),
     ("cifar10", 128, "fp32", "eager"),
@@ -69,7 +72,7 @@ def run(day: Day) -> None:
         case, variant = f"{preset} {batch} {precision} {name}", VARIANTS[name]
         try:
             day.need(SECONDS + 3 + _TRACING * variant.compiles)
-            speed = measured(day, preset, batch, precision, variant)
+            speed, notices = measured(day, preset, batch, precision, variant)
         except Exception as error:
             day.add(case, None, note=f"{type(error).__name__}: {str(error)[:200]}")
             continue
@@ -77,17 +80,23 @@ def run(day: Day) -> None:
         config = day.config(preset, batch)
         flops = speed * operations(config) / 1e12
         note = f"{1e3 * config.optimiser.batch / speed:.1f} ms a step, {flops:.4g} TFLOP/s"
-        day.add(case, speed, "images/s", f"{note}, {speed / base:.2f} x {before}")
+        note = "; ".join([f"{note}, {speed / base:.2f} x {before}", *notices])
+        day.add(case, speed, "images/s", note)
 
 
 def measured(
     day: Day, preset: str, batch: int, precision: str, variant: Variant, steps: int = STEPS
-) -> float:
-    """Images per second of one case, with nothing compiled or allocated by those before it."""
+) -> tuple[float, list[str]]:
+    """Images per second of one case, with nothing compiled or allocated by those before it.
+
+    And what the training said, as that a step could not be recorded.
+    """
     torch.compiler.reset()
     if day.device.type == "cuda":
         torch.cuda.empty_cache()
     execution = Execution(day.device, PRECISIONS[precision], **variant.execution)
     budget = Budget(steps=4 if day.dry else steps, minutes=SECONDS / 60)
+    said = Messages()
     with variant.within():
-        return images_per_second(day.config(preset, batch), execution, budget)
+        speed = images_per_second(day.config(preset, batch), execution, budget, said)
+    return speed, said.messages
