@@ -35,6 +35,11 @@ settings.register_profile("ddpm", max_examples=50, deadline=None, database=None,
 settings.load_profile("ddpm")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: many tests wait for processes of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _isolated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -107,6 +112,12 @@ def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callabl
         return ddpm("train", "--data", photos, *config, *arguments)
 
     return call
+
+
+@pytest.fixture
+def quick_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores during a training sample in few steps."""
+    monkeypatch.setattr("ddpm_cli.core.training.scoring._STEPS", 4)
 
 
 @pytest.fixture

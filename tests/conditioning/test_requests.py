@@ -292,6 +292,7 @@ def test_fid_uses_prompts(ddpm: Callable[..., Result], photos: Path, trained: Pa
     assert refused.code == 2 and "for sampling from a run" in refused.err
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_a_model_of_captions_is_scored_with_the_captions_of_its_images(
     train_tiny: Callable[..., Result], ddpm: Callable[..., Result], photos: Path, trained: Path
 ) -> None:

@@ -260,6 +260,7 @@ def manifest(folder: str) -> list[Any]:
     return [json.loads(line)["class"] for line in lines]
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_a_model_of_several_attributes(
     train: Callable[..., Result], ddpm: Callable[..., Result], trained: Path
 ) -> None:

@@ -58,6 +58,16 @@ def test_tf32_is_off_for_features_and_then_as_it_was(allowed: bool) -> None:
     assert network.flags == 2 * [(False, False)]
 
 
+def test_out_of_memory_is_an_error_with_a_fix() -> None:
+    class TooLarge(Recorder):
+        def __call__(self, x: Tensor) -> Features:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has")
+
+    extractor = Extractor(TooLarge(), "0" * 64, PYTORCH_FID, CPU)
+    with pytest.raises(DdpmError, match="the GPU.s memory.*use a smaller --batch"):
+        next(extractor.features([torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]))
+
+
 @pytest.mark.parametrize(
     ("precision", "name"),
     [(torch.float32, "pytorch-fid"), (torch.bfloat16, "pytorch-fid-bf16")],

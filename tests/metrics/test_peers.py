@@ -34,7 +34,7 @@ from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights
 
 CPU = torch.device("cpu")
-N = 12  # images in each input
+N = 9  # images in each input
 WIDTH = 8  # features compared as distances: the peers' roots of 2048 x 2048 take half a minute each
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -119,8 +119,8 @@ def their_distance(distance: Any, one: Floats, other: Floats) -> float:
         return float(distance(*moments(one), *moments(other)))
 
 
-def our_distance(extractor: Extractor, folders: Folders) -> float:
-    one, other = (moments(features(extractor, folder)[0]) for folder in folders)
+def our_distance(pools: list[Floats]) -> float:
+    one, other = map(moments, pools)
     return frechet_distance(*one, *other)
 
 
@@ -128,14 +128,14 @@ def our_distance(extractor: Extractor, folders: Folders) -> float:
 def test_pytorch_fid(weights: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     score = pytest.importorskip("pytorch_fid.fid_score")
     network, extractor = their_pytorch_fid(weights, monkeypatch), ours(weights, PYTORCH_FID)
-    theirs = []
-    for folder in folders:
+    pools, theirs = [features(extractor, folder)[0] for folder in folders], []
+    for folder, pool in zip(folders, pools, strict=True):
         tensors = [
             torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in read_images(folder)
         ]
-        theirs.append(check(features(extractor, folder)[0], [network(x) for x in tensors]))
+        theirs.append(check(pool, [network(x) for x in tensors]))
     expected = their_distance(score.calculate_frechet_distance, *theirs)
-    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
+    assert our_distance(pools) == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()
@@ -147,19 +147,20 @@ def test_torch_fidelity(weights: Path, folders: Folders) -> None:
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
     )
     extractor = ours(weights, TORCH_FIDELITY)
-    pools, logits = [], []
+    pools, their_pools, logits = [], [], []
     for folder in folders:
         tensors = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None] for p in read_images(folder)]
         outputs = [network(x) for x in tensors]
         pool, unbiased = features(extractor, folder)
         check(pool, [each[0] for each in outputs])
         check(unbiased, [each[1] for each in outputs])
-        pools.append(torch.cat([each[0] for each in outputs]))
+        pools.append(pool)
+        their_pools.append(torch.cat([each[0] for each in outputs]))
         logits.append(torch.cat([each[1] for each in outputs]))
-    statistics = [distances.fid_features_to_statistics(x[:, :WIDTH]) for x in pools]
+    statistics = [distances.fid_features_to_statistics(x[:, :WIDTH]) for x in their_pools]
     theirs = distances.fid_statistics_to_metric(*statistics, verbose=False)
     expected = theirs[distances.KEY_METRIC_FID]
-    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
+    assert our_distance(pools) == pytest.approx(expected, rel=1e-3)
     theirs = scores.isc_features_to_metric(logits[1], splits=3)
     image_set = open_input(folders[1])
     result = evaluate_inception_score(image_set, extractor, 3, Silent())  # type: ignore[arg-type]
@@ -185,11 +186,12 @@ def test_clean_fid(weights: Path, folders: Folders) -> None:
         )
         for folder in folders
     ]
-    for folder, them in zip(folders, theirs, strict=True):
-        check(features(extractor, folder)[0], [torch.from_numpy(them)])
+    pools = [features(extractor, folder)[0] for folder in folders]
+    for pool, them in zip(pools, theirs, strict=True):
+        check(pool, [torch.from_numpy(them)])
     doubles = [them.astype(np.float64) for them in theirs]
     expected = their_distance(peer.frechet_distance, *doubles)
-    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
+    assert our_distance(pools) == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()
@@ -216,6 +218,6 @@ def test_torchmetrics(weights: Path, folders: Folders) -> None:
             fid.update(torch.from_numpy(x[:, :WIDTH]), real=real)
             kid.update(torch.from_numpy(x), real=real)
         expected, (expected_kid, _) = float(fid.compute()), kid.compute()
-    assert our_distance(extractor, folders) == pytest.approx(expected, rel=1e-3)
+    assert our_distance(both) == pytest.approx(expected, rel=1e-3)
     outputs = squared_mmd(*(torch.from_numpy(x) for x in both))
     assert outputs == pytest.approx(float(expected_kid), rel=1e-3, abs=1e-5)

@@ -14,6 +14,7 @@ from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.training import scoring
 
+pytestmark = pytest.mark.usefixtures("quick_scores")
 Run = Callable[..., Any]
 
 

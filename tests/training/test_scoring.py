@@ -26,6 +26,7 @@ def rows(run: Path = Path("run")) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_scores_at_regular_intervals(train_tiny: Run, ddpm: Run, trained: Path) -> None:
     options = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
     result = train_tiny(*options, "--images", 32)
@@ -47,6 +48,7 @@ def test_scores_at_regular_intervals(train_tiny: Run, ddpm: Run, trained: Path) 
     assert again.json()["fid"] == pytest.approx(best["value"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_a_resumed_training_keeps_its_scores(train_tiny: Run, trained: Path) -> None:
     options = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained, "--out", "run")
     assert train_tiny(*options, "--images", 32).code == 0
@@ -58,6 +60,7 @@ def test_a_resumed_training_keeps_its_scores(train_tiny: Run, trained: Path) -> 
     assert "is in the cache" in result.err
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_scoring_does_not_change_the_training(train_tiny: Run, trained: Path) -> None:
     options = ("--fid-every", 16, "--fid-n", 10, "--fid-features", trained)
     assert train_tiny(*options, "--images", 32, "--out", "scored").code == 0
@@ -67,6 +70,7 @@ def test_scoring_does_not_change_the_training(train_tiny: Run, trained: Path) ->
         assert tensor.equal(scored.network.state_dict()[name]), name
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_a_signal_aborts_scoring_and_the_score_is_repeated_later(
     train_tiny: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +112,7 @@ def test_a_signal_while_training_images_are_scored_stops_the_run(
     assert (result.code, "run the same command again" in result.err) == (75, True)
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_scores_of_different_features_are_not_compared(
     train_tiny: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +152,7 @@ def test_two_processes_score_as_one(
     assert two["value"] == pytest.approx(one["value"], rel=0.02)
 
 
+@pytest.mark.usefixtures("quick_scores")
 def test_a_run_that_ends_by_patience_is_scored_at_its_end(train_tiny: Run, trained: Path) -> None:
     options = ("--fid-every", 10_000, "--fid-n", 4, "--fid-features", trained, "--out", "run")
     slow = ("--lr", 1e-12, "--patience", 1, "--snapshot-every", 8, "--images", 800)

@@ -59,14 +59,21 @@ class Extractor:
         )
 
     def features(self, batches: Iterable[Tensor]) -> Iterator[Features]:
-        """Features of uint8 batches (n, 1 or 3, H, W), of any n and any sizes, in order."""
+        """Features of uint8 batches (n, 1 or 3, H, W), of any n and any sizes, in order.
+
+        Raises DdpmError where memory runs out.
+        """
         prepared = (
             self.protocol.prepare(devices.to_device(part, self.device))
             for batch in batches
             for part in torch.split(batch, self.batch)
         )
         for x in _rebatched(prepared, self.batch):
-            with _without_tf32(), devices.autocast(self.device, self.precision):
+            with (
+                devices.enough_memory("use a smaller --batch, or --device cpu"),
+                _without_tf32(),
+                devices.autocast(self.device, self.precision),
+            ):
                 features = self.network(x.contiguous(memory_format=torch.channels_last))
             yield Features(features.pool.float(), features.logits.float())
 
