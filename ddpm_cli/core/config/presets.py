@@ -51,10 +51,15 @@ PRESETS: dict[str, Preset] = {
     "shapes": Preset(
         "for the built-in shapes: minutes on a laptop's CPU",
         {
-            # Coarser than the others: figures are global, and their edges few.
-            "network": _NETWORK | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
-            "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
-            "optimiser": _OPTIMISER | {"batch": 64},
+            # Narrow where it is fine and wide where it is coarse: figures are global.
+            "network": _NETWORK
+            | {
+                "width": 16,
+                "multipliers": [1, 2, 4, 8],
+                "blocks": ["res", "res,attn", "res,attn", "res,attn"],
+            },
+            **_CLEAN | {"objective": {"weighting": "p2", "weighting_k": 0.5}},
+            "optimiser": _OPTIMISER,
             "data": {"flip": False},
             "budget": {"images": 48_000},
             "snapshot_every": 10_000,
