@@ -31,7 +31,7 @@ from ddpm_cli.core.generation.trained_model import TrainedModel
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.benchmarks import shapes_judge
 
-FIGURES_GUIDANCE = (1.0, 3.0)  # plain, and that of the README's first command
+FIGURES_GUIDANCE = (1.0, 2.0)  # plain, and that of the README's first command
 
 
 def nested(assignments: list[str]) -> dict[str, Any]:

@@ -115,12 +115,12 @@ CIFAR10 = {
     "--flip": "flip",
 }
 SHAPES = {
-    "--batch": "64 images",
+    "--batch": "32 images",
     "--lr": "0.002",
     "--dropout": "0",
     "--schedule": "cosine",
     "--parameterisation": "x0",
-    "--multipliers": "1,2,4",
+    "--multipliers": "1,2,4,8",
     "--images": "48,000 images",
     "--flip": "no-flip",
 }
