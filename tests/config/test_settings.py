@@ -115,13 +115,13 @@ CIFAR10 = {
     "--flip": "flip",
 }
 SHAPES = {
-    "--batch": "32 images",
+    "--batch": "64 images",
     "--lr": "0.002",
     "--dropout": "0",
     "--schedule": "cosine",
     "--parameterisation": "x0",
-    "--multipliers": "1,2,4,8",
-    "--images": "48,000 images",
+    "--multipliers": "1,2,4",
+    "--images": "57,600 images",
     "--flip": "no-flip",
 }
 

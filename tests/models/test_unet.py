@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as nnf
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
@@ -19,7 +20,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.attention import SelfAttention
 from ddpm_cli.core.models.blocks import Downsample, ResidualBlock
 from ddpm_cli.core.models.embeddings import Embeddings, sinusoidal
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.unet import UNet, forward_operations, parameter_count
 
 TINY = NetworkConfig(
     size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"), patch=2, dropout=0.0
@@ -35,6 +36,16 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network.eval()
+
+
+@pytest.mark.parametrize("resample", ["conv", "res"])
+def test_operations_are_those_of_convolutions(resample: str) -> None:
+    """As torch counts them, which also does so for the embeddings."""
+    network = UNet(replace(TINY, size=(8, 16), blocks=("res,attn",), resample=resample))
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 8, 16), torch.zeros(1))
+    counts = counter.get_flop_counts()["Global"]
+    assert forward_operations(network) == counts[torch.ops.aten.convolution]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+import ddpm_cli
+from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import start_up, threads
 
 # Runs a command to its end, and prints what the process was set to.
@@ -108,6 +111,76 @@ def test_no_more_threads_than_the_quota_allows(
         monkeypatch.delenv(name, raising=False)
     threads.limit_to_cores()
     assert numbers == [2]
+
+
+@pytest.fixture
+def numbers(groups: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What torch's number of threads, first 8, is set to."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(threads, "_began", None)
+    for name in threads.COUNTING:
+        monkeypatch.delenv(name, raising=False)
+    return chosen
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, 1), (16, 8)])
+def test_a_network_too_small_to_gain_from_several_threads_has_one(
+    numbers: list[int], monkeypatch: pytest.MonkeyPatch, images: int, expected: int
+) -> None:
+    each = forward_operations(UNet(ddpm_cli.config("shapes").network))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    threads.limit_to_work(images * each)
+    assert numbers == []  # the user's choice
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    threads.limit_to_work(images * each)
+    assert numbers == [expected]
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"), [(0.0, 8), (0.4, 8), (3.0, 5), (7.9, 1), (30.0, 1)]
+)
+def test_sampling_leaves_cores_that_others_use(
+    numbers: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    others: float,
+    expected: int,
+) -> None:
+    """In two seconds, of which this process had one; its eight cores of sixteen."""
+    statistics, second = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(threads, "_STATISTICS", statistics)
+
+    def pass_time(clock: float, own: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: clock)
+        monkeypatch.setattr(time, "process_time", lambda: own)
+        used = int((own + (clock - 10) * others) * second)
+        lines = [f"cpu{core} 0 0 0 99 7 0 0 0 5 0" for core in range(1, 16)]
+        lines = [f"cpu {16 * used} 0 0 9 9 0 0 0 0 0", f"cpu0 {used} 0 0 5 5 0 0 0 3 0", *lines]
+        statistics.write_text("\n".join([*lines, "cpu9 99999 0 0 0 0 0 0 0 0 0", "ctxt 5"]))
+
+    pass_time(clock=10, own=3)
+    threads.watch()
+    pass_time(clock=12, own=4)
+    threads.limit_to_work(1e12)
+    assert numbers == [expected]
+    assert threads.used_by_others() == pytest.approx(others, abs=0.02)
+    told = threads.warning()
+    assert (told is not None) == (others >= 0.5)
+    assert told is None or f"OMP_NUM_THREADS={expected} is faster" in told
+
+
+@pytest.mark.parametrize("content", [None, "cpu0 many", "cpu0 1 2"])
+def test_without_the_systems_statistics_all_cores_are_free(
+    numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(threads, "_STATISTICS", tmp_path / "stat")
+    if content is not None:
+        (tmp_path / "stat").write_text(content)
+    threads.watch()
+    threads.limit_to_work(1e12)
+    assert (numbers, threads.warning()) == ([8], None)
 
 
 def test_a_host_keeps_its_threads_and_its_collector(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ LIMITS = ("images", "minutes")
         ("[budget]\nimages = 96_000", (), (96_000, None)),
         ("[budget]\nminutes = 5", ("--images", 640), (640, None)),
         ("[budget]\nminutes = 5\nimages = 640", (), (640, 5)),
-        ("keep = 3", (), (48_000, None)),
+        ("keep = 3", (), (57_600, None)),
     ],
 )
 def test_a_limit_replaces_the_presets_budget(
@@ -34,7 +34,7 @@ def test_a_limit_replaces_the_presets_budget(
     options: tuple[object, ...],
     expected: tuple[int | None, float | None],
 ) -> None:
-    """From a file as from options: `shapes` alone would end at 48,000 images."""
+    """From a file as from options: `shapes` alone would end at 57,600 images."""
     Path("settings.toml").write_text(content)
     result = ddpm("train", "--config", "settings.toml", *options, "--dry-run", "--json")
     assert result.code == 0, result.err

@@ -62,7 +62,7 @@ def gif(
     from ddpm_cli.core.data.files import FRAMES_PER_SECOND
     from ddpm_cli.core.generation import animation, folder, generate
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, files, provenance, run_directory
+    from ddpm_cli.core.runtime import devices, files, provenance, run_directory, threads
 
     start_up.end()
     settings, reporter = sampling.sampling, console.reporter()
@@ -71,6 +71,7 @@ def gif(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     request = generate.resolve_request(model, count, seed, conditions.request, settings, reporter)
+    threads.limit_to_work(generate.call_operations(model, request, request.count))
     wanted = out or model.folder / "denoising.gif"
     animation.check(wanted, show)
     with files.new_file(wanted, overwrite=overwrite, numbered=out is None) as path:

@@ -63,7 +63,14 @@ def sample(
     from ddpm_cli.core.generation import folder, generate
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, distributed, processes, provenance, run_directory
+    from ddpm_cli.core.runtime import (
+        devices,
+        distributed,
+        processes,
+        provenance,
+        run_directory,
+        threads,
+    )
 
     start_up.end()
     settings, condition_request = sampling.sampling, conditions.request
@@ -80,6 +87,7 @@ def sample(
             request = generate.resolve_request(
                 model, count, seed, condition_request, settings, reporter
             )
+        threads.limit_to_work(generate.call_operations(model, request, at_once))
         reporter.say(
             f"{model.path}: {model.provenance}; "
             f"{settings.sampler}, {request.sampling.steps} steps, eta {settings.eta:g}, "

@@ -87,10 +87,12 @@ def _train(
 ) -> None:
     """Train in this process, alone or as one of several ranks."""
     from ddpm_cli.core.conversion.exporting import why_not_exportable
-    from ddpm_cli.core.runtime import distributed
+    from ddpm_cli.core.runtime import distributed, threads
     from ddpm_cli.core.training import advice, divergence, looking, preflight, session, trial
 
     execution = session.execution_on(machine, reporter)
+    if execution.device.type == "cpu" and (crowded := threads.warning()):
+        reporter.say(crowded)
     with ExitStack() as group:
         with stop.raise_at_once():
             group.enter_context(distributed.process_group(execution.device))

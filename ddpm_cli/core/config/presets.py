@@ -51,17 +51,12 @@ PRESETS: dict[str, Preset] = {
     "shapes": Preset(
         "for the built-in shapes: minutes on a laptop's CPU",
         {
-            # Narrow where it is fine and wide where it is coarse: figures are global.
-            "network": _NETWORK
-            | {
-                "width": 16,
-                "multipliers": [1, 2, 4, 8],
-                "blocks": ["res", "res,attn", "res,attn", "res,attn"],
-            },
-            **_CLEAN | {"objective": {"weighting": "p2", "weighting_k": 0.5}},
-            "optimiser": _OPTIMISER,
+            # Coarser than the others: figures are global, and their edges few.
+            "network": _NETWORK | {"patch": 4, "multipliers": [1, 2, 4], "blocks": ["res,attn"]},
+            **_CLEAN,
+            "optimiser": _OPTIMISER | {"batch": 64},
             "data": {"flip": False},
-            "budget": {"images": 48_000},
+            "budget": {"images": 57_600},
             "snapshot_every": 10_000,
             "validate_every": 10_000,
             "log_every": 100,

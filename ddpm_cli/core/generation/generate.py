@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model, check_sampling
+from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
@@ -87,6 +89,13 @@ def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
         f"the first step is at sigma {first:.3g}, where {100 * signal:.0f} % of an image is "
         f"visible, but sampling starts from pure noise: expect poor images, or {remedy}"
     )
+
+
+def call_operations(model: Model, request: GenerationRequest, batch: int | None) -> int:
+    """Floating point operations of a network call, forward, on a CPU: `batch` images at a time."""
+    images = min(request.count, batch or batching.DEFAULT)
+    branches = 1 if request.sampling.guidance in (0, 1) else 2
+    return images * branches * forward_operations(cast(UNet, model.denoiser.network))
 
 
 def sample_batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
@@ -142,3 +144,26 @@ def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Modul
 def parameter_count(network: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def forward_operations(network: UNet) -> int:
+    """Floating point operations of one image's forward pass, in convolutions: nearly all of them.
+
+    A weight of theirs is multiplied and added once at each position of its level.
+    """
+    config = network.config
+    positions = math.prod(math.ceil(side / config.patch) for side in config.size)
+    total = positions * _weights(network.inputs, network.outputs)
+    for layer in network.down:
+        positions //= 1 if isinstance(layer, Stage) else 4
+        total += positions * _weights(layer)
+    total += positions * _weights(network.middle)
+    for layer in network.up:
+        positions *= 1 if isinstance(layer, Stage) else 4
+        total += positions * _weights(layer)
+    return 2 * total
+
+
+def _weights(*parts: nn.Module) -> int:
+    """How many weights of two-dimensional convolutions there are."""
+    return sum(p.numel() for part in parts for p in part.parameters() if p.ndim == 4)

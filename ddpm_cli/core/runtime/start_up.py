@@ -16,6 +16,7 @@ def begin() -> None:
     """Before torch is imported: leave garbage alone until `end`, and have threads wait briefly."""
     gc.disable()
     threads.set_waiting(os.environ)
+    threads.watch()
 
 
 def end() -> None:

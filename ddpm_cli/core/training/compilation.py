@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, first_line
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -68,17 +67,10 @@ def expected_seconds(config: RunConfig, images: int) -> float:
     limit = budget.in_images(config.optimiser.batch, images)
     if limit is not None:
         rate = _RATE * distributed.world_size()
-        limits.append(limit * operations(config.network) / rate)
+        with torch.device("meta"):
+            forward = forward_operations(UNet(config.network))
+        limits.append(limit * 3 * forward / rate)  # the backward pass has twice as many
     return min(limits)
-
-
-def operations(config: NetworkConfig) -> int:
-    """Floating point operations of one image, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        UNet(config)(torch.zeros(1, config.channels, *config.size), torch.zeros(1))
-    return 3 * int(counter.get_total_flops())
 
 
 def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Reporter) -> None:
