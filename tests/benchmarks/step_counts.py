@@ -37,6 +37,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.models.group_norm import why_unfused
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training import ema
@@ -52,7 +53,7 @@ CASES = ("cifar10:128", "cifar10:512", "edm-cifar10:512", "photos-64:128", "smal
 PEAK = 790e12  # FLOP/s of dense bf16 products that an H100 or H200 reaches, not the data sheet's
 BANDWIDTH = {"H100": 3.0e12, "H200": 4.3e12}  # bytes/s of a large copy, read and written
 LAUNCH = 5e-6  # seconds of the host for an eager operation
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 _NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"}
 _FOREACH = "torch.nn.utils.clip_grad._has_foreach_support"  # it knows no fake tensors
@@ -185,7 +186,7 @@ def count_step(config: RunConfig) -> dict[str, Phase]:
     schedule = schedules.from_config(config.diffusion)
     parameterisation = config.diffusion.parameterisation
     drawn = draw_batch(config, Denoiser(nn.Identity(), schedule, parameterisation), count)
-    with FakeTensorMode() as mode, Kernels("cuda"):
+    with FakeTensorMode() as mode, Kernels("cuda", fused=not why_unfused(CUDA)):
         state = initial_state(config)
         state.network.train()
         denoiser = Denoiser(state.network, schedule, parameterisation)

@@ -126,8 +126,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_image_changes() -> None:
     images = sampled(model_of(limited), 7, None, said)
     assert limited.seen == [7, 4, *3 * [2], *3 * [2], *3 * [2], *3 * [1]]
     assert said.lines == [
-        "the GPU has too little free memory for 7 images at a time: continuing with 4",
-        "the GPU has too little free memory for 4 images at a time: continuing with 2",
+        "there is too little free memory for 7 images at a time: continuing with 4",
+        "there is too little free memory for 4 images at a time: continuing with 2",
     ]
     assert np.array_equal(images, sampled(model_of(LimitedNetwork(9)), 7, 2, Silent()))
     assert len(np.unique(images)) > 50

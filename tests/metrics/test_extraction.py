@@ -64,7 +64,7 @@ def test_out_of_memory_is_an_error_with_a_fix() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has")
 
     extractor = Extractor(TooLarge(), "0" * 64, PYTORCH_FID, CPU)
-    with pytest.raises(DdpmError, match=r"the GPU.s memory.*use a smaller --batch"):
+    with pytest.raises(DdpmError, match=r"the GPU.s memory.*features of 64 images"):
         next(extractor.features([torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]))
 
 

@@ -19,7 +19,6 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.training import activations, forecast, trial
@@ -68,7 +67,7 @@ def test_activations_are_those_that_a_forward_pass_keeps(name: str, precision: t
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in kept}
     counted = sum(storages[address].nbytes() for address in storages.keys() - weights)
     assert counted > 10_000
-    forecast_bytes = activations.saved_bytes(config, images, precision, "cpu", length)
+    forecast_bytes = activations.saved_bytes(config, images, precision, CPU, length)
     assert forecast_bytes == pytest.approx(counted, rel=0.01)  # but for a few numbers an image
 
 
@@ -78,13 +77,13 @@ def test_what_normalisation_keeps_depends_on_the_device(monkeypatch: pytest.Monk
 
     def kept(device: str, precision: torch.dtype) -> int:
         activations.saved_bytes.cache_clear()
-        return activations.saved_bytes(config, 4, precision, device, 0)
+        return activations.saved_bytes(config, 4, precision, torch.device(device), 0)
 
     full, half = torch.float32, torch.bfloat16
     if find_spec("triton") is not None:
         assert kept("cuda", half) < kept("cpu", half)
         assert kept("cuda", full) < kept("cpu", full)
-    monkeypatch.setattr(group_norm, "why_unfused", lambda device: "no Triton")
+    monkeypatch.setattr(activations, "why_unfused", lambda device: "no Triton")
     assert kept("cpu", half) < kept("mps", half) == kept("cuda", half) < kept("cpu", full)
     assert kept("cpu", full) == kept("cuda", full)
 
@@ -94,7 +93,7 @@ def test_checkpointed_layers_keep_their_inputs_and_one_its_inside() -> None:
     config = replace(network("residual"), multipliers=(1, 1), blocks=("res,res,res,res",))
 
     def kept(images: int, *, checkpointed: bool) -> int:
-        return activations.saved_bytes(config, images, torch.float32, "cpu", 0, checkpointed)
+        return activations.saved_bytes(config, images, torch.float32, CPU, 0, checkpointed)
 
     height, width = config.size
     layers = UNet(config)

@@ -108,15 +108,6 @@ def test_a_run_resumes_on_another_machine_with_its_own_preset(
     assert (named.code, "would change: " in named.err) == (1, True)
 
 
-def test_a_run_of_an_earlier_choice_is_resumed(ddpm: Callable[..., Result], photos: Path) -> None:
-    """Images of 64x64 had `small` on every device."""
-    command = ("train", "--json", "--data", photos, "--size", 40, *TINY_OPTIONS)
-    assert ddpm(*command, 4, "--preset", "small").code == 0
-    again = ddpm(*command, 8)
-    assert (again.code, again.json()["resumed_at"]) == (0, 4), again.err
-    assert "(preset small, for 40x40 colour images, as in earlier versions, with which" in again.err
-
-
 def test_the_shapes_have_their_own_everywhere() -> None:
     for device in ("cpu", "cuda", "mps"):
         choice = choose(ImageSet(12_000, (32, 32), 3, built_in=True), device)

@@ -80,8 +80,9 @@ class MachineConfig(Settings):
     microbatch: int | None = setting(
         None,
         "Images in a forward pass of a process, or auto: its whole shard of --batch, halved until "
-        "the memory estimated fits. Fewer need less memory, with the same gradient; where the "
-        "first step of one process runs out of memory, they are halved.",
+        "the memory estimated fits. Fewer need less memory, with the same gradient but for the "
+        "masks of dropout; where the first step of one process runs out of memory, they are "
+        "halved.",
         unit="images",
         panel=_MACHINE,
         default_text="auto",

@@ -72,11 +72,7 @@ def choose(images: ImageSet, device: str) -> Choice:
 
 def choices(images: ImageSet, device: str) -> tuple[Choice, ...]:
     """Those that a run on these images may have begun with: on this device first, or another."""
-    former = "mnist" if images.channels == 1 and images.side <= _SMALL else "small"
-    if images.built_in:
-        former = "shapes"
-    earlier = Choice(former, f"for {images.in_words}, as in earlier versions", {})
-    return (choose(images, device), choose(images, "cpu"), choose(images, "cuda"), earlier)
+    return (choose(images, device), choose(images, "cpu"), choose(images, "cuda"))
 
 
 def _name(images: ImageSet, device: str) -> str:

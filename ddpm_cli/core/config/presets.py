@@ -1,4 +1,4 @@
-"""Named starting points: settings that were measured to work, or are a paper's."""
+"""Named starting points: settings that were measured, a paper's, or untuned, as each says."""
 
 from __future__ import annotations
 
@@ -110,8 +110,7 @@ PRESETS: dict[str, Preset] = {
         unconditional=True,
     ),
     "cifar10-fast": Preset(
-        "CIFAR-10 and its like in 10 to 40 minutes of an H100 or H200, as fast as that is known to "
-        "go (untuned)",
+        "CIFAR-10 and its like in 10 to 40 minutes of an H100 or H200 (not measured)",
         # docs/networks.md has the reasons. The arithmetic is that of `cifar10`, so that its
         # published curve of FID against images seen is one to compare with.
         {

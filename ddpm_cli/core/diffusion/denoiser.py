@@ -138,7 +138,7 @@ class Denoiser:
         if sigma.ndim == 0:
             value = float(self.schedule.c_noise(sigma[None]))
             return torch.full((len(x),), value, device=x.device)
-        return self.schedule.c_noise(sigma).to(x.device, non_blocking=True)
+        return self.schedule.c_noise(sigma).to(x.device, non_blocking=x.is_cuda)
 
     def to_x0(self, output: Tensor, x: Tensor, sigma: NoiseLevels) -> Tensor:
         """The denoised x0 of an output F, in the precision of x."""
@@ -191,4 +191,4 @@ def expand_to_image(scalar: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, 1) on the device and in the precision of `like`; () stays on the CPU."""
     if scalar.ndim == 0:
         return scalar.to(like.dtype)
-    return scalar.to(like.device, like.dtype, non_blocking=True)[:, None, None, None]
+    return scalar.to(like.device, like.dtype, non_blocking=like.is_cuda)[:, None, None, None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -40,14 +39,17 @@ class BatchSize:
             fix = "use a smaller --batch, or --batch auto" if self.given else "use --device cpu"
             with devices.enough_memory(fix):
                 return work()
-        with suppress(torch.OutOfMemoryError):
+        try:
             return work()
+        except (MemoryError, RuntimeError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
         # Only now have the error's frames let go of their tensors.
         self.images = math.ceil(count / 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         reporter.say(
-            f"the GPU has too little free memory for {count} images at a time: "
+            f"there is too little free memory for {count} images at a time: "
             f"continuing with {self.images}"
         )
         return None
@@ -82,7 +84,9 @@ def choose(
         return BatchSize(DEFAULT, given=False)
     try:
         each = taken(device, lambda: trial(_TRIAL)) / _TRIAL
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error):
+            raise
         return BatchSize(_TRIAL // 2, given=False)
     return BatchSize(fitting(count, each, free(device)), given=False)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ddpm_cli.core.diffusion.denoiser import NetworkFn
 from ddpm_cli.core.errors import DdpmError, first_line
+from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 
 T = TypeVar("T")
@@ -56,9 +57,11 @@ class Compiler:
         network.compile(dynamic=False)
         try:
             result = work()
-        except (DdpmError, torch.OutOfMemoryError):
+        except DdpmError:
             raise
         except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
+            if devices.is_out_of_memory(error):
+                raise
             network._compiled_call_impl = None
             self._wanted = False
             reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped

@@ -68,13 +68,14 @@ class Extractor:
             for batch in batches
             for part in torch.split(batch, self.batch)
         )
-        for x in _rebatched(prepared, self.batch):
-            with (
-                devices.enough_memory("use a smaller --batch, or --device cpu"),
-                _without_tf32(),
-                devices.autocast(self.device, self.precision),
-            ):
-                features = self.network(x.contiguous(memory_format=torch.channels_last))
+        rebatched = _rebatched(prepared, self.batch)
+        fix = f"it holds features of {self.batch} images at once; free some, or use --device cpu"
+        while True:
+            with devices.enough_memory(fix):
+                if (x := next(rebatched, None)) is None:
+                    return
+                with _without_tf32(), devices.autocast(self.device, self.precision):
+                    features = self.network(x.contiguous(memory_format=torch.channels_last))
             yield Features(features.pool.float(), features.logits.float())
 
 

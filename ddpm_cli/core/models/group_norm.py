@@ -63,13 +63,13 @@ def eager(
     arguments = (weight, bias, c, groups, epsilon, silu)
     if has_torch_function_unary(x):
         return handle_torch_function(eager, (x,), x, *arguments)
-    if x.is_cuda and can_fuse(x):
-        # Derivatives along directions, and functions that torch.func transforms, need operators
-        # that torch can differentiate in these ways.
-        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-            return formula(x, *arguments)
-        return cast(Tensor, Fused.apply(x, *arguments))
-    return unfused(x, *arguments)
+    if not x.is_cuda:
+        return unfused(x, *arguments)
+    # Derivatives along directions, and functions that torch.func transforms, need operators that
+    # torch can differentiate in these ways.
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return formula(x, *arguments)
+    return cast(Tensor, Fused.apply(x, *arguments)) if can_fuse(x) else unfused(x, *arguments)
 
 
 def unfused(

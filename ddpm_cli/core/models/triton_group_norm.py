@@ -329,7 +329,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of weight and bias by image (2, B, C), and of c (of no size without one)."""
     affine = x.new_empty((2, len(x), x.shape[1]), dtype=torch.float32)
-    return torch.empty_like(x), affine, x.new_empty(0) if c is None else torch.empty_like(c)
+    return torch.empty_like(x), affine, x.new_empty(0) if c is None else c.new_empty(c.shape)
 
 
 # As operators of torch, whose shapes are known without running them: fake tensors and modes that

@@ -101,10 +101,13 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from main memory without waiting for what the device is doing."""
+    """Copy a tensor from main memory without waiting for what a CUDA GPU is doing.
+
+    Others may read the memory only after it has been freed and used again.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class Copy:
@@ -157,17 +160,6 @@ def total_memory(device: torch.device) -> int | None:
     with suppress(OSError, ValueError):  # "max" where a container has no limit of its own
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that a training may plan with; None where that is unknown.
-
-    On a GPU those that are free now; on a CPU all, so that a resumed run decides alike.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    return total_memory(device)
 
 
 def release_memory(device: torch.device) -> None:

@@ -45,4 +45,4 @@ class ImageNoise:
         noise = torch.empty(len(self._generators), *self._shape, pin_memory=pinned)
         for row, source in zip(noise, self._generators, strict=True):
             row.normal_(generator=source)
-        return noise.to(self._device, non_blocking=True)
+        return noise.to(self._device, non_blocking=pinned)

@@ -15,6 +15,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.group_norm import why_unfused
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 
@@ -24,15 +25,15 @@ def saved_bytes(
     network: NetworkConfig,
     images: int,
     precision: torch.dtype,
-    device: str,
+    device: torch.device,
     text_length: int,
     checkpointed: bool = False,
 ) -> int:
     """Bytes of the tensors, but for weights, that a forward pass keeps for the backward pass.
 
-    device: the type of the device that would compute it, "cpu", "cuda" or "mps". Nothing is
-    computed: the tensors are torch's fake ones, which have a shape and no content. checkpointed:
-    only inputs of layers are kept, and what the largest layer keeps when it is computed again.
+    device: which would compute it. Nothing is computed: the tensors are torch's fake ones, which
+    have a shape and no content. checkpointed: only inputs of layers are kept, and what the largest
+    layer keeps when it is computed again.
     """
     every, largest = _kept(network, images, precision, device, text_length, checkpointed=False)
     if not checkpointed:
@@ -45,7 +46,7 @@ def _kept(
     network: NetworkConfig,
     images: int,
     precision: torch.dtype,
-    device: str,
+    device: torch.device,
     text_length: int,
     *,
     checkpointed: bool,
@@ -73,7 +74,7 @@ def _kept(
         condition = _condition(network, images, text_length)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            Kernels(device),
+            Kernels(device.type, fused=device.type == "cuda" and not why_unfused(device)),
             devices.autocast(cpu, precision),
         ):
             output = net(x, x[:, 0, 0, 0], condition)
@@ -91,18 +92,18 @@ class Kernels(TorchFunctionMode):
     """Choose the kernels that a type of device chooses for tensors with a content.
 
     Attention never holds all pairs of pixels, where its kernel takes such heads. Group
-    normalisation on CUDA is ours, where it works; other normalisations are computed in float32 by
+    normalisation on CUDA is ours if it is `fused`; other normalisations are computed in float32 by
     autocast on a GPU, but not on a CPU.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, fused: bool) -> None:
         super().__init__()
-        self._device = device
+        self._device, self._fused = device, fused
 
     def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
         if function is group_norm.eager:
-            if self._device == "cuda" and group_norm.can_fuse(args[0]):
+            if self._device == "cuda" and self._fused:
                 return group_norm.Fused.apply(*args)
             with self:
                 return group_norm.unfused(*args)

@@ -25,7 +25,8 @@ from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.training.prefetch import Prefetch
 
 _NOISE_BLOCK = 64  # images whose noise is drawn by one generator
-_RESIDENT = 0.25  # all images are kept on a GPU where they fill at most this much of what is free
+_BLOCK = 4096  # images copied to a GPU at once
+RESIDENT = 0.25  # all images are kept on a GPU where they fill at most this much of what is free
 
 
 class Loaded(NamedTuple):
@@ -55,7 +56,7 @@ class Batch(NamedTuple):
     def microbatches(self, size: int | None) -> list[Batch]:
         """Parts of at most `size` images, in order; the whole for None."""
         size = size or max(1, len(self))
-        if size >= len(self):
+        if 0 < len(self) <= size:
             return [self]
         return [self.select(slice(i, i + size)) for i in range(0, len(self), size)]
 
@@ -206,9 +207,8 @@ class Batches:
         for block in range(shard.start // _NOISE_BLOCK, -(-shard.stop // _NOISE_BLOCK)):
             start = block * _NOISE_BLOCK
             count = min(_NOISE_BLOCK, self._config.optimiser.batch - start)
-            others = (
-                [block] if block else []
-            )  # the first has the key it had when it was the only one
+            # The first block has the key that it had when there were no others.
+            others = [block] if block else []
             random = seeds.generator(seed, "noise", seen, *others, device=self._device)
             noise = torch.randn((count, *shape), generator=random, device=self._device)
             blocks.append(noise[max(0, shard.start - start) : shard.stop - start])
@@ -221,4 +221,10 @@ def _resident(images: DecodedImages, device: torch.device) -> Tensor | None:
     if device.type != "cuda" or not isinstance(pixels, np.ndarray):
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return torch.from_numpy(pixels).to(device) if pixels.nbytes <= _RESIDENT * free else None
+    if pixels.nbytes > RESIDENT * free:
+        return None
+    resident = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), _BLOCK):
+        block = np.array(pixels[start : start + _BLOCK])  # which is mapped from a file
+        resident[start : start + _BLOCK] = torch.from_numpy(block)
+    return resident

@@ -44,7 +44,7 @@ def image_set(request: TrainingRequest, source: Source) -> ImageSet:
 def as_begun(
     run: RunDirectory, possible: Sequence[Choice], planned: Callable[[Choice], Planned]
 ) -> Planned:
-    """The plan by which a run began, perhaps on another machine or by an earlier version.
+    """The plan by which a run began, perhaps on another machine.
 
     Where none of the possible choices makes that run, the one with the fewest differences.
     """

@@ -6,22 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.models.unet import UNet, forward_operations
-from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.reporting import Reporter
-
-# What is compiled, each instance for itself: the whole network. Regions, (Stage,), would compile
-# sooner, as stages of one shape share their code, and fuse nothing across. Not measured.
-REGIONS: tuple[type[nn.Module], ...] = (UNet,)
-
-# Of several processes: True (torch's own default) cuts the graph where a bucket of gradients is
-# full, so that averaging it overlaps with the rest of the backward pass; False compiles one graph,
-# whose gradients are averaged after it. Not measured.
-OPTIMISE_DDP = True
+from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime.reporting import Reporter, roughly
 
 _RATE = 60e12  # operations per second of an eager bf16 step on one H200: faster ones end sooner
 _WORTH = 20 * 60  # seconds of training from which a gain of 1.15 pays for a minute or two
@@ -45,7 +35,7 @@ def decide(asked: bool | None, config: RunConfig, images: int, device: torch.dev
     if asked is False or device.type != "cuda":
         return Decision(False)
     seconds = expected_seconds(config, images)
-    length = f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    length = roughly(seconds)
     if seconds >= _WORTH:
         return Decision(
             True,
@@ -80,19 +70,19 @@ def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Re
     """
     import torch._dynamo  # takes a second
 
-    # It cannot cut the graphs of checkpointed layers.
-    torch._dynamo.config.optimize_ddp = OPTIMISE_DDP and not network.checkpointed
-    regions = [module for module in network.modules() if isinstance(module, REGIONS)]
-    for module in regions:
-        # A shape of images has a graph of its own: there are two at most, with microbatches.
-        module.compile(fullgraph=True, dynamic=False)
+    # Of several processes the graph is cut where a bucket of gradients is full, so that averaging
+    # it overlaps with the rest of the backward pass; the graphs of checkpointed layers cannot be.
+    torch._dynamo.config.optimize_ddp = not network.checkpointed
+    # A shape of images has a graph of its own: there are two at most, with microbatches.
+    network.compile(fullgraph=True, dynamic=False)
     try:
         first_pass()
-    except (DdpmError, torch.OutOfMemoryError):
+    except DdpmError:
         raise
     except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
-        for module in regions:
-            module._compiled_call_impl = None
+        if devices.is_out_of_memory(error):
+            raise
+        network._compiled_call_impl = None
         reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
         reporter.say(
             f"Compiling the network does not work here, so training continues without: {reason}"

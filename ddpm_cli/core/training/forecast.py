@@ -9,9 +9,11 @@ from pathlib import Path
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import free_space, in_words
 from ddpm_cli.core.training.activations import saved_bytes
+from ddpm_cli.core.training.batches import RESIDENT
+from ddpm_cli.core.training.step import but_for_masks
 from ddpm_cli.core.training.trainer import Execution
 
 # Measured on a CPU by tests/benchmarks/training_memory.py, where all totals were within 10 %:
@@ -33,7 +35,7 @@ class Memory:
     optimiser: int  # AdamW's two moments
     gradient: int
     activations: int  # of a microbatch, kept for the backward pass
-    images: int  # of a batch with their noise, and those that are decoded in memory
+    images: int  # of a batch with their noise, and all that stay in the device's memory
     saving: int  # copies that are written while training goes on; 0 on a GPU: the host's
     process: int  # what is loaded whatever is trained: Python and torch, or CUDA
     accumulates: bool  # whether the gradient is there during a forward pass
@@ -63,7 +65,8 @@ class Work:
     execution: Execution
     processes: int
     text_length: int = 0  # tokens of the longest caption
-    in_memory: int = 0  # bytes of images that are not mapped from the disk
+    decoded: int = 0  # bytes of all training images
+    mapped: bool = True  # from the disk, where they occupy no memory
 
     @property
     def shard(self) -> int:
@@ -80,11 +83,23 @@ class Work:
         """Whether the device has a memory of its own."""
         return self.execution.device.type != "cpu"
 
+    @property
+    def beside(self) -> int:
+        """The processes that share a CPU's memory; of several machines known once they run."""
+        return distributed.local_world_size() if distributed.under_launcher() else self.processes
+
+    @property
+    def resident(self) -> int:
+        """Bytes of decoded images in the memory of the device."""
+        if not self.on_gpu:
+            return 0 if self.mapped else self.decoded
+        total = devices.total_memory(self.execution.device) or 0
+        return self.decoded if self.decoded <= RESIDENT * total else 0
+
     def saved_bytes(self, images: int) -> int:
         """Bytes of the tensors that a forward pass of so many images keeps."""
         network, precision = self.config.network, self.execution.precision
-        device = self.execution.device.type
-        recomputed = self.execution.checkpoint_activations
+        device, recomputed = self.execution.device, self.execution.checkpoint_activations
         return saved_bytes(network, images, precision, device, self.text_length, recomputed)
 
 
@@ -92,15 +107,13 @@ def memory(work: Work) -> Memory:
     """The memory of one process at its peak, without scores (--fid-every)."""
     network, of_weights = work.config.network, 4 * work.parameters
     image = 4 * network.channels * network.size[0] * network.size[1]
-    batch = work.config.optimiser.batch  # of which each process draws the noise
     return Memory(
         weights=of_weights,
         average=of_weights,
         optimiser=2 * of_weights,
         gradient=of_weights,
         activations=round(_ALLOCATOR * work.saved_bytes(work.microbatch)),
-        images=image * (batch + 2 * work.shard + 3 * work.microbatch)
-        + (0 if work.on_gpu else work.in_memory),
+        images=image * (3 * work.shard + 3 * work.microbatch) + work.resident,
         saving=0 if work.on_gpu else snapshots.estimate(work.parameters) + _FILE * of_weights,
         process=_CONTEXT if work.on_gpu else _resident() + _LIBRARIES,
         accumulates=work.microbatch < work.shard or work.processes > 1,  # or kept by buckets
@@ -124,7 +137,7 @@ def check_memory(work: Work, needs: Memory) -> str | None:
     total = devices.total_memory(device)
     if total is None:
         return None
-    together = needs.total * (1 if work.on_gpu else work.processes)
+    together = needs.total * (1 if work.on_gpu else work.beside)
     has = f"{device} has {in_words(total)}"
     if (1 - _TOLERANCE) * needs.total > total:
         raise DdpmError(
@@ -132,7 +145,7 @@ def check_memory(work: Work, needs: Memory) -> str | None:
             f"{_fix(work, needs, total)}"
         )
     if together > total:
-        who = f"{work.processes} processes need" if together > needs.total else "this needs"
+        who = f"{work.beside} processes need" if together > needs.total else "this needs"
         return f"{who} about {in_words(together)} of memory, and {has}: {_fix(work, needs, total)}"
     return None
 
@@ -152,15 +165,15 @@ def _fix(work: Work, needs: Memory, total: int) -> str:
         return f"choose a smaller {'--batch' if without else '--preset, --width or --size'}"
     if largest >= work.microbatch:  # by the other processes on the CPU
         return "use fewer processes, or a smaller --microbatch"
-    return f"--microbatch {largest} fits, with the same gradient"
+    return f"--microbatch {largest} fits, with the same gradient{but_for_masks(work.config)}"
 
 
 def fitting_microbatch(work: Work, needs: Memory) -> int | None:
     """The shard halved until the estimate fits; None where the whole does, or no image alone."""
-    available = devices.available_memory(work.execution.device)
-    if available is None:
+    total = devices.total_memory(work.execution.device)
+    if total is None:
         return None
-    each = available if work.on_gpu else available // work.processes
+    each = total if work.on_gpu else total // work.beside
     if needs.total <= each or not (largest := largest_microbatch(work, needs, each)):
         return None
     fitting = work.microbatch
@@ -172,12 +185,12 @@ def fitting_microbatch(work: Work, needs: Memory) -> int | None:
 def microbatch_in_words(work: Work, needs: Memory, fitting: int) -> str:
     """What was chosen, and why."""
     device = work.execution.device
-    available = devices.available_memory(device) or 0
-    each = "" if work.on_gpu or work.processes == 1 else f" for {work.processes} processes"
+    total = devices.total_memory(device) or 0
+    each = "" if work.on_gpu or work.beside == 1 else f" for {work.beside} processes"
     return (
         f"Microbatch: {fitting:,} images at once, as {work.microbatch:,} need about "
-        f"{in_words(needs.total)} of memory, and {device} has {in_words(available)}{each}; the "
-        "gradient is the same"
+        f"{in_words(needs.total)} of memory, and {device} has {in_words(total)}{each}; the "
+        f"gradient is the same{but_for_masks(work.config)}"
     )
 
 

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any
 
 from ddpm_cli.core.config.network import TextConfig
-from ddpm_cli.core.config.preset_choice import ImageSet, choose
+from ddpm_cli.core.config.preset_choice import choose
 from ddpm_cli.core.config.presets import merged, preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -25,7 +25,7 @@ from ddpm_cli.core.figures import contact_sheet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.training import advice, planning
+from ddpm_cli.core.training import advice, beginning, planning
 from ddpm_cli.core.training.facts import Facts
 
 _IN_DRY_RUN = 10_000  # images
@@ -189,12 +189,9 @@ def _given(request: TrainingRequest, seed: int) -> dict[str, str]:
 
 def _config(request: TrainingRequest, source: Source, *, captioned: bool) -> RunConfig:
     """What `ddpm train` would take by default for these images."""
-    channels = request.channels or source.native_channels
-    size = request.size or source.native_size
-    built_in = isinstance(source, Shapes)
-    device = devices.choose_device().type
-    choice = choose(ImageSet(len(source), size, channels, built_in), device)
-    network: dict[str, Any] = {"size": list(size), "channels": channels}
+    images = beginning.image_set(request, source)
+    choice = choose(images, devices.choose_device().type)
+    network: dict[str, Any] = {"size": list(images.size), "channels": images.channels}
     if not captioned:
         network["classes"] = list(source.classes)
         network["multi_label"] = source.labels.ndim == 2

@@ -66,7 +66,13 @@ def with_memory(plan: TrainingPlan, processes: int, execution: Execution) -> Tra
     where it is more than the device has.
     """
     work = forecast.Work(
-        plan.config, plan.parameters, execution, processes, plan.text_length, plan.in_memory
+        plan.config,
+        plan.parameters,
+        execution,
+        processes,
+        plan.text_length,
+        plan.decoded,
+        mapped=not plan.in_memory,
     )
     memory, notices = forecast.memory(work), plan.notices
     if execution.microbatch is None and (fitting := forecast.fitting_microbatch(work, memory)):

@@ -154,7 +154,7 @@ def _train(
         opened = partial(resuming.open_directory, plan, request, reporter, locks)
         run = RunDirectory(distributed.broadcast_from_rank0(opened))
         locks.enter_context(
-            devices.enough_memory("use a smaller --microbatch: the gradient is the same")
+            devices.enough_memory("use a smaller --microbatch, or --checkpoint-activations")
         )
         reporter.say(f"Run directory: {run.path}")
         preset = plan.preset or next(reversed(run.presets()), "")

@@ -85,9 +85,10 @@ class Step:
         if self._config.network.dropout:
             torch.manual_seed(torch.initial_seed())  # which the trainer chose for this step
         devices.release_memory(self._device)
+        but = but_for_masks(self._config)
         self._reporter.say(
             f"Out of memory with {before:,} images at once ({reason}): going on with "
-            f"--microbatch {self.microbatch}, whose gradient is the same"
+            f"--microbatch {self.microbatch}, whose gradient is the same{but}"
         )
 
     def _gradient(self, shard: Batch) -> Tensor:
@@ -116,14 +117,26 @@ class Step:
         return norm, distributed.maximum((~is_finite).float())
 
     def update(self, decay: float | Tensor, skipped: Tensor) -> None:
-        """Update weights and average, unless the step is skipped; the gradient is dropped."""
+        """Update weights and average, unless the step is skipped; the gradient is dropped.
+
+        The flag stays on the device; but it is read where fused optimisers may not know it.
+        """
         optimiser = self._state.optimiser
-        optimiser.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler
-        optimiser.step()
-        ema.update(self._state.average, self._state.network, decay, skipped)
+        if self._device.type != "mps" or not skipped:
+            optimiser.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler
+            optimiser.step()
+            ema.update(self._state.average, self._state.network, decay, skipped)
         optimiser.zero_grad(set_to_none=True)
 
 
 def weighted(losses: Tensor, batch: Batch) -> Tensor:
     """The losses (B,) times their importance weights, if there are any."""
     return losses if batch.importance is None else batch.importance * losses
+
+
+def but_for_masks(config: RunConfig) -> str:
+    """In what the gradients of other microbatches differ, after "the same"; "" where they do not.
+
+    A forward pass draws the masks of its own images.
+    """
+    return " but for the masks of dropout" if config.network.dropout else ""

@@ -34,10 +34,10 @@ class GraphedStep(Step):
     def record(self, shard: Batch, reporter: Reporter) -> None:
         """Record a step with a batch like this one; a failure is reported. No step is taken."""
         groups = self._state.optimiser.param_groups
-        self._rates = [torch.zeros((), device=self._device) for _ in groups]
-        self._decay = torch.zeros((), dtype=torch.float64, device=self._device)
-        self._batch = _copied(shard)
         try:
+            self._rates = [torch.zeros((), device=self._device) for _ in groups]
+            self._decay = torch.zeros((), dtype=torch.float64, device=self._device)
+            self._batch = _copied(shard)
             self._replay, self._outcome = capture(self._device, self._idle_step, self._step)
         except Exception as error:  # of many types: whatever in a step waits for the device
             self._state.optimiser.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
-from ddpm_cli.core.runtime.reporting import Bar, Reporter
+from ddpm_cli.core.runtime.reporting import Bar, Reporter, roughly
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import compilation, ema
 from ddpm_cli.core.training.batches import Batch, Batches
@@ -310,10 +310,9 @@ class Trainer:
         self._said_how_long = True
         left = budget.seconds_left(self.state.progress, speed)
         if left is not None and left >= 60:
-            time_left = f"{left / 60:,.0f} min" if left < 7200 else f"{left / 3600:,.1f} h"
             self.reporter.say(
-                f"Time: about {time_left} to go at {speed:,.1f} images/s, the speed of the first "
-                "steps; saves, previews and validation aside"
+                f"Time: about {roughly(left)} to go at {speed:,.1f} images/s, the speed of the "
+                "first steps; saves, previews and validation aside"
             )
 
     def _save(self, due: Due, *, is_best: bool) -> None:

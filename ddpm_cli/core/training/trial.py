@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.errors import first_line
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.planning import TrainingPlan
@@ -64,7 +62,9 @@ def measure(
             seconds, tried = _trials(trainer, whole)
         finally:
             trainer.batches.close()
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
         return f"not measured: {first_line(error)}"
     return StepTime(
         min(seconds),
