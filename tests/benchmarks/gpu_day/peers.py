@@ -25,7 +25,7 @@ IMAGES = 2_560  # that the peers load, as they load images
 def run(day: Day) -> None:
     """Ours first, at the peers' settings, then each peer that is installed."""
     batch = 16 if day.dry else 128
-    ours = measured(day, "cifar10", batch, "bf16", VARIANTS["eager"])
+    ours, _ = measured(day, "cifar10", batch, "bf16", VARIANTS["eager"])
     day.add(f"ddpm, eager, bf16, {batch}", ours, "images/s")
     for name, packages, measure in PEERS:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
