@@ -16,7 +16,7 @@ from ddpm_cli.core.training.batches import RESIDENT
 from ddpm_cli.core.training.step import but_for_masks
 from ddpm_cli.core.training.trainer import Execution
 
-# Measured on a CPU by tests/benchmarks/training_memory.py, where all totals were within 10 %:
+# Measured on a CPU by tests/benchmarks/training_memory.py, where totals were within 16 %:
 _ALLOCATOR = 1.2  # activations also occupy gaps between freed blocks, and workspaces of kernels
 _LIBRARIES = 50_000_000  # bytes of code that the first step and the first figure load
 _USUAL = 700_000_000  # bytes of Python and torch with what they import
