@@ -22,6 +22,10 @@ class Choice(NamedTuple):
     because: str
     settings: dict[str, dict[str, Any]]
 
+    def config(self) -> RunConfig:
+        """The preset's config with the settings over it."""
+        return merged(merged(RunConfig(), preset(self.preset).settings), self.settings)
+
 
 @dataclass(frozen=True)
 class ImageSet:

@@ -18,7 +18,9 @@ from typing import NamedTuple
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # the user's choice, if set
 COUNTING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
 SPINS = "5000"  # rounds of waiting: some 0.1 to 0.2 ms; docs/performance.md compares others
-SMALL = 100e6  # operations of a call: about what a core does while threads start and meet
+# Operations of a network call: with 6e7 a second thread gains 5 %, with 1e9 a half or nearly
+# (docs/performance.md); between them was not measured.
+SMALL = 100e6
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ddpm_cli.core.config.preset_choice import Choice, ImageSet
-from ddpm_cli.core.config.presets import merged, preset
+from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.captions import Captions
@@ -26,9 +26,7 @@ def base(saved: SavedSettings, choice: Choice) -> tuple[RunConfig, bool]:
     """
     if saved.base is not None:
         return saved.over(saved.base), True
-    chosen = preset(choice.preset)
-    config = merged(merged(RunConfig(), chosen.settings), choice.settings)
-    return saved.over(config), not chosen.unconditional
+    return saved.over(choice.config()), not preset(choice.preset).unconditional
 
 
 def image_set(request: TrainingRequest, source: Source) -> ImageSet:

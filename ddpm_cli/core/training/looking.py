@@ -10,7 +10,7 @@ from typing import Any
 
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.preset_choice import choose
-from ddpm_cli.core.config.presets import merged, preset
+from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
@@ -195,8 +195,7 @@ def _config(request: TrainingRequest, source: Source, *, captioned: bool) -> Run
     if not captioned:
         network["classes"] = list(source.classes)
         network["multi_label"] = source.labels.ndim == 2
-    config = merged(merged(RunConfig(), preset(choice.preset).settings), choice.settings)
-    return updated(merged(config, request.settings), {"network": network})
+    return updated(merged(choice.config(), request.settings), {"network": network})
 
 
 def _sizes(found: Survey) -> dict[str, Any]:
