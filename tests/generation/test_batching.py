@@ -232,12 +232,12 @@ class Compilable(LimitedNetwork):
         super().__init__(99)
         self.compiled, self.ran = compiled, 0
 
-    def compile(self, *, dynamic: bool) -> None:  # type: ignore[override]
+    def compile(self, *, dynamic: bool, fullgraph: bool) -> None:  # type: ignore[override]
         def run(*inputs: Any) -> Tensor:
             self.ran += 1
             return self.forward(*inputs) if self.compiled is None else self.compiled(*inputs)
 
-        assert not dynamic
+        assert not dynamic and not fullgraph
         self._compiled_call_impl = run  # type: ignore[assignment]
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.core.diffusion.denoiser import NetworkFn
-from ddpm_cli.core.errors import DdpmError, first_line
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime.compiling import run_compiled
 from ddpm_cli.core.runtime.reporting import Reporter
 
 T = TypeVar("T")
@@ -54,20 +53,7 @@ class Compiler:
         if self._size is not None:
             with torch.compiler.set_stance("default" if images == self._size else "force_eager"):
                 return work()
-        network.compile(dynamic=False)
-        try:
-            result = work()
-        except DdpmError:
-            raise
-        except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
-            if devices.is_out_of_memory(error):
-                raise
-            network._compiled_call_impl = None
-            self._wanted = False
-            reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
-            self._reporter.say(
-                f"Compiling the network does not work here, so sampling continues without: {reason}"
-            )
-            return work()
-        self._size = images
+        result, self._wanted = run_compiled(network, work, self._reporter, "sampling")
+        if self._wanted:
+            self._size = images
         return result

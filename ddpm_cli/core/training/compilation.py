@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.models.unet import UNet, forward_operations
-from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.compiling import run_compiled
 from ddpm_cli.core.runtime.reporting import Reporter, roughly
 
 _RATE = 60e12  # operations per second of an eager bf16 step on one H200: faster ones end sooner
@@ -74,17 +74,4 @@ def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Re
     # it overlaps with the rest of the backward pass; the graphs of checkpointed layers cannot be.
     torch._dynamo.config.optimize_ddp = not network.checkpointed
     # A shape of images has a graph of its own: there are two at most, with microbatches.
-    network.compile(fullgraph=True, dynamic=False)
-    try:
-        first_pass()
-    except DdpmError:
-        raise
-    except Exception as error:  # of many types: a missing compiler, missing headers, an old GPU
-        if devices.is_out_of_memory(error):
-            raise
-        network._compiled_call_impl = None
-        reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
-        reporter.say(
-            f"Compiling the network does not work here, so training continues without: {reason}"
-        )
-        first_pass()
+    run_compiled(network, first_pass, reporter, "training", whole=True)
