@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation import batching, folder, generate
+from ddpm_cli.core.generation import batching, generate, output
 from ddpm_cli.core.generation.batching import BatchSize
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model
@@ -171,6 +172,17 @@ def test_in_bf16_the_state_stays_fp32() -> None:
     assert set(outputs) == {torch.bfloat16}
 
 
+class Pngs:
+    """As much of an output as writes images."""
+
+    def tasks(self, indices: Sequence[int], images: Any) -> list[Callable[[], None]]:
+        names = [Path(f"out/{index:06d}.png") for index in indices]
+        return [partial(files.write_png, *each) for each in zip(names, images, strict=True)]
+
+
+PNGS: Any = Pngs()
+
+
 def test_images_are_written_while_the_next_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling_goes_on, write = threading.Event(), files.write_png
 
@@ -184,7 +196,7 @@ def test_images_are_written_while_the_next_are_sampled(monkeypatch: pytest.Monke
         yield [2], [IMAGE]
 
     monkeypatch.setattr(files, "write_png", write_png)
-    folder._write_images(Path("out"), batches())
+    output._write_images(PNGS, batches())
     assert sorted(path.name for path in Path("out").iterdir()) == [
         f"00000{i}.png" for i in range(3)
     ]
@@ -196,14 +208,14 @@ def test_what_was_sampled_is_written_where_sampling_fails() -> None:
         raise DdpmError("no more")
 
     with pytest.raises(DdpmError, match="no more"):
-        folder._write_images(Path("out"), batches())
+        output._write_images(PNGS, batches())
     assert len(list(Path("out").iterdir())) == 2
 
 
 def test_an_image_that_cannot_be_written_is_an_error() -> None:
     Path("out").write_text("a file")
     with pytest.raises(DdpmError, match=r"cannot write out/000000\.png"):
-        folder._write_images(Path("out"), [([0], [IMAGE])])  # type: ignore[list-item]
+        output._write_images(PNGS, [([0], [IMAGE])])  # type: ignore[list-item]
 
 
 def test_the_speed_is_reported(

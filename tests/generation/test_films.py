@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.generation import animation, folder
+from ddpm_cli.core.generation import animation, folder, output
 from tests.support.cli import Result
 
 Run = Callable[..., Result]
@@ -96,7 +96,7 @@ def test_a_film_begun_meanwhile_has_another_name(
     assert all(len(durations(Path(path))) == 3 for path in (outer, *inner))
 
 
-@pytest.mark.parametrize("step", ["settings_of", "_prepare", "write_json"])
+@pytest.mark.parametrize("step", ["create_folder", "new_file", "write_json"])
 def test_samples_of_two_settings_are_never_mixed(
     ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -143,7 +143,7 @@ def test_nothing_is_drawn_for_a_place_where_nothing_can_be_written(
 ) -> None:
     if not Path("/proc/self").is_dir():
         pytest.skip("needs /proc")
-    for module, drawing in ((animation, "denoising"), (folder, "sample_batches")):
+    for module, drawing in ((animation, "denoising"), (output, "sample_batches")):
         monkeypatch.setattr(module, drawing, lambda *arguments: pytest.fail("it was drawn"))
     result = ddpm(*command.format(run).split())
     assert (result.code, result.err.count("cannot write /proc/")) == (1, 1)

@@ -74,6 +74,7 @@ def test_the_sampled_images_are_recorded_as_sample_records_them(
     assert ddpm("sample", run, *SAMPLING, "--out", "out").code == 0
     written = json.loads(Path("out/sampling.json").read_text())
     assert written.pop("provenance") != document["provenance"]  # another command
+    assert written.pop("n") == document["n_fake"]
     assert sampled == {**written, "precision": "fp32"}
     assert sampled["weights"] == "run/model.safetensors"
     assert sampled["weights_sha256"] == sha256_of(run / "model.safetensors")

@@ -24,7 +24,7 @@ from tests.support.cli import Result
 
 Run = Callable[..., Result]
 
-KEPT = "the images written stay; the same command without --overwrite completes the folder"
+KEPT = "the images written stay; the same command without --overwrite draws the others"
 NOTHING = "nothing was written, and the same command starts again"
 NO_SCORE = "no score was computed; the same command starts again, with what is cached"
 
@@ -45,8 +45,8 @@ import os, signal
 from ddpm_cli.core.data import files
 write_png = files.write_png
 
-def write_and_signal(path, image):
-    write_png(path, image)
+def write_and_signal(path, image, text=None):
+    write_png(path, image, text)
     os.kill(os.getpid(), signal.SIGTERM)
 
 files.write_png = write_and_signal

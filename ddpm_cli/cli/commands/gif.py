@@ -60,7 +60,7 @@ def gif(
 ) -> None:
     """Show images emerging from noise, as a GIF."""
     from ddpm_cli.core.data.files import FRAMES_PER_SECOND
-    from ddpm_cli.core.generation import animation, folder, generate
+    from ddpm_cli.core.generation import animation, generate, record
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, files, provenance, run_directory, threads
 
@@ -86,7 +86,7 @@ def gif(
         "out": str(path),
         "frames": shown,
         "seconds": round(seconds + hold, 2),
-        **folder.settings_of(model, request),
+        **record.settings_of(model, request),
         "provenance": provenance.gather(chosen),
     }
     length = f"{seconds:.4g} s, then the last for {hold:.4g} s"

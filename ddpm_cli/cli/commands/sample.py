@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,12 @@ from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
-_KEPT = "the images written stay; the same command without --overwrite completes the folder"
+if TYPE_CHECKING:
+    from ddpm_cli.core.generation.output import Output, Part, Written
+
+_KEPT = "the images written stay; the same command without --overwrite draws the others"
+_OUTPUT = "Output"  # a panel of the help
+_RESTARTS = 3  # of all processes, when one of several dies
 
 
 @grouped
@@ -32,17 +37,62 @@ def sample(
     *,
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
-    seed: common.Seed = 0,
-    batch: common.Batch = "auto",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=common.SEED,
+            show_default="0, or that of --like",
+            rich_help_panel=common.SAMPLING,
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the image of this PNG again, which ddpm sample wrote: with its seed, class, "
+            "prompt and sampler, but for the options given.",
+            rich_help_panel=common.SAMPLING,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for 000000.png and up, grid.png and manifest.jsonl. A folder left half "
-            "done by the same command is completed.",
+            help="Folder for 000000.png and up, grid.png and manifest.jsonl, or a file NAME.npz or "
+            "NAME.zip. What the same command left half done is completed.",
             show_default="generated/, generated-2/, … beside the weights",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="png: a folder; npz: arrays arr_0 (uint8, N x H x W x C) and arr_1 (labels), as "
+            "evaluators read them; zip: PNGs and dataset.json, as EDM's data sets.",
+            show_default="by the suffix of --out, else png",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    more: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Add so many images to those that are there, in place of -n: the same files as of "
+            "one call.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Sample the K-th of N parts alone, K from 1, into the same --out as the others: "
+            "for jobs of an array, which may run at once.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     overwrite: common.Overwrite = False,
+    batch: common.Batch = "auto",
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
     precision: common.Precision = "auto",
@@ -59,66 +109,79 @@ def sample(
     json: common.Json = False,
 ) -> None:
     """Sample images from a trained model."""
-    from ddpm_cli.core.diffusion.sampling import evaluations
-    from ddpm_cli.core.generation import folder, generate
+    from ddpm_cli.core.generation import generate, output, record
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import (
-        devices,
-        distributed,
-        processes,
-        provenance,
-        run_directory,
-        threads,
-    )
+    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory, threads
 
     start_up.end()
-    settings, condition_request = sampling.sampling, conditions.request
-    at_once = parse_batch(batch)
-    if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT):
+    if like is None:
+        wanted = record.Wanted(seed or 0, conditions.request, sampling.sampling)
+    else:
+        wanted = record.again(like, seed, conditions.request, sampling.nested())
+    part, at_once = output.Part.parse(shard), parse_batch(batch)
+    suffix = output.suffix_of(out, kind)
+    output.check(out, part, count, more, overwrite=overwrite)
+    if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT, _RESTARTS):
         return
-    reporter = console.reporter()
-    chosen = devices.choose_device(device)
+    reporter, chosen = console.reporter(), devices.choose_device(device)
     model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
     )
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():
             request = generate.resolve_request(
-                model, count, seed, condition_request, settings, reporter
+                model,
+                wanted.count if count is None else count,
+                wanted.seed,
+                wanted.conditions,
+                wanted.sampling,
+                reporter,
             )
-        threads.limit_to_work(generate.call_operations(model, request, at_once))
-        reporter.say(
-            f"{model.path}: {model.provenance}; "
-            f"{settings.sampler}, {request.sampling.steps} steps, eta {settings.eta:g}, "
-            f"guidance {settings.guidance:g}"
+        for notice in (*wanted.notices(model), *generate.notices(model, request)):
+            reporter.say(notice)
+        path, number = distributed.broadcast_from_rank0(
+            lambda: output.destination(out, suffix, more, model, request)
         )
-        if warning := generate.late_start_warning(model, request):
-            reporter.say(warning)
-        started = time.monotonic()
-        directory = out or distributed.broadcast_from_rank0(
-            lambda: folder.default_folder(model, request)
+        place = output.at(path, model, replace(request, count=number))
+        threads.limit_to_work(generate.call_operations(model, place.request, at_once))
+        written = output.write(
+            place, at_once, reporter, part=part, overwrite=overwrite, compiled=compiled
         )
-        written = folder.write(
-            directory, model, request, at_once, reporter, overwrite=overwrite, compiled=compiled
-        )
-    seconds = time.monotonic() - started
-    drawn, nfe = written.images, evaluations(model.denoiser.schedule, request.sampling)
+    console.result(*_told(place, part, written), json)
+
+
+def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, Any]]:
+    """The result in words, and as a JSON document."""
+    from ddpm_cli.core.diffusion.sampling import evaluations
+    from ddpm_cli.core.generation.record import settings_of
+    from ddpm_cli.core.runtime import provenance
+
+    model, request, drawn = place.model, place.request, written.images
+    nfe = evaluations(model.denoiser.schedule, request.sampling)
     rate = drawn / max(written.seconds, 1e-9)  # images per second
     document: dict[str, Any] = {
-        "out": str(directory),
+        "out": str(place.path),
         "n": request.count,
         "drawn": drawn,
+        "missing": written.missing,
         "nfe": nfe,
-        "seconds": round(seconds, 3),
+        "seconds": round(written.seconds, 3),
         "images_per_second": round(rate, 3) if drawn else None,
         "calls_per_second": round(rate * nfe, 3) if drawn else None,
-        "grid": str(directory / "grid.png"),
-        **folder.settings_of(model, request),
-        "provenance": provenance.gather(chosen),
+        "grid": None if place.grid is None else str(place.grid),
+        **settings_of(model, request),
+        "provenance": provenance.gather(model.device),
     }
-    existing = f" ({request.count - drawn} were there)" if drawn < request.count else ""
-    images = "1 image" if request.count == 1 else f"{request.count:,} images"
+    wanted = len(part.indices(request.count))
+    images = "1 image" if wanted == 1 else f"{wanted:,} images"
+    if part.of > 1:
+        images += f" of part {part.number} of {part.of}"
+    existing = f" ({wanted - drawn:,} were there)" if drawn < wanted else ""
     speed = f" ({rate:,.3g} images/s, {rate * nfe:,.4g} network calls/s)" if drawn else ""
-    done = f"{images} in {directory}{existing}, {seconds:.1f} s{speed}"
-    console.result(f"{done}\nGrid: {directory / 'grid.png'}", document, json)
+    lines = [f"{images} in {place.path}{existing}, {written.seconds:.1f} s{speed}"]
+    if written.missing:
+        lines.append(f"{written.missing:,} of {request.count:,} are still missing: other parts")
+    elif place.grid is not None:
+        lines.append(f"Grid: {place.grid}")
+    return "\n".join(lines), document

@@ -14,6 +14,8 @@ from ddpm_cli.core.diffusion.settings import Sampling
 
 CONDITIONS, SAMPLING, MACHINE, DATA = "Conditions", "Sampling", "Machine", "Data"  # panels
 
+SEED = "Image i depends on seed + i alone."
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, the rest on stderr.")
 ]
@@ -49,9 +51,7 @@ Run = Annotated[
         help="A run directory, weights file or snapshot. Default: the newest run under runs/."
     ),
 ]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Image i depends on seed + i alone.", rich_help_panel=SAMPLING)
-]
+Seed = Annotated[int, typer.Option(min=0, help=SEED, rich_help_panel=SAMPLING)]
 Batch = Annotated[
     str,
     typer.Option(

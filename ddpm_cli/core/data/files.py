@@ -11,7 +11,7 @@ import logging
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
+from PIL.PngImagePlugin import PngInfo
 
 from ddpm_cli.core.data import colours, metadata, npy_image
 from ddpm_cli.core.data.formats import NO_SIGNATURE, REMEDIES, SUFFIXES_OF
@@ -174,11 +175,28 @@ def fit(image: ImageArray, transform: Transform) -> ImageArray:
     return _transformed(Image.fromarray(_interleaved(image)), transform)
 
 
-def write_png(path: Path, image: ImageArray) -> None:
-    """Write (C, H, W) uint8 as PNG, whole or not at all."""
+def write_png(path: Path, image: ImageArray, text: Mapping[str, str] | None = None) -> None:
+    """Write (C, H, W) uint8 as PNG with chunks of text, whole or not at all."""
+    write_bytes(path, png(image, text), durable=False)
+
+
+def png(image: ImageArray, text: Mapping[str, str] | None = None) -> bytes:
+    """An image (C, H, W) uint8 as PNG, with chunks of text."""
+    chunks = PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_text(key, value)
     content = io.BytesIO()
-    Image.fromarray(_interleaved(image)).save(content, "PNG")
-    write_bytes(path, content.getvalue(), durable=False)
+    Image.fromarray(_interleaved(image)).save(content, "PNG", pnginfo=chunks)
+    return content.getvalue()
+
+
+def text_of(data: bytes, name: str) -> dict[str, str]:
+    """The text chunks of a PNG that precede its pixels, by key. Raises UnreadableError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
+    except Exception as error:  # Pillow's, of any type
+        raise UnreadableError(f"{name}: not a PNG, or damaged") from error
 
 
 def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:

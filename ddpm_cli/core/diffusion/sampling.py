@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.diffusion import grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Predict, Prediction
+from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
@@ -23,16 +24,30 @@ _DPMPP_ORDERS = {"dpmpp-2m": 2, "dpmpp-3m": 3, "dpmpp-2m-sde": 2, "dpmpp-3m-sde"
 
 @torch.inference_mode()
 def sample(
-    denoiser: Denoiser, noise: ImageNoise, condition: Condition, sampling: Sampling
+    denoiser: Denoiser,
+    noise: ImageNoise,
+    condition: Condition,
+    sampling: Sampling,
+    edit: Edit | None = None,
 ) -> Iterator[SamplerStep]:
     """Sample one batch, yielding every step; `x` of the last step is the images in [-1, 1].
 
-    noise: draws standard normal noise (B, C, H, W). condition: that of the B images.
+    noise: draws standard normal noise (B, C, H, W). condition: that of the B images. edit: begins
+    at B images in place of pure noise; without a step that is taken, nothing is yielded.
     """
     sigmas = grid(denoiser.schedule, sampling)
-    start = noise() * denoiser.schedule.prior_std(float(sigmas[0]))
     predict = thresholded(guided(denoiser, condition, sampling), sampling.threshold)
-    yield from _steps(predict, start, sigmas, sampling, noise)
+    first = noise()
+    start = first * denoiser.schedule.prior_std(float(sigmas[0]))
+    if edit is None:
+        yield from _steps(predict, start, sigmas, sampling, noise)
+        return
+
+    def sampler(predict: Predict, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
+        return _steps(predict, x, sigmas, sampling, noise)
+
+    start = edit.start(sigmas, start, first)
+    yield from edit.steps(sampler, edit.keep(predict), start, sigmas, noise)
 
 
 def grid(schedule: Schedule, sampling: Sampling) -> Tensor:

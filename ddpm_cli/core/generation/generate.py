@@ -24,7 +24,7 @@ from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.models.unet import UNet, forward_operations
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
@@ -91,6 +91,17 @@ def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
     )
 
 
+def notices(model: Model, request: GenerationRequest) -> list[str]:
+    """What is going to be sampled, and a warning where that starts with too little noise."""
+    sampling = request.sampling
+    told = (
+        f"{model.path}: {model.provenance}; {sampling.sampler}, {sampling.steps} steps, "
+        f"eta {sampling.eta:g}, guidance {sampling.guidance:g}"
+    )
+    warning = late_start_warning(model, request)
+    return [told] if warning is None else [told, warning]
+
+
 def call_operations(model: Model, request: GenerationRequest, batch: int | None) -> int:
     """Floating point operations of a network call, forward, on a CPU: `batch` images at a time."""
     images = min(request.count, batch or batching.DEFAULT)
@@ -116,14 +127,15 @@ def sample_batches(
     def trial(count: int) -> object:
         return next(sample_steps(model, request, indices[:count]))
 
+    ranks = distributed.world_size()  # of which this one speaks for all: their shares are equal
     size = batching.choose(batch, len(indices), model.device, trial)
     compiler = Compiler(model.denoiser.network, compiled, model.device, reporter)
     started, done = time.monotonic(), 0
-    with reporter.bar("sampling", len(indices), "images") as bar:
+    with reporter.bar("sampling", ranks * len(indices), "images") as bar:
 
         def advance(images: float) -> None:
-            seconds = max(time.monotonic() - started, 1e-9)
-            bar.update(done + images, f"{(done + images) / seconds:.3g} images/s")
+            sampled, seconds = ranks * (done + images), max(time.monotonic() - started, 1e-9)
+            bar.update(sampled, f"{sampled / seconds:.3g} images/s")
 
         while done < len(indices):
             chosen = indices[done : done + size.images]

@@ -12,9 +12,9 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.batching import Batch
-from ddpm_cli.core.generation.folder import settings_of
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.record import settings_of
 from ddpm_cli.core.metrics.inputs import GeneratedImages
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Silent

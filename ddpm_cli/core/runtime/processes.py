@@ -8,14 +8,20 @@ from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping, world
 from ddpm_cli.core.runtime.reporting import Reporter
 
+_MISSING = "for what is missing"  # all processes start again
+
 
 def launch_if_needed(
-    nproc: int, device: str, reporter: Reporter, kept: str = stopping.NOTHING_WRITTEN
+    nproc: int,
+    device: str,
+    reporter: Reporter,
+    kept: str = stopping.NOTHING_WRITTEN,
+    restarts: int = 0,
 ) -> bool:
     """Start this command as `nproc` processes and wait for them, unless it is one of them already.
 
     Returns False where this process should do the work. Raises WorkersFailedError where they fail;
-    the message says what is `kept`.
+    the message says what is `kept`. restarts: how often all start again when one dies.
     """
     if nproc == 1:
         world.attach_tasks()
@@ -25,5 +31,6 @@ def launch_if_needed(
     devices.check_processes(nproc, device)
     from ddpm_cli.core.runtime.elastic import launch  # torch's, which takes long to import
 
-    launch.launch(launch.LaunchConfig(nproc, kept=kept), sys.argv[1:], reporter)
+    config = launch.LaunchConfig(nproc, max_restarts=restarts, again=_MISSING, kept=kept)
+    launch.launch(config, sys.argv[1:], reporter)
     return True

@@ -85,6 +85,7 @@ class LaunchConfig:
     max_restarts: int = 0
     logs: Path | None = None  # a folder for the output of all ranks but 0
     save_seconds: Callable[[], float] = lambda: 0.0  # of the last snapshot
+    again: str = "from the newest snapshot"  # what restarted workers go on with, for messages
     kept: str = stopping.RERUN_HINT  # after a stop or a failure, for messages
 
 
@@ -304,7 +305,7 @@ class _Agent(LocalElasticAgent):
                 allowed = self._config.max_restarts
                 restart = allowed - self.restarts_left + 1
                 self._reporter.say(
-                    f"{first.summary} Restarting all from the newest snapshot "
+                    f"{first.summary} Restarting all {self._config.again} "
                     f"({restart} of {allowed}; logs in {self._logs.folder})."
                 )
         elif self._deadline and time.monotonic() > self._deadline:

@@ -1,0 +1,154 @@
+"""What determines a sampled image, as it is recorded beside and within it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli import __version__
+from ddpm_cli.core.conditioning.labels import label_name
+from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.data import files
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import DdpmError, first_line
+from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.runtime.files import dumps
+
+TEXT = "ddpm"  # the key of a PNG's text that holds its record
+_NOT_IDENTITY = ("weights", "n", "provenance")  # the same weights may lie elsewhere
+
+
+def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
+    """Everything that determines the images, except their number, and the path of the weights."""
+    names = model.config.network.classes
+    return {
+        "weights": str(model.path),
+        "weights_sha256": model.sha256,
+        "images_seen": model.images,
+        "seed": request.seed,
+        "classes": _compact([label_name(label, names) for label in request.conditions.labels]),
+        "classes_at_random": request.conditions.at_random,
+        "prompts": list(request.conditions.prompts),
+        **request.sampling.document(),
+    }
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of recorded settings those that tell images apart; newer ones have their defaults."""
+    known = Sampling().document() | settings
+    return {name: value for name, value in known.items() if name not in _NOT_IDENTITY}
+
+
+def entry(model: Model, request: GenerationRequest, index: int) -> dict[str, Any]:
+    """The seed of an image, and its class and prompt where it has them."""
+    label, prompt = request.label_and_prompt(index)
+    record: dict[str, Any] = {"seed": request.seed + index}
+    record |= {} if label is None else {"class": label_name(label, model.config.network.classes)}
+    return record | ({} if prompt is None else {"prompt": prompt})
+
+
+def manifest(model: Model, request: GenerationRequest) -> str:
+    """A line of JSON for each image, in order."""
+    return "".join(
+        dumps({"file": file_name(index)} | entry(model, request, index), indent=None) + "\n"
+        for index in range(request.count)
+    )
+
+
+def file_name(index: int) -> str:
+    """The name of an image among the others."""
+    return f"{index:06d}.png"
+
+
+def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, str]:
+    """The text chunks of a PNG: the program, and all that draws this image again, as JSON."""
+    document = {
+        "weights_sha256": model.sha256,
+        "images_seen": model.images,
+        **entry(model, request, index),
+        **request.sampling.document(),
+    }
+    return {"Software": f"ddpm {__version__}", TEXT: json.dumps(document, allow_nan=False)}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record within a PNG that was sampled. Raises DdpmError where there is none."""
+    try:
+        text = files.text_of(path.read_bytes(), str(path)).get(TEXT)
+        document = None if text is None else json.loads(text)
+    except OSError as error:
+        raise DdpmError(f"--like {path} cannot be read: {first_line(error)}") from error
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not {"seed", "weights_sha256"} <= document.keys():
+        raise DdpmError(
+            f"--like {path} has no record of how it was sampled: it was not written by ddpm "
+            "sample, or a program that changed it has dropped its text"
+        )
+    return document
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to sample, as options say it."""
+
+    seed: int
+    conditions: ConditionRequest
+    sampling: Sampling
+    count: int | None = None
+    weights_sha256: str | None = None  # of an image to draw again
+
+    def notices(self, model: Model) -> list[str]:
+        """That an image is drawn again with other weights."""
+        if self.weights_sha256 in (None, model.sha256):
+            return []
+        return [
+            f"{model.path} are not the weights of that image (sha256 {model.sha256[:12]}, not "
+            f"{str(self.weights_sha256)[:12]}): the image will be another"
+        ]
+
+
+def again(
+    path: Path, seed: int | None, conditions: ConditionRequest, settings: dict[str, Any]
+) -> Wanted:
+    """The image of a PNG once more, but for what is given. Raises DdpmError."""
+    document = read(path)
+    recorded = _recorded(document, other_sampler="sampler" in settings)
+    if not conditions.classes and "class" in document:
+        conditions = replace(conditions, classes=(str(document["class"]),))
+    if not conditions.prompts and "prompt" in document:
+        conditions = replace(conditions, prompts=(str(document["prompt"]),))
+    return Wanted(
+        int(document["seed"]) if seed is None else seed,
+        conditions,
+        Sampling(**recorded | settings),
+        1,
+        str(document["weights_sha256"]),
+    )
+
+
+def _recorded(document: dict[str, Any], *, other_sampler: bool) -> dict[str, Any]:
+    """The recorded settings of Sampling; for another sampler without the defaults of its own."""
+    names = {field.name for field in fields(Sampling)}
+    settings = {name: value for name, value in document.items() if name in names}
+    if other_sampler:
+        default = Sampling(sampler=settings["sampler"]).document()
+        settings = {name: value for name, value in settings.items() if value != default[name]}
+    for name, value in settings.items():  # infinity is null in JSON, and tuples are lists
+        if name == "s_max" and value is None:
+            settings[name] = math.inf
+        elif isinstance(value, list):
+            settings[name] = tuple(math.inf if item is None else item for item in value)
+    return settings
+
+
+def _compact(names: Sequence[str]) -> list[str]:
+    """Class names in the syntax of --class, with consecutive repeats counted: "cat:8"."""
+    counted = ((name, len(list(group))) for name, group in itertools.groupby(names))
+    return [f"{name}:{n}" if n > 1 or ":" in name else name for name, n in counted]
