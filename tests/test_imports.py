@@ -25,7 +25,7 @@ OWNERS = {
         "core.runtime.elastic.rendezvous",
     },
     "torch.nn.parallel": {"core.runtime.distributed"},
-    "PIL": {"core.data.files", "core.data.colours"},
+    "PIL": {"core.data.files", "core.data.colours", "core.data.sheets"},
     "imageio": {"core.data.files"},
     "safetensors": {"core.checkpoints.tensors"},
     "matplotlib": {"core.figures"},

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.request import TrainingRequest
-from ddpm_cli.core.data import files, loader, named, sources
+from ddpm_cli.core.data import files, loader, named, sheets, sources
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
@@ -105,7 +105,7 @@ def test_a_gif_holds_its_last_frame(tmp_path: Path) -> None:
 
 def test_a_grid_places_every_image() -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
-    sheet = files.grid(images, gap=1)
+    sheet = sheets.grid(images, gap=1)
     assert sheet.shape == (3, 2 * 5 + 1, 3 * 5 + 1)
     assert [sheet[0, 1, 1 + 5 * i] for i in range(3)] == [0, 1, 2]
     assert [sheet[0, 6, 1 + 5 * i] for i in range(3)] == [3, 4, 255]

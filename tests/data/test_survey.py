@@ -191,15 +191,15 @@ def test_many_equal_images_are_one_group_in_bounded_time(monkeypatch: pytest.Mon
 def test_the_sheet_shows_the_pixels_that_the_network_sees(tmp_path: Path) -> None:
     images = {f"{label}/{i}.png": photo(10 * label + i, 200) for label in (0, 1) for i in range(3)}
     folder = write(tmp_path / "photos", images)
-    found, size = look(folder), 96  # captions below enlarge smaller ones
+    found, size = look(folder), 96
     assert contact_sheet.draw(tmp_path / "data.png", found, Transform(3, (size, size))) == 6
     sheet = np.asarray(Image.open(tmp_path / "data.png"))
     resized = images["1/0.png"].resize((size, size), Image.Resampling.BICUBIC)
-    rows = (sheet.shape[0] - 2) // 2  # six images: two rows of three, two pixels between them
-    assert sheet.shape[1] == 3 * (size + 2) + 2
-    shown = sheet[2 + rows : 2 + rows + size, 2 : 2 + size]
-    assert np.array_equal(shown, np.asarray(resized))
-    below = sheet[2 + rows + size : 2 * rows, 2 : 2 + size]
+    rows = (sheet.shape[0] - 4) // 2  # six images: two rows of three, four pixels between them
+    assert sheet.shape[1] == 3 * (3 * size + 4) + 4  # enlarged threefold
+    shown = sheet[4 + rows : 4 + rows + 3 * size, 4 : 4 + 3 * size]
+    assert np.array_equal(shown, np.asarray(resized).repeat(3, 0).repeat(3, 1))
+    below = sheet[4 + rows + 3 * size : 2 * rows, 4 : 4 + 3 * size]
     assert below.min() < 128 < below.max()  # the name of the class, dark on white
 
 

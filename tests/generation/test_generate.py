@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import sheets
 from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -190,7 +190,7 @@ def test_a_gif_starts_at_noise_and_ends_at_the_images(
     assert frames.shape[2] == pytest.approx(width * frames.shape[1], rel=0.01)
     assert ddpm("sample", "-n", 4, "--steps", 6, "--out", "out").code == 0
     drawn = np.stack([imageio.imread(f"out/{i:06d}.png").transpose(2, 0, 1) for i in range(4)])
-    expected = files.enlarge(files.grid(drawn), 256).transpose(1, 2, 0)
+    expected = sheets.enlarge(sheets.grid(drawn), 256).transpose(1, 2, 0)
     # A GIF has 256 colours.
     last = frames[-1][:, -expected.shape[1] :].astype(int)
     assert abs(last - expected).mean() < 12

@@ -7,8 +7,9 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.data.transform import Transform
 from tests.support import colour_profiles
 from tests.support.pages import TOP
@@ -81,8 +82,8 @@ def pictures() -> dict[str, ImageArray]:
 
 def main() -> None:
     shown = pictures()
-    images = files.captioned(np.stack(list(shown.values())), list(shown))
-    files.write_png(TOP / "docs" / "images" / "pixels.png", files.grid(images, columns=4, gap=8))
+    sheet = sheets.sheet(np.stack(list(shown.values())), 4, Words(captions=list(shown)), gap=8)
+    files.write_png(TOP / "docs" / "images" / "pixels.png", sheet)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reading and writing image files. Beside colours.py the only module that imports PIL.
+"""Reading and writing image files. With colours.py and sheets.py it alone imports PIL.
 
 An image is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 """
@@ -9,7 +9,6 @@ import ctypes
 import io
 import logging
 import re
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, _imaging, features
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging, features
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm_cli.core.data import colours, metadata, npy_image
@@ -37,10 +36,8 @@ DECODER_VERSION = 2
 USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by default
 
 _LISTED = 10  # unreadable files named in a message
-_CAPTION_WIDTH = 96  # pixels: a captioned image is enlarged to about this width
 FRAMES_PER_SECOND = 50  # of a GIF, at most: viewers slow down where there are more
 _SHORTEST = 100 // FRAMES_PER_SECOND  # hundredths of a second that a frame is shown
-_FONT_SIZE, _CAPTION_LINES = 11, 4  # in pixels; at most
 
 _RGB = Transform()
 _FILTER = Image.Resampling.BICUBIC  # of all resizing; Pillow widens it to shrink: antialiased
@@ -217,44 +214,6 @@ def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: fl
     content = imageio.imwrite("<bytes>", images, extension=".gif", duration=durations, loop=0)
     write_bytes(path, content, durable=False)
     return len(shown)
-
-
-def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> ImageArray:
-    """Tile images (N, C, H, W) row by row, near square, with `gap` white pixels between them."""
-    n, channels, height, width = images.shape
-    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
-    rows = -(-n // columns)
-    sheet = np.full(
-        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=np.uint8
-    )
-    for i, image in enumerate(images):
-        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
-    return sheet
-
-
-def captioned(images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.uint8]:
-    """Images (N, C, H, W), small ones enlarged, each with its caption below."""
-    factor = max(1, round(_CAPTION_WIDTH / images.shape[3]))
-    large = images.repeat(factor, axis=2).repeat(factor, axis=3)
-    n, channels, height, width = large.shape
-    font = ImageFont.load_default(_FONT_SIZE)
-    columns = max(8, int(width / font.getlength("n")))
-    wrapped = [textwrap.wrap(caption, columns)[:_CAPTION_LINES] for caption in captions]
-    below = (_FONT_SIZE + 2) * max(map(len, wrapped)) + 4
-    out = np.full((n, channels, height + below, width), 255, dtype=np.uint8)
-    out[:, :, :height] = large
-    for image, lines in zip(out, wrapped, strict=True):
-        strip = Image.new("L", (width, below), 255)
-        ImageDraw.Draw(strip).multiline_text((1, 1), "\n".join(lines), fill=0, font=font, spacing=2)
-        image[: min(channels, 3), height:] = np.asarray(strip)
-    return out
-
-
-def enlarge(image: ImageArray, side: int = 512) -> ImageArray:
-    """Repeat pixels by an integer factor so that the shorter side has about `side` pixels."""
-    factor = max(1, round(side / min(image.shape[1:])))
-    return image.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_cli.core.conditioning.labels import label_name, label_of
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, sheets
+from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.data.survey import Survey, spread_over_classes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.runtime.threads import cores
@@ -30,7 +31,7 @@ def draw(path: Path, survey: Survey, transform: Transform) -> int:
     with ThreadPoolExecutor(cores()) as pool:
         images = np.stack([*pool.map(lambda row: survey.source.image(row, transform), rows)])
     words = [_words(survey, row) for row in rows]
-    files.write_png(path, files.grid(files.captioned(images, words)))
+    files.write_png(path, sheets.sheet(images, words=Words(captions=words)))
     return len(rows)
 
 

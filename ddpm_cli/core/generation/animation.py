@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm_cli.core.config.fields import one_of
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.errors import UsageError
@@ -57,5 +57,5 @@ def write(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float)
 
 def _frame(state: Tensor, x0: Tensor, show: str) -> ImageArray:
     states = {"xt": [state], "x0": [x0], "both": [state, x0]}[show]
-    grids = [files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256) for x in states]
+    grids = [sheets.enlarge(sheets.grid(to_uint8(x).cpu().numpy()), 256) for x in states]
     return np.concatenate(grids, axis=2)

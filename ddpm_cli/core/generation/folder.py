@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.config.network import JOIN
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import record
@@ -110,11 +111,8 @@ class ImageFolder:
         paths = [self._file(index) for index in indices]
         images = [files.decode(path.read_bytes(), str(path), transform) for path in paths]
         captions = [_caption(self.model, self.request, index) for index in indices]
-        if any(captions):
-            grid = files.grid(files.captioned(np.stack(images), captions), gap=6)
-        else:
-            grid = files.enlarge(files.grid(np.stack(images)), 256)
-        files.write_png(self.path / "grid.png", grid)
+        words = Words(captions=captions if any(captions) else ())
+        files.write_png(self.path / "grid.png", sheets.sheet(np.stack(images), words=words))
 
     def recorded_count(self) -> int | None:
         """How many images the folder has, or is to have; None where there is none."""

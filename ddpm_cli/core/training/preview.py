@@ -6,7 +6,7 @@ import torch
 
 from ddpm_cli.core.conditioning.requests import default_plan
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.sampling import sample
@@ -32,4 +32,5 @@ def save_preview(
     for step in sample(denoiser, noise, plan.condition(range(count), device), sampling):
         x = step.x
     assert x is not None
-    files.write_png(run.preview(images), files.enlarge(files.grid(to_uint8(x).cpu().numpy()), 256))
+    grid = sheets.enlarge(sheets.grid(to_uint8(x).cpu().numpy()), 256)
+    files.write_png(run.preview(images), grid)
