@@ -20,7 +20,7 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 from tests.support.training import Messages
 
 COUNT, CHUNK = 20, 8
@@ -175,8 +175,8 @@ def test_a_second_process_waits_and_takes_over_where_the_first_died(
         prepare(source)
     (partial,) = own_cache.glob("*.partial")
     program = (
-        "import sys, pathlib\nfrom ddpm_cli.core.runtime.locks import lock_download\n"
-        "with lock_download(pathlib.Path(sys.argv[1]), print):\n"
+        "import sys, pathlib\nfrom ddpm_cli.core.runtime.locks import lock_writing\n"
+        "with lock_writing(pathlib.Path(sys.argv[1]), print):\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(partial.with_suffix(".npy"))]
@@ -267,7 +267,7 @@ def test_entries_are_listed_and_cleared_but_for_those_in_use(
 
     assert cache.clear() == ([partial], [complete])
     assert cache.entries() == [complete]
-    with lock_download(complete.path, pytest.fail):  # as while it is decoded
+    with lock_writing(complete.path, pytest.fail):  # as while it is decoded
         del used
         assert cache.clear()[0] == []
     deleted, kept = cache.clear()

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.generation import animation, folder, output
+from ddpm_cli.core.generation import animation, archive, folder, output
+from ddpm_cli.core.runtime import locks
 from tests.support.cli import Result
 
 Run = Callable[..., Result]
@@ -96,19 +98,18 @@ def test_a_film_begun_meanwhile_has_another_name(
     assert all(len(durations(Path(path))) == 3 for path in (outer, *inner))
 
 
-@pytest.mark.parametrize("step", ["create_folder", "new_file", "write_json"])
 def test_samples_of_two_settings_are_never_mixed(
-    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second call begins while the first is between two steps of taking its folder."""
-    original, inner = getattr(folder, step), []
+    """The second call begins while the first is about to take its folder."""
+    create_folder, inner = folder.create_folder, []
 
-    def during_another_call(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(folder, step, original)
+    def during_another_call(path: Path) -> bool:
+        monkeypatch.setattr(folder, "create_folder", create_folder)
         inner.append(ddpm("sample", run, *QUICK, "--seed", 100, "--json").json()["out"])
-        return original(*arguments, **keywords)
+        return create_folder(path)
 
-    monkeypatch.setattr(folder, step, during_another_call)
+    monkeypatch.setattr(folder, "create_folder", during_another_call)
     outer = ddpm("sample", run, *QUICK, "--json").json()["out"]
     assert sorted([outer, *inner]) == ["runs/tiny/generated", "runs/tiny/generated-2"]
     for out, seed in ((outer, 0), (*inner, 100)):
@@ -116,22 +117,22 @@ def test_samples_of_two_settings_are_never_mixed(
         assert (Path(out) / "000000.png").is_file()
 
 
-def test_an_empty_folder_is_taken_by_one_of_two_calls(
-    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("out", "module"), [("out", folder), ("x.npz", archive)])
+def test_of_two_calls_one_prepares_a_place_at_a_time(
+    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch, out: str, module: ModuleType
 ) -> None:
-    original, inner = folder.new_file, []
+    write_json, taken = module.write_json, []
 
-    def during_another_call(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(folder, "new_file", original)
-        inner.append(ddpm("sample", run, *QUICK, "--seed", 100, "--out", "out").code)
-        return original(*arguments, **keywords)
+    def while_locked(path: Path, *arguments: Any, **keywords: Any) -> None:
+        lock = next(Path().rglob(".*.lock"))
+        with locks.held_by_nobody(lock) as free:
+            taken.append(not free)
+        write_json(path, *arguments, **keywords)
 
-    Path("out").mkdir()
-    Path("out/.DS_Store").write_text("")  # what the system leaves in folders is no content
-    monkeypatch.setattr(folder, "new_file", during_another_call)
-    outer = ddpm("sample", run, *QUICK, "--out", "out")
-    assert ([outer.code], inner) == ([1], [0])
-    assert "exists; choose another --out" in outer.err
+    monkeypatch.setattr(module, "write_json", while_locked)
+    assert ddpm("sample", run, *QUICK, "--out", out).code == 0
+    assert taken == [True]
+    assert not list(Path().glob(f"{out}/.*")) and not list(Path().glob(".x*"))
 
 
 @pytest.mark.parametrize(

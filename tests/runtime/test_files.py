@@ -14,7 +14,7 @@ import pytest
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import files, locks
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 
 
 def test_json_is_written_whole_and_finite(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_finite_replaces_nan_and_infinities_at_any_depth() -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from ddpm_cli.core.runtime.locks import lock_download
-with lock_download(Path(sys.argv[1]), print):
+from ddpm_cli.core.runtime.locks import lock_writing
+with lock_writing(Path(sys.argv[1]), print):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -70,9 +70,9 @@ def test_a_download_waits_for_another_process_and_says_so(tmp_path: Path) -> Non
             messages.append(message)
             other.kill()  # which frees its lock
 
-        with lock_download(path, say):
+        with lock_writing(path, say):
             assert messages == ["another process is downloading or opening cifar10; waiting for it"]
-    with lock_download(path, messages.append):
+    with lock_writing(path, messages.append):
         assert len(messages) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_download_does_not_wait_where_there_are_no_locks(
         raise error
 
     monkeypatch.setattr("filelock.lock_descriptor", unsupported)
-    with lock_download(tmp_path / "file", pytest.fail):
+    with lock_writing(tmp_path / "file", pytest.fail):
         pass
 
 
@@ -95,7 +95,7 @@ def test_a_lock_file_that_cannot_be_created_is_an_error_of_one_line(tmp_path: Pa
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "cifar10"
     with pytest.raises(DdpmError, match=r"cannot write .*cifar10.lock: .*; set DDPM_CACHE"):  # noqa: SIM117
-        with lock_download(path, pytest.fail):
+        with lock_writing(path, pytest.fail):
             pass
 
 
@@ -106,5 +106,5 @@ def test_a_lock_that_is_soon_free_is_not_worth_a_message(
     answers = iter([False, False, True])
     monkeypatch.setattr(locks, "_acquire", lambda *args, **kwargs: next(answers))
     monkeypatch.setattr(locks, "_POLL", 0, raising=False)
-    with lock_download(tmp_path / "cifar10", pytest.fail):
+    with lock_writing(tmp_path / "cifar10", pytest.fail):
         assert next(answers, None) is None

@@ -50,7 +50,7 @@ def sample(
         Path | None,
         typer.Option(
             help="Draw the image of this PNG again, which ddpm sample wrote: with its seed, class, "
-            "prompt and sampler, but for the options given.",
+            "prompt, sampler and weights, but for what is given.",
             rich_help_panel=common.SAMPLING,
         ),
     ] = None,
@@ -126,7 +126,9 @@ def sample(
         return
     reporter, chosen = console.reporter(), devices.choose_device(device)
     model = load_model(
-        run_directory.find_weights(run), chosen, devices.choose_precision(precision, chosen)
+        run_directory.find_weights(run or wanted.weights),
+        chosen,
+        devices.choose_precision(precision, chosen),
     )
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():

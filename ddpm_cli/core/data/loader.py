@@ -22,7 +22,7 @@ from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.devices import free_memory
 from ddpm_cli.core.runtime.files import check_free_space, in_words
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
@@ -128,7 +128,7 @@ def _on_disk(
     path = array_path(f"{name}-{height}x{width}x{channels}-{key}")
     opened = open_array(path, shape)
     if opened is None:
-        with lock_download(path, reporter.say, "decoding"):
+        with lock_writing(path, reporter.say, "decoding"):
             opened = open_array(path, shape)  # another process may have finished
             if opened is None:
                 needed = missing_bytes(path, shape)

@@ -19,7 +19,7 @@ from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.data.readers.published import PHOTOGRAPHS, open_photographs
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -85,7 +85,7 @@ def open_named(name: str, split: str, root: Path, reporter: Reporter) -> NamedSo
         raise UsageError(f"--data {name}:{split}: the splits are {name}:train and {name}:test")
     with (
         _explain_errors(name, root),
-        lock_download(root / name, reporter.say),
+        lock_writing(root / name, reporter.say),
         contextlib.redirect_stdout(sys.stderr),
     ):
         if name in DATASETS:

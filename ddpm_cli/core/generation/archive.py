@@ -40,7 +40,6 @@ from ddpm_cli.core.runtime.files import (
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 FORMATS = (".npz", ".zip")
-_SETTINGS = "sampling.json"  # in the folder, and in a .zip; "sampling" in a .npz
 _BATCH = 256  # images in memory at a time
 _DATE = (1980, 1, 1, 0, 0, 0)  # of members: so equal images are equal files
 
@@ -78,7 +77,7 @@ class ImageArchive:
         elif self._complete():
             return
         create_folder(self._parts)
-        write_json(self._parts / _SETTINGS, self.record(), durable=False)
+        write_json(self._parts / record.SETTINGS, self.record(), durable=False)
         if self.path.exists() and not self._batches():
             self._unpack()
 
@@ -114,6 +113,11 @@ class ImageArchive:
         return None if recorded is None else int(recorded["n"])
 
     @property
+    def locked(self) -> Path:
+        """The file whose lock is held while what other processes read is changed."""
+        return self.path
+
+    @property
     def grid(self) -> None:
         """An archive has no picture."""
         return None
@@ -136,7 +140,7 @@ class ImageArchive:
                     document = json.loads(str(arrays["sampling"]))
             else:
                 with zipfile.ZipFile(self.path) as archive:
-                    document = json.loads(archive.read(_SETTINGS))
+                    document = json.loads(archive.read(record.SETTINGS))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         return document if isinstance(document, dict) else None
@@ -144,7 +148,7 @@ class ImageArchive:
     def _recorded_parts(self) -> dict[str, Any] | None:
         """The record of the batches written so far; None without one."""
         try:
-            document = read_json(self._parts / _SETTINGS)
+            document = read_json(self._parts / record.SETTINGS)
         except (OSError, ValueError):
             return None
         return document if isinstance(document, dict) else None
@@ -245,7 +249,7 @@ def _write_zip(path: Path, images: Iterator[ImageArray], archive: ImageArchive) 
     texts = {
         "dataset.json": dumps({"labels": labels}, indent=None),
         "manifest.jsonl": record.manifest(model, request),
-        _SETTINGS: dumps(archive.record()),
+        record.SETTINGS: dumps(archive.record()),
     }
     if labels is not None:
         texts["classes.txt"] = "".join(f"{name}\n" for name in network.classes)

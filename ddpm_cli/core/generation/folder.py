@@ -19,22 +19,19 @@ from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation import record
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import provenance
 from ddpm_cli.core.runtime.files import (
     create_folder,
-    new_file,
     read_json,
     write_json,
     write_text,
 )
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_SETTINGS = "sampling.json"
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _GRID_LIMIT = 100  # images on grid.png at most
 
 
@@ -54,17 +51,12 @@ class ImageFolder:
 
     def prepare(self, *, overwrite: bool) -> None:
         """Write sampling.json. Raises DdpmError rather than mix images of different settings."""
-        folder, named = self.path, f"--out {self.path}"
-        if folder.suffix.lower() in _IMAGE_SUFFIXES and not folder.exists():
-            raise UsageError(
-                f"{named} is named as an image, but is the folder of the images; "
-                f"give --out {folder.with_suffix('')}"
-            )
+        folder = self.path
         entries = folder.iterdir() if folder.is_dir() else ()
         existing = sorted(path for path in entries if path.name[0] != ".")
         if existing and not overwrite:
             if self._recorded() != self._identity:
-                remedy = ", or add --overwrite" if (folder / _SETTINGS).is_file() else ""
+                remedy = ", or add --overwrite" if (folder / record.SETTINGS).is_file() else ""
                 raise DdpmError(
                     f"{folder} holds other files ({existing[0].name}, …); "
                     f"choose another --out{remedy}"
@@ -74,7 +66,7 @@ class ImageFolder:
                     f"{folder} holds more than {self.request.count} images; add --overwrite"
                 )
         if existing and overwrite:
-            if not (folder / _SETTINGS).is_file():
+            if not (folder / record.SETTINGS).is_file():
                 raise DdpmError(
                     f"{folder} holds files that ddpm did not write ({existing[0].name}, …), which "
                     "--overwrite does not delete; choose another --out"
@@ -83,8 +75,7 @@ class ImageFolder:
                 path.unlink()
         settings = record.settings_of(self.model, self.request) | {"n": self.request.count}
         settings["provenance"] = provenance.gather(self.model.device)
-        with new_file(folder / _SETTINGS, overwrite=bool(existing)) as path:
-            write_json(path, settings, durable=False)
+        write_json(folder / record.SETTINGS, settings, durable=False)
 
     def missing(self, indices: Sequence[int]) -> list[int]:
         """Those of these images without a file; a power cut may have left empty ones."""
@@ -117,10 +108,15 @@ class ImageFolder:
     def recorded_count(self) -> int | None:
         """How many images the folder has, or is to have; None where there is none."""
         try:
-            settings = read_json(self.path / _SETTINGS)
+            settings = read_json(self.path / record.SETTINGS)
             return int(settings.get("n") or len(self._images()))
         except (OSError, ValueError, AttributeError):
             return None
+
+    @property
+    def locked(self) -> Path:
+        """The file whose lock is held while what other processes read is changed."""
+        return self.path / record.SETTINGS
 
     @property
     def grid(self) -> Path:
@@ -134,7 +130,7 @@ class ImageFolder:
     def _recorded(self) -> dict[str, Any] | None:
         """The identity of the folder's images; None where it has no settings."""
         try:
-            settings = read_json(self.path / _SETTINGS)
+            settings = read_json(self.path / record.SETTINGS)
         except (OSError, ValueError):
             return None
         return record.identity(settings) if isinstance(settings, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,12 +20,14 @@ from ddpm_cli.core.generation.archive import ImageArchive
 from ddpm_cli.core.generation.folder import ImageFolder
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
-from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime import distributed, locks
+from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import numbered_names
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.threads import cores
 
 FORMATS = {"png": "", "npz": ".npz", "zip": ".zip"}  # the suffix of each
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 class Output(Protocol):
@@ -56,6 +59,10 @@ class Output(Protocol):
 
     def recorded_count(self) -> int | None:
         """How many images are there, or are to be; None where nothing was sampled."""
+
+    @property
+    def locked(self) -> Path:
+        """The file whose lock is held while what other processes read is changed."""
 
     @property
     def grid(self) -> Path | None:
@@ -149,6 +156,11 @@ def suffix_of(out: Path | None, kind: str | None) -> str:
     if out is not None and suffix != named:
         fix = f"end in {suffix}" if suffix else "be a folder"
         raise UsageError(f"--out {out} should {fix} with --format {kind}")
+    if out is not None and out.suffix.lower() in _IMAGE_SUFFIXES and not out.exists():
+        raise UsageError(
+            f"--out {out} is named as an image, but is the folder of the images; "
+            f"give --out {out.with_suffix('')}"
+        )
     return suffix
 
 
@@ -176,8 +188,13 @@ def write(
     """
     request, every = output.request, range(output.request.count)
 
+    def locked() -> AbstractContextManager[None]:
+        fix = "choose another --out"
+        return locks.lock_writing(output.locked, reporter.say, "writing", fix)
+
     def prepared() -> list[int]:
-        output.prepare(overwrite=overwrite)
+        with locked():
+            output.prepare(overwrite=overwrite and not worker.restarted())
         return output.missing(part.indices(request.count))
 
     missing = distributed.broadcast_from_rank0(prepared)
@@ -188,9 +205,11 @@ def write(
     seconds = time.monotonic() - started
 
     def finished() -> int:
-        left = len(output.missing(every))
-        if not left:
-            output.finish(reporter)
+        with locked():
+            left = len(output.missing(every))
+            if not left:
+                output.finish(reporter)
+                locks.delete(output.locked)
         return left
 
     return Written(len(missing), distributed.broadcast_from_rank0(finished), seconds)

@@ -18,8 +18,9 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
-from ddpm_cli.core.runtime.files import dumps
+from ddpm_cli.core.runtime.files import dumps, read_json
 
+SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
 _NOT_IDENTITY = ("weights", "n", "provenance")  # the same weights may lie elsewhere
 
@@ -84,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
         document = None if text is None else json.loads(text)
     except OSError as error:
         raise DdpmError(f"--like {path} cannot be read: {first_line(error)}") from error
-    except ValueError:
+    except (ValueError, files.UnreadableError):
         document = None
     if not isinstance(document, dict) or not {"seed", "weights_sha256"} <= document.keys():
         raise DdpmError(
@@ -102,7 +103,8 @@ class Wanted:
     conditions: ConditionRequest
     sampling: Sampling
     count: int | None = None
-    weights_sha256: str | None = None  # of an image to draw again
+    weights: Path | None = None  # of an image to draw again, where they are known
+    weights_sha256: str | None = None
 
     def notices(self, model: Model) -> list[str]:
         """That an image is drawn again with other weights."""
@@ -129,8 +131,19 @@ def again(
         conditions,
         Sampling(**recorded | settings),
         1,
+        _weights_beside(path, document["weights_sha256"]),
         str(document["weights_sha256"]),
     )
+
+
+def _weights_beside(path: Path, sha256: str) -> Path | None:
+    """The weights that the folder of a sampled image names; None where they are not there."""
+    try:
+        settings = read_json(path.with_name(SETTINGS))
+        weights = Path(settings["weights"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return weights if settings.get("weights_sha256") == sha256 and weights.is_file() else None
 
 
 def _recorded(document: dict[str, Any], *, other_sampler: bool) -> dict[str, Any]:

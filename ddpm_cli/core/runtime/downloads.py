@@ -16,7 +16,7 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.files import atomic_write
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 from ddpm_cli.core.runtime.reporting import Reporter
 
 BLOCK = 2**20  # bytes read at a time
@@ -68,7 +68,7 @@ def fetch(
     path = remote.cache_path if folder is None else paths.expanded(folder) / remote.cache_path.name
     if _is_intact(remote, path):
         return path
-    with lock_download(path, reporter.say):
+    with lock_writing(path, reporter.say):
         if _is_intact(remote, path):  # another process downloaded it while this one waited
             return path
         if _is_intact(remote, remote.cache_path):

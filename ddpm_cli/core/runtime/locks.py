@@ -60,8 +60,11 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def lock_download(
-    path: Path, say: Callable[[str], None], doing: str = "downloading or opening"
+def lock_writing(
+    path: Path,
+    say: Callable[[str], None],
+    doing: str = "downloading or opening",
+    fix: str = "set DDPM_CACHE to another folder",
 ) -> Iterator[None]:
     """Hold the lock of a file or folder to download, or to make otherwise, within a block.
 
@@ -76,9 +79,7 @@ def lock_download(
         file = lock.open("ab")
     except OSError as error:
         reason = error.strerror or error
-        raise DdpmError(
-            f"cannot write {lock}: {reason}; set DDPM_CACHE to another folder"
-        ) from error
+        raise DdpmError(f"cannot write {lock}: {reason}; {fix}") from error
     with file:
         if _acquire_soon(file) is False:
             say(f"another process is {doing} {path.name}; waiting for it")
@@ -86,8 +87,17 @@ def lock_download(
         yield
 
 
+def delete(path: Path) -> None:
+    """Delete the lock file of `lock_writing` within its block.
+
+    For what is whole then: those that wait still get the lock, but others the lock of a new file.
+    """
+    with suppress(OSError):  # Windows deletes no open files
+        lock_path(path).unlink()
+
+
 def lock_path(path: Path) -> Path:
-    """The lock file of `lock_download`."""
+    """The lock file of `lock_writing`."""
     return path.with_name(f".{path.name}.lock")
 
 

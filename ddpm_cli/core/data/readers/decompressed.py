@@ -21,7 +21,7 @@ from ddpm_cli.core.runtime.files import (
     in_words,
     is_written,
 )
-from ddpm_cli.core.runtime.locks import lock_download
+from ddpm_cli.core.runtime.locks import lock_writing
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _OPENERS: dict[str, Callable[..., Any]] = {
@@ -54,7 +54,7 @@ def decompressed(archive: Path, reporter: Reporter) -> Path:
     key = sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     name = archive.name[: -len(suffix)][:80]
     path = cache_root() / "archives" / f"{name}-{key}.tar"
-    with lock_download(path, reporter.say):
+    with lock_writing(path, reporter.say):
         if not is_written(path):
             fix = "unpack the archive, or set DDPM_CACHE to a folder on a larger disk"
             check_free_space(path.parent, status.st_size, "the decompressed archive", fix)
