@@ -29,6 +29,7 @@ from tests.support.cli import Result, refused
 
 Run = Callable[..., Result]
 COUNT = 9
+BOTH = ("--class", "light", "--class", "dark")
 QUICK = ("-n", COUNT, "--steps", 3, "--eta", 0.5)
 OUTS = ("out", "out.npz", "out.zip")
 KILLED = """
@@ -302,18 +303,7 @@ def test_what_was_sampled_is_scored_and_trained_on(
     assert network["size"] == [8, 8]
 
 
-LIKE = (
-    "--steps",
-    4,
-    "--sampler",
-    "dpmpp-2m",
-    "--guidance",
-    2,
-    "--class",
-    "light",
-    "--class",
-    "dark",
-)
+LIKE = ("--steps", 4, "--sampler", "dpmpp-2m", "--guidance", 2, *BOTH)
 
 
 def test_an_image_is_drawn_again_from_its_own_text(ddpm: Run, run: Path) -> None:
