@@ -246,7 +246,6 @@ NOT_FOR_SAMPLING = {  # what it takes to import is a part of every short command
     "scipy": "for one spacing of steps, and for scores",
     "matplotlib": "for plots only",
     "imageio": "for films only",
-    "filelock": "for downloads and trainings only",
     "PIL.TiffImagePlugin": "of formats that a folder of samples does not hold",
 }
 

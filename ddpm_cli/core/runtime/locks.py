@@ -137,7 +137,7 @@ def _acquire_soon(file: IO[Any]) -> bool | None:
 
 def _acquire(file: IO[Any], *, blocking: bool = False) -> bool | None:
     """Lock an open file until it is closed: whether that succeeded, None if locks do not exist."""
-    from filelock import lock_descriptor  # most commands lock nothing
+    from filelock import lock_descriptor  # many commands lock nothing
 
     try:
         return lock_descriptor(file.fileno(), blocking=blocking)
