@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpm_cli.cli import console
-from ddpm_cli.cli.options import common, conditioning
+from ddpm_cli.cli.options import common, conditioning, pictures
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
@@ -92,6 +92,7 @@ def sample(
         ),
     ] = None,
     overwrite: common.Overwrite = False,
+    grid: pictures.GridOptions,
     batch: common.Batch = "auto",
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
@@ -120,7 +121,8 @@ def sample(
     else:
         wanted = record.again(like, seed, conditions.request, sampling.nested())
     part, at_once = output.Part.parse(shard), parse_batch(batch)
-    suffix = output.suffix_of(out, kind)
+    suffix, layout = output.suffix_of(out, kind), grid.layout
+    layout.check_format(suffix)
     output.check(out, part, count, more, overwrite=overwrite)
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT, _RESTARTS):
         return
@@ -145,7 +147,7 @@ def sample(
         path, number = distributed.broadcast_from_rank0(
             lambda: output.destination(out, suffix, more, model, request)
         )
-        place = output.at(path, model, replace(request, count=number))
+        place = output.at(path, model, replace(request, count=number), layout)
         threads.limit_to_work(generate.call_operations(model, place.request, at_once))
         written = output.write(
             place, at_once, reporter, part=part, overwrite=overwrite, compiled=compiled

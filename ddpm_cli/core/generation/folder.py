@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.conditioning.labels import label_name
-from ddpm_cli.core.config.network import JOIN
-from ddpm_cli.core.data import files, sheets
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation import record
+from ddpm_cli.core.generation.arrangement import DEFAULT, GridLayout
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import provenance
@@ -32,8 +30,6 @@ from ddpm_cli.core.runtime.files import (
 )
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_GRID_LIMIT = 100  # images on grid.png at most
-
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -42,6 +38,7 @@ class ImageFolder:
     path: Path
     model: Model
     request: GenerationRequest
+    layout: GridLayout = DEFAULT  # of grid.png
 
     def claim(self) -> bool:
         """Create the folder, or take one with no more than these images: False for others."""
@@ -51,6 +48,7 @@ class ImageFolder:
 
     def prepare(self, *, overwrite: bool) -> None:
         """Write sampling.json. Raises DdpmError rather than mix images of different settings."""
+        self.layout.check(self.model)
         folder = self.path
         entries = folder.iterdir() if folder.is_dir() else ()
         existing = sorted(path for path in entries if path.name[0] != ".")
@@ -98,12 +96,13 @@ class ImageFolder:
         manifest = record.manifest(self.model, self.request)
         write_text(self.path / "manifest.jsonl", manifest, durable=False)
         transform = Transform(self.model.config.network.channels)
-        indices = range(min(self.request.count, _GRID_LIMIT))
-        paths = [self._file(index) for index in indices]
-        images = [files.decode(path.read_bytes(), str(path), transform) for path in paths]
-        captions = [_caption(self.model, self.request, index) for index in indices]
-        words = Words(captions=captions if any(captions) else ())
-        files.write_png(self.path / "grid.png", sheets.sheet(np.stack(images), words=words))
+
+        def image(index: int) -> ImageArray:
+            path = self._file(index)
+            return files.decode(path.read_bytes(), str(path), transform)
+
+        grid = self.layout.arrange(self.model, self.request).draw(image)
+        files.write_png(self.path / "grid.png", grid)
 
     def recorded_count(self) -> int | None:
         """How many images the folder has, or is to have; None where there is none."""
@@ -144,11 +143,3 @@ class ImageFolder:
 
     def _file(self, index: int) -> Path:
         return self.path / record.file_name(index)
-
-
-def _caption(model: Model, request: GenerationRequest, index: int) -> str:
-    """The prompt of an image, or the classes it has of a multi-label model's, or ""."""
-    label, prompt = request.label_and_prompt(index)
-    if prompt is not None or label is None or not model.config.network.multi_label:
-        return prompt or ""
-    return label_name(label, model.config.network.classes).replace(JOIN, f" {JOIN} ")

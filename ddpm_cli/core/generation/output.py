@@ -17,6 +17,7 @@ from ddpm_cli.core.config.fields import is_whole_number, one_of, shortened
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import archive
 from ddpm_cli.core.generation.archive import ImageArchive
+from ddpm_cli.core.generation.arrangement import DEFAULT, GridLayout
 from ddpm_cli.core.generation.folder import ImageFolder
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
@@ -101,11 +102,13 @@ class Part(NamedTuple):
 WHOLE = Part()
 
 
-def at(path: Path, model: Model, request: GenerationRequest) -> Output:
-    """The place of that name: an archive by its suffix, else a folder."""
+def at(
+    path: Path, model: Model, request: GenerationRequest, layout: GridLayout = DEFAULT
+) -> Output:
+    """The place of that name: an archive by its suffix, else a folder with a grid of a layout."""
     if path.suffix in archive.FORMATS:
         return ImageArchive(path, model, request)
-    return ImageFolder(path, model, request)
+    return ImageFolder(path, model, request, layout)
 
 
 def default_path(suffix: str, model: Model, request: GenerationRequest) -> Path:
