@@ -1,4 +1,4 @@
-"""The condition of a batch: class labels, text, both or neither."""
+"""The condition of a batch: class labels, text, an image, some of them or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddpm_cli.core.runtime.devices import to_device
 
 
 class Condition(NamedTuple):
-    """Class labels and a text for each of B images; None where the model is not conditioned on it.
+    """Class labels, text and image for each of B images; None where the model has no use for it.
 
     Labels are one class each, or of K classes any number (multi-label): zeros and ones. A text is
     L bytes of UTF-8, each plus one, or L hidden states of a frozen encoder, padded with zeros. The
@@ -22,20 +22,22 @@ class Condition(NamedTuple):
     labels: Tensor | None = None  # (B,) or (B, K) int64; all NULL_CLASS: the null condition
     text: Tensor | None = None  # (B, L) int64, or (B, L, D) float32
     augmented: Tensor | None = None  # (B, 9) float32 augmentation labels; None: not augmented
+    given: Tensor | None = None  # (B, C', H, W) float32 in [-1, 1], beside the input; never dropped
+    given_noise: Tensor | None = None  # (B,) float32, deviation of noise in `given`; None: none
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are neither class labels nor texts."""
+        """Whether there are neither class labels nor texts, which guidance is towards."""
         return self.labels is None and self.text is None
 
     def drop(self, mask: Tensor) -> Condition:
         """Replace class and text by the null condition where `mask`, (B,) bool, is set."""
-        labels, text, augmented = self
+        labels, text = self.labels, self.text
         if labels is not None:
             labels = labels.masked_fill(_over_rows(mask, labels), NULL_CLASS)
         if text is not None:
             text = text.masked_fill(_over_rows(mask, text), 0)
-        return Condition(labels, text, augmented)
+        return self._replace(labels=labels, text=text)
 
     def select(self, rows: slice) -> Condition:
         """The condition of some of the images."""

@@ -190,6 +190,14 @@ class NetworkConfig(Settings):
     augmented: bool = setting(
         False, "Condition on augmentation (Karras et al. 2022, appendix F.2); set by --augment."
     )
+    given_channels: int = setting(
+        0,
+        "Channels of an image that the network is given beside its input; set by --given.",
+        check=number(zero=True, most=16),
+    )
+    given_noise: bool = setting(
+        False, "Condition on the deviation of the noise in that image; set by --given-noise."
+    )
     patch: int = setting(
         1,
         "Pixels are unshuffled into channels in squares of this side: coarser and faster.",

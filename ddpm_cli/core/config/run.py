@@ -30,6 +30,7 @@ from ddpm_cli.core.config.fields import (
     setting,
     shortened,
 )
+from ddpm_cli.core.config.given import Degradation, check_given, parse_given
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.errors import UsageError
 
@@ -136,6 +137,47 @@ class DataConfig(Settings):
         "Of a multi-label network: what to sample without --class, as Smiling+Male; the most "
         "frequent combinations of attributes, or those of the examples' images.",
     )
+    given: str = setting(
+        "",
+        "Condition on an image that is made of each one trained on: lowres:4 (a quarter of its "
+        "sides: super-resolution), grey (colourisation), blur:2 (a deviation of 2 pixels), mask "
+        "(boxes are cut out: inpainting) or edges. ddpm sample takes such an image with --given.",
+        panel=_CONDITIONS,
+        parse=parse_given,
+        default_text="none",
+        check=check_given,
+    )
+    given_data: str = setting(
+        "",
+        "Condition on the images of this folder or archive instead: the one of the same name as "
+        "the image trained on, but for the suffix.",
+        panel=_CONDITIONS,
+        parse=parse_given,
+        default_text="none",
+    )
+    given_fingerprint: str = setting("", "Hash of the images of --given-data.")
+    given_noise: float | None = setting(
+        None,
+        "Deviation, at most, of noise that is added to a low-resolution image in training, where "
+        "grey levels are from -1 to 1; the network is told how much. So a model can go on from "
+        "images that another has sampled (Ho et al. 2022, cascaded diffusion). 0: none.",
+        panel=_CONDITIONS,
+        default_text="0.2 with --given lowres",
+        check=number(zero=True, most=2),
+    )
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """What makes the given image of an image; None without, and for pairs of files."""
+        return Degradation.parse(self.given) if self.given else None
+
+    @property
+    def given_level(self) -> float:
+        """The deviation of the noise in the given image, at most."""
+        degradation = self.degradation
+        if degradation is None or self.given_noise is not None:
+            return self.given_noise or 0.0
+        return degradation.noise
 
 
 @dataclass(frozen=True)
@@ -332,7 +374,17 @@ class RunConfig(Settings):
         normal, gamma = objective.noise_levels in NORMALS, WEIGHTINGS[objective.weighting]
         learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
+        given = self.data.degradation
         contradictions = {
+            "--given makes the condition, and --given-data names images that are it: give one": (
+                given is not None and bool(self.data.given_data)
+            ),
+            "--given grey is of colour images, and --channels is 1": (
+                given is not None and given.kind == "grey" and self.network.channels == 1
+            ),
+            "--given-noise is added to low-resolution images: it needs --given lowres": (
+                bool(self.data.given_noise) and (given is None or given.kind != "lowres")
+            ),
             "--balance draws from all classes, so it needs --shuffle images": (
                 self.data.balance and self.data.shuffle == "blocks"
             ),
@@ -389,6 +441,7 @@ class RunConfig(Settings):
 
 _COVERED_BY_FINGERPRINTS = {
     *(("data", name) for name in ("source", "examples", "example_labels", "combinations")),
+    ("data", "given_data"),
     ("network", "text.encoder"),
 }
 

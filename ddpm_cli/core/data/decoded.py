@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class DecodedImages:
     texts: TokenisedText | None = None  # the captions' sentences, tokenised
     key: str = ""  # of all rows in the cache; changes when a source file is rewritten
     blocks: tuple[range, ...] = ()  # rows that lie together in the source, if not each by itself
+    pairs: Pairs | None = None  # the images given with them
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,6 +67,12 @@ class DecodedImages:
             return None
         return self.texts.take(self.captions.choose(self._shown(self.rows[indices]), draws))
 
+    def pairs_of(self, indices: NDArray[np.int64]) -> Tensor | None:
+        """The images paired with those taken, (B, C', H, W) uint8; None without pairs."""
+        if self.pairs is None:
+            return None
+        return self.pairs.images.pixels_of(self.pairs.rows[self._shown(self.rows[indices])])
+
     def split(self, holdout: int, seed: int) -> tuple[DecodedImages, DecodedImages]:
         """Split at random into (training, held out). Raises DdpmError without training images."""
         if holdout >= len(self):
@@ -79,6 +87,13 @@ class DecodedImages:
     def _shown(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows whose images `take` returned for these."""
         return self.pixels.shown(rows) if isinstance(self.pixels, StreamedPixels) else rows
+
+
+class Pairs(NamedTuple):
+    """Images that go with others."""
+
+    images: DecodedImages
+    rows: NDArray[np.int64]  # (rows,): which of them goes with each row of the others
 
 
 class StreamedPixels:

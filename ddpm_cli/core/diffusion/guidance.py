@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
@@ -15,10 +17,10 @@ def guided(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Pred
     The scale g = 1 is the conditional model and g = 0 the unconditional one; the paper's w is
     g - 1. Outside the guidance interval only the conditional model is evaluated. A learned
     variance is not guided: it is the conditional model's. With an empty condition there is nothing
-    to guide, and D is the unconditional model.
+    to guide, and D is the unconditional model. A given image stays in both.
     """
     if condition.is_empty:
-        return denoiser.predict
+        return partial(denoiser.predict, condition=condition)
     both = condition.with_null()
 
     def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:

@@ -14,6 +14,7 @@ from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
 from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 from ddpm_cli.core.models.text import TextEmbedding
 
+_LEVELS = 1000  # that an encoding tells apart: deviations of 0 to 1, as timesteps
 AUGMENTATIONS = 9  # augmentation parameters of an image (Karras et al. 2022, appendix F.2)
 
 
@@ -58,6 +59,11 @@ class ConditionEmbedding(nn.Module):
         self.augmented = (
             glorot(nn.Linear(AUGMENTATIONS, config.width, bias=False)) if config.augmented else None
         )
+        self.given_noise = (
+            glorot(nn.Linear(config.width, config.width, bias=False))
+            if config.given_noise
+            else None
+        )
         self.classes = self.class_map = None
         if config.classes:
             rows = len(config.classes) + config.null_class  # row 0: the null class, if there is one
@@ -77,6 +83,12 @@ class ConditionEmbedding(nn.Module):
             if augmentation is None:
                 augmentation = encoded.new_zeros(len(encoded), AUGMENTATIONS)
             encoded = encoded + self.augmented(augmentation)
+        if self.given_noise is not None:
+            deviation = condition.given_noise
+            if deviation is None:
+                deviation = torch.zeros_like(c_noise)
+            deviation = sinusoidal(_LEVELS * deviation, self.config.width, self.config.encoding)
+            encoded = encoded + self.given_noise(deviation)
         embedding = self.second(nnf.silu(self.first(encoded)))
         class_embedding = None
         if self.classes is not None:

@@ -65,7 +65,8 @@ class UNet(nn.Module):
         self.checkpointed = False  # keep only layers' inputs in training, and compute them again
         folded = config.channels * config.patch**2
         self.embedding = ConditionEmbedding(config)
-        self.inputs = glorot(nn.Conv2d(folded, config.width, 3, padding=1))
+        inputs = folded + config.given_channels * config.patch**2
+        self.inputs = glorot(nn.Conv2d(inputs, config.width, 3, padding=1))
 
         channels, skips = config.width, [config.width]
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -95,6 +96,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         """x (B, C, H, W) of any H and W, c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
         embeddings = self.embedding(c_noise, condition)
+        if self.config.given_channels:
+            x = torch.cat([x, given_image(condition, x, self.config.given_channels)], dim=1)
         height, width = x.shape[2:]
         below, right = (-side % self.config.size_multiple for side in (height, width))
         if below or right:
@@ -126,6 +129,18 @@ class UNet(nn.Module):
             preserve_rng_state=self.config.dropout > 0,
         )
         return output
+
+
+def given_image(condition: Condition, x: Tensor, channels: int) -> Tensor:
+    """The image given beside noisy ones x (B, C, H, W): (B, channels, H, W) (Saharia et al. 2021).
+
+    Raises ValueError for a condition without one of that shape.
+    """
+    shape, given = (len(x), channels, *x.shape[2:]), condition.given
+    if given is None or given.shape != shape:
+        found = "none" if given is None else tuple(given.shape)
+        raise ValueError(f"the network is given an image {shape} by condition.given, not {found}")
+    return given
 
 
 def _through(layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:

@@ -125,4 +125,7 @@ def _condition(network: NetworkConfig, images: int, text_length: int) -> Conditi
         text = torch.zeros(images, max(1, text_length), dtype=torch.int64)
     elif network.text is not None:
         text = torch.zeros(images, max(1, text_length), network.text.width)
-    return Condition(text=text, augmented=augmented)
+    given = None
+    if network.given_channels:
+        given = torch.zeros(images, network.given_channels, *network.size)
+    return Condition(text=text, augmented=augmented, given=given)

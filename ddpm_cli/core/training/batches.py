@@ -22,6 +22,7 @@ from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 from ddpm_cli.core.runtime import devices, distributed, seeds
+from ddpm_cli.core.training.given import GivenImages, GivenParts
 from ddpm_cli.core.training.prefetch import Prefetch
 
 _NOISE_BLOCK = 64  # images whose noise is drawn by one generator
@@ -37,6 +38,7 @@ class Loaded(NamedTuple):
     condition: Condition
     flips: Tensor  # (B,) bool
     augmentation: Augmentation | None
+    given: GivenParts | None
     u: Tensor  # float64, of the global batch, on the CPU: noise levels are drawn by these
     levels: tuple[Tensor, LossScalars] | None  # (B,) on the CPU; None: they depend on past losses
 
@@ -82,6 +84,7 @@ class Batches:
         self._config, self._denoiser, self._device = config, denoiser, device
         self._images, self._resident = images, _resident(images, device)
         self._order = order_of(config.data, config.optimiser.seed, images)
+        self._given = GivenImages.of(config)
         self._ahead = Prefetch(self._load, config.optimiser.batch)
 
     @property
@@ -107,13 +110,19 @@ class Batches:
             scalars = self._scalars(sigma)
             importance = devices.to_device(weights.float(), self._device)
         images = loaded.images if self._resident is None else self._resident[loaded.images]
-        x0 = to_unit(images)
+        x0, condition = to_unit(images), loaded.condition
+        if loaded.given is not None:
+            x0 = loaded.given.beside(x0)
         if loaded.augmentation is not None:
             x0 = augmentation.apply(x0, loaded.augmentation)
         elif self._config.data.flip:
             x0 = augmentation.flip(x0, loaded.flips)
+        if self._given is not None and loaded.given is not None:
+            size = self._given.noisy
+            noise = None if size is None else self._noise(seen, "given noise", size)
+            x0, condition = self._given.condition(x0, condition, loaded.given, noise)
         noised = Noised(x0, self._noise(seen), sigma)
-        return Batch(noised, loaded.condition, loaded.rows, scalars, importance)
+        return Batch(noised, condition, loaded.rows, scalars, importance)
 
     @property
     def _shard(self) -> slice:
@@ -148,12 +157,18 @@ class Batches:
             condition = condition._replace(augmented=augmentation.labels(parameters))
             augmented = augmentation.planned(parameters, self._config.network.size)
             augmented = augmented.to(self._device)
+        given = None
+        if self._given is not None:
+            random = seeds.generator(optimiser.seed, "given", seen)
+            drawn = self._given.draw(optimiser.batch, random).select(shard)
+            given = drawn.paired_with(self._images, rows).to(self._device)
         return Loaded(
             rows,
             devices.to_device(images, self._device),
             condition.to(self._device),
             devices.to_device(flips[shard], self._device),
             augmented,
+            given,
             u,
             levels,
         )
@@ -171,14 +186,23 @@ class Batches:
         random = seeds.generator(optimiser.seed, "holdout")
         u = stratified_uniform(count, random)
         sigma = training_sigmas(self._denoiser.schedule, self._config.objective, u)
+        given = None
+        if self._given is not None:
+            random_given = seeds.generator(optimiser.seed, "holdout given")
+            given = self._given.draw(count, random_given)
         for start in range(0, count, optimiser.batch):
             rows = np.arange(start, min(start + optimiser.batch, count))
             images = held_out.pixels_of(rows)
             condition = self._condition(held_out, rows, torch.zeros(len(rows)))
             noise = torch.randn(images.shape, generator=random).to(self._device)
-            noised = Noised(to_unit(images.to(self._device)), noise, sigma[rows])
-            scalars = self._scalars(sigma[rows])
-            batch = Batch(noised, condition.to(self._device), rows, scalars, None)
+            x0, condition = to_unit(images.to(self._device)), condition.to(self._device)
+            if self._given is not None and given is not None:
+                parts = given.select(slice(start, start + len(rows))).paired_with(held_out, rows)
+                parts = parts.to(self._device)
+                low = self._low_noise(start, len(rows))
+                x0, condition = self._given.condition(parts.beside(x0), condition, parts, low)
+            noised = Noised(x0, noise, sigma[rows])
+            batch = Batch(noised, condition, rows, self._scalars(sigma[rows]), None)
             yield batch.select(distributed.shard(len(rows)))
 
     def _condition(
@@ -195,21 +219,29 @@ class Batches:
         random = seeds.generator(optimiser.seed, "augmentation", seen)
         return augmentation.sample_parameters(optimiser.batch, data.augment, mirroring, random)
 
-    def _noise(self, seen: int) -> Tensor:
-        """The noise of this rank's shard of the batch after `seen` images.
+    def _low_noise(self, start: int, count: int) -> Tensor | None:
+        """Noise for `count` of the held-out images' low-resolution images, the same every time."""
+        if self._given is None or (size := self._given.noisy) is None:
+            return None
+        random = seeds.generator(self._config.optimiser.seed, "holdout given noise", start)
+        shape = (count, self._config.network.channels, *size)
+        return torch.randn(shape, generator=random).to(self._device)
+
+    def _noise(self, seen: int, key: str = "noise", size: tuple[int, int] | None = None) -> Tensor:
+        """The noise of this rank's shard of the batch after `seen` images, or of another size.
 
         Each block of images has a generator of its own, so that a rank draws those of its shard
         alone, and the noise of an image does not depend on the number of ranks.
         """
         network, seed, shard = self._config.network, self._config.optimiser.seed, self._shard
-        shape = (network.channels, *network.size)
+        shape = (network.channels, *(size or network.size))
         blocks = []
         for block in range(shard.start // _NOISE_BLOCK, -(-shard.stop // _NOISE_BLOCK)):
             start = block * _NOISE_BLOCK
             count = min(_NOISE_BLOCK, self._config.optimiser.batch - start)
             # The first block has the key that it had when there were no others.
             others = [block] if block else []
-            random = seeds.generator(seed, "noise", seen, *others, device=self._device)
+            random = seeds.generator(seed, key, seen, *others, device=self._device)
             noise = torch.randn((count, *shape), generator=random, device=self._device)
             blocks.append(noise[max(0, shard.start - start) : shard.stop - start])
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)

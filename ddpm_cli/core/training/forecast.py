@@ -106,7 +106,8 @@ class Work:
 def memory(work: Work) -> Memory:
     """The memory of one process at its peak, without scores (--fid-every)."""
     network, of_weights = work.config.network, 4 * work.parameters
-    image = 4 * network.channels * network.size[0] * network.size[1]
+    channels = network.channels + network.given_channels
+    image = 4 * channels * network.size[0] * network.size[1]
     return Memory(
         weights=of_weights,
         average=of_weights,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.checkpoints.tensors import mismatches
@@ -21,9 +22,12 @@ from ddpm_cli.core.training.state import TrainingState
 
 # Parts that the new network may have in addition: the embedding of a condition, and blocks after
 # the first of their stage, which start as the identity.
-_ADDED = re.compile(r"(embedding\.(class_map|text|text_map|augmented)|.*\.blocks\.[1-9]\d*)\.")
+_ADDED = re.compile(
+    r"(embedding\.(class_map|text|text_map|augmented|given_noise)|.*\.blocks\.[1-9]\d*)\."
+)
 _CLASSES = "embedding.classes.weight"
 _AUGMENTED = "embedding.augmented.weight"  # no effect without augmentation
+_INPUTS = "inputs.weight"  # of which a given image adds columns, which start at 0
 _OF_THE_TRAINING = ("classes", "multi_label", "null_class")  # network settings not taken over
 
 
@@ -46,7 +50,8 @@ def settings(path: Path, run: Path | None) -> dict[str, Any]:
             raise
         config = RunDirectory(run).read_config()
     network = {k: v for k, v in to_dict(config.network).items() if k not in _OF_THE_TRAINING}
-    return {"network": network, "diffusion": to_dict(config.diffusion)}
+    data = {name: getattr(config.data, name) for name in ("given", "given_noise")}
+    return {"network": network, "diffusion": to_dict(config.diffusion)} | {"data": data}
 
 
 def read(path: Path, config: NetworkConfig) -> InitialWeights:
@@ -63,6 +68,9 @@ def read(path: Path, config: NetworkConfig) -> InitialWeights:
     if _CLASSES in expected:
         embeddings = tensors.get(_CLASSES, torch.zeros(1, expected[_CLASSES].shape[1]))
         tensors[_CLASSES] = _by_class_name(embeddings, source.config.network, config)
+    if config.given_channels and not source.config.network.given_channels:
+        more = expected[_INPUTS].shape[1] - tensors[_INPUTS].shape[1]
+        tensors[_INPUTS] = nnf.pad(tensors[_INPUTS], (0, 0, 0, 0, 0, max(0, more)))
     if _AUGMENTED not in expected:
         tensors.pop(_AUGMENTED, None)
     needed = {name: t for name, t in expected.items() if not _is_added(name, tensors)}

@@ -19,6 +19,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import allow_pixels
+from ddpm_cli.core.data.pairs import pair
 from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
@@ -30,6 +31,7 @@ from ddpm_cli.core.training import (
     beginning,
     captioning,
     conditions,
+    given,
     initial_weights,
     labelling,
     saved_settings,
@@ -58,6 +60,7 @@ class TrainingPlan:
     preset_because: str = ""  # why this preset, where it was not named
     memory: Memory | None = None  # estimated, on rank 0 once it was checked
     microbatch: int | None = None  # images in a forward pass, where a whole shard does not fit
+    pairs: Source | None = None  # the images of --given-data
 
     @property
     def parameters(self) -> int:
@@ -114,6 +117,7 @@ class TrainingPlan:
             "classes": list(config.network.classes),
             "no_classes_because": self.source.why_no_classes or None,
             "labels": labelling.labels_in_words(config),
+            "given": config.data.given or config.data.given_data or None,
             "notices": list(self.notices),
             "captions": 0 if self.captions is None else len(self.captions.sentences),
             "captions_from": None if self.captions is None else self.captions.origin,
@@ -149,11 +153,19 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     if resumes and names is None:
         names = RunDirectory(out).read_config().network.classes
     source = _in_order_of(source, names or ())
+    pairs = _open_pairs(request, saved, reporter)
 
     def planned(choice: Choice) -> beginning.Planned:
         config, learn_conditions = beginning.base(saved, choice)
         return choice, *_with_options(
-            config, request, saved, source, size, channels, learn_conditions=learn_conditions
+            config,
+            request,
+            saved,
+            source,
+            size,
+            channels,
+            pairs,
+            learn_conditions=learn_conditions,
         )
 
     if saved.base is not None or request.preset:
@@ -164,6 +176,8 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     else:
         planned_run = planned(choose(beginning.image_set(request, source), device))
     choice, config, captions = planned_run
+    if pairs is not None:
+        pair(source, pairs, f"--given-data {config.data.given_data}")
     saved.check_against_data(config, request)
     _check(config, source)
     if saved.run is None and not resumes:
@@ -171,7 +185,23 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     notices = _notices(request, saved, source, captions)
     origin, cache = saved.init_from, request.cache
     name, because = choice.preset, choice.because
-    return TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
+    plan = TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
+    return replace(plan, pairs=pairs)
+
+
+def _open_pairs(
+    request: TrainingRequest, saved: SavedSettings, reporter: Reporter
+) -> Source | None:
+    """The images of --given-data, or those that the saved settings name; None without."""
+    chosen = request.settings.get("data", {})
+    recorded = None if chosen.get("given") else saved.get("data", "given_data")
+    named = chosen.get("given_data", recorded)
+    if not named:
+        return None
+    try:
+        return open_source(named, reporter, training=True, root=request.data_root)
+    except DdpmError as error:
+        raise DdpmError(f"--given-data {error}") from error
 
 
 def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Reporter) -> Source:
@@ -259,7 +289,7 @@ def plan_on_source(
     data = {"source": source.name, "fingerprint": source.fingerprint}
     data |= captioning.data_settings(None, ())
     data |= labelling.data_settings(source, None, learned=bool(source.classes))
-    config = updated(config, {"network": network, "data": data})
+    config = given.with_settings(updated(config, {"network": network, "data": data}), None)
     _check(config, source)
     return TrainingPlan(source, None, config, "", out)
 
@@ -271,6 +301,7 @@ def _with_options(
     source: Source,
     size: tuple[int, int],
     channels: int,
+    pairs: Source | None,
     *,
     learn_conditions: bool,
 ) -> tuple[RunConfig, Captions | None]:
@@ -287,7 +318,10 @@ def _with_options(
         "fingerprint": source.fingerprint,
         "shuffle": _shuffle(request, saved, source),
     }
-    config = merged(config, options)
+    for one, other in (("given", "given_data"), ("given_data", "given")):
+        if options["data"].get(one) and other not in options["data"]:
+            options["data"][other] = ""  # which it replaces
+    config = given.with_settings(merged(config, options), pairs)
     augmented = {"network": {"augmented": config.data.augment > 0}}
     return updated(config, augmented), captions
 

@@ -11,8 +11,9 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import loader
-from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.data.sources import captions_of, labels_for, open_source
+from ddpm_cli.core.data.decoded import DecodedImages, Pairs
+from ddpm_cli.core.data.pairs import pair
+from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
@@ -110,6 +111,7 @@ def load_images(
             images = prepare()
     else:
         images = distributed.run_on_all_ranks(prepare)
+    images = _with_pairs(images, plan.source, plan, request, reporter)
     if plan.captions is None or network.text is None:
         return images
     with distributed.local_rank0_first():
@@ -132,12 +134,30 @@ def load_held_out(
             reporter.say(f"Held out: {config.data.holdout:,} of the images")
         return images.split(config.data.holdout, config.optimiser.seed)
     with distributed.local_rank0_first():
-        return images, _open_held_out(config, request, device, reporter)
+        return images, _open_held_out(plan, request, device, reporter)
+
+
+def _with_pairs(
+    images: DecodedImages,
+    source: Source,
+    plan: TrainingPlan,
+    request: TrainingRequest,
+    reporter: Reporter,
+) -> DecodedImages:
+    """The images with those of --given-data of the same names. Raises DdpmError without some."""
+    if plan.pairs is None:
+        return images
+    rows = pair(source, plan.pairs, f"--given-data {plan.config.data.given_data}")
+    transform = replace(Transform.of(plan.config), channels=plan.config.network.given_channels)
+    with distributed.local_rank0_first():
+        pairs = loader.prepare(plan.pairs, transform, reporter, cache=request.cache)
+    return replace(images, pairs=Pairs(pairs, rows))
 
 
 def _open_held_out(
-    config: RunConfig, request: TrainingRequest, device: torch.device, reporter: Reporter
+    plan: TrainingPlan, request: TrainingRequest, device: torch.device, reporter: Reporter
 ) -> DecodedImages:
+    config = plan.config
     name, network = config.holdout_data, config.network
     source = open_source(name, reporter, attributes=config.data.attributes, root=request.data_root)
     for notice in source.notices:
@@ -152,7 +172,7 @@ def _open_held_out(
         copies=distributed.local_world_size(),
     )
     reporter.say(f"Held out: the {len(held_out):,} images of {name}")
-    held_out = replace(held_out, labels=labels)
+    held_out = _with_pairs(replace(held_out, labels=labels), source, plan, request, reporter)
     if network.text is None:
         return held_out
     captions = captions_of(source, config.data.templates)

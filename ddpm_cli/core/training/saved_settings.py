@@ -21,10 +21,10 @@ from ddpm_cli.core.training import initial_weights
 
 # What the data decide. Another --data overrules what a file says of its own images.
 _FROM_DATA = {
-    "network": ("classes", "multi_label", "text", "augmented"),
+    "network": ("classes", "multi_label", "text", "augmented", "given_channels", "given_noise"),
     "data": (
         *("fingerprint", "attributes", "labels", "example_labels", "combinations"),
-        *("captions", "templates", "examples"),
+        *("captions", "templates", "examples", "given_fingerprint"),
     ),
 }
 _OF_CLASSES = ("network.classes", "network.multi_label", "data.labels")
@@ -168,7 +168,13 @@ def _of_images(config: RunConfig) -> dict[str, Any]:
     network, data = to_dict(config.network), to_dict(config.data)
     return {
         "network": {name: network[name] for name in ("size", "channels", "classes")},
-        "data": {name: data[name] for name in ("source", "attributes", "captions", "templates")},
+        "data": {
+            name: data[name]
+            for name in (
+                *("source", "attributes", "captions", "templates"),
+                *("given", "given_data", "given_noise"),
+            )
+        },
     }
 
 
@@ -176,6 +182,8 @@ def _overruled(request: TrainingRequest) -> set[str]:
     """Settings that follow from the data, and that options replace."""
     data, network = request.settings.get("data", {}), request.settings.get("network", {})
     overruled = {f"network.text.{name}" for name in network.get("text", {})}
+    if {"given", "given_data", "given_noise"} & data.keys() or "channels" in network:
+        overruled |= {"network.given_channels", "network.given_noise", "data.given_fingerprint"}
     if "augment" in data:
         overruled |= {"network.augmented"}
     if request.conditional is not None:
