@@ -31,9 +31,10 @@ from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.sources import captions_of, with_class_order
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation.data_conditions import representative_rows
 from ddpm_cli.core.models.embeddings import ConditionEmbedding
 from ddpm_cli.core.runtime.run_directory import find_weights
-from ddpm_cli.core.training import initial_weights, scoring
+from ddpm_cli.core.training import initial_weights
 from tests.support.cli import TINY, Result
 
 NAMES = ("Smiling", "Male", "Hat")
@@ -151,7 +152,7 @@ def test_scored_combinations_have_their_shares_of_the_images() -> None:
     combinations = np.repeat([[1, 1, 0], [0, 0, 0], [0, 1, 0]], [6, 3, 1], axis=0)
     shuffled = np.random.default_rng(0).permutation(combinations)
     images = DecodedImages(np.zeros((10, 3, 8, 8), np.uint8), shuffled, np.arange(10))
-    chosen = images.labels[scoring.representative_rows(images, 20)]
+    chosen = images.labels[representative_rows(images, 20)]
     assert Counter(map(tuple, chosen.tolist())) == {(1, 1, 0): 12, (0, 0, 0): 6, (0, 1, 0): 2}
 
 

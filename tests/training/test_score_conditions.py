@@ -12,6 +12,7 @@ import pytest
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.generation import data_conditions
 from ddpm_cli.core.training import scoring
 
 pytestmark = pytest.mark.usefixtures("quick_scores")
@@ -64,7 +65,7 @@ def labels_of(labels: list[int], count: int, rows: list[int] | None = None) -> l
     """The labels of the representative rows."""
     used = np.array(range(len(labels)) if rows is None else rows)
     images = DecodedImages(np.zeros((len(labels), 3, 8, 8), np.uint8), np.array(labels), used)
-    return images.labels[scoring.representative_rows(images, count)].tolist()
+    return images.labels[data_conditions.representative_rows(images, count)].tolist()
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -49,6 +49,7 @@ def fid(
     count: scoring.Count = None,
     *,
     conditions: conditioning.ConditionOptions,
+    given: scoring.Given = None,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     batch: scoring.Batch = "auto",
@@ -95,7 +96,7 @@ def fid(
     extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    run = scoring.run_to_sample(fake, count, seed, conditions, sampling, precision)
+    run = scoring.run_to_sample(fake, count, seed, conditions, sampling, precision, given)
     real_input = open_input(real, skip_bad, reporter)
     fake_input = None if run else open_input(fake, skip_bad, reporter)
     no_images = isinstance(real_input, Statistics) and isinstance(fake_input, Statistics)

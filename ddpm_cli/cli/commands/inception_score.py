@@ -34,6 +34,7 @@ def inception_score(
     count: scoring.Count = None,
     *,
     conditions: conditioning.ConditionOptions,
+    given: scoring.Given = None,
     sampling: common.SamplingOptions,
     seed: common.Seed = 0,
     batch: scoring.Batch = "auto",
@@ -59,7 +60,7 @@ def inception_score(
     reporter = console.reporter()
     at_once = parse_batch(batch)
     extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
-    run = scoring.run_to_sample(images, count, seed, conditions, sampling, precision)
+    run = scoring.run_to_sample(images, count, seed, conditions, sampling, precision, given)
     image_set = None if run else open_input(images, skip_bad, reporter)
     if isinstance(image_set, Statistics):
         raise UsageError(f"{images} holds statistics; the Inception Score needs the images")

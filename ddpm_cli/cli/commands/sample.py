@@ -10,6 +10,7 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, pictures
+from ddpm_cli.cli.options.given import GivenOptions
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
@@ -31,11 +32,12 @@ def sample(
         typer.Option(
             "-n",
             help="How many images.",
-            show_default="16, or as many as --class and --prompts say",
+            show_default="16, or as many as --class, --prompts and --given say",
         ),
     ] = None,
     *,
     conditions: conditioning.ConditionOptions,
+    given: GivenOptions,
     sampling: common.SamplingOptions,
     seed: Annotated[
         int | None,
@@ -134,13 +136,10 @@ def sample(
     )
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():
+            what = wanted.seed, wanted.conditions, wanted.sampling, reporter
+            how_many = wanted.count if count is None else count
             request = generate.resolve_request(
-                model,
-                wanted.count if count is None else count,
-                wanted.seed,
-                wanted.conditions,
-                wanted.sampling,
-                reporter,
+                model, how_many, *what, given=given.resolve(model, how_many, *what)
             )
         for notice in (*wanted.notices(model), *generate.notices(model, request)):
             reporter.say(notice)

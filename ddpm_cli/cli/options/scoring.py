@@ -26,6 +26,16 @@ Count = Annotated[
         rich_help_panel=common.SAMPLING,
     ),
 ]
+Given = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Whole images, such as cifar10:test, of which a run trained with --given is given "
+        "what it was trained on.",
+        show_default="the images of its training",
+        rich_help_panel=common.CONDITIONS,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -76,6 +86,7 @@ def run_to_sample(
     conditions: ConditionOptions,
     sampling: SamplingOptions,
     precision: str,
+    given: str | None = None,
 ) -> RunImages | None:
     """The images of a run to score where `spec` names one; None for any other input.
 
@@ -87,7 +98,8 @@ def run_to_sample(
 
     if is_run_or_weights(spec):
         request = conditions.request
-        return RunImages(Path(spec), count, seed, request, sampling.sampling, precision)
-    if (count, conditions, seed, sampling) != (None, ConditionOptions(), 0, SamplingOptions()):
+        return RunImages(Path(spec), count, seed, request, sampling.sampling, precision, given)
+    asked = (count, conditions, seed, sampling, given)
+    if asked != (None, ConditionOptions(), 0, SamplingOptions(), None):
         raise UsageError(f"-n, --steps and the like are for sampling from a run; {spec} is none")
     return None

@@ -266,6 +266,7 @@ def _check_export(network: UNet) -> None:
     unsupported = sorted(c.kinds - {"res", "attn"})
     table = (
         (c.text is not None, "captions", "--no-captions"),
+        (c.given_channels > 0, "an image that is given", "neither --given nor --given-data"),
         (c.patch > 1, f"pixels folded by {c.patch}", "--patch 1"),
         (c.attn_patch > 1, f"attention over patches of {c.attn_patch}", "--attn-patch 1"),
         (c.class_width is not None, f"a class_width of {c.class_width}", "no --class-width"),

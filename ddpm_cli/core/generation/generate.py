@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.labels import Label
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, plan_conditions
 from ddpm_cli.core.data.pixels import to_uint8
@@ -22,6 +23,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
+from ddpm_cli.core.generation.given import Given, check_given
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import devices, distributed
@@ -40,6 +42,7 @@ class GenerationRequest:
     seed: int
     conditions: ConditionPlan
     sampling: Sampling
+    given: Given | None = None  # the images that they are conditioned on, if the model is
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -62,19 +65,22 @@ def resolve_request(
     sampling: Sampling,
     reporter: Reporter,
     default_count: int = DEFAULT_COUNT,
+    given: Given | None = None,
 ) -> GenerationRequest:
     """Check a request against the model. Raises UsageError or DdpmError where it cannot be met.
 
-    count: images; None: as many as the condition request says, or else `default_count`.
+    count: images; None: as many as the condition request says, or the images given, or else
+    `default_count`.
     """
+    check_given(model, given)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
     grid(model.denoiser.schedule, sampling)
     check_sampling(model, sampling)
     plan = plan_conditions(model.config, request, str(model.path))
     if count is None:
-        count = plan.count or default_count
+        count = plan.count or (given and given.count) or default_count
     plan = plan.encode_prompts(model.config, model.device, reporter)
-    return GenerationRequest(count, seed, plan, sampling)
+    return GenerationRequest(count, seed, plan, sampling, given)
 
 
 def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
@@ -167,14 +173,22 @@ def sample_steps(
     model: Model, request: GenerationRequest, indices: Sequence[int]
 ) -> Iterator[SamplerStep]:
     """Sample one batch, yielding every step."""
+    condition = condition_of(model, request, indices)
     with devices.autocast(model.device, model.precision):
         noise = image_noise(model, request, indices)
-        condition = request.conditions.condition(request.seeds(indices), model.device)
         yield from sample(model.denoiser, noise, condition, request.sampling)
+
+
+def condition_of(model: Model, request: GenerationRequest, indices: Sequence[int]) -> Condition:
+    """The condition of these images, on the model's device."""
+    seeds = request.seeds(indices)
+    condition = request.conditions.condition(seeds, model.device)
+    return condition if request.given is None else request.given.add(condition, indices, seeds)
 
 
 def image_noise(model: Model, request: GenerationRequest, indices: Sequence[int]) -> ImageNoise:
     """The noise source of these images; its first draw is the initial state."""
     network = model.config.network
     shape = (network.channels, *network.size)
-    return ImageNoise(request.seeds(indices), shape, model.device)
+    key = "given image" if network.given_channels else "image"  # other noise than a first model's
+    return ImageNoise(request.seeds(indices), shape, model.device, key)

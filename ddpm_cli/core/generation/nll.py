@@ -27,6 +27,7 @@ from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import batching
+from ddpm_cli.core.generation.given import of_data
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -91,6 +92,10 @@ def open_images(
     others would give the bits/dim of other images.
     """
     network = model.config.network
+    if network.given_channels and model.config.data.degradation is None:
+        raise DdpmError(
+            f"{model.path} was trained on pairs of images (--given-data), and ddpm nll reads none"
+        )
     name = data or model.config.data.source
     if not name:
         raise UsageError(f"{model.path} does not record its training data: give --data")
@@ -189,6 +194,9 @@ def _bound(
     text = images.caption_tokens(chosen, np.zeros(len(chosen)))  # each image's first caption
     condition = Condition(classes, text).to(model.device)
     image_seeds = [seeds.derive(seed, int(i)) for i in chosen]
+    given = of_data(model, images, images.rows[chosen])
+    if given is not None:
+        condition = given.add(condition, range(len(chosen)), image_seeds)
     noise = seeds.ImageNoise(image_seeds, (x0.shape[1], x0.shape[2], x0.shape[3]), x0.device)
     schedule = model.denoiser.schedule
 

@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.files import dumps, read_json
 
 SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
-_NOT_IDENTITY = ("weights", "n", "provenance")  # the same weights may lie elsewhere
+_NOT_IDENTITY = ("weights", "n", "provenance", "given")  # the same files may lie elsewhere
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "classes_at_random": request.conditions.at_random,
         "prompts": list(request.conditions.prompts),
         **request.sampling.document(),
+        **({} if request.given is None else request.given.record),
     }
 
 
@@ -51,7 +52,9 @@ def entry(model: Model, request: GenerationRequest, index: int) -> dict[str, Any
     label, prompt = request.label_and_prompt(index)
     record: dict[str, Any] = {"seed": request.seed + index}
     record |= {} if label is None else {"class": label_name(label, model.config.network.classes)}
-    return record | ({} if prompt is None else {"prompt": prompt})
+    record |= {} if prompt is None else {"prompt": prompt}
+    given = None if request.given is None else request.given.name(index)
+    return record | ({} if given is None else {"given": given})
 
 
 def manifest(model: Model, request: GenerationRequest) -> str:

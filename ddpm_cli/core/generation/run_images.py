@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.data import loader
+from ddpm_cli.core.data.decoded import DecodedImages, Pairs
+from ddpm_cli.core.data.pairs import pair
+from ddpm_cli.core.data.sources import captions_of, labels_for, open_source
+from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.batching import Batch
+from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
+from ddpm_cli.core.generation.given import check_conditional, of_data
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.record import settings_of
 from ddpm_cli.core.metrics.inputs import GeneratedImages
@@ -33,6 +41,7 @@ class RunImages:
     conditions: ConditionRequest
     sampling: Sampling
     precision: str = "fp32"  # of the denoiser: fp32, bf16 or auto
+    given: str | None = None  # images that a model is given; None: those of its training
 
     def open(self, batch: int | None, device: torch.device, reporter: Reporter) -> GeneratedImages:
         """Load the model on every rank; local rank 0 encodes the prompts first.
@@ -41,7 +50,20 @@ class RunImages:
         """
         precision = devices.choose_precision(self.precision, device)
         model = load_model(find_weights(self.run), device, precision)
+        request = self._request(model, reporter)
+        sampling = request.sampling
+        reporter.say(
+            f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
+            f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
+            f"guidance {sampling.guidance:g}, seed {self.seed}, {devices.precision_name(precision)}"
+        )
+        return generated_images(str(self.run), model, request, batch)
+
+    def _request(self, model: Model, reporter: Reporter) -> GenerationRequest:
+        """The images to sample; where the model is given images, of data with their classes."""
+        images = data_of(model, self.given, reporter)
         with distributed.local_rank0_first():
+            given = None if images is None else of_data(model, images, images.rows)
             request = resolve_request(
                 model,
                 self.count,
@@ -50,14 +72,47 @@ class RunImages:
                 self.sampling,
                 reporter,
                 DEFAULT_COUNT,
+                given,
             )
-        sampling = request.sampling
-        reporter.say(
-            f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
-            f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
-            f"guidance {sampling.guidance:g}, seed {self.seed}, {devices.precision_name(precision)}"
-        )
-        return generated_images(str(self.run), model, request, batch)
+        if images is None:
+            return request
+        rows = representative_rows(images, request.count)
+        request = replace(request, given=of_data(model, images, rows))
+        if self.conditions != ConditionRequest():
+            return request
+        plan = plan_of(model.config, images, rows, model.device, reporter)
+        return replace(request, conditions=plan, seed=self.seed)
+
+
+def data_of(model: Model, name: str | None, reporter: Reporter) -> DecodedImages | None:
+    """The images of a source, by default the training's, for a model that is given images.
+
+    None for other models. Raises DdpmError for a source that is named for one of those, or that
+    cannot be used.
+    """
+    network, data = model.config.network, model.config.data
+    if not network.given_channels:
+        if name is not None:
+            check_conditional(model)
+        return None
+    chosen = name or data.source
+    source = open_source(chosen, reporter, training=name is None, attributes=data.attributes)
+    labels = labels_for(source, network, chosen, str(model.path))
+    transform, said = Transform.of(model.config), f"--given-data {data.given_data}"
+    with distributed.local_rank0_first():
+        images = replace(loader.prepare(source, transform, reporter), labels=labels)
+        if data.degradation is None:
+            others = open_source(data.given_data, reporter, training=True)
+            rows = pair(source, others, said)
+            prepared = replace(transform, channels=network.given_channels)
+            images = replace(images, pairs=Pairs(loader.prepare(others, prepared, reporter), rows))
+        if network.text is not None:
+            captions = captions_of(source, data.templates)
+            texts = tokens.tokenise(network.text, captions.sentences, model.device, reporter)
+            images = replace(images, captions=captions, texts=texts)
+    made = f"made of the images of {chosen}" if data.degradation else f"those of {data.given_data}"
+    reporter.say(f"{model.path} is given images {made}")
+    return images
 
 
 def generated_images(

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
-from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.conditioning.requests import ConditionRequest, plan_conditions
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.data.input_images import Arrays
 from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation.generate import resolve_request, sample_batches
+from ddpm_cli.core.generation.given import GivenRequest, check_given
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
@@ -60,27 +62,40 @@ class TrainedModel:
 
     def sample(
         self,
-        count: int = 16,
+        count: int | None = None,
         *,
         seed: int = 0,
         classes: Sequence[str | int] = (),
         prompts: Sequence[str] = (),
+        given: str | Path | Arrays | None = None,
+        mask: str | Path | Arrays | None = None,
+        degrade: bool = False,
+        given_noise: float | None = None,
         batch: int | None = None,
         **settings: Any,
     ) -> NDArray[np.uint8]:
-        """Sample images: uint8 (N, H, W, C).
+        """Sample images: uint8 (N, H, W, C); by default 16, or as many as are given.
 
         Image i depends on seed + i alone. classes, prompts: in turn, as --class and --prompt;
-        default: all classes in turn, or captions of the training. batch: images at a time, default:
-        as many as fit into memory.
+        default: all classes in turn, or captions of the training. given: of a model that is
+        conditioned on an image, the image or images, in turn: a path, or arrays (H, W) or
+        (H, W, C) uint8; mask, degrade and given_noise as the options of ddpm sample. batch: images
+        at a time, default: as many as fit into memory.
         settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
         or DdpmError where the model cannot do that.
         """
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        images = GivenRequest(given, mask, degrade, given_noise).resolve(self.model, self.reporter)
         request = resolve_request(
-            self.model, count, seed, conditions, Sampling(**settings), self.reporter
+            self.model,
+            count,
+            seed,
+            conditions,
+            Sampling(**settings),
+            self.reporter,
+            given=images,
         )
-        batches = sample_batches(self.model, request, range(count), batch, self.reporter)
+        batches = sample_batches(self.model, request, range(request.count), batch, self.reporter)
         return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
 
     def denoise(
@@ -91,15 +106,21 @@ class TrainedModel:
         classes: Sequence[str | int] = (),
         prompts: Sequence[str] = (),
         guidance: float = 1.0,
+        given: Arrays | None = None,
     ) -> Tensor:
         """D(x, sigma) -> x0 (Karras et al. 2022, section 5), for x = x0 + sigma n (B, C, H, W).
 
         sigma: one for all images or one each. classes, prompts: one for all or one each; without
-        them a conditional model gets the null condition. Gradients flow to x.
+        them a conditional model gets the null condition. given: as of `sample`, in turn. Gradients
+        flow to x.
         """
         sampling = Sampling(guidance=guidance)
         check_sampling(self.model, sampling)
         condition = self._condition(len(x), classes, prompts)
+        images = GivenRequest(given).resolve(self.model, Silent())
+        check_given(self.model, images)
+        if images is not None:
+            condition = images.add(condition, range(len(x)), range(len(x)))
         if guidance != 1 and condition.is_empty:
             raise UsageError("guidance is towards a class or a prompt: give classes or prompts")
         with devices.autocast(self.model.device, self.model.precision):
@@ -116,5 +137,6 @@ class TrainedModel:
         if not classes and not prompts:
             return UNCONDITIONAL
         request = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
-        resolved = resolve_request(self.model, count, 0, request, Sampling(), Silent())
-        return resolved.conditions.condition(range(count), self.model.device)
+        plan = plan_conditions(self.model.config, request, str(self.model.path))
+        plan = plan.encode_prompts(self.model.config, self.model.device, Silent())
+        return plan.condition(range(count), self.model.device)

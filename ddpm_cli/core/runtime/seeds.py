@@ -33,9 +33,14 @@ class ImageNoise:
     """
 
     def __init__(
-        self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device
+        self,
+        seeds: Sequence[int],
+        shape: tuple[int, int, int],
+        device: torch.device,
+        key: str = "image",
     ) -> None:
-        self._generators = [generator(seed, "image") for seed in seeds]
+        """`key`: of numbers that are independent of those of another key."""
+        self._generators = [generator(seed, key) for seed in seeds]
         self._shape = shape
         self._device = device
 

@@ -15,6 +15,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
 from ddpm_cli.core.data.augmentation import Augmentation
 from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.given import GivenImages, GivenParts
 from ddpm_cli.core.data.order import order_of
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -22,7 +23,6 @@ from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 from ddpm_cli.core.runtime import devices, distributed, seeds
-from ddpm_cli.core.training.given import GivenImages, GivenParts
 from ddpm_cli.core.training.prefetch import Prefetch
 
 _NOISE_BLOCK = 64  # images whose noise is drawn by one generator

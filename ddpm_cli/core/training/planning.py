@@ -17,6 +17,7 @@ from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.data import given
 from ddpm_cli.core.data.captions import Captions
 from ddpm_cli.core.data.files import allow_pixels
 from ddpm_cli.core.data.pairs import pair
@@ -31,7 +32,6 @@ from ddpm_cli.core.training import (
     beginning,
     captioning,
     conditions,
-    given,
     initial_weights,
     labelling,
     saved_settings,

@@ -12,6 +12,7 @@ import torch
 from ddpm_cli.core.checkpoints import snapshots, weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
+from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import distributed
@@ -40,7 +41,10 @@ class Saver:
         averaged: Denoiser,
         device: torch.device,
         reporter: Reporter = SILENT,
+        training: DecodedImages | None = None,
     ) -> None:
+        """`training`: images, of which previews take what the network is given."""
+        self._training = training
         self._run, self._config, self._state = run, config, state
         self._averaged, self._device = averaged, device
         self._dispensable = Dispensable(reporter)
@@ -128,7 +132,9 @@ class Saver:
     def _draw(self, *, last: bool) -> None:
         images = self._state.progress.images
         with self._dispensable.attempt("the preview"):
-            preview.save_preview(self._run, self._averaged, self._config, images, self._device)
+            preview.save_preview(
+                self._run, self._averaged, self._config, images, self._device, self._training
+            )
         if last or time.monotonic() - self._curve_drawn > _CURVE_INTERVAL:
             self._curve_drawn = time.monotonic()
             with self._dispensable.attempt("the loss curve"):

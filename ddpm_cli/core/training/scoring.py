@@ -10,20 +10,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.conditioning.labels import combinations, label_of
-from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.request import ScoringRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation import given as given_images
 from ddpm_cli.core.generation.batching import BatchSize
+from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
@@ -59,21 +57,6 @@ def score_label(count: int, *, local: bool) -> str:
     return f"{'local-' if local else ''}fid{count if rest else f'{thousands}k'}"
 
 
-def representative_rows(images: DecodedImages, count: int) -> NDArray[np.int64]:
-    """`count` rows, (count,), in which each class has its share of the images to within one.
-
-    Of multi-label images each combination of classes. They are evenly spaced within the sorted
-    classes, and repeat where there are fewer images. The classes are interleaved: balanced ones
-    come in turn, and a part of the rows has the same shares.
-    """
-    labels = combinations(images.labels)
-    by_class = images.rows[np.argsort(labels[images.rows], kind="stable")]
-    rows = by_class[np.arange(count) * len(by_class) // count]
-    _, first, sizes = np.unique(labels[rows], return_index=True, return_counts=True)
-    rank = np.arange(count) - np.repeat(first, sizes)  # within the class
-    return rows[np.argsort((rank + 0.5) / np.repeat(sizes, sizes), kind="stable")]
-
-
 class TrainingScorer:
     """FID of images sampled from the averaged weights, against the training images.
 
@@ -102,7 +85,9 @@ class TrainingScorer:
         interruptible = _Interruptible(real, MAX_BATCH, stop, run.path)
         real_features = collect_cached(interruptible, extractor, Keep(), "real", reporter)
         self._real = real_features.statistics
-        self._conditions = self._conditions_of(images)
+        self._images, self._chosen = images, representative_rows(images, self.count)
+        # Distributed as the training images' are.
+        self._conditions = plan_of(config, images, self._chosen, extractor.device, reporter)
         self._rows = distributed.broadcast_from_rank0(lambda: self._earlier_scores(seen))
 
     @property
@@ -183,24 +168,13 @@ class TrainingScorer:
     def _evaluate(self, averaged: Denoiser, count: int, images: int) -> Report:
         device, precision = self.extractor.device, self.execution.precision
         model = Model(self.run.weights, averaged, self.config, images, "", device, precision)
-        request = GenerationRequest(count, 0, self._conditions, Sampling(self.steps))
+        given = given_images.of_data(model, self._images, self._chosen)
+        request = GenerationRequest(count, 0, self._conditions, Sampling(self.steps), given)
         batch = BatchSize(self.extractor.batch, given=False)
         fake = generated_images(self.label, model, request, batch)
         interruptible = _Interruptible(fake, self.extractor.batch, self.stop, self.run.path)
         requested = RequestedMetrics(frozenset({"fid"}), spread=False, cache=False)
         return evaluate(self._real, interruptible, self.extractor, requested, Silent())[0]
-
-    def _conditions_of(self, images: DecodedImages) -> ConditionPlan:
-        """Classes and captions of the sampled images, distributed as the training images' are."""
-        rows = representative_rows(images, self.count)
-        labels = tuple(map(label_of, images.labels[rows])) if self.config.network.classes else ()
-        if images.captions is None:
-            return ConditionPlan(labels)
-        numbers = images.captions.choose(rows, np.zeros(len(rows)))
-        prompts = tuple(images.captions.sentences[number] for number in numbers)
-        with distributed.local_rank0_first():
-            plan = ConditionPlan(labels, prompts)
-            return plan.encode_prompts(self.config, self.extractor.device, self.reporter)
 
     def _earlier_scores(self, seen: int) -> list[dict[str, Any]]:
         """Scores up to the images seen; later ones are discarded by a resume."""

@@ -129,7 +129,7 @@ class Trainer:
             execution.microbatch,
             reporter,
         )
-        self.saver = Saver(run, config, state, self.averaged, execution.device, reporter)
+        self.saver = Saver(run, config, state, self.averaged, execution.device, reporter, images)
         self.log = MetricsLog(run, config, state.progress, execution.device)
         self._said_how_long = False
         self.monitor = DivergenceMonitor(

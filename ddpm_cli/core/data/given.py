@@ -1,7 +1,8 @@
-"""The images that a network is given in training: made of those it learns, or paired with them."""
+"""The images that a network is given: made of those it learns, or paired with them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.data.sources import Source
+from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.runtime.devices import to_device
 
 
@@ -47,7 +49,7 @@ class GivenParts(NamedTuple):
 
 @dataclass(frozen=True)
 class GivenImages:
-    """How the given images of a training are made."""
+    """How the given images of a run are made."""
 
     degradation: Degradation | None  # None: they are paired
     channels: int  # of the images trained on
@@ -76,6 +78,12 @@ class GivenImages:
         if self.noisy is not None:
             deviation = self.level * torch.rand(count, generator=generator)
         return GivenParts(masks, deviation)
+
+    def draw_each(self, image_seeds: Sequence[int]) -> GivenParts:
+        """The same for single images, from the seed of each, without noise."""
+        drawn = [self.draw(1, seeds.generator(seed, "given")) for seed in image_seeds]
+        masks = [parts.masks for parts in drawn if parts.masks is not None]
+        return GivenParts(torch.cat(masks) if masks else None)
 
     def condition(
         self, x0: Tensor, condition: Condition, parts: GivenParts, noise: Tensor | None
