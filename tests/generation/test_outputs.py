@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -25,7 +26,7 @@ from ddpm_cli.core.generation import archive, record
 from ddpm_cli.core.generation.archive import ImageArchive
 from ddpm_cli.core.generation.output import Part
 from tests.support import ranks
-from tests.support.cli import Result, refused
+from tests.support.cli import Result, refused, start
 
 Run = Callable[..., Result]
 COUNT = 9
@@ -378,3 +379,40 @@ def test_options_that_exclude_each_other(
 ) -> None:
     refused(refusal(ddpm("sample", run, *options)), words)
     assert not Path("x").exists()
+
+
+DIES_ONCE = """
+import os, signal
+from pathlib import Path
+replace = Path.replace
+
+def replace_or_die(self, target):
+    if os.environ.get("RANK") == "1" and str(target).endswith("8.png"):
+        try:
+            Path(os.environ["DIED"]).touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+Path.replace = replace_or_die
+"""
+
+
+@pytest.mark.chaos
+def test_a_worker_that_dies_is_started_again(
+    run: Path, whole: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(DIES_ONCE)
+    path = os.pathsep.join([str(site), str(Path(__file__).parents[2])])
+    command = ("sample", run, *QUICK, "--batch", 1, "--nproc", 2, "--out", "out", "--json")
+    process = start(*command, PYTHONPATH=path, DIED=str(tmp_path / "died"))
+    out, err = process.communicate(timeout=ranks.SECONDS)
+    assert process.returncode == 0, err
+    assert "was killed by SIGKILL" in err
+    assert "Restarting all for what is missing (1 of 3" in err
+    assert json.loads(out)["drawn"] < COUNT  # some were kept
+    assert close(pixels("out"), whole)
