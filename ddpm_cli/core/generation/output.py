@@ -193,7 +193,7 @@ def write(
 
     def locked() -> AbstractContextManager[None]:
         fix = "choose another --out"
-        return locks.lock_writing(output.locked, reporter.say, "writing", fix)
+        return locks.lock_writing(output.locked, reporter.say, "writing", fix, kept=False)
 
     def prepared() -> list[int]:
         with locked():
@@ -212,7 +212,6 @@ def write(
             left = len(output.missing(every))
             if not left:
                 output.finish(reporter)
-                locks.delete(output.locked)
         return left
 
     return Written(len(missing), distributed.broadcast_from_rank0(finished), seconds)

@@ -65,35 +65,46 @@ def lock_writing(
     say: Callable[[str], None],
     doing: str = "downloading or opening",
     fix: str = "set DDPM_CACHE to another folder",
+    *,
+    kept: bool = True,
 ) -> Iterator[None]:
     """Hold the lock of a file or folder to download, or to make otherwise, within a block.
 
     Waits for another process that holds it; after a second, says so.
 
     On a file system without locks it does not wait: files are renamed into place whole. Raises
-    DdpmError where the lock file, `.NAME.lock` beside `path`, cannot be created.
+    DdpmError where the lock file, `.NAME.lock` beside `path`, cannot be created. kept: whether that
+    file stays.
     """
     lock = lock_path(path)
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("ab")
+        except OSError as error:
+            reason = error.strerror or error
+            raise DdpmError(f"cannot write {lock}: {reason}; {fix}") from error
+        with file:
+            if _acquire_soon(file) is False:
+                say(f"another process is {doing} {path.name}; waiting for it")
+                _acquire(file, blocking=True)
+            if not (kept or _is_named(file, lock)):  # its last holder has deleted it
+                continue
+            try:
+                yield
+                return
+            finally:
+                if not kept:
+                    with suppress(OSError):  # Windows deletes no open files
+                        lock.unlink()
+
+
+def _is_named(file: IO[Any], path: Path) -> bool:
+    """Whether a path leads to an open file."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("ab")
-    except OSError as error:
-        reason = error.strerror or error
-        raise DdpmError(f"cannot write {lock}: {reason}; {fix}") from error
-    with file:
-        if _acquire_soon(file) is False:
-            say(f"another process is {doing} {path.name}; waiting for it")
-            _acquire(file, blocking=True)
-        yield
-
-
-def delete(path: Path) -> None:
-    """Delete the lock file of `lock_writing` within its block.
-
-    For what is whole then: those that wait still get the lock, but others the lock of a new file.
-    """
-    with suppress(OSError):  # Windows deletes no open files
-        lock_path(path).unlink()
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def lock_path(path: Path) -> Path:
