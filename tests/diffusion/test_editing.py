@@ -14,7 +14,7 @@ from ddpm_cli.core.diffusion import sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Prediction, noise_levels
 from ddpm_cli.core.diffusion.editing import Edit, invert
 from ddpm_cli.core.diffusion.samplers import ddim
-from ddpm_cli.core.diffusion.settings import SAMPLERS, Sampling
+from ddpm_cli.core.diffusion.settings import SAMPLERS, SPACINGS, Sampling
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
 COSINE = schedules.from_config(DiffusionConfig("cosine", 1000))
@@ -58,17 +58,42 @@ def test_no_strength_gives_the_images_back_and_full_strength_samples(sampler: st
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 0.75])
-def test_the_strength_is_the_share_of_the_steps_and_of_what_is_forgotten(strength: float) -> None:
-    """DDIM of a Gaussian keeps a state's quantile: so the result follows from the start."""
-    settings = Sampling(steps=400)
-    edit = Edit(images(), strength)
-    sigmas = sampling.grid(COSINE, settings)
-    sigma = float(sigmas[round((1 - strength) * 400)])
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp-2m", "dpmpp-3m", "ipndm"])
+def test_a_strength_is_a_noise_level(sampler: str, strength: float) -> None:
+    """The same of all samplers. A Gaussian's flow keeps quantiles: so the result is known."""
+    settings = Sampling(sampler=sampler, steps=400 if sampler == "ddim" else 100)
+    sigma = float(COSINE.sigma[round(strength * 1000) - 1])
     start = images() + sigma * noise()()
     expected = MEAN + STD * (start - MEAN) / math.hypot(STD, sigma)
-    taken = list(sampling.sample(D, noise(), UNCONDITIONAL, settings, edit))
-    assert len(taken) == strength * 400
+    taken = list(sampling.sample(D, noise(), UNCONDITIONAL, settings, Edit(images(), strength)))
+    assert taken[0].sigma == sigma
     torch.testing.assert_close(taken[-1].x, expected, atol=0.02, rtol=0)  # of 400 Euler steps
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_levels_descend_from_that_of_the_strength(sampler: str, spacing: str) -> None:
+    settings = Sampling(sampler=sampler, spacing=spacing, steps=12)
+    whole = sampling.grid(COSINE, settings)
+    for timesteps in (1, 2, 40, 333, 600, 990, 999):
+        sigmas = sampling.visited(COSINE, settings, Edit(images(), timesteps / 1000))
+        assert float(sigmas[0]) == min(float(COSINE.sigma[timesteps - 1]), float(whole[0]))
+        assert (sigmas.diff() < 0).all() and sigmas[-1] == 0
+        assert set(sigmas[1:].tolist()) <= set(whole.tolist())
+    assert sampling.visited(COSINE, settings, Edit(images(), 0.0004)).tolist() == [0.0]
+
+
+def test_the_strength_is_the_share_of_ddims_steps() -> None:
+    for strength in (0.1, 0.5, 0.74):
+        settings, edit = Sampling(steps=50), Edit(images(), strength)
+        assert sampling.evaluations(COSINE, settings, edit) == strength * 50
+
+
+def test_evaluations_count_resampling() -> None:
+    edit = Edit(images(), mask=torch.ones(1, 1, 1, 1), resample=4)
+    for sampler, each in (("ddim", 25), ("heun", 2 * 25 - 1)):
+        settings = Sampling(sampler=sampler, steps=25)
+        assert sampling.evaluations(COSINE, settings, edit) == 4 * each
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -130,7 +155,7 @@ def test_resampling_keeps_the_distribution() -> None:
 
 def test_inversion_leads_back_to_the_images() -> None:
     sigmas = sampling.grid(COSINE, Sampling(steps=50))
-    *_, last = invert(D.predict, images(), sigmas)
+    *_, last = invert(D.predict, images(), sigmas, noise()())
     assert last.sigma_next == float(sigmas[0])
     *_, back = ddim(D.predict, last.x, sigmas, eta=0, noise=noise())
     torch.testing.assert_close(back.x, images(), atol=1e-3, rtol=0)
@@ -139,6 +164,17 @@ def test_inversion_leads_back_to_the_images() -> None:
 def test_the_inverted_noise_is_that_of_the_flow() -> None:
     """Which keeps a state's quantile: x = MEAN + sqrt(STD^2 + sigma^2) (x0 - MEAN) / STD."""
     sigmas = torch.cat((torch.logspace(0.5, -2.5, 3000, dtype=torch.float64), torch.zeros(1)))
-    for step in invert(D.predict, images(), sigmas, refinements=20):
+    for step in invert(D.predict, images(), sigmas, noise()(), refinements=20):
         exact = MEAN + math.hypot(STD, step.sigma_next) / STD * (images() - MEAN)
         assert (step.x - exact).abs().max() < 1e-3 * max(1.0, step.sigma_next / STD)
+
+
+def test_unclipped_noise_of_new_pixels_stays_unclipped() -> None:
+    mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    edit = Edit(torch.full((1, 1, 1, 2), 0.25), mask=mask)
+    predict = edit.keep(
+        lambda *_: Prediction(torch.ones(1, 1, 1, 2), None, torch.full((1, 1, 1, 2), 3.0))
+    )
+    found = predict(torch.zeros(1, 1, 1, 2), 1.0)
+    assert found.x0.flatten().tolist() == [1, 0.25]
+    assert found.unclipped is not None and found.unclipped.flatten().tolist() == [3, 0.25]

@@ -270,7 +270,8 @@ def test_writing_an_archive_takes_no_memory_by_number(
     network: Any = type("Network", (), {"size": (32, 32), "channels": 3, "classes": ()})
     model: Any = type("Model", (), {"config": type("Config", (), {"network": network})})
     conditions = type("Conditions", (), {"labels": (), "prompts": ()})
-    request: Any = type("Request", (), {"count": 10_000, "conditions": conditions})
+    fields = {"count": 10_000, "conditions": conditions, "init": None}
+    request: Any = type("Request", (), fields)
     out = ImageArchive(Path("x.npz"), model, request)
     monkeypatch.setattr(ImageArchive, "record", lambda self: {"n": 10_000})
     monkeypatch.setattr(record, "settings_of", lambda *_: {})

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.models.unet import UNet
+from tests.support.cli import TINY
 
 TEXT = TextConfig(length=6, width=8, layers=1, heads=2)
 CONFIG = NetworkConfig(
@@ -21,6 +28,7 @@ CONFIG = NetworkConfig(
     heads=2,
     dropout=0.0,
 )
+TINY_RUN = updated(RunConfig(), TINY)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # the type of block, and its settings
     "res": ("res", {}),
     "res, scale-shift": ("res", {"modulation": "scale-shift"}),
@@ -42,3 +50,16 @@ def randomised(network: nn.Module, std: float = 0.3) -> nn.Module:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=std)
     return network.double()
+
+
+def write_weights(folder: Path) -> Path:
+    """Write model.safetensors of random weights, for images of 8x8 in two classes; its path.
+
+    Its samples are no noise, nor alike: enough for what concerns their files.
+    """
+    network = replace(TINY_RUN.network, size=(8, 8), classes=("dark", "light"))
+    config = replace(TINY_RUN, network=network)
+    with torch.random.fork_rng(devices=[]):
+        state = randomised(UNet(network), std=0.1).float().state_dict()
+    weights.save(folder / "model.safetensors", state, config, 64)
+    return folder / "model.safetensors"

@@ -12,6 +12,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common, conditioning, pictures
 from ddpm_cli.cli.options.given import GivenOptions
 from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.cli.options.initial import InitialOptions
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
@@ -32,12 +33,13 @@ def sample(
         typer.Option(
             "-n",
             help="How many images.",
-            show_default="16, or as many as --class, --prompts and --given say",
+            show_default="16, or as many as --class, --prompts, --given and --init say",
         ),
     ] = None,
     *,
     conditions: conditioning.ConditionOptions,
     given: GivenOptions,
+    initial: InitialOptions,
     sampling: common.SamplingOptions,
     seed: Annotated[
         int | None,
@@ -118,10 +120,11 @@ def sample(
     from ddpm_cli.core.runtime import devices, distributed, processes, run_directory, threads
 
     start_up.end()
+    begin = initial.request
     if like is None:
         wanted = record.Wanted(seed or 0, conditions.request, sampling.sampling)
     else:
-        wanted = record.again(like, seed, conditions.request, sampling.nested())
+        wanted = record.again(like, seed, conditions.request, sampling.nested(), begin)
     part, at_once = output.Part.parse(shard), parse_batch(batch)
     suffix, layout = output.suffix_of(out, kind), grid.layout
     layout.check_format(suffix)
@@ -139,7 +142,11 @@ def sample(
             what = wanted.seed, wanted.conditions, wanted.sampling, reporter
             how_many = wanted.count if count is None else count
             request = generate.resolve_request(
-                model, how_many, *what, given=given.resolve(model, how_many, *what)
+                model,
+                how_many,
+                *what,
+                given=given.resolve(model, how_many, *what, mask=initial.mask_of_given),
+                initial=begin,
             )
         for notice in (*wanted.notices(model), *generate.notices(model, request)):
             reporter.say(notice)
@@ -161,7 +168,8 @@ def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, A
     from ddpm_cli.core.runtime import provenance
 
     model, request, drawn = place.model, place.request, written.images
-    nfe = evaluations(model.denoiser.schedule, request.sampling)
+    edit = None if request.init is None else request.init.blank
+    nfe = evaluations(model.denoiser.schedule, request.sampling, edit)
     rate = drawn / max(written.seconds, 1e-9)  # images per second
     document: dict[str, Any] = {
         "out": str(place.path),

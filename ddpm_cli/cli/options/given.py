@@ -41,14 +41,6 @@ class GivenOptions:
             rich_help_panel=CONDITIONS,
         ),
     ] = False
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Of a model trained with --given mask: an image, or a folder of images of the "
-            "same names, white where --given is to be drawn anew.",
-            rich_help_panel=CONDITIONS,
-        ),
-    ] = None
     cascade: Annotated[
         Path | None,
         typer.Option(
@@ -76,15 +68,16 @@ class GivenOptions:
         conditions: ConditionRequest,
         sampling: Sampling,
         reporter: Reporter,
+        mask: str | None,
     ) -> Given | None:
         """The images for a model; None without any."""
         from ddpm_cli.core.generation import cascade
         from ddpm_cli.core.generation.given import GivenRequest
 
         if self.cascade is None:
-            request = GivenRequest(self.given, self.mask, self.degrade, self.given_noise)
+            request = GivenRequest(self.given, mask, self.degrade, self.given_noise)
             return request.resolve(model, reporter)
-        if self.given is not None or self.degrade or self.mask is not None:
+        if self.given is not None or self.degrade or mask is not None:
             raise UsageError("--cascade samples the images that --given would name: give one")
         return cascade.given_by(
             self.cascade, model, count, seed, conditions, sampling, self.given_noise, reporter

@@ -24,6 +24,7 @@ from ddpm_cli.core.errors import DdpmError, first_line, listed
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter, track
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".parquet", ".npy", ".npz")
+_MANY = 500  # images, the reading of which takes a while
 _TAKEN = "grid.png"  # the name of a picture of all, beside what is made of them
 
 Arrays = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
@@ -110,6 +111,7 @@ class InputImages:
     def digest(self, channels: int, reporter: Reporter = SILENT) -> str:
         """SHA-256 of all names and pixels, which reads every image. Raises UnreadableError."""
         found = hashlib.sha256()
+        reporter = reporter if len(self) > _MANY else SILENT
         indices = track(range(len(self)), reporter, f"reading {self.path}", len(self), "images")
         for index in indices:
             image = self.image(index, channels)

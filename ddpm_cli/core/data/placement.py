@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.transform import Transform
+
+Margins = tuple[tuple[int, int], tuple[int, int]]
+"""Pixels (above, below) and (left, right) of an image."""
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,8 @@ class Placement:
         return height, width
 
     @property
-    def margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Pixels of the canvas (above, below) and (left, right) of the image."""
+    def margins(self) -> Margins:
+        """The pixels of the canvas around the image."""
         (above, below), (left, right) = (
             ((side - inner) // 2, side - inner - (side - inner) // 2)
             for side, inner in zip(self.canvas, self.inner, strict=True)
@@ -45,8 +52,8 @@ class Placement:
         return _resized(canvas[:, above : above + height, left : left + width], self.own)
 
 
-def mirrored(image: ImageArray, margins: tuple[tuple[int, int], tuple[int, int]]) -> ImageArray:
-    """An image (C, H, W) with margins (above, below) and (left, right) that mirror it."""
+def mirrored(image: NDArray[Pixel], margins: Margins) -> NDArray[Pixel]:
+    """An image (C, H, W) with margins that mirror it."""
     return np.pad(image, ((0, 0), *margins), mode="symmetric")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.diffusion import grids, samplers
+from ddpm_cli.core.diffusion import editing, grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Predict, Prediction
 from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.guidance import guided
@@ -35,7 +35,7 @@ def sample(
     noise: draws standard normal noise (B, C, H, W). condition: that of the B images. edit: begins
     at B images in place of pure noise; without a step that is taken, nothing is yielded.
     """
-    sigmas = grid(denoiser.schedule, sampling)
+    sigmas = visited(denoiser.schedule, sampling, edit)
     predict = thresholded(guided(denoiser, condition, sampling), sampling.threshold)
     first = noise()
     start = first * denoiser.schedule.prior_std(float(sigmas[0]))
@@ -46,7 +46,7 @@ def sample(
     def sampler(predict: Predict, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
         return _steps(predict, x, sigmas, sampling, noise)
 
-    start = edit.start(sigmas, start, first)
+    start = edit.start(float(sigmas[0]), start, first)
     yield from edit.steps(sampler, edit.keep(predict), start, sigmas, noise)
 
 
@@ -68,8 +68,17 @@ def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
     return grids.sigmas(schedule, steps, sampling.spacing, largest, final)
 
 
-def evaluations(schedule: Schedule, sampling: Sampling) -> int:
-    """Number of network evaluations per image (NFE), counted by sampling one pixel without it."""
+def visited(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) -> Tensor:
+    """The levels of the grid, or with an edit those from its strength on; one is no step."""
+    sigmas = grid(schedule, sampling)
+    return sigmas if edit is None else editing.levels(edit.strength, sigmas, schedule)
+
+
+def evaluations(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) -> int:
+    """Number of network evaluations per image (NFE), counted by sampling one pixel without it.
+
+    Of an edit its strength and resampling count.
+    """
     count = 0
     pixel = torch.zeros(1, 1, 1, 1)
 
@@ -78,7 +87,12 @@ def evaluations(schedule: Schedule, sampling: Sampling) -> int:
         count += 2 if sampling.guidance != 0 and sampling.is_guided_at(float(sigma)) else 1
         return Prediction(pixel, pixel)
 
-    for _ in _steps(predict, pixel, grid(schedule, sampling), sampling, lambda: pixel):
+    def steps(predict: Predict, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
+        return _steps(predict, x, sigmas, sampling, lambda: pixel)
+
+    edit = edit or Edit(pixel)
+    sigmas = visited(schedule, sampling, edit)
+    for _ in edit.steps(steps, predict, pixel, sigmas, lambda: pixel):
         pass
     return count
 

@@ -26,7 +26,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation import record
+from ddpm_cli.core.generation import generate, record
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import provenance
@@ -65,6 +65,12 @@ class ImageArchive:
             raise DdpmError(
                 f"{self.path} was not written by ddpm sample, which does not replace it; "
                 "choose another --out"
+            )
+        init = self.request.init
+        if self.path.suffix == ".npz" and init is not None and not init.of_one_size:
+            raise DdpmError(
+                f"{self.path} is to be one array, but the images have different sizes; choose a "
+                ".zip or a folder as --out"
             )
         begun = self._recorded_parts()
         for other, place in ((recorded, self.path), (begun, self._parts)):
@@ -161,7 +167,10 @@ class ImageArchive:
         """Whether these are images of the same settings, and none that is not requested."""
         if recorded is None or not self._same(recorded):
             return False
-        return int(recorded.get("n", 0)) <= self.request.count
+        count = int(recorded.get("n", 0))
+        if self.request.init is not None:  # whose finished images cannot go back to batches
+            return count == self.request.count
+        return count <= self.request.count
 
     def _complete(self) -> bool:
         recorded = self._recorded()
@@ -177,7 +186,7 @@ class ImageArchive:
             np.savez(file, indices=np.asarray(indices), images=images)
 
     def _in_order(self) -> Iterator[ImageArray]:
-        """All images (H, W, C), in order. Of an image in two batches, which are equal, one."""
+        """All images (C, H, W), in order. Of an image in two batches, which are equal, one."""
         places: dict[int, tuple[Path, int]] = {}
         for path in self._batches():
             places |= {index: (path, row) for row, index in enumerate(_indices(path))}
@@ -187,7 +196,8 @@ class ImageArchive:
             if path != opened:
                 with np.load(path) as arrays:
                     opened, images = path, arrays["images"]
-            yield images[row]
+            image = images[row].transpose(2, 0, 1)
+            yield generate.finished(self.model, self.request, index, image)
 
     def _unpack(self) -> None:
         """Write the images of the archive as batches, to add others to them."""
@@ -203,7 +213,7 @@ class ImageArchive:
         transform = Transform(self.model.config.network.channels)
         with zipfile.ZipFile(self.path) as archive:
             for indices in _in_batches(count):
-                names = map(record.file_name, indices)
+                names = [self.request.file_names[index] for index in indices]
                 images = [files.decode(archive.read(name), name, transform) for name in names]
                 self._write(indices, np.stack(images).transpose(0, 2, 3, 1))
 
@@ -220,13 +230,14 @@ def _indices(batch: Path) -> list[int]:
 def _write_npz(path: Path, images: Iterator[ImageArray], archive: ImageArchive) -> None:
     """arr_0: images (N, H, W, C) uint8; arr_1: labels (N,) or (N, K), where there are classes."""
     request, network = archive.request, archive.model.config.network
-    shape = (request.count, *network.size, network.channels)
+    size = network.size if request.init is None else request.init.size(0)
+    shape = (request.count, *size, network.channels)
     with zipfile.ZipFile(path, "w", allowZip64=True) as target:
         with _member(target, "arr_0.npy") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             npy.write_array_header_1_0(file, header)
             for image in images:
-                file.write(np.ascontiguousarray(image).data)
+                file.write(np.ascontiguousarray(image.transpose(1, 2, 0)).data)
         arrays = {"sampling": np.array(dumps(archive.record(), indent=None))}
         if request.conditions.labels:
             labels = [request.label_and_prompt(index)[0] for index in range(request.count)]
@@ -245,7 +256,9 @@ def _write_zip(path: Path, images: Iterator[ImageArray], archive: ImageArchive) 
     network, every = model.config.network, range(request.count)
     labels: list[Any] | None = None
     if request.conditions.labels and not network.multi_label:  # whose labels are vectors
-        labels = [[record.file_name(index), request.label_and_prompt(index)[0]] for index in every]
+        labels = [
+            [request.file_names[index], request.label_and_prompt(index)[0]] for index in every
+        ]
     texts = {
         "dataset.json": dumps({"labels": labels}, indent=None),
         "manifest.jsonl": record.manifest(model, request),
@@ -256,8 +269,8 @@ def _write_zip(path: Path, images: Iterator[ImageArray], archive: ImageArchive) 
     with zipfile.ZipFile(path, "w", allowZip64=True) as target:
         for index, image in enumerate(images):
             text = record.text_of(model, request, index)
-            with _member(target, record.file_name(index)) as file:
-                file.write(files.png(image.transpose(2, 0, 1), text))
+            with _member(target, request.file_names[index]) as file:
+                file.write(files.png(image, text))
         for name, content in texts.items():
             with _member(target, name) as file:
                 file.write(content.encode())

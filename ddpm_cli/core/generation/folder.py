@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,23 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation import record
+from ddpm_cli.core.generation import generate, record
 from ddpm_cli.core.generation.arrangement import DEFAULT, GridLayout
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import provenance
 from ddpm_cli.core.runtime.files import (
     create_folder,
+    is_written,
+    parse_json,
     read_json,
     write_json,
     write_text,
 )
 from ddpm_cli.core.runtime.reporting import Reporter
+
+_MANIFEST = "manifest.jsonl"
+_SHOWN = 100  # images whose sizes decide that of the tiles of a grid
 
 
 @dataclass(frozen=True)
@@ -69,17 +74,21 @@ class ImageFolder:
                     f"{folder} holds files that ddpm did not write ({existing[0].name}, …), which "
                     "--overwrite does not delete; choose another --out"
                 )
-            for path in self._images():
-                path.unlink()
+            for path in {*self._images(), *self._named()}:
+                path.unlink(missing_ok=True)
         settings = record.settings_of(self.model, self.request) | {"n": self.request.count}
         settings["provenance"] = provenance.gather(self.model.device)
         write_json(folder / record.SETTINGS, settings, durable=False)
+        if self.request.init is not None:
+            self._write_manifest()  # so that it is known which files are of this folder
 
     def missing(self, indices: Sequence[int]) -> list[int]:
         """Those of these images without a file; a power cut may have left empty ones."""
+        if self.request.init is not None:  # whose names may have folders in them
+            return [index for index in indices if not is_written(self._file(index))]
         with os.scandir(self.path) as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        return [index for index in indices if not sizes.get(record.file_name(index))]
+        return [index for index in indices if not sizes.get(self._file(index).name)]
 
     def tasks(self, indices: Sequence[int], images: NDArray[np.uint8]) -> list[Callable[[], None]]:
         """One for each image (C, H, W): write it as a PNG, whole or not at all."""
@@ -89,20 +98,30 @@ class ImageFolder:
 
     def _write(self, index: int, image: ImageArray) -> None:
         text = record.text_of(self.model, self.request, index)
+        image = generate.finished(self.model, self.request, index, image)
         files.write_png(self._file(index), image, text)
 
     def finish(self, reporter: Reporter) -> None:
         """Write manifest.jsonl and grid.png."""
-        manifest = record.manifest(self.model, self.request)
-        write_text(self.path / "manifest.jsonl", manifest, durable=False)
-        transform = Transform(self.model.config.network.channels)
+        self._write_manifest()
+        transform, layout = self._shown(), self.layout.arrange(self.model, self.request)
 
         def image(index: int) -> ImageArray:
             path = self._file(index)
             return files.decode(path.read_bytes(), str(path), transform)
 
-        grid = self.layout.arrange(self.model, self.request).draw(image)
-        files.write_png(self.path / "grid.png", grid)
+        files.write_png(self.path / "grid.png", layout.draw(image))
+
+    def _write_manifest(self) -> None:
+        manifest = record.manifest(self.model, self.request)
+        write_text(self.path / _MANIFEST, manifest, durable=False)
+
+    def _shown(self) -> Transform:
+        """How images are brought to one size: by itself where they are the network's."""
+        channels = self.model.config.network.channels
+        if self.request.init is None:
+            return Transform(channels)
+        return Transform(channels, self.request.init.largest(_SHOWN), "pad")
 
     def recorded_count(self) -> int | None:
         """How many images the folder has, or is to have; None where there is none."""
@@ -136,10 +155,22 @@ class ImageFolder:
 
     def _has_more(self) -> bool:
         """Whether there are images of an index that is not requested."""
+        if self.request.init is not None:
+            return (self.recorded_count() or 0) > self.request.count
         return any(int(path.stem) >= self.request.count for path in self._images())
 
     def _images(self) -> list[Path]:
         return [path for path in self.path.glob("*.png") if re.fullmatch(r"\d{6,}", path.stem)]
 
+    def _named(self) -> list[Path]:
+        """The images of other names than numbers that the manifest lists."""
+        try:
+            lines = (self.path / _MANIFEST).read_text().splitlines()
+            names = [PurePosixPath(parse_json(line)["file"]) for line in lines]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+        inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
+        return [self.path / name for name in inside if name.suffix == ".png"]
+
     def _file(self, index: int) -> Path:
-        return self.path / record.file_name(index)
+        return self.path / self.request.file_names[index]

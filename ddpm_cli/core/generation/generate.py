@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.labels import Label
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest, plan_conditions
+from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.input_images import output_names
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.samplers import SamplerStep
-from ddpm_cli.core.diffusion.sampling import grid, sample
+from ddpm_cli.core.diffusion.sampling import grid, sample, visited
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.given import Given, check_given
+from ddpm_cli.core.generation.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import devices, distributed
@@ -43,6 +46,7 @@ class GenerationRequest:
     conditions: ConditionPlan
     sampling: Sampling
     given: Given | None = None  # the images that they are conditioned on, if the model is
+    init: InitialImages | None = None  # what they begin at, in place of noise alone
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -51,6 +55,13 @@ class GenerationRequest:
     def label_and_prompt(self, index: int) -> tuple[Label | None, str | None]:
         """The class label and the prompt of image `index`."""
         return self.conditions.label(self.seed + index), self.conditions.prompt(self.seed + index)
+
+    @cached_property
+    def file_names(self) -> tuple[str, ...]:
+        """The name of each image's file: 000000.png and up, or that of the image it begins at."""
+        if self.init is not None:
+            return output_names(self.init.images.names, self.count)
+        return tuple(f"{index:06d}.png" for index in range(self.count))
 
     def seeds(self, indices: Sequence[int]) -> list[int]:
         """The seeds of the images of these indices."""
@@ -66,21 +77,25 @@ def resolve_request(
     reporter: Reporter,
     default_count: int = DEFAULT_COUNT,
     given: Given | None = None,
+    initial: InitialRequest | None = None,
 ) -> GenerationRequest:
     """Check a request against the model. Raises UsageError or DdpmError where it cannot be met.
 
     count: images; None: as many as the condition request says, or the images given, or else
-    `default_count`.
+    `default_count`; of images to begin at each of them at least.
     """
     check_given(model, given)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
     grid(model.denoiser.schedule, sampling)
     check_sampling(model, sampling)
     plan = plan_conditions(model.config, request, str(model.path))
+    init = None if initial is None else initial.open(model.config.network, reporter)
+    if count is None and init is not None:
+        count = max(plan.count or 0, len(init))
     if count is None:
         count = plan.count or (given and given.count) or default_count
     plan = plan.encode_prompts(model.config, model.device, reporter)
-    return GenerationRequest(count, seed, plan, sampling, given)
+    return GenerationRequest(count, seed, plan, sampling, given, init)
 
 
 def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
@@ -104,6 +119,12 @@ def notices(model: Model, request: GenerationRequest) -> list[str]:
         f"{model.path}: {model.provenance}; {sampling.sampler}, {sampling.steps} steps, "
         f"eta {sampling.eta:g}, guidance {sampling.guidance:g}"
     )
+    if request.init is not None:
+        steps = steps_of(model, request) or "no"
+        return [
+            told,
+            f"{request.init.told}: {steps} {'step is' if steps == 1 else 'steps are'} taken",
+        ]
     warning = late_start_warning(model, request)
     return [told] if warning is None else [told, warning]
 
@@ -131,7 +152,7 @@ def sample_batches(
     """
 
     def trial(count: int) -> object:
-        return next(sample_steps(model, request, indices[:count]))
+        return next(sample_steps(model, request, indices[:count]), None)
 
     ranks = distributed.world_size()  # of which this one speaks for all: their shares are equal
     size = batching.choose(batch, len(indices), model.device, trial)
@@ -161,12 +182,27 @@ def _sample_batch(
     advance: Callable[[float], None],
 ) -> NDArray[np.uint8]:
     """Sample these images at once, (B, C, H, W); calls `advance` with the images done, in parts."""
-    x = None
+    x, steps = None, steps_of(model, request)
     for step in sample_steps(model, request, indices):
         x = step.x
-        advance(len(indices) * (step.index + 1) / request.sampling.steps)
-    assert x is not None
+        advance(len(indices) * (step.index + 1) / steps)
+    if x is None:  # images to begin at come back as they are
+        assert request.init is not None
+        x = request.init.edit(indices, model.device).images
     return to_uint8(x).cpu().numpy()
+
+
+def steps_of(model: Model, request: GenerationRequest) -> int:
+    """How many steps are taken: fewer from an image on than from pure noise."""
+    edit = None if request.init is None else request.init.blank
+    return len(visited(model.denoiser.schedule, request.sampling, edit)) - 1
+
+
+def finished(model: Model, request: GenerationRequest, index: int, image: ImageArray) -> ImageArray:
+    """A sampled image (C, H, W) as it is written: that of an image it begins at has its size."""
+    if request.init is None:
+        return image
+    return request.init.finished(index, image, drawn=steps_of(model, request) > 0)
 
 
 def sample_steps(
@@ -176,7 +212,8 @@ def sample_steps(
     condition = condition_of(model, request, indices)
     with devices.autocast(model.device, model.precision):
         noise = image_noise(model, request, indices)
-        yield from sample(model.denoiser, noise, condition, request.sampling)
+        edit = None if request.init is None else request.init.edit(indices, model.device)
+        yield from sample(model.denoiser, noise, condition, request.sampling, edit)
 
 
 def condition_of(model: Model, request: GenerationRequest, indices: Sequence[int]) -> Condition:

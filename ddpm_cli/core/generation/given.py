@@ -92,7 +92,10 @@ class GivenRequest:
         """The images for a model; None without any. Raises DdpmError or UsageError."""
         if self.images is None:
             if self.degrade or self.masks is not None or self.deviation is not None:
-                raise UsageError("--degrade, --mask and --given-noise are of images: give --given")
+                raise UsageError(
+                    "--degrade, --mask and --given-noise are of images: give --given, or for a "
+                    "--mask --init"
+                )
             return None
         images = InputImages.open(self.images, "--given", reporter)
         check_conditional(model)

@@ -17,12 +17,13 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.initial import InitialRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime.files import dumps, read_json
 
 SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
-_NOT_IDENTITY = ("weights", "n", "provenance", "given")  # the same files may lie elsewhere
+_NOT_IDENTITY = ("weights", "n", "provenance", "given", "init", "mask")  # which may lie elsewhere
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "prompts": list(request.conditions.prompts),
         **request.sampling.document(),
         **({} if request.given is None else request.given.record),
+        **({} if request.init is None else request.init.document),
     }
 
 
@@ -51,6 +53,7 @@ def entry(model: Model, request: GenerationRequest, index: int) -> dict[str, Any
     """The seed of an image, and its class and prompt where it has them."""
     label, prompt = request.label_and_prompt(index)
     record: dict[str, Any] = {"seed": request.seed + index}
+    record |= {} if request.init is None else {"init": request.init.name(index)}
     record |= {} if label is None else {"class": label_name(label, model.config.network.classes)}
     record |= {} if prompt is None else {"prompt": prompt}
     given = None if request.given is None else request.given.name(index)
@@ -60,14 +63,10 @@ def entry(model: Model, request: GenerationRequest, index: int) -> dict[str, Any
 def manifest(model: Model, request: GenerationRequest) -> str:
     """A line of JSON for each image, in order."""
     return "".join(
-        dumps({"file": file_name(index)} | entry(model, request, index), indent=None) + "\n"
+        dumps({"file": request.file_names[index]} | entry(model, request, index), indent=None)
+        + "\n"
         for index in range(request.count)
     )
-
-
-def file_name(index: int) -> str:
-    """The name of an image among the others."""
-    return f"{index:06d}.png"
 
 
 def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, str]:
@@ -75,6 +74,7 @@ def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, s
     document = {
         "weights_sha256": model.sha256,
         "images_seen": model.images,
+        **({} if request.init is None else request.init.document),
         **entry(model, request, index),
         **request.sampling.document(),
     }
@@ -120,10 +120,18 @@ class Wanted:
 
 
 def again(
-    path: Path, seed: int | None, conditions: ConditionRequest, settings: dict[str, Any]
+    path: Path,
+    seed: int | None,
+    conditions: ConditionRequest,
+    settings: dict[str, Any],
+    initial: InitialRequest | None = None,
 ) -> Wanted:
     """The image of a PNG once more, but for what is given. Raises DdpmError."""
     document = read(path)
+    if "init" in document and initial is None:
+        options = ("init", "mask", "strength", "resample")
+        given = [f"--{name} {document[name]}" for name in options if name in document]
+        raise DdpmError(f"--like {path} was made from an image: give {' '.join(given)} again")
     recorded = _recorded(document, other_sampler="sampler" in settings)
     if not conditions.classes and "class" in document:
         conditions = replace(conditions, classes=(str(document["class"]),))
