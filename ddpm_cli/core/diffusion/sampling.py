@@ -13,11 +13,11 @@ from ddpm_cli.core.diffusion import editing, grids, samplers
 from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Predict, Prediction
 from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.guidance import guided
+from ddpm_cli.core.diffusion.interpolation import Towards, mixed
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.diffusion.settings import SOLVERS, Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
-from ddpm_cli.core.runtime.seeds import ImageNoise
 
 _DPMPP_ORDERS = {"dpmpp-2m": 2, "dpmpp-3m": 3, "dpmpp-2m-sde": 2, "dpmpp-3m-sde": 3}
 
@@ -25,18 +25,23 @@ _DPMPP_ORDERS = {"dpmpp-2m": 2, "dpmpp-3m": 3, "dpmpp-2m-sde": 2, "dpmpp-3m-sde"
 @torch.inference_mode()
 def sample(
     denoiser: Denoiser,
-    noise: ImageNoise,
+    noise: Callable[[], Tensor],
     condition: Condition,
     sampling: Sampling,
     edit: Edit | None = None,
+    towards: Towards | None = None,
 ) -> Iterator[SamplerStep]:
     """Sample one batch, yielding every step; `x` of the last step is the images in [-1, 1].
 
     noise: draws standard normal noise (B, C, H, W). condition: that of the B images. edit: begins
-    at B images in place of pure noise; without a step that is taken, nothing is yielded.
+    at B images in place of pure noise; without a step that is taken, nothing is yielded. towards:
+    a condition that is mixed with the first.
     """
     sigmas = visited(denoiser.schedule, sampling, edit)
-    predict = thresholded(guided(denoiser, condition, sampling), sampling.threshold)
+    predict = guided(denoiser, condition, sampling)
+    if towards is not None:
+        predict = mixed(predict, guided(denoiser, towards.condition, sampling), towards.t)
+    predict = thresholded(predict, sampling.threshold)
     first = noise()
     start = first * denoiser.schedule.prior_std(float(sigmas[0]))
     if edit is None:

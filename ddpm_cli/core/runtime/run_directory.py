@@ -90,6 +90,10 @@ class RunDirectory:
         """The preview grid sampled after training on `images` images."""
         return self.path / "samples" / f"{images:09d}.png"
 
+    def previews(self) -> list[Path]:
+        """The preview grids, by the images seen."""
+        return sorted(self.preview(0).parent.glob("[0-9]" * 9 + ".png"))
+
     def write_config(self, config: RunConfig) -> None:
         """Write config.json."""
         write_json(self.config, to_dict(config))
