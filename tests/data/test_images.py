@@ -15,7 +15,7 @@ from PIL import Image
 
 from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.request import TrainingRequest
-from ddpm_cli.core.data import files, loader, named, sheets, sources
+from ddpm_cli.core.data import files, films, loader, named, sheets, sources
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.order import SampleOrder
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
@@ -92,7 +92,7 @@ def test_files_that_are_not_images_are_named(data: bytes) -> None:
 
 def test_a_gif_holds_its_last_frame(tmp_path: Path) -> None:
     frames = [np.full((1, 8, 8), level, np.uint8) for level in (0, 100, 200)]
-    files.write_gif(tmp_path / "x.gif", frames, seconds=0.3, hold=1.0)
+    films.write_gif(tmp_path / "x.gif", frames, seconds=0.3, hold=1.0)
     read = imageio.imread(tmp_path / "x.gif", index=None)
     assert read[:, 0, 0, 0].tolist() == [0, 100, 200]
     with Image.open(tmp_path / "x.gif") as gif:

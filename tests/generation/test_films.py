@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import films
 from ddpm_cli.core.generation import animation, archive, folder, output
 from ddpm_cli.core.runtime import locks
 from tests.support.cli import Result
@@ -42,7 +42,7 @@ def durations(path: Path) -> list[int]:
 @pytest.mark.parametrize("count", [2, 7, 51, 135, 301])
 def test_a_film_lasts_as_long_as_asked(seconds: float, count: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
-    shown = files.write_gif(Path("x.gif"), list(noise), seconds, hold=0.5)
+    shown = films.write_gif(Path("x.gif"), list(noise), seconds, hold=0.5)
     each = durations(Path("x.gif"))
     assert (len(each), sum(each)) == (shown, round(1000 * seconds) + 500)
     assert shown == min(count, int(seconds * 50))  # viewers do not show more per second
@@ -53,7 +53,7 @@ def test_a_film_lasts_as_long_as_asked(seconds: float, count: int) -> None:
 
 def test_frames_that_are_left_out_are_neither_the_first_nor_the_last() -> None:
     frames = [np.full((1, 4, 4), level, np.uint8) for level in range(0, 202, 2)]
-    assert files.write_gif(Path("x.gif"), frames, seconds=1, hold=0) == 50
+    assert films.write_gif(Path("x.gif"), frames, seconds=1, hold=0) == 50
     with Image.open("x.gif") as gif:
         levels = []
         for i in range(50):

@@ -13,7 +13,7 @@ import torch
 from ddpm_cli.core.checkpoints import snapshots, tensors
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files as images
-from ddpm_cli.core.data import loader, sources
+from ddpm_cli.core.data import films, loader, sources
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.figures import canvas, plots
 from ddpm_cli.core.metrics.feature_store import FeatureStore
@@ -43,7 +43,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "write",
     [
         lambda path: images.write_png(path, IMAGE),
-        lambda path: images.write_gif(path, [IMAGE, IMAGE], 1, 1),
+        lambda path: films.write_gif(path, [IMAGE, IMAGE], 1, 1),
         lambda path: plots.write_figure(path, canvas.Figure()),
         lambda path: FeatureStore(4).save(path),
     ],

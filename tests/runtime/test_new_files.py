@@ -17,6 +17,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import tensors
 from ddpm_cli.core.data import files as images
+from ddpm_cli.core.data import films
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import canvas, plots
 from ddpm_cli.core.metrics.feature_store import FeatureStore
@@ -122,7 +123,7 @@ def test_a_place_where_nothing_can_be_written_is_found_before_the_work() -> None
     "write",
     [
         lambda path: images.write_png(path, NOISE),
-        lambda path: images.write_gif(path, FRAMES, 1, 1),
+        lambda path: films.write_gif(path, FRAMES, 1, 1),
         lambda path: plots.write_figure(path, canvas.Figure()),
         lambda path: tensors.write(path, {"x": torch.ones(2000)}, "key", ""),
         lambda path: Statistics(np.zeros(40), np.eye(40), 3).write(path),

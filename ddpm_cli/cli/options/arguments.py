@@ -161,7 +161,7 @@ def checked(parameters: Sequence[inspect.Parameter]) -> Callable[[dict[str, Any]
                 values[parameter.name] = paths.expanded(value)
             info = _declaration(parameter)[1]
             if isinstance(value, int | float) and isinstance(info, OptionInfo):
-                _check_range(_option(parameter, info), value, info)
+                _check_range(option_name(parameter), value, info)
         return values
 
     return check
@@ -184,7 +184,9 @@ def _declaration(parameter: inspect.Parameter) -> tuple[Any, OptionInfo | Argume
     return (kinds[0] if is_union else annotation), info
 
 
-def _option(parameter: inspect.Parameter, info: OptionInfo) -> str:
-    first, *others = (info.default, *(info.param_decls or ()))
-    written = [text for text in (first, *others) if isinstance(text, str) and text[:1] == "-"]
+def option_name(parameter: inspect.Parameter) -> str:
+    """The first name of a parameter's option, as --class."""
+    info = _declaration(parameter)[1]
+    declared = () if info is None else (info.default, *(info.param_decls or ()))
+    written = [text for text in declared if isinstance(text, str) and text[:1] == "-"]
     return written[0] if written else f"--{parameter.name.replace('_', '-')}"

@@ -16,6 +16,7 @@ _REVERSE = "denoising"  # the film without an option
 _NAMES = {"forward": "forward", "training": "training", "interpolate": "interpolation"}
 _FRAMES, _PATH_FRAMES, _COLUMNS = 40, 64, 8  # by default: of a film, of one there and back, a strip
 _SECONDS, _HOLD, _PATH_HOLD = 4.0, 2.0, 0.5
+_FASTEST = 50  # frames per second
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class LengthOptions:
         ),
     ] = None
 
-    def given(self) -> list[str]:
-        """The options that a strip has no use for."""
+    def of_films(self) -> list[str]:
+        """The options given that a strip has no use for."""
         values = {"seconds": self.seconds, "fps": self.fps, "hold": self.hold, "format": self.kind}
         return [f"--{name}" for name, value in values.items() if value is not None]
 
@@ -185,7 +186,13 @@ class LengthOptions:
             seconds = frames / self.fps
         elif self.fps is not None:
             frames = max(2, round(seconds * self.fps))
-        return frames, seconds, hold
+        most = max(2, int(seconds * _FASTEST))
+        if self.frames is not None and frames > most:
+            raise UsageError(
+                f"--frames {frames} in {seconds:g} s are more than {_FASTEST} per second, which "
+                "viewers show at most"
+            )
+        return min(frames, most), seconds, hold
 
     def file(self, out: Path | None, folder: Path, shown: ShownOptions) -> Path:
         """The film's path: --out, or a name in this folder."""
@@ -200,3 +207,14 @@ class LengthOptions:
             why = "--strip is a PNG" if shown.strip else f"--format is {kind}"
             raise UsageError(f"--out {out} should end in .{kind}: {why}")
         return out
+
+    def notices(self, shown: ShownOptions, available: int, frames: int) -> list[str]:
+        """What is said where other frames are shown than was asked for."""
+        if self.frames is not None and not shown.is_way and available < self.frames:
+            return [f"--frames {self.frames} is more than there are: {available} are shown"]
+        if self.every is not None and not shown.strip and frames < available:
+            return [
+                f"{frames} of {available} frames are in the film: viewers show at most "
+                f"{_FASTEST} a second; --seconds {available / _FASTEST:g} has space for all"
+            ]
+        return []

@@ -53,6 +53,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
+def names_given(group: Any) -> set[str]:
+    """The options of a group that were given another value than their default, as --class."""
+    return {
+        arguments.option_name(parameter)
+        for parameter in _options_of(type(group))
+        if getattr(group, parameter.name) != parameter.default
+    }
+
+
 def _options_of(kind: type[Any]) -> list[inspect.Parameter]:
     hints = typing.get_type_hints(kind, include_extras=True)
     return [

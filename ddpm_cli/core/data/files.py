@@ -1,4 +1,4 @@
-"""Reading and writing image files. With colours.py and sheets.py it alone imports PIL.
+"""Reading and writing image files. With colours, films, palettes and sheets it alone imports PIL.
 
 An image is a uint8 array (C, H, W): 1 channel grey, 3 RGB, 4 RGBA.
 """
@@ -36,8 +36,6 @@ DECODER_VERSION = 2
 USUAL_PIXELS = 2 * 89_478_485  # the largest image that Pillow decodes by default
 
 _LISTED = 10  # unreadable files named in a message
-FRAMES_PER_SECOND = 50  # of a GIF, at most: viewers slow down where there are more
-_SHORTEST = 100 // FRAMES_PER_SECOND  # hundredths of a second that a frame is shown
 
 _RGB = Transform()
 _FILTER = Image.Resampling.BICUBIC  # of all resizing; Pillow widens it to shrink: antialiased
@@ -196,26 +194,6 @@ def text_of(data: bytes, name: str) -> dict[str, str]:
         raise UnreadableError(f"{name}: not a PNG, or damaged") from error
 
 
-def write_gif(path: Path, frames: Sequence[ImageArray], seconds: float, hold: float) -> int:
-    """Write frames (C, H, W) as a looping GIF of `seconds`, the last frame shown `hold` longer.
-
-    GIF counts hundredths of a second, so their rounding is spread over the frames. Where there are
-    more than FRAMES_PER_SECOND, some are left out, evenly.
-    Returns the number of frames in the file.
-    """
-    import imageio.v3 as imageio
-
-    total = max(_SHORTEST, round(100 * seconds))
-    shown = np.linspace(0, len(frames) - 1, min(len(frames), total // _SHORTEST)).round()
-    ends = np.round(np.arange(len(shown) + 1) * (total / len(shown))).astype(int)
-    durations = (10 * np.diff(ends)).tolist()  # in milliseconds, as Pillow takes them
-    durations[-1] += 10 * round(100 * hold)
-    images = [_rgb(frames[int(i)]) for i in shown]
-    content = imageio.imwrite("<bytes>", images, extension=".gif", duration=durations, loop=0)
-    write_bytes(path, content, durable=False)
-    return len(shown)
-
-
 @contextmanager
 def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
     """Open an image file for work with Pillow alone; `pixels`: whether they will be read.
@@ -357,9 +335,3 @@ def _fit(image: Image.Image, transform: Transform) -> Image.Image:
 def _interleaved(image: ImageArray) -> ImageArray:
     """(C, H, W) as (H, W) grey or (H, W, C)."""
     return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-
-
-def _rgb(image: ImageArray) -> ImageArray:
-    """(C, H, W) as (H, W, 3)."""
-    rgb = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
-    return rgb.transpose(1, 2, 0)

@@ -69,7 +69,7 @@ def assign(frames: Sequence[ImageArray], palette: Palette) -> list[NDArray[np.ui
 
 
 def _contrast(frame: ImageArray) -> NDArray[np.float32]:
-    """The standard deviation of the 3 x 3 pixels around each, the largest of the channels: (H, W)."""
+    """The standard deviation of the 3 x 3 pixels around each, of the largest channel."""
     from scipy.ndimage import uniform_filter
 
     pixels = frame.astype(np.float32)
@@ -81,10 +81,13 @@ def _contrast(frame: ImageArray) -> NDArray[np.float32]:
 def _packed(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Colours (…, 3) as one number each."""
     red, green, blue = np.moveaxis(pixels, -1, 0).astype(np.int32)
-    return (red << 16) | (green << 8) | blue
+    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
+    return packed
 
 
 def _sample(frame: ImageArray, count: int) -> NDArray[np.uint8]:
     """About `count` of a frame's pixels, evenly apart: (N, 3)."""
     pixels = frame.reshape(-1, 3)
-    return pixels[np.linspace(0, len(pixels) - 1, max(1, min(count, len(pixels)))).astype(int)]
+    places = np.linspace(0, len(pixels) - 1, max(1, min(count, len(pixels)))).astype(int)
+    sample: NDArray[np.uint8] = pixels[places]
+    return sample

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.data import files
+from ddpm_cli.core.data import files, films
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.readers import tree
 from ddpm_cli.core.data.transform import Transform
@@ -99,7 +99,7 @@ def save_figures(
         if x0 is not None and strip is not None and gif is not None:
             plots.strip(strip, [_noisy_images(x0, table, _STRIP_LENGTH) for table in tables])
             rows = [_noisy_images(x0, table, _FRAMES) for table in tables]
-            files.write_gif(gif, plots.frames(rows), seconds=4, hold=1)
+            films.write_gif(gif, plots.frames(rows), seconds=4, hold=1)
     return written
 
 

@@ -19,7 +19,7 @@ from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.sampling import grid
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
@@ -48,11 +48,21 @@ class Film:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def pauses(self) -> int:
+        """At how many states the film is held."""
+        return 2 if self.loops else 1
+
     def evenly(self, count: int) -> Film:
-        """The film with `count` states, at equal parts of all that changes in its pictures."""
-        both = [self.images] if self.beside is None else [self.images, self.beside]
-        differences = sum(films.changes(images) for images in both)
-        assert not isinstance(differences, int)
+        """The film with `count` states, at equal parts of all that changes in its pictures.
+
+        One that loops has been drawn so, and stays as it is.
+        """
+        if self.loops:
+            return self
+        differences = films.changes(self.images)
+        if self.beside is not None:
+            differences = differences + films.changes(self.beside)
         return self._only(films.evenly(differences, count))
 
     def _only(self, chosen: Sequence[int]) -> Film:
@@ -139,7 +149,7 @@ def forward(model: Model, images: InputImages, sampling: Sampling, seed: int) ->
     """
     transform, indices = Transform.of(model.config), range(len(images.names))
     x0 = to_unit(torch.from_numpy(np.stack([images.decode(i, transform) for i in indices])))
-    shape = tuple(x0.shape[1:])
+    shape = (model.config.network.channels, *model.config.network.size)
     noise = ImageNoise([seed + i for i in indices], shape, torch.device("cpu"))()
     sigmas = grid(model.denoiser.schedule, sampling).flip(0).tolist()
     states = [_pixels((x0 + sigma * noise) / (1 + sigma**2) ** 0.5) for sigma in sigmas]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from ddpm_cli.core.data import films
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.interpolation import NoiseBetween, Towards
 from ddpm_cli.core.diffusion.sampling import sample
-from ddpm_cli.core.generation import batching
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import batching, generate
 from ddpm_cli.core.generation.animation import Film
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.seeds import ImageNoise
 
 _FIRST = 4  # a quarter of the states is evenly apart, the others lie where most changes
 _FINEST = 8  # states are no nearer to each other than an eighth of the even distance
@@ -64,19 +64,17 @@ class Way:
 
     def _sampled(self, t: torch.Tensor, indices: tuple[int, ...]) -> NDArray[np.uint8]:
         """The image of each index at its share t of the way: (B, C, H, W)."""
-        model, network = self.model, self.model.config.network
-        seeds = [end.seeds(indices) for end in (self.start, self.end)]
-        shape = (network.channels, *network.size)
-        noise = NoiseBetween(*(ImageNoise(s, shape, model.device) for s in seeds), t)
-        condition = self.start.conditions.condition(seeds[0], model.device)
+        model, start, end = self.model, self.start, self.end
+        noises = [generate.image_noise(model, end, indices) for end in (self.start, self.end)]
+        noise = NoiseBetween(noises[0], noises[1], t)
+        condition = generate.condition_of(model, start, indices)
         towards = None
         if any(self._changes(index) for index in indices):
-            towards = Towards(self.end.conditions.condition(seeds[1], model.device), t)
+            towards = Towards(generate.condition_of(model, end, indices), t)
         x = None
         with devices.autocast(model.device, model.precision):
-            for step in sample(
-                model.denoiser, noise, condition, self.start.sampling, towards=towards
-            ):
+            steps = sample(model.denoiser, noise, condition, start.sampling, towards=towards)
+            for step in steps:
                 x = step.x
         assert x is not None
         return to_uint8(x).cpu().numpy()
@@ -84,6 +82,21 @@ class Way:
     def _changes(self, index: int) -> bool:
         """Whether the condition of an image changes on the way."""
         return self.start.label_and_prompt(index) != self.end.label_and_prompt(index)
+
+
+def between_classes(model: Model, request: GenerationRequest) -> Way:
+    """From the first class of a request for two to the second, with the same noise.
+
+    Raises UsageError where there are not two.
+    """
+    labels = request.conditions.labels
+    if len(labels) != 2 or request.conditions.count is not None:
+        raise UsageError("--morph takes two classes, each by its name or number")
+    ends = [
+        replace(request, conditions=replace(request.conditions, labels=(label,)))
+        for label in labels
+    ]
+    return Way(model, *ends)
 
 
 def _between(
