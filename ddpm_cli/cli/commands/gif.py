@@ -129,7 +129,7 @@ def gif(
             number = len(made)
         else:
             number = made.write(path, size and size[1], seconds, hold)
-    for notice in length.notices(shown, available, number):
+    for notice in length.notices(shown, available, seconds):
         reporter.say(notice)
     document = {
         "out": str(path),

@@ -208,13 +208,14 @@ class LengthOptions:
             raise UsageError(f"--out {out} should end in .{kind}: {why}")
         return out
 
-    def notices(self, shown: ShownOptions, available: int, frames: int) -> list[str]:
+    def notices(self, shown: ShownOptions, available: int, seconds: float) -> list[str]:
         """What is said where other frames are shown than was asked for."""
         if self.frames is not None and not shown.is_way and available < self.frames:
             return [f"--frames {self.frames} is more than there are: {available} are shown"]
-        if self.every is not None and not shown.strip and frames < available:
+        most = int(seconds * _FASTEST)
+        if self.every is not None and not shown.strip and most < available:
             return [
-                f"{frames} of {available} frames are in the film: viewers show at most "
+                f"{most} of {available} frames are in the film: viewers show at most "
                 f"{_FASTEST} a second; --seconds {available / _FASTEST:g} has space for all"
             ]
         return []

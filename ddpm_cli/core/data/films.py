@@ -92,7 +92,7 @@ def evenly(differences: NDArray[np.float64], count: int) -> list[int]:
 
 
 def write(path: Path, frames: Sequence[ImageArray], timing: Timing, factor: int = 1) -> int:
-    """Write frames (C, H, W) as a film that repeats, by the suffix of its name.
+    """Write frames (C, H, W) as a film that repeats, by the suffix of its name, else a GIF.
 
     factor: by which pixels are enlarged. Where there are more frames than the time allows, some are
     left out, evenly; equal ones in a row become one. Returns the number of frames in the file.
@@ -100,7 +100,8 @@ def write(path: Path, frames: Sequence[ImageArray], timing: Timing, factor: int 
     shown = np.linspace(0, len(frames) - 1, min(len(frames), timing.most())).round().astype(int)
     durations = timing.durations(len(shown))
     rgb = [_rgb(frames[i]) for i in shown]
-    writer = {".gif": _gif, ".webp": _webp, ".mp4": _mp4, ".png": _png}[path.suffix.lower()]
+    writers = {".webp": _webp, ".mp4": _mp4, ".png": _png}
+    writer = writers.get(path.suffix.lower(), _gif)
     count, content = writer(rgb, durations, factor)
     write_bytes(path, content, durable=False)
     return count

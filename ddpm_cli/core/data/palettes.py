@@ -14,7 +14,7 @@ SIZE = 256  # colours of a GIF, of which one stands for transparency
 _SAMPLE = 30_000  # pixels by which colours are chosen, of all frames and of the last one each
 _ROUNDS = 1  # of k-means after median cut
 _BITS = 6  # of a channel, by which the nearest colour is looked up
-_MASKED = 0.7  # of the contrast around a pixel: errors up to that are not seen
+_MASKED = 0.8  # of the contrast around a pixel: errors up to that are not seen
 
 Palette = NDArray[np.uint8]
 """Colours (K, 3), K at most SIZE - 1."""
@@ -63,7 +63,9 @@ def assign(frames: Sequence[ImageArray], palette: Palette) -> list[NDArray[np.ui
         new = table[(red << 2 * _BITS) | (green << _BITS) | blue]
         if 0 < number < len(frames) - 1:
             error = np.abs(palette[shown[-1]].astype(np.int16) - frame).max(axis=-1)
-            new = np.where(error <= _MASKED * _contrast(frame), shown[-1], new)
+            hidden = error <= _MASKED * _contrast(frame)
+            if not hidden.all():  # else the frame would show nothing of its own
+                new = np.where(hidden, shown[-1], new)
         shown.append(new)
     return shown
 

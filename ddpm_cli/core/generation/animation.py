@@ -33,6 +33,7 @@ _SIDE = {".gif": 400}  # pixels of a frame's shorter side, at least: GIFs of noi
 _OTHER_SIDE = 512
 _CELL = 128  # pixels of an image in a strip, at least
 _LARGEST_CELL = 320
+_GAP = 4  # pixels between images of a strip
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Film:
         columns: of the grid of images; None: near square. Returns the number of frames.
         """
         order = [*range(len(self)), *(range(len(self) - 2, 0, -1) if self.loops else ())]
-        pauses = {len(self) - 1: hold} | ({0: hold} if self.loops else {})
+        pauses = {0: hold, len(self) - 1: hold} if self.loops else {-1: hold}
         grids = {i: self._frame(i, columns) for i in range(len(self))}
         shorter = min(grids[0].shape[1:])
         factor = max(1, -(-_SIDE.get(path.suffix.lower(), _OTHER_SIDE) // shorter))
@@ -101,15 +102,14 @@ class Film:
             other = [_smaller(self.beside[:, n]) for n in range(len(rows))]
             rows = [row for pair in zip(rows, other, strict=True) for row in pair]
         width = _CELL * len(self)
-        named = sheets.sheet(rows[-1], len(self), sheets.Words(captions=self.names), width=width)
+        named = sheets.sheet(
+            rows[-1], len(self), sheets.Words(captions=self.names), gap=_GAP, width=width
+        )
         parts = [named]
         if len(rows) > 1:
-            above = sheets.sheet(np.concatenate(rows[:-1]), len(self), width=width)
+            above = sheets.sheet(np.concatenate(rows[:-1]), len(self), gap=_GAP, width=width)
             parts = [above[:, :-_GAP], named]
         files.write_png(path, np.concatenate(parts, axis=1))
-
-
-_GAP = 4  # pixels between the images of a sheet
 
 
 def check(path: Path, show: str) -> None:
@@ -121,25 +121,26 @@ def check(path: Path, show: str) -> None:
 def denoising(
     model: Model, request: GenerationRequest, show: str, every: int, reporter: Reporter
 ) -> Film:
-    """Sample the request's images: the states after each `every` steps and after the last.
+    """Sample the request's images: their states before each `every` steps, and the last.
 
     The noisy state is shown in DDPM's scale, x / sqrt(1 + sigma^2), which preserves the variance.
-    show: xt, x0 (what the model sees in the state before the step) or both.
+    show: xt, x0 (D of the state, thresholded and guided) or both.
     """
-    indices = range(request.count)
-    start = generate.image_noise(model, request, indices)()
-    sigmas = grid(model.denoiser.schedule, request.sampling).tolist()
-    noisy, clean, names = [_pixels(start)], [_pixels(start)], [_level(sigmas[0])]
+    indices, last = range(request.count), request.sampling.steps - 1
+    x, sigma = generate.image_noise(model, request, indices)(), 0.0
+    noisy, clean, names = [_pixels(x)], [], []
     steps = generate.sample_steps(model, request, indices)
     with devices.enough_memory("use a smaller -n"):
         for step in track(steps, reporter, "sampling", request.sampling.steps, "steps"):
-            if (step.index + 1) % every == 0 or step.index + 1 == request.sampling.steps:
-                noisy.append(_pixels(step.x / (1 + step.sigma_next**2) ** 0.5))
+            if step.index % every == 0:
                 clean.append(_pixels(step.x0))
-                names.append(_level(step.sigma if show == "x0" else step.sigma_next))
-    if show == "x0":
-        return Film(np.stack(clean[1:]), tuple(names[1:]))
-    return Film(np.stack(noisy), tuple(names), np.stack(clean) if show == "both" else None)
+                names.append(_level(step.sigma))
+            if (step.index + 1) % every == 0 or step.index == last:
+                noisy.append(_pixels(step.x / (1 + step.sigma_next**2) ** 0.5))
+            x, sigma = step.x, step.sigma_next
+    clean, names = [*clean, _pixels(x)], [*names, _level(sigma)]
+    shown = np.stack(clean if show == "x0" else noisy)
+    return Film(shown, tuple(names), np.stack(clean) if show == "both" else None)
 
 
 def forward(model: Model, images: InputImages, sampling: Sampling, seed: int) -> Film:
