@@ -116,7 +116,7 @@ def gif(
                 wanted = replace(wanted, classes=shown.morph)
             what = first, wanted, sampling.sampling, reporter
             few = _FEW if shown.strip or shown.is_way else generate.DEFAULT_COUNT
-            images = given.resolve(model, count, *what)
+            images = given.resolve(model, count, *what, mask=None)
             request = generate.resolve_request(model, count, *what, few, images)
             plan = _sampled(model, request, shown, length.every or 1, reporter)
     name = length.file(out, plan.folder, shown)
