@@ -158,6 +158,8 @@ def sample(
         written = output.write(
             place, at_once, reporter, part=part, overwrite=overwrite, compiled=compiled
         )
+    for finding in written.findings:
+        reporter.say(finding.text)
     console.result(*_told(place, part, written), json)
 
 
@@ -180,6 +182,7 @@ def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, A
         "seconds": round(written.seconds, 3),
         "images_per_second": round(rate, 3) if drawn else None,
         "calls_per_second": round(rate * nfe, 3) if drawn else None,
+        "findings": [finding.document() for finding in written.findings],
         "grid": None if place.grid is None else str(place.grid),
         **settings_of(model, request),
         "provenance": provenance.gather(model.device),

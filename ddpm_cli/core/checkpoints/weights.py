@@ -26,11 +26,21 @@ class Weights(NamedTuple):
     config: RunConfig
     images: int  # images seen in training
     sha256: str  # of the file
+    statistics: Any = None  # of the training images, as JSON values; None in older files
 
 
-def save(path: Path, state: dict[str, Tensor], config: RunConfig, images: int) -> None:
-    """Write a weights file, atomically."""
+class _Description(NamedTuple):
+    config: RunConfig
+    images: int
+    statistics: Any
+
+
+def save(
+    path: Path, state: dict[str, Tensor], config: RunConfig, images: int, statistics: Any = None
+) -> None:
+    """Write a weights file, atomically. statistics: of the training images, as JSON values."""
     document = {"config": to_dict(config), "images": images}
+    document |= {} if statistics is None else {"statistics": statistics}
     tensors.write(path, state, _KEY, tensors.as_text(document))
 
 
@@ -41,7 +51,7 @@ def describe(path: Path) -> RunConfig:
     """
     if _is_pytorch(path):
         return _config_of_snapshot(path, snapshots.read_config(path))
-    return _read(path, tensors.describe(path))[0]
+    return _read(path, tensors.describe(path)).config
 
 
 def load(path: Path) -> Weights:
@@ -52,15 +62,17 @@ def load(path: Path) -> Weights:
     if _is_pytorch(path):
         return _load_snapshot(path)
     file = tensors.read(path)
-    config, images = _read(path, file.metadata)
+    described = _read(path, file.metadata)
     state = {tensors.current_name(name): tensor for name, tensor in file.tensors.items()}
-    return _built(path, config, state, images)
+    return _built(path, described, state)
 
 
-def _built(path: Path, config: RunConfig, state: dict[str, Tensor], images: int) -> Weights:
-    network = UNet(config.network)
+def _built(path: Path, described: _Description, state: dict[str, Tensor]) -> Weights:
+    network = UNet(described.config.network)
     tensors.fill(network, state, path)
-    return Weights(network.eval(), config, images, sha256_of(path))
+    return Weights(
+        network.eval(), described.config, described.images, sha256_of(path), described.statistics
+    )
 
 
 def _is_pytorch(path: Path) -> bool:
@@ -72,7 +84,10 @@ def _load_snapshot(path: Path) -> Weights:
     snapshot = snapshots.read(path)
     config = _config_of_snapshot(path, snapshot.get("config"))
     tensors.check_finite(snapshot["average"], path)
-    return _built(path, config, snapshot["average"], snapshot["progress"]["images"])
+    run = run_of_snapshot(path)
+    statistics = None if run is None else run.read_statistics()
+    described = _Description(config, snapshot["progress"]["images"], statistics)
+    return _built(path, described, snapshot["average"])
 
 
 def _config_of_snapshot(path: Path, document: Any) -> RunConfig:
@@ -88,8 +103,8 @@ def _config_of_snapshot(path: Path, document: Any) -> RunConfig:
     return run.read_config()
 
 
-def _read(path: Path, metadata: dict[str, str]) -> tuple[RunConfig, int]:
-    """The config, and the images seen in training, of a weights file."""
+def _read(path: Path, metadata: dict[str, str]) -> _Description:
+    """What a weights file says of itself."""
     if _KEY not in metadata:
         raise DdpmError(
             f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled; "
@@ -98,4 +113,5 @@ def _read(path: Path, metadata: dict[str, str]) -> tuple[RunConfig, int]:
     document = tensors.document(path, metadata[_KEY])
     if not isinstance(document, dict) or not {"config", "images"} <= document.keys():
         raise DdpmError(f"{path} holds a damaged config: it should name config and images")
-    return from_dict(RunConfig, document["config"], f"the config in {path}"), document["images"]
+    config = from_dict(RunConfig, document["config"], f"the config in {path}")
+    return _Description(config, document["images"], document.get("statistics"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ class Model(NamedTuple):
     sha256: str  # of the file
     device: torch.device
     precision: torch.dtype  # of autocast
+    statistics: Any = None  # of the training images, as JSON values
 
     @property
     def folder(self) -> Path:
@@ -51,7 +52,16 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
     network = loaded.network.to(device).to(memory_format=torch.channels_last)
     diffusion = loaded.config.diffusion
     denoiser = Denoiser(network, schedules.from_config(diffusion), diffusion.parameterisation)
-    return Model(path, denoiser, loaded.config, loaded.images, loaded.sha256, device, precision)
+    return Model(
+        path,
+        denoiser,
+        loaded.config,
+        loaded.images,
+        loaded.sha256,
+        device,
+        precision,
+        loaded.statistics,
+    )
 
 
 def check_sampling(model: Model, sampling: Sampling) -> None:

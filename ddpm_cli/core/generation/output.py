@@ -18,6 +18,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import archive
 from ddpm_cli.core.generation.archive import ImageArchive
 from ddpm_cli.core.generation.arrangement import DEFAULT, GridLayout
+from ddpm_cli.core.generation.findings import Finding, Look
 from ddpm_cli.core.generation.folder import ImageFolder
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
@@ -173,6 +174,7 @@ class Written(NamedTuple):
     images: int  # by all processes, without those that were there
     missing: int  # images of the request that other parts have not written yet
     seconds: float  # that sampling and writing them took
+    findings: list[Finding]  # what is odd about them
 
 
 def write(
@@ -203,7 +205,9 @@ def write(
     missing = distributed.broadcast_from_rank0(prepared)
     own = missing[distributed.shard(len(missing))]
     started = time.monotonic()
-    _write_images(output, sample_batches(output.model, request, own, batch, reporter, compiled))
+    look = Look(output.model, request)
+    batches = sample_batches(output.model, request, own, batch, reporter, compiled)
+    _write_images(output, look.watch(batches))
     distributed.barrier()
     seconds = time.monotonic() - started
 
@@ -214,7 +218,8 @@ def write(
                 output.finish(reporter)
         return left
 
-    return Written(len(missing), distributed.broadcast_from_rank0(finished), seconds)
+    left = distributed.broadcast_from_rank0(finished)
+    return Written(len(missing), left, seconds, look.findings())
 
 
 def _write_images(

@@ -19,6 +19,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation.findings import Look
 from ddpm_cli.core.generation.generate import resolve_request, sample_batches
 from ddpm_cli.core.generation.given import GivenRequest, check_given
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
@@ -80,7 +81,8 @@ class TrainedModel:
         default: all classes in turn, or captions of the training. given: of a model that is
         conditioned on an image, the image or images, in turn: a path, or arrays (H, W) or
         (H, W, C) uint8; mask, degrade and given_noise as the options of ddpm sample. batch: images
-        at a time, default: as many as fit into memory.
+        at a time, default: as many as fit into memory. What is odd about the images is
+        reported.
         settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
         or DdpmError where the model cannot do that.
         """
@@ -95,8 +97,12 @@ class TrainedModel:
             self.reporter,
             given=images,
         )
-        batches = sample_batches(self.model, request, range(request.count), batch, self.reporter)
-        return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
+        every, look = range(request.count), Look(self.model, request)
+        batches = sample_batches(self.model, request, every, batch, self.reporter)
+        drawn = np.concatenate([images for _, images in look.watch(batches)])
+        for finding in look.findings():
+            self.reporter.say(finding.text)
+        return drawn.transpose(0, 2, 3, 1)
 
     def denoise(
         self,

@@ -86,6 +86,11 @@ class RunDirectory:
         """The loss curve."""
         return self.path / "loss.png"
 
+    @property
+    def statistics(self) -> Path:
+        """What the training images look like, in numbers."""
+        return self.path / "statistics.json"
+
     def preview(self, images: int) -> Path:
         """The preview grid sampled after training on `images` images."""
         return self.path / "samples" / f"{images:09d}.png"
@@ -101,6 +106,13 @@ class RunDirectory:
     def read_config(self) -> RunConfig:
         """Read config.json."""
         return read_config(self.config)
+
+    def read_statistics(self) -> Any:
+        """The statistics of the training images as JSON values; None without any."""
+        try:
+            return read_json(self.statistics)
+        except (OSError, ValueError):
+            return None
 
     def rows(self) -> list[Row]:
         """The complete rows of metrics.jsonl."""

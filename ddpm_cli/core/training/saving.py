@@ -121,7 +121,7 @@ class Saver:
         what = "a snapshot and the weights" if snapshot else "the best weights"
         check_free_space(run.path, needed, what, "free some space")
         for file in files:
-            weights.save(file, state["average"], config, images)
+            weights.save(file, state["average"], config, images, run.read_statistics())
         if not snapshot:
             return
         # Last: a snapshot implies that its weights are there.

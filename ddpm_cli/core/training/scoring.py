@@ -149,7 +149,8 @@ class TrainingScorer:
             plots.score_curve(self.run.path / _CURVE, self._comparable())
         if best is not None:
             file = self.run.path / f"best-{self.label}.safetensors"
-            weights.save(file, best.state_dict(), self.config, images)
+            statistics = self.run.read_statistics()
+            weights.save(file, best.state_dict(), self.config, images, statistics)
 
     def _comparable(self) -> list[dict[str, Any]]:
         """Scores of as many images, in the features of the same weights."""

@@ -26,7 +26,7 @@ from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, wor
 from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import initial_weights, resuming
+from ddpm_cli.core.training import appearance, initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
@@ -166,6 +166,9 @@ def _train(
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
         distributed.broadcast_from_rank0(lambda: _open_log(run, record, reporter))
+        distributed.broadcast_from_rank0(
+            lambda: appearance.write_statistics(run, training, config, reporter)
+        )
         finished = BudgetTracker(config, len(training), state.progress).is_over
         if finished:
             reporter.say(
@@ -280,7 +283,8 @@ def _summary(
 def _write_missing_weights(run: RunDirectory, config: RunConfig, state: TrainingState) -> None:
     """A run that began with another's last snapshot has no weights yet."""
     if not run.weights.exists():
-        weights.save(run.weights, state.average.state_dict(), config, state.progress.images)
+        average, seen = state.average.state_dict(), state.progress.images
+        weights.save(run.weights, average, config, seen, run.read_statistics())
 
 
 def _origin(
