@@ -164,7 +164,10 @@ class Comparison:
         return error * max(_CHANCE / 2, _CHANCE + sign * skew * (_CHANCE**2 - 1) / 6)
 
     def _alike(self) -> Oddity | None:
-        """The sum of squares about the mean, of the value that training images would have."""
+        """The sum of squares about the mean, of the value that training images would have.
+
+        With as little contrast as these images: pale images are not alike for that.
+        """
         count, counts = self.drawn.images, self.drawn.counts
         if count < _FEWEST:
             return None
@@ -174,8 +177,15 @@ class Comparison:
         between = ((centres - thumbnails(self._mean)) ** 2).sum(axis=1)
         expected = float(counts @ within) * (1 - 1 / count) + float(counts @ between)
         limit = min(_ALIKE, _ALIKE * count / 16) if self.kinds is None else _ALIKE / 4
+        expected *= self._paleness
         ratio = max(0.0, own) / expected if expected else 1.0
         return Oddity("alike", math.sqrt(ratio), 1.0) if ratio < limit else None
+
+    @property
+    def _paleness(self) -> float:
+        """The square of the contrast, of the training's; 1 at most."""
+        samples = float(self.drawn.mean[SCALARS.index("contrast")])
+        return min(1.0, samples / max(self._expected("contrast"), 1e-9)) ** 2
 
     def _colours(self) -> Oddity | None:
         """The distance of the histograms of a channel, the mean of the cumulative ones'."""

@@ -34,15 +34,20 @@ def write_statistics(
 def statistics(images: DecodedImages, config: RunConfig) -> ImageStatistics:
     """The appearance of the images, or of some at random where they are many."""
     network = config.network
+    classes = 0 if network.multi_label else len(network.classes)
+    return ImageStatistics.of(_batches(images, chosen(images, config)), classes)
+
+
+def chosen(images: DecodedImages, config: RunConfig) -> NDArray[np.int64]:
+    """The images that are looked at."""
+    network = config.network
     values = network.channels * network.size[0] * network.size[1]
     streamed = isinstance(images.pixels, StreamedPixels)
     most = min(_MOST_STREAMED if streamed else _MOST, max(_FEWEST, _VALUES // values))
-    indices = np.arange(len(images))
-    if most < len(images):
-        random = np.random.default_rng(0)
-        indices = np.sort(random.choice(len(images), most, replace=False, shuffle=False))
-    classes = 0 if network.multi_label else len(network.classes)
-    return ImageStatistics.of(_batches(images, indices), classes)
+    if most >= len(images):
+        return np.arange(len(images))
+    random = np.random.default_rng(0)
+    return np.sort(random.choice(len(images), most, replace=False, shuffle=False))
 
 
 def _batches(
