@@ -77,7 +77,7 @@ class Comparison:
     def oddities(self) -> list[Oddity]:
         """What differs by more than chance and visibly, the plainest first."""
         flat = self._above("flat", 0.03)
-        if flat is not None:
+        if flat is not None and flat.samples > 0.5:
             return [flat]
         brightness = self._spread("brightness")
         visible = min(0.15, max(0.04, 0.75 * brightness))
@@ -90,6 +90,7 @@ class Comparison:
             self._above("brightness", visible, "bright"),
             self._below("contrast", 0.35 * contrast, "low contrast"),
             self._above("contrast", 0.5 * contrast, "high contrast"),
+            flat,
         ]
         present = [oddity for oddity in found if oddity is not None]
         apart = None if present else self._colours()
