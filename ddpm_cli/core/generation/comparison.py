@@ -85,7 +85,7 @@ class Comparison:
         found = [
             self._alike(),
             self._above("noise", max(0.02, 0.5 * self._expected("noise"))),
-            self._above("saturated", 0.2),
+            self._above("saturated", 0.08 * (1 + 4 / self.drawn.images)),
             self._below("brightness", visible, "dark"),
             self._above("brightness", visible, "bright"),
             self._below("contrast", 0.35 * contrast, "low contrast"),

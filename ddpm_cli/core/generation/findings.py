@@ -85,13 +85,16 @@ class Look:
         if not counts.sum():
             return []
         found: list[Finding] = []
+        poor = False  # without an option that would help
         if self._references:
             drawn = Drawn(counts, sums[1:], float(sums[0]))
             comparison = Comparison(self._references, drawn, self._kinds)
-            oddities = comparison.oddities()[:_MOST]
-            found = [self._finding(oddity, comparison) for oddity in oddities]
-        images, config = self._model.images, self._model.config
-        training = remedies.of_training(config, images, poor=bool(found))
+            for oddity in comparison.oddities()[:_MOST]:
+                text = _in_words(oddity, comparison, self._model.config.network.channels)
+                advice = remedies.of_images(oddity.name, self._request.sampling)
+                poor = poor or not advice
+                found.append(Finding(oddity.name, f"{text} {advice}".strip(), *oddity[1:]))
+        training = remedies.of_training(self._model.config, self._model.images, poor=poor)
         return found if training is None else [*found, Finding(*training)]
 
     @property
@@ -105,11 +108,6 @@ class Look:
         if conditions.prompts and conditions.prompts != recorded:
             return 1  # of whatever kind was asked for
         return len(set(conditions.prompts or conditions.labels)) or None
-
-    def _finding(self, oddity: Oddity, comparison: Comparison) -> Finding:
-        text = _in_words(oddity, comparison, self._model.config.network.channels)
-        advice = remedies.of_images(oddity.name, self._request.sampling)
-        return Finding(oddity.name, " ".join(filter(None, (text, advice))), *oddity[1:])
 
 
 def _references(
@@ -142,7 +140,7 @@ def _in_words(oddity: Oddity, comparison: Comparison, channels: int) -> str:
         of = {1: "The sample is", flat: f"All {count:,} samples are"}.get(
             count, f"{flat:,} of {count:,} samples {'is' if flat == 1 else 'are'}"
         )
-        return f"{of} nearly one colour (of training images {100 * training:.1g} %)."
+        return f"{of} nearly one colour (of the training images {100 * training:.1g} %)."
     if name == "alike":
         return (
             f"The {count:,} samples are all alike: they differ from each other by "

@@ -51,7 +51,7 @@ def _is_late(sampling: Sampling) -> bool:
 def of_training(config: RunConfig, images: int, *, poor: bool) -> tuple[str, str] | None:
     """A name and a line where the training is too short for good images; None where it is not.
 
-    poor: whether something is odd about the images, which more training is likely to mend.
+    poor: whether something is odd about the images that no option of sampling is likely to mend.
     """
     if not images or config.origin is not None:  # trained elsewhere, before
         return None
@@ -65,7 +65,7 @@ def of_training(config: RunConfig, images: int, *, poor: bool) -> tuple[str, str
     if images < _FEW:
         return "few images", f"{seen}, which is few: train on before judging the samples."
     if poor and images < _MORE:
-        return "few images", f"{seen}: more training may help most."
+        return "few images", f"{seen}: more training may help."
     return None
 
 
