@@ -150,6 +150,15 @@ def test_without_statistics_nothing_is_compared() -> None:
     assert told({"all": {}}, FAULTS["dark"](drawn(16, 9))) == []
 
 
+def test_images_that_begin_at_others_are_not_compared(statistics: Any) -> None:
+    images = FAULTS["dark"](drawn(16, 9))
+    request = GenerationRequest(16, 0, ConditionPlan((0,)), Sampling(50))
+    for begun in (request, replace(request, init=object())):  # type: ignore[arg-type]
+        look = Look(model(statistics), begun)
+        look.add(range(16), images)
+        assert bool(look.findings()) == (begun is request)
+
+
 def test_watching_passes_on_what_it_looks_at(statistics: Any) -> None:
     images = FAULTS["dark"](drawn(20, 10))
     request = GenerationRequest(20, 0, ConditionPlan((0,)), Sampling(50))

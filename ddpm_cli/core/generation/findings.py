@@ -117,7 +117,7 @@ def _references(
 
     Prompts, combinations of classes and classes of few images have none of their own.
     """
-    if statistics is None:
+    if statistics is None or request.init is not None:  # which has the look of what it begins at
         return (), {}
     labels = list(dict.fromkeys(request.conditions.labels))
     if request.sampling.guidance == 0 or request.conditions.prompts or request.given is not None:
