@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ddpm_cli
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
@@ -16,8 +17,9 @@ from ddpm_cli.core.data.decoded import DecodedImages, Pairs
 from ddpm_cli.core.data.given import with_settings
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.training.batches import Batches
-from tests.support.cli import Result
+from tests.support.cli import TINY, Result
 
 
 def batches(data: dict[str, object], images: DecodedImages) -> Batches:
@@ -74,6 +76,29 @@ def test_masks_and_noise_are_functions_of_seed_and_step() -> None:
             deviation = first.condition.given_noise
             assert deviation is not None
             assert 0 <= float(deviation.min()) < float(deviation.max()) <= 0.2
+
+
+def test_ranks_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two processes draw of a batch is what one draws."""
+    for given in ("mask", "lowres:2"):
+        shards = []
+        for part in (slice(0, 6), slice(0, 3), slice(3, 6)):
+            monkeypatch.setattr(distributed, "shard", lambda _, part=part: part)
+            made = batches({"given": given}, some_images())
+            shards.append(made.draw(6, None).condition.given)
+            made.close()
+        whole, *parts = (shard for shard in shards if shard is not None)
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_a_library_trains_on_arrays(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    parts = {name: TINY[name] for name in ("network", "diffusion", "optimiser")}
+    settings = parts | {"data": {"given": "grey"}, "budget": {"images": 8}}
+    config = ddpm_cli.config("small", preview=0, **settings)
+    model = ddpm_cli.train(config, images, out=tmp_path / "run")
+    assert model.config.network.given_channels == 1
+    assert model.sample(given=images[:2], steps=1).shape == (2, 8, 8, 3)
 
 
 def test_a_training_resumes_bit_for_bit_and_keeps_its_images(
