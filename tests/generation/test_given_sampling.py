@@ -21,7 +21,7 @@ from tests.support.cli import TINY, Result
 
 def model(path: Path, given: str, size: int = 8, **network: object) -> Path:
     """A weights file of a network with random weights, whose outputs are not zero."""
-    config = updated(RunConfig(), TINY)
+    config = updated(RunConfig(), TINY | {"diffusion": {"timesteps": 20}})
     config = updated(
         config, {"network": {"size": [size, size], **network}, "data": {"given": given}}
     )
@@ -37,7 +37,8 @@ def model(path: Path, given: str, size: int = 8, **network: object) -> Path:
 def pngs(folder: Path) -> dict[str, NDArray[np.uint8]]:
     return {
         path.name: files.decode(path.read_bytes(), path.name)
-        for path in sorted(folder.glob("0*.png"))
+        for path in sorted(folder.glob("*.png"))
+        if path.name != "grid.png"
     }
 
 
@@ -66,8 +67,17 @@ def test_images_in_turn_whatever_the_batch(
             if name in others:
                 assert np.abs(image.astype(int) - others[name]).max() <= 1
     lines = (tmp_path / "by-1" / "manifest.jsonl").read_text().splitlines()
-    names = [json.loads(line)["given"] for line in lines]
-    assert names == ["a.png", "b.png", "c.png", "a.png", "b.png"]
+    entries = [json.loads(line) for line in lines]
+    assert [entry["given"] for entry in entries] == ["a.png", "b.png", "c.png", "a.png", "b.png"]
+    written = ["a.png", "b.png", "c.png", "a-2.png", "b-2.png"]
+    assert [entry["file"] for entry in entries] == written
+    again = ("--like", tmp_path / "by-1" / "b-2.png", "--out", tmp_path / "again")
+    assert ddpm("sample", run, *again).code == 2  # the image is needed
+    assert ddpm("sample", run, *again, "--given", small_images).code == 0
+    assert np.array_equal(pngs(tmp_path / "again")["b.png"], found[0]["b-2.png"])
+    (small_images / "b.png").unlink()
+    gone = ddpm("sample", run, "--given", small_images, *again, "--overwrite")
+    assert gone.code == 1 and "b.png" in gone.err
     other = ("--given", small_images / "a.png", "--steps", 2, "--out", tmp_path / "by-1")
     refused = ddpm("sample", run, *other)
     assert refused.code == 1 and "other files" in refused.err
@@ -108,6 +118,7 @@ def test_masks(ddpm: Callable[..., Result], tmp_path: Path) -> None:
     found = [loaded.sample(given=given, mask=mask, steps=2) for given in (image, hidden)]
     assert np.array_equal(*found)
     assert not np.array_equal(found[0], loaded.sample(given=image, mask=255 - mask, steps=2))
+    assert (found[0][0][mask == 0] == 90).all() and (found[0][0][mask > 0] != 90).any()
     files.write_png(tmp_path / "image.png", image.transpose(2, 0, 1))
     refused = ddpm("sample", run, "--given", tmp_path / "image.png")
     assert refused.code == 2 and "--mask" in refused.err
@@ -132,6 +143,9 @@ def test_a_cascade_is_the_two_models_one_after_the_other(
     assert len(both) == 3
     for name, image in both.items():
         assert np.abs(image.astype(int) - chained[name]).max() <= 1
+    like = ("--like", tmp_path / "both" / "000002.png", "--out", tmp_path / "like")
+    assert ddpm("sample", big, *like).code == 0
+    assert np.array_equal(pngs(tmp_path / "like")["000000.png"], both["000002.png"])
     other = model(tmp_path / "other.safetensors", "", 4, classes=["dog", "cat"])
     refused = ddpm("sample", big, "--cascade", other, "-n", 1)
     assert refused.code == 1 and "other classes" in refused.err
@@ -171,7 +185,19 @@ def test_what_cannot_be_met_is_said(
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_and_likelihood_take_what_is_given_from_data(
+def test_likelihood_is_of_images_whose_given_one_is_known(
+    ddpm: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    for given in ("mask", "lowres:2"):
+        run = model(tmp_path / f"{given}.safetensors", given)
+        results = [
+            ddpm("nll", run, "--data", photos, "-n", 3, "--batch", batch, "--json").json()
+            for batch in (1, 3)
+        ]
+        assert results[0]["total"] == pytest.approx(results[1]["total"], rel=1e-5)
+
+
+def test_scores_take_what_is_given_from_data(
     ddpm: Callable[..., Result],
     train_tiny: Callable[..., Result],
     quick_scores: None,
@@ -183,10 +209,8 @@ def test_scores_and_likelihood_take_what_is_given_from_data(
     scores = ("--fid-every", 32, "--fid-n", 8, "--fid-features", trained)
     result = train_tiny("--given", "mask", "--out", run, "--images", 32, *scores)
     assert result.code == 0, result.err
-    fid = ddpm("fid", photos, run, "-n", 12, *local, "--metrics", "fid")
-    assert fid.code == 0 and "is given images made of" in fid.err
-    assert ddpm("fid", photos, run, "-n", 12, *local, "--given", photos).code == 0
-    nll = ddpm("nll", run, "-n", 2, "--json")
-    assert nll.code == 0 and nll.json()["total"] > 0
+    for given in ((), ("--given", photos)):
+        fid = ddpm("fid", photos, run, "-n", 12, *local, "--metrics", "fid", *given)
+        assert fid.code == 0 and "is given images made of" in fid.err
     refused = ddpm("convert", run, "--to", "diffusers", "--out", tmp_path / "export")
     assert refused.code == 1 and "given" in refused.err

@@ -145,7 +145,9 @@ def sample(
                 model,
                 how_many,
                 *what,
-                given=given.resolve(model, how_many, *what, mask=initial.mask_of_given),
+                given=given.resolve(
+                    model, how_many, *what, mask=initial.mask_of_given, recorded=wanted.given
+                ),
                 initial=begin,
             )
         for notice in (*wanted.notices(model), *generate.notices(model, request)):

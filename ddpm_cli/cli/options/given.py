@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,16 +70,38 @@ class GivenOptions:
         sampling: Sampling,
         reporter: Reporter,
         mask: str | None,
+        recorded: Mapping[str, Any],
     ) -> Given | None:
-        """The images for a model; None without any."""
+        """The images for a model; None without any.
+
+        recorded: of the image to draw again, which image it was given, and how.
+        """
         from ddpm_cli.core.generation import cascade
         from ddpm_cli.core.generation.given import GivenRequest
 
-        if self.cascade is None:
-            request = GivenRequest(self.given, mask, self.degrade, self.given_noise)
-            return request.resolve(model, reporter)
-        if self.given is not None or self.degrade or mask is not None:
+        options, name = self._again(recorded), recorded.get("given")
+        if options.cascade is None:
+            request = GivenRequest(options.given, mask, options.degrade, options.given_noise)
+            given = request.resolve(model, reporter)
+            return given if given is None or name is None else given.only(name)
+        if options.given is not None or options.degrade or mask is not None:
             raise UsageError("--cascade samples the images that --given would name: give one")
         return cascade.given_by(
-            self.cascade, model, count, seed, conditions, sampling, self.given_noise, reporter
+            options.cascade, model, count, seed, conditions, sampling, options.given_noise, reporter
         )
+
+    def _again(self, recorded: Mapping[str, Any]) -> GivenOptions:
+        """The options with those of an image to draw again that are not given."""
+        if self.given is None and self.cascade is None:
+            if "given" in recorded:
+                raise UsageError(
+                    f"--like: that image was given {recorded['given']}: say where it is by --given"
+                )
+            if "cascade" in recorded:
+                return replace(self, cascade=Path(recorded["cascade"]))._noise_of(recorded)
+        degrade = self.degrade or bool(recorded.get("degrade"))
+        return replace(self, degrade=degrade)._noise_of(recorded)
+
+    def _noise_of(self, recorded: Mapping[str, Any]) -> GivenOptions:
+        chosen = recorded.get("given_noise") if self.given_noise is None else self.given_noise
+        return replace(self, given_noise=chosen)

@@ -61,7 +61,7 @@ def given_by(
         return to_uint8(x if x.shape[2:] == size else given_images.resized(x, size)).cpu()
 
     used = model.config.data.given_level / 2 if deviation is None else deviation
-    record = {"given": str(small.path), "given_sha256": small.sha256, "given_noise": used}
+    record = {"cascade": str(small.path), "cascade_sha256": small.sha256, "given_noise": used}
     return Given(model, pixels, deviation=used, count=request.count, record=record)
 
 

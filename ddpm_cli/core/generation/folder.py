@@ -79,12 +79,12 @@ class ImageFolder:
         settings = record.settings_of(self.model, self.request) | {"n": self.request.count}
         settings["provenance"] = provenance.gather(self.model.device)
         write_json(folder / record.SETTINGS, settings, durable=False)
-        if self.request.init is not None:
+        if self.request.inputs:
             self._write_manifest()  # so that it is known which files are of this folder
 
     def missing(self, indices: Sequence[int]) -> list[int]:
         """Those of these images without a file; a power cut may have left empty ones."""
-        if self.request.init is not None:  # whose names may have folders in them
+        if self.request.inputs:  # whose names may have folders in them
             return [index for index in indices if not is_written(self._file(index))]
         with os.scandir(self.path) as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
@@ -155,7 +155,7 @@ class ImageFolder:
 
     def _has_more(self) -> bool:
         """Whether there are images of an index that is not requested."""
-        if self.request.init is not None:
+        if self.request.inputs:
             return (self.recorded_count() or 0) > self.request.count
         return any(int(path.stem) >= self.request.count for path in self._images())
 

@@ -18,6 +18,7 @@ from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest,
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.input_images import output_names
 from ddpm_cli.core.data.pixels import to_uint8
+from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.sampling import grid, sample, visited
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -56,11 +57,18 @@ class GenerationRequest:
         """The class label and the prompt of image `index`."""
         return self.conditions.label(self.seed + index), self.conditions.prompt(self.seed + index)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the images that are begun at, or else given; none of a cascade's."""
+        if self.init is not None:
+            return self.init.images.names
+        return () if self.given is None else self.given.names
+
     @cached_property
     def file_names(self) -> tuple[str, ...]:
-        """The name of each image's file: 000000.png and up, or that of the image it begins at."""
-        if self.init is not None:
-            return output_names(self.init.images.names, self.count)
+        """The name of each image's file: 000000.png and up, or that of the image it is made of."""
+        if self.inputs:
+            return output_names(self.inputs, self.count)
         return tuple(f"{index:06d}.png" for index in range(self.count))
 
     def seeds(self, indices: Sequence[int]) -> list[int]:
@@ -212,8 +220,15 @@ def sample_steps(
     condition = condition_of(model, request, indices)
     with devices.autocast(model.device, model.precision):
         noise = image_noise(model, request, indices)
-        edit = None if request.init is None else request.init.edit(indices, model.device)
+        edit = edit_of(model, request, indices)
         yield from sample(model.denoiser, noise, condition, request.sampling, edit)
+
+
+def edit_of(model: Model, request: GenerationRequest, indices: Sequence[int]) -> Edit | None:
+    """What is begun at, or what is known of images that are given with a mask."""
+    if request.init is not None:
+        return request.init.edit(indices, model.device)
+    return None if request.given is None else request.given.known(indices, request.seeds(indices))
 
 
 def condition_of(model: Model, request: GenerationRequest, indices: Sequence[int]) -> Condition:

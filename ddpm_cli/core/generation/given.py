@@ -19,7 +19,8 @@ from ddpm_cli.core.data.given import GivenImages, GivenParts
 from ddpm_cli.core.data.input_images import Arrays, InputImages
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.diffusion.editing import Edit
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
@@ -53,17 +54,35 @@ class Given:
         """The name of the image that sampled image `index` is given; None without names."""
         return self.names[index % len(self.names)] if self.names else None
 
+    def only(self, name: str) -> Given:
+        """The image of that name for all; a single one whatever its name. Raises DdpmError."""
+        if len(self.names) > 1 and name not in self.names:
+            raise DdpmError(
+                f"--like: that image was given {name}, which --given lacks; it has "
+                f"{listed(self.names, 5)}"
+            )
+        row = self.names.index(name) if name in self.names else 0
+
+        def always(pixels: Pixels) -> Pixels:
+            return lambda indices: pixels([row] * len(indices))
+
+        masks = None if self.masks is None else always(self.masks)
+        return replace(self, pixels=always(self.pixels), masks=masks, names=(name,), count=1)
+
+    def known(self, indices: Sequence[int], image_seeds: Sequence[int]) -> Edit | None:
+        """Of a model that fills masks: the pixels outside them, which stay exactly as they are."""
+        degradation = self._how.degradation
+        if degradation is None or degradation.kind != "mask":
+            return None
+        images, parts = self._read(indices, image_seeds)
+        return None if parts.masks is None else Edit(images, mask=parts.masks)
+
     def add(
         self, condition: Condition, indices: Sequence[int], image_seeds: Sequence[int]
     ) -> Condition:
         """The condition of sampled images of these indices and seeds, with the images given."""
-        how, device = GivenImages.of(self.model.config), self.model.device
-        assert how is not None
-        images, parts = to_unit(self.pixels(indices).to(device)), GivenParts()
-        if self.masks is not None:
-            parts = GivenParts((self.masks(indices).to(device) > 127).float())
-        elif self.originals:
-            parts = how.draw_each(image_seeds).to(device)
+        how, device = self._how, self.model.device
+        images, parts = self._read(indices, image_seeds)
         if how.degradation is not None and self.originals:
             images = given_images.degraded(images, how.degradation, parts.masks)
         elif parts.masks is not None:
@@ -77,6 +96,24 @@ class Given:
             noise = ImageNoise(image_seeds, shape, device, "given noise")()
         given = given_images.as_input(images, how.size, deviation, noise)
         return condition._replace(given=given, given_noise=deviation)
+
+    @property
+    def _how(self) -> GivenImages:
+        how = GivenImages.of(self.model.config)
+        assert how is not None
+        return how
+
+    def _read(
+        self, indices: Sequence[int], image_seeds: Sequence[int]
+    ) -> tuple[Tensor, GivenParts]:
+        """The images (B, C', h, w) in [-1, 1] and their masks, on the model's device."""
+        device = self.model.device
+        images = to_unit(self.pixels(indices).to(device))
+        if self.masks is not None:
+            return images, GivenParts((self.masks(indices).to(device) > 127).float())
+        if not self.originals:
+            return images, GivenParts()
+        return images, self._how.draw_each(image_seeds).to(device)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from ddpm_cli.core.runtime.files import dumps, read_json
 
 SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
-_NOT_IDENTITY = ("weights", "n", "provenance", "given", "init", "mask")  # which may lie elsewhere
+_NOT_IDENTITY = ("weights", "n", "provenance")
+_ELSEWHERE = ("given", "cascade", "init", "mask")  # names of what has a hash: it may move
+_GIVEN = ("given", "degrade", "given_noise", "cascade")  # of an image's record
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """Of recorded settings those that tell images apart; newer ones have their defaults."""
     known = Sampling().document() | settings
-    return {name: value for name, value in known.items() if name not in _NOT_IDENTITY}
+    return {
+        name: value for name, value in known.items() if name not in (*_NOT_IDENTITY, *_ELSEWHERE)
+    }
 
 
 def entry(model: Model, request: GenerationRequest, index: int) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, s
     document = {
         "weights_sha256": model.sha256,
         "images_seen": model.images,
+        **({} if request.given is None else request.given.record),
         **({} if request.init is None else request.init.document),
         **entry(model, request, index),
         **request.sampling.document(),
@@ -108,6 +113,7 @@ class Wanted:
     count: int | None = None
     weights: Path | None = None  # of an image to draw again, where they are known
     weights_sha256: str | None = None
+    given: dict[str, Any] = field(default_factory=dict)  # what is recorded of an image given
 
     def notices(self, model: Model) -> list[str]:
         """That an image is drawn again with other weights."""
@@ -144,6 +150,7 @@ def again(
         1,
         _weights_beside(path, document["weights_sha256"]),
         str(document["weights_sha256"]),
+        {name: document[name] for name in _GIVEN if name in document},
     )
 
 
