@@ -70,7 +70,7 @@ class GivenOptions:
         sampling: Sampling,
         reporter: Reporter,
         mask: str | None,
-        recorded: Mapping[str, Any],
+        recorded: Mapping[str, Any] | None = None,
     ) -> Given | None:
         """The images for a model; None without any.
 
@@ -79,6 +79,7 @@ class GivenOptions:
         from ddpm_cli.core.generation import cascade
         from ddpm_cli.core.generation.given import GivenRequest
 
+        recorded = recorded or {}
         options, name = self._again(recorded), recorded.get("given")
         if options.cascade is None:
             request = GivenRequest(options.given, mask, options.degrade, options.given_noise)
