@@ -35,7 +35,7 @@ COMMANDS = sorted(
         ("sample --seed=", "--seed is empty"),
         ("train --out=", "--out is empty"),
         ("sample --out --json", "--out needs a value, and the option --json follows it"),
-        ("sample --guidance 1,2", "--guidance takes one value, a number, not '1,2'"),
+        ("gif --guidance 1,2", "--guidance takes one value, a number, not '1,2'"),
         ("train --images 1e6", "--images takes a whole number, such as 1000000, not '1e6'"),
         ("train --lr nan", "--lr takes a number, not 'nan'"),
         ("train-classifier --lr inf", "--lr"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,14 +34,15 @@ def sample(
         typer.Option(
             "-n",
             help="How many images.",
-            show_default="16, or as many as --class, --prompts, --given and --init say",
+            show_default="16, or as many as --class, --prompts, --given and --init say; in each "
+            "cell of a sheet 4, or 1,000 with --score",
         ),
     ] = None,
     *,
     conditions: conditioning.ConditionOptions,
     given: GivenOptions,
     initial: InitialOptions,
-    sampling: common.SamplingOptions,
+    sampling: common.SheetOptions,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -96,7 +98,7 @@ def sample(
         ),
     ] = None,
     overwrite: common.Overwrite = False,
-    grid: pictures.GridOptions,
+    picture: pictures.PictureOptions,
     batch: common.Batch = "auto",
     nproc: common.Nproc = 1,
     device: common.Device = "auto",
@@ -115,48 +117,65 @@ def sample(
 ) -> None:
     """Sample images from a trained model."""
     from ddpm_cli.core.generation import generate, output, record
+    from ddpm_cli.core.generation.axes import Cell, axes_of, combinations
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, distributed, processes, run_directory, threads
 
+    def wanted_by(values: Mapping[str, Any]) -> record.Wanted:
+        """What to sample, by the values of a cell of a sheet; without a sheet by none."""
+        settings = sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
+        if like is None:
+            return record.Wanted(seed or 0, conditions.request, common.sampling_of(settings))
+        return record.again(like, seed, conditions.request, settings, begin)
+
+    def cell_by(values: Mapping[str, Any], wanted: record.Wanted) -> Cell:
+        """The model and the request of these values."""
+        model = models[values.get("weights", picture.one_weights)]
+        what = wanted.seed, wanted.conditions, wanted.sampling, reporter
+        how_many = wanted.count if count is None else count
+        images = given.resolve(
+            model, how_many, *what, mask=initial.mask_of_given, recorded=wanted.given
+        )
+        default = picture.default_count if axes else generate.DEFAULT_COUNT
+        request = generate.resolve_request(model, how_many, *what, default, images, begin)
+        return Cell(dict(values), model, request)
+
     start_up.end()
     begin = initial.request
-    if like is None:
-        wanted = record.Wanted(seed or 0, conditions.request, sampling.sampling)
-    else:
-        wanted = record.again(like, seed, conditions.request, sampling.nested(), begin)
+    axes = axes_of(picture.several | sampling.several())
+    every = [(values, wanted_by(values)) for values in combinations(axes)]
     part, at_once = output.Part.parse(shard), parse_batch(batch)
-    suffix, layout = output.suffix_of(out, kind), grid.layout
+    suffix, layout = output.suffix_of(None if axes else out, kind), picture.layout
     layout.check_format(suffix)
+    picture.check(out, sheet=bool(axes), files=bool(suffix) or part.of > 1 or more is not None)
     output.check(out, part, count, more, overwrite=overwrite)
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT, _RESTARTS):
         return
     reporter, chosen = console.reporter(), devices.choose_device(device)
-    model = load_model(
-        run_directory.find_weights(run or wanted.weights),
-        chosen,
-        devices.choose_precision(precision, chosen),
-    )
+    arithmetic, first = devices.choose_precision(precision, chosen), every[0][1]
+    models = {
+        name: load_model(run_directory.find_weights(run or first.weights, name), chosen, arithmetic)
+        for name in dict.fromkeys(values.get("weights", picture.one_weights) for values, _ in every)
+    }
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():
-            what = wanted.seed, wanted.conditions, wanted.sampling, reporter
-            how_many = wanted.count if count is None else count
-            request = generate.resolve_request(
-                model,
-                how_many,
-                *what,
-                given=given.resolve(
-                    model, how_many, *what, mask=initial.mask_of_given, recorded=wanted.given
-                ),
-                initial=begin,
-            )
-        for notice in (*wanted.notices(model), *generate.notices(model, request)):
+            cells = [cell_by(values, wanted) for values, wanted in every]
+        model, request = cells[0].model, cells[0].request
+        about = [model.about] if axes else generate.notices(model, request)
+        for notice in (*first.notices(model), *about):
             reporter.say(notice)
+        threads.limit_to_work(generate.call_operations(model, request, at_once))
+        if axes:
+            sheet = picture.sheet(axes, cells, at_once, reporter)
+            console.result(
+                *pictures.drawn(sheet, out, at_once, reporter, overwrite=overwrite), json
+            )
+            return
         path, number = distributed.broadcast_from_rank0(
             lambda: output.destination(out, suffix, more, model, request)
         )
         place = output.at(path, model, replace(request, count=number), layout)
-        threads.limit_to_work(generate.call_operations(model, place.request, at_once))
         written = output.write(
             place, at_once, reporter, part=part, overwrite=overwrite, compiled=compiled
         )

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -20,7 +21,10 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import LARGEST_INTEGER, shortened
 from ddpm_cli.core.errors import DdpmError, UsageError
 
-_METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # flags have none
+METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # flags have none
+
+TRAINED_ON = "what it was trained on"
+_ALONE = {"--score": TRAINED_ON}  # the values of options that are given without one
 
 
 class Group(TyperGroup):
@@ -46,6 +50,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check the words of the command line, then parse them."""
+        args = list(_completed(args))
         with _one_line(ctx):
             if not ctx.resilient_parsing:  # which is for completion
                 values, extra, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -57,7 +62,7 @@ class Command(TyperCommand):
         """Name the negative form of a switch in its help: a column of them leaves no space."""
         for param in self.get_params(ctx):
             if param.name == "help":
-                param.metavar = _METAVARS[bool]
+                param.metavar = METAVARS[bool]
             if param.secondary_opts:
                 negative, param.secondary_opts = param.secondary_opts[0], []
                 param.help = f"{param.help} Opposite: {negative}"  # type: ignore[attr-defined]
@@ -81,7 +86,7 @@ class Command(TyperCommand):
                 raise UsageError(f"{name} is empty; give it a value")
             if value in options:
                 raise UsageError(f"{name} needs a value, and the option {value} follows it")
-            _check_number(name, value, param.metavar)
+            check_number(name, value, param.metavar)
         if extra:
             raise UsageError(self._unexpected(extra, values))
 
@@ -94,6 +99,14 @@ class Command(TyperCommand):
             return f"{message}; images are given by --data {quote(extra[0])}"
         takes = [str(param.name).upper() for param in self.params if param.opts == [param.name]]
         return f"{message}; ddpm {self.name} takes {' '.join(takes) or 'options only'}"
+
+
+def _completed(args: Sequence[str]) -> Iterator[str]:
+    """The words of the command line, with the values that options have where none follows."""
+    for word, following in pairwise([*args, "-"]):
+        yield word
+        if word in _ALONE and following.startswith("-"):
+            yield _ALONE[word]
 
 
 @contextmanager
@@ -110,20 +123,20 @@ def _one_line(ctx: Any) -> Iterator[None]:
         raise UsageError(f"{message}; see {ctx.command_path} --help") from error
 
 
-def _check_number(name: str, value: str, metavar: str | None) -> None:
+def check_number(name: str, value: str, metavar: str | None) -> None:
     """Raise UsageError where an option of a number is given something else."""
-    if metavar not in (_METAVARS[int], _METAVARS[float]):
+    if metavar not in (METAVARS[int], METAVARS[float]):
         return
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if metavar == _METAVARS[int] and not value.strip().lstrip("+-").isdecimal():
+    if metavar == METAVARS[int] and not value.strip().lstrip("+-").isdecimal():
         example = f", such as {number:.0f}" if number.is_integer() and abs(number) < 1e15 else ""
         number, kind = math.nan, f"a whole number{example}"
     else:
         kind = "a number"
-    if metavar == _METAVARS[int] and abs(number) > LARGEST_INTEGER:
+    if metavar == METAVARS[int] and abs(number) > LARGEST_INTEGER:
         raise UsageError(f"{name} is too large a number: {shortened(value)}")
     if math.isnan(number):
         several = "one value, " if "," in value else ""
@@ -141,7 +154,7 @@ def declared(parameter: inspect.Parameter) -> inspect.Parameter:
         annotation = typing.get_args(parameter.annotation)[0]
         return parameter.replace(annotation=Annotated[annotation, info])
     info.min = info.max = None
-    info.metavar = info.metavar or _METAVARS[kind if kind in _METAVARS else str]
+    info.metavar = info.metavar or METAVARS[kind if kind in METAVARS else str]
     if kind is bool and parameter.default is True:
         info.show_default = parameter.name
     annotation = typing.get_args(parameter.annotation)[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,4 +75,13 @@ class SamplingOptions(SettingOptions, of=Sampling):
     @property
     def sampling(self) -> Sampling:
         """The settings, checked against each other."""
-        return Sampling(**self.nested())
+        return sampling_of(self.nested())
+
+
+class SheetOptions(SettingOptions, of=Sampling, several=("steps", "eta", "guidance", "sampler")):
+    """The same, of which some take several values: those of a contact sheet."""
+
+
+def sampling_of(settings: Mapping[str, Any]) -> Sampling:
+    """Settings by their names, checked against each other."""
+    return Sampling(**settings)

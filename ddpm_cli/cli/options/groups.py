@@ -12,7 +12,7 @@ import typer
 
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import arguments
-from ddpm_cli.core.config.fields import Setting, settings_of
+from ddpm_cli.core.config.fields import Setting, settings_of, shortened
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.elastic import world
 
@@ -79,12 +79,17 @@ class SettingOptions:
     """A group of options made of the settings that a config dataclass declares.
 
     `class RunOptions(SettingOptions, of=RunConfig)` has an option for every setting of RunConfig
-    that belongs to a panel of the help, or for those in `only`.
+    that belongs to a panel of the help, or for those in `only`. Those in `several` take several
+    values, such as 1,2,4.
     """
 
     settings: typing.ClassVar[tuple[Setting, ...]]
+    _several: typing.ClassVar[Collection[str]]
 
-    def __init_subclass__(cls, of: type[Any], only: Collection[str] = ()) -> None:
+    def __init_subclass__(
+        cls, of: type[Any], only: Collection[str] = (), several: Collection[str] = ()
+    ) -> None:
+        cls._several = several
         cls.settings = tuple(
             setting
             for setting in settings_of(of)
@@ -92,7 +97,8 @@ class SettingOptions:
         )
         cls.__annotations__ = {}
         for setting in cls.settings:
-            cls._declare(setting.parameter, _annotation(setting, setting.option))
+            many = setting.name in several
+            cls._declare(setting.parameter, _annotation(setting, setting.option, several=many))
             for alias in setting.info.aliases:
                 cls._declare(_parameter(alias), _annotation(setting, alias, hidden=True))
         dataclasses.dataclass(frozen=True)(cls)
@@ -112,6 +118,9 @@ class SettingOptions:
             if len(given) > 1:
                 raise UsageError(f"{setting.option} is given twice, once by its former name")
             value = given[0] if given else None
+            if value is not None and setting.name in self._several:
+                several = _values(setting, value)
+                value = several[0] if len(several) == 1 else None
             if value is not None:
                 *parents, last = setting.path
                 place = document
@@ -120,10 +129,33 @@ class SettingOptions:
                 place[last] = setting.info.parse(value) if setting.info.parse else value
         return document
 
+    def several(self) -> dict[str, tuple[Any, ...]]:
+        """The values of the settings that were given more than one, which `nested` leaves out."""
+        given = {setting: getattr(self, setting.parameter) for setting in self.settings}
+        lists = {
+            setting.parameter: _values(setting, text)
+            for setting, text in given.items()
+            if setting.name in self._several and text is not None
+        }
+        return {name: values for name, values in lists.items() if len(values) > 1}
 
-def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
+
+def _values(setting: Setting, text: str) -> tuple[Any, ...]:
+    """The values of an option such as 1,2,4. Raises UsageError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UsageError(f"{setting.option} {shortened(text)} has an empty value")
+    for word in words:
+        arguments.check_number(setting.option, word, arguments.METAVARS[setting.kind])
+    return tuple(setting.kind(word) for word in words)
+
+
+def _annotation(
+    setting: Setting, option: str, *, hidden: bool = False, several: bool = False
+) -> Any:
     info, kind = setting.info, setting.kind
-    if info.parse is not None:
+    metavar = f"{arguments.METAVARS[kind]},…" if several else None
+    if info.parse is not None or several:
         kind = str
     elif typing.get_origin(kind) is tuple:
         kind = list[str]  # an option that may be repeated
@@ -133,6 +165,7 @@ def _annotation(setting: Setting, option: str, *, hidden: bool = False) -> Any:
         rich_help_panel=info.panel,
         show_default=default_shown(setting, setting.default),
         hidden=hidden,
+        metavar=metavar,
     )
     return Annotated[kind | None, declaration]
 

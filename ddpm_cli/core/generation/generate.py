@@ -124,7 +124,7 @@ def notices(model: Model, request: GenerationRequest) -> list[str]:
     """What is going to be sampled, and a warning where that starts with too little noise."""
     sampling = request.sampling
     told = (
-        f"{model.path}: {model.provenance}; {sampling.sampler}, {sampling.steps} steps, "
+        f"{model.about}; {sampling.sampler}, {sampling.steps} steps, "
         f"eta {sampling.eta:g}, guidance {sampling.guidance:g}"
     )
     if request.init is not None:

@@ -42,6 +42,11 @@ class Model(NamedTuple):
             return f"the weights of {origin.path}"
         return f"{self.images:,} images seen"
 
+    @property
+    def about(self) -> str:
+        """Where it lies and how it was trained, for messages."""
+        return f"{self.path}: {self.provenance}"
+
 
 def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Model:
     """Load a weights file, or a snapshot's average, onto a device.

@@ -53,7 +53,7 @@ class RunImages:
         request = self._request(model, reporter)
         sampling = request.sampling
         reporter.say(
-            f"{model.path}: {model.provenance}; sampling {request.count:,} images: "
+            f"{model.about}; sampling {request.count:,} images: "
             f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
             f"guidance {sampling.guidance:g}, seed {self.seed}, {devices.precision_name(precision)}"
         )

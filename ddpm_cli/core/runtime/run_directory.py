@@ -178,11 +178,13 @@ def read_config(path: Path) -> RunConfig:
         raise DdpmError(f"{path} is not a run's config.json: {error}") from error
 
 
-def find_weights(path: Path | None) -> Path:
+def find_weights(path: Path | None, name: str | None = None) -> Path:
     """The weights of a run directory or of the newest run, or a weights file or snapshot itself.
 
-    Raises DdpmError where there are none.
+    name: other weights of that run than the newest. Raises DdpmError where there are none.
     """
+    if name is not None:
+        return _named_weights(find_weights(path), name)
     if path is None:
         return _newest_weights()
     path = paths.expanded(path)
@@ -194,6 +196,18 @@ def find_weights(path: Path | None) -> Path:
     if path.is_file():
         return path
     raise DdpmError(f"{path}: no such run or weights file{_existing_runs()}")
+
+
+def _named_weights(newest: Path, name: str) -> Path:
+    """Others than a run's newest weights: best, a snapshot by its images, or a file by its path."""
+    run = run_of_snapshot(newest) or RunDirectory(newest.parent)
+    kept = [*sorted(run.path.glob("*.safetensors")), *sorted(run.snapshots.glob("[0-9]*.pt"))]
+    found = [path for path in kept if name in (path.stem, path.stem.lstrip("0"))]
+    path = paths.expanded(name)
+    if not found and not path.is_file():
+        known = [path.stem.lstrip("0") for path in kept]
+        raise DdpmError(f"{run.path} has no weights {name}; it has {listed(known, 10)}")
+    return found[0] if found else path
 
 
 def is_run_or_weights(spec: str) -> bool:
