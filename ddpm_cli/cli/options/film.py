@@ -16,6 +16,7 @@ _REVERSE = "denoising"  # the film without an option
 _NAMES = {"forward": "forward", "training": "training", "interpolate": "interpolation"}
 _FRAMES, _PATH_FRAMES, _COLUMNS = 40, 64, 8  # by default: of a film, of one there and back, a strip
 _SECONDS, _HOLD, _PATH_HOLD = 4.0, 2.0, 0.5
+_MOST_COLUMNS = 64  # of a strip
 _FASTEST = 50  # frames per second
 
 
@@ -181,6 +182,8 @@ class LengthOptions:
         seconds = _SECONDS if self.seconds is None else self.seconds
         hold = (_PATH_HOLD if shown.is_way else _HOLD) if self.hold is None else self.hold
         if shown.strip:
+            if frames > _MOST_COLUMNS and self.frames is not None:
+                raise UsageError(f"--frames {frames}: a strip has at most {_MOST_COLUMNS} columns")
             return self.frames or _COLUMNS, 0, 0
         if self.fps is not None and self.frames is not None:
             seconds = frames / self.fps
