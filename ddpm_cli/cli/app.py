@@ -19,6 +19,8 @@ from ddpm_cli.cli.commands.fid import fid
 from ddpm_cli.cli.commands.gif import gif
 from ddpm_cli.cli.commands.inception_score import inception_score
 from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
+from ddpm_cli.cli.commands.interpolate import interpolate
+from ddpm_cli.cli.commands.invert import invert
 from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
@@ -40,6 +42,8 @@ app.command(cls=Command)(data)
 app.command(cls=PresetHelp)(train)
 app.command(cls=Command)(sample)
 app.command(cls=Command)(gif)
+app.command(cls=Command)(interpolate)
+app.command(cls=Command)(invert)
 app.command(cls=Command)(fid)
 app.command(cls=Command)(inception_score)
 app.command(cls=Command)(fetch_weights)

@@ -138,7 +138,8 @@ def sample(
             model, how_many, *what, mask=initial.mask_of_given, recorded=wanted.given
         )
         default = picture.default_count if axes else generate.DEFAULT_COUNT
-        request = generate.resolve_request(model, how_many, *what, default, images, begin)
+        noise = initial.start(model.config.network)
+        request = generate.resolve_request(model, how_many, *what, default, images, begin, noise)
         return Cell(dict(values), model, request)
 
     start_up.end()

@@ -12,6 +12,7 @@ from ddpm_cli.cli.options.groups import SettingOptions, default_of, help_of
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import UsageError
 
 CONDITIONS, SAMPLING, MACHINE, DATA = "Conditions", "Sampling", "Machine", "Data"  # panels
 
@@ -67,6 +68,17 @@ Overwrite = Annotated[
 OverwriteFile = Annotated[
     bool, typer.Option("--overwrite", help="Replace the file if it is there.")
 ]
+
+
+def run_and_rest(places: list[str], count: int, what: str) -> tuple[Path | None, list[str]]:
+    """Arguments of which the first may be a run: (the run, the `count` others). Raises UsageError.
+
+    what: the others, for messages.
+    """
+    if len(places) not in (count, count + 1):
+        raise UsageError(f"give {what}, with a run before or without; not {len(places)} arguments")
+    run = Path(places[0]) if len(places) > count else None
+    return run, places[-count:]
 
 
 class SamplingOptions(SettingOptions, of=Sampling):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from ddpm_cli.core.config.network import NetworkConfig
     from ddpm_cli.core.generation.initial import InitialRequest
+    from ddpm_cli.core.generation.starting_noise import StartingNoise
 
 _PANEL = "Editing images"
 
@@ -55,6 +58,21 @@ class InitialOptions:
             rich_help_panel=_PANEL,
         ),
     ] = None
+
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NOISE.npy",
+            help="Start from this noise, as ddpm invert writes it, in place of that of the seeds.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def start(self, network: NetworkConfig) -> StartingNoise | None:
+        """The noise to start from; None without. Raises DdpmError where it is not the network's."""
+        from ddpm_cli.core.generation.starting_noise import StartingNoise
+
+        return None if self.noise is None else StartingNoise.read(self.noise, network)
 
     @property
     def request(self) -> InitialRequest | None:

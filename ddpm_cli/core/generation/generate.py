@@ -29,6 +29,7 @@ from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.given import Given, check_given
 from ddpm_cli.core.generation.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.model import Model, check_sampling
+from ddpm_cli.core.generation.starting_noise import StartingNoise
 from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -48,6 +49,7 @@ class GenerationRequest:
     sampling: Sampling
     given: Given | None = None  # the images that they are conditioned on, if the model is
     init: InitialImages | None = None  # what they begin at, in place of noise alone
+    noise: StartingNoise | None = None  # in place of that of their seeds
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -86,11 +88,12 @@ def resolve_request(
     default_count: int = DEFAULT_COUNT,
     given: Given | None = None,
     initial: InitialRequest | None = None,
+    noise: StartingNoise | None = None,
 ) -> GenerationRequest:
     """Check a request against the model. Raises UsageError or DdpmError where it cannot be met.
 
     count: images; None: as many as the condition request says, or the images given, or else
-    `default_count`; of images to begin at each of them at least.
+    `default_count`; of images to begin at, and of noise, each of them at least.
     """
     check_given(model, given)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
@@ -98,12 +101,12 @@ def resolve_request(
     check_sampling(model, sampling)
     plan = plan_conditions(model.config, request, str(model.path))
     init = None if initial is None else initial.open(model.config.network, reporter)
-    if count is None and init is not None:
-        count = max(plan.count or 0, len(init))
+    if count is None and (init is not None or noise is not None):
+        count = max(plan.count or 0, *(len(each) for each in (init, noise) if each is not None))
     if count is None:
         count = plan.count or (given and given.count) or default_count
     plan = plan.encode_prompts(model.config, model.device, reporter)
-    return GenerationRequest(count, seed, plan, sampling, given, init)
+    return GenerationRequest(count, seed, plan, sampling, given, init, noise)
 
 
 def late_start_warning(model: Model, request: GenerationRequest) -> str | None:
@@ -243,4 +246,5 @@ def image_noise(model: Model, request: GenerationRequest, indices: Sequence[int]
     network = model.config.network
     shape = (network.channels, *network.size)
     key = "given image" if network.given_channels else "image"  # other noise than a first model's
-    return ImageNoise(request.seeds(indices), shape, model.device, key)
+    first = None if request.noise is None else request.noise.rows(indices)
+    return ImageNoise(request.seeds(indices), shape, model.device, key, first)

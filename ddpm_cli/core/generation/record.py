@@ -24,7 +24,7 @@ from ddpm_cli.core.runtime.files import dumps, read_json
 SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
 _NOT_IDENTITY = ("weights", "n", "provenance")
-_ELSEWHERE = ("given", "cascade", "init", "mask")  # names of what has a hash: it may move
+_ELSEWHERE = ("given", "cascade", "init", "mask", "noise")  # names of what has a hash: it may move
 _GIVEN = ("given", "degrade", "given_noise", "cascade")  # of an image's record
 
 
@@ -42,6 +42,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         **request.sampling.document(),
         **({} if request.given is None else request.given.record),
         **({} if request.init is None else request.init.document),
+        **({} if request.noise is None else request.noise.document),
     }
 
 
@@ -80,6 +81,7 @@ def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, s
         "images_seen": model.images,
         **({} if request.given is None else request.given.record),
         **({} if request.init is None else request.init.document),
+        **({} if request.noise is None else request.noise.document),
         **entry(model, request, index),
         **request.sampling.document(),
     }
@@ -138,6 +140,11 @@ def again(
         options = ("init", "mask", "strength", "resample")
         given = [f"--{name} {document[name]}" for name in options if name in document]
         raise DdpmError(f"--like {path} was made from an image: give {' '.join(given)} again")
+    if "noise" in document:
+        raise DdpmError(
+            f"--like {path} was not drawn from a seed's noise but from {document['noise']}, "
+            "which is not in it"
+        )
     recorded = _recorded(document, other_sampler="sampler" in settings)
     if not conditions.classes and "class" in document:
         conditions = replace(conditions, classes=(str(document["class"]),))

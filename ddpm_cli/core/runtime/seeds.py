@@ -38,8 +38,11 @@ class ImageNoise:
         shape: tuple[int, int, int],
         device: torch.device,
         key: str = "image",
+        first: Tensor | None = None,
     ) -> None:
-        """`key`: of numbers that are independent of those of another key."""
+        """`key`: of numbers that are independent of those of another key. `first`: in place of the
+        first draw."""
+        self._first = first
         self._generators = [generator(seed, key) for seed in seeds]
         self._shape = shape
         self._device = device
@@ -50,4 +53,7 @@ class ImageNoise:
         noise = torch.empty(len(self._generators), *self._shape, pin_memory=pinned)
         for row, source in zip(noise, self._generators, strict=True):
             row.normal_(generator=source)
+        if self._first is not None:
+            noise.copy_(self._first)
+            self._first = None
         return noise.to(self._device, non_blocking=pinned)

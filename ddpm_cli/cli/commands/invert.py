@@ -1,0 +1,108 @@
+"""`ddpm invert`: the noise of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddpm_cli.cli import console
+from ddpm_cli.cli.options import common, conditioning
+from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.core.runtime import start_up
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+
+_SHOWN = 8  # errors of single images that are printed
+
+
+@grouped
+@stop_at_once()
+def invert(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] IMAGES",
+            help="A run directory, weights file or snapshot (default: the newest run under runs/), "
+            "and an image, a folder or a .zip of them.",
+        ),
+    ],
+    *,
+    conditions: conditioning.ConditionOptions,
+    sampling: common.SamplingOptions,
+    seed: common.Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for noise.npy, inversion.png and inversion.json.",
+            show_default="inverted/, inverted-2/, … beside the weights",
+        ),
+    ] = None,
+    batch: common.Batch = "auto",
+    device: common.Device = "auto",
+    json: common.Json = False,
+) -> None:
+    """Find the noise from which a model samples given images.
+
+    DDIM's steps are taken backwards. `ddpm sample --noise noise.npy` then samples from that noise:
+    with the same options images that are nearly the given ones, with another class or prompt
+    others. Without class and prompt the null condition is used, as by --guidance 0.
+    """
+    from ddpm_cli.core.data import files
+    from ddpm_cli.core.data.input_images import InputImages
+    from ddpm_cli.core.generation import batching, generate, inversion, record, starting_noise
+    from ddpm_cli.core.generation.model import load_model
+    from ddpm_cli.core.runtime import devices, provenance, run_directory
+    from ddpm_cli.core.runtime.files import new_folder, write_json
+
+    start_up.end()
+    run, (path,) = common.run_and_rest(places, 1, "an image, a folder or a .zip")
+    settings, reporter = sampling.sampling, console.reporter()
+    inversion.check_invertible(settings)
+    at_once = batching.parse_batch(batch) or batching.DEFAULT
+    chosen = devices.choose_device(device)
+    model = load_model(
+        run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
+    )
+    settings = inversion.without_condition(model, conditions.request, settings)
+    images = InputImages.open(path, "the images", reporter)
+    request = generate.resolve_request(
+        model, len(images), seed, conditions.request, settings, reporter
+    )
+    reporter.say(generate.notices(model, request)[0])
+    found = inversion.inverted(model, request, images, at_once, reporter)
+    folder = new_folder(model.folder / "inverted") if out is None else out
+    starting_noise.write(folder / "noise.npy", found.noise)
+    files.write_png(folder / "inversion.png", found.picture())
+    errors = found.errors
+    mean = sum(errors) / len(errors)
+    document: dict[str, Any] = {
+        "out": str(folder),
+        "n": len(images),
+        "rmse": mean,
+        "psnr": inversion.psnr(mean),
+        "noise_std": float(found.noise.std(correction=0)),
+        "images": [
+            {"file": name, "rmse": error, "psnr": inversion.psnr(error)}
+            for name, error in zip(found.names, errors, strict=True)
+        ],
+        **record.settings_of(model, request),
+        "provenance": provenance.gather(chosen),
+    }
+    write_json(folder / "inversion.json", document, durable=False)
+    lines = [f"{folder / 'noise.npy'}; what is sampled from it differs from the images by RMSE"]
+    for name, error in list(zip(found.names, errors, strict=True))[:_SHOWN]:
+        lines.append(f"  {name}: {error:.2f} of 255 grey levels{_decibels(inversion.psnr(error))}")
+    if len(errors) > 1:
+        lines.append(f"  mean of {len(errors)}: {mean:.2f}")
+    again = (
+        f"ddpm sample {model.path} --noise {folder / 'noise.npy'} --steps {settings.steps or 50}"
+    )
+    if settings.guidance != 1:
+        again += f" --guidance {settings.guidance:g}"
+    lines += [f"Picture: {folder / 'inversion.png'}", f"To sample from it: {again}"]
+    console.result("\n".join(lines), document, json)
+
+
+def _decibels(psnr: float | None) -> str:
+    return "" if psnr is None else f", PSNR {psnr:.1f} dB"
