@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def test_the_path_between_two_noises_keeps_their_length() -> None:
     assert path.std(dim=(1, 2, 3)).sub(1).abs().max() < 0.03
     straight = torch.stack([one, other]).mean(0)  # on a chord, which is shorter
     assert straight.std() < 0.75
-    for a, b in zip(path, path[1:], strict=False):  # equal angles
+    for a, b in itertools.pairwise(path):  # equal angles
         angle = math.acos(float((a * b).sum() / a.norm() / b.norm()))
         total = math.acos(float((one * other).sum() / one.norm() / other.norm()))
         assert angle == pytest.approx(total / 6, rel=1e-3)
@@ -79,13 +80,13 @@ def test_the_ends_are_those_of_the_seeds(ddpm: Run, weights: Path, sampler: str)
 
 
 def test_images_are_inverted_and_sampled_again(ddpm: Run, weights: Path) -> None:
-    done(ddpm("sample", weights, "-n", 3, "--steps", 20, "--guidance", 0, "--out", "drawn"))
-    command = ("invert", weights, "drawn", "--steps", 20, "--out", "noise")
+    done(ddpm("sample", weights, "-n", 3, "--steps", 12, "--guidance", 0, "--out", "drawn"))
+    command = ("invert", weights, "drawn", "--steps", 12, "--out", "noise")
     found = done(ddpm(*command, "--json")).json()
     assert found["n"] == 3 and len(found["images"]) == 3
     noise = np.load("noise/noise.npy")
     assert noise.shape == (3, 3, 8, 8) and noise.dtype == np.float32
-    again = ("sample", weights, "--noise", "noise/noise.npy", "--steps", 20, "--guidance", 0)
+    again = ("sample", weights, "--noise", "noise/noise.npy", "--steps", 12, "--guidance", 0)
     done(ddpm(*again, "--out", "again"))
     for index, image in enumerate(found["images"]):
         one, other = (read(f"{folder}/{index:06d}.png") for folder in ("drawn", "again"))

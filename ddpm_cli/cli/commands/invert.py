@@ -81,7 +81,7 @@ def invert(
         "n": len(images),
         "rmse": mean,
         "psnr": inversion.psnr(mean),
-        "noise_std": float(found.noise.std(correction=0)),
+        "noise_std": float(found.noise.std()),
         "images": [
             {"file": name, "rmse": error, "psnr": inversion.psnr(error)}
             for name, error in zip(found.names, errors, strict=True)

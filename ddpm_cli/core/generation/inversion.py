@@ -40,7 +40,7 @@ class Inversion:
     """The noise of images, the images as the network sees them, and what sampling makes of it."""
 
     names: tuple[str, ...]
-    noise: Tensor  # (N, C, H, W), near standard normal
+    noise: NDArray[np.float32]  # (N, C, H, W), near standard normal
     images: NDArray[np.uint8]  # (N, C, H, W)
     sampled: NDArray[np.uint8]
 
@@ -126,10 +126,10 @@ def inverted(
             start = StartingNoise("", found.numpy())
             again = replace(request, seed=request.seed + first, count=len(indices), noise=start)
             *_, last = generate.sample_steps(model, again, range(len(indices)))
-            noise.append(found)
+            noise.append(start.values)
             sampled.append(to_uint8(last.x).cpu().numpy())
             bar.update(indices.stop)
-    return Inversion(images.names, torch.cat(noise), pixels, np.concatenate(sampled))
+    return Inversion(images.names, np.concatenate(noise), pixels, np.concatenate(sampled))
 
 
 @torch.inference_mode()

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.diffusion.interpolation import slerp
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime.files import write_bytes
-
-_PARALLEL = 1e-4  # radians between two that are as good as equal
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,11 @@ class StartingNoise:
             values = np.load(path, allow_pickle=False)
         except (OSError, *DAMAGED_FILE) as error:
             raise DdpmError(f"--noise {path} cannot be read: {first_line(error)}") from error
+        return cls.of(values, network, str(path))
+
+    @classmethod
+    def of(cls, values: object, network: NetworkConfig, path: str) -> StartingNoise:
+        """Noise as an array. Raises DdpmError for what is none, or of another network's size."""
         shape = network.channels, *network.size
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             raise DdpmError(f"--noise {path} is no .npy of floating point numbers")
@@ -47,7 +51,7 @@ class StartingNoise:
             )
         if not np.isfinite(values).all():
             raise DdpmError(f"--noise {path} has values that are not finite")
-        return cls(str(path), values.astype(np.float32))
+        return cls(path, values.astype(np.float32))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -63,27 +67,20 @@ class StartingNoise:
         return torch.from_numpy(self.values[[index % len(self) for index in indices]])
 
 
-def write(path: Path, values: Tensor) -> None:
+def write(path: Path, values: NDArray[np.float32]) -> None:
     """Write noise (N, C, H, W) as .npy, float32, whole or not at all."""
     content = io.BytesIO()
-    np.save(content, values.float().cpu().numpy())
+    np.save(content, values)
     write_bytes(path, content.getvalue(), durable=False)
 
 
 def between(one: Tensor, other: Tensor, count: int) -> Tensor:
     """`count` states from one noise (C, H, W) to another, both included, along a great circle.
 
-    Such a path keeps the length that noise has, which a straight one does not (Shoemake 1985).
+    Such a path keeps the length that noise has, which a straight one does not.
     """
-    cosine = (one * other).sum() / (one.norm() * other.norm())
-    angle = torch.arccos(cosine.double().clamp(-1, 1))
-    shares = torch.linspace(0, 1, count, dtype=torch.float64)
-    if angle < _PARALLEL:
-        first, second = 1 - shares, shares
-    else:
-        first = torch.sin((1 - shares) * angle) / torch.sin(angle)
-        second = torch.sin(shares * angle) / torch.sin(angle)
-    first, second = (weights.float().view(-1, 1, 1, 1) for weights in (first, second))
-    path = first * one + second * other
+    path = slerp(
+        one.expand(count, *one.shape), other.expand(count, *one.shape), torch.linspace(0, 1, count)
+    ).to(one.dtype)
     path[0], path[-1] = one, other  # to the last bit
     return path

@@ -14,15 +14,19 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.conditioning.requests import ConditionRequest, plan_conditions
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.input_images import Arrays
+from ddpm_cli.core.data.input_images import Arrays, InputImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import interpolation, inversion
 from ddpm_cli.core.generation.findings import Look
-from ddpm_cli.core.generation.generate import resolve_request, sample_batches
+from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
 from ddpm_cli.core.generation.given import GivenRequest, check_given
+from ddpm_cli.core.generation.initial import InitialRequest
+from ddpm_cli.core.generation.inversion import Inversion
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
+from ddpm_cli.core.generation.starting_noise import StartingNoise
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import find_weights
@@ -72,6 +76,7 @@ class TrainedModel:
         mask: str | Path | Arrays | None = None,
         degrade: bool = False,
         given_noise: float | None = None,
+        noise: NDArray[np.float32] | None = None,
         batch: int | None = None,
         **settings: Any,
     ) -> NDArray[np.uint8]:
@@ -80,14 +85,16 @@ class TrainedModel:
         Image i depends on seed + i alone. classes, prompts: in turn, as --class and --prompt;
         default: all classes in turn, or captions of the training. given: of a model that is
         conditioned on an image, the image or images, in turn: a path, or arrays (H, W) or
-        (H, W, C) uint8; mask, degrade and given_noise as the options of ddpm sample. batch: images
-        at a time, default: as many as fit into memory. What is odd about the images is
-        reported.
+        (H, W, C) uint8; mask, degrade and given_noise as the options of ddpm sample. noise: where
+        to start, as `invert` returns it. batch: images at a time, default: as many as fit into
+        memory. What is odd about the images is reported.
         settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
         or DdpmError where the model cannot do that.
         """
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
         images = GivenRequest(given, mask, degrade, given_noise).resolve(self.model, self.reporter)
+        network = self.config.network
+        start = None if noise is None else StartingNoise.of(noise, network, "an array")
         request = resolve_request(
             self.model,
             count,
@@ -96,6 +103,7 @@ class TrainedModel:
             Sampling(**settings),
             self.reporter,
             given=images,
+            noise=start,
         )
         every, look = range(request.count), Look(self.model, request)
         batches = sample_batches(self.model, request, every, batch, self.reporter)
@@ -103,6 +111,86 @@ class TrainedModel:
         for finding in look.findings():
             self.reporter.say(finding.text)
         return drawn.transpose(0, 2, 3, 1)
+
+    def edit(
+        self,
+        images: str | Path | Arrays,
+        count: int | None = None,
+        *,
+        strength: float | None = None,
+        mask: str | Path | Arrays | None = None,
+        resample: int | None = None,
+        seed: int = 0,
+        classes: Sequence[str | int] = (),
+        prompts: Sequence[str] = (),
+        batch: int | None = None,
+        **settings: Any,
+    ) -> list[NDArray[np.uint8]]:
+        """Sample from images on, as `ddpm sample --init`: a list of (H, W, C) uint8 of their sizes.
+
+        images, mask: a path, or arrays (H, W) or (H, W, C) uint8; 255 in a mask is drawn anew, 0 is
+        kept exactly. strength: 0 gives the images back, 1 samples; default 0.6, with a mask 1.
+        resample: times that each ten steps are taken. The rest as of `sample`.
+        """
+        conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        request = resolve_request(
+            self.model,
+            count,
+            seed,
+            conditions,
+            Sampling(**settings),
+            self.reporter,
+            initial=InitialRequest(images, strength, mask, resample),
+        )
+        batches = sample_batches(self.model, request, range(request.count), batch, self.reporter)
+        return [
+            finished(self.model, request, index, image).transpose(1, 2, 0)
+            for indices, sampled in batches
+            for index, image in zip(indices, sampled, strict=True)
+        ]
+
+    def invert(
+        self,
+        images: str | Path | Arrays,
+        *,
+        seed: int = 0,
+        classes: Sequence[str | int] = (),
+        prompts: Sequence[str] = (),
+        batch: int = 64,
+        **settings: Any,
+    ) -> Inversion:
+        """The noise from which these images are sampled, as `ddpm invert`.
+
+        `noise` of the result is what `sample` takes, float32 (N, C, H, W), `errors` the root mean
+        square error of each image sampled from it, in grey levels. Without classes and prompts the
+        null condition is used, as by guidance=0.
+        """
+        conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        sampling = Sampling(**settings)
+        inversion.check_invertible(sampling)
+        sampling = inversion.without_condition(self.model, conditions, sampling)
+        given = InputImages.open(images, "the images", self.reporter)
+        request = resolve_request(self.model, len(given), seed, conditions, sampling, self.reporter)
+        return inversion.inverted(self.model, request, given, batch, self.reporter)
+
+    def interpolate(
+        self,
+        one: int | str | Path,
+        other: int | str | Path,
+        count: int = 9,
+        *,
+        classes: Sequence[str | int] = (),
+        prompts: Sequence[str] = (),
+        batch: int | None = None,
+        **settings: Any,
+    ) -> NDArray[np.uint8]:
+        """Images between two seeds or two image files, as `ddpm interpolate`: (N, H, W, C)."""
+        conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        found = interpolation.resolve(
+            self.model, (one, other), count, conditions, Sampling(**settings), self.reporter
+        )
+        batches = sample_batches(self.model, found.request, range(count), batch, self.reporter)
+        return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
 
     def denoise(
         self,
