@@ -212,7 +212,7 @@ class ContactSheet:
         best = self.best(drawn)
         columns, *rows = self.axes
         captions = [
-            _score_of(cell.report) + (", best" if i == best else "")
+            _score_of(cell.report) + (", lowest" if i == best else "")
             for i, cell in enumerate(drawn)
             if cell.report is not None
         ]
