@@ -185,6 +185,16 @@ def test_what_cannot_be_met_is_said(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [("interpolate", 1, 2), ("invert", "IMAGE")])
+def test_commands_that_give_no_image_say_so(
+    ddpm: Callable[..., Result], tmp_path: Path, small_images: Path, command: tuple[object, ...]
+) -> None:
+    name, *arguments = (small_images / "a.png" if word == "IMAGE" else word for word in command)
+    run = model(tmp_path / "m.safetensors", "grey")
+    refused = ddpm(name, run, *arguments, "--out", tmp_path / "out")
+    assert refused.code == 1 and "gives it none" in refused.err
+
+
 def test_likelihood_is_of_images_whose_given_one_is_known(
     ddpm: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:

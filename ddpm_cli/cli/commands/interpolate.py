@@ -51,6 +51,7 @@ def interpolate(
     from ddpm_cli.core.data.transform import Transform
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import batching, generate, interpolation, output, record
+    from ddpm_cli.core.generation.given import check_none_needed
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, provenance, run_directory
     from ddpm_cli.core.runtime.files import new_folder
@@ -62,6 +63,7 @@ def interpolate(
     model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
+    check_none_needed(model, "ddpm interpolate")
     found = interpolation.resolve(
         model, (one, other), count, conditions.request, sampling.sampling, reporter
     )

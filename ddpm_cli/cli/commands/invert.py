@@ -51,6 +51,7 @@ def invert(
     from ddpm_cli.core.data import files
     from ddpm_cli.core.data.input_images import InputImages
     from ddpm_cli.core.generation import batching, generate, inversion, record, starting_noise
+    from ddpm_cli.core.generation.given import check_none_needed
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, provenance, run_directory
     from ddpm_cli.core.runtime.files import new_folder, write_json
@@ -64,6 +65,7 @@ def invert(
     model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
+    check_none_needed(model, "ddpm invert")
     settings = inversion.without_condition(model, conditions.request, settings)
     images = InputImages.open(path, "the images", reporter)
     request = generate.resolve_request(

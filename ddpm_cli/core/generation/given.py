@@ -217,6 +217,15 @@ def check_given(model: Model, given: Given | None) -> None:
         raise DdpmError(f"{model.path} is conditioned on an image: give --given {wanted(model)}")
 
 
+def check_none_needed(model: Model, command: str) -> None:
+    """Raise DdpmError for a model conditioned on an image, which the command does not give."""
+    if model.config.network.given_channels:
+        raise DdpmError(
+            f"{model.path} is conditioned on an image, and {command} gives it none: ddpm sample "
+            "and ddpm gif do, by --given"
+        )
+
+
 def check_conditional(model: Model) -> None:
     """Raise DdpmError for a model that is not conditioned on an image."""
     if not model.config.network.given_channels:
