@@ -63,9 +63,12 @@ def assign(frames: Sequence[ImageArray], palette: Palette) -> list[NDArray[np.ui
         new = table[(red << 2 * _BITS) | (green << _BITS) | blue]
         if 0 < number < len(frames) - 1:
             error = np.abs(palette[shown[-1]].astype(np.int16) - frame).max(axis=-1)
-            hidden = error <= _MASKED * _contrast(frame)
-            if not hidden.all():  # else the frame would show nothing of its own
-                new = np.where(hidden, shown[-1], new)
+            contrast = _contrast(frame)
+            for share in (_MASKED, _MASKED / 2, 0.0):
+                hidden = error <= share * contrast
+                if not hidden.all():  # else the frame would show nothing of its own
+                    break
+            new = np.where(hidden, shown[-1], new)
         shown.append(new)
     return shown
 

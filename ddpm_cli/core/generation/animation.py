@@ -30,7 +30,7 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 
 FRAME_KINDS = ("xt", "x0", "both")
 _SIDE = {".gif": 400}  # pixels of a frame's shorter side, at least: GIFs of noise soon get large
-_OTHER_SIDE = 512
+_OTHER_SIDE, _LONGEST = 512, 1200  # pixels; the longer side, at most
 _CELL = 128  # pixels of an image in a strip, at least
 _LARGEST_CELL = 320
 _GAP = 4  # pixels between images of a strip
@@ -82,8 +82,9 @@ class Film:
         order = [*range(len(self)), *(range(len(self) - 2, 0, -1) if self.loops else ())]
         pauses = {0: hold, len(self) - 1: hold} if self.loops else {-1: hold}
         grids = {i: self._frame(i, columns) for i in range(len(self))}
-        shorter = min(grids[0].shape[1:])
-        factor = max(1, -(-_SIDE.get(path.suffix.lower(), _OTHER_SIDE) // shorter))
+        shorter, longer = sorted(grids[0].shape[1:])
+        wanted = -(-_SIDE.get(path.suffix.lower(), _OTHER_SIDE) // shorter)
+        factor = max(1, min(wanted, _LONGEST // longer))
         return films.write(path, [grids[i] for i in order], films.Timing(seconds, pauses), factor)
 
     def _frame(self, i: int, columns: int | None) -> ImageArray:
