@@ -98,7 +98,7 @@ def gif(
     used = {name for name, value in values.items() if value is not None}
     used |= {*names_given(conditions), *names_given(given), *names_given(sampling)}
     _refuse_unused(shown, used, length.of_films())
-    frames, seconds, hold = length.resolve(shown)
+    settings, (frames, seconds, hold) = sampling.sampling, length.resolve(shown)
     animation.check(length.file(out, Path(), shown), shown.show or "xt")
     size, weights = GridLayout.parse(grid, None).size, run_directory.find_weights(run)
     chosen, reporter = devices.choose_device(device), console.reporter()
@@ -108,13 +108,13 @@ def gif(
         model = load_model(weights, chosen, devices.choose_precision("fp32", chosen))
         first = shown.interpolate[0] if shown.interpolate else seed or 0
         if shown.forward is not None:
-            plan = _forward(model, shown.forward, sampling.sampling, first, reporter)
+            plan = _forward(model, shown.forward, settings, first, reporter)
         else:
             count = _count(count, size)
             wanted = conditions.request
             if shown.morph is not None:
                 wanted = replace(wanted, classes=shown.morph)
-            what = first, wanted, sampling.sampling, reporter
+            what = first, wanted, settings, reporter
             few = _FEW if shown.strip or shown.is_way else generate.DEFAULT_COUNT
             images = given.resolve(model, count, *what, mask=None)
             request = generate.resolve_request(model, count, *what, few, images)
