@@ -138,7 +138,7 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     reporter.say(
         f"{plan['pictures']:,} images of {height}x{width}x{plan['channels']}"
         + (text + (named if classes else "") or ", unconditional")
-        + (f"; given {plan['given']} of each" if plan["given"] else "")
+        + (f"; given {plan['given']} of each" if "given" in plan else "")
     )
     if plan["no_classes_because"] and not plan["captions"]:
         reporter.say(f"No classes are learned: {plan['no_classes_because']}.")

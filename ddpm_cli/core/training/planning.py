@@ -104,6 +104,7 @@ class TrainingPlan:
         training_images = len(self.source) - config.data.holdout
         budget = BudgetTracker(config, training_images, Progress())
         batch = config.optimiser.batch
+        given_to = config.data.given or config.data.given_data
         cached = 0 if self.in_memory or self.cache == "none" else self.decoded
         return {
             "out": str(self.out),
@@ -117,7 +118,7 @@ class TrainingPlan:
             "classes": list(config.network.classes),
             "no_classes_because": self.source.why_no_classes or None,
             "labels": labelling.labels_in_words(config),
-            "given": config.data.given or config.data.given_data or None,
+            **({"given": given_to} if given_to else {}),
             "notices": list(self.notices),
             "captions": 0 if self.captions is None else len(self.captions.sentences),
             "captions_from": None if self.captions is None else self.captions.origin,
