@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +14,18 @@ from ddpm_cli.cli.options import common, conditioning, pictures
 from ddpm_cli.cli.options.given import GivenOptions
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.cli.options.initial import InitialOptions
+from ddpm_cli.cli.options.output import OutputOptions
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 if TYPE_CHECKING:
+    from ddpm_cli.core.generation.axes import Axis, Cell
+    from ddpm_cli.core.generation.model import Model
     from ddpm_cli.core.generation.output import Output, Part, Written
+    from ddpm_cli.core.generation.record import Wanted
 
 _KEPT = "the images written stay; the same command without --overwrite draws the others"
-_OUTPUT = "Output"  # a panel of the help
 _RESTARTS = 3  # of all processes, when one of several dies
 
 
@@ -60,44 +64,7 @@ def sample(
             rich_help_panel=common.SAMPLING,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for 000000.png and up, grid.png and manifest.jsonl, or a file NAME.npz or "
-            "NAME.zip. What the same command left half done is completed.",
-            show_default="generated/, generated-2/, … beside the weights",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="png: a folder; npz: arrays arr_0 (uint8, N x H x W x C) and arr_1 (labels), as "
-            "evaluators read them; zip: PNGs and dataset.json, as EDM's data sets.",
-            show_default="by the suffix of --out, else png",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    more: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Add so many images to those that are there, in place of -n: the same files as of "
-            "one call.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K/N",
-            help="Sample the K-th of N parts alone, K from 1, into the same --out as the others: "
-            "for jobs of an array, which may run at once.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    overwrite: common.Overwrite = False,
+    output: OutputOptions,
     picture: pictures.PictureOptions,
     batch: common.Batch = "auto",
     nproc: common.Nproc = 1,
@@ -116,73 +83,141 @@ def sample(
     json: common.Json = False,
 ) -> None:
     """Sample images from a trained model."""
-    from ddpm_cli.core.generation import generate, output, record
-    from ddpm_cli.core.generation.axes import Cell, axes_of, combinations
+    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation.axes import axes_of, combinations
     from ddpm_cli.core.generation.batching import parse_batch
-    from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, distributed, processes, run_directory, threads
-
-    def wanted_by(values: Mapping[str, Any]) -> record.Wanted:
-        """What to sample, by the values of a cell of a sheet; without a sheet by none."""
-        settings = sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
-        if like is None:
-            return record.Wanted(seed or 0, conditions.request, common.sampling_of(settings))
-        return record.again(like, seed, conditions.request, settings, begin)
-
-    def cell_by(values: Mapping[str, Any], wanted: record.Wanted) -> Cell:
-        """The model and the request of these values."""
-        model = models[values.get("weights", picture.one_weights)]
-        what = wanted.seed, wanted.conditions, wanted.sampling, reporter
-        how_many = wanted.count if count is None else count
-        images = given.resolve(
-            model, how_many, *what, mask=initial.mask_of_given, recorded=wanted.given
-        )
-        default = picture.default_count if axes else generate.DEFAULT_COUNT
-        noise = initial.start(model.config.network)
-        request = generate.resolve_request(model, how_many, *what, default, images, begin, noise)
-        return Cell(dict(values), model, request)
+    from ddpm_cli.core.runtime import devices, distributed, processes, threads
 
     start_up.end()
-    begin = initial.request
+    images = _Images(count, conditions, given, initial, sampling, seed, like, picture)
     axes = axes_of(picture.several | sampling.several())
-    every = [(values, wanted_by(values)) for values in combinations(axes)]
-    part, at_once = output.Part.parse(shard), parse_batch(batch)
-    suffix, layout = output.suffix_of(None if axes else out, kind), picture.layout
+    cells = [(values, images.wanted(values)) for values in combinations(axes)]
+    at_once, layout, suffix = parse_batch(batch), picture.layout, "" if axes else output.suffix
     layout.check_format(suffix)
-    picture.check(out, sheet=bool(axes), files=bool(suffix) or part.of > 1 or more is not None)
-    output.check(out, part, count, more, overwrite=overwrite)
+    picture.check(output.out, sheet=bool(axes), files=output.of_files)
+    output.check(count)
+    if axes and compiled is not None:
+        raise UsageError("a contact sheet compiles nothing: leave --compile out")
     if processes.launch_if_needed(nproc, device, console.reporter(), _KEPT, _RESTARTS):
         return
-    reporter, chosen = console.reporter(), devices.choose_device(device)
-    arithmetic, first = devices.choose_precision(precision, chosen), every[0][1]
-    models = {
-        name: load_model(run_directory.find_weights(run or first.weights, name), chosen, arithmetic)
-        for name in dict.fromkeys(values.get("weights", picture.one_weights) for values, _ in every)
-    }
+    chosen = devices.choose_device(device)
+    models = images.load(run, cells, chosen, devices.choose_precision(precision, chosen))
     with distributed.process_group(chosen):
         with distributed.local_rank0_first():
-            cells = [cell_by(values, wanted) for values, wanted in every]
-        model, request = cells[0].model, cells[0].request
+            drawn = [images.cell(values, wanted, models) for values, wanted in cells]
+        model, request = drawn[0].model, drawn[0].request
         about = [model.about] if axes else generate.notices(model, request)
-        for notice in (*first.notices(model), *about):
-            reporter.say(notice)
+        for notice in (*cells[0][1].notices(model), *about):
+            console.reporter().say(notice)
         threads.limit_to_work(generate.call_operations(model, request, at_once))
         if axes:
-            sheet = picture.sheet(axes, cells, at_once, reporter)
-            console.result(
-                *pictures.drawn(sheet, out, at_once, reporter, overwrite=overwrite), json
-            )
-            return
-        path, number = distributed.broadcast_from_rank0(
-            lambda: output.destination(out, suffix, more, model, request)
+            told = _draw_sheet(axes, drawn, picture, output, at_once)
+        else:
+            told = _draw_images(drawn[0], picture, output, suffix, at_once, compiled)
+    console.result(*told, json)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is asked for, of which several values make the cells of a sheet."""
+
+    count: int | None
+    conditions: conditioning.ConditionOptions
+    given: GivenOptions
+    initial: InitialOptions
+    sampling: common.SheetOptions
+    seed: int | None
+    like: Path | None
+    picture: pictures.PictureOptions
+
+    def wanted(self, values: Mapping[str, Any]) -> Wanted:
+        """What to sample, by the values of a cell; without a sheet there are none."""
+        from ddpm_cli.core.generation import record
+
+        settings = self.sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
+        conditions, begin = self.conditions.request, self.initial.request
+        if self.like is None:
+            return record.Wanted(self.seed or 0, conditions, common.sampling_of(settings))
+        return record.again(self.like, self.seed, conditions, settings, begin)
+
+    def load(
+        self, run: Path | None, cells: Sequence[tuple[Mapping[str, Any], Wanted]], *machine: Any
+    ) -> dict[str | None, Model]:
+        """The models by the names of their weights. machine: device and precision."""
+        from ddpm_cli.core.generation.model import load_model
+        from ddpm_cli.core.runtime.run_directory import find_weights
+
+        run = run or cells[0][1].weights
+        names = dict.fromkeys(self._weights(values) for values, _ in cells)
+        return {name: load_model(find_weights(run, name), *machine) for name in names}
+
+    def cell(
+        self, values: Mapping[str, Any], wanted: Wanted, models: Mapping[str | None, Model]
+    ) -> Cell:
+        """The model and the request of these values."""
+        from ddpm_cli.core.generation import generate
+        from ddpm_cli.core.generation.axes import Cell
+
+        model, reporter = models[self._weights(values)], console.reporter()
+        what = wanted.seed, wanted.conditions, wanted.sampling, reporter
+        count = wanted.count if self.count is None else self.count
+        given = self.given.resolve(
+            model, count, *what, mask=self.initial.mask_of_given, recorded=wanted.given
         )
-        place = output.at(path, model, replace(request, count=number), layout)
-        written = output.write(
-            place, at_once, reporter, part=part, overwrite=overwrite, compiled=compiled
+        default = self.picture.default_count if values else generate.DEFAULT_COUNT
+        noise = self.initial.start(model.config.network)
+        begin = self.initial.request
+        request = generate.resolve_request(model, count, *what, default, given, begin, noise)
+        return Cell(dict(values), model, request)
+
+    def _weights(self, values: Mapping[str, Any]) -> str | None:
+        name: str | None = values.get("weights", self.picture.one_weights)
+        return name
+
+
+def _draw_sheet(
+    axes: tuple[Axis, ...],
+    cells: Sequence[Cell],
+    picture: pictures.PictureOptions,
+    output: OutputOptions,
+    batch: int | None,
+) -> tuple[str, dict[str, Any]]:
+    """Draw a contact sheet: the result in words, and as a JSON document."""
+    with stop_at_once():
+        sheet = picture.sheet(axes, cells, batch, console.reporter())
+        return pictures.drawn(
+            sheet, output.out, batch, console.reporter(), overwrite=output.overwrite
         )
+
+
+def _draw_images(
+    cell: Cell,
+    picture: pictures.PictureOptions,
+    output: OutputOptions,
+    suffix: str,
+    batch: int | None,
+    compiled: bool | None,
+) -> tuple[str, dict[str, Any]]:
+    """Write the images, and say what is odd: the result in words, and as a JSON document."""
+    from ddpm_cli.core.generation.output import at, destination, write
+    from ddpm_cli.core.runtime import distributed
+
+    model, request = cell.model, cell.request
+    path, number = distributed.broadcast_from_rank0(
+        lambda: destination(output.out, suffix, output.more, model, request)
+    )
+    place = at(path, model, replace(request, count=number), picture.layout)
+    written = write(
+        place,
+        batch,
+        console.reporter(),
+        part=output.part,
+        overwrite=output.overwrite,
+        compiled=compiled,
+    )
     for finding in written.findings:
-        reporter.say(finding.text)
-    console.result(*_told(place, part, written), json)
+        console.reporter().say(finding.text)
+    return _told(place, output.part, written)
 
 
 def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, Any]]:
