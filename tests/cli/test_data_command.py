@@ -74,10 +74,10 @@ def test_the_next_command_has_what_was_given(ddpm: Call, photos: Path) -> None:
     last = ddpm("data", photos, *given).out.splitlines()[-1]
     for name, value in zip(given[::2], given[1::2], strict=True):
         assert f"{name} {value}" in last
-    sheet = np.asarray(Image.open("data.png"))  # 24 images, enlarged six times, in rows of five
-    assert sheet.shape[1] == 5 * (6 * 16 + 2) + 2
-    assert (sheet[2 : 2 + 48, 2 : 2 + 4 * 6] == 0).all()  # 8x8 in the middle of 8x16
-    assert (sheet[2 : 2 + 48, 2 + 4 * 6 : 2 + 12 * 6] > 0).all()
+    sheet = np.asarray(Image.open("data.png"))  # 24 images, enlarged ten times, in rows of five
+    assert sheet.shape[1] == 5 * (10 * 16 + 4) + 4
+    assert (sheet[4 : 4 + 80, 4 : 4 + 4 * 10] == 0).all()  # 8x8 in the middle of 8x16
+    assert (sheet[4 : 4 + 80, 4 + 4 * 10 : 4 + 12 * 10] > 0).all()
     assert "as 8x8x3" in ddpm("data", photos, "--resize-to-power", "up").out
 
 

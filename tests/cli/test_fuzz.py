@@ -114,6 +114,9 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
             ".safetensors"), "--epochs", 1, "--batch", 8],
         "nll": ["nll", run, "--data", photos, "-n", 2],
         "convert": ["convert", run, "--to", "diffusers", "--out", tmp_path / "pipeline"],
+        "invert": ["invert", run, photos / "dark", "--steps", 2, "--out", tmp_path / "inverted"],
+        "interpolate": ["interpolate", run, 1, 2, "-n", 3, "--steps", 2, "--out",
+                        tmp_path / "between"],
         "inspect-schedule": ["inspect-schedule", "--timesteps", 50],
     }  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.generation.inversion import Inversion
 
 _SHOWN = 8  # errors of single images that are printed
 
@@ -38,6 +42,7 @@ def invert(
             show_default="inverted/, inverted-2/, … beside the weights",
         ),
     ] = None,
+    overwrite: common.Overwrite = False,
     batch: common.Batch = "auto",
     device: common.Device = "auto",
     json: common.Json = False,
@@ -54,7 +59,7 @@ def invert(
     from ddpm_cli.core.generation.given import check_none_needed
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.runtime import devices, provenance, run_directory
-    from ddpm_cli.core.runtime.files import new_folder, write_json
+    from ddpm_cli.core.runtime.files import new_file, new_folder, write_json
 
     start_up.end()
     run, (path,) = common.run_and_rest(places, 1, "an image, a folder or a .zip")
@@ -72,38 +77,46 @@ def invert(
         model, len(images), seed, conditions.request, settings, reporter
     )
     reporter.say(generate.notices(model, request)[0])
-    found = inversion.inverted(model, request, images, at_once, reporter)
     folder = new_folder(model.folder / "inverted") if out is None else out
-    starting_noise.write(folder / "noise.npy", found.noise)
+    with new_file(folder / "noise.npy", overwrite=overwrite) as noise:
+        found = inversion.inverted(model, request, images, at_once, reporter)
+        starting_noise.write(noise, found.noise)
     files.write_png(folder / "inversion.png", found.picture())
-    errors = found.errors
-    mean = sum(errors) / len(errors)
     document: dict[str, Any] = {
         "out": str(folder),
         "n": len(images),
-        "rmse": mean,
-        "psnr": inversion.psnr(mean),
+        "rmse": found.mean_error,
+        "psnr": inversion.psnr(found.mean_error),
         "noise_std": float(found.noise.std()),
         "images": [
             {"file": name, "rmse": error, "psnr": inversion.psnr(error)}
-            for name, error in zip(found.names, errors, strict=True)
+            for name, error in zip(found.names, found.errors, strict=True)
         ],
         **record.settings_of(model, request),
         "provenance": provenance.gather(chosen),
     }
     write_json(folder / "inversion.json", document, durable=False)
+    again = ["ddpm", "sample", str(model.path), "--noise", str(noise)]
+    chosen_settings = {"steps": settings.steps, **sampling.nested(), "guidance": settings.guidance}
+    for name, value in chosen_settings.items():
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        again += [f"--{name.replace('_', '-')}", shown]
+    for option, values in (("--class", conditions.classes), ("--prompt", conditions.prompt)):
+        again += [word for value in values or () for word in (option, value)]
+    console.result(_told(found, folder, shlex.join(again)), document, json)
+
+
+def _told(found: Inversion, folder: Path, again: str) -> str:
+    """The errors of the reconstructions in words, and how to go on."""
+    from ddpm_cli.core.generation.inversion import psnr
+
     lines = [f"{folder / 'noise.npy'}; what is sampled from it differs from the images by RMSE"]
-    for name, error in list(zip(found.names, errors, strict=True))[:_SHOWN]:
-        lines.append(f"  {name}: {error:.2f} of 255 grey levels{_decibels(inversion.psnr(error))}")
-    if len(errors) > 1:
-        lines.append(f"  mean of {len(errors)}: {mean:.2f}")
-    again = (
-        f"ddpm sample {model.path} --noise {folder / 'noise.npy'} --steps {settings.steps or 50}"
-    )
-    if settings.guidance != 1:
-        again += f" --guidance {settings.guidance:g}"
+    for name, error in list(zip(found.names, found.errors, strict=True))[:_SHOWN]:
+        lines.append(f"  {name}: {error:.2f} of 255 grey levels{_decibels(psnr(error))}")
+    if len(found.errors) > 1:
+        lines.append(f"  mean of {len(found.errors)}: {found.mean_error:.2f}")
     lines += [f"Picture: {folder / 'inversion.png'}", f"To sample from it: {again}"]
-    console.result("\n".join(lines), document, json)
+    return "\n".join(lines)
 
 
 def _decibels(psnr: float | None) -> str:

@@ -51,6 +51,11 @@ class Inversion:
         errors: list[float] = np.sqrt((difference**2).mean(axis=(1, 2, 3))).tolist()
         return errors
 
+    @property
+    def mean_error(self) -> float:
+        """The mean of these."""
+        return sum(self.errors) / len(self.errors)
+
     def picture(self) -> ImageArray:
         """The first images above what is sampled from their noise."""
         count = min(len(self.names), _SHOWN)
