@@ -12,7 +12,7 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.given import KINDS, Degradation
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.given import GivenImages, with_settings
+from ddpm_cli.core.data.given import GivenRecipe, with_settings
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.unet import UNet
@@ -122,7 +122,7 @@ def test_the_network_takes_as_many_channels_as_are_left(kind: str) -> None:
     settings = {"width": 8, "multipliers": [1], "blocks": ["res"], "size": [8, 8], "patch": 2}
     config = updated(RunConfig(), {"data": {"given": text}, "network": settings})
     config = with_settings(config, None)
-    how = GivenImages.of(config)
+    how = GivenRecipe.of(config)
     assert how is not None
     x0, parts = to_unit(pictures(2, 3, 8, 8)), how.draw(2, torch.Generator().manual_seed(0))
     noise = None if how.noisy is None else torch.zeros(2, 3, *how.noisy)

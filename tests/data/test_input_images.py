@@ -91,6 +91,10 @@ def test_names_of_results() -> None:
     assert more[7:10] == ("a.png-2.png", "a-2.png_-2.png", "b/c-2.png") or len(set(more)) == 16
     assert len(set(more)) == 16
     assert output_names(names, 3) == named[:3]
+    assert output_names(("A.png", "a.png", "B/x.png", "b/X.png"), 4) == (
+        "A.png", "a.png.png", "B/x.png", "b/X.png.png",
+    )  # fmt: skip
+    assert output_names(("Grid.png",), 1) == ("Grid.png.png",)
     assert output_names(("../../etc/x.png", "/root/y.png"), 2) == ("etc/x.png", "root/y.png")
 
 
@@ -100,10 +104,14 @@ def test_pairs_by_name() -> None:
     for name in ("0.png", "a.png", "sub/b.png"):
         write(f"masks/{name}", 1, 4, 4)
     images, masks = InputImages.open("images", ""), InputImages.open("masks", "")
-    assert images.paired(masks, "mask") == (1, 2)
-    assert images.paired(InputImages.open("masks/0.png", ""), "mask") == (0, 0)
-    with pytest.raises(DdpmError, match=r"images has no mask for 0\.png"):
-        masks.paired(images, "mask")
+    assert images.paired(masks, "--mask") == (1, 2)
+    assert images.paired(InputImages.open("masks/0.png", ""), "--mask") == (0, 0)
+    with pytest.raises(DdpmError, match=r"--mask images has no image of .* 1 of 3 images: 0\.png"):
+        masks.paired(images, "--mask")
+    write("masks/a.bmp.png", 1, 4, 4)
+    Path("masks/a.bmp.png").rename("masks/a.bmp")  # of its content's type
+    with pytest.raises(DdpmError, match=r"--mask masks: several .*: a\.bmp, a\.png; give"):
+        images.paired(InputImages.open("masks", ""), "--mask")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.given import with_settings
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import TINY, Result
 
@@ -73,8 +74,13 @@ def test_images_in_turn_whatever_the_batch(
     assert [entry["file"] for entry in entries] == written
     again = ("--like", tmp_path / "by-1" / "b-2.png", "--out", tmp_path / "again")
     assert ddpm("sample", run, *again).code == 2  # the image is needed
-    assert ddpm("sample", run, *again, "--given", small_images).code == 0
+    same = ddpm("sample", run, *again, "--given", small_images)
+    assert same.code == 0 and "will be another" not in same.err
     assert np.array_equal(pngs(tmp_path / "again")["b.png"], found[0]["b-2.png"])
+    (small_images / "b.png").unlink()
+    files.write_png(small_images / "b.png", np.zeros((3, 4, 4), np.uint8))
+    changed = ddpm("sample", run, *again, "--overwrite", "--given", small_images / "b.png")
+    assert changed.code == 0 and "--given has other pixels" in changed.err
     (small_images / "b.png").unlink()
     gone = ddpm("sample", run, "--given", small_images, *again, "--overwrite")
     assert gone.code == 1 and "b.png" in gone.err
@@ -122,6 +128,14 @@ def test_masks(ddpm: Callable[..., Result], tmp_path: Path) -> None:
     files.write_png(tmp_path / "image.png", image.transpose(2, 0, 1))
     refused = ddpm("sample", run, "--given", tmp_path / "image.png")
     assert refused.code == 2 and "--mask" in refused.err
+    for other, words in (
+        (np.zeros((8, 8), np.uint8), "is black everywhere"),
+        (np.full((8, 8), 127, np.uint8), "is black everywhere"),
+        (np.full((8, 16), 255, np.uint8), "has 16x8 pixels, and its image 000000.png 8x8"),
+        (np.full((4, 4), 255, np.uint8), "has 4x4 pixels"),
+    ):
+        with pytest.raises(DdpmError, match=words):
+            loaded.sample(given=image, mask=other, steps=2)
     boxes = ddpm("sample", run, "--given", tmp_path / "image.png", "--degrade", "--steps", 2)
     assert boxes.code == 0
 
@@ -146,6 +160,9 @@ def test_a_cascade_is_the_two_models_one_after_the_other(
     like = ("--like", tmp_path / "both" / "000002.png", "--out", tmp_path / "like")
     assert ddpm("sample", big, *like).code == 0
     assert np.array_equal(pngs(tmp_path / "like")["000000.png"], both["000002.png"])
+    changed = model(tmp_path / "changed.safetensors", "", 4, width=16, **classes)
+    again = ddpm("sample", big, *like, "--cascade", changed, "--overwrite")
+    assert again.code == 0 and "--cascade has other weights" in again.err
     other = model(tmp_path / "other.safetensors", "", 4, classes=["dog", "cat"])
     refused = ddpm("sample", big, "--cascade", other, "-n", 1)
     assert refused.code == 1 and "other classes" in refused.err

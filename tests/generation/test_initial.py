@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.input_images import InputImages
 from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.generation.initial import InitialRequest
+from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import Result, refused
 from tests.support.networks import write_weights
 
@@ -230,10 +234,48 @@ def test_what_does_not_fit_is_a_line(
     assert not Path("out").exists()
 
 
+def like(ddpm: Run, weights: Path, path: str, *options: object) -> ImageArray:
+    """The image that --like draws, of the name that path has."""
+    again = ("sample", weights, "--like", path, "--out", "again", "--overwrite", *options)
+    result = ddpm(*again)
+    assert result.code == 0, result.err
+    return read(f"again/{Path(path).name}")
+
+
 def test_like_an_edited_image(ddpm: Run, weights: Path) -> None:
+    """Of its own image among several, with what was recorded but for what is given."""
+    image("photos/a.png", 8, 8)
+    image("photos/b.png", 8, 9, seed=1)
+    mask("masks/a.png", 8, 8, (*LEFT, 255))
+    mask("masks/b.png", 8, 9, (*LEFT, 255))
+    edit = ("--init", "photos", "--strength", 0.7, "--mask", "masks", "--resample", 2)
+    sample(ddpm, weights, *edit, "--seed", 3)
+    drawn = read("out/b.png")
+    refused(ddpm("sample", weights, "--like", "out/b.png"), "--init b.png")
+    for init in ("photos", "photos/b.png"):
+        np.testing.assert_array_equal(like(ddpm, weights, "out/b.png", "--init", init), drawn)
+    for changed in (("--strength", 0.3), ("--resample", 1), ("--mask", "all.png")):
+        mask("all.png", 8, 9, (np.s_[:], np.s_[:], 255))
+        other = like(ddpm, weights, "out/b.png", "--init", "photos", *changed)
+        assert (other != drawn).any()
+        sampling = json.loads(Path("again/sampling.json").read_text())
+        expected = {"strength": 0.7, "mask": "masks", "resample": 2, changed[0][2:]: changed[1]}
+        assert sampling.items() >= expected.items()
+    again = ("sample", weights, "--like", "out/b.png", "--out", "no", "--init", "photos")
+    mask("masks/b.png", 8, 9, (np.s_[:], np.s_[:2], 255))
+    assert "--mask masks has other pixels than the mask" in fault(ddpm(*again))
+    image("photos/b.png", 8, 9, seed=2)
+    assert "--init photos has other pixels than the image" in fault(ddpm(*again))
+    Path("photos/b.png").rename("photos/c.png")
+    Path("masks/b.png").rename("masks/c.png")
+    assert "photos lacks b.png" in fault(ddpm(*again))
+    assert not Path("no").exists()
+
+
+def test_images_of_cells_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     image("photo.png", 8, 8)
-    sample(ddpm, weights, "--init", "photo.png", "--strength", 0.7, "--seed", 3)
-    again = ("sample", weights, "--like", "out/photo.png", "--out", "again")
-    refused(ddpm(*again), "--init photo.png", "--strength 0.7")
-    assert ddpm(*again, "--init", "photo.png", "--strength", 0.7).code == 0
-    np.testing.assert_array_equal(read("again/photo.png"), read("out/photo.png"))
+    request, read_again = InitialRequest("photo.png"), list[int]()
+    monkeypatch.setattr(InputImages, "digest", lambda *_: read_again.append(1) or "")
+    network = NetworkConfig(size=(8, 8))
+    assert request.open(network, Silent()) is request.open(network, Silent())
+    assert len(read_again) == 1

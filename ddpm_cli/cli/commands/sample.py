@@ -60,7 +60,8 @@ def sample(
         Path | None,
         typer.Option(
             help="Draw the image of this PNG again, which ddpm sample wrote: with its seed, class, "
-            "prompt, sampler and weights, but for what is given.",
+            "prompt, sampler and weights, but for what is given. Where it was made from an image, "
+            "give --init or --given again.",
             rich_help_panel=common.SAMPLING,
         ),
     ] = None,
@@ -107,7 +108,7 @@ def sample(
             drawn = [images.cell(values, wanted, models) for values, wanted in cells]
         model, request = drawn[0].model, drawn[0].request
         about = [model.about] if axes else generate.notices(model, request)
-        for notice in (*cells[0][1].notices(model), *about):
+        for notice in (*cells[0][1].notices(model, request), *about):
             console.reporter().say(notice)
         threads.limit_to_work(generate.call_operations(model, request, at_once))
         if axes:
@@ -137,7 +138,8 @@ class _Images:
         settings = self.sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
         conditions, begin = self.conditions.request, self.initial.request
         if self.like is None:
-            return record.Wanted(self.seed or 0, conditions, common.sampling_of(settings))
+            sampling = common.sampling_of(settings)
+            return record.Wanted(self.seed or 0, conditions, sampling, initial=begin)
         return record.again(self.like, self.seed, conditions, settings, begin)
 
     def load(
@@ -166,7 +168,7 @@ class _Images:
         )
         default = self.picture.default_count if values else generate.DEFAULT_COUNT
         noise = self.initial.start(model.config.network)
-        begin = self.initial.request
+        begin = wanted.initial
         request = generate.resolve_request(model, count, *what, default, given, begin, noise)
         return Cell(dict(values), model, request)
 

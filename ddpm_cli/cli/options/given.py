@@ -82,9 +82,8 @@ class GivenOptions:
         recorded = recorded or {}
         options, name = self._again(recorded), recorded.get("given")
         if options.cascade is None:
-            request = GivenRequest(options.given, mask, options.degrade, options.given_noise)
-            given = request.resolve(model, reporter)
-            return given if given is None or name is None else given.only(name)
+            request = GivenRequest(options.given, mask, options.degrade, options.given_noise, name)
+            return request.resolve(model, reporter)
         if options.given is not None or options.degrade or mask is not None:
             raise UsageError("--cascade samples the images that --given would name: give one")
         return cascade.given_by(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,7 @@ class InitialOptions:
 
         return None if self.noise is None else StartingNoise.read(self.noise, network)
 
-    @property
+    @cached_property
     def request(self) -> InitialRequest | None:
         """The request that they are; None without images. Raises UsageError."""
         from ddpm_cli.core.generation.initial import InitialRequest

@@ -48,7 +48,7 @@ class GivenParts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GivenImages:
+class GivenRecipe:
     """How the given images of a run are made."""
 
     degradation: Degradation | None  # None: they are paired
@@ -57,12 +57,17 @@ class GivenImages:
     level: float  # deviation of the noise, at most
 
     @classmethod
-    def of(cls, config: RunConfig) -> GivenImages | None:
-        """Those of a run; None for a network that is given none."""
+    def of(cls, config: RunConfig) -> GivenRecipe | None:
+        """That of a run; None for a network that is given none."""
         network, data = config.network, config.data
         if not network.given_channels:
             return None
         return cls(data.degradation, network.channels, network.size, data.given_level)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether masks are cut out of them."""
+        return self.degradation is not None and self.degradation.kind == "mask"
 
     @property
     def noisy(self) -> tuple[int, int] | None:
@@ -72,7 +77,7 @@ class GivenImages:
     def draw(self, count: int, generator: torch.Generator) -> GivenParts:
         """The random numbers of the given images of `count` images."""
         masks = deviation = None
-        if self.degradation is not None and self.degradation.kind == "mask":
+        if self.cuts:
             draws = given_images.box_draws(count, generator)
             masks = given_images.box_masks(draws, self.size)
         if self.noisy is not None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.pairs import match, stem
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, first_line, listed
@@ -28,6 +29,7 @@ _MANY = 500  # images, the reading of which takes a while
 _TAKEN = "grid.png"  # the name of a picture of all, beside what is made of them
 
 Arrays = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+PathOrArrays = str | Path | Arrays
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,7 @@ class InputImages:
     size_of: Callable[[int], tuple[int, int]]  # (height, width) in pixels. Raises UnreadableError
 
     @classmethod
-    def open(
-        cls, given: str | Path | Arrays, option: str, reporter: Reporter = SILENT
-    ) -> InputImages:
+    def open(cls, given: PathOrArrays, option: str, reporter: Reporter = SILENT) -> InputImages:
         """The images of an option: a file, what `--data` takes, or arrays (H, W) or (H, W, C).
 
         Raises DdpmError where there are none.
@@ -108,6 +108,29 @@ class InputImages:
         """An image (channels, H, W) at its own size: grey, RGB or RGBA. Raises UnreadableError."""
         return self.decode(index, Transform(channels, srgb=True))
 
+    def row_of(self, name: str, option: str) -> int:
+        """The index of the image of that name; 0 of a single one. Raises DdpmError."""
+        if len(self) > 1 and name not in self.names:
+            raise DdpmError(
+                f"{option} {self.path} lacks {name}, of which the image of --like was made; it has "
+                f"{listed(self.names, 5)}"
+            )
+        return self.names.index(name) if name in self.names else 0
+
+    def only(self, row: int) -> InputImages:
+        """The image of that index alone."""
+        return replace(
+            self,
+            names=(self.names[row],),
+            single=True,
+            decode=lambda _, transform: self.decode(row, transform),
+            size_of=lambda _: self.size_of(row),
+        )
+
+    def pixels_sha256(self, index: int, channels: int) -> str:
+        """SHA-256 of the size and pixels of an image. Raises UnreadableError."""
+        return pixels_sha256(self.image(index, channels))
+
     def digest(self, channels: int, reporter: Reporter = SILENT) -> str:
         """SHA-256 of all names and pixels, which reads every image. Raises UnreadableError."""
         found = hashlib.sha256()
@@ -119,35 +142,34 @@ class InputImages:
             found.update(np.ascontiguousarray(image).data)
         return found.hexdigest()
 
-    def paired(self, others: InputImages, what: str) -> tuple[int, ...]:
-        """For each image the index of the other of its name, but for the suffix; a single one is
-        every image's.
-
-        what: the others in messages, such as "mask". Raises DdpmError where one has none.
+    def paired(self, others: InputImages, option: str) -> tuple[int, ...]:
+        """For each image the index of the other of its name, as `match` says; a single one is
+        every image's. Raises DdpmError where one has none, or several.
         """
         if others.single:
             return (0,) * len(self)
-        stems = {_stem(name): index for index, name in enumerate(others.names)}
-        missing = [name for name in self.names if _stem(name) not in stems]
-        if missing:
-            raise DdpmError(
-                f"{others.path} has no {what} for {listed(missing, 3)}: pairs have the same name, "
-                f"as {_stem(missing[0])}.png; a single file is the {what} of all"
-            )
-        return tuple(stems[_stem(name)] for name in self.names)
+        return match(self.names, others.names, f"{option} {others.path}")
+
+
+def pixels_sha256(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of an array's shape and values."""
+    values = np.ascontiguousarray(image)
+    return hashlib.sha256(f"{image.shape}\0".encode() + values.tobytes()).hexdigest()
 
 
 def output_names(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The file names of `count` images made of those of these names, one after the other.
 
     They are PNGs in the same folders; from the second of an image on they are NAME-2.png,
-    NAME-3.png, … No two are equal, and a larger count changes none.
+    NAME-3.png, … No two are equal, in capitals or not, as many disks do not tell those apart; a
+    larger count changes none.
     """
     taken, found = {_TAKEN}, list[str]()
     for index in range(count):
         name, turn = _inside(names[index % len(names)]), index // len(names)
-        found.append(next(free for free in _candidates(name, turn) if free not in taken))
-        taken.add(found[-1])
+        candidates = _candidates(name, turn)
+        found.append(next(free for free in candidates if free.casefold() not in taken))
+        taken.add(found[-1].casefold())
     return tuple(found)
 
 
@@ -158,13 +180,7 @@ def _inside(name: str) -> str:
 
 def _candidates(name: str, turn: int) -> Iterator[str]:
     suffix = f"-{turn + 1}" if turn else ""
-    stem = _stem(name)
-    yield f"{stem}{suffix}.png"
+    yield f"{stem(name)}{suffix}.png"
     while True:
         yield f"{name}{suffix}.png"
         name += "_"
-
-
-def _stem(name: str) -> str:
-    """A name without its suffix, with the folders it lies in."""
-    return name.removesuffix(PurePosixPath(name).suffix)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,8 @@ _LISTED = 5  # names in a message
 def pair(source: Source, others: Source, said: str) -> NDArray[np.int64]:
     """For each image of a source the index of the one of the others with its name: (N,).
 
-    A name is the path below the folder without suffix; where one source has no folders, the file's
-    name alone. Images without names, such as arrays, are paired in order. said: the option that
-    names the others. Raises DdpmError that names images without a counterpart.
+    Images without names, such as arrays, are paired in order, others as `match` says. said: the
+    option that names the others. Raises DdpmError that names images without a counterpart.
     """
     if not isinstance(source, FileSource) or not isinstance(others, FileSource):
         one_has_names = isinstance(source, FileSource) or isinstance(others, FileSource)
@@ -29,29 +30,39 @@ def pair(source: Source, others: Source, said: str) -> NDArray[np.int64]:
                 f"for {len(source):,}, and not both have names to pair them by"
             )
         return np.arange(len(source))
-    names, theirs = source.files.names, others.files.names
-    flat = not all(any("/" in name for name in listed_names) for listed_names in (names, theirs))
-    key = _stem if flat else _path
-    found = {key(name): row for row, name in enumerate(theirs)}
-    if len(found) < len(theirs) or len(set(map(key, names))) < len(names):
-        raise DdpmError(
-            f"{said}: several images of {source.name}, or of these, have one name but for the "
-            "suffix or the folder, so that it is not clear which go together; give the folders of "
-            "both the same names"
-        )
-    rows = [found.get(key(name), -1) for name in names]
-    missing = [name for name, row in zip(names, rows, strict=True) if row < 0]
+    return np.array(match(source.files.names, others.files.names, said), np.int64)
+
+
+def match(names: Sequence[str], others: Sequence[str], said: str) -> tuple[int, ...]:
+    """For each name the index of the other that is equal but for the suffix.
+
+    Where one side has no folders, the files' names alone are compared. said: the option that names
+    the others. Raises DdpmError for names without a counterpart, and where one has several.
+    """
+    flat = not all(any("/" in name for name in side) for side in (names, others))
+
+    def key(name: str) -> str:
+        return PurePosixPath(stem(name)).name if flat else stem(name)
+
+    for side in (names, others):
+        times = Counter(map(key, side))
+        same = [name for name in side if times[key(name)] > 1]
+        if same:
+            raise DdpmError(
+                f"{said}: several images have one name but for the suffix or the folder, so that "
+                f"it is not clear which go together: {listed(same, 3)}; give the folders of both "
+                "the same names"
+            )
+    found = {key(name): row for row, name in enumerate(others)}
+    missing = [name for name in names if key(name) not in found]
     if missing:
         raise DdpmError(
             f"{said} has no image of the name of {len(missing):,} of {len(names):,} images: "
-            f"{listed(missing, _LISTED)}; it has {listed(list(theirs), 3)}"
+            f"{listed(missing, _LISTED)}; it has {listed(others, 3)}"
         )
-    return np.array(rows, np.int64)
+    return tuple(found[key(name)] for name in names)
 
 
-def _path(name: str) -> str:
-    return str(PurePath(name).with_suffix(""))
-
-
-def _stem(name: str) -> str:
-    return PurePath(name).stem
+def stem(name: str) -> str:
+    """A name without its suffix, with the folders it lies in."""
+    return name.removesuffix(PurePosixPath(name).suffix)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,20 @@ class GenerationRequest:
         if self.init is not None:
             return self.init.images.names
         return () if self.given is None else self.given.names
+
+    @property
+    def inputs_record(self) -> dict[str, Any]:
+        """What is recorded of the images and the noise that it starts from, whatever has any."""
+        return {
+            **({} if self.given is None else self.given.record),
+            **({} if self.init is None else self.init.document),
+            **({} if self.noise is None else self.noise.document),
+        }
+
+    def input_hashes(self, index: int) -> dict[str, str]:
+        """SHA-256 of the pixels of those images that image `index` is made of."""
+        given = {} if self.given is None else self.given.hashes(index)
+        return given | ({} if self.init is None else self.init.hashes(index))
 
     @cached_property
     def file_names(self) -> tuple[str, ...]:

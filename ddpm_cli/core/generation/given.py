@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from torch import Tensor
 from ddpm_cli.core.conditioning import images as given_images
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.data.given import GivenImages, GivenParts
-from ddpm_cli.core.data.input_images import Arrays, InputImages
+from ddpm_cli.core.data.given import GivenParts, GivenRecipe
+from ddpm_cli.core.data.input_images import InputImages, PathOrArrays, pixels_sha256
+from ddpm_cli.core.data.masks import open_with_masks
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.editing import Edit
-from ddpm_cli.core.errors import DdpmError, UsageError, listed
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
@@ -28,6 +28,7 @@ from ddpm_cli.core.runtime.seeds import ImageNoise
 Pixels = Callable[[Sequence[int]], Tensor]
 """The indices of sampled images -> the images that they are given, (B, C', h, w) uint8."""
 
+_CUT = 128  # the darkest grey level of a mask that is drawn anew
 _WANTED = {
     "lowres": "a low-resolution image",
     "grey": "a grey image",
@@ -54,25 +55,21 @@ class Given:
         """The name of the image that sampled image `index` is given; None without names."""
         return self.names[index % len(self.names)] if self.names else None
 
-    def only(self, name: str) -> Given:
-        """The image of that name for all; a single one whatever its name. Raises DdpmError."""
-        if len(self.names) > 1 and name not in self.names:
-            raise DdpmError(
-                f"--like: that image was given {name}, which --given lacks; it has "
-                f"{listed(self.names, 5)}"
-            )
-        row = self.names.index(name) if name in self.names else 0
+    def hashes(self, index: int) -> dict[str, str]:
+        """SHA-256 of the image that sampled image `index` is given, and of its mask.
 
-        def always(pixels: Pixels) -> Pixels:
-            return lambda indices: pixels([row] * len(indices))
-
-        masks = None if self.masks is None else always(self.masks)
-        return replace(self, pixels=always(self.pixels), masks=masks, names=(name,), count=1)
+        Nothing where they have no names: of a cascade's images its weights are recorded.
+        """
+        if not self.names:
+            return {}
+        found = {"given_sha256": pixels_sha256(self.pixels([index]).numpy())}
+        if self.masks is not None:
+            found["mask_sha256"] = pixels_sha256(self.masks([index]).numpy())
+        return found
 
     def known(self, indices: Sequence[int], image_seeds: Sequence[int]) -> Edit | None:
         """Of a model that fills masks: the pixels outside them, which stay exactly as they are."""
-        degradation = self._how.degradation
-        if degradation is None or degradation.kind != "mask":
+        if not self._recipe.cuts:
             return None
         images, parts = self._read(indices, image_seeds)
         return None if parts.masks is None else Edit(images, mask=parts.masks)
@@ -81,27 +78,25 @@ class Given:
         self, condition: Condition, indices: Sequence[int], image_seeds: Sequence[int]
     ) -> Condition:
         """The condition of sampled images of these indices and seeds, with the images given."""
-        how, device = self._how, self.model.device
+        recipe, device = self._recipe, self.model.device
         images, parts = self._read(indices, image_seeds)
-        if how.degradation is not None and self.originals:
-            images = given_images.degraded(images, how.degradation, parts.masks)
+        if recipe.degradation is not None and self.originals:
+            images = given_images.degraded(images, recipe.degradation, parts.masks)
         elif parts.masks is not None:
             images = given_images.masked(images, parts.masks)
         deviation = noise = None
-        if how.noisy is not None:
+        if recipe.noisy is not None:
             deviation = torch.full((len(images),), self.deviation, device=device)
         if self.deviation:
             channels, height, width = images.shape[1:]
             shape = (channels, height, width)
             noise = ImageNoise(image_seeds, shape, device, "given noise")()
-        given = given_images.as_input(images, how.size, deviation, noise)
+        given = given_images.as_input(images, recipe.size, deviation, noise)
         return condition._replace(given=given, given_noise=deviation)
 
     @property
-    def _how(self) -> GivenImages:
-        how = GivenImages.of(self.model.config)
-        assert how is not None
-        return how
+    def _recipe(self) -> GivenRecipe:
+        return recipe_of(self.model)
 
     def _read(
         self, indices: Sequence[int], image_seeds: Sequence[int]
@@ -110,20 +105,21 @@ class Given:
         device = self.model.device
         images = to_unit(self.pixels(indices).to(device))
         if self.masks is not None:
-            return images, GivenParts((self.masks(indices).to(device) > 127).float())
+            return images, GivenParts((self.masks(indices).to(device) >= _CUT).float())
         if not self.originals:
             return images, GivenParts()
-        return images, self._how.draw_each(image_seeds).to(device)
+        return images, self._recipe.draw_each(image_seeds).to(device)
 
 
 @dataclass(frozen=True)
 class GivenRequest:
     """Images to condition on, as a user names them."""
 
-    images: str | Path | Arrays | None = None
-    masks: str | Path | Arrays | None = None
+    images: PathOrArrays | None = None
+    masks: PathOrArrays | None = None
     degrade: bool = False  # the images are originals, of which the given ones are made
     deviation: float | None = None  # of noise in them; None: none
+    name: str | None = None  # of the one to use; None: all
 
     def resolve(self, model: Model, reporter: Reporter) -> Given | None:
         """The images for a model; None without any. Raises DdpmError or UsageError."""
@@ -134,43 +130,52 @@ class GivenRequest:
                     "--mask --init"
                 )
             return None
-        images = InputImages.open(self.images, "--given", reporter)
-        check_conditional(model)
-        how = GivenImages.of(model.config)
-        assert how is not None
-        check_deviation(model, self.deviation)
-        degradation, of_mask = how.degradation, False
-        if degradation is None and self.degrade:
-            raise UsageError(
-                f"--degrade: {model.path} was trained on pairs of images, which are not made"
-            )
-        of_mask = degradation is not None and degradation.kind == "mask"
-        if (self.masks is not None) != (of_mask and not self.degrade):
-            raise UsageError(_about_masks(model, of_mask=of_mask))
-        whole = Transform.of(model.config)
-        transform = whole
-        if degradation is None or not (self.degrade or of_mask):
-            channels = model.config.network.given_channels
-            size = how.size if degradation is None else degradation.size(how.size)
-            transform = replace(whole, channels=channels, size=size)
-        masks, hashes = None, {"given_sha256": images.digest(transform.channels, reporter)}
-        if self.masks is not None:
-            files = InputImages.open(self.masks, "--mask", reporter)
-            pairs = images.paired(files, "mask")
-            masks = _decoded(files, replace(whole, channels=1), pairs)
-            hashes["mask_sha256"] = files.digest(1, reporter)
-        record: dict[str, Any] = {"given": images.path, **hashes}
-        record |= {"degrade": self.degrade, "given_noise": self.deviation or 0.0}
+        images, masks = open_with_masks(self.images, self.masks, "--given", self.name, reporter)
+        self._check(model)
+        transform, deviation = self._transform(model), self.deviation or 0.0
+        record: dict[str, Any] = {
+            "given": images.path,
+            "given_sha256": images.digest(transform.channels, reporter),
+            "degrade": self.degrade,
+            "given_noise": deviation,
+        }
+        if masks is not None:
+            masks.check(images, around=False, least=_CUT)
+            record["mask_sha256"] = masks.images.digest(1, reporter)
         return Given(
             model,
             _decoded(images, transform),
             self.degrade,
-            self.deviation or 0.0,
+            deviation,
             images.names,
             len(images),
-            masks,
+            None if masks is None else _decoded(masks.images, _of_masks(model), masks.pairs),
             record,
         )
+
+    def _check(self, model: Model) -> None:
+        """Raise DdpmError or UsageError for what has no meaning for a model, or is lacking."""
+        recipe = recipe_of(model)
+        check_deviation(model, self.deviation)
+        if recipe.degradation is None and self.degrade:
+            raise UsageError(
+                f"--degrade: {model.path} was trained on pairs of images, which are not made"
+            )
+        if (self.masks is not None) != (recipe.cuts and not self.degrade):
+            raise UsageError(_about_masks(model, of_mask=recipe.cuts))
+
+    def _transform(self, model: Model) -> Transform:
+        """The form of the images: that of the model's own where the given ones are made of them."""
+        recipe, whole = recipe_of(model), Transform.of(model.config)
+        if self.degrade or recipe.cuts:
+            return whole
+        degradation = recipe.degradation
+        size = recipe.size if degradation is None else degradation.size(recipe.size)
+        return replace(whole, channels=model.config.network.given_channels, size=size)
+
+
+def _of_masks(model: Model) -> Transform:
+    return replace(Transform.of(model.config), channels=1)
 
 
 def _decoded(images: InputImages, transform: Transform, pairs: Sequence[int] = ()) -> Pixels:
@@ -226,13 +231,20 @@ def check_none_needed(model: Model, command: str) -> None:
         )
 
 
-def check_conditional(model: Model) -> None:
-    """Raise DdpmError for a model that is not conditioned on an image."""
-    if not model.config.network.given_channels:
+def recipe_of(model: Model) -> GivenRecipe:
+    """How the images that a model is given are made. Raises DdpmError where it is given none."""
+    recipe = GivenRecipe.of(model.config)
+    if recipe is None:
         raise DdpmError(
             f"{model.path} was trained without --given, so it cannot be given an image; --init "
             "begins at an image with any model"
         )
+    return recipe
+
+
+def check_conditional(model: Model) -> None:
+    """Raise DdpmError for a model that is not conditioned on an image."""
+    recipe_of(model)
 
 
 def check_deviation(model: Model, deviation: float | None) -> None:

@@ -6,9 +6,8 @@ back in the end, so that they are exactly what they were.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,26 +17,30 @@ from torch import Tensor
 
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.data.input_images import Arrays, InputImages
+from ddpm_cli.core.data.input_images import InputImages, PathOrArrays
+from ddpm_cli.core.data.masks import Masks, open_with_masks
 from ddpm_cli.core.data.pixels import to_unit
-from ddpm_cli.core.data.placement import Margins, Placement, mirrored
+from ddpm_cli.core.data.placement import Placement, mirrored
 from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.reporting import Reporter
 
 DEFAULT_STRENGTH = 0.6  # without a mask
-
-Given = str | Path | Arrays
+_SAME = ("init", "init_sha256", "mask_sha256")  # of an image that is drawn again
 
 
 @dataclass(frozen=True)
 class InitialRequest:
     """Images to begin at and how, as options say it."""
 
-    images: Given
+    images: PathOrArrays
     strength: float | None = None
-    mask: Given | None = None
+    mask: PathOrArrays | None = None
     resample: int | None = None
+    like: Mapping[str, Any] | None = None  # the record of an image to draw again
+    _opened: dict[Any, InitialImages] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= 1:
@@ -45,17 +48,15 @@ class InitialRequest:
                 "--strength must be between 0, which gives the image back, and 1, which samples, "
                 f"not {self.strength:g}"
             )
-        if self.resample is not None and self.mask is None:
-            raise UsageError("--resample fits new pixels to known ones: give a --mask too")
         if self.resample is not None and self.resample < 1:
             raise UsageError(f"--resample must be at least 1, not {self.resample}")
 
     @classmethod
     def of(
         cls,
-        images: Given | None,
+        images: PathOrArrays | None,
         strength: float | None,
-        mask: Given | None,
+        mask: PathOrArrays | None,
         resample: int | None,
     ) -> InitialRequest | None:
         """The request that the options are; None without any. Raises UsageError."""
@@ -67,70 +68,68 @@ class InitialRequest:
                 raise UsageError(f"{option} is for images to begin at: give an --init too")
         return None
 
+    def again(self, record: Mapping[str, Any]) -> InitialRequest:
+        """As an image of this record was made, of its own image, but for what is given."""
+
+        def chosen(name: str) -> Any:
+            own = getattr(self, name)
+            return record.get(name) if own is None else own
+
+        same = ("init", "init_sha256") if self.mask is not None else _SAME
+        return replace(
+            self,
+            strength=chosen("strength"),
+            mask=chosen("mask"),
+            resample=chosen("resample"),
+            like={name: record[name] for name in same if name in record},
+        )
+
     def open(self, network: NetworkConfig, reporter: Reporter) -> InitialImages:
-        """The images, all of them read once. Raises DdpmError for what cannot be read or paired."""
-        images = InputImages.open(self.images, "--init", reporter)
-        document: dict[str, Any] = {
-            "init": images.path,
-            "init_sha256": images.digest(network.channels, reporter),
-        }
+        """The images, all of them read once, however often they are opened.
+
+        Raises DdpmError for what cannot be read or paired, or is not what was recorded.
+        """
+        key = network.channels, network.size
+        if key not in self._opened:
+            self._opened[key] = self._open(network, reporter)
+        return self._opened[key]
+
+    def _open(self, network: NetworkConfig, reporter: Reporter) -> InitialImages:
+        if self.resample is not None and self.mask is None:
+            raise UsageError("--resample fits new pixels to known ones: give a --mask too")
+        name = None if self.like is None else self.like["init"]
+        images, masks = open_with_masks(self.images, self.mask, "--init", name, reporter)
         strength = self.strength
         if strength is None:
             strength = DEFAULT_STRENGTH if self.mask is None else 1.0
-        document |= {"strength": strength}
-        if self.mask is None:
-            return InitialImages(images, network.channels, network.size, strength, document)
-        masks, resample = InputImages.open(self.mask, "--mask", reporter), self.resample or 1
-        masked = Masks(masks, images.paired(masks, "mask"))
-        masked.check(images)
-        document |= {"mask": masks.path, "mask_sha256": masks.digest(1, reporter)}
-        document |= {"resample": resample}
-        return InitialImages(
-            images, network.channels, network.size, strength, document, masked, resample
+        document: dict[str, Any] = {
+            "init": images.path,
+            "init_sha256": images.digest(network.channels, reporter),
+            "strength": strength,
+        }
+        resample = self.resample or 1
+        if masks is not None:
+            masks.check(images, around=True)
+            document |= {"mask": masks.images.path, "mask_sha256": masks.images.digest(1, reporter)}
+            document |= {"resample": resample}
+        found = InitialImages(
+            images, network.channels, network.size, strength, document, masks, resample
         )
+        self._check_hashes(found)
+        return found
 
-
-@dataclass(frozen=True)
-class Masks:
-    """Where images are drawn anew: white is, black is kept, grey is a blend of both."""
-
-    images: InputImages
-    pairs: tuple[int, ...]  # the mask of each image
-
-    def of(self, index: int) -> NDArray[np.uint8]:
-        """The mask of an image, (H, W)."""
-        mask: NDArray[np.uint8] = self.images.image(self.pairs[index], 1)[0]
-        return mask
-
-    def name(self, index: int) -> str:
-        """The name of an image's mask, for messages."""
-        return self.images.names[self.pairs[index]]
-
-    def margins(self, index: int, size: tuple[int, int]) -> Margins:
-        """By how much the mask of an image reaches beyond it on each side; the image is centred."""
-        (height, width), (own_height, own_width) = self.images.size_of(self.pairs[index]), size
-        above, left = (height - own_height) // 2, (width - own_width) // 2
-        return (above, height - own_height - above), (left, width - own_width - left)
-
-    def check(self, images: InputImages) -> None:
-        """Raise DdpmError for a mask that does not fit its image, or draws nothing."""
-        drawing: dict[int, bool] = {}
-        for index, pair in enumerate(self.pairs):
-            height, width = images.size_of(index)
-            mask_height, mask_width = self.images.size_of(pair)
-            if mask_height < height or mask_width < width:
+    def _check_hashes(self, found: InitialImages) -> None:
+        """Raise DdpmError where an image, or its mask, has other pixels than were recorded."""
+        if self.like is None:
+            return
+        for name, sha256 in found.hashes(0).items():
+            option = name.removesuffix("_sha256")
+            if self.like.get(name, sha256) != sha256:
                 raise DdpmError(
-                    f"--mask {self.name(index)} has {mask_width}x{mask_height} pixels, and its "
-                    f"image {images.names[index]} {width}x{height}: make them equal, or the mask "
-                    "larger, to draw what is around the image"
-                )
-            larger = (mask_height, mask_width) != (height, width)
-            if pair not in drawing:
-                drawing[pair] = bool(self.of(index).any())
-            if not larger and not drawing[pair]:
-                raise DdpmError(
-                    f"--mask {self.name(index)} is black everywhere, so nothing would be drawn: "
-                    "what is to be drawn anew should be white"
+                    f"--like: --{option} {found.document[option]} has other pixels than the "
+                    f"{'image' if option == 'init' else 'mask'} that was edited (sha256 "
+                    f"{sha256[:12]}, not {str(self.like[name])[:12]}); without --like it can be "
+                    "edited in the same way"
                 )
 
 
@@ -164,6 +163,15 @@ class InitialImages:
     def name(self, index: int) -> str:
         """The name of the image that image `index` of a request begins at."""
         return self.images.names[index % len(self)]
+
+    def hashes(self, index: int) -> dict[str, str]:
+        """SHA-256 of the pixels of the image that image `index` begins at, and of its mask."""
+        number = index % len(self)
+        found = {"init_sha256": self.images.pixels_sha256(number, self.channels)}
+        if self.masks is not None:
+            mask = self.masks.images.pixels_sha256(self.masks.pairs[number], 1)
+            found["mask_sha256"] = mask
+        return found
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of image `index` of a request: its mask's, or else its own."""

@@ -13,6 +13,7 @@ from typing import Any
 from ddpm_cli import __version__
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.config.serialisation import checked
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, first_line
@@ -26,6 +27,33 @@ TEXT = "ddpm"  # the key of a PNG's text that holds its record
 _NOT_IDENTITY = ("weights", "n", "provenance")
 _ELSEWHERE = ("given", "cascade", "init", "mask", "noise")  # names of what has a hash: it may move
 _GIVEN = ("given", "degrade", "given_noise", "cascade")  # of an image's record
+_GIVEN_HASHES = {
+    "given_sha256": "--given has other pixels than the image of which that one was made",
+    "mask_sha256": "--mask has other pixels than that image's",
+    "cascade_sha256": "--cascade has other weights than those that drew what that image was given",
+}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The types of what a PNG's text holds beside the settings of Sampling."""
+
+    seed: int
+    weights_sha256: str
+    prompt: str = ""
+    given: str = ""
+    given_sha256: str = ""
+    degrade: bool = False
+    given_noise: float = 0.0
+    cascade: str = ""
+    cascade_sha256: str = ""
+    init: str = ""
+    init_sha256: str = ""
+    strength: float = 0.0
+    mask: str = ""
+    mask_sha256: str = ""
+    resample: int = 1
+    noise: str = ""
 
 
 def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
@@ -40,9 +68,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "classes_at_random": request.conditions.at_random,
         "prompts": list(request.conditions.prompts),
         **request.sampling.document(),
-        **({} if request.given is None else request.given.record),
-        **({} if request.init is None else request.init.document),
-        **({} if request.noise is None else request.noise.document),
+        **request.inputs_record,
     }
 
 
@@ -79,9 +105,8 @@ def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, s
     document = {
         "weights_sha256": model.sha256,
         "images_seen": model.images,
-        **({} if request.given is None else request.given.record),
-        **({} if request.init is None else request.init.document),
-        **({} if request.noise is None else request.noise.document),
+        **request.inputs_record,
+        **request.input_hashes(index),
         **entry(model, request, index),
         **request.sampling.document(),
     }
@@ -95,14 +120,27 @@ def read(path: Path) -> dict[str, Any]:
         document = None if text is None else json.loads(text)
     except OSError as error:
         raise DdpmError(f"--like {path} cannot be read: {first_line(error)}") from error
-    except (ValueError, files.UnreadableError):
+    except (ValueError, RecursionError, files.UnreadableError):
         document = None
     if not isinstance(document, dict) or not {"seed", "weights_sha256"} <= document.keys():
         raise DdpmError(
             f"--like {path} has no record of how it was sampled: it was not written by ddpm "
             "sample, or a program that changed it has dropped its text"
         )
-    return document
+    where = f"--like {path}: its record"
+    sampling = {"s_max": math.inf} | _typed(Sampling, _with_infinity(document), where)
+    typed = _typed(_Record, document, where)
+    if typed["seed"] < 0:
+        raise DdpmError(f"{where}.seed should be 0 or more, not {typed['seed']}")
+    classes = {name: str(document[name]) for name in ("class",) if name in document}
+    return typed | classes | sampling
+
+
+def _typed(kind: type[Any], document: dict[str, Any], where: str) -> dict[str, Any]:
+    """Those values that are a dataclass's, but for None. Raises DdpmError for other types."""
+    names = {field.name for field in fields(kind)}
+    held = {name: value for name, value in document.items() if name in names and value is not None}
+    return checked(kind, held, where)
 
 
 @dataclass(frozen=True)
@@ -116,15 +154,21 @@ class Wanted:
     weights: Path | None = None  # of an image to draw again, where they are known
     weights_sha256: str | None = None
     given: dict[str, Any] = field(default_factory=dict)  # what is recorded of an image given
+    initial: InitialRequest | None = None
 
-    def notices(self, model: Model) -> list[str]:
-        """That an image is drawn again with other weights."""
-        if self.weights_sha256 in (None, model.sha256):
-            return []
-        return [
-            f"{model.path} are not the weights of that image (sha256 {model.sha256[:12]}, not "
-            f"{str(self.weights_sha256)[:12]}): the image will be another"
-        ]
+    def notices(self, model: Model, request: GenerationRequest) -> list[str]:
+        """That an image is drawn again with other weights, or of another image."""
+        found = []
+        if self.weights_sha256 not in (None, model.sha256):
+            found.append(
+                f"{model.path} are not the weights of that image (sha256 {model.sha256[:12]}, not "
+                f"{str(self.weights_sha256)[:12]})"
+            )
+        now = request.inputs_record | request.input_hashes(0)
+        for name, changed in _GIVEN_HASHES.items():
+            if name in self.given and self.given[name] != now.get(name, self.given[name]):
+                found.append(f"{changed} (sha256 {now[name][:12]}, not {self.given[name][:12]})")
+        return [f"{line}: the image will be another" for line in found]
 
 
 def again(
@@ -137,9 +181,10 @@ def again(
     """The image of a PNG once more, but for what is given. Raises DdpmError."""
     document = read(path)
     if "init" in document and initial is None:
-        options = ("init", "mask", "strength", "resample")
-        given = [f"--{name} {document[name]}" for name in options if name in document]
-        raise DdpmError(f"--like {path} was made from an image: give {' '.join(given)} again")
+        raise DdpmError(
+            f"--like {path} was made from an image: give --init {document['init']} again, or the "
+            "folder or archive that it is in"
+        )
     if "noise" in document:
         raise DdpmError(
             f"--like {path} was not drawn from a seed's noise but from {document['noise']}, "
@@ -147,17 +192,18 @@ def again(
         )
     recorded = _recorded(document, other_sampler="sampler" in settings)
     if not conditions.classes and "class" in document:
-        conditions = replace(conditions, classes=(str(document["class"]),))
+        conditions = replace(conditions, classes=tuple(_compact([document["class"]])))
     if not conditions.prompts and "prompt" in document:
-        conditions = replace(conditions, prompts=(str(document["prompt"]),))
+        conditions = replace(conditions, prompts=(document["prompt"],))
     return Wanted(
-        int(document["seed"]) if seed is None else seed,
+        document["seed"] if seed is None else seed,
         conditions,
         Sampling(**recorded | settings),
         1,
         _weights_beside(path, document["weights_sha256"]),
-        str(document["weights_sha256"]),
-        {name: document[name] for name in _GIVEN if name in document},
+        document["weights_sha256"],
+        {name: document[name] for name in (*_GIVEN, *_GIVEN_HASHES) if name in document},
+        initial.again(document) if initial is not None and "init" in document else initial,
     )
 
 
@@ -176,14 +222,21 @@ def _recorded(document: dict[str, Any], *, other_sampler: bool) -> dict[str, Any
     names = {field.name for field in fields(Sampling)}
     settings = {name: value for name, value in document.items() if name in names}
     if other_sampler:
-        default = Sampling(sampler=settings["sampler"]).document()
-        settings = {name: value for name, value in settings.items() if value != default[name]}
-    for name, value in settings.items():  # infinity is null in JSON, and tuples are lists
-        if name == "s_max" and value is None:
-            settings[name] = math.inf
-        elif isinstance(value, list):
-            settings[name] = tuple(math.inf if item is None else item for item in value)
+        default = Sampling(sampler=settings.get("sampler", Sampling.sampler))
+        settings = {
+            name: value for name, value in settings.items() if value != getattr(default, name)
+        }
     return settings
+
+
+def _with_infinity(document: dict[str, Any]) -> dict[str, Any]:
+    """With infinity, which is null in JSON, in lists."""
+    return {
+        name: [math.inf if item is None else item for item in value]
+        if isinstance(value, list)
+        else value
+        for name, value in document.items()
+    }
 
 
 def _compact(names: Sequence[str]) -> list[str]:

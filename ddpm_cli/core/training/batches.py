@@ -15,7 +15,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import augmentation
 from ddpm_cli.core.data.augmentation import Augmentation
 from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.data.given import GivenImages, GivenParts
+from ddpm_cli.core.data.given import GivenParts, GivenRecipe
 from ddpm_cli.core.data.order import order_of
 from ddpm_cli.core.data.pixels import to_unit
 from ddpm_cli.core.diffusion.denoiser import Denoiser
@@ -84,7 +84,7 @@ class Batches:
         self._config, self._denoiser, self._device = config, denoiser, device
         self._images, self._resident = images, _resident(images, device)
         self._order = order_of(config.data, config.optimiser.seed, images)
-        self._given = GivenImages.of(config)
+        self._given = GivenRecipe.of(config)
         self._ahead = Prefetch(self._load, config.optimiser.batch)
 
     @property
