@@ -132,6 +132,7 @@ def sample(
     from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
     from ddpm_cli.core.data.pixels import to_uint8
     from ddpm_cli.core.diffusion import sampling as samplers
+    from ddpm_cli.core.diffusion.samplers import final_state
     from ddpm_cli.core.diffusion.settings import Sampling
     from ddpm_cli.core.runtime.seeds import ImageNoise
 
@@ -139,8 +140,8 @@ def sample(
     seeds = [seed + i for i in range(count)]
     noise = ImageNoise(seeds, (image[0], image[1], image[2]), torch.device(device))
     condition = UNCONDITIONAL if condition is None else condition
-    *_, last = samplers.sample(denoiser, noise, condition, sampling or Sampling())
-    return to_uint8(last.x).permute(0, 2, 3, 1).cpu().numpy()
+    x = final_state(samplers.sample(denoiser, noise, condition, sampling or Sampling()))
+    return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def config(preset: str = "small", **settings: Any) -> RunConfig:

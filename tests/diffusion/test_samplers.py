@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -377,3 +378,17 @@ def test_the_steps_are_indexed_by_noise_level(noise: Callable[..., Tensor]) -> N
     assert steps[-1].sigma_next == 0
     assert all(torch.isfinite(step.x).all() for step in steps)
     torch.testing.assert_close(steps[-1].x, steps[-1].x0)  # at sigma 0 the state is the image
+
+
+def test_the_final_state_is_found_without_keeping_the_others() -> None:
+    def steps() -> Iterator[samplers.SamplerStep]:
+        made = list[weakref.ref[Tensor]]()
+        for i in range(5):
+            x = torch.full((1,), float(i))
+            made.append(weakref.ref(x))
+            assert sum(state() is not None for state in made) <= 2
+            yield samplers.SamplerStep(i, 1.0, 0.5, x, x)
+
+    assert samplers.final_state(steps()).tolist() == [4]
+    with pytest.raises(ValueError, match="no step"):
+        samplers.final_state([])

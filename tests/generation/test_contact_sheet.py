@@ -6,13 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation.axes import axes_of, combinations
+from ddpm_cli.core.generation import contact_sheet
+from ddpm_cli.core.generation.axes import Axis, axes_of, combinations
 from tests.support.cli import Result
 
 Run = Callable[..., Result]
@@ -94,6 +96,26 @@ def test_samplers_and_weights_are_compared(ddpm: Run, run: Path, train_tiny: Run
             alone = drawn(ddpm, "--sampler", sampler, "--weights", name, *quick)
             assert shows(sheet, alone, row, column), (name, sampler)
     assert ddpm("sample", run, *options, "--json").json()["out"] == "run/sheet-2.png"
+
+
+def test_weights_of_one_name_are_told_apart_by_their_paths() -> None:
+    axis = Axis("weights", ("a/model.safetensors", "b/model.safetensors", "c/best.safetensors"))
+    assert axis.titles == ["a/model.safetensors", "b/model.safetensors", "best"]
+
+
+def test_the_cost_is_that_of_the_batch(
+    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed, sample_steps = list[int](), contact_sheet.sample_steps
+
+    def counted(model: Any, request: Any, indices: range) -> Any:
+        timed.append(len(indices))
+        return sample_steps(model, request, indices)
+
+    monkeypatch.setattr(contact_sheet, "sample_steps", counted)
+    options = ("--guidance", "1,2", "--steps", 1, "-n", 5)
+    assert ddpm("sample", run, *options, "--batch", 2, "--out", "x.png").code == 0
+    assert timed == [2, 2]
 
 
 def test_weights_are_named_by_snapshots_and_paths(ddpm: Run, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""What films show: denoising, the forward process, a training, the way between two samples."""
+"""What films show: denoising, the forward process, a training, one sample turning into another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpm_cli.cli.options.film import LengthOptions, ShownOptions
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.data import films, input_images
 from ddpm_cli.core.data.films import Timing
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.interpolation import mixed, slerp
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation import animation, generate, ways
+from ddpm_cli.core.generation import animation, generate, transitions
 from ddpm_cli.core.generation.animation import Film
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import Silent
@@ -85,31 +86,31 @@ def test_d_of_two_conditions_is_mixed() -> None:
     assert predict(one, 1.0).x0.flatten().tolist() == [1, 2, 5]
 
 
-def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(model: Model) -> None:
+def test_a_transition_begins_and_ends_at_the_samples_of_its_seeds(model: Model) -> None:
     for settings in ({}, {"sampler": "dpmpp-2m"}, {"eta": 1.0}):
         start, end = request_of(model, 3, **settings), request_of(model, 8, **settings)
-        images = ways.Way(model, start, end).images(np.array([0, 0.5, 1])).astype(int)
+        images = transitions.Transition(model, start, end).images(np.array([0, 0.5, 1])).astype(int)
         assert abs(images[0] - samples(model, start)).max() <= 1
         assert abs(images[2] - samples(model, end)).max() <= 1
         assert min(abs(images[1] - images[i]).mean() for i in (0, 2)) > 3
 
 
 def test_a_morph_begins_and_ends_at_the_classes(model: Model) -> None:
-    way = ways.between_classes(model, request_of(model, 3, ("dark", "light")))
-    images = way.images(np.array([0, 1])).astype(int)
+    between = transitions.between_classes(model, request_of(model, 3, ("dark", "light")))
+    images = between.images(np.array([0, 1])).astype(int)
     for found, name in zip(images, ("dark", "light"), strict=True):
         assert abs(found - samples(model, request_of(model, 3, (name,)))).max() <= 1
-    film = way.film(5, Silent())
+    film = between.film(5, Silent())
     assert (len(film), film.names[0], film.names[-1]) == (5, "0.00", "1.00")
     assert list(film.names) == sorted(film.names)
 
 
-def test_states_lie_where_a_way_changes() -> None:
-    """Of 16 states on a way that jumps at 0.7, most are near the jump, but not all."""
+def test_states_lie_where_most_changes() -> None:
+    """Of 16 states of a transition that jumps at 0.7, most are near the jump, but not all."""
     where = np.linspace(0, 1, 4)
     while len(where) < 16:
         levels = 40 * where + 200 / (1 + np.exp(-60 * (where - 0.7)))
-        where = np.sort(np.append(where, ways._between(where, np.diff(levels), 16)))
+        where = np.sort(np.append(where, transitions._between(where, np.diff(levels), 16)))
     levels = 40 * where + 200 / (1 + np.exp(-60 * (where - 0.7)))
     assert ((where > 0.6) & (where < 0.8)).sum() >= 7
     even = np.linspace(0, 1, 16)
@@ -138,7 +139,7 @@ def test_the_forward_process_is_that_of_the_formula(model: Model, tmp_path: Path
     Image.fromarray(pixels).save(tmp_path / "x.png")
     images = input_images.InputImages.open(tmp_path / "x.png", "--forward")
     chosen = (90, 50, 10)
-    film = animation.forward(model, images, Sampling(timesteps=chosen), seed=5)
+    film = animation.forward(model, images, 1, Sampling(timesteps=chosen), seed=5)
     assert film.images.shape == (4, 1, 3, 8, 8)
     assert (film.images[0, 0].transpose(1, 2, 0) == pixels).all()
     x0 = pixels.transpose(2, 0, 1) / 127.5 - 1
@@ -161,6 +162,36 @@ def test_denoising_pairs_each_state_with_what_the_model_sees_in_it(model: Model)
         assert abs(shown - expected).max() <= 1
     assert (film.images[-1] == film.beside[-1]).all()
     assert abs(film.images[-1].astype(int) - samples(model, request)).max() <= 1
+
+
+@pytest.mark.parametrize("show", ["xt", "x0"])
+def test_only_what_is_shown_is_kept(
+    model: Model, show: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, pixels, kept = request_of(model, 0), animation._pixels, list[np.ndarray]()
+
+    def counted(x: torch.Tensor) -> np.ndarray:
+        kept.append(pixels(x))
+        return kept[-1]
+
+    both = animation.denoising(model, request, "both", 3, Silent())
+    monkeypatch.setattr(animation, "_pixels", counted)
+    film = animation.denoising(model, request, show, 3, Silent())
+    assert film.beside is None and len(kept) == len(film) == len(film.names) == 3
+    assert (film.images == (both.images if show == "xt" else both.beside)).all()
+    assert film.names == both.names
+
+
+def test_the_forward_process_is_shown_of_the_first_images(ddpm: Run, run: Path) -> None:
+    np.save("some.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    forward = ("gif", run, "--forward", "some.npy", "--steps", 2, "--json")
+    assert ddpm(*forward).json()["n"] == 16
+    result = ddpm(*forward, "-n", 3)
+    assert result.json()["n"] == 3 and "the first 3 of 20 images" in result.err
+    assert ddpm(*forward, "--grid", "1x4", "--out", "wide.gif").json()["n"] == 4
+    height, width = frames_of(Path("wide.gif"))[0].shape[:2]
+    assert 3 < width / height < 4.5
+    assert ddpm(*forward, "--strip", "--out", "x.png").json()["n"] == 4
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -259,6 +290,7 @@ REFUSED = {
     "--strip --grid 2x2": "--grid has no meaning with --strip",
     "--strip --out x.gif": "x.gif should end in .png",
     "--strip --frames 65": "at most 64 columns",
+    "--strip --every 2 --steps 127": "65 states, and a strip has at most 64 columns; --every 3",
     "--format avi": "--format must be one of gif, webp, mp4, png",
     "--format webp --out x.gif": "x.gif should end in .webp",
     "--out x.avi": "x.avi should end in .gif, .webp, .mp4 or .png",
@@ -273,6 +305,11 @@ def test_what_has_no_meaning_is_refused(ddpm: Run, run: Path) -> None:
     for options, words in REFUSED.items():
         refused(ddpm("gif", run, *options.split()), words)
     assert not any(run.glob("*.gif"))
+
+
+def test_a_film_may_have_every_frame_that_there_is_time_for() -> None:
+    for frames in range(2, 300):  # of which the products with 1/50 are not exact
+        assert LengthOptions(frames=frames, fps=50).resolve(ShownOptions())[0] == frames
 
 
 def test_the_number_of_frames(ddpm: Run, run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,19 @@ from numpy.typing import NDArray
 
 import ddpm_cli
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.given import with_settings
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation.generate import resolve_request
+from ddpm_cli.core.generation.given import GivenRequest
+from ddpm_cli.core.generation.model import load_model
+from ddpm_cli.core.generation.transitions import Transition
 from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import TINY, Result
 
 
@@ -138,6 +146,21 @@ def test_masks(ddpm: Callable[..., Result], tmp_path: Path) -> None:
             loaded.sample(given=image, mask=other, steps=2)
     boxes = ddpm("sample", run, "--given", tmp_path / "image.png", "--degrade", "--steps", 2)
     assert boxes.code == 0
+
+
+def test_known_pixels_stay_between_two_seeds(tmp_path: Path) -> None:
+    loaded = load_model(
+        model(tmp_path / "m.safetensors", "mask"), torch.device("cpu"), torch.float32
+    )
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:5] = 255
+    given = GivenRequest(image, mask).resolve(loaded, Silent())
+    request = resolve_request(loaded, 1, 0, ConditionRequest(), Sampling(2), Silent(), given=given)
+    images = Transition(loaded, request, replace(request, seed=7)).images(np.array([0, 0.5, 1]))
+    frames = images[:, 0].transpose(0, 2, 3, 1)
+    assert (frames[:, mask == 0] == image[mask == 0]).all()
+    assert (frames[0] != frames[1]).any() and (frames[1] != frames[2]).any()
 
 
 def test_a_cascade_is_the_two_models_one_after_the_other(

@@ -5,18 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ddpm_cli.core.checkpoints import weights as weights_files
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.generation import inversion
 from ddpm_cli.core.generation.starting_noise import between
+from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import Result, refused
-from tests.support.networks import write_weights
+from tests.support.networks import TEXT, TINY_RUN, randomised, write_weights
 
 Run = Callable[..., Result]
 
@@ -110,6 +116,102 @@ def test_between_images(ddpm: Run, weights: Path) -> None:
     assert read("between/grid.png").shape[2] >= 768
 
 
+def classes_of(folder: str) -> list[str]:
+    lines = Path(folder, "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line)["class"] for line in lines]
+
+
+@pytest.mark.parametrize("guidance", [1, 2])
+def test_a_seed_at_one_end_gives_its_class_to_all_images(
+    ddpm: Run, weights: Path, guidance: int
+) -> None:
+    files.write_png(Path("a.png"), np.full((3, 8, 8), 90, np.uint8))
+    method = ("--steps", 4, "--guidance", guidance)
+    done(ddpm("interpolate", weights, "a.png", 3, "-n", 3, "--out", "between", *method))
+    assert classes_of("between") == ["light"] * 3
+    done(ddpm("sample", weights, "-n", 1, "--seed", 3, "--out", "3", *method))
+    assert classes_of("3") == ["light"]
+    np.testing.assert_allclose(read("between/000002.png"), read("3/000000.png"), atol=1)
+
+
+def test_guided_images_between_two_have_one_class_and_are_drawn_once(
+    ddpm: Run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_png, written = files.write_png, list[str]()
+
+    def counted(path: Path, *rest: Any) -> None:
+        written.append(path.name)
+        write_png(path, *rest)
+
+    write_png(Path("a.png"), np.full((3, 8, 8), 90, np.uint8))
+    monkeypatch.setattr(files, "write_png", counted)
+    quick = ("-n", 3, "--steps", 2, "--out", "out")
+    done(ddpm("interpolate", weights, "a.png", "a.png", *quick, "--guidance", 2))
+    assert classes_of("out") == ["dark"] * 3
+    assert written.count("grid.png") == 1
+
+
+@pytest.fixture
+def with_text(tmp_path: Path) -> Path:
+    """A weights file of random weights, of classes and captions."""
+    network = replace(TINY_RUN.network, size=(8, 8), classes=("dark", "light"), text=TEXT)
+    network = replace(network, blocks=("res,text-attn",))
+    state = randomised(UNet(network), std=0.1).float().state_dict()
+    weights_files.save(tmp_path / "text.safetensors", state, replace(TINY_RUN, network=network), 64)
+    return tmp_path / "text.safetensors"
+
+
+def test_the_command_printed_samples_the_images_again(ddpm: Run, with_text: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(3):
+        pixels = random.integers(60, 200, (3, 8, 8)).astype(np.uint8)
+        files.write_png(Path("some") / f"{index}.png", pixels)
+    Path("two.txt").write_text("a dark\nanother one\n")
+    said = ("--class", "dark", "--class", "light", "--prompts", "two.txt", "--seed", 1)
+    result = done(ddpm("invert", with_text, "some", *said, "--out", "noise"))
+    again = shlex.split(result.out.partition("To sample from it: ")[2])
+    assert again[:2] == ["ddpm", "sample"]
+    done(ddpm(*again[1:], "--out", "again"))
+    recorded = json.loads(Path("noise/inversion.json").read_text())["images"]
+    for index, image in enumerate(recorded):
+        difference = read(f"some/{index}.png").astype(float) - read(f"again/{index:06d}.png")
+        assert image["rmse"] == pytest.approx(np.sqrt((difference**2).mean()), rel=0.01)
+
+
+def test_inversion_takes_fewer_images_where_memory_runs_out(
+    ddpm: Run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise_of = inversion.noise_of
+
+    def limited(model: Any, request: Any, images: Any, indices: Any) -> torch.Tensor:
+        if len(images) > 2:
+            raise MemoryError
+        return noise_of(model, request, images, indices)
+
+    np.save("some.npy", np.full((3, 8, 8, 3), 90, np.uint8))
+    quick = ("invert", weights, "some.npy", "--steps", 2, "--json")
+    whole = done(ddpm(*quick, "--out", "whole")).json()["images"]
+    monkeypatch.setattr(inversion, "noise_of", limited)
+    result = done(ddpm(*quick, "--out", "parts"))
+    assert "continuing with 2" in result.err
+    for one, other in zip(result.json()["images"], whole, strict=True):
+        assert one["rmse"] == pytest.approx(other["rmse"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["noise.npy", "inversion.png", "inversion.json"])
+def test_an_inversion_replaces_nothing(ddpm: Run, weights: Path, name: str) -> None:
+    files.write_png(Path("a.png"), np.full((3, 8, 8), 90, np.uint8))
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    command = ("invert", weights, "a.png", "--steps", 2, "--out", "out")
+    result = ddpm(*command)
+    assert result.code == 1 and f"{name} exists" in result.err and "--overwrite" in result.err
+    assert [path.name for path in Path("out").iterdir()] == [name]
+    assert Path("out", name).read_text() == "mine"
+    done(ddpm(*command, "--overwrite"))
+    assert len(list(Path("out").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -121,6 +223,7 @@ def test_between_images(ddpm: Run, weights: Path) -> None:
         (["interpolate", "{run}", 1, 2, "--sampler", "heun", "--s-churn", 5], ["churn 5"]),
         (["interpolate", "{run}", 1, 2, "--class", "dark", "--class", "light"], ["one class"]),
         (["interpolate", "{run}", "a.png", "none.png"], ["none.png", "no such file"]),
+        (["interpolate", "{run}", "some", 1], ["one image", "some has 2"]),
         (["interpolate", "{run}", "a.png", 1, "--sampler", "heun"], ["ddim or euler", "heun"]),
         (["invert", "{run}", "none.png"], ["none.png", "no such file"]),
         (["invert", "{run}", "a.png", "--sampler", "dpmpp-2m"], ["ddim or euler", "dpmpp-2m"]),
@@ -135,6 +238,8 @@ def test_what_does_not_fit_is_a_line(
     ddpm: Run, weights: Path, arguments: list[object], words: list[str]
 ) -> None:
     files.write_png(Path("a.png"), np.full((3, 8, 8), 90, np.uint8))
+    for name in ("b", "c"):
+        files.write_png(Path("some") / f"{name}.png", np.full((3, 8, 8), 90, np.uint8))
     np.save("other.npy", np.zeros((1, 3, 9, 9), np.float32))
     np.save("nan.npy", np.full((1, 3, 8, 8), np.nan, np.float32))
     given = [weights if argument == "{run}" else argument for argument in arguments]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LEVELS = {"--steps", "--spacing", "--timesteps", "--sigmas", "--sections", "--final-sigma"}
 _MEANINGFUL = {  # with these films, of the options that only some films have
-    "forward": {"--grid", "--seed", "--sampler", "--device", *_LEVELS},
+    "forward": {"-n", "--grid", "--seed", "--sampler", "--device", *_LEVELS},
     "training": set[str](),
 }
 _MEANINGLESS = {
@@ -55,7 +55,7 @@ def gif(
             "-n",
             help="How many images in the grid.",
             show_default="16, or as many as --grid, --class and --prompts say; 4 there and back, "
-            "and in a strip",
+            "and in a strip; of --forward the first of its images, as many",
         ),
     ] = None,
     *,
@@ -108,16 +108,19 @@ def gif(
         model = load_model(weights, chosen, devices.choose_precision("fp32", chosen))
         first = shown.interpolate[0] if shown.interpolate else seed or 0
         if shown.forward is not None:
-            plan = _forward(model, shown.forward, settings, first, reporter)
+            most = _count(count, size) or (_FEW if shown.strip else generate.DEFAULT_COUNT)
+            plan = _forward(model, shown.forward, most, settings, first, reporter)
         else:
             count = _count(count, size)
             wanted = conditions.request
             if shown.morph is not None:
                 wanted = replace(wanted, classes=shown.morph)
             what = first, wanted, settings, reporter
-            few = _FEW if shown.strip or shown.is_way else generate.DEFAULT_COUNT
+            few = _FEW if shown.strip or shown.is_transition else generate.DEFAULT_COUNT
             images = given.resolve(model, count, *what, mask=None)
             request = generate.resolve_request(model, count, *what, few, images)
+            if shown.strip:
+                length.check_strip(generate.steps_of(model, request))
             plan = _sampled(model, request, shown, length.every or 1, reporter)
     name = length.file(out, plan.folder, shown)
     with files.new_file(name, overwrite=overwrite, numbered=out is None) as path:
@@ -141,7 +144,7 @@ def gif(
     }
     if shown.strip:
         told = f"{number} states of each image in {path}"
-    elif shown.is_way:
+    elif shown.is_transition:
         told = f"{number} frames in {path}: {seconds:.4g} s, and {hold:.4g} s at each end"
     else:
         told = f"{number} frames in {path}: {seconds:.4g} s, then the last for {hold:.4g} s"
@@ -178,17 +181,23 @@ def _training(weights: Path) -> _Plan:
     return _Plan(run.path, {"run": str(run.path)}, lambda _: animation.training(run))
 
 
-def _forward(model: Model, image: Path, sampling: Sampling, seed: int, reporter: Reporter) -> _Plan:
+def _forward(
+    model: Model, image: Path, most: int, sampling: Sampling, seed: int, reporter: Reporter
+) -> _Plan:
+    """The first images of a file or folder, `most` of them."""
     from ddpm_cli.core.data.input_images import InputImages
     from ddpm_cli.core.generation import animation
 
     images = InputImages.open(image, "--forward", reporter)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
-    settings = {"forward": str(image), "weights": str(model.path), "seed": seed}
+    count = min(most, len(images))
+    if count < len(images):
+        reporter.say(f"the first {count} of {len(images):,} images are shown; -n says how many")
+    settings = {"forward": str(image), "n": count, "weights": str(model.path), "seed": seed}
     return _Plan(
         model.folder,
         {**settings, **sampling.document()},
-        lambda _: animation.forward(model, images, sampling, seed),
+        lambda _: animation.forward(model, images, count, sampling, seed),
     )
 
 
@@ -199,13 +208,14 @@ def _sampled(
     every: int,
     reporter: Reporter,
 ) -> _Plan:
-    from ddpm_cli.core.generation import animation, generate, ways
+    from ddpm_cli.core.generation import animation, generate
     from ddpm_cli.core.generation.record import settings_of
+    from ddpm_cli.core.generation.transitions import Transition, between_classes
     from ddpm_cli.core.runtime import threads
 
     threads.limit_to_work(generate.call_operations(model, request, request.count))
     settings = settings_of(model, request)
-    if not shown.is_way:
+    if not shown.is_transition:
         show = shown.show or "xt"
         return _Plan(
             model.folder,
@@ -213,13 +223,13 @@ def _sampled(
             lambda _: animation.denoising(model, request, show, every, reporter),
         )
     if shown.interpolate is not None:
-        way = ways.Way(model, request, replace(request, seed=shown.interpolate[1]))
+        between = Transition(model, request, replace(request, seed=shown.interpolate[1]))
         settings["interpolate"] = list(shown.interpolate)
     else:
-        way = ways.between_classes(model, request)
+        between = between_classes(model, request)
         settings["morph"] = settings.pop("classes")
     return _Plan(
         model.folder,
         settings,
-        lambda frames: way.film(frames if shown.strip else frames // 2 + 1, reporter),
+        lambda frames: between.film(frames if shown.strip else frames // 2 + 1, reporter),
     )

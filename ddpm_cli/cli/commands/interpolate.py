@@ -44,11 +44,10 @@ def interpolate(
     """Sample images between two seeds, or between two images.
 
     The noise goes from that of one end to that of the other along a great circle. All images have
-    one class or prompt: that of the first seed unless one is given. Needs a sampler that adds no
+    one class or prompt: that of the first seed unless one is given, of two images that of seed 0
+    where there is guidance, else none. Needs a sampler that adds no
     noise; between images ddim or euler.
     """
-    from ddpm_cli.core.data import files
-    from ddpm_cli.core.data.transform import Transform
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import batching, generate, interpolation, output, record
     from ddpm_cli.core.generation.given import check_none_needed
@@ -69,19 +68,17 @@ def interpolate(
     )
     reporter.say(generate.notices(model, found.request)[0])
     folder = new_folder(model.folder / "interpolated") if out is None else out
-    place = output.at(folder, model, found.request)
+    place = output.at(folder, model, found.request, found.layout)
     output.write(place, at_once, reporter, overwrite=overwrite)
-    transform = Transform(model.config.network.channels)
-    paths = [folder / name for name in found.request.file_names]
-    frames = [files.decode(path.read_bytes(), str(path), transform) for path in paths]
-    files.write_png(folder / "grid.png", found.picture(frames))
     document = {
         "out": str(folder),
         "n": count,
         "nfe": evaluations(model.denoiser.schedule, found.request.sampling),
-        "grid": str(folder / "grid.png"),
+        "grid": None if place.grid is None else str(place.grid),
         **record.settings_of(model, found.request),
         "provenance": provenance.gather(chosen),
     }
-    told = f"{count} images in {folder}, from {one} to {other}\nGrid: {folder / 'grid.png'}"
+    told = f"{count} images in {folder}, from {one} to {other}"
+    if place.grid is not None:
+        told += f"\nGrid: {place.grid}"
     console.result(told, document, json)

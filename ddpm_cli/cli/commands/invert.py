@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,11 @@ from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 if TYPE_CHECKING:
+    from ddpm_cli.core.generation.generate import GenerationRequest
     from ddpm_cli.core.generation.inversion import Inversion
+    from ddpm_cli.core.generation.model import Model
 
+_FILES = ("noise.npy", "inversion.png", "inversion.json")
 _SHOWN = 8  # errors of single images that are printed
 
 
@@ -55,17 +59,17 @@ def invert(
     """
     from ddpm_cli.core.data import files
     from ddpm_cli.core.data.input_images import InputImages
-    from ddpm_cli.core.generation import batching, generate, inversion, record, starting_noise
+    from ddpm_cli.core.generation import batching, generate, inversion, starting_noise
     from ddpm_cli.core.generation.given import check_none_needed
     from ddpm_cli.core.generation.model import load_model
-    from ddpm_cli.core.runtime import devices, provenance, run_directory
+    from ddpm_cli.core.runtime import devices, run_directory
     from ddpm_cli.core.runtime.files import new_file, new_folder, write_json
 
     start_up.end()
     run, (path,) = common.run_and_rest(places, 1, "an image, a folder or a .zip")
     settings, reporter = sampling.sampling, console.reporter()
     inversion.check_invertible(settings)
-    at_once = batching.parse_batch(batch) or batching.DEFAULT
+    at_once = batching.parse_batch(batch)
     chosen = devices.choose_device(device)
     model = load_model(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
@@ -78,13 +82,28 @@ def invert(
     )
     reporter.say(generate.notices(model, request)[0])
     folder = new_folder(model.folder / "inverted") if out is None else out
-    with new_file(folder / "noise.npy", overwrite=overwrite) as noise:
+    with ExitStack() as stack:
+        claims = [new_file(folder / name, overwrite=overwrite) for name in _FILES]
+        noise, picture, facts = [stack.enter_context(claim) for claim in claims]
         found = inversion.inverted(model, request, images, at_once, reporter)
         starting_noise.write(noise, found.noise)
-    files.write_png(folder / "inversion.png", found.picture())
-    document: dict[str, Any] = {
+        files.write_png(picture, found.picture())
+        document = _document(found, model, request, folder)
+        write_json(facts, document, durable=False)
+    again = _again(sampling, conditions, model, request, noise)
+    console.result(_told(found, folder, shlex.join(again)), document, json)
+
+
+def _document(
+    found: Inversion, model: Model, request: GenerationRequest, folder: Path
+) -> dict[str, Any]:
+    """What is recorded of the noise."""
+    from ddpm_cli.core.generation import inversion, record
+    from ddpm_cli.core.runtime import provenance
+
+    return {
         "out": str(folder),
-        "n": len(images),
+        "n": len(found.names),
         "rmse": found.mean_error,
         "psnr": inversion.psnr(found.mean_error),
         "noise_std": float(found.noise.std()),
@@ -93,17 +112,32 @@ def invert(
             for name, error in zip(found.names, found.errors, strict=True)
         ],
         **record.settings_of(model, request),
-        "provenance": provenance.gather(chosen),
+        "provenance": provenance.gather(model.device),
     }
-    write_json(folder / "inversion.json", document, durable=False)
-    again = ["ddpm", "sample", str(model.path), "--noise", str(noise)]
-    chosen_settings = {"steps": settings.steps, **sampling.nested(), "guidance": settings.guidance}
-    for name, value in chosen_settings.items():
+
+
+def _again(
+    sampling: common.SamplingOptions,
+    conditions: conditioning.ConditionOptions,
+    model: Model,
+    request: GenerationRequest,
+    noise: Path,
+) -> list[str]:
+    """The command that samples the images of the noise."""
+    again = ["ddpm", "sample", str(model.path), "--noise", str(noise), "-n", str(request.count)]
+    settings: dict[str, Any] = {"seed": request.seed, **sampling.nested()}
+    settings |= {"steps": request.sampling.steps, "guidance": request.sampling.guidance}
+    for name, value in settings.items():
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         again += [f"--{name.replace('_', '-')}", shown]
     for option, values in (("--class", conditions.classes), ("--prompt", conditions.prompt)):
         again += [word for value in values or () for word in (option, value)]
-    console.result(_told(found, folder, shlex.join(again)), document, json)
+    for option, value in (
+        ("--prompts", conditions.prompts),
+        ("--text-encoder", conditions.text_encoder),
+    ):
+        again += [] if value is None else [option, str(value)]
+    return again
 
 
 def _told(found: Inversion, folder: Path, again: str) -> str:

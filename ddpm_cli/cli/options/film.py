@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
+from ddpm_cli.core.data.formats import FILMS, FRAMES_PER_SECOND
 from ddpm_cli.core.errors import UsageError
 
-FORMATS = ("gif", "webp", "mp4", "png")
+FORMATS = tuple(suffix[1:] for suffix in FILMS)
 _FILM, _LENGTH = "Film", "Length and format"  # panels
 _REVERSE = "denoising"  # the film without an option
 _NAMES = {"forward": "forward", "training": "training", "interpolate": "interpolation"}
-_FRAMES, _PATH_FRAMES, _COLUMNS = 40, 64, 8  # by default: of a film, of one there and back, a strip
-_SECONDS, _HOLD, _PATH_HOLD = 4.0, 2.0, 0.5
+_FRAMES, _LOOP_FRAMES, _COLUMNS = 40, 64, 8  # by default: of a film, of one there and back, a strip
+_SECONDS, _HOLD, _LOOP_HOLD = 4.0, 2.0, 0.5
 _MOST_COLUMNS = 64  # of a strip
-_FASTEST = 50  # frames per second
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ShownOptions:
         return chosen[0] if chosen else _REVERSE
 
     @property
-    def is_way(self) -> bool:
+    def is_transition(self) -> bool:
         """Whether it goes from some images to others and back."""
         return self.kind in ("interpolate", "morph")
 
@@ -114,7 +114,7 @@ class LengthOptions:
             min=2,
             max=15_000,
             help="Frames, or columns of a strip, at equal parts of what changes in the picture.",
-            show_default=f"{_FRAMES}; {_PATH_FRAMES} there and back; {_COLUMNS} in a strip",
+            show_default=f"{_FRAMES}; {_LOOP_FRAMES} there and back; {_COLUMNS} in a strip",
             rich_help_panel=_LENGTH,
         ),
     ] = None
@@ -131,7 +131,8 @@ class LengthOptions:
         typer.Option(
             min=0.1,
             max=300,
-            help="Length of the film, in seconds; has at most 50 frames per second.",
+            help=f"Length of the film, in seconds; has at most {FRAMES_PER_SECOND} frames per "
+            "second.",
             show_default=f"{_SECONDS:g}, or --frames by --fps",
             rich_help_panel=_LENGTH,
         ),
@@ -140,7 +141,7 @@ class LengthOptions:
         float | None,
         typer.Option(
             min=0.1,
-            max=50,
+            max=FRAMES_PER_SECOND,
             help="Frames per second.",
             show_default="--frames by --seconds",
             rich_help_panel=_LENGTH,
@@ -152,7 +153,7 @@ class LengthOptions:
             min=0.0,
             max=300,
             help="Seconds to hold the last frame after that; both ends of a film there and back.",
-            show_default=f"{_HOLD:g}; {_PATH_HOLD:g} there and back",
+            show_default=f"{_HOLD:g}; {_LOOP_HOLD:g} there and back",
             rich_help_panel=_LENGTH,
         ),
     ] = None
@@ -178,9 +179,9 @@ class LengthOptions:
             raise UsageError("--frames, --seconds and --fps: two of them say the third; give two")
         if self.every is not None and self.frames is not None:
             raise UsageError("--every and --frames both choose the frames; give one of them")
-        frames = self.frames or (_PATH_FRAMES if shown.is_way else _FRAMES)
+        frames = self.frames or (_LOOP_FRAMES if shown.is_transition else _FRAMES)
         seconds = _SECONDS if self.seconds is None else self.seconds
-        hold = (_PATH_HOLD if shown.is_way else _HOLD) if self.hold is None else self.hold
+        hold = (_LOOP_HOLD if shown.is_transition else _HOLD) if self.hold is None else self.hold
         if shown.strip:
             if frames > _MOST_COLUMNS and self.frames is not None:
                 raise UsageError(f"--frames {frames}: a strip has at most {_MOST_COLUMNS} columns")
@@ -189,13 +190,22 @@ class LengthOptions:
             seconds = frames / self.fps
         elif self.fps is not None:
             frames = max(2, round(seconds * self.fps))
-        most = max(2, int(seconds * _FASTEST))
+        most = _most_frames(seconds)
         if self.frames is not None and frames > most:
             raise UsageError(
-                f"--frames {frames} in {seconds:g} s are more than {_FASTEST} per second, which "
-                "viewers show at most"
+                f"--frames {frames} in {seconds:g} s are more than {FRAMES_PER_SECOND} per "
+                "second, which viewers show at most"
             )
         return min(frames, most), seconds, hold
+
+    def check_strip(self, steps: int) -> None:
+        """Raise UsageError where --every of so many steps is more than a strip has space for."""
+        states = 1 if self.every is None else -(-steps // self.every) + 1
+        if states > _MOST_COLUMNS:
+            raise UsageError(
+                f"--every {self.every} of {steps} steps are {states:,} states, and a strip has at "
+                f"most {_MOST_COLUMNS} columns; --every {-(-steps // (_MOST_COLUMNS - 1))} fits"
+            )
 
     def file(self, out: Path | None, folder: Path, shown: ShownOptions) -> Path:
         """The film's path: --out, or a name in this folder."""
@@ -213,12 +223,18 @@ class LengthOptions:
 
     def notices(self, shown: ShownOptions, available: int, seconds: float) -> list[str]:
         """What is said where other frames are shown than was asked for."""
-        if self.frames is not None and not shown.is_way and available < self.frames:
+        if self.frames is not None and not shown.is_transition and available < self.frames:
             return [f"--frames {self.frames} is more than there are: {available} are shown"]
-        most = int(seconds * _FASTEST)
+        most = _most_frames(seconds)
         if self.every is not None and not shown.strip and most < available:
             return [
                 f"{most} of {available} frames are in the film: viewers show at most "
-                f"{_FASTEST} a second; --seconds {available / _FASTEST:g} has space for all"
+                f"{FRAMES_PER_SECOND} a second; --seconds {available / FRAMES_PER_SECOND:g} has "
+                "space for all"
             ]
         return []
+
+
+def _most_frames(seconds: float) -> int:
+    """The frames for which there is time; a product such as 0.58 * 50 is not rounded down."""
+    return max(2, int(seconds * FRAMES_PER_SECOND + 1e-6))

@@ -64,7 +64,8 @@ class InitialOptions:
         Path | None,
         typer.Option(
             metavar="NOISE.npy",
-            help="Start from this noise, as ddpm invert writes it, in place of that of the seeds.",
+            help="Start from this noise, as ddpm invert writes it, in place of that of the seeds. "
+            "Class, guidance and sampler must be those of ddpm invert, to get its images again.",
             rich_help_panel=_PANEL,
         ),
     ] = None

@@ -15,11 +15,10 @@ from PIL import Image
 
 from ddpm_cli.core.data import palettes
 from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.data.formats import FILMS, FRAMES_PER_SECOND
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.files import write_bytes
 
-SUFFIXES = (".gif", ".webp", ".mp4", ".png")
-FRAMES_PER_SECOND = 50  # at most: viewers of GIFs slow down where there are more
 _TICK = 10  # milliseconds: the unit of GIF
 _SHORTEST = 1000 // FRAMES_PER_SECOND  # milliseconds that a frame is shown
 _WEBP_EFFORT = {"method": 2, "quality": 50}  # of lossless compression: time, not loss
@@ -54,8 +53,8 @@ class Timing:
 def check(path: Path) -> None:
     """Raise UsageError where a film of this name cannot be written."""
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"--out {path} should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if suffix not in FILMS:
+        raise UsageError(f"--out {path} should end in {', '.join(FILMS[:-1])} or {FILMS[-1]}")
     if suffix == ".mp4" and find_spec("av") is None:
         raise UsageError(
             f"{path.name} needs the package av: pip install 'ddpm-cli[video]'; or choose "

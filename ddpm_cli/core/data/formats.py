@@ -30,6 +30,8 @@ SUFFIXES_OF = {  # by Pillow's name of the format, in the order in which formats
     "PCX": (".pcx",),
     "TGA": (".tga",),
 }
+FILMS = (".gif", ".webp", ".mp4", ".png")  # that are written
+FRAMES_PER_SECOND = 50  # of a film, at most: viewers of GIFs slow down where there are more
 NO_SIGNATURE = frozenset({"SGI", "PCX", "TGA"})  # whose files begin with none that is sure
 
 _HEIF = "pip install pillow-heif reads them"

@@ -52,10 +52,11 @@ class Towards:
 
 
 def mixed(first: Predict, second: Predict, t: Tensor) -> Predict:
-    """(1 - t) D_first + t D_second, t (B,): the denoiser of the densities' weighted geometric mean.
+    """(1 - t) D_first + t D_second, t (B,): by a score that is mixed at each noise level.
 
     Since D is affine in the score, this adds the scores, as in Liu et al. (2022, "Compositional
-    visual generation with composable diffusion models", equation 11).
+    visual generation with composable diffusion models", equation 11): that of the weighted
+    geometric mean of the noisy densities, which is not that mean's with noise.
     """
 
     def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:

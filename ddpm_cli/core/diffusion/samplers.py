@@ -7,7 +7,7 @@ the shape of x, and is called only in steps that add noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +28,16 @@ class SamplerStep:
     sigma_next: float  # the noise level of x
     x: Tensor  # the state x0 + sigma_next n, (B, C, H, W)
     x0: Tensor  # D of the state before the step, (B, C, H, W)
+
+
+def final_state(steps: Iterable[SamplerStep]) -> Tensor:
+    """x of the last step; earlier steps are let go of. Raises ValueError where there is none."""
+    x = None
+    for step in steps:
+        x = step.x
+    if x is None:
+        raise ValueError("no step is taken")
+    return x
 
 
 def ddim(

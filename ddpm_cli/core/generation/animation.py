@@ -128,28 +128,32 @@ def denoising(
     show: xt, x0 (D of the state, thresholded and guided) or both.
     """
     indices, last = range(request.count), request.sampling.steps - 1
-    x, sigma = generate.image_noise(model, request, indices)(), 0.0
-    noisy, clean, names = [_pixels(x)], [], []
+    noisy, clean, names = list[NDArray[np.uint8]](), list[NDArray[np.uint8]](), list[str]()
+    if show != "x0":
+        noisy.append(_pixels(generate.image_noise(model, request, indices)()))
     steps = generate.sample_steps(model, request, indices)
     with devices.enough_memory("use a smaller -n"):
         for step in track(steps, reporter, "sampling", request.sampling.steps, "steps"):
             if step.index % every == 0:
-                clean.append(_pixels(step.x0))
                 names.append(_level(step.sigma))
-            if (step.index + 1) % every == 0 or step.index == last:
+                if show != "xt":
+                    clean.append(_pixels(step.x0))
+            if show != "x0" and ((step.index + 1) % every == 0 or step.index == last):
                 noisy.append(_pixels(step.x / (1 + step.sigma_next**2) ** 0.5))
-            x, sigma = step.x, step.sigma_next
-    clean, names = [*clean, _pixels(x)], [*names, _level(sigma)]
+            if step.index == last:
+                names.append(_level(step.sigma_next))
+                if show != "xt":
+                    clean.append(_pixels(step.x))
     shown = np.stack(clean if show == "x0" else noisy)
     return Film(shown, tuple(names), np.stack(clean) if show == "both" else None)
 
 
-def forward(model: Model, images: InputImages, sampling: Sampling, seed: int) -> Film:
+def forward(model: Model, images: InputImages, count: int, sampling: Sampling, seed: int) -> Film:
     """The forward process of images: x_t = sqrt(abar) x0 + sqrt(1 - abar) n, with one n each.
 
-    At the noise levels that sampling visits, from none upwards.
+    Of the first `count`, at the noise levels that sampling visits, from none upwards.
     """
-    transform, indices = Transform.of(model.config), range(len(images.names))
+    transform, indices = Transform.of(model.config), range(count)
     x0 = to_unit(torch.from_numpy(np.stack([images.decode(i, transform) for i in indices])))
     shape = (model.config.network.channels, *model.config.network.size)
     noise = ImageNoise([seed + i for i in indices], shape, torch.device("cpu"))()

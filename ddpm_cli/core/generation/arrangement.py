@@ -79,13 +79,13 @@ DEFAULT = GridLayout()
 class Arrangement:
     """A grid: the image in each place, row by row, and what is written around them."""
 
-    places: tuple[int | None, ...]  # None: empty
+    places: tuple[int | ImageArray | None, ...]  # an image's index, or another one; None: empty
     columns: int
     words: Words
 
     def draw(self, image: Callable[[int], ImageArray]) -> ImageArray:
         """The grid of the images (C, H, W) that a function returns."""
-        tiles = [None if place is None else image(place) for place in self.places]
+        tiles = [image(place) if isinstance(place, int) else place for place in self.places]
         shown = next(tile for tile in tiles if tile is not None)
         empty = np.full_like(shown, 255)
         stacked = np.stack([empty if tile is None else tile for tile in tiles])

@@ -25,8 +25,12 @@ class Axis:
     values: tuple[Any, ...]
 
     def title(self, value: Any) -> str:
-        """What is written at the column or row of a value."""
-        return Path(value).stem if self.name in _NAMED_BY_VALUE else f"{self.name} {value:g}"
+        """What is written at the column or row of a value: a stem, where no other has it."""
+        if self.name not in _NAMED_BY_VALUE:
+            return f"{self.name} {value:g}"
+        stem = Path(value).stem
+        alike = [other for other in self.values if Path(other).stem == stem]
+        return stem if len(alike) == 1 else str(value)
 
     @property
     def titles(self) -> list[str]:

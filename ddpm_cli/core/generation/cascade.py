@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm_cli.core.conditioning import images as given_images
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.data.pixels import to_uint8
+from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation import generate
@@ -53,11 +54,7 @@ def given_by(
     request = generate.resolve_request(small, count, seed, conditions, sampling, reporter)
 
     def pixels(indices: Sequence[int]) -> Tensor:
-        x = None
-        for step in generate.sample_steps(small, request, indices):
-            x = step.x
-        assert x is not None
-        x = x.float()
+        x = final_state(generate.sample_steps(small, request, indices)).float()
         return to_uint8(x if x.shape[2:] == size else given_images.resized(x, size)).cpu()
 
     used = model.config.data.given_level / 2 if deviation is None else deviation

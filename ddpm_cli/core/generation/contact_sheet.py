@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.axes import SHOWN, Axis, Cell
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.generate import sample_batches, sample_steps
@@ -38,11 +40,10 @@ _MOST = 100  # images of a cell that are shown, unless rows and columns are give
 NAME = "sheet.png"
 _WIDTH = 1024  # pixels of the sheet, at least
 _GAP = 14  # pixels between cells
-_BATCH = 64  # images at a time where the time of a network call is measured
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CellResult:
     """What was sampled of a cell."""
 
     images: NDArray[np.uint8]  # those that are shown, (n, C, H, W)
@@ -127,11 +128,11 @@ class ContactSheet:
         """Network calls for all images of all cells."""
         return sum(cell.calls for cell in self.cells)
 
-    def cost(self) -> str:
+    def cost(self, batch: Batch, reporter: Reporter) -> str:
         """How much there is to do, in words, by a network call that is timed."""
         first = self.cells[0]
         images = f"{first.request.count:,} image{'s' * (first.request.count > 1)}"
-        (each,) = distributed.all_reduce_max(_seconds_of_call(first))
+        (each,) = distributed.all_reduce_max(_seconds_of_call(first, batch, reporter))
         seconds = each * self.calls / distributed.world_size()
         time_ = f"{seconds:.0f} s" if seconds < 100 else roughly(seconds)
         scored = " without the features of scores" if self.scorer else ""
@@ -161,7 +162,7 @@ class ContactSheet:
                 return path
 
             path, started = distributed.broadcast_from_rank0(claimed), time.monotonic()
-            reporter.say(self.cost())
+            reporter.say(self.cost(batch, reporter))
             drawn = self.draw(batch, reporter)
             document = {"out": str(path)} | self.document(drawn)
             document["seconds"] = round(time.monotonic() - started, 3)
@@ -170,7 +171,7 @@ class ContactSheet:
                 write_json(path.with_suffix(".json"), document, durable=False)
         return path, document
 
-    def draw(self, batch: Batch, reporter: Reporter) -> list[Drawn]:
+    def draw(self, batch: Batch, reporter: Reporter) -> list[CellResult]:
         """Sample every cell, by all processes. batch: as that of `sample_batches`."""
         drawn, done = [], 0
         with reporter.bar("contact sheet", self.calls, "network calls") as bar:
@@ -180,7 +181,7 @@ class ContactSheet:
                 bar.update(done)
         return drawn
 
-    def _sampled(self, cell: Cell, batch: Batch, reporter: Reporter) -> Drawn:
+    def _sampled(self, cell: Cell, batch: Batch, reporter: Reporter) -> CellResult:
         started, kept = time.monotonic(), dict[int, ImageArray]()
 
         def batches(indices: range) -> Iterator[torch.Tensor]:
@@ -199,15 +200,15 @@ class ContactSheet:
         for others in distributed.all_gather(kept):
             kept |= others
         images = np.stack([kept[index] for index in range(self.shown)])
-        return Drawn(images, time.monotonic() - started, report)
+        return CellResult(images, time.monotonic() - started, report)
 
-    def best(self, drawn: Sequence[Drawn]) -> int | None:
+    def best(self, drawn: Sequence[CellResult]) -> int | None:
         """The cell of the smallest distance; None without scores."""
         scores = [cell.fid for cell in drawn]
         known = [score for score in scores if score is not None]
         return scores.index(min(known)) if known else None
 
-    def picture(self, drawn: Sequence[Drawn]) -> ImageArray:
+    def picture(self, drawn: Sequence[CellResult]) -> ImageArray:
         """The sheet, (C, H, W)."""
         best = self.best(drawn)
         columns, *rows = self.axes
@@ -244,7 +245,7 @@ class ContactSheet:
             f"{heading}; scores of {request.count:,} images against {Path(self.scorer.name).name}"
         )
 
-    def document(self, drawn: Sequence[Drawn]) -> dict[str, Any]:
+    def document(self, drawn: Sequence[CellResult]) -> dict[str, Any]:
         """The values and the scores of all cells, row by row."""
         first, best = self.cells[0], self.best(drawn)
         own = Sampling().document().keys() | {"weights", "weights_sha256", "images_seen"}
@@ -269,7 +270,7 @@ class ContactSheet:
         return document
 
 
-def _entry(cell: Cell, drawn: Drawn) -> dict[str, Any]:
+def _entry(cell: Cell, drawn: CellResult) -> dict[str, Any]:
     """What there is to know of a cell."""
     entry = {
         "values": cell.values,
@@ -289,15 +290,20 @@ def _score_of(report: Report) -> str:
     return f"{name} {report.fid:.0f}" if report.fid >= 1000 else f"{name} {report.fid:.3g}"
 
 
-def _seconds_of_call(cell: Cell) -> float:
+def _seconds_of_call(cell: Cell, batch: Batch, reporter: Reporter) -> float:
     """Seconds of a network call for one image, among as many as are sampled at a time."""
     sampling = Sampling(steps=1).with_default_steps(len(cell.model.denoiser.schedule))
     request = replace(cell.request, sampling=sampling, init=None)
-    indices = range(min(_BATCH, request.count))
-    for _ in range(2):  # the first images of a network take longer
-        started = time.monotonic()
-        next(sample_steps(cell.model, request, indices)).x.cpu()
-    return (time.monotonic() - started) / len(indices)
+
+    def step(count: int) -> torch.Tensor:
+        return next(sample_steps(cell.model, request, range(count))).x.cpu()
+
+    size, times = batching.choose(batch, request.count, cell.model.device, step), list[float]()
+    while len(times) < 2:  # the first images of a network take longer
+        count, started = min(size.images, request.count), time.monotonic()
+        if size.attempt(count, partial(step, count), reporter) is not None:
+            times.append((time.monotonic() - started) / count)
+    return times[-1]
 
 
 class _Inner(Silent):

@@ -19,7 +19,7 @@ from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.input_images import output_names
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.editing import Edit
-from ddpm_cli.core.diffusion.samplers import SamplerStep
+from ddpm_cli.core.diffusion.samplers import SamplerStep, final_state
 from ddpm_cli.core.diffusion.sampling import grid, sample, visited
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
@@ -207,13 +207,17 @@ def _sample_batch(
     advance: Callable[[float], None],
 ) -> NDArray[np.uint8]:
     """Sample these images at once, (B, C, H, W); calls `advance` with the images done, in parts."""
-    x, steps = None, steps_of(model, request)
-    for step in sample_steps(model, request, indices):
-        x = step.x
-        advance(len(indices) * (step.index + 1) / steps)
-    if x is None:  # images to begin at come back as they are
-        assert request.init is not None
+    count = steps_of(model, request)
+
+    def steps() -> Iterator[SamplerStep]:
+        for step in sample_steps(model, request, indices):
+            yield step
+            advance(len(indices) * (step.index + 1) / count)
+
+    if request.init is not None and count == 0:  # images to begin at come back as they are
         x = request.init.edit(indices, model.device).images
+    else:
+        x = final_state(steps())
     return to_uint8(x).cpu().numpy()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.config.fields import is_whole_number
-from ddpm_cli.core.data import sheets
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.input_images import InputImages
 from ddpm_cli.core.data.placement import Placement
@@ -20,6 +19,7 @@ from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate, inversion
+from ddpm_cli.core.generation.arrangement import Arrangement, GridLayout
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.starting_noise import StartingNoise, between
@@ -36,19 +36,31 @@ class Interpolation:
     ends: tuple[str, str]  # seeds or names of images
     originals: tuple[ImageArray | None, ImageArray | None]  # (C, H, W), as the network sees them
 
-    def picture(self, frames: list[ImageArray]) -> ImageArray:
-        """All frames in a row, with the images themselves at their sides."""
-        shares = [f"{share:.2f}" for share in np.linspace(0, 1, len(frames))]
-        captioned = list(zip(frames, shares, strict=True))
+    @property
+    def layout(self) -> GridLayout:
+        """That of grid.png: all in a row, with the images that are ends themselves at the sides."""
+        shares = [f"{share:.2f}" for share in np.linspace(0, 1, self.request.count)]
+        captioned: list[tuple[int | ImageArray, str]] = list(enumerate(shares))
         for place, (end, original) in enumerate(zip(self.ends, self.originals, strict=True)):
             if original is None:
                 number = -place  # the first or the last
                 captioned[number] = captioned[number][0], f"seed {end}"
             else:
                 captioned.insert(place * len(captioned), (original, end))
-        tiles, captions = zip(*captioned, strict=True)
-        words = Words(captions=captions)
-        return sheets.sheet(np.stack(tiles), min(len(tiles), _LINE), words)
+        places, captions = zip(*captioned, strict=True)
+        arrangement = Arrangement(places, min(len(places), _LINE), Words(captions=captions))
+        return _Fixed(arrangement=arrangement)
+
+
+@dataclass(frozen=True)
+class _Fixed(GridLayout):
+    """A grid whose arrangement is known."""
+
+    arrangement: Arrangement = field(kw_only=True)
+
+    def arrange(self, model: Model, request: GenerationRequest) -> Arrangement:
+        """The one that is known."""
+        return self.arrangement
 
 
 def resolve(
@@ -61,8 +73,8 @@ def resolve(
 ) -> Interpolation:
     """The images between two seeds, two images, or one of each. Raises DdpmError or UsageError.
 
-    All have one class or prompt: that of the first seed unless one is given; between images the
-    null condition, where the model has one.
+    All have one class or prompt: that of the first seed unless one is given; between two images
+    without guidance the null condition, where the model has one.
     """
     inversion.check_deterministic(sampling, "interpolation")
     if count < 2:
@@ -70,11 +82,12 @@ def resolve(
     if len(conditions.classes) > 1 or len(conditions.prompts) > 1:
         raise UsageError("interpolation has one class or prompt from one end to the other")
     seeds = [int(str(end)) if is_whole_number(str(end)) else None for end in ends]
+    first = next((seed for seed in seeds if seed is not None), 0)
     if None in seeds:
         inversion.check_invertible(sampling)
+    if seeds == [None, None]:
         sampling = inversion.without_condition(model, conditions, sampling)
-    first = next((seed for seed in seeds if seed is not None), 0)
-    if None not in seeds:
+    if sampling.guidance != 0:
         conditions = _of_seed(model, first, conditions, reporter)
     request = generate.resolve_request(model, count, first, conditions, sampling, reporter)
     noise, originals = zip(*(_end(model, request, end) for end in ends), strict=True)
@@ -104,6 +117,8 @@ def _end(
         seeded = replace(request, seed=int(str(end)), count=1)
         return generate.image_noise(model, seeded, [0])()[0].cpu(), None
     images = InputImages.open(str(end), "the image")
+    if len(images) != 1:
+        raise UsageError(f"an end is a seed or one image, and {end} has {len(images):,} of them")
     network = model.config.network
     image = Placement(images.size_of(0), network.size).onto(images.image(0, network.channels))
     noise = inversion.noise_of(model, replace(request, count=1), image[None], [0])

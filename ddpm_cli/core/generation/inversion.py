@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from ddpm_cli.core.data.placement import Placement
 from ddpm_cli.core.data.sheets import Words
 from ddpm_cli.core.diffusion.editing import invert
 from ddpm_cli.core.diffusion.guidance import guided
+from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import grid
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation import generate
+from ddpm_cli.core.generation import batching, generate
+from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.generation.starting_noise import StartingNoise
@@ -111,30 +114,46 @@ def without_condition(model: Model, conditions: ConditionRequest, sampling: Samp
 
 
 def inverted(
-    model: Model, request: GenerationRequest, images: InputImages, batch: int, reporter: Reporter
+    model: Model, request: GenerationRequest, images: InputImages, batch: Batch, reporter: Reporter
 ) -> Inversion:
     """Invert images, `batch` at a time, and sample from their noise. Raises DdpmError.
 
-    The request has their number, conditions and sampler.
+    The request has their number, conditions and sampler. batch: as that of `sample_batches`.
     """
-    size, channels = model.config.network.size, model.config.network.channels
+    network = model.config.network
     whole = [
-        Placement(images.size_of(index), size).onto(images.image(index, channels))
+        Placement(images.size_of(index), network.size).onto(images.image(index, network.channels))
         for index in range(request.count)
     ]
     pixels = np.stack(whole)
-    noise, sampled = [], []
+
+    def trial(count: int) -> object:
+        return next(generate.sample_steps(model, request, range(count)))
+
+    size = batching.choose(batch, request.count, model.device, trial)
+    noise, sampled, done = [], [], 0
     with reporter.bar("inverting", request.count, "images") as bar:
-        for first in range(0, request.count, batch):
-            indices = range(first, min(first + batch, request.count))
-            found = noise_of(model, request, pixels[first : indices.stop], indices)
-            start = StartingNoise("", found.numpy())
-            again = replace(request, seed=request.seed + first, count=len(indices), noise=start)
-            *_, last = generate.sample_steps(model, again, range(len(indices)))
-            noise.append(start.values)
-            sampled.append(to_uint8(last.x).cpu().numpy())
-            bar.update(indices.stop)
+        while done < request.count:
+            indices = range(done, min(done + size.images, request.count))
+            work = partial(_there_and_back, model, request, pixels[done : indices.stop], indices)
+            found = size.attempt(len(indices), work, reporter)
+            if found is not None:
+                noise.append(found[0])
+                sampled.append(found[1])
+                done = indices.stop
+                bar.update(done)
     return Inversion(images.names, np.concatenate(noise), pixels, np.concatenate(sampled))
+
+
+def _there_and_back(
+    model: Model, request: GenerationRequest, images: NDArray[np.uint8], indices: range
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """The noise of these images (B, C, H, W), and the images sampled from it."""
+    start = StartingNoise("", noise_of(model, request, images, indices).numpy())
+    seed = request.seed + indices.start
+    again = replace(request, seed=seed, count=len(indices), noise=start)
+    x = final_state(generate.sample_steps(model, again, range(len(indices))))
+    return start.values, to_uint8(x).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -150,5 +169,5 @@ def noise_of(
     fresh = ImageNoise(request.seeds(indices), (channels, height, width), model.device, "inversion")
     x0 = to_unit(torch.from_numpy(images)).to(model.device)
     with devices.autocast(model.device, model.precision):
-        *_, last = invert(predict, x0, sigmas, fresh())
-    return (last.x.float() / schedule.prior_std(float(sigmas[0]))).cpu()
+        x = final_state(invert(predict, x0, sigmas, fresh()))
+    return (x.float() / schedule.prior_std(float(sigmas[0]))).cpu()

@@ -1,4 +1,4 @@
-"""Films of the way from one sample to another: between two seeds, or between two conditions."""
+"""Films of one sample turning into another: between two seeds, or between two conditions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ddpm_cli.core.data import films
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.interpolation import NoiseBetween, Towards
+from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import sample
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching, generate
@@ -25,11 +26,12 @@ _FINEST = 8  # states are no nearer to each other than an eighth of the even dis
 
 
 @dataclass(frozen=True)
-class Way:
+class Transition:
     """From the images of one request to those of another, of the same count and settings.
 
     Image i goes from the noise of seed `start.seed + i` to that of `end.seed + i` on a sphere, in
-    each draw of noise, and from the one's condition to the other's by mixing D.
+    each draw of noise, and from the one's condition to the other's by mixing D. Known pixels of
+    images that are given with a mask stay.
     """
 
     model: Model
@@ -65,18 +67,15 @@ class Way:
     def _sampled(self, t: torch.Tensor, indices: tuple[int, ...]) -> NDArray[np.uint8]:
         """The image of each index at its share t of the way: (B, C, H, W)."""
         model, start, end = self.model, self.start, self.end
-        noises = [generate.image_noise(model, end, indices) for end in (self.start, self.end)]
+        noises = [generate.image_noise(model, request, indices) for request in (start, end)]
         noise = NoiseBetween(noises[0], noises[1], t)
         condition = generate.condition_of(model, start, indices)
         towards = None
         if any(self._changes(index) for index in indices):
             towards = Towards(generate.condition_of(model, end, indices), t)
-        x = None
+        edit = generate.edit_of(model, start, indices)
         with devices.autocast(model.device, model.precision):
-            steps = sample(model.denoiser, noise, condition, start.sampling, towards=towards)
-            for step in steps:
-                x = step.x
-        assert x is not None
+            x = final_state(sample(model.denoiser, noise, condition, start.sampling, edit, towards))
         return to_uint8(x).cpu().numpy()
 
     def _changes(self, index: int) -> bool:
@@ -84,7 +83,7 @@ class Way:
         return self.start.label_and_prompt(index) != self.end.label_and_prompt(index)
 
 
-def between_classes(model: Model, request: GenerationRequest) -> Way:
+def between_classes(model: Model, request: GenerationRequest) -> Transition:
     """From the first class of a request for two to the second, with the same noise.
 
     Raises UsageError where there are not two.
@@ -96,7 +95,7 @@ def between_classes(model: Model, request: GenerationRequest) -> Way:
         replace(request, conditions=replace(request.conditions, labels=(label,)))
         for label in labels
     ]
-    return Way(model, *ends)
+    return Transition(model, *ends)
 
 
 def _between(
