@@ -157,7 +157,9 @@ def with_text(tmp_path: Path) -> Path:
     network = replace(TINY_RUN.network, size=(8, 8), classes=("dark", "light"), text=TEXT)
     network = replace(network, blocks=("res,text-attn",))
     state = randomised(UNet(network), std=0.1).float().state_dict()
-    weights_files.save(tmp_path / "text.safetensors", state, replace(TINY_RUN, network=network), 64)
+    diffusion = replace(TINY_RUN.diffusion, timesteps=12)  # which are the steps by default
+    config = replace(TINY_RUN, network=network, diffusion=diffusion)
+    weights_files.save(tmp_path / "text.safetensors", state, config, 64)
     return tmp_path / "text.safetensors"
 
 
@@ -166,7 +168,7 @@ def test_the_command_printed_samples_the_images_again(ddpm: Run, with_text: Path
     for index in range(3):
         pixels = random.integers(60, 200, (3, 8, 8)).astype(np.uint8)
         files.write_png(Path("some") / f"{index}.png", pixels)
-    Path("two.txt").write_text("a dark\nanother one\n")
+    Path("two.txt").write_text("dark\nother\n")
     said = ("--class", "dark", "--class", "light", "--prompts", "two.txt", "--seed", 1)
     result = done(ddpm("invert", with_text, "some", *said, "--out", "noise"))
     again = shlex.split(result.out.partition("To sample from it: ")[2])
