@@ -1,4 +1,4 @@
-"""A folder, an .npz and a .zip have the same images: in parts, by more processes, through kills."""
+"""A folder, an .npz and a .zip have the same images: in shards, and through kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import Image
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import archive, record
 from ddpm_cli.core.generation.archive import ImageArchive
-from ddpm_cli.core.generation.output import Part
+from ddpm_cli.core.generation.output import Shard
 from tests.support import ranks
 from tests.support.cli import Result, refused, start
 
@@ -125,14 +125,14 @@ def test_two_processes_write_into_one_place(run: Path, whole: NDArray[np.uint8],
 
 
 @pytest.mark.parametrize("out", OUTS)
-def test_parts_make_the_whole_in_any_order(
+def test_shards_make_the_whole_in_any_order(
     ddpm: Run, run: Path, whole: NDArray[np.uint8], out: str
 ) -> None:
     for number, missing in ((3, 6), (1, 3), (2, 0)):
         result = ddpm("sample", run, *QUICK, "--shard", f"{number}/3", "--out", out)
         assert result.code == 0
-        assert result.out.startswith(f"3 images of part {number} of 3 in {out}, ")
-        assert (f"{missing} of 9 are still missing: other parts" in result.out) == (missing > 0)
+        assert result.out.startswith(f"3 images of shard {number} of 3 in {out}, ")
+        assert (f"{missing} of 9 are still missing: other shards" in result.out) == (missing > 0)
         assert Path(out).is_file() == (missing == 0 and "." in out)
     assert close(pixels(out), whole)
     assert left_over() == []
@@ -140,16 +140,16 @@ def test_parts_make_the_whole_in_any_order(
 
 @pytest.mark.parametrize("of", [1, 2, 5, 16])
 @pytest.mark.parametrize("count", [1, 15, 16, 1000])
-def test_parts_are_of_equal_size_and_all_there_is(of: int, count: int) -> None:
-    parts = [Part.parse(f"{number}/{of}").indices(count) for number in range(1, of + 1)]
-    assert [index for part in parts for index in part] == list(range(count))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+def test_shards_are_of_equal_size_and_all_there_is(of: int, count: int) -> None:
+    shards = [Shard.parse(f"{number}/{of}").indices(count) for number in range(1, of + 1)]
+    assert [index for shard in shards for index in shard] == list(range(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @pytest.mark.parametrize("text", ["17/16", "0/16", "-1/4", "3", "3/", "/3", "1/0", "a/b", "1/2/3"])
-def test_parts_that_there_are_not(text: str) -> None:
-    with pytest.raises(UsageError, match="--shard takes a part such as 3/16, from 1/16 on"):
-        Part.parse(text)
+def test_shards_that_there_are_not(text: str) -> None:
+    with pytest.raises(UsageError, match="--shard takes a shard such as 3/16, from 1/16 on"):
+        Shard.parse(text)
 
 
 @pytest.mark.parametrize("out", OUTS)
@@ -193,6 +193,50 @@ def test_killed_ten_times_the_same_command_ends_with_all_images(
     assert sorted(path.name for path in left_over() if path.suffix != ".part") == []
 
 
+KILLED_AT = """
+import os, signal
+from pathlib import Path
+from ddpm_cli.core.generation import archive
+archive._BATCH = 2
+replace, left = Path.replace, [{times}]
+
+def replace_or_die(self, target):
+    if Path(target).match("{name}"):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+Path.replace = replace_or_die
+"""
+
+
+@pytest.mark.parametrize(
+    ("out", "name", "times", "drawn"),
+    [
+        ("out.npz", "out.npz", 1, 0),  # when all is to be written
+        ("out.zip", "out.zip", 1, 0),
+        ("out", "manifest.jsonl", 1, 0),
+        ("out.npz", "*.batches/0*.npz", 2, 5),  # of the two batches of what was there
+        ("out.zip", "*.batches/0*.npz", 2, 5),
+    ],
+)
+def test_more_is_added_once_through_a_kill(
+    ddpm: Run, run: Path, whole: NDArray[np.uint8], out: str, name: str, times: int, drawn: int
+) -> None:
+    assert ddpm("sample", run, *QUICK[2:], "-n", 4, "--out", out).code == 0
+    first = pixels(out)
+    command = ("sample", run, *QUICK[2:], "--more", 5, "--out", out, "--json")
+    [ended] = ranks.run(1, KILLED_AT.format(name=name, times=times), *command)
+    assert ended.code == -signal.SIGKILL
+    again = ddpm(*command).json()
+    assert (again["n"], again["drawn"]) == (COUNT, drawn)
+    assert close(pixels(out), whole)
+    np.testing.assert_array_equal(pixels(out)[:4], first)
+    assert [path for path in left_over() if "out/" not in str(path)] == []
+    assert ddpm(*command).json()["n"] == COUNT + 5  # once it is finished
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
 @pytest.mark.parametrize("out", OUTS[1:])
 def test_a_full_disk_loses_nothing(
@@ -218,7 +262,7 @@ def test_archives_of_other_settings_stay(ddpm: Run, run: Path, out: str) -> None
         "images of other settings",
         "--overwrite",
     )
-    refused(refusal(ddpm(*command, "-n", 1)), out, "holds more images")
+    refused(refusal(ddpm(*command, "-n", 1)), out, "holds 2 images, not 1")
     assert Path(out).read_bytes() == content
     replaced = ddpm(*command, "-n", 1, "--seed", 1, "--overwrite", "--json")
     assert (replaced.json()["n"], replaced.json()["drawn"], len(pixels(out))) == (1, 1, 1)
@@ -227,7 +271,7 @@ def test_archives_of_other_settings_stay(ddpm: Run, run: Path, out: str) -> None
     assert Path(out).read_bytes() == b"mine"
 
 
-def test_a_part_that_is_started_again_replaces_nothing_twice(
+def test_a_job_that_is_started_again_replaces_nothing_twice(
     ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a launcher starts again goes on, also where the command says --overwrite."""
@@ -369,6 +413,7 @@ def test_images_without_a_record(ddpm: Run, name: str, words: str) -> None:
         (("--more", 3, "-n", 3, "--out", "x"), "--more takes the place of -n"),
         (("--more", 3, "--out", "x"), "--more adds to images that are there, but x has none"),
         (("--more", 0, "--out", "x"), "--more"),
+        (("--more", 2, "--out", "x", "--overwrite"), "--more keeps the images"),
         (("--shard", "1/2"), "--shard needs an --out"),
         (("--shard", "1/2", "--out", "x", "--overwrite"), "no --overwrite"),
         (("--shard", "17/16", "--out", "x"), "3/16"),

@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.axes import Axis, Cell
     from ddpm_cli.core.generation.model import Model
-    from ddpm_cli.core.generation.output import Output, Part, Written
+    from ddpm_cli.core.generation.output import Output, Shard, Written
     from ddpm_cli.core.generation.record import Wanted
 
 _KEPT = "the images written stay; the same command without --overwrite draws the others"
@@ -206,23 +206,23 @@ def _draw_images(
 
     model, request = cell.model, cell.request
     path, number = distributed.broadcast_from_rank0(
-        lambda: destination(output.out, suffix, output.more, model, request)
+        lambda: destination(output.out, suffix, output.more, model, request, console.reporter())
     )
     place = at(path, model, replace(request, count=number), picture.layout)
     written = write(
         place,
         batch,
         console.reporter(),
-        part=output.part,
+        shard=output.one_of_shards,
         overwrite=output.overwrite,
         compiled=compiled,
     )
     for finding in written.findings:
         console.reporter().say(finding.text)
-    return _told(place, output.part, written)
+    return _told(place, output.one_of_shards, written)
 
 
-def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, Any]]:
+def _told(place: Output, shard: Shard, written: Written) -> tuple[str, dict[str, Any]]:
     """The result in words, and as a JSON document."""
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation.record import settings_of
@@ -246,15 +246,15 @@ def _told(place: Output, part: Part, written: Written) -> tuple[str, dict[str, A
         **settings_of(model, request),
         "provenance": provenance.gather(model.device),
     }
-    wanted = len(part.indices(request.count))
+    wanted = len(shard.indices(request.count))
     images = "1 image" if wanted == 1 else f"{wanted:,} images"
-    if part.of > 1:
-        images += f" of part {part.number} of {part.of}"
+    if shard.of > 1:
+        images += f" of shard {shard.number} of {shard.of}"
     existing = f" ({wanted - drawn:,} were there)" if drawn < wanted else ""
     speed = f" ({rate:,.3g} images/s, {rate * nfe:,.4g} network calls/s)" if drawn else ""
     lines = [f"{images} in {place.path}{existing}, {written.seconds:.1f} s{speed}"]
     if written.missing:
-        lines.append(f"{written.missing:,} of {request.count:,} are still missing: other parts")
+        lines.append(f"{written.missing:,} of {request.count:,} are still missing: other shards")
     elif place.grid is not None:
         lines.append(f"Grid: {place.grid}")
     return "\n".join(lines), document

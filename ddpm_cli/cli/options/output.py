@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.generation.output import Part
+    from ddpm_cli.core.generation.output import Shard
 
 _PANEL = "Output"
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """A folder or an archive, and which part of the images is sampled."""
+    """A folder or an archive, and which of them are sampled."""
 
     out: Annotated[
         Path | None,
@@ -49,7 +49,7 @@ class OutputOptions:
         str | None,
         typer.Option(
             metavar="K/N",
-            help="Sample the K-th of N parts alone, K from 1, into the same --out as the others: "
+            help="Sample the K-th of N shards alone, K from 1, into the same --out as the others: "
             "for jobs of an array, which may run at once.",
             rich_help_panel=_PANEL,
         ),
@@ -64,11 +64,11 @@ class OutputOptions:
     ] = False
 
     @property
-    def part(self) -> Part:
-        """The part of the images. Raises UsageError."""
-        from ddpm_cli.core.generation.output import Part
+    def one_of_shards(self) -> Shard:
+        """The shard of the images. Raises UsageError."""
+        from ddpm_cli.core.generation.output import Shard
 
-        return Part.parse(self.shard)
+        return Shard.parse(self.shard)
 
     @property
     def suffix(self) -> str:
@@ -86,4 +86,4 @@ class OutputOptions:
         """Raise UsageError for options that exclude each other, or -n."""
         from ddpm_cli.core.generation import output
 
-        output.check(self.out, self.part, count, self.more, overwrite=self.overwrite)
+        output.check(self.out, self.one_of_shards, count, self.more, overwrite=self.overwrite)

@@ -7,6 +7,7 @@ is written in a stream, a batch in memory at a time.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import secrets
@@ -56,7 +57,7 @@ class ImageArchive:
         """Take the name, unless it holds images of other settings, or more: False then."""
         if self.path.exists():
             return self._fits(self._recorded())
-        return create_folder(self._parts) or self._fits(self._recorded_parts())
+        return create_folder(self._folder) or self._fits(self._begun())
 
     def prepare(self, *, overwrite: bool) -> None:
         """Begin or go on. Raises DdpmError rather than mix images of different settings."""
@@ -67,24 +68,28 @@ class ImageArchive:
                 "choose another --out"
             )
         init = self.request.init
-        if self.path.suffix == ".npz" and init is not None and not init.of_one_size:
+        if self._is_npz and init is not None and not init.of_one_size:
             raise DdpmError(
                 f"{self.path} is to be one array, but the images have different sizes; choose a "
                 ".zip or a folder as --out"
             )
-        begun = self._recorded_parts()
-        for other, place in ((recorded, self.path), (begun, self._parts)):
+        begun = self._begun()
+        for other, place in ((recorded, self.path), (begun, self._folder)):
             if other is not None and not overwrite and not self._fits(other):
-                what = "more images" if self._same(other) else "images of other settings"
+                what = "images of other settings"
+                if self._same(other):
+                    what = f"{other['n']} images, not {self.request.count}"
                 raise DdpmError(f"{place} holds {what}; choose another --out, or add --overwrite")
         if overwrite:
             self.path.unlink(missing_ok=True)
-            shutil.rmtree(self._parts, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
         elif self._complete():
             return
-        create_folder(self._parts)
-        write_json(self._parts / record.SETTINGS, self.record(), durable=False)
-        if self.path.exists() and not self._batches():
+        for cut_short in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
+            cut_short.unlink(missing_ok=True)  # where a process was killed
+        create_folder(self._folder)
+        write_json(self._folder / record.SETTINGS, self.record(), durable=False)
+        if self.path.exists():
             self._unpack()
 
     def missing(self, indices: Sequence[int]) -> list[int]:
@@ -109,13 +114,17 @@ class ImageArchive:
                 "images",
             )
             with atomic_write(self.path, durable=False) as path:
-                write = _write_npz if self.path.suffix == ".npz" else _write_zip
+                write = _write_npz if self._is_npz else _write_zip
                 write(path, images, self)
-        shutil.rmtree(self._parts, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def is_finished(self) -> bool:
+        """Whether the archive has all images."""
+        return self._complete()
 
     def recorded_count(self) -> int | None:
         """How many images the archive has, or is to have; None where there is none."""
-        recorded = self._recorded() or self._recorded_parts()
+        recorded = self._recorded() or self._begun()
         return None if recorded is None else int(recorded["n"])
 
     @property
@@ -129,9 +138,13 @@ class ImageArchive:
         return None
 
     @property
-    def _parts(self) -> Path:
-        """The folder of the batches written so far."""
-        return self.path.with_name(f".{self.path.name}.parts")
+    def _is_npz(self) -> bool:
+        return self.path.suffix.lower() == ".npz"
+
+    @property
+    def _folder(self) -> Path:
+        """That of the batches written so far."""
+        return self.path.with_name(f".{self.path.name}.batches")
 
     def record(self) -> dict[str, Any]:
         """The settings of the images, their number, and where they come from."""
@@ -141,7 +154,7 @@ class ImageArchive:
     def _recorded(self) -> dict[str, Any] | None:
         """The record in the archive; None without one."""
         try:
-            if self.path.suffix == ".npz":
+            if self._is_npz:
                 with np.load(self.path) as arrays:
                     document = json.loads(str(arrays["sampling"]))
             else:
@@ -151,10 +164,10 @@ class ImageArchive:
             return None
         return document if isinstance(document, dict) else None
 
-    def _recorded_parts(self) -> dict[str, Any] | None:
+    def _begun(self) -> dict[str, Any] | None:
         """The record of the batches written so far; None without one."""
         try:
-            document = read_json(self._parts / record.SETTINGS)
+            document = read_json(self._folder / record.SETTINGS)
         except (OSError, ValueError):
             return None
         return document if isinstance(document, dict) else None
@@ -177,11 +190,11 @@ class ImageArchive:
         return self._fits(recorded) and recorded is not None and recorded["n"] == self.request.count
 
     def _batches(self) -> list[Path]:
-        return sorted(self._parts.glob("[0-9]*.npz"))
+        return sorted(self._folder.glob("[0-9]*.npz"))
 
     def _write(self, indices: Sequence[int], images: NDArray[np.uint8]) -> None:
         """Write a batch (B, H, W, C), whole or not at all."""
-        name = self._parts / f"{indices[0]:09d}-{secrets.token_hex(4)}.npz"
+        name = self._folder / f"{indices[0]:09d}-{secrets.token_hex(4)}.npz"
         with atomic_write(name, durable=False) as path, path.open("wb") as file:
             np.savez(file, indices=np.asarray(indices), images=images)
 
@@ -202,17 +215,19 @@ class ImageArchive:
     def _unpack(self) -> None:
         """Write the images of the archive as batches, to add others to them."""
         count = int((self._recorded() or {})["n"])
-        if self.path.suffix == ".npz":
+        missing = set(self.missing(range(count)))  # of a process that was killed meanwhile
+        if self._is_npz:
             with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
                 npy.read_magic(file)
                 shape = npy.read_array_header_1_0(file)[0][1:]
                 for indices in _in_batches(count):
                     content = file.read(len(indices) * math.prod(shape))
-                    self._write(indices, np.frombuffer(content, np.uint8).reshape(-1, *shape))
+                    if missing.intersection(indices):
+                        self._write(indices, np.frombuffer(content, np.uint8).reshape(-1, *shape))
             return
         transform = Transform(self.model.config.network.channels)
         with zipfile.ZipFile(self.path) as archive:
-            for indices in _in_batches(count):
+            for indices in filter(missing.intersection, _in_batches(count)):
                 names = [self.request.file_names[index] for index in indices]
                 images = [files.decode(archive.read(name), name, transform) for name in names]
                 self._write(indices, np.stack(images).transpose(0, 2, 3, 1))

@@ -10,7 +10,6 @@ from ddpm_cli.core.conditioning.labels import combinations, label_of
 from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -36,11 +35,13 @@ def plan_of(
     device: torch.device,
     reporter: Reporter,
 ) -> ConditionPlan:
-    """Classes and captions of the images of these rows, in their order."""
+    """Classes and captions of the images of these rows, in their order.
+
+    Where a text encoder may have to be downloaded, let one process of a machine call this first.
+    """
     labels = tuple(map(label_of, images.labels[rows])) if config.network.classes else ()
     if images.captions is None:
         return ConditionPlan(labels)
     numbers = images.captions.choose(rows, np.zeros(len(rows)))
     prompts = tuple(images.captions.sentences[number] for number in numbers)
-    with distributed.local_rank0_first():
-        return ConditionPlan(labels, prompts).encode_prompts(config, device, reporter)
+    return ConditionPlan(labels, prompts).encode_prompts(config, device, reporter)

@@ -75,13 +75,15 @@ class Look:
             self._sums[0] += float((image_statistics.thumbnails(values) ** 2).sum())
             self._sums[1:] += values.sum(axis=0)
 
-    def findings(self) -> list[Finding]:
-        """What is odd, a line each, at most three; of the images of all ranks, which all call this.
-
-        Nothing where no image was drawn.
-        """
+    def add_those_of_all_ranks(self) -> None:
+        """Add up what all ranks have looked at; all call this."""
         own = torch.from_numpy(np.concatenate([self._counts, self._sums]))
-        counts, sums = np.split(distributed.all_reduce_sum(own).numpy(), [len(self._counts)])
+        every = distributed.all_reduce_sum(own).numpy()
+        self._counts, self._sums = np.split(every, [len(self._counts)])
+
+    def findings(self) -> list[Finding]:
+        """What is odd, a line each, at most three; nothing where no image was drawn."""
+        counts, sums = self._counts, self._sums
         if not counts.sum():
             return []
         found: list[Finding] = []

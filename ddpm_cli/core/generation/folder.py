@@ -33,6 +33,7 @@ from ddpm_cli.core.runtime.files import (
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _MANIFEST = "manifest.jsonl"
+_TILE = 512  # pixels of the longer side of such a tile, at most
 _SHOWN = 100  # images whose sizes decide that of the tiles of a grid
 
 
@@ -102,8 +103,7 @@ class ImageFolder:
         files.write_png(self._file(index), image, text)
 
     def finish(self, reporter: Reporter) -> None:
-        """Write manifest.jsonl and grid.png."""
-        self._write_manifest()
+        """Write grid.png, and last manifest.jsonl."""
         transform, layout = self._shown(), self.layout.arrange(self.model, self.request)
 
         def image(index: int) -> ImageArray:
@@ -111,6 +111,12 @@ class ImageFolder:
             return files.decode(path.read_bytes(), str(path), transform)
 
         files.write_png(self.path / "grid.png", layout.draw(image))
+        self._write_manifest()
+
+    def is_finished(self) -> bool:
+        """Whether the manifest lists all images, and they are there."""
+        every = range(self.request.count)
+        return len(self._listed()) == len(every) and not self.missing(every)
 
     def _write_manifest(self) -> None:
         manifest = record.manifest(self.model, self.request)
@@ -121,7 +127,9 @@ class ImageFolder:
         channels = self.model.config.network.channels
         if self.request.init is None:
             return Transform(channels)
-        return Transform(channels, self.request.init.largest(_SHOWN), "pad")
+        height, width = self.request.init.largest(_SHOWN)
+        share = min(1, _TILE / max(height, width))
+        return Transform(channels, (round(height * share), round(width * share)), "pad")
 
     def recorded_count(self) -> int | None:
         """How many images the folder has, or is to have; None where there is none."""
@@ -162,13 +170,17 @@ class ImageFolder:
     def _images(self) -> list[Path]:
         return [path for path in self.path.glob("*.png") if re.fullmatch(r"\d{6,}", path.stem)]
 
-    def _named(self) -> list[Path]:
-        """The images of other names than numbers that the manifest lists."""
+    def _listed(self) -> list[PurePosixPath]:
+        """The names that the manifest lists."""
         try:
             lines = (self.path / _MANIFEST).read_text().splitlines()
-            names = [PurePosixPath(parse_json(line)["file"]) for line in lines]
+            return [PurePosixPath(parse_json(line)["file"]) for line in lines]
         except (OSError, ValueError, TypeError, KeyError):
             return []
+
+    def _named(self) -> list[Path]:
+        """The images that it lists, within the folder."""
+        names = self._listed()
         inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
         return [self.path / name for name in inside if name.suffix == ".png"]
 

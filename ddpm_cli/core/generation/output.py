@@ -70,44 +70,47 @@ class Output(Protocol):
     def grid(self) -> Path | None:
         """A picture of the first images, where there is one."""
 
+    def is_finished(self) -> bool:
+        """Whether all images are there, and what goes with them."""
+
     def finish(self, reporter: Reporter) -> None:
         """Once all images are there: write what goes with them. A second call changes nothing."""
 
 
-class Part(NamedTuple):
-    """Of the images of a request the k-th of n contiguous parts, whose sizes differ by at most 1.
+class Shard(NamedTuple):
+    """Of the images of a request the k-th of n contiguous shards, whose sizes differ by at most 1.
 
-    Parts are for jobs that know nothing of each other, such as those of a SLURM array.
+    They are for jobs that know nothing of each other, such as those of a SLURM array.
     """
 
     number: int = 1
     of: int = 1
 
     @classmethod
-    def parse(cls, text: str | None) -> Part:
+    def parse(cls, text: str | None) -> Shard:
         """The value of --shard such as 3/16; None: the whole. Raises UsageError."""
         if text is None:
             return cls()
         number, slash, count = text.partition("/")
         if slash and is_whole_number(number) and is_whole_number(count):
-            part = cls(int(number[:9]), int(count[:9]))
-            if 1 <= part.number <= part.of:
-                return part
-        raise UsageError(f"--shard takes a part such as 3/16, from 1/16 on, not {shortened(text)}")
+            shard = cls(int(number[:9]), int(count[:9]))
+            if 1 <= shard.number <= shard.of:
+                return shard
+        raise UsageError(f"--shard takes a shard such as 3/16, from 1/16 on, not {shortened(text)}")
 
     def indices(self, count: int) -> range:
-        """The images of this part, of `count`."""
+        """The images of this shard, of `count`."""
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)
 
 
-WHOLE = Part()
+WHOLE = Shard()
 
 
 def at(
     path: Path, model: Model, request: GenerationRequest, layout: GridLayout = DEFAULT
 ) -> Output:
     """The place of that name: an archive by its suffix, else a folder with a grid of a layout."""
-    if path.suffix in archive.FORMATS:
+    if path.suffix.lower() in archive.FORMATS:
         return ImageArchive(path, model, request)
     return ImageFolder(path, model, request, layout)
 
@@ -122,11 +125,16 @@ def default_path(suffix: str, model: Model, request: GenerationRequest) -> Path:
 
 
 def destination(
-    out: Path | None, suffix: str, more: int | None, model: Model, request: GenerationRequest
+    out: Path | None,
+    suffix: str,
+    more: int | None,
+    model: Model,
+    request: GenerationRequest,
+    reporter: Reporter,
 ) -> tuple[Path, int]:
     """The path of the images, `out` or the default, and how many they will be.
 
-    more: so many above those that are there; where some of these are missing, they alone. Raises
+    more: so many above those that are there; where these are not finished, they alone. Raises
     UsageError where there are none.
     """
     path = out or default_path(suffix, model, request)
@@ -135,19 +143,22 @@ def destination(
     count = at(path, model, request).recorded_count()
     if count is None:
         raise UsageError(f"--more adds to images that are there, but {path} has none; give -n")
-    unfinished = at(path, model, replace(request, count=count)).missing(range(count))
-    return path, count if unfinished else count + more
+    place = at(path, model, replace(request, count=count))
+    with _locked(place, reporter):
+        return path, count + more if place.is_finished() else count
 
 
 def check(
-    out: Path | None, part: Part, count: int | None, more: int | None, *, overwrite: bool
+    out: Path | None, shard: Shard, count: int | None, more: int | None, *, overwrite: bool
 ) -> None:
     """Raise UsageError for options that exclude each other."""
     if more is not None and (count is not None or out is None):
         raise UsageError("--more takes the place of -n, and needs the --out that it adds to")
-    if part.of > 1 and (overwrite or more is not None or out is None):
+    if more is not None and overwrite:
+        raise UsageError("--more keeps the images that are there, and --overwrite deletes them")
+    if shard.of > 1 and (overwrite or more is not None or out is None):
         raise UsageError(
-            "--shard needs an --out, the same of all parts, no --overwrite and no --more"
+            "--shard needs an --out, the same of all shards, no --overwrite and no --more"
         )
 
 
@@ -155,7 +166,8 @@ def suffix_of(out: Path | None, kind: str | None) -> str:
     """The suffix of --out by --format: "" for a folder of PNGs. Raises UsageError."""
     if kind is not None:
         one_of("--format", kind, FORMATS)
-    named = out.suffix if out is not None and out.suffix in archive.FORMATS else ""
+    named = "" if out is None else out.suffix.lower()
+    named = named if named in archive.FORMATS else ""
     suffix = named if kind is None else FORMATS[kind]
     if out is not None and suffix != named:
         fix = f"end in {suffix}" if suffix else "be a folder"
@@ -172,7 +184,7 @@ class Written(NamedTuple):
     """What was sampled."""
 
     images: int  # by all processes, without those that were there
-    missing: int  # images of the request that other parts have not written yet
+    missing: int  # images of the request that other shards have not written yet
     seconds: float  # that sampling and writing them took
     findings: list[Finding]  # what is odd about them
 
@@ -182,25 +194,21 @@ def write(
     batch: int | None,
     reporter: Reporter,
     *,
-    part: Part = WHOLE,
+    shard: Shard = WHOLE,
     overwrite: bool = False,
     compiled: bool | None = False,
 ) -> Written:
-    """Sample the images of a part that are missing, by all processes, and finish if none is.
+    """Sample the images of a shard that are missing, by all processes, and finish if none is.
 
     batch, compiled: as those of `sample_batches`. Raises DdpmError where the place has other
     contents, unless `overwrite` is set.
     """
     request, every = output.request, range(output.request.count)
 
-    def locked() -> AbstractContextManager[None]:
-        fix = "choose another --out"
-        return locks.lock_writing(output.locked, reporter.say, "writing", fix, kept=False)
-
     def prepared() -> list[int]:
-        with locked():
+        with _locked(output, reporter):
             output.prepare(overwrite=overwrite and not worker.restarted())
-        return output.missing(part.indices(request.count))
+            return output.missing(shard.indices(request.count))
 
     missing = distributed.broadcast_from_rank0(prepared)
     own = missing[distributed.shard(len(missing))]
@@ -212,14 +220,21 @@ def write(
     seconds = time.monotonic() - started
 
     def finished() -> int:
-        with locked():
+        with _locked(output, reporter):
             left = len(output.missing(every))
             if not left:
                 output.finish(reporter)
         return left
 
     left = distributed.broadcast_from_rank0(finished)
+    look.add_those_of_all_ranks()
     return Written(len(missing), left, seconds, look.findings())
+
+
+def _locked(output: Output, reporter: Reporter) -> AbstractContextManager[None]:
+    """Within it no other process prepares or finishes the place."""
+    fix = "choose another --out"
+    return locks.lock_writing(output.locked, reporter.say, "writing", fix, kept=False)
 
 
 def _write_images(

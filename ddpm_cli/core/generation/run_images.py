@@ -80,7 +80,8 @@ class RunImages:
         request = replace(request, given=of_data(model, images, rows))
         if self.conditions != ConditionRequest():
             return request
-        plan = plan_of(model.config, images, rows, model.device, reporter)
+        with distributed.local_rank0_first():
+            plan = plan_of(model.config, images, rows, model.device, reporter)
         return replace(request, conditions=plan, seed=self.seed)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ class StartingNoise:
     def __len__(self) -> int:
         return len(self.values)
 
-    @property
+    @cached_property
     def document(self) -> dict[str, str]:
         """What is recorded of it."""
         digest = hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()

@@ -87,7 +87,8 @@ class TrainingScorer:
         self._real = real_features.statistics
         self._images, self._chosen = images, representative_rows(images, self.count)
         # Distributed as the training images' are.
-        self._conditions = plan_of(config, images, self._chosen, extractor.device, reporter)
+        with distributed.local_rank0_first():
+            self._conditions = plan_of(config, images, self._chosen, extractor.device, reporter)
         self._rows = distributed.broadcast_from_rank0(lambda: self._earlier_scores(seen))
 
     @property
