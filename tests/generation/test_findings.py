@@ -159,6 +159,14 @@ def test_images_that_begin_at_others_are_not_compared(statistics: Any) -> None:
         assert bool(look.findings()) == (begun is request)
 
 
+def test_a_rank_may_look_at_images_of_its_own(
+    statistics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of a program that uses the library
+    monkeypatch.setenv("RANK", "0")
+    assert told(statistics, FAULTS["dark"](drawn(16, 9)))[0].name == "dark"
+
+
 def test_watching_passes_on_what_it_looks_at(statistics: Any) -> None:
     images = FAULTS["dark"](drawn(20, 10))
     request = GenerationRequest(20, 0, ConditionPlan((0,)), Sampling(50))

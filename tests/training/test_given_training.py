@@ -19,6 +19,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.training.batches import Batches
+from tests.support import ranks
 from tests.support.cli import TINY, Result
 
 
@@ -168,3 +169,14 @@ def test_a_network_without_one_starts_another_with_one(
     assert result.code == 0, result.err
     weight = load_file(tmp_path / "next" / "model.safetensors")["inputs.weight"]
     assert weight.shape[1] == 16 and float(weight[:, 12:].abs().max()) < 1e-20
+
+
+def test_previews_of_two_processes_with_captions(photos: Path, tiny: Path) -> None:
+    """Rank 0 alone draws them, and meets nobody meanwhile."""
+    for path in photos.rglob("*.png"):
+        path.with_suffix(".txt").write_text(f"a {path.parent.name} square")
+    options = ("--data", photos, "--config", tiny, "--given", "grey", "--images", 16)
+    command = ("train", *options, "--out", "run", "--preview", 2, "--no-compile")
+    ended = ranks.run(2, "", *command)
+    assert [process.code for process in ended] == [0, 0], ended[0].err
+    assert len(list(Path("run/samples").iterdir())) > 0

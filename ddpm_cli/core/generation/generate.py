@@ -31,7 +31,7 @@ from ddpm_cli.core.generation.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.generation.starting_noise import StartingNoise
 from ddpm_cli.core.models.unet import UNet, forward_operations
-from ddpm_cli.core.runtime import devices, distributed
+from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
@@ -168,18 +168,19 @@ def sample_batches(
     batch: Batch,
     reporter: Reporter,
     compiled: bool | None = False,
+    ranks: int = 1,
 ) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
     """Sample the images of these indices in batches: yields (indices, images (B, C, H, W)).
 
     batch: images at a time; None: as many as the device's memory allows. Where it runs out, and the
     number is not the user's, the same images are sampled half as many at a time. Raises DdpmError
     where that does not help. compiled: whether to compile the network; None: where it pays.
+    ranks: how many sample equal shares, so that the progress of one is that of all.
     """
 
     def trial(count: int) -> object:
         return next(sample_steps(model, request, indices[:count]), None)
 
-    ranks = distributed.world_size()  # of which this one speaks for all: their shares are equal
     size = batching.choose(batch, len(indices), model.device, trial)
     compiler = Compiler(model.denoiser.network, compiled, model.device, reporter)
     started, done = time.monotonic(), 0

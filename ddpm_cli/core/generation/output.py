@@ -214,7 +214,8 @@ def write(
     own = missing[distributed.shard(len(missing))]
     started = time.monotonic()
     look = Look(output.model, request)
-    batches = sample_batches(output.model, request, own, batch, reporter, compiled)
+    ranks = distributed.world_size()
+    batches = sample_batches(output.model, request, own, batch, reporter, compiled, ranks)
     _write_images(output, look.watch(batches))
     distributed.barrier()
     seconds = time.monotonic() - started
