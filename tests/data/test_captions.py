@@ -233,7 +233,7 @@ def test_processes_shard_the_captions_of_a_batch(monkeypatch: pytest.MonkeyPatch
 def test_captions_are_dropped_with_the_probability_of_class_drop() -> None:
     config = updated(RunConfig(), {"network": {"size": [8, 8], "classes": ["dark", "light"]}})
     config = replace(config, optimiser=OptimiserConfig(batch=2000, class_drop=0.3))
-    labels, text, _ = batches(config, ["{class}"]).draw(0, None).condition
+    labels, text, *_ = batches(config, ["{class}"]).draw(0, None).condition
     dropped = (text == 0).all(dim=1)
     assert abs(float(dropped.float().mean()) - 0.3) < 0.05
     assert torch.equal(dropped, labels == -1)  # class and caption together

@@ -179,6 +179,7 @@ def test_the_next_images_are_taken_while_a_step_runs(
 
     from ddpm_cli.core.data.decoded import DecodedImages
     from ddpm_cli.core.runtime.run_directory import RunDirectory
+    from ddpm_cli.core.training import appearance
 
     take, threads = DecodedImages.pixels_of, set()
 
@@ -187,6 +188,7 @@ def test_the_next_images_are_taken_while_a_step_runs(
         return take(self, indices)
 
     monkeypatch.setattr(DecodedImages, "pixels_of", recorded)
+    monkeypatch.setattr(appearance, "write_statistics", lambda *_: None)  # which takes them before
     result = train_tiny("--out", "run", "--log-every", 8, "--json")
     assert threads == {"prefetch"}
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ddpm_cli.core.conversion import importing
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, WorkersFailedError
-from ddpm_cli.core.runtime import devices
+from ddpm_cli.core.runtime import devices, run_directory
 from ddpm_cli.core.runtime.elastic import launch, stopping
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support import faults, ranks
@@ -71,7 +71,11 @@ def test_ctrl_c_is_one_line(
     def interrupt(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    for module, name in ((devices, "choose_device"), (importing, "convert")):
+    for module, name in (
+        (devices, "choose_device"),
+        (importing, "convert"),
+        (run_directory, "find_weights"),
+    ):
         monkeypatch.setattr(module, name, interrupt)
     handlers = [signal.getsignal(number) for number in stopping.SIGNALS]
     code, out, err = ddpm(*(photos if word == "photos" else word for word in command))
