@@ -114,6 +114,25 @@ def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callabl
     return call
 
 
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def tiny_run(train_tiny: Callable[..., Result], kept_runs: Path) -> Callable[..., Path]:
+    """The run that `train_tiny` makes of some options, or a copy of that of an earlier test."""
+
+    def call(out: str, *options: object) -> Path:
+        kept = kept_runs / "-".join([out, *map(str, options)]).replace("/", "-")
+        if kept.is_dir():
+            return Path(shutil.copytree(kept, out))
+        assert train_tiny("--out", out, *options).code == 0
+        return Path(shutil.copytree(out, kept) and out)
+
+    return call
+
+
 @pytest.fixture
 def quick_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores during a training sample in few steps."""

@@ -30,9 +30,8 @@ QUICK = ("-n", 1, "--steps", 2)
 
 
 @pytest.fixture
-def run(train_tiny: Run) -> Path:
-    assert train_tiny("--out", "runs/tiny", "--images", 8, "--preview", 0).code == 0
-    return Path("runs/tiny")
+def run(tiny_run: Callable[..., Path]) -> Path:
+    return tiny_run("runs/tiny", "--images", 8, "--preview", 0)
 
 
 @pytest.fixture

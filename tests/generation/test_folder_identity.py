@@ -16,9 +16,8 @@ QUICK = ("-n", 2, "--steps", 2)
 
 
 @pytest.fixture
-def run(train_tiny: Run) -> Path:
-    assert train_tiny("--out", "runs/tiny", "--images", 8).code == 0
-    return Path("runs/tiny")
+def run(tiny_run: Callable[..., Path]) -> Path:
+    return tiny_run("runs/tiny", "--images", 8)
 
 
 def test_the_same_weights_by_another_path_complete_a_folder(ddpm: Run, run: Path) -> None:

@@ -26,9 +26,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model(train_tiny: Callable[..., Result]) -> Model:
-    assert train_tiny("--out", "runs/tiny").code == 0
-    return load_model(Path("runs/tiny/model.safetensors"), CPU, torch.float32)
+def model(tiny_run: Callable[..., Path]) -> Model:
+    return load_model(tiny_run("runs/tiny") / "model.safetensors", CPU, torch.float32)
 
 
 def class_request(classes: list[str] | None) -> ConditionRequest:
