@@ -45,8 +45,8 @@ def interpolate(
 
     The noise goes from that of one end to that of the other along a great circle. All images have
     one class or prompt: that of the first seed unless one is given, of two images that of seed 0
-    where there is guidance, else none. Needs a sampler that adds no
-    noise; between images ddim or euler.
+    where there is guidance, else none. Needs a sampler that adds no noise; between images ddim or
+    euler.
     """
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import batching, generate, interpolation, output, record

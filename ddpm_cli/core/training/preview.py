@@ -13,6 +13,7 @@ from ddpm_cli.core.data import files, sheets
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
@@ -44,10 +45,7 @@ def save_preview(
     condition, beside = _condition(run, denoiser, config, images, device, training)
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
     sampling = Sampling(min(_STEPS, config.diffusion.timesteps))
-    x = None
-    for step in sample(denoiser, noise, condition, sampling):
-        x = step.x
-    assert x is not None
+    x = final_state(sample(denoiser, noise, condition, sampling))
     sampled = to_uint8(x).cpu().numpy()
     if beside is not None:
         sampled = np.concatenate([beside, sampled], axis=3)
