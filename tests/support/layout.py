@@ -10,10 +10,12 @@ LAYERS = (  # lowest first; packages on one layer do not import each other
     ("core.data",),
     ("core.models", "core.diffusion"),
     ("core.checkpoints",),
-    ("core.figures",),
+    ("core.figures", "core.tracking"),
     ("core.metrics",),
     ("core.generation",),
     ("core.conversion", "core.training"),
+    ("core.runs", "core.doctor"),
+    ("core.report", "core.hub"),
     ("cli",),
     ("library",),  # ddpm_cli/__init__.py, whose progress bars are the terminal's
 )

@@ -1,0 +1,1 @@
+"""Runs to and from a model hub, with a model card and a folder of diffusers."""

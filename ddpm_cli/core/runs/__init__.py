@@ -1,0 +1,1 @@
+"""Runs as they lie on the disk: listed, compared, inspected, cleaned up."""

@@ -1,0 +1,1 @@
+"""Experiment trackers: a run's scalars, previews and settings, elsewhere as well."""
