@@ -17,6 +17,7 @@ from ddpm_cli.core.errors import DdpmError
 LOCK = ".lock"  # the lock file in a run directory
 _REPORT_AFTER = 1.0  # seconds of waiting before it is reported
 _POLL = 0.05  # seconds
+_TRIED_BY_OTHERS = 0.2  # seconds; `training_in` holds a lock for an instant
 _WRITTEN_BY_TRAINING = (  # in a run directory, where other commands may write their results
     "snapshots/",
     "samples/",
@@ -33,7 +34,7 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     without locks only trainings of this machine are detected, which is said.
     """
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        free = _acquire(file)
+        free = _acquire_soon(file, _TRIED_BY_OTHERS)
         holder = _read_holder(file)
         fix = "stop that one, or choose another --out"
         if free is None:
@@ -99,6 +100,51 @@ def lock_writing(
                         lock.unlink()
 
 
+def training_in(folder: Path) -> dict[str, Any] | None:
+    """Host and process of the training that holds a run directory's lock; None where none does.
+
+    Nothing is written. The lock is tried, shared and for an instant, only where the last holder
+    neither gave it up nor runs on this machine: a training that starts meanwhile waits for that.
+    """
+    try:
+        file = (folder / LOCK).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        holder = _read_holder(file)
+        if not holder and sys.platform != "win32":  # where a locked file cannot be read
+            return None
+        return holder if _runs_here(holder) or _is_locked(file) else None
+
+
+def holder_of(folder: Path) -> dict[str, Any]:
+    """Host and process that last held a run's lock and did not give it up; empty without any.
+
+    It may have been killed; and the file system may not tell of another machine's lock.
+    """
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            return _read_holder(file)
+    except OSError:
+        return {}
+
+
+def _is_locked(file: IO[Any]) -> bool:
+    """Whether a process holds the lock of an open file; False where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _acquire(file) is False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+    return False
+
+
 def _is_named(file: IO[Any], path: Path) -> bool:
     """Whether a path leads to an open file."""
     try:
@@ -138,9 +184,9 @@ def held_by_nobody(path: Path) -> Iterator[bool]:
         yield _acquire(file) is not False
 
 
-def _acquire_soon(file: IO[Any]) -> bool | None:
-    """As `_acquire`, trying again until _REPORT_AFTER is over."""
-    deadline = time.monotonic() + _REPORT_AFTER
+def _acquire_soon(file: IO[Any], patience: float = _REPORT_AFTER) -> bool | None:
+    """As `_acquire`, trying again until so many seconds are over."""
+    deadline = time.monotonic() + patience
     while (acquired := _acquire(file)) is False and time.monotonic() < deadline:
         time.sleep(_POLL)
     return acquired

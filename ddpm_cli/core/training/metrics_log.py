@@ -71,6 +71,7 @@ class MetricsLog:
             "images": progress.images,
             "steps": progress.steps,
             "seconds": round(progress.seconds, 3),
+            "budget_used": min(used, 1.0),
             "loss": progress.loss,
             "loss_smooth": progress.loss_smooth,
             "loss_holdout": held_out,

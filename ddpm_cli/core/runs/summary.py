@@ -1,0 +1,317 @@
+"""What the files of a run say about it, read without torch, and without opening a snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ddpm_cli.core.config.fields import LARGEST_INTEGER
+from ddpm_cli.core.config.run import Budget, RunConfig
+from ddpm_cli.core.errors import DdpmError, first_line
+from ddpm_cli.core.runtime import locks
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+
+State = Literal["running", "stopped", "finished", "diverged", "new"]
+_FRESH = 120.0  # seconds: metrics written since then are of a training that runs
+_ROWS_MISSED = 3  # times the interval between rows is fresh, too
+
+
+@dataclass(frozen=True)
+class Score:
+    """The best score of `--fid-every`."""
+
+    label: str  # such as fid5k: never bare FID
+    value: float
+    images: int  # seen in training, at that score
+    protocol: str = ""  # the line that says what it can be compared with
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run; None, or "" of a text, where its files do not say it."""
+
+    path: Path
+    state: State
+    since: datetime | None  # UTC; when it was started, if it is running, else when it ended
+    data: str = ""  # as given to --data
+    preset: str = ""  # that it was started with last
+    images: int = 0  # seen
+    steps: int | None = None
+    seconds: float | None = None  # of training
+    budget: Budget = field(default_factory=Budget)
+    used: float | None = None  # fraction of the budget, from 0 to 1
+    loss: float | None = None  # smoothed, of training
+    held_out: float | None = None  # of the last validation
+    score: Score | None = None
+    preview: Path | None = None  # the newest
+    bytes: int = 0  # on the disk
+    config: RunConfig | None = None
+    problem: str = ""  # what cannot be read, in a line
+
+    @property
+    def total(self) -> int | None:
+        """The images of the whole budget; None where it is one of time, or unknown."""
+        if self.config is None:
+            return None
+        limit = self.budget.in_images(self.config.optimiser.batch, 0)
+        if self.budget.epochs is None:
+            return limit
+        return round(self.images / self.used) if self.used and not self.budget.minutes else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, be it a damaged one."""
+    run = RunDirectory(folder)
+    marks = (run.config, run.snapshots, run.path / "metrics.jsonl")
+    return any(path.exists() for path in marks) or (
+        run.weights.is_file() and not (folder / "model_index.json").exists()
+    )
+
+
+def read(path: Path) -> RunSummary:
+    """Read a run directory. Files that are missing, cut short or damaged never are an error.
+
+    Nothing is locked or written, so that a training in the directory is not disturbed.
+    """
+    run, problems = RunDirectory(path), []
+    config = None
+    try:
+        config = run.read_config()
+    except DdpmError as error:
+        problems.append(_without_path(error, run.config))
+    snapshots = _snapshots(run)
+    metrics = _Metrics(run.path / "metrics.jsonl")
+    last = metrics.last
+    images = max(_number(last.get("images")) or 0, snapshots[-1][0] if snapshots else 0)
+    if metrics.damaged:
+        problems.append("metrics.jsonl has no row that can be read")
+    used = _used(config, last, int(images))
+    state, since = _state(run, config, metrics, snapshots, int(images), used)
+    return RunSummary(
+        path=path,
+        state=state,
+        since=since,
+        data=config.data.source if config else "",
+        preset=_preset(run),
+        images=int(images),
+        steps=_whole(last.get("steps")),
+        seconds=_number(last.get("seconds")),
+        budget=config.budget if config else Budget(),
+        used=used,
+        loss=_number(last.get("loss_smooth")),
+        held_out=metrics.held_out(),
+        score=_best_score(run),
+        preview=next(reversed(run.previews()), None),
+        bytes=size(path),
+        config=config,
+        problem="; ".join(problems),
+    )
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder and below; links are not followed."""
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    total += size(Path(entry.path))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    except OSError:  # deleted meanwhile, or another user's
+        return total
+    return total
+
+
+class _Metrics:
+    """metrics.jsonl, from its end: a training of weeks has many rows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.written = path, modified(path)
+        try:
+            self._lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            self._lines = []
+        self.last = next(self._backwards(), {})
+        self.damaged = bool(self._lines) and not self.last
+
+    def _backwards(self) -> Iterator[dict[str, Any]]:
+        rows = (_row(line) or {} for line in reversed(self._lines))
+        yield from (row for row in rows if _number(row.get("images")) is not None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows that are complete."""
+        return list(self._backwards())[::-1]
+
+    def held_out(self) -> float | None:
+        """The held-out loss of the last validation."""
+        null = re.compile(r'"loss_holdout": *(null|$)')
+        for line in reversed(self._lines):
+            if "loss_holdout" in line and not null.search(line):
+                value = _number((_row(line) or {}).get("loss_holdout"))
+                if value is not None:
+                    return value
+        return None
+
+    def interval(self) -> float:
+        """Seconds of training between the last two rows."""
+        rows = self._backwards()
+        last, before = (_number(next(rows, {}).get("seconds")) for _ in range(2))
+        return 0.0 if last is None or before is None else last - before
+
+
+def _state(
+    run: RunDirectory,
+    config: RunConfig | None,
+    metrics: _Metrics,
+    snapshots: list[tuple[int, float]],
+    images: int,
+    used: float | None,
+) -> tuple[State, datetime | None]:
+    """The state, and since when."""
+    saved = max((written for _, written in snapshots), default=0.0)
+    latest = max(saved, metrics.written or 0.0)
+    holder = locks.training_in(run.path)
+    if holder is not None or (_is_elsewhere(run) and _is_fresh(metrics)):
+        return "running", _time(modified(run.path / locks.LOCK))
+    died = modified(run.post_mortem)
+    if died is not None and died >= latest:
+        return "diverged", _time(died)
+    if not images and not latest:
+        return "new", _time(modified(run.config))
+    out_of_patience = config is not None and _is_out_of_patience(config, metrics)
+    if (used is not None and used >= 1) or out_of_patience:
+        return "finished", _time(modified(run.weights) or latest)
+    return "stopped", _time(latest or None)
+
+
+def _is_elsewhere(run: RunDirectory) -> bool:
+    """Whether another machine held the run's lock last, and did not give it up."""
+    here = socket.gethostname()
+    return locks.holder_of(run.path).get("host", here) != here
+
+
+def _is_fresh(metrics: _Metrics) -> bool:
+    """Whether the last row was written a short while ago."""
+    if metrics.written is None:
+        return False
+    return abs(time.time() - metrics.written) < max(_FRESH, _ROWS_MISSED * metrics.interval())
+
+
+def _used(config: RunConfig | None, row: dict[str, Any], images: int) -> float | None:
+    """The fraction of the budget that is used, by the limit that is reached first."""
+    if config is None:
+        return None
+    budget, batch = config.budget, config.optimiser.batch
+    fractions = []
+    limit = Budget(images=budget.images, steps=budget.steps).in_images(batch, 0)
+    if limit:
+        fractions.append(images / (-(-limit // batch) * batch))  # whole steps
+    if budget.minutes:
+        fractions.append((_number(row.get("seconds")) or 0.0) / (60 * budget.minutes))
+    if budget.epochs:  # how many images an epoch has is in no file: the rows have the fraction
+        fractions.append(_number(row.get("budget_used")) or 0.0)
+    return min(1.0, max(fractions)) if fractions else None
+
+
+def _is_out_of_patience(config: RunConfig, metrics: _Metrics) -> bool:
+    """Whether training ended because the loss had not fallen for --patience validations."""
+    if not config.patience:
+        return False
+    best, stale, holds_out = float("inf"), 0, bool(config.data.holdout or config.holdout_data)
+    batch, every = config.optimiser.batch, config.validate_every
+    for row in metrics.rows():
+        images = int(_number(row.get("images")) or 0)
+        loss = _number(row.get("loss_holdout" if holds_out else "loss_smooth"))
+        due = holds_out or images // every > (images - batch) // every
+        if loss is not None and due:
+            best, stale = (loss, 0) if loss < best else (best, stale + 1)
+    return stale >= config.patience
+
+
+def _best_score(run: RunDirectory) -> Score | None:
+    """The lowest score among those that can be compared with the last one."""
+    try:
+        text = (run.path / "scores.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    rows = [row for line in text.splitlines() if (row := _row(line))]
+    rows = [row for row in rows if _number(row.get("value")) is not None and row.get("label")]
+    if not rows:
+        return None
+    alike = [
+        row
+        for row in rows
+        if all(row.get(key) == rows[-1].get(key) for key in ("label", "weights_sha256"))
+    ]
+    best = min(alike, key=lambda row: float(row["value"]))
+    images, protocol = int(_number(best.get("images")) or 0), str(best.get("protocol") or "")
+    return Score(str(best["label"]), float(best["value"]), images, protocol)
+
+
+def _preset(run: RunDirectory) -> str:
+    """The preset named at the last start that named one."""
+    try:
+        text = run.provenance.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in reversed(text.splitlines()):
+        if preset := (_row(line) or {}).get("preset"):
+            return str(preset)
+    return ""
+
+
+def _snapshots(run: RunDirectory) -> list[tuple[int, float]]:
+    """Images seen and time of writing of each snapshot, fewest images first."""
+    found = []
+    for path in run.snapshots.glob("[0-9]*.pt"):
+        written = modified(path)
+        if path.stem.isdecimal() and written is not None:
+            found.append((int(path.stem), written))
+    return sorted(found)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """An object of a line of JSON; None where it is none, or cut short by a crash."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number that a run may hold; None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= LARGEST_INTEGER else None
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def modified(path: Path) -> float | None:
+    """When a file was written, in seconds since 1970; None without it."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _without_path(error: DdpmError, path: Path) -> str:
+    """The error in a row that names the run already."""
+    return first_line(error).replace(str(path), path.name)
