@@ -196,7 +196,7 @@ def _state(
 def _is_elsewhere(run: RunDirectory) -> bool:
     """Whether another machine held the run's lock last, and did not give it up."""
     here = socket.gethostname()
-    return locks.holder_of(run.path).get("host", here) != here
+    return bool(locks.holder_of(run.path).get("host", here) != here)
 
 
 def _is_fresh(metrics: _Metrics) -> bool:
