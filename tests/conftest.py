@@ -142,7 +142,9 @@ def quick_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def planned_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dry runs measure no steps, and refuse no network that is too large for this machine."""
-    monkeypatch.setattr("ddpm_cli.core.training.trial.measure", lambda *_: "not measured")
+    monkeypatch.setattr(
+        "ddpm_cli.core.training.preparation.trial.measure", lambda *_: "not measured"
+    )
     monkeypatch.setattr("ddpm_cli.core.runtime.devices.total_memory", lambda _: None)
 
 

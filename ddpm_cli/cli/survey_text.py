@@ -11,8 +11,8 @@ from ddpm_cli.cli import console
 from ddpm_cli.core.errors import listed
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.data.survey import Survey
-    from ddpm_cli.core.training.looking import Findings
+    from ddpm_cli.core.data.inspection.survey import Survey
+    from ddpm_cli.core.training.preparation.looking import Findings
 
 _BARS = 20  # classes shown
 _GROUPS, _FILES = 5, 10  # groups of copies, unreadable files that are named

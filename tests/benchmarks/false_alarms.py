@@ -27,7 +27,7 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation.findings import Look
+from ddpm_cli.core.generation.checks.findings import Look
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import SILENT

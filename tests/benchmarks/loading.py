@@ -58,7 +58,7 @@ from pathlib import Path
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training import session
-from ddpm_cli.core.training.planning import plan_training
+from ddpm_cli.core.training.preparation.planning import plan_training
 def megabytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1000

@@ -22,9 +22,10 @@ import torch
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.sampling import grid
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation import generate, output
+from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.outputs import output
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import find_weights
 

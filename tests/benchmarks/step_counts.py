@@ -41,8 +41,8 @@ from ddpm_cli.core.models.group_norm import why_unfused
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training import ema
-from ddpm_cli.core.training.activations import Kernels
 from ddpm_cli.core.training.batches import Batch, Batches
+from ddpm_cli.core.training.preparation.activations import Kernels
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.step import Step
 from tests.benchmarks.phases import PHASES, marked

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 import ddpm_cli as ddpm
 from ddpm_cli.core.conditioning.images import as_input, degraded
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data import files, sheets
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.loader import prepare
+from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform

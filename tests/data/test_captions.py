@@ -17,7 +17,7 @@ from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
-from ddpm_cli.core.data.captions import from_class_names
+from ddpm_cli.core.data.annotations.captions import from_class_names
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import open_source

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_cli.core.data import image_statistics
-from ddpm_cli.core.data.image_statistics import SCALARS, ImageStatistics, measure
-from ddpm_cli.core.data.image_statistics import noise as noise_of
+from ddpm_cli.core.data.inspection import image_statistics
+from ddpm_cli.core.data.inspection.image_statistics import SCALARS, ImageStatistics, measure
+from ddpm_cli.core.data.inspection.image_statistics import noise as noise_of
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (70, 3, 8, 12)).astype(np.uint8)

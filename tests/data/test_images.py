@@ -15,9 +15,10 @@ from PIL import Image
 
 from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.request import TrainingRequest
-from ddpm_cli.core.data import files, films, loader, named, sheets, sources
+from ddpm_cli.core.data import files, loader, named, sources
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.order import SampleOrder
+from ddpm_cli.core.data.pictures import films, sheets
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.shapes import COLOURS, FIGURES, Shapes
 from ddpm_cli.core.data.transform import Transform

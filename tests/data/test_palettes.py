@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cli.core.data import films, palettes
-from ddpm_cli.core.data.films import Timing
+from ddpm_cli.core.data.pictures import films, palettes
+from ddpm_cli.core.data.pictures.films import Timing
 
 
 def emerging(count: int = 12, side: int = 64) -> list[np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddpm_cli.core.data import sheets
-from ddpm_cli.core.data.sheets import Words
+from ddpm_cli.core.data.pictures import sheets
+from ddpm_cli.core.data.pictures.sheets import Words
 
 GAP = 4
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ddpm_cli.core.data import near_duplicates
 from ddpm_cli.core.data.arrays import ArraySource
-from ddpm_cli.core.data.copies import find_copies, held_out_rows
-from ddpm_cli.core.data.near_duplicates import Print, groups, similar_pairs
+from ddpm_cli.core.data.inspection import near_duplicates
+from ddpm_cli.core.data.inspection.copies import find_copies, held_out_rows
+from ddpm_cli.core.data.inspection.near_duplicates import Print, groups, similar_pairs
+from ddpm_cli.core.data.inspection.survey import Survey, spread_over_classes, survey
 from ddpm_cli.core.data.shapes import FIGURES, Figure, render
 from ddpm_cli.core.data.sources import open_source
-from ddpm_cli.core.data.survey import Survey, spread_over_classes, survey
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import contact_sheet

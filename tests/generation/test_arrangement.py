@@ -9,7 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from ddpm_cli.core.generation.arrangement import DEFAULT, Arrangement, GridLayout
+from ddpm_cli.core.generation.pictures.arrangement import DEFAULT, Arrangement, GridLayout
 from tests.support.cli import Result
 
 Run = Callable[..., Result]

@@ -22,10 +22,11 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation import batching, generate, output
+from ddpm_cli.core.generation import batching, generate
 from ddpm_cli.core.generation.batching import BatchSize
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.outputs import output
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise, generator
 from tests.support.cli import Result

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation import contact_sheet
-from ddpm_cli.core.generation.axes import Axis, axes_of, combinations
+from ddpm_cli.core.generation.pictures import contact_sheet
+from ddpm_cli.core.generation.pictures.axes import Axis, axes_of, combinations
 from tests.support.cli import Result
 
 Run = Callable[..., Result]

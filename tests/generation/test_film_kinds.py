@@ -13,14 +13,16 @@ from PIL import Image
 
 from ddpm_cli.cli.options.film import LengthOptions, ShownOptions
 from ddpm_cli.core.conditioning.requests import ConditionRequest
-from ddpm_cli.core.data import films, input_images
-from ddpm_cli.core.data.films import Timing
+from ddpm_cli.core.data import input_images
+from ddpm_cli.core.data.pictures import films
+from ddpm_cli.core.data.pictures.films import Timing
 from ddpm_cli.core.diffusion.denoiser import Prediction
 from ddpm_cli.core.diffusion.interpolation import mixed, slerp
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation import animation, generate, transitions
-from ddpm_cli.core.generation.animation import Film
+from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.pictures import animation, transitions
+from ddpm_cli.core.generation.pictures.animation import Film
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.seeds import ImageNoise
 from tests.support.cli import Result, refused

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cli.core.data import films
-from ddpm_cli.core.generation import animation, archive, folder, output
+from ddpm_cli.core.data.pictures import films
+from ddpm_cli.core.generation.outputs import archive, folder, output
+from ddpm_cli.core.generation.pictures import animation
 from ddpm_cli.core.runtime import locks
 from tests.support.cli import Result
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.requests import ConditionPlan
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data.image_statistics import ImageStatistics
+from ddpm_cli.core.data.inspection.image_statistics import ImageStatistics
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation import remedies
-from ddpm_cli.core.generation.findings import Finding, Look
+from ddpm_cli.core.generation.checks import remedies
+from ddpm_cli.core.generation.checks.findings import Finding, Look
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.trained_model import TrainedModel

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest
-from ddpm_cli.core.data import sheets
+from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError

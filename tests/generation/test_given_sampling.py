@@ -20,9 +20,9 @@ from ddpm_cli.core.data.given import with_settings
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import resolve_request
-from ddpm_cli.core.generation.given import GivenRequest
 from ddpm_cli.core.generation.model import load_model
-from ddpm_cli.core.generation.transitions import Transition
+from ddpm_cli.core.generation.pictures.transitions import Transition
+from ddpm_cli.core.generation.starts.given import GivenRequest
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import TINY, Result

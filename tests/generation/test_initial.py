@@ -15,7 +15,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.input_images import InputImages
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.generation.initial import InitialRequest
+from ddpm_cli.core.generation.starts.initial import InitialRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import Result, refused
 from tests.support.networks import write_weights

@@ -18,8 +18,8 @@ import torch
 from ddpm_cli.core.checkpoints import weights as weights_files
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.generation import inversion
-from ddpm_cli.core.generation.starting_noise import between
+from ddpm_cli.core.generation.starts import inversion
+from ddpm_cli.core.generation.starts.starting_noise import between
 from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import Result, refused
 from tests.support.networks import TEXT, TINY_RUN, randomised, write_weights

@@ -15,7 +15,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation import record
+from ddpm_cli.core.generation.outputs import record
 
 IT = {"seed": 3, "weights_sha256": "ab", **Sampling().with_default_steps(100).document()}
 

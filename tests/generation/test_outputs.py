@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation import archive, record
-from ddpm_cli.core.generation.archive import ImageArchive
-from ddpm_cli.core.generation.output import Shard
+from ddpm_cli.core.generation.outputs import archive, record
+from ddpm_cli.core.generation.outputs.archive import ImageArchive
+from ddpm_cli.core.generation.outputs.output import Shard
 from tests.support import ranks
 from tests.support.cli import Result, refused, start
 

@@ -13,7 +13,8 @@ import torch
 from ddpm_cli.core.checkpoints import snapshots, tensors
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files as images
-from ddpm_cli.core.data import films, loader, sources
+from ddpm_cli.core.data import loader, sources
+from ddpm_cli.core.data.pictures import films
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.figures import canvas, plots
 from ddpm_cli.core.metrics.feature_store import FeatureStore

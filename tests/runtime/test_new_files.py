@@ -17,7 +17,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import tensors
 from ddpm_cli.core.data import files as images
-from ddpm_cli.core.data import films
+from ddpm_cli.core.data.pictures import films
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures import canvas, plots
 from ddpm_cli.core.metrics.feature_store import FeatureStore

@@ -7,9 +7,10 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ddpm_cli.core.data import files, sheets
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.data.sheets import Words
+from ddpm_cli.core.data.pictures import sheets
+from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.data.transform import Transform
 from tests.support import colour_profiles
 from tests.support.pages import TOP

@@ -12,13 +12,13 @@ import pytest
 
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.data.annotations.captions import from_sentences
 from ddpm_cli.core.data.arrays import ArraySource
-from ddpm_cli.core.data.captions import from_sentences
+from ddpm_cli.core.data.inspection.survey import CaptionLengths
 from ddpm_cli.core.data.shapes import Shapes
-from ddpm_cli.core.data.survey import CaptionLengths
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import advice
-from ddpm_cli.core.training.facts import Facts
+from ddpm_cli.core.training.preparation import advice
+from ddpm_cli.core.training.preparation.facts import Facts
 from tests.support.cli import Result
 
 EVEN = np.arange(6000) % 3

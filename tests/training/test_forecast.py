@@ -21,8 +21,8 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.training import activations, forecast, trial
-from ddpm_cli.core.training.forecast import Memory, Work
+from ddpm_cli.core.training.preparation import activations, forecast, trial
+from ddpm_cli.core.training.preparation.forecast import Memory, Work
 from ddpm_cli.core.training.trainer import Execution, Trainer, Trial
 from tests.support.cli import Result
 

@@ -11,7 +11,7 @@ import pytest
 from ddpm_cli.core.config.preset_choice import ImageSet, choose
 from ddpm_cli.core.config.presets import merged, preset
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.training import planning
+from ddpm_cli.core.training.preparation import planning
 from tests.support.cli import Result
 
 MANY = 50_000
@@ -67,7 +67,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
     def choose_as(gpu: bool) -> None:
         monkeypatch.setattr(
-            "ddpm_cli.core.training.preflight.plan_training",
+            "ddpm_cli.core.training.preparation.preflight.plan_training",
             lambda request, reporter, _: plan_training(request, reporter, "cuda" if gpu else "cpu"),
         )
 

@@ -18,7 +18,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.reporting import SILENT
-from ddpm_cli.core.training.planning import plan_training
+from ddpm_cli.core.training.preparation.planning import plan_training
 from tests.support.cli import Result, config_of, refused
 from tests.support.training import equal_tensors
 

@@ -90,7 +90,7 @@ def data(
             if data is None
             else "--clear-cache deletes what is decoded of all images, and takes no DATA"
         )
-    from ddpm_cli.core.training import looking
+    from ddpm_cli.core.training.preparation import looking
 
     start_up.end()
     if out is not None and out.suffix.lower() != ".png":

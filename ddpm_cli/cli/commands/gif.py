@@ -20,9 +20,9 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 if TYPE_CHECKING:
     from ddpm_cli.core.diffusion.settings import Sampling
-    from ddpm_cli.core.generation.animation import Film
     from ddpm_cli.core.generation.generate import GenerationRequest
     from ddpm_cli.core.generation.model import Model
+    from ddpm_cli.core.generation.pictures.animation import Film
     from ddpm_cli.core.runtime.reporting import Reporter
 
 _LEVELS = {"--steps", "--spacing", "--timesteps", "--sigmas", "--sections", "--final-sigma"}
@@ -87,9 +87,10 @@ def gif(
 
     Frames lie at equal parts of what changes in the picture, not in time.
     """
-    from ddpm_cli.core.generation import animation, generate
-    from ddpm_cli.core.generation.arrangement import GridLayout
+    from ddpm_cli.core.generation import generate
     from ddpm_cli.core.generation.model import load_model
+    from ddpm_cli.core.generation.pictures import animation
+    from ddpm_cli.core.generation.pictures.arrangement import GridLayout
     from ddpm_cli.core.runtime import devices, files, provenance, run_directory
 
     start_up.end()
@@ -174,7 +175,7 @@ def _count(count: int | None, size: tuple[int, int] | None) -> int | None:
 
 
 def _training(weights: Path) -> _Plan:
-    from ddpm_cli.core.generation import animation
+    from ddpm_cli.core.generation.pictures import animation
     from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 
     run = run_of_snapshot(weights) or RunDirectory(weights.parent)
@@ -186,7 +187,7 @@ def _forward(
 ) -> _Plan:
     """The first images of a file or folder, `most` of them."""
     from ddpm_cli.core.data.input_images import InputImages
-    from ddpm_cli.core.generation import animation
+    from ddpm_cli.core.generation.pictures import animation
 
     images = InputImages.open(image, "--forward", reporter)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
@@ -208,9 +209,10 @@ def _sampled(
     every: int,
     reporter: Reporter,
 ) -> _Plan:
-    from ddpm_cli.core.generation import animation, generate
-    from ddpm_cli.core.generation.record import settings_of
-    from ddpm_cli.core.generation.transitions import Transition, between_classes
+    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation.outputs.record import settings_of
+    from ddpm_cli.core.generation.pictures import animation
+    from ddpm_cli.core.generation.pictures.transitions import Transition, between_classes
     from ddpm_cli.core.runtime import threads
 
     threads.limit_to_work(generate.call_operations(model, request, request.count))

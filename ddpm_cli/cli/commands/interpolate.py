@@ -49,9 +49,11 @@ def interpolate(
     euler.
     """
     from ddpm_cli.core.diffusion.sampling import evaluations
-    from ddpm_cli.core.generation import batching, generate, interpolation, output, record
-    from ddpm_cli.core.generation.given import check_none_needed
+    from ddpm_cli.core.generation import batching, generate
     from ddpm_cli.core.generation.model import load_model
+    from ddpm_cli.core.generation.outputs import output, record
+    from ddpm_cli.core.generation.starts import interpolation
+    from ddpm_cli.core.generation.starts.given import check_none_needed
     from ddpm_cli.core.runtime import devices, provenance, run_directory
     from ddpm_cli.core.runtime.files import new_folder
 

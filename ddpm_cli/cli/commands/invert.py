@@ -17,8 +17,8 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.generate import GenerationRequest
-    from ddpm_cli.core.generation.inversion import Inversion
     from ddpm_cli.core.generation.model import Model
+    from ddpm_cli.core.generation.starts.inversion import Inversion
 
 _FILES = ("noise.npy", "inversion.png", "inversion.json")
 _SHOWN = 8  # errors of single images that are printed
@@ -59,9 +59,10 @@ def invert(
     """
     from ddpm_cli.core.data import files
     from ddpm_cli.core.data.input_images import InputImages
-    from ddpm_cli.core.generation import batching, generate, inversion, starting_noise
-    from ddpm_cli.core.generation.given import check_none_needed
+    from ddpm_cli.core.generation import batching, generate
     from ddpm_cli.core.generation.model import load_model
+    from ddpm_cli.core.generation.starts import inversion, starting_noise
+    from ddpm_cli.core.generation.starts.given import check_none_needed
     from ddpm_cli.core.runtime import devices, run_directory
     from ddpm_cli.core.runtime.files import new_file, new_folder, write_json
 
@@ -98,7 +99,8 @@ def _document(
     found: Inversion, model: Model, request: GenerationRequest, folder: Path
 ) -> dict[str, Any]:
     """What is recorded of the noise."""
-    from ddpm_cli.core.generation import inversion, record
+    from ddpm_cli.core.generation.outputs import record
+    from ddpm_cli.core.generation.starts import inversion
     from ddpm_cli.core.runtime import provenance
 
     return {
@@ -142,7 +144,7 @@ def _again(
 
 def _told(found: Inversion, folder: Path, again: str) -> str:
     """The errors of the reconstructions in words, and how to go on."""
-    from ddpm_cli.core.generation.inversion import psnr
+    from ddpm_cli.core.generation.starts.inversion import psnr
 
     lines = [f"{folder / 'noise.npy'}; what is sampled from it differs from the images by RMSE"]
     for name, error in list(zip(found.names, found.errors, strict=True))[:_SHOWN]:

@@ -20,10 +20,10 @@ from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.generation.axes import Axis, Cell
     from ddpm_cli.core.generation.model import Model
-    from ddpm_cli.core.generation.output import Output, Shard, Written
-    from ddpm_cli.core.generation.record import Wanted
+    from ddpm_cli.core.generation.outputs.output import Output, Shard, Written
+    from ddpm_cli.core.generation.outputs.record import Wanted
+    from ddpm_cli.core.generation.pictures.axes import Axis, Cell
 
 _KEPT = "the images written stay; the same command without --overwrite draws the others"
 _RESTARTS = 3  # of all processes, when one of several dies
@@ -85,8 +85,8 @@ def sample(
 ) -> None:
     """Sample images from a trained model."""
     from ddpm_cli.core.generation import generate
-    from ddpm_cli.core.generation.axes import axes_of, combinations
     from ddpm_cli.core.generation.batching import parse_batch
+    from ddpm_cli.core.generation.pictures.axes import axes_of, combinations
     from ddpm_cli.core.runtime import devices, distributed, processes, threads
 
     start_up.end()
@@ -133,7 +133,7 @@ class _Images:
 
     def wanted(self, values: Mapping[str, Any]) -> Wanted:
         """What to sample, by the values of a cell; without a sheet there are none."""
-        from ddpm_cli.core.generation import record
+        from ddpm_cli.core.generation.outputs import record
 
         settings = self.sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
         conditions, begin = self.conditions.request, self.initial.request
@@ -158,7 +158,7 @@ class _Images:
     ) -> Cell:
         """The model and the request of these values."""
         from ddpm_cli.core.generation import generate
-        from ddpm_cli.core.generation.axes import Cell
+        from ddpm_cli.core.generation.pictures.axes import Cell
 
         model, reporter = models[self._weights(values)], console.reporter()
         what = wanted.seed, wanted.conditions, wanted.sampling, reporter
@@ -201,7 +201,7 @@ def _draw_images(
     compiled: bool | None,
 ) -> tuple[str, dict[str, Any]]:
     """Write the images, and say what is odd: the result in words, and as a JSON document."""
-    from ddpm_cli.core.generation.output import at, destination, write
+    from ddpm_cli.core.generation.outputs.output import at, destination, write
     from ddpm_cli.core.runtime import distributed
 
     model, request = cell.model, cell.request
@@ -225,7 +225,7 @@ def _draw_images(
 def _told(place: Output, shard: Shard, written: Written) -> tuple[str, dict[str, Any]]:
     """The result in words, and as a JSON document."""
     from ddpm_cli.core.diffusion.sampling import evaluations
-    from ddpm_cli.core.generation.record import settings_of
+    from ddpm_cli.core.generation.outputs.record import settings_of
     from ddpm_cli.core.runtime import provenance
 
     model, request, drawn = place.model, place.request, written.images

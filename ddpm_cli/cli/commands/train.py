@@ -23,8 +23,8 @@ from ddpm_cli.core.runtime.reporting import Log
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
-    from ddpm_cli.core.training.advice import Advice
-    from ddpm_cli.core.training.trial import StepTime
+    from ddpm_cli.core.training.preparation.advice import Advice
+    from ddpm_cli.core.training.preparation.trial import StepTime
 
 
 class RequestOptions(SettingOptions, of=TrainingRequest):
@@ -88,7 +88,8 @@ def _train(
     """Train in this process, alone or as one of several ranks."""
     from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed, threads
-    from ddpm_cli.core.training import advice, divergence, looking, preflight, session, trial
+    from ddpm_cli.core.training import divergence, session
+    from ddpm_cli.core.training.preparation import advice, looking, preflight, trial
 
     execution = session.execution_on(machine, reporter)
     if execution.device.type == "cpu" and (crowded := threads.warning()):

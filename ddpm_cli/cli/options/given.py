@@ -15,8 +15,8 @@ from ddpm_cli.core.errors import UsageError
 if TYPE_CHECKING:
     from ddpm_cli.core.conditioning.requests import ConditionRequest
     from ddpm_cli.core.diffusion.settings import Sampling
-    from ddpm_cli.core.generation.given import Given
     from ddpm_cli.core.generation.model import Model
+    from ddpm_cli.core.generation.starts.given import Given
     from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -76,8 +76,8 @@ class GivenOptions:
 
         recorded: of the image to draw again, which image it was given, and how.
         """
-        from ddpm_cli.core.generation import cascade
-        from ddpm_cli.core.generation.given import GivenRequest
+        from ddpm_cli.core.generation.starts import cascade
+        from ddpm_cli.core.generation.starts.given import GivenRequest
 
         recorded = recorded or {}
         options, name = self._again(recorded), recorded.get("given")

@@ -11,8 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from ddpm_cli.core.config.network import NetworkConfig
-    from ddpm_cli.core.generation.initial import InitialRequest
-    from ddpm_cli.core.generation.starting_noise import StartingNoise
+    from ddpm_cli.core.generation.starts.initial import InitialRequest
+    from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 
 _PANEL = "Editing images"
 
@@ -72,14 +72,14 @@ class InitialOptions:
 
     def start(self, network: NetworkConfig) -> StartingNoise | None:
         """The noise to start from; None without. Raises DdpmError where it is not the network's."""
-        from ddpm_cli.core.generation.starting_noise import StartingNoise
+        from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 
         return None if self.noise is None else StartingNoise.read(self.noise, network)
 
     @cached_property
     def request(self) -> InitialRequest | None:
         """The request that they are; None without images. Raises UsageError."""
-        from ddpm_cli.core.generation.initial import InitialRequest
+        from ddpm_cli.core.generation.starts.initial import InitialRequest
 
         mask = None if self.mask_of_given else self.mask
         return InitialRequest.of(self.init, self.strength, mask, self.resample)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.generation.output import Shard
+    from ddpm_cli.core.generation.outputs.output import Shard
 
 _PANEL = "Output"
 
@@ -66,14 +66,14 @@ class OutputOptions:
     @property
     def one_of_shards(self) -> Shard:
         """The shard of the images. Raises UsageError."""
-        from ddpm_cli.core.generation.output import Shard
+        from ddpm_cli.core.generation.outputs.output import Shard
 
         return Shard.parse(self.shard)
 
     @property
     def suffix(self) -> str:
         """The suffix of an archive, "" for a folder. Raises UsageError."""
-        from ddpm_cli.core.generation import output
+        from ddpm_cli.core.generation.outputs import output
 
         return output.suffix_of(self.out, self.format)
 
@@ -84,6 +84,6 @@ class OutputOptions:
 
     def check(self, count: int | None) -> None:
         """Raise UsageError for options that exclude each other, or -n."""
-        from ddpm_cli.core.generation import output
+        from ddpm_cli.core.generation.outputs import output
 
         output.check(self.out, self.one_of_shards, count, self.more, overwrite=self.overwrite)

@@ -14,9 +14,9 @@ from ddpm_cli.core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddpm_cli.core.generation.arrangement import GridLayout
-    from ddpm_cli.core.generation.axes import Axis, Cell
-    from ddpm_cli.core.generation.contact_sheet import ContactSheet
+    from ddpm_cli.core.generation.pictures.arrangement import GridLayout
+    from ddpm_cli.core.generation.pictures.axes import Axis, Cell
+    from ddpm_cli.core.generation.pictures.contact_sheet import ContactSheet
     from ddpm_cli.core.runtime.reporting import Reporter
 
 PICTURES = "Pictures to choose by"  # a panel
@@ -86,7 +86,7 @@ class PictureOptions:
     @property
     def layout(self) -> GridLayout:
         """The layout that they are. Raises UsageError."""
-        from ddpm_cli.core.generation.arrangement import GridLayout
+        from ddpm_cli.core.generation.pictures.arrangement import GridLayout
 
         return GridLayout.parse(self.grid, self.grid_by)
 
@@ -111,7 +111,7 @@ class PictureOptions:
     @property
     def default_count(self) -> int:
         """Images of a cell, unless -n says how many."""
-        from ddpm_cli.core.generation import axes
+        from ddpm_cli.core.generation.pictures import axes
 
         size = self.layout.size
         shown = axes.SHOWN if size is None else size[0] * size[1]
@@ -139,7 +139,11 @@ class PictureOptions:
         self, axes: tuple[Axis, ...], cells: Sequence[Cell], batch: int | None, reporter: Reporter
     ) -> ContactSheet:
         """The sheet of these cells, with what scores them. Raises UsageError or DdpmError."""
-        from ddpm_cli.core.generation.contact_sheet import ContactSheet, Scorer, training_data
+        from ddpm_cli.core.generation.pictures.contact_sheet import (
+            ContactSheet,
+            Scorer,
+            training_data,
+        )
         from ddpm_cli.core.metrics.extraction import ExtractorSettings
 
         model, scorer = cells[0].model, None

@@ -11,7 +11,7 @@ from ddpm_cli.core.config.run import RunConfig
 _SMALL, _MEDIUM = 32, 64  # pixels: the longest sides that the presets are made for
 _EPOCHS = 500  # of a training on a GPU, at most, ...
 _SHORTEST = 1_000_000  # ... unless these are fewer images than it needs to learn anything
-_FEW = 5_000  # images, of which networks for a GPU would make copies (training/advice.py)
+_FEW = 5_000  # images, of which networks for a GPU would make copies, as advice.py says
 _AGAINST_COPIES = {"data": {"augment": 0.12}, "network": {"dropout": 0.2}}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.tokens import TokenisedText
-from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.data.transform import Transform

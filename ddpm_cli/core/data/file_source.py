@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from ddpm_cli.core.data import files
-from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.data.transform import LARGEST_NATIVE, Transform

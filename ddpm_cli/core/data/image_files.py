@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.classes import Classes
+from ddpm_cli.core.data.annotations.captions import Captions
+from ddpm_cli.core.data.annotations.classes import Classes
 
 
 class ImageFiles(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions, only_classes
+from ddpm_cli.core.data.annotations.captions import Captions, only_classes
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.data.readers.published import PHOTOGRAPHS, open_photographs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions, from_sentences
+from ddpm_cli.core.data.annotations.captions import Captions, from_sentences
 from ddpm_cli.core.data.files import ImageArray, fit
 from ddpm_cli.core.data.transform import Transform
 

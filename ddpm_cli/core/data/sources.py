@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.data import captions, named
-from ddpm_cli.core.data.captions import Captions
+from ddpm_cli.core.data import named
+from ddpm_cli.core.data.annotations import captions
+from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.readers import celeba, imagenet

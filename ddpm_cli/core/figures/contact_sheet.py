@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_cli.core.conditioning.labels import label_name, label_of
-from ddpm_cli.core.data import files, sheets
-from ddpm_cli.core.data.sheets import Words
-from ddpm_cli.core.data.survey import Survey, spread_over_classes
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.inspection.survey import Survey, spread_over_classes
+from ddpm_cli.core.data.pictures import sheets
+from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.runtime.threads import cores
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.data import files, films
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.pictures import films
 from ddpm_cli.core.data.pixels import to_uint8, to_unit
 from ddpm_cli.core.data.readers import tree
 from ddpm_cli.core.data.transform import Transform

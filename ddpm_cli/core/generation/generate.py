@@ -26,10 +26,10 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
-from ddpm_cli.core.generation.given import Given, check_given
-from ddpm_cli.core.generation.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.model import Model, check_sampling
-from ddpm_cli.core.generation.starting_noise import StartingNoise
+from ddpm_cli.core.generation.starts.given import Given, check_given
+from ddpm_cli.core.generation.starts.initial import InitialImages, InitialRequest
+from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter

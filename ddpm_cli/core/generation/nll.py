@@ -27,8 +27,8 @@ from ddpm_cli.core.diffusion.denoiser import NoiseLevels, Prediction
 from ddpm_cli.core.diffusion.settings import VARIANCES
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import batching
-from ddpm_cli.core.generation.given import of_data
 from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.starts.given import of_data
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 

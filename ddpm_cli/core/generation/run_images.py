@@ -20,9 +20,9 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
-from ddpm_cli.core.generation.given import check_conditional, of_data
 from ddpm_cli.core.generation.model import Model, load_model
-from ddpm_cli.core.generation.record import settings_of
+from ddpm_cli.core.generation.outputs.record import settings_of
+from ddpm_cli.core.generation.starts.given import check_conditional, of_data
 from ddpm_cli.core.metrics.inputs import GeneratedImages
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Silent

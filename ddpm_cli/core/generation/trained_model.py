@@ -19,14 +19,14 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation import interpolation, inversion
-from ddpm_cli.core.generation.findings import Look
+from ddpm_cli.core.generation.checks.findings import Look
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
-from ddpm_cli.core.generation.given import GivenRequest, check_given
-from ddpm_cli.core.generation.initial import InitialRequest
-from ddpm_cli.core.generation.inversion import Inversion
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
-from ddpm_cli.core.generation.starting_noise import StartingNoise
+from ddpm_cli.core.generation.starts import interpolation, inversion
+from ddpm_cli.core.generation.starts.given import GivenRequest, check_given
+from ddpm_cli.core.generation.starts.initial import InitialRequest
+from ddpm_cli.core.generation.starts.inversion import Inversion
+from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import find_weights

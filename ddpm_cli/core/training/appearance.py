@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages, StreamedPixels
-from ddpm_cli.core.data.image_statistics import ImageStatistics
+from ddpm_cli.core.data.inspection.image_statistics import ImageStatistics
 from ddpm_cli.core.runtime.files import write_json
 from ddpm_cli.core.runtime.reporting import Dispensable, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory

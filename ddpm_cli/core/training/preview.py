@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.requests import default_plan
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.data import files, sheets
+from ddpm_cli.core.data import files
 from ddpm_cli.core.data.decoded import DecodedImages
+from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
-from ddpm_cli.core.generation.given import of_data, shown
 from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.starts.given import of_data, shown
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise

@@ -33,7 +33,7 @@ from ddpm_cli.core.runtime.files import (
 from ddpm_cli.core.runtime.locks import LOCK, lock_run
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
-from ddpm_cli.core.training.planning import TrainingPlan
+from ddpm_cli.core.training.preparation.planning import TrainingPlan
 from ddpm_cli.core.training.saving import check_disk_space
 from ddpm_cli.core.training.state import TrainingState
 

@@ -19,12 +19,12 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation import given as given_images
 from ddpm_cli.core.generation.batching import BatchSize
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
+from ddpm_cli.core.generation.starts import given as given_images
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
 from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings

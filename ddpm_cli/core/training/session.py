@@ -29,8 +29,8 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import appearance, initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
-from ddpm_cli.core.training.planning import TrainingPlan, plan_on_source
-from ddpm_cli.core.training.preflight import load_held_out, load_images, preflight
+from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_on_source
+from ddpm_cli.core.training.preparation.preflight import load_held_out, load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 

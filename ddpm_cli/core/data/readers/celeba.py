@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config.fields import did_you_mean, shortened
-from ddpm_cli.core.data.classes import Classes
+from ddpm_cli.core.data.annotations.classes import Classes
 from ddpm_cli.core.data.readers.celeba_tables import (
     Rows,
     Tables,

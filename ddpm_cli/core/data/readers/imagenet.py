@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.data.captions import Captions, only_classes
+from ddpm_cli.core.data.annotations.captions import Captions, only_classes
 from ddpm_cli.core.data.files import ImageArray, UnreadableError, fit
 from ddpm_cli.core.data.readers.imagenet_batches import (
     CLASSES,

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.data.captions import Captions, check_sentence, from_sentences
-from ddpm_cli.core.data.classes import Classes, from_indices, from_names
+from ddpm_cli.core.data.annotations.captions import Captions, check_sentence, from_sentences
+from ddpm_cli.core.data.annotations.classes import Classes, from_indices, from_names
 from ddpm_cli.core.data.files import SUFFIXES, UnreadableError
 from ddpm_cli.core.data.formats import suffix_of
 from ddpm_cli.core.data.readers.parquet_columns import Columns, columns_of, fits, shown

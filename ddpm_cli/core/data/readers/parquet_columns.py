@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.data.tables import TEXT_COLUMNS
+from ddpm_cli.core.data.annotations.tables import TEXT_COLUMNS
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.files import parse_json
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.classes import Classes
+from ddpm_cli.core.data.annotations.captions import Captions
+from ddpm_cli.core.data.annotations.classes import Classes
 from ddpm_cli.core.data.readers.folder import FolderFiles
 from ddpm_cli.core.data.readers.tree import digest
 from ddpm_cli.core.errors import DdpmError, UsageError

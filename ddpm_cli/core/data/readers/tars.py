@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_cli.core.data import layout
-from ddpm_cli.core.data.classes import Classes, classes_of
+from ddpm_cli.core.data.annotations.classes import Classes, classes_of
+from ddpm_cli.core.data.annotations.label_files import NAME_FILES
 from ddpm_cli.core.data.files import UnreadableError, is_image_file
-from ddpm_cli.core.data.label_files import NAME_FILES
 from ddpm_cli.core.data.readers.decompressed import COMPRESSED, decompressed
 from ddpm_cli.core.data.readers.tar_headers import read_headers
 from ddpm_cli.core.data.readers.tree import (

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from ddpm_cli.core.data import caption_files, layout
-from ddpm_cli.core.data.captions import Captions
-from ddpm_cli.core.data.classes import Classes, classes_of
+from ddpm_cli.core.data import layout
+from ddpm_cli.core.data.annotations import caption_files
+from ddpm_cli.core.data.annotations.captions import Captions
+from ddpm_cli.core.data.annotations.classes import Classes, classes_of
 from ddpm_cli.core.data.files import SUFFIXES, USUAL_PIXELS, UnreadableError, max_pixels
 from ddpm_cli.core.data.formats import count_suffixes, describe_left_out
 

@@ -1,0 +1,1 @@
+"""What files beside images say of them: classes, labels and captions."""

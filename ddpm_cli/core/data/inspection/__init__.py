@@ -1,0 +1,1 @@
+"""A look at the images of a source: what is there, copies, and how they look in numbers."""

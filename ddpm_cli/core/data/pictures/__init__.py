@@ -1,0 +1,1 @@
+"""Pictures made of images: sheets, and films with their palettes."""

@@ -1,0 +1,1 @@
+"""What is odd about sampled images, in words, with what to try."""

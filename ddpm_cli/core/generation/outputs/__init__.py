@@ -1,0 +1,1 @@
+"""Where sampled images go: a folder, an archive, and what is recorded of them."""

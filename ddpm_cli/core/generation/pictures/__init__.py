@@ -1,0 +1,1 @@
+"""Sampled images for people: grids, contact sheets and films."""

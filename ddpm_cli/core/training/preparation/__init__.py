@@ -1,0 +1,1 @@
+"""Before the first step: data, settings and memory checked, and merged into a plan."""
