@@ -9,13 +9,15 @@ from pathlib import Path
 
 from tests.support import pages
 from tests.support.layout import LAYERS
-from tests.support.pages import ARCHITECTURE, README, TOP
+from tests.support.pages import ARCHITECTURE, DOCS, README
+from tests.support.pages.text import TOP
 
 
 def test_generated_parts_of_pages_are_current() -> None:
-    for page in pages.GENERATED:
-        assert pages.parts(page)[1].splitlines() == pages.generated(page).splitlines(), (
-            "python -m tests.support.pages writes the generated parts anew"
+    assert pages.superfluous() == []
+    for page, text in pages.expected().items():
+        assert page.exists() and page.read_text() == text, (
+            f"{page.name}: python -m tests.support.pages writes the generated parts anew"
         )
 
 
@@ -38,13 +40,13 @@ def test_the_reading_order_is_as_long_as_it_says() -> None:
 
 def test_paths_in_the_pages_exist() -> None:
     below = {path.relative_to(TOP).as_posix() for path in TOP.glob("*/**/*.py")}
-    for page in (README, *(TOP / "docs").glob("*.md")):
+    for page in (README, *DOCS.rglob("*.md")):
         for name in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text()):
             assert any(path.endswith("/" + name) or path == name for path in below), (page, name)
 
 
 def test_links_and_images_exist() -> None:
-    for page in (README, *(TOP / "docs").glob("*.md")):
+    for page in (README, *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 

@@ -123,6 +123,10 @@ def convert(
 
     Both networks are run on random images, and the result is kept only where the outputs agree.
     No code in the files is run: pickles of anything but tensors are refused.
+
+    Examples:
+        ddpm convert ddpm-cifar10-32/ --out ddpm-cifar10.safetensors
+        ddpm convert runs/photos-64 --to diffusers --out pipeline/
     """
     import torch
 

@@ -80,7 +80,12 @@ def data(
     ] = False,
     json: common.Json = False,
 ) -> None:
-    """Look at images before training on them: classes, sizes, copies, damage, captions, advice."""
+    """Look at images before training on them: classes, sizes, copies, damage, captions, advice.
+
+    Examples:
+        ddpm data photos/
+        ddpm data photos/ --size 64 --against test-photos/
+    """
     if clear_cache or data is None:
         if clear_cache and data is None:
             _clear_cache(as_json=json)

@@ -26,7 +26,12 @@ def fetch_weights(
     ] = None,
     json: common.Json = False,
 ) -> None:
-    """Download the FID Inception weights, verified by sha256; on a cluster, from the login node."""
+    """Download the FID Inception weights, verified by sha256; on a cluster, from the login node.
+
+    Examples:
+        ddpm fetch-weights
+        ddpm fetch-weights --to shared/
+    """
     from ddpm_cli.core.metrics.inception import PUBLISHED
     from ddpm_cli.core.runtime.downloads import fetch
 

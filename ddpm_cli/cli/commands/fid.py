@@ -75,6 +75,10 @@ def fid(
 
     FID and KID: lower is better. Precision falls when fakes resemble no real image, recall when
     they miss some kinds of real images.
+
+    Examples:
+        ddpm fid photos/ fake/
+        ddpm fid cifar10:train runs/cifar10-32 -n 10000 --metrics fid,kid,prdc
     """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError

@@ -86,6 +86,11 @@ def gif(
     """Show images emerging from noise, as a film, or what else a model does.
 
     Frames lie at equal parts of what changes in the picture, not in time.
+
+    Examples:
+        ddpm gif --guidance 2
+        ddpm gif --strip -n 4
+        ddpm gif --interpolate 1 2 --format webp
     """
     from ddpm_cli.core.generation import generate
     from ddpm_cli.core.generation.model import load_model

@@ -45,7 +45,12 @@ def inception_score(
     max_pixels: common.MaxPixels = None,
     json: common.Json = False,
 ) -> None:
-    """Inception Score of a set of images: mean and deviation over splits; higher is better."""
+    """Inception Score of a set of images: mean and deviation over splits; higher is better.
+
+    Examples:
+        ddpm inception-score fake/
+        ddpm inception-score runs/cifar10-32 -n 5000
+    """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.generation.batching import parse_batch

@@ -70,7 +70,12 @@ def inspect_schedule(
     overwrite: common.OverwriteFile = False,
     json: common.Json = False,
 ) -> None:
-    """Show noise schedules: how much signal is left at each timestep."""
+    """Show noise schedules: how much signal is left at each timestep.
+
+    Examples:
+        ddpm inspect-schedule --schedule cosine --steps 10
+        ddpm inspect-schedule --schedule linear,cosine --plot schedules.png
+    """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.figures import inspection
 

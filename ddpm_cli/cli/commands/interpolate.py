@@ -47,6 +47,10 @@ def interpolate(
     one class or prompt: that of the first seed unless one is given, of two images that of seed 0
     where there is guidance, else none. Needs a sampler that adds no noise; between images ddim or
     euler.
+
+    Examples:
+        ddpm interpolate 3 8 -n 9
+        ddpm interpolate runs/photos-64 first.png second.png
     """
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import batching, generate

@@ -56,6 +56,10 @@ def invert(
     DDIM's steps are taken backwards. `ddpm sample --noise noise.npy` then samples from that noise:
     with the same options images that are nearly the given ones, with another class or prompt
     others. Without class and prompt the null condition is used, as by --guidance 0.
+
+    Examples:
+        ddpm invert photo.png --steps 100
+        ddpm invert runs/photos-64 photos/cats/ --class cat
     """
     from ddpm_cli.core.data import files
     from ddpm_cli.core.data.input_images import InputImages

@@ -47,6 +47,10 @@ def nll(
     """Bits per dimension of images under a model, by the variational bound; fewer is better.
 
     Every image takes one evaluation of the network for each of the model's timesteps.
+
+    Examples:
+        ddpm nll --data photos/
+        ddpm nll runs/cifar10-32 --data cifar10:test -n 1000
     """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.batching import parse_batch

@@ -83,7 +83,14 @@ def sample(
     ] = None,
     json: common.Json = False,
 ) -> None:
-    """Sample images from a trained model."""
+    """Sample images from a trained model.
+
+    Examples:
+        ddpm sample -n 36 --guidance 2
+        ddpm sample runs/photos-64 --class cat:8 --class dog:8
+        ddpm sample -n 5000 --out fake/
+        ddpm sample --guidance 1,2,4 --steps 10,50
+    """
     from ddpm_cli.core.generation import generate
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.pictures.axes import axes_of, combinations

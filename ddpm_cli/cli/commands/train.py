@@ -55,6 +55,11 @@ def train(
     The budget is --images, --steps, --epochs or --minutes, whichever ends first; without any, the
     preset's. Unset options take the preset's values: those shown are of the preset `shapes`, and
     with --preset NAME --help those of NAME.
+
+    Examples:
+        ddpm train
+        ddpm train --data photos/ --size 64 --minutes 60
+        ddpm train --data cifar10 --preset cifar10-fast --nproc 8
     """
     from ddpm_cli.core.runtime.elastic import stopping
 

@@ -47,6 +47,10 @@ def train_classifier(
 
     Scores in its features are labelled local, are not FID, and compare only with scores of the same
     file.
+
+    Examples:
+        ddpm train-classifier --data mnist
+        ddpm fid mnist:test fake/ --features mnist-classifier.safetensors
     """
     from ddpm_cli.core.checkpoints import classifier
     from ddpm_cli.core.data.files import allow_pixels

@@ -59,7 +59,9 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Name the negative form of a switch in its help: a column of them leaves no space."""
+        """End with the examples; a switch's negative form is in its help, or columns grow."""
+        if examples := getattr(self.callback, "examples", []):
+            self.epilog = "\n".join(["Examples:", *(f"  {line}" for line in examples)])
         for param in self.get_params(ctx):
             if param.name == "help":
                 param.metavar = METAVARS[bool]

@@ -21,7 +21,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option for each field of its parameters that are dataclasses.
 
     The fields are annotated as Typer wants it, and have defaults. The command itself is called with
-    the dataclasses filled in, and with every value checked by `arguments`.
+    the dataclasses filled in, and with every value checked by `arguments`. The lines below
+    "Examples:", the end of its docstring, are shown at the end of its help.
     """
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
@@ -34,18 +35,25 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     check = arguments.checked(parameters)
 
-    def called(**values: Any) -> None:
+    def filled(values: dict[str, Any]) -> dict[str, Any]:
         values = check(values)
-        for notice in world.check_environment():
-            console.reporter().say(notice)
-        console.announce_cache()
         for name, kind in groups.items():
             fields = dataclasses.fields(kind)
             values[name] = kind(**{field.name: values.pop(field.name) for field in fields})
+        return values
+
+    def called(**values: Any) -> None:
+        values = filled(values)
+        for notice in world.check_environment():
+            console.reporter().say(notice)
+        console.announce_cache()
         command(**values)
 
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    called.groups, called.filled = groups, filled  # type: ignore[attr-defined]
+    text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
+    paragraphs = text.split("\n\n")
     called.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    called.examples = [line.strip() for line in examples.splitlines()]  # type: ignore[attr-defined]
     called.__name__ = command.__name__
     shown = [arguments.declared(parameter) for parameter in parameters]
     called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

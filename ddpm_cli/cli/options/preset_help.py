@@ -12,7 +12,7 @@ from ddpm_cli.core.config.presets import PRESETS, preset
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 
-_USUAL = "shapes"  # the preset of plain `ddpm train`
+USUAL = "shapes"  # the preset of plain `ddpm train`
 
 
 class PresetHelp(Command):
@@ -25,13 +25,17 @@ class PresetHelp(Command):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the preset's values as the defaults."""
-        config = updated(RunConfig(), preset(ctx.meta["preset"]).settings)
+        self.show_values_of(ctx.meta["preset"])
+        super().format_help(ctx, formatter)
+
+    def show_values_of(self, name: str) -> None:
+        """Make the values of the preset of that name the defaults that are shown."""
+        config = updated(RunConfig(), preset(name).settings)
         settings = {s.parameter: s for s in settings_of(RunConfig) if s.info.panel is not None}
         for param in self.params:
             if (setting := settings.get(str(param.name))) is not None:
                 value = _value(config, setting)
                 param.show_default = default_shown(setting, value)  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
 
 
 def _value(config: Any, setting: Setting) -> Any:
@@ -46,4 +50,4 @@ def _named_preset(args: list[str]) -> str:
         name = following if word == "--preset" else word.removeprefix("--preset=")
         if name in PRESETS and name != word:
             return name
-    return _USUAL
+    return USUAL
