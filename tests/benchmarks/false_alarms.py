@@ -27,7 +27,7 @@ from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.sources import labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.generation.checks.findings import Look
+from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.reporting import SILENT
@@ -85,9 +85,9 @@ def model_of(run: str, data: str) -> tuple[Model, Images, NDArray[np.int64]]:
 def first_finding(model: Model, images: Images, labels: NDArray[np.int64]) -> str:
     """What is told of these images of these classes; "" for nothing."""
     plan = ConditionPlan(tuple(map(int, labels)) if model.config.network.classes else ())
-    look = Look(model, GenerationRequest(len(images), 0, plan, Sampling(50)))
-    look.add(range(len(images)), images)
-    found = [finding.name for finding in look.findings() if finding.samples is not None]
+    inspection = Inspection(model, GenerationRequest(len(images), 0, plan, Sampling(50)))
+    inspection.add(range(len(images)), images)
+    found = [finding.name for finding in inspection.findings() if finding.samples is not None]
     return found[0] if found else ""
 
 

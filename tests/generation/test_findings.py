@@ -20,7 +20,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.inspection.image_statistics import ImageStatistics
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.checks import remedies
-from ddpm_cli.core.generation.checks.findings import Finding, Look
+from ddpm_cli.core.generation.checks.findings import Finding, Inspection
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.trained_model import TrainedModel
@@ -64,13 +64,13 @@ def told(
     statistics: Any, images: Images, labels: tuple[int, ...] = (0,), **settings: Any
 ) -> list[Finding]:
     sampling = Sampling(**{"steps": 50} | settings)
-    look = Look(
+    inspection = Inspection(
         model(statistics), GenerationRequest(len(images), 0, ConditionPlan(labels), sampling)
     )
     for start in range(0, len(images), 7):
         part = images[start : start + 7]
-        look.add(range(start, start + len(part)), part)
-    return look.findings()
+        inspection.add(range(start, start + len(part)), part)
+    return inspection.findings()
 
 
 def scaled(images: Images, factor: float, centre: float = 127.5) -> Images:
@@ -154,9 +154,9 @@ def test_images_that_begin_at_others_are_not_compared(statistics: Any) -> None:
     images = FAULTS["dark"](drawn(16, 9))
     request = GenerationRequest(16, 0, ConditionPlan((0,)), Sampling(50))
     for begun in (request, replace(request, init=object())):  # type: ignore[arg-type]
-        look = Look(model(statistics), begun)
-        look.add(range(16), images)
-        assert bool(look.findings()) == (begun is request)
+        inspection = Inspection(model(statistics), begun)
+        inspection.add(range(16), images)
+        assert bool(inspection.findings()) == (begun is request)
 
 
 def test_a_rank_may_look_at_images_of_its_own(
@@ -170,12 +170,12 @@ def test_a_rank_may_look_at_images_of_its_own(
 def test_watching_passes_on_what_it_looks_at(statistics: Any) -> None:
     images = FAULTS["dark"](drawn(20, 10))
     request = GenerationRequest(20, 0, ConditionPlan((0,)), Sampling(50))
-    look = Look(model(statistics), request)
-    assert look.findings() == []  # no image yet
+    inspection = Inspection(model(statistics), request)
+    assert inspection.findings() == []  # no image yet
     batches = [(range(k, k + 5), images[k : k + 5]) for k in range(0, 20, 5)]
-    passed = list(look.watch(batches))
+    passed = list(inspection.watch(batches))
     assert [list(indices) for indices, _ in passed] == [list(indices) for indices, _ in batches]
-    assert look.findings()[0].name == "dark"
+    assert inspection.findings()[0].name == "dark"
 
 
 @pytest.mark.parametrize("halflife, rampup", [(64, 0.05), (100_000, 0.5), (500, 1.0), (1000, 50)])

@@ -191,7 +191,7 @@ def test_killed_ten_times_the_same_command_ends_with_all_images(
 KILLED_AT = """
 import os, signal
 from pathlib import Path
-from ddpm_cli.core.generation import archive
+from ddpm_cli.core.generation.outputs import archive
 archive._BATCH = 2
 replace, left = Path.replace, [{times}]
 

@@ -19,7 +19,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation.checks.findings import Look
+from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
 from ddpm_cli.core.generation.starts import interpolation, inversion
@@ -105,10 +105,10 @@ class TrainedModel:
             given=images,
             noise=start,
         )
-        every, look = range(request.count), Look(self.model, request)
+        every, inspection = range(request.count), Inspection(self.model, request)
         batches = sample_batches(self.model, request, every, batch, self.reporter)
-        drawn = np.concatenate([images for _, images in look.watch(batches)])
-        for finding in look.findings():
+        drawn = np.concatenate([images for _, images in inspection.watch(batches)])
+        for finding in inspection.findings():
             self.reporter.say(finding.text)
         return drawn.transpose(0, 2, 3, 1)
 

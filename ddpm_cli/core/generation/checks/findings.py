@@ -40,8 +40,8 @@ class Finding(NamedTuple):
         return {"finding": self.name, "text": self.text, **rounded}
 
 
-class Look:
-    """Looks at images as they are drawn, and then tells what is odd about them.
+class Inspection:
+    """Inspects images as they are drawn, and then tells what is odd about them.
 
     It adds up numbers: memory does not grow, and ranks add theirs.
     """

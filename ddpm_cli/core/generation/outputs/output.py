@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.fields import is_whole_number, one_of, shortened
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation.checks.findings import Finding, Look
+from ddpm_cli.core.generation.checks.findings import Finding, Inspection
 from ddpm_cli.core.generation.generate import GenerationRequest, sample_batches
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.outputs import archive
@@ -213,10 +213,10 @@ def write(
     missing = distributed.broadcast_from_rank0(prepared)
     own = missing[distributed.shard(len(missing))]
     started = time.monotonic()
-    look = Look(output.model, request)
+    inspection = Inspection(output.model, request)
     ranks = distributed.world_size()
     batches = sample_batches(output.model, request, own, batch, reporter, compiled, ranks)
-    _write_images(output, look.watch(batches))
+    _write_images(output, inspection.watch(batches))
     distributed.barrier()
     seconds = time.monotonic() - started
 
@@ -228,8 +228,8 @@ def write(
         return left
 
     left = distributed.broadcast_from_rank0(finished)
-    look.add_those_of_all_ranks()
-    return Written(len(missing), left, seconds, look.findings())
+    inspection.add_those_of_all_ranks()
+    return Written(len(missing), left, seconds, inspection.findings())
 
 
 def _locked(output: Output, reporter: Reporter) -> AbstractContextManager[None]:
