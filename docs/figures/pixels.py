@@ -1,19 +1,26 @@
-"""docs/images/pixels.png, what is done to pixels: `python -m tests.support.pictures` writes it."""
+"""docs/images/pixels.png: what is done to pixels before a network sees them. Needs no run.
+
+python docs/figures/pixels.py
+"""
 
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
+from drawing import options, save, sheet
 from PIL import Image, ImageDraw
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.data.pictures import sheets
-from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.data.transform import Transform
+
+sys.path.append(str(Path(__file__).parents[2]))  # of a repository: the tests make colour profiles
 from tests.support import colour_profiles
-from tests.support.pages import TOP
+
+OUTPUTS = ("pixels.png",)
 
 SIDE = 96  # pixels of each picture
 SIZE = (SIDE, SIDE)
@@ -57,6 +64,7 @@ def decoded(
 
 
 def pictures() -> dict[str, ImageArray]:
+    """Each case by its name, (3, H, W)."""
     photo, ring = scene(), figure()
     turned = Image.Exif()
     turned[0x0112] = 6  # a camera held upright: to be turned clockwise
@@ -82,9 +90,11 @@ def pictures() -> dict[str, ImageArray]:
 
 
 def main() -> None:
+    """Draw them with the option or property beneath each."""
+    folder = options(__doc__).out
     shown = pictures()
-    sheet = sheets.sheet(np.stack(list(shown.values())), 4, Words(captions=list(shown)), gap=8)
-    files.write_png(TOP / "docs" / "images" / "pixels.png", sheet)
+    images = np.stack(list(shown.values())).transpose(0, 2, 3, 1)
+    save(folder / OUTPUTS[0], sheet(images, 4, captions=list(shown), width=768))
 
 
 if __name__ == "__main__":
