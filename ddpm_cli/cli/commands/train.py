@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from shlex import quote
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpm_cli import __version__
 from ddpm_cli.cli import console
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
+from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.errors import listed
+from ddpm_cli.core.errors import UsageError, listed
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.reporting import Log
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
     from ddpm_cli.core.training.preparation.advice import Advice
+    from ddpm_cli.core.training.preparation.origins import Origin
+    from ddpm_cli.core.training.preparation.planning import TrainingPlan
     from ddpm_cli.core.training.preparation.trial import StepTime
 
 
@@ -48,6 +52,14 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would run, train nothing.")
     ] = False,
+    print_config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config",
+            help="Print all settings of the run as TOML, with comments (with --json as JSON), and "
+            "end: --config FILE makes the same run of it.",
+        ),
+    ] = False,
     json: common.Json = False,
 ) -> None:
     """Train a diffusion model; the same command again resumes it.
@@ -64,6 +76,8 @@ def train(
     from ddpm_cli.core.runtime.elastic import stopping
 
     resources = MachineConfig(**machine.nested())
+    if dry_run and print_config:
+        raise UsageError("--dry-run reports and --print-config prints the settings: give one")
     with stopping.catch_signals() as stop:
         from ddpm_cli.core.runtime import provenance
         from ddpm_cli.core.training import resuming, session  # import torch, which takes seconds
@@ -76,9 +90,42 @@ def train(
                 TrainingRequest(**values, scoring=scoring, settings=config.nested())
             )
             log = Log(console.reporter())
+            calls = {**request.nested(), **machine.nested()}
+            if print_config:
+                _print_config(training, resources, calls, log, as_json=json)
+                return
             log.note(f"started: {provenance.command()}")
             if dry_run or not session.launch_if_needed(training, resources, stop, log):
-                _train(training, resources, stop, log, dry_run=dry_run, as_json=json)
+                _train(training, resources, stop, log, calls, dry_run=dry_run, as_json=json)
+
+
+def _print_config(
+    request: TrainingRequest,
+    machine: MachineConfig,
+    calls: Mapping[str, Any],
+    reporter: Reporter,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what the run would be, on a machine that need not be able to train it."""
+    from ddpm_cli.core.config.serialisation import to_dict
+    from ddpm_cli.core.config.toml import as_toml
+    from ddpm_cli.core.runtime import devices
+    from ddpm_cli.core.training.preparation.planning import plan_training
+
+    named = machine.device != "auto"
+    device = machine.device if named else devices.choose_device("auto").type
+    plan = plan_training(request, reporter, device)
+    for notice in plan.notices:
+        reporter.say(notice)
+    config = plan.whole_config
+    remarks = {
+        name: origin.source
+        for name, origin in plan.origins.items()
+        if origin.source not in ("default", f"preset {plan.preset}")
+    }
+    text = as_toml(config, remarks)
+    console.result(f"{_heading(plan, calls)}\n{text}".rstrip(), to_dict(config), as_json)
 
 
 def _train(
@@ -86,6 +133,7 @@ def _train(
     machine: MachineConfig,
     stop: StopRequest,
     reporter: Log,
+    calls: Mapping[str, Any],
     *,
     dry_run: bool,
     as_json: bool,
@@ -121,6 +169,7 @@ def _train(
                 )
                 step = trial.measure(plan, execution, training, held_out, processes)
                 document |= _announce_time(document, step, reporter)
+                document |= _announce_origins(plan, calls, reporter)
                 obstacle = why_not_exportable(plan.config)
                 reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")
                 ready = "Dry run: everything is in order; nothing was trained."
@@ -131,6 +180,73 @@ def _train(
     closing = _closing(summary)
     reporter.note(closing)
     console.result(closing, summary, as_json)
+
+
+_IN_THE_FILE = {  # options of a call whose effect is in the run's settings
+    *("data", "preset", "config", "size", "resize_to_power", "channels", "conditional"),
+    *("captions", "init_from"),
+}
+
+
+def _heading(plan: TrainingPlan, calls: Mapping[str, Any]) -> str:
+    """The comment above a printed config: what it is, and what is given beside it."""
+    words = ["ddpm", "train", "--config", "FILE.toml", *_words(calls)]
+    from_preset = f", of the preset {plan.preset}" if plan.preset else ""
+    return (
+        f"# A training of ddpm {__version__}{from_preset}. To make this run:\n"
+        f"#   {' '.join(words)}\n"
+        '# A setting that may be without a value, and is, says "none".\n'
+    )
+
+
+def _words(calls: Mapping[str, Any]) -> Iterator[str]:
+    """The options given that are no settings of the run, as they are written."""
+    for group in (RequestOptions, MachineOptions):
+        for setting in group.settings:
+            value: Any = calls
+            for name in setting.path:
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if value is None or setting.path[0] in _IN_THE_FILE:
+                continue
+            positive, _, negative = setting.option.partition("/")
+            yield negative if value is False else positive
+            if not isinstance(value, bool):
+                yield quote(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _announce_origins(
+    plan: TrainingPlan, calls: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """Say which settings are not the plain preset's, and why; all of them as the document has it.
+
+    Left out are those of the preset and by default, and what the data leave as it is by default.
+    """
+    usual = {"default", f"preset {plan.preset}"}
+    shown = {
+        name: origin
+        for name, origin in plan.origins.items()
+        if origin.source not in usual and (origin.source != "data" or origin.value)
+    }
+    width = max((len(_setting_text(*each)) for each in shown.items()), default=0)
+    if shown:
+        reporter.say("Settings:")
+    for name, origin in shown.items():
+        reporter.say(f"  {_setting_text(name, origin):{width}}  {origin.source}")
+    rest = len(plan.origins) - len(shown)
+    preset = f"the preset {plan.preset}'s or the defaults" if plan.preset else "the defaults"
+    reporter.say(f"  {rest} more are {preset}; all of them: --print-config, or --json")
+    if beside := " ".join(_words(calls)):
+        reporter.say(f"  Of this call alone: {beside}")
+    everything = {
+        name: {"value": origin.value, "from": origin.source}
+        for name, origin in plan.origins.items()
+    }
+    return {"origins": everything}
+
+
+def _setting_text(name: str, origin: Origin) -> str:
+    value = origin.value
+    return f"{name} = {shortened([*value] if isinstance(value, tuple) else value, 48)}"
 
 
 def _announce(plan: dict[str, Any], reporter: Reporter) -> None:

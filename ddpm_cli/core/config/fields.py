@@ -195,13 +195,13 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
         raise UsageError(f"{name} must be {low}{high}, not {value}")
 
 
-def shortened(value: object) -> str:
-    """A value as Python writes it, of at most 80 characters."""
+def shortened(value: object, most: int = 80) -> str:
+    """A value as Python writes it, of at most so many characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints
         text = "a number of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def is_whole_number(word: str) -> bool:

@@ -12,6 +12,8 @@ from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
 
+NO_VALUE = "none"  # how TOML, which has no null, says that an optional setting is not set
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain values, ready for JSON."""
@@ -105,7 +107,8 @@ def _cast(value: Any, hint: Any, where: str) -> Any:
         return from_dict(hint, value, where)
     options = typing.get_args(hint)
     if isinstance(hint, types.UnionType):
-        return None if value is None else _cast(value, options[0], where)
+        absent = value is None or (value == NO_VALUE and options[0] is not str)
+        return None if absent else _cast(value, options[0], where)
     if typing.get_origin(hint) is tuple:
         return _cast_tuple(value, options, where)
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:

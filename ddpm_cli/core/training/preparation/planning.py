@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.preset_choice import Choice, choices, choose
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import given
 from ddpm_cli.core.data.annotations.captions import Captions
@@ -26,8 +26,9 @@ from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory
+from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory, find_weights
 from ddpm_cli.core.training import initial_weights
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.preparation import (
@@ -35,9 +36,11 @@ from ddpm_cli.core.training.preparation import (
     captioning,
     conditions,
     labelling,
+    origins,
     saved_settings,
 )
 from ddpm_cli.core.training.preparation.forecast import Memory, disk
+from ddpm_cli.core.training.preparation.origins import Origin
 from ddpm_cli.core.training.preparation.saved_settings import SavedSettings
 from ddpm_cli.core.training.state import Progress
 from ddpm_cli.core.training.trainer import Execution
@@ -61,12 +64,23 @@ class TrainingPlan:
     memory: Memory | None = None  # estimated, on rank 0 once it was checked
     microbatch: int | None = None  # images in a forward pass, where a whole shard does not fit
     pairs: Source | None = None  # the images of --given-data
+    recorded: WeightsOrigin | None = None  # the same as init_from, where a config names it
+    origins: dict[str, Origin] = field(default_factory=dict)  # of each setting, by dotted names
 
     @property
     def parameters(self) -> int:
         """Trainable parameters of the network."""
         with torch.device("meta"):
             return parameter_count(UNet(self.config.network))
+
+    @property
+    def whole_config(self) -> RunConfig:
+        """The config with the weights that the training starts from, as --config FILE takes it."""
+        origin = self.recorded
+        if origin is None and self.init_from is not None:
+            digest = sha256_of(find_weights(self.init_from))
+            origin = WeightsOrigin(str(self.init_from), digest)
+        return replace(self.config, origin=origin)
 
     def fitted(self, execution: Execution) -> Execution:
         """The execution with a microbatch that fits, unless it has one."""
@@ -145,7 +159,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
     source = _open_source(request, saved, reporter)
-    request = with_size(request, source)
+    asked, request = request, with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
     size = request.size or saved.get("network", "size") or source.native_size
     out = request.out or RUNS / _run_name(source.name, size)
@@ -187,7 +201,8 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     origin, cache = saved.init_from, request.cache
     name, because = choice.preset, choice.because
     plan = TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
-    return replace(plan, pairs=pairs)
+    traced = origins.trace(config, asked, saved, choice)
+    return replace(plan, pairs=pairs, recorded=saved.recorded, origins=traced)
 
 
 def _open_pairs(

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.presets import merged
@@ -20,7 +20,7 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 from ddpm_cli.core.training import initial_weights
 
 # What the data decide. Another --data overrules what a file says of its own images.
-_FROM_DATA = {
+FROM_DATA = {
     "network": ("classes", "multi_label", "text", "augmented", "given_channels", "given_noise"),
     "data": (
         *("fingerprint", "attributes", "labels", "example_labels", "combinations"),
@@ -32,6 +32,13 @@ _OF_EXAMPLES = ("data.example_labels", "data.combinations")
 _OF_CAPTIONS = ("data.captions", "data.templates", "data.examples", *_OF_EXAMPLES)
 
 
+class Layer(NamedTuple):
+    """Settings that come from one place."""
+
+    origin: str  # in words: "run RUN", "weights FILE", "file FILE"
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class SavedSettings:
     """The settings in layers, each over the one before: a run's, the initial weights', a file's."""
@@ -41,11 +48,11 @@ class SavedSettings:
     file: Path | None
     init_from: Path | None  # where weights start from, unless a snapshot is resumed from
     recorded: WeightsOrigin | None  # the same, where a config names it rather than an option
-    layers: tuple[dict[str, Any], ...]
+    layers: tuple[Layer, ...]
 
     def over(self, config: RunConfig) -> RunConfig:
         """The config under these settings. Raises DdpmError or UsageError."""
-        *others, last = (*self.layers,) or ({},)
+        *others, last = [layer.settings for layer in self.layers] or [{}]
         for layer in others:
             config = merged(config, layer)
         try:
@@ -57,8 +64,8 @@ class SavedSettings:
 
     def get(self, part: str, name: str) -> Any:
         """A setting as the last layer has it that has it; None if none does."""
-        values = (layer[part][name] for layer in self.layers if name in layer.get(part, {}))
-        return next(reversed([*values]), None)
+        parts = [layer.settings.get(part, {}) for layer in reversed(self.layers)]
+        return next((settings[name] for settings in parts if name in settings), None)
 
     @property
     def where(self) -> str:
@@ -77,11 +84,11 @@ class SavedSettings:
         """
         if self.file is None:
             return
-        said, found = self.layers[-1], to_dict(config)
+        said, found = self.layers[-1].settings, to_dict(config)
         overruled = _overruled(request)
         if self.overruled_images(request) is not None:
-            overruled |= {f"{part}.{name}" for part, names in _FROM_DATA.items() for name in names}
-        for part, names in _FROM_DATA.items():
+            overruled |= {f"{part}.{name}" for part, names in FROM_DATA.items() for name in names}
+        for part, names in FROM_DATA.items():
             for name in names:
                 key = f"{part}.{name}"
                 if key in overruled or name not in said.get(part, {}):
@@ -114,17 +121,19 @@ def read(request: TrainingRequest) -> SavedSettings:
     if init_from is None and origin is not None:
         init_from = Path(origin.path)
     base = None if run is None or request.preset is not None else run.read_config()
-    layers: list[dict[str, Any]] = []
+    layers: list[Layer] = []
+    of_run = "" if run is None else f"run {run.path}"
     if base is not None:
-        layers = [to_dict(base)]
+        layers = [Layer(of_run, to_dict(base))]
     else:
         if run is not None:
-            layers.append(_of_images(run.read_config()))
+            layers.append(Layer(of_run, _of_images(run.read_config())))
         if init_from is not None:
             fallback = None if request.resume == "never" else request.out
-            layers.append(initial_weights.settings(init_from, fallback))
+            settings = initial_weights.settings(init_from, fallback)
+            layers.append(Layer(f"weights {init_from}", settings))
     if request.config is not None:
-        layers.append(document)
+        layers.append(Layer(f"file {request.config}", document))
     recorded = origin if request.init_from is None else None
     return SavedSettings(run, base, request.config, init_from, recorded, tuple(layers))
 
