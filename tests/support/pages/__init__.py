@@ -48,7 +48,8 @@ def with_part(text: str, name: str, part: str, page: Path) -> str:
 
 def superfluous() -> list[Path]:
     """Pages of commands that there are no longer."""
-    return sorted(set(COMMANDS.glob("*.md")) - set(expected()))
+    names = {"index.md", *(f"{entry.name}.md" for entry in commands.entries())}
+    return sorted(page for page in COMMANDS.glob("*.md") if page.name not in names)
 
 
 def write() -> None:

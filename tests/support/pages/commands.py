@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -57,9 +58,15 @@ class Entry(NamedTuple):
         }
 
 
+@functools.cache
+def program() -> Any:
+    """`ddpm` as its parser has it, which takes a second to make."""
+    return typer.main.get_command(app)
+
+
 def entries() -> list[Entry]:
     """The commands of `ddpm`, in the order of its help."""
-    return Entry("", typer.main.get_command(app)).inner
+    return Entry("", program()).inner
 
 
 def everything() -> Iterator[Entry]:

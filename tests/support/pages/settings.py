@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -50,10 +51,15 @@ def by_panel(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     return panels
 
 
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The names of all settings on the page."""
+    return tuple(known.name for kind in CONFIGS.values() for known in settings_of(kind))
+
+
 def place(setting: Setting) -> str:
     """Where the page has a setting, also one that a command takes out of a part of the run."""
-    names = [known.name for kind in CONFIGS.values() for known in settings_of(kind)]
-    return next(name for name in names if f".{name}".endswith(f".{setting.name}"))
+    return next(name for name in names() if f".{name}".endswith(f".{setting.name}"))
 
 
 def row(setting: Setting) -> tuple[str, str, str, str]:
