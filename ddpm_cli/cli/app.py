@@ -27,6 +27,7 @@ from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
 from ddpm_cli.cli.options.arguments import Command, Group
 from ddpm_cli.cli.options.preset_help import PresetHelp
+from ddpm_cli.core.config import environment
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError
 from ddpm_cli.core.runtime.elastic import worker
 
@@ -73,14 +74,24 @@ def _options(
             "--traceback", metavar="", help="Show where an error arose; may stand anywhere."
         ),
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            metavar="",
+            help="Show warnings, errors and the result only; or behind the command.",
+        ),
+    ] = False,
 ) -> None:
     """Train, sample and evaluate pixel-space diffusion models."""
+    console.be_quiet(quiet)
 
 
 def main() -> None:
     """Run the command line: one line for errors that users can fix, a traceback for our bugs."""
     if "--traceback" in sys.argv:
-        os.environ["DDPM_TRACEBACK"] = "1"  # workers inherit it
+        os.environ[environment.TRACEBACK] = "1"  # workers inherit it
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # we report lost connections
     worker.start()
@@ -104,11 +115,11 @@ def _run() -> int | str | None:
     """Run the command; the exit code."""
     try:
         with _errors_of_the_machine_in_a_line():
-            app()
+            app(prog_name="ddpm")
     except DdpmError as error:
         reported = worker.report_failure(error)
         of_workers = reported or isinstance(error, WorkersFailedError)
-        if os.environ.get("DDPM_TRACEBACK") and not of_workers:
+        if environment.is_on(environment.TRACEBACK) and not of_workers:
             raise
         if not reported:
             console.fail(str(error))

@@ -16,10 +16,12 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ddpm_cli.core.config import environment
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import cache
+from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import dumps, finite
-from ddpm_cli.core.runtime.reporting import Bar, Reporter, Silent
+from ddpm_cli.core.runtime.reporting import Bar, Quiet, Reporter, Silent, Warned
 
 _PLAIN_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
@@ -94,13 +96,30 @@ class _PlainBar:
         self._terminal.say(f"{self._what}: {', '.join(part for part in parts if part)}")
 
 
+_quiet = False  # whether warnings and results alone are shown
+
+
+def be_quiet(wanted: bool) -> None:
+    """From now on show warnings and results alone, or everything."""
+    global _quiet
+    _quiet = wanted
+
+
 def reporter() -> Reporter:
     """The terminal; nowhere if this process is a worker other than the first."""
-    return Terminal() if os.environ.get("RANK", "0") == "0" else Silent()
+    if os.environ.get("RANK", "0") != "0":
+        return Silent()
+    return Quiet(Terminal()) if _quiet else Terminal()
 
 
-def announce_cache() -> None:
-    """Say where the cache is if it is no usual place; processes started from this one do not."""
+def announce_environment() -> None:
+    """Say once, before workers start, which variables are mistyped, and where the cache is.
+
+    The latter if it is no usual place.
+    """
+    if not worker.is_worker():
+        for notice in environment.mistyped(os.environ):
+            reporter().say(Warned(notice))
     if message := cache.notice():
         reporter().say(message)
         os.environ["DDPM_CACHE"] = str(cache.cache_root())

@@ -193,7 +193,7 @@ def test_a_closed_pipe_does_not_end_the_work() -> None:
 
 WORK = """
 from ddpm_cli.cli import app, console
-def work():
+def work(prog_name):
     console.reporter().say('working')
     console.result('done', {}, False)
 app.app = work

@@ -14,6 +14,7 @@ from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
+from ddpm_cli.core.runtime.reporting import Warned
 
 INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
 
@@ -125,7 +126,7 @@ def fid(
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
         for notice in report.notices():
-            reporter.say(notice)
+            reporter.say(Warned(notice))
         document = report.document() | {"provenance": provenance.gather(chosen)}
         console.result(report.lines(), document, json)
         if save_real is not None and statistics is not None:

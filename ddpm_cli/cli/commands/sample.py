@@ -18,6 +18,7 @@ from ddpm_cli.cli.options.output import OutputOptions
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.reporting import Warned
 
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.model import Model
@@ -225,7 +226,7 @@ def _draw_images(
         compiled=compiled,
     )
     for finding in written.findings:
-        console.reporter().say(finding.text)
+        console.reporter().say(Warned(finding.text))
     return _told(place, output.one_of_shards, written)
 
 

@@ -20,7 +20,7 @@ from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import UsageError, listed
 from ddpm_cli.core.runtime import start_up
-from ddpm_cli.core.runtime.reporting import Log
+from ddpm_cli.core.runtime.reporting import Log, Warned
 
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
@@ -146,7 +146,7 @@ def _train(
 
     execution = session.execution_on(machine, reporter)
     if execution.device.type == "cpu" and (crowded := threads.warning()):
-        reporter.say(crowded)
+        reporter.say(Warned(crowded))
     with ExitStack() as group:
         with stop.raise_at_once():
             group.enter_context(distributed.process_group(execution.device))
@@ -155,7 +155,7 @@ def _train(
             document = plan.summary()
             _announce(document, reporter)
             if warning := divergence.warning(plan.config, plan.preset):
-                reporter.say(warning)
+                reporter.say(Warned(warning))
             if not dry_run:
                 _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
             else:
@@ -316,7 +316,9 @@ def _announce_disk(needed: dict[str, int], reporter: Reporter) -> None:
         f"{_bytes(needed['free'])} free{cache}"
     )
     if needed["total"] > needed["free"]:
-        reporter.say("The disk will be full before the training ends: lower --keep or --keep-every")
+        reporter.say(
+            Warned("The disk will be full before the training ends: lower --keep or --keep-every")
+        )
 
 
 def _announce_time(
@@ -342,7 +344,8 @@ def _announce_time(
 
 def _advise(hints: Sequence[Advice], reporter: Reporter) -> None:
     for hint in hints:
-        reporter.say(f"{'Warning' if hint.warning else 'Proposal'}: {hint.line}")
+        warned = Warned(f"Warning: {hint.line}")
+        reporter.say(warned if hint.warning else f"Proposal: {hint.line}")
 
 
 def _rounded(number: float) -> str:

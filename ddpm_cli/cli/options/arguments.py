@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from typing import Annotated, Any
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
-from ddpm_cli.core.config import paths
+from ddpm_cli.cli.options import completion
+from ddpm_cli.core.config import environment, paths
 from ddpm_cli.core.config.fields import LARGEST_INTEGER, shortened
 from ddpm_cli.core.errors import DdpmError, UsageError
 
@@ -25,6 +27,7 @@ METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # 
 
 TRAINED_ON = "what it was trained on"
 _ALONE = {"--score": TRAINED_ON}  # the values of options that are given without one
+_BY_VARIABLE = "by_variable"  # of a context's meta: options that took a variable's value
 
 
 class Group(TyperGroup):
@@ -54,9 +57,16 @@ class Command(TyperCommand):
         with _one_line(ctx):
             if not ctx.resilient_parsing:  # which is for completion
                 values, extra, order = self.make_parser(ctx).parse_args(args=list(args))
+                ctx.meta[_BY_VARIABLE] = self._by_variable(values)
+                self._check_variables(ctx.meta[_BY_VARIABLE])
                 if not values.get("help"):
                     self._check(values, extra, Counter(map(id, order)))
             return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error of an option that a variable set names the variable."""
+        with _naming_variables(ctx):
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """End with the examples; a switch's negative form is in its help, or columns grow."""
@@ -69,6 +79,22 @@ class Command(TyperCommand):
                 negative, param.secondary_opts = param.secondary_opts[0], []
                 param.help = f"{param.help} Opposite: {negative}"  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
+
+    def _by_variable(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Options that the command line leaves to their variables, with those."""
+        return {
+            param.opts[0]: str(param.envvar)
+            for param in self.params
+            if param.envvar and param.name not in values and environment.value(str(param.envvar))
+        }
+
+    def _check_variables(self, variables: Mapping[str, str]) -> None:
+        for param in self.params:
+            if (name := variables.get(param.opts[0])) is not None:
+                value = environment.value(name) or ""
+                check_number(name, value, param.metavar)
+                if getattr(param, "is_flag", False) and value.lower() not in environment.SWITCH:
+                    raise UsageError(f"{name} is a switch: give it 1 or 0, not {shortened(value)}")
 
     def _check(self, values: Mapping[str, Any], extra: Sequence[str], times: Counter[int]) -> None:
         options = {
@@ -112,17 +138,34 @@ def _completed(args: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
+def _naming_variables(ctx: Any) -> Iterator[None]:
+    """Name the variable in the message of an error that is about an option which it set."""
+    try:
+        yield
+    except DdpmError as error:
+        message, variables = str(error), ctx.meta.get(_BY_VARIABLE, {})
+        for option, name in variables.items():
+            if re.search(rf"(?<![\w-]){option}(?![\w-])", message) and name not in message:
+                message += f" ({option} is that of the environment variable {name})"
+        if message != str(error):
+            error.args = (message,)
+        raise
+
+
+@contextmanager
 def _one_line(ctx: Any) -> Iterator[None]:
     """Raise the parser's errors, which Typer would print in a box, as UsageError."""
     try:
-        yield
+        with _naming_variables(ctx):
+            yield
     except DdpmError:
         raise
     except Exception as error:
         if not hasattr(error, "format_message") or ctx.resilient_parsing:
             raise
         message = error.format_message().replace("\n", " ").strip().rstrip(".")
-        raise UsageError(f"{message}; see {ctx.command_path} --help") from error
+        with _naming_variables(ctx):
+            raise UsageError(f"{message}; see {ctx.command_path} --help") from error
 
 
 def check_number(name: str, value: str, metavar: str | None) -> None:
@@ -153,9 +196,14 @@ def declared(parameter: inspect.Parameter) -> inspect.Parameter:
     info = copy(info)
     if isinstance(info, ArgumentInfo):
         info.metavar = parameter.name.upper()
+        info.autocompletion = completion.of(info.metavar)
         annotation = typing.get_args(parameter.annotation)[0]
         return parameter.replace(annotation=Annotated[annotation, info])
     info.min = info.max = None
+    option = option_name(parameter).split("/")[0]
+    if info.envvar is None:
+        info.envvar = environment.variable_of(option, parameter.default)
+    info.autocompletion = info.autocompletion or completion.of(option, kind)
     info.metavar = info.metavar or METAVARS[kind if kind in METAVARS else str]
     if kind is bool and parameter.default is True:
         info.show_default = parameter.name

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ddpm_cli.cli.options import completion
 from ddpm_cli.core.data.formats import FILMS, FRAMES_PER_SECOND
 from ddpm_cli.core.errors import UsageError
 
@@ -164,6 +165,7 @@ class LengthOptions:
             help="gif; webp (the same, smaller); mp4 (needs the extra video); or png (animated, "
             "exact colours, large).",
             show_default="by the suffix of --out, else gif",
+            autocompletion=completion.among(FORMATS),
             rich_help_panel=_LENGTH,
         ),
     ] = None

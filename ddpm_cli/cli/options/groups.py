@@ -11,10 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from ddpm_cli.cli import console
-from ddpm_cli.cli.options import arguments
+from ddpm_cli.cli.options import arguments, completion
 from ddpm_cli.core.config.fields import Setting, settings_of, shortened
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.elastic import world
+from ddpm_cli.core.runtime.reporting import Warned
+
+_Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show warnings, errors and the result only."),
+]
+_QUIET = inspect.Parameter(
+    "quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Quiet
+)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +42,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter)
 
-    check = arguments.checked(parameters)
+    check = arguments.checked(tuple(parameters))
+    parameters.append(_QUIET)
 
     def filled(values: dict[str, Any]) -> dict[str, Any]:
         values = check(values)
@@ -43,10 +53,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         return values
 
     def called(**values: Any) -> None:
+        if values.pop("quiet"):
+            console.be_quiet(True)
         values = filled(values)
         for notice in world.check_environment():
-            console.reporter().say(notice)
-        console.announce_cache()
+            console.reporter().say(Warned(notice))
+        console.announce_environment()
         command(**values)
 
     called.groups, called.filled = groups, filled  # type: ignore[attr-defined]
@@ -174,6 +186,7 @@ def _annotation(
         show_default=default_shown(setting, setting.default),
         hidden=hidden,
         metavar=metavar,
+        autocompletion=completion.among(info.choices) if info.choices else None,
     )
     return Annotated[kind | None, declaration]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_cli.cli.options import completion
+
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.outputs.output import Shard
 
@@ -33,6 +35,7 @@ class OutputOptions:
             help="png: a folder; npz: arrays arr_0 (uint8, N x H x W x C) and arr_1 (labels), as "
             "evaluators read them; zip: PNGs and dataset.json, as EDM's data sets.",
             show_default="by the suffix of --out, else png",
+            autocompletion=completion.among(("png", "npz", "zip")),
             rich_help_panel=_PANEL,
         ),
     ] = None

@@ -38,6 +38,11 @@ class SettingInfo:
     check: Check | None = None  # of values that are not None
     parse: Callable[[str], Any] | None = None  # of an option's text; None: by the field's type
 
+    @property
+    def choices(self) -> tuple[object, ...]:
+        """The values allowed, where there are only some."""
+        return self.check.allowed if isinstance(self.check, Choice) else ()
+
 
 def setting(default: Any, help: str, **info: Any) -> Any:  # noqa: A002
     """Declare a dataclass field as a setting; `info` as the fields of SettingInfo."""
@@ -108,13 +113,20 @@ class Settings:
                 info.check(_spelling(field.name, info), value)
 
 
-def choice(*allowed: object) -> Check:
+@dataclass(frozen=True)
+class Choice:
+    """A check that allows some values only."""
+
+    allowed: tuple[object, ...]
+
+    def __call__(self, name: str, value: object) -> None:
+        """Raise UsageError for another value."""
+        one_of(name, value, self.allowed)
+
+
+def choice(*allowed: object) -> Choice:
     """Allow these values only."""
-
-    def check(name: str, value: object) -> None:
-        one_of(name, value, allowed)
-
-    return check
+    return Choice(allowed)
 
 
 def number(

@@ -8,6 +8,7 @@ from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
     at_least_zero,
+    choice,
     is_whole_number,
     setting,
     shortened,
@@ -15,6 +16,8 @@ from ddpm_cli.core.config.fields import (
 from ddpm_cli.core.errors import UsageError
 
 _MACHINE = "Machine"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def _parse_microbatch(text: str) -> int | None:
@@ -70,12 +73,16 @@ class MachineConfig(Settings):
         option="--requeue",
     )
     device: str = setting(
-        "auto", "auto (a CUDA GPU if there is one), cpu, cuda or mps.", panel=_MACHINE
+        "auto",
+        "auto (a CUDA GPU if there is one), cpu, cuda or mps.",
+        panel=_MACHINE,
+        check=choice(*DEVICES),
     )
     precision: str = setting(
         "auto",
         "Arithmetic of the network: auto (bf16 where the GPU has it), fp32 or bf16.",
         panel=_MACHINE,
+        check=choice(*PRECISIONS),
     )
     microbatch: int | None = setting(
         None,

@@ -26,6 +26,11 @@ def _parse_resume(text: str) -> str:
     return str(paths.expanded(text))
 
 
+DATA_SETS = (  # by name
+    "shapes", "mnist", "fashion-mnist", "kmnist", "svhn", "stl10", "cifar10", "cifar100",
+    "flowers102", "pets", "food101", "eurosat", "celeba", "imagenet8", "imagenet16", "imagenet32",
+    "imagenet64",
+)  # fmt: skip
 _DATA, _CONDITIONS, _OPTIMISATION = "Data", "Conditions", "Optimisation"
 _SAVING, _SCORING, _MACHINE = "Saving", "Scoring", "Machine"
 
@@ -88,8 +93,7 @@ class TrainingRequest(Settings):
     )
     data_root: Path | None = setting(
         None,
-        "The folder in which data sets by name are looked for, and to which they are downloaded; "
-        "the environment variable DDPM_DATA sets it for every command.",
+        "The folder in which data sets by name are looked for, and to which they are downloaded.",
         panel=_DATA,
         default_text="datasets/ in DDPM_CACHE",
     )
@@ -173,7 +177,8 @@ class TrainingRequest(Settings):
     )
     out: Path | None = setting(
         None,
-        "The run directory. One that is there is resumed, with its settings where none are given.",
+        "The run directory. One that is there is resumed, with its settings where none are given. "
+        "DDPM_RUNS names another folder than runs.",
         panel=_SAVING,
         default_text="runs/<data>-<size>",
     )

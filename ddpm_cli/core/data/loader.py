@@ -23,7 +23,7 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.devices import free_memory
 from ddpm_cli.core.runtime.files import check_free_space, in_words
 from ddpm_cli.core.runtime.locks import lock_writing
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 _LAYOUT = 1  # of the cached files; raise it where they are written otherwise
 _FIX = (
@@ -203,4 +203,4 @@ def _report(failures: Failures, total: int, reporter: Reporter, *, skip_bad: boo
     message = files.list_unreadable([why for _, why in failures], total)
     if not skip_bad or len(failures) == total:
         raise DdpmError(f"{message}. Fix or remove them, or add --skip-bad to leave them out")
-    reporter.say(f"left out: {message}")
+    reporter.say(Warned(f"left out: {message}"))

@@ -12,7 +12,7 @@ import torch
 from ddpm_cli.core.config.fields import is_whole_number, shortened
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 T = TypeVar("T")
 
@@ -49,8 +49,10 @@ class BatchSize:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         reporter.say(
-            f"there is too little free memory for {count} images at a time: "
-            f"continuing with {self.images}"
+            Warned(
+                f"there is too little free memory for {count} images at a time: "
+                f"continuing with {self.images}"
+            )
         )
         return None
 

@@ -28,7 +28,7 @@ from ddpm_cli.core.generation.starts.initial import InitialRequest
 from ddpm_cli.core.generation.starts.inversion import Inversion
 from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.runtime.reporting import Reporter, Silent
+from ddpm_cli.core.runtime.reporting import Reporter, Silent, Warned
 from ddpm_cli.core.runtime.run_directory import find_weights
 
 
@@ -109,7 +109,7 @@ class TrainedModel:
         batches = sample_batches(self.model, request, every, batch, self.reporter)
         drawn = np.concatenate([images for _, images in inspection.watch(batches)])
         for finding in inspection.findings():
-            self.reporter.say(finding.text)
+            self.reporter.say(Warned(finding.text))
         return drawn.transpose(0, 2, 3, 1)
 
     def edit(

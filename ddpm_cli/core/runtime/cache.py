@@ -6,13 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from ddpm_cli.core.config import paths
+from ddpm_cli.core.config import environment, paths
 from ddpm_cli.core.errors import DdpmError
 
 
 def cache_root() -> Path:
     """$DDPM_CACHE, `ddpm` under the user's cache folder, or a temporary folder without a home."""
-    configured = os.environ.get("DDPM_CACHE")
+    configured = environment.value(environment.CACHE)
     if configured:
         return paths.expanded(configured)
     return _in_home() or _temporary()
@@ -22,13 +22,13 @@ def data_root(given: Path | None = None) -> Path:
     """Where data sets by name lie: --data-root, $DDPM_DATA, or `datasets` in the cache."""
     if given is not None:
         return paths.expanded(given)
-    configured = os.environ.get("DDPM_DATA")
+    configured = environment.value(environment.DATA)
     return paths.expanded(configured) if configured else cache_root() / "datasets"
 
 
 def notice() -> str | None:
     """What to tell the user where the cache is a temporary folder; None where it is not."""
-    if os.environ.get("DDPM_CACHE") or _in_home() is not None:
+    if environment.value(environment.CACHE) or _in_home() is not None:
         return None
     return (
         f"there is no home folder that can be written to, so the cache is {cache_root()}; set "

@@ -9,7 +9,7 @@ from torch import nn
 
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 T = TypeVar("T")
 
@@ -33,5 +33,7 @@ def run_compiled(
             raise
         reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
     network._compiled_call_impl = None
-    reporter.say(f"Compiling the network does not work here, so {what} continues without: {reason}")
+    reporter.say(
+        Warned(f"Compiling the network does not work here, so {what} continues without: {reason}")
+    )
     return work(), False

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.fields import one_of
+from ddpm_cli.core.config.machine import DEVICES, PRECISIONS
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import slurm, worker
 from ddpm_cli.core.runtime.threads import cores
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16")
 _NO_MEMORY = (  # in errors of torch that have no type of their own
     "DefaultCPUAllocator",
     "MPS backend out of memory",

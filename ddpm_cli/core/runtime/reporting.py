@@ -13,6 +13,12 @@ from ddpm_cli.core.errors import first_line
 T = TypeVar("T")
 
 
+class Warned(str):
+    """A notice that something is wrong or worse than asked for, which --quiet shows, too."""
+
+    __slots__ = ()
+
+
 class Bar(Protocol):
     """The progress bar of one task."""
 
@@ -24,7 +30,7 @@ class Reporter(Protocol):
     """Receives notices and progress."""
 
     def say(self, message: str) -> None:
-        """Print one line."""
+        """Print one line; a `Warned` one even where others are left out."""
 
     def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:
         """Start a progress bar, titled `what`, of `total` units ("images", "minutes")."""
@@ -45,6 +51,18 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Quiet(Silent):
+    """A Reporter of warnings alone."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def say(self, message: str) -> None:
+        """Print a warning; leave out anything else."""
+        if isinstance(message, Warned):
+            self._reporter.say(message)
 
 
 class Log:
@@ -102,7 +120,7 @@ class Dispensable:
             yield
         except Exception as error:
             if what not in self._failed:
-                self._reporter.say(f"training goes on without {what}: {first_line(error)}")
+                self._reporter.say(Warned(f"training goes on without {what}: {first_line(error)}"))
             self._failed.add(what)
 
 

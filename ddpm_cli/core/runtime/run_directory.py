@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ddpm_cli.core.config import paths
+from ddpm_cli.core.config import environment, paths
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, listed
@@ -24,10 +24,14 @@ from ddpm_cli.core.runtime.files import (
     write_text,
 )
 
-RUNS = Path("runs")
 _SUFFIXES = (".safetensors", ".pt", ".superseded")  # of weights files and snapshots
 
 Row = dict[str, float | None]
+
+
+def runs_folder() -> Path:
+    """The folder of runs without a path of their own: $DDPM_RUNS, or `runs`."""
+    return paths.expanded(environment.value(environment.RUNS) or "runs")
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,11 @@ def run_of_snapshot(path: Path) -> RunDirectory | None:
 
 
 def _newest_weights() -> Path:
-    runs = _runs_in(RUNS)
+    folder = runs_folder()
+    runs = _runs_in(folder)
     if not runs:
-        raise DdpmError(f"there is no trained run under {RUNS}/ here; train one with ddpm train")
+        here = "" if folder.is_absolute() else " here"
+        raise DdpmError(f"there is no trained run under {folder}/{here}; train one with ddpm train")
     return runs[0].weights
 
 
@@ -264,7 +270,7 @@ def _why_no_run(folder: Path) -> str:
 
 
 def _existing_runs() -> str:
-    names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
+    names = sorted(str(path.parent) for path in runs_folder().glob("*/config.json"))
     return f"; there are {listed(names)}" if names else ""
 
 

@@ -24,7 +24,7 @@ from ddpm_cli.core.models.unet import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
 from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, world
 from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
-from ddpm_cli.core.runtime.reporting import Log, Reporter
+from ddpm_cli.core.runtime.reporting import Log, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import appearance, initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
@@ -97,7 +97,9 @@ def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
     device = devices.choose_device(machine.device)
     reason = group_norm.why_unfused(device) if device.type == "cuda" else ""
     if reason:
-        reporter.say(f"Normalisation by torch, which is slower: ours does not work here: {reason}")
+        reporter.say(
+            Warned(f"Normalisation by torch, which is slower: ours does not work here: {reason}")
+        )
     return Execution(
         device,
         devices.choose_precision(machine.precision, device),

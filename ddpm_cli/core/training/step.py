@@ -11,7 +11,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.state import TrainingState
@@ -87,8 +87,10 @@ class Step:
         devices.release_memory(self._device)
         but = but_for_masks(self._config)
         self._reporter.say(
-            f"Out of memory with {before:,} images at once ({reason}): going on with "
-            f"--microbatch {self.microbatch}, whose gradient is the same{but}"
+            Warned(
+                f"Out of memory with {before:,} images at once ({reason}): going on with "
+                f"--microbatch {self.microbatch}, whose gradient is the same{but}"
+            )
         )
 
     def _gradient(self, shard: Batch) -> Tensor:

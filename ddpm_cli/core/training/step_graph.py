@@ -14,7 +14,7 @@ from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.step import Outcome, Step
 
@@ -42,8 +42,10 @@ class GraphedStep(Step):
         except Exception as error:  # of many types: whatever in a step waits for the device
             self._state.optimiser.zero_grad(set_to_none=True)
             reporter.say(
-                "A step cannot be recorded as a CUDA graph here, so training continues without: "
-                f"{first_line(error)}"
+                Warned(
+                    "A step cannot be recorded as a CUDA graph here, so training continues "
+                    f"without: {first_line(error)}"
+                )
             )
 
     def __call__(self, shard: Batch, decay: float | Tensor) -> Outcome:

@@ -38,7 +38,7 @@ from ddpm_cli.core.errors import DdpmError, WorkersFailedError, first_line
 from ddpm_cli.core.runtime import threads
 from ddpm_cli.core.runtime.elastic import stopping, worker, world
 from ddpm_cli.core.runtime.elastic.failures import Failure, first_failure
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 _RENDEZVOUS_TIMEOUT = 600  # seconds that nodes wait for each other
 _CONNECT_TIMEOUT = 5  # seconds to wait for an answer from the rendezvous endpoint
@@ -118,7 +118,7 @@ def launch(config: LaunchConfig, command: Sequence[str], reporter: Reporter) -> 
                 restarts = (restarts if agent is None else agent.restarts_left) - 1
                 if restarts < 0 or nodes.rank == 0 or not logs.starts:
                     raise DdpmError(_rendezvous_failed(nodes, error)) from error
-                reporter.say(f"{nodes.endpoint} is gone; waiting for it to come back")
+                reporter.say(Warned(f"{nodes.endpoint} is gone; waiting for it to come back"))
             except RendezvousClosedError as error:
                 raise DdpmError(_FAILED_ON_ANOTHER_NODE) from error
             except SignalException as error:  # torch handles signals while it starts processes
@@ -305,8 +305,10 @@ class _Agent(LocalElasticAgent):
                 allowed = self._config.max_restarts
                 restart = allowed - self.restarts_left + 1
                 self._reporter.say(
-                    f"{first.summary} Restarting all {self._config.again} "
-                    f"({restart} of {allowed}; logs in {self._logs.folder})."
+                    Warned(
+                        f"{first.summary} Restarting all {self._config.again} "
+                        f"({restart} of {allowed}; logs in {self._logs.folder})."
+                    )
                 )
         elif self._deadline and time.monotonic() > self._deadline:
             for process in self._running_processes():

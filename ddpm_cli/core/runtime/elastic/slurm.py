@@ -12,7 +12,7 @@ from pathlib import Path
 from ddpm_cli.core.config.fields import is_whole_number
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.elastic.variables import number, shown, value
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 _CGROUP = Path("/proc/self/cgroup")
 _INTERACTIVE_STEP = str(0xFFFFFFFA)  # the step of salloc's shell, SLURM_INTERACTIVE_STEP
@@ -129,7 +129,7 @@ def end_time(started: float, reporter: Reporter) -> float | None:
         problem = f"is of job {value('SLURM_JOB_ID')}, and this process belongs to job {job}"
     else:
         return end
-    reporter.say(f"{shown(name)} is ignored, as it {problem}; --time-limit sets one")
+    reporter.say(Warned(f"{shown(name)} is ignored, as it {problem}; --time-limit sets one"))
     return None
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from ddpm_cli.core.config import environment
 from ddpm_cli.core.errors import DdpmError, DivergedError, PreemptedError, StoppedByUserError
 
 LAUNCHER = "DDPM_LAUNCHER"  # the process id of the launcher, in its workers' environment
@@ -86,7 +87,7 @@ def report_failure(error: Exception) -> bool:
     intended_exit_code = error.exit_code if isinstance(error, DdpmError) else None
     lost_peers = intended_exit_code is None and _is_lost_peer_error(error)
     if is_worker():
-        with_traceback = intended_exit_code is None or os.environ.get("DDPM_TRACEBACK")
+        with_traceback = intended_exit_code is None or environment.is_on(environment.TRACEBACK)
         trace = "".join(traceback.format_exception(error)) if with_traceback else ""
         message = str(error) if intended_exit_code else _last_line(error)
         record_failure(message, intended_exit_code, trace, lost_peers=lost_peers)

@@ -28,7 +28,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RUNS, RunDirectory, find_weights
+from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, runs_folder
 from ddpm_cli.core.training import initial_weights
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.preparation import (
@@ -162,7 +162,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     asked, request = request, with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
     size = request.size or saved.get("network", "size") or source.native_size
-    out = request.out or RUNS / _run_name(source.name, size)
+    out = request.out or runs_folder() / _run_name(source.name, size)
     resumes = RunDirectory(out).config.exists() and request.resume != "never"
     names = saved.get("network", "classes")
     if resumes and names is None:
