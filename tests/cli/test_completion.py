@@ -52,15 +52,15 @@ def complete(
         monkeypatch.setattr(sys, "argv", ["ddpm"])
         with pytest.raises(SystemExit):
             main()
-        return capsys.readouterr().out.splitlines()
+        return [word for word in capsys.readouterr().out.splitlines() if word]
 
     return call
 
 
 def test_the_lists_are_those_of_the_program() -> None:
     assert set(DATA_SETS) == {"shapes", "celeba", *named.known(), *imagenet.NAMES}
-    assert completion.PROTOCOLS == tuple(protocol.name for protocol in PROTOCOLS)
-    assert completion.METRICS == tuple(NEEDS_IMAGES)
+    assert tuple(protocol.name for protocol in PROTOCOLS) == completion.PROTOCOLS
+    assert tuple(NEEDS_IMAGES) == completion.METRICS
 
 
 @pytest.mark.parametrize(
