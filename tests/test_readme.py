@@ -7,6 +7,9 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+import ddpm_cli
 from tests.support import pages
 from tests.support.layout import LAYERS
 from tests.support.pages import ARCHITECTURE, DOCS, README
@@ -80,6 +83,14 @@ def test_continuous_integration_runs_the_readmes_test_command(tmp_path: Path) ->
     lint = [".venv/bin/ruff check .", ".venv/bin/ruff format --check .", ".venv/bin/mypy"]
     installed = " ".join(install).replace("'", "")
     assert called == [" ".join(venv), installed, *lint, " ".join(test)]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((DOCS / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert citation["message"] and citation["title"] and citation["authors"]
+    assert citation["version"] == ddpm_cli.__version__
 
 
 def test_the_project_speaks_of_itself_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -173,9 +174,10 @@ def default(param: Any) -> str:
 
 
 def sentence(folder: str) -> str:
-    """The commands in a line, each with a link to its page below `folder`."""
-    links = (f"[`{entry.name}`]({folder}/{entry.name}.md)" for entry in entries())
-    return ",\n".join(links) + ".\n"
+    """The commands in a paragraph, each with a link to its page below `folder`."""
+    links = ", ".join(f"[`{entry.name}`]({folder}/{entry.name}.md)" for entry in entries())
+    wrapped = textwrap.wrap(links, 118, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapped) + ".\n"
 
 
 def navigation() -> str:
