@@ -22,6 +22,7 @@ from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.commands.interpolate import interpolate
 from ddpm_cli.cli.commands.invert import invert
 from ddpm_cli.cli.commands.nll import nll
+from ddpm_cli.cli.commands.report import report
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
@@ -45,6 +46,7 @@ app.command(cls=Command)(sample)
 app.command(cls=Command)(gif)
 app.command(cls=Command)(interpolate)
 app.command(cls=Command)(invert)
+app.command(cls=Command)(report)
 app.command(cls=Command)(fid)
 app.command(cls=Command)(inception_score)
 app.command(cls=Command)(fetch_weights)

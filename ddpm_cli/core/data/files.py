@@ -185,6 +185,13 @@ def png(image: ImageArray, text: Mapping[str, str] | None = None) -> bytes:
     return content.getvalue()
 
 
+def webp(image: ImageArray, quality: int) -> bytes:
+    """An image (C, H, W) uint8 as WebP with loss, of a quality from 0 to 100."""
+    content = io.BytesIO()
+    Image.fromarray(_interleaved(image)).save(content, "WEBP", quality=quality)
+    return content.getvalue()
+
+
 def text_of(data: bytes, name: str) -> dict[str, str]:
     """The text chunks of a PNG that precede its pixels, by key. Raises UnreadableError."""
     try:

@@ -234,6 +234,11 @@ def run_of_snapshot(path: Path) -> RunDirectory | None:
     return None
 
 
+def newest_run() -> Path:
+    """The run under runs/ whose weights are the newest. Raises DdpmError where there is none."""
+    return _newest_weights().parent
+
+
 def _newest_weights() -> Path:
     folder = runs_folder()
     runs = _runs_in(folder)

@@ -1,0 +1,110 @@
+"""A grid, a film and a contact sheet that are drawn for a page alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.files import ImageArray
+from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import animation, generate
+from ddpm_cli.core.generation.arrangement import GridLayout
+from ddpm_cli.core.generation.axes import Axis, Cell, combinations
+from ddpm_cli.core.generation.contact_sheet import ContactSheet
+from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.report import pictures
+from ddpm_cli.core.report.pictures import Picture
+from ddpm_cli.core.report.records import Record
+from ddpm_cli.core.runtime import devices, threads
+from ddpm_cli.core.runtime.reporting import Reporter
+
+_GRID, _FILM, _CELL = 36, 9, 4  # images
+_STEPS, _SHEET_STEPS = 50, (5, 10, 25, 50)
+_GUIDANCE, _ETA = (1.0, 2.0, 4.0), (0.0, 0.5, 1.0)
+_STATES, _SECONDS, _HOLD = 32, 4.0, 2.0  # of the film
+
+
+class _Part(NamedTuple):
+    model: Model
+    request: GenerationRequest
+
+
+def draw(record: Record, device: torch.device, reporter: Reporter) -> list[Picture]:
+    """Sample from the newest weights. Raises UsageError for a model that is given images."""
+    weights = record.run.weights
+    if not weights.is_file():
+        raise UsageError(f"--sample: {record.run.path} has no {weights.name} yet")
+    model = load_model(weights, device, devices.choose_precision("auto", device))
+    if model.config.network.given_channels:
+        raise UsageError(
+            f"--sample: {weights} makes images of others; sample some with ddpm sample "
+            f"{record.run.path} --given FILE, which the report shows"
+        )
+    length = len(model.denoiser.schedule)
+    sampling = Sampling(min(_STEPS, length))
+    request = generate.resolve_request(model, _GRID, 0, ConditionRequest(), sampling, reporter)
+    part = _Part(model, request)
+    threads.limit_to_work(generate.call_operations(model, request, None))
+    drawn = [_grid(part, reporter), _film(part, reporter), _sheet(part, length, reporter)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _grid(part: _Part, reporter: Reporter) -> Picture | None:
+    model, request = part
+    layout = GridLayout().arrange(model, request)
+    images: dict[int, ImageArray] = {}
+    every = range(request.count)
+    for chosen, sampled in generate.sample_batches(model, request, every, None, reporter):
+        images.update(zip(chosen, sampled, strict=True))
+    content = files.png(layout.draw(images.__getitem__))
+    caption = f"{_told(request)}, seeds 0 to {request.count - 1}, {model.provenance}"
+    return pictures.embedded(content, ".png", "Samples", caption, f"{request.count} sampled images")
+
+
+def _film(part: _Part, reporter: Reporter) -> Picture | None:
+    model, request = part.model, replace(part.request, count=_FILM)
+    film = animation.denoising(model, request, "xt", 1, reporter).evenly(_STATES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "denoising.webp")
+        film.write(path, None, _SECONDS, _HOLD)
+        content = path.read_bytes()
+    alt = f"{_FILM} images that emerge from noise"
+    return pictures.embedded(content, ".webp", "Denoising film", _told(request), alt)
+
+
+def _sheet(part: _Part, length: int, reporter: Reporter) -> Picture | None:
+    """Steps across; guidance down, or eta where there is nothing to guide towards."""
+    axes = _axes(part.model, length)
+    cells = list(_cells(part, axes))
+    sheet = ContactSheet.of(axes, cells, None, None)
+    reporter.say(sheet.cost(None, reporter))
+    content = files.png(sheet.picture(sheet.draw(None, reporter)))
+    caption = f"The same noise by {axes[1].name} (down) and steps (across)"
+    return pictures.embedded(content, ".png", "Contact sheet", caption, caption)
+
+
+def _axes(model: Model, length: int) -> tuple[Axis, Axis]:
+    network = model.config.network
+    guided = network.conditioned and (network.text is not None or network.null_class)
+    steps = tuple(dict.fromkeys(min(count, length) for count in _SHEET_STEPS))
+    return Axis("steps", steps), Axis("guidance", _GUIDANCE) if guided else Axis("eta", _ETA)
+
+
+def _cells(part: _Part, axes: tuple[Axis, Axis]) -> Iterator[Cell]:
+    for values in combinations(axes):
+        sampling = replace(part.request.sampling, **values)
+        yield Cell(values, part.model, replace(part.request, count=_CELL, sampling=sampling))
+
+
+def _told(request: GenerationRequest) -> str:
+    sampling = request.sampling
+    return f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"

@@ -1,0 +1,238 @@
+"""The first things to know of a run, as short texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from shlex import quote
+from typing import Any
+
+import numpy as np
+
+from ddpm_cli.core.config.run import Budget
+from ddpm_cli.core.metrics.report import digits
+from ddpm_cli.core.report.records import Document, Record
+from ddpm_cli.core.runtime.files import in_words
+
+_STATES = {
+    "running": "running since",
+    "stopped": "stopped",
+    "finished": "finished",
+    "diverged": "diverged",
+    "new": "not begun",
+}
+_SCORE_NAMES = {  # of JSON documents of fid, inception-score and nll
+    "fid": "FID",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "inception_score": "Inception Score",
+    "mean": "Inception Score",
+    "total": "bits/dim",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its name."""
+
+    label: str
+    value: str
+    detail: str = ""
+    share: float | None = None  # of the budget, from 0 to 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with what it can be compared with."""
+
+    label: str
+    value: str
+    where: str  # the images seen, or the file
+    protocol: str
+    best: bool = False
+
+
+def state(record: Record) -> str:
+    """As "finished, 30 November 2026, 02:41 UTC"."""
+    words, since = _STATES[record.summary.state], record.summary.since
+    return words if since is None else f"{words} {moment(since)}"
+
+
+def moment(time: datetime) -> str:
+    """A time in words."""
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def about(record: Record) -> str:
+    """What the run learns, in a line."""
+    config, summary = record.config, record.summary
+    if config is None:
+        return summary.data
+    network = config.network
+    kind = {1: "grey", 3: "colour", 4: "colour with alpha"}[network.channels]
+    words = [config.data.source, f"{network.size[0]}×{network.size[1]} {kind}"]
+    if network.classes:
+        words.append(f"{len(network.classes):,} classes")
+    if network.text is not None:
+        words.append("captions")
+    if config.data.given or config.data.given_data:
+        words.append(f"given {config.data.given or 'images'}")
+    if summary.preset:
+        words.append(f"preset {summary.preset}")
+    return " · ".join(words)
+
+
+def figures(record: Record) -> list[Figure]:
+    """The numbers at the top of the page."""
+    return list(_figures(record))
+
+
+def _figures(record: Record) -> Iterator[Figure]:
+    summary = record.summary
+    yield Figure("images seen", f"{summary.images:,}", _budget(record), summary.used)
+    if summary.loss is not None:
+        held_out = summary.held_out
+        also = "" if held_out is None else f"held out {held_out:.4g}"
+        yield Figure("loss, smoothed", f"{summary.loss:.4g}", also)
+    if summary.score is not None:
+        score = summary.score
+        yield Figure(f"best {score.label}", digits(score.value), f"at {score.images:,} images")
+    if summary.seconds is not None:
+        steps = "" if summary.steps is None else f"{summary.steps:,} steps"
+        yield Figure("training time", duration(summary.seconds), steps)
+    speed = record.column("images_per_second")
+    speed = speed[np.isfinite(speed)]
+    if len(speed):
+        yield Figure("speed, median", f"{np.median(speed):,.4g}", "images/s")
+    memory = record.column("peak_memory")
+    if np.isfinite(memory).any():
+        yield Figure("memory at the peak", in_words(float(np.nanmax(memory))), "of a process")
+    if record.parameters is not None:
+        yield Figure("network", _short(record.parameters), f"{record.parameters:,} parameters")
+    yield Figure("on the disk", in_words(summary.bytes))
+
+
+def _budget(record: Record) -> str:
+    """Of what, as "of 57,600 (28 %)"."""
+    summary = record.summary
+    limits = _limits(summary.budget)
+    share = "" if summary.used is None else f" ({100 * summary.used:.0f} %)"
+    return f"of {limits}{share}" if limits else ""
+
+
+def _limits(budget: Budget) -> str:
+    limits = ((budget.images, ""), (budget.steps, " steps"), (budget.epochs, " epochs"))
+    named = [*limits, (budget.minutes, " minutes")]
+    return " or ".join(f"{value:,.10g}{unit}" for value, unit in named if value is not None)
+
+
+def _short(count: int) -> str:
+    """A number of parameters as "946 k" or "35.7 M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
+
+
+def duration(seconds: float) -> str:
+    """A time as "3 h 05 min" or "1 min 23 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02d} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def scores(record: Record) -> list[Score]:
+    """Those of the training, then those of documents in the run directory."""
+    return [*_of_training(record), *_of_documents(record)]
+
+
+def _of_training(record: Record) -> Iterator[Score]:
+    best: dict[Any, float] = {}
+    for row in record.scores:
+        kind = _kind(row)
+        best[kind] = min(best.get(kind, math.inf), float(row["value"]))
+    for row in record.scores:
+        value, steps = float(row["value"]), row.get("steps")
+        sampled = f", {steps} steps" if steps else ""
+        yield Score(
+            str(row.get("label", "score")),
+            digits(value),
+            f"{int(row['images']):,} images seen{sampled}",
+            str(row.get("protocol", "")),
+            value == best[_kind(row)],
+        )
+
+
+def _kind(row: Document) -> tuple[str, str]:
+    return str(row.get("label")), str(row.get("weights_sha256"))
+
+
+def _of_documents(record: Record) -> Iterator[Score]:
+    for name, document in record.documents:
+        prefix = "local-" if document.get("features") == "local" else ""
+        protocol = str(document.get("line") or document.get("protocol") or "")
+        for key, label in _SCORE_NAMES.items():
+            value = document.get(key)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                written = digits(value) if key == "fid" else f"{value:.6g}"
+                local = "" if key == "total" else prefix
+                yield Score(f"{local}{label}", written, name, protocol)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of the run."""
+
+    date: str
+    command: str
+    machine: str
+    versions: str
+
+
+def starts(record: Record) -> list[Start]:
+    """Those of the run, the first one first."""
+    return [
+        Start(
+            _date(row.get("date")),
+            str(row.get("command") or ""),
+            ", ".join(str(row[name]) for name in ("device", "host") if row.get(name)),
+            ", ".join(f"{name} {row[name]}" for name in ("ddpm", "torch") if row.get(name)),
+        )
+        for row in record.starts
+    ]
+
+
+def _date(text: Any) -> str:
+    try:
+        return moment(datetime.fromisoformat(str(text)))
+    except ValueError:
+        return str(text or "")
+
+
+def commands(record: Record) -> list[tuple[str, str]]:
+    """What to type to get it again: what it does, and the command."""
+    place, config = quote(str(record.summary.path)), record.config
+    found = []
+    if config is not None:
+        file = quote(str(record.run.config))
+        again = f"ddpm train --config {file} --out {quote(f'{record.name}-again')}"
+        found.append(("Train as this run did, with its settings, budget and seed", again))
+    given = config is not None and bool(config.network.given_channels)
+    extra = " --given FILE" if given else ""
+    found.append(("Sample from its newest weights", f"ddpm sample {place} -n 36 --seed 0{extra}"))
+    if config is not None:
+        real = quote(config.data.source)
+        found.append(("Score it against its data", f"ddpm fid {real} {place}"))
+    found.append(("Go on, up to its budget or a larger one", f"ddpm train --resume {place}"))
+    return found
+

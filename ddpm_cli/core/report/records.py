@@ -1,0 +1,160 @@
+"""What a run directory says of itself, read so that nothing damaged or missing stops a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.runs import summary
+from ddpm_cli.core.runs.summary import RunSummary
+from ddpm_cli.core.runtime.files import read_json
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+
+_LONGEST_LOG = 200_000  # bytes of the end of a log that are read
+_LONGEST_DOCUMENT = 1_000_000  # bytes of a JSON document that may hold scores
+
+Document = dict[str, Any]
+Column = NDArray[np.float64]  # NaN where a row has no such number
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's files."""
+
+    summary: RunSummary
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a run directory."""
+        return cls(summary.read(path))
+
+    @property
+    def run(self) -> RunDirectory:
+        """Its paths."""
+        return RunDirectory(self.summary.path)
+
+    @property
+    def name(self) -> str:
+        """What the run is called: its folder's name."""
+        return self.summary.path.resolve().name or str(self.summary.path)
+
+    @property
+    def config(self) -> RunConfig | None:
+        """Its settings; None where they cannot be read."""
+        return self.summary.config
+
+    @cached_property
+    def rows(self) -> list[Document]:
+        """The rows of metrics.jsonl that have a number of images."""
+        rows = _rows(_text(self.run.path / "metrics.jsonl"))
+        return [row for row in rows if _number(row.get("images")) is not None]
+
+    def column(self, name: str) -> Column:
+        """A column of the metrics; empty where no row has it."""
+        values = [_number(row.get(name)) for row in self.rows]
+        if all(value is None for value in values):
+            return np.zeros(0)
+        return np.array([np.nan if value is None else value for value in values])
+
+    @cached_property
+    def images(self) -> Column:
+        """The images seen at each row."""
+        return np.array([float(row["images"]) for row in self.rows])
+
+    @cached_property
+    def scores(self) -> list[Document]:
+        """The rows of scores.jsonl."""
+        rows = _rows(_text(self.run.path / "scores.jsonl"))
+        numbers = ("images", "value")
+        return [row for row in rows if all(_number(row.get(name)) is not None for name in numbers)]
+
+    @cached_property
+    def documents(self) -> list[tuple[str, Document]]:
+        """The JSON documents in the run directory that `fid` and its like have printed, by name."""
+        found = []
+        for path in sorted(self.run.path.glob("*.json")):
+            if path.stat().st_size > _LONGEST_DOCUMENT:
+                continue
+            content = document(path)
+            if content is not None and not content.keys().isdisjoint(_SCORES):
+                found.append((path.name, content))
+        return found
+
+    @cached_property
+    def starts(self) -> list[Document]:
+        """Where the run comes from: one for each start."""
+        return _rows(_text(self.run.provenance))
+
+    @cached_property
+    def log(self) -> list[str]:
+        """The lines at the end of log.txt."""
+        try:
+            with self.run.log.open("rb") as file:
+                file.seek(max(0, self.run.log.stat().st_size - _LONGEST_LOG))
+                return file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+
+    @property
+    def post_mortem(self) -> Document | None:
+        """Why training diverged, where it did."""
+        if self.summary.state != "diverged":
+            return None
+        return document(self.run.post_mortem)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Of the network; None where its settings cannot be read."""
+        if self.config is None:
+            return None
+        with torch.device("meta"):  # shapes without memory
+            return parameter_count(UNet(self.config.network))
+
+
+_SCORES = {"fid", "kid", "inception_score", "splits", "decoder"}  # of scores; the last of bits/dim
+
+
+def document(path: Path) -> Document | None:
+    """The object of a JSON file; None where there is none."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _rows(text: str) -> list[Document]:
+    rows = []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # cut short by a crash, or damaged
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(value: Any) -> float | None:
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if ok else None
+    except OverflowError:
+        return None
+    return number if number is not None and np.isfinite(number) else None
