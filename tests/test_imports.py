@@ -35,6 +35,7 @@ OWNERS = {
     "imageio": {"core.data.pictures.films"},
     "safetensors": {"core.checkpoints.tensors"},
     "matplotlib": {"core.figures"},
+    "jinja2": {"core.report"},
     "rich": {"cli.console"},
     "transformers": {"core.conditioning.frozen_encoder"},
     "huggingface_hub": {"core.conditioning.frozen_encoder"},

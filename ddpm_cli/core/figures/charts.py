@@ -23,6 +23,8 @@ COLOURS = {"ink": "#010101", "muted": "#020202", "line": "#030303"} | {
     f"c{i}": f"#04040{i}" for i in range(CURVES)
 }
 _SIZE = 420, 250  # units of the SVG, in which a letter is about 10 high
+_AXES = 0.14, 0.155, 0.84, 0.815  # left, bottom, width and height, in parts of the size
+_LABEL = 0.025  # where the label of the y axis is, from the left
 _NAMES = re.compile(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|[xy]tick)_\d+"')
 _NOT_OF_PAGES = re.compile(
     r"<metadata>.*?</metadata>|<style.*?</style>| font-family: [^;]*;| transform=\"rotate\(-0[^)]*\)\"",
@@ -77,13 +79,15 @@ def draw(chart: Chart) -> Drawing:
     settings |= {"path.simplify": False, "text.parse_math": False, "font.family": "sans-serif"}
     with canvas.matplotlib.rc_context(settings):
         width, height = _SIZE
-        figure = canvas.Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
-        axes = figure.subplots()
+        figure = canvas.Figure(figsize=(width / 72, height / 72), dpi=72)
+        axes = figure.add_axes(_AXES)
         for number, curve in enumerate(chart.curves):
             _plot(axes, curve).set_gid(f"{chart.key}-{number}")
         axes.set_xlabel(chart.x_label, color=COLOURS["muted"])
         axes.set_ylabel(chart.y_label, color=COLOURS["muted"])
+        axes.yaxis.set_label_coords(_LABEL, 0.5, transform=figure.transFigure)
         _limit(axes, chart)
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # charts of one page begin alike
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axes.grid(color=COLOURS["line"], linewidth=0.6)

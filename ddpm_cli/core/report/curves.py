@@ -57,7 +57,7 @@ def _loss(records: Sequence[Record]) -> tuple[Chart, str]:
     for number, record in enumerate(records):
         name = "" if alone else f"{record.name}: "
         if alone:
-            curves += _curve(record, "loss", "each row", 0, faint=True)
+            curves += _curve(record, "loss", "raw", 0, faint=True)
         curves += _curve(record, "loss_smooth", f"{name}smoothed", number)
         held_out = 1 if alone else number
         curves += _curve(

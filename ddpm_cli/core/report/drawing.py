@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,14 @@ def draw(record: Record, device: torch.device, reporter: Reporter) -> list[Pictu
     request = generate.resolve_request(model, _GRID, 0, ConditionRequest(), sampling, reporter)
     part = _Part(model, request)
     threads.limit_to_work(generate.call_operations(model, request, None))
-    drawn = [_grid(part, reporter), _film(part, reporter), _sheet(part, length, reporter)]
+    started, sheet = time.monotonic(), _sheet(part, length)
+    calls = (_GRID + _FILM) * sampling.steps + sheet.calls
+    reporter.say(
+        f"{_GRID} samples, a film of {_FILM} and a sheet of {len(sheet.cells)} settings: {calls:,} "
+        "network calls"
+    )
+    drawn = [_grid(part, reporter), _film(part, reporter), _drawn_sheet(sheet, reporter)]
+    reporter.say(f"drawn in {time.monotonic() - started:.0f} s")
     return [picture for picture in drawn if picture is not None]
 
 
@@ -81,14 +89,15 @@ def _film(part: _Part, reporter: Reporter) -> Picture | None:
     return pictures.embedded(content, ".webp", "Denoising film", _told(request), alt)
 
 
-def _sheet(part: _Part, length: int, reporter: Reporter) -> Picture | None:
+def _sheet(part: _Part, length: int) -> ContactSheet:
     """Steps across; guidance down, or eta where there is nothing to guide towards."""
     axes = _axes(part.model, length)
-    cells = list(_cells(part, axes))
-    sheet = ContactSheet.of(axes, cells, None, None)
-    reporter.say(sheet.cost(None, reporter))
+    return ContactSheet.of(axes, list(_cells(part, axes)), None, None)
+
+
+def _drawn_sheet(sheet: ContactSheet, reporter: Reporter) -> Picture | None:
     content = files.png(sheet.picture(sheet.draw(None, reporter)))
-    caption = f"The same noise by {axes[1].name} (down) and steps (across)"
+    caption = f"The same noise by {sheet.axes[1].name} (down) and steps (across)"
     return pictures.embedded(content, ".png", "Contact sheet", caption, caption)
 
 

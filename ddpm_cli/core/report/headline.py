@@ -60,7 +60,10 @@ class Score:
 def state(record: Record) -> str:
     """As "finished, 30 November 2026, 02:41 UTC"."""
     words, since = _STATES[record.summary.state], record.summary.since
-    return words if since is None else f"{words} {moment(since)}"
+    if since is None:
+        return words
+    comma = "" if words.endswith("since") else ","
+    return f"{words}{comma} {moment(since)}"
 
 
 def moment(time: datetime) -> str:
@@ -108,10 +111,10 @@ def _figures(record: Record) -> Iterator[Figure]:
     speed = record.column("images_per_second")
     speed = speed[np.isfinite(speed)]
     if len(speed):
-        yield Figure("speed, median", f"{np.median(speed):,.4g}", "images/s")
+        yield Figure("speed", f"{np.median(speed):,.4g}", "images/s")
     memory = record.column("peak_memory")
     if np.isfinite(memory).any():
-        yield Figure("memory at the peak", in_words(float(np.nanmax(memory))), "of a process")
+        yield Figure("peak memory", in_words(float(np.nanmax(memory))), "of a process")
     if record.parameters is not None:
         yield Figure("network", _short(record.parameters), f"{record.parameters:,} parameters")
     yield Figure("on the disk", in_words(summary.bytes))
@@ -121,7 +124,7 @@ def _budget(record: Record) -> str:
     """Of what, as "of 57,600 (28 %)"."""
     summary = record.summary
     limits = _limits(summary.budget)
-    share = "" if summary.used is None else f" ({100 * summary.used:.0f} %)"
+    share = "" if summary.used is None else f" ({100 * summary.used:.0f}\u00a0%)"
     return f"of {limits}{share}" if limits else ""
 
 

@@ -64,8 +64,7 @@ def previews(record: Record, space: int, reporter: Reporter) -> Previews:
         smaller = track(shown, reporter, "previews", len(shown), "pictures")
         contents = [_smaller(path, _PREVIEW_SIDE) for path in smaller]
     kept = [(path, data) for path, data in zip(shown, contents, strict=True) if data]
-    while len(kept) > 1 and sum(len(data[1]) for _, data in kept) > space:
-        total = sum(len(data[1]) for _, data in kept)
+    while len(kept) > 1 and (total := sum(len(content) for _, (content, _) in kept)) > space:
         kept = _evenly(kept, max(1, min(len(kept) - 1, int(len(kept) * space / total))))
     frames = tuple(Frame(int(path.stem), _uri(*data)) for path, data in kept)
     left = len(paths) - len(frames)
