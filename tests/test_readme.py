@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def test_links_and_images_exist() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 
 
-def test_continuous_integration_runs_the_readmes_test_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("browser", [True, False])
+def test_continuous_integration_runs_the_readmes_test_command(
+    tmp_path: Path, browser: bool
+) -> None:
     (command,) = re.findall(r"^python3 -m venv .*/pytest$", README.read_text(), flags=re.MULTILINE)
     venv, install, test = (part.split() for part in command.split(" && "))
     assert (venv[0], install[0], test) == ("python3", ".venv/bin/pip", [".venv/bin/pytest"])
@@ -71,15 +75,26 @@ def test_continuous_integration_runs_the_readmes_test_command(tmp_path: Path) ->
         f'#!/bin/sh\n. "{record}"\nmkdir -p .venv/bin\n'
         f'for tool in pip ruff mypy pytest; do cp "{record}" .venv/bin/$tool; done\n'
     )
-    record.chmod(0o755)
-    python.chmod(0o755)
+    apt = tools / "apt-get"
+    apt.write_text(f'#!/bin/sh\n. "{record}"\n[ "$1" = update ]\n')  # nothing can be installed
+    (tools / "id").write_text("#!/bin/sh\necho 0\n")
+    if browser:
+        (tools / "chromium").touch()
+    for script in tools.iterdir():
+        script.chmod(0o755)
+    for name in ("bash", "dirname", "rm", "grep", "mkdir", "cp"):
+        (tools / name).symlink_to(str(shutil.which(name)))
     subprocess.run(
         ["bash", tmp_path / ".ci" / "run"],
-        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        env=os.environ | {"PATH": str(tools)},
         check=True,
         capture_output=True,
     )
     called = log.read_text().replace(f"{tools}/", "").splitlines()
+    if not browser:
+        assert called[:2] == ["apt-get update", "apt-get install --yes --no-install-recommends "
+                              "chromium"]  # fmt: skip
+        called = called[2:]
     lint = [".venv/bin/ruff check .", ".venv/bin/ruff format --check .", ".venv/bin/mypy"]
     installed = " ".join(install).replace("'", "")
     assert called == [" ".join(venv), installed, *lint, " ".join(test)]

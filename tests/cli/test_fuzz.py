@@ -117,6 +117,7 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
         "invert": ["invert", run, photos / "dark", "--steps", 2, "--out", tmp_path / "inverted"],
         "interpolate": ["interpolate", run, 1, 2, "-n", 3, "--steps", 2, "--out",
                         tmp_path / "between"],
+        "report": ["report", run, "--out", out.with_suffix(".html")],
         "inspect-schedule": ["inspect-schedule", "--timesteps", 50],
     }  # fmt: skip
 

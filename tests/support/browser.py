@@ -113,7 +113,8 @@ def browser(folder: Path) -> Iterator[Browser]:
     assert PROGRAM is not None
     command = [PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
                "--disable-background-networking", "--disable-dev-shm-usage", "--disable-sync",
-               "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={folder}"]  # fmt: skip
+               "--hide-scrollbars", "--remote-debugging-pipe",
+               f"--user-data-dir={folder}"]  # fmt: skip
     (reads, to), (back, writes) = os.pipe(), os.pipe()
 
     def at_3_and_4() -> None:

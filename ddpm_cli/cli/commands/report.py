@@ -59,9 +59,14 @@ def report(
     """Show a run in one HTML page: state, curves, samples, scores, settings.
 
     The page loads nothing from elsewhere, so it can be sent to others as it is.
+
+    Examples:
+        ddpm report
+        ddpm report runs/photos-64 --sample --open
+        ddpm report runs/photos-64 --compare runs/photos-64-2
     """
     from ddpm_cli.core.report import page
-    from ddpm_cli.core.runtime import devices, run_directory
+    from ddpm_cli.core.runtime import devices, provenance, run_directory
 
     start_up.end()
     wanted = [paths.expanded(name) for name in runs or ()]
@@ -91,6 +96,7 @@ def report(
         "states": [record.summary.state for record in records],
         "bytes": written.bytes,
         "left_out": list(written.left_out),
+        "provenance": provenance.gather(),
     }
     told = [f"{path} ({written.bytes / 1e6:.1f} MB)", *written.left_out]
     console.result("\n".join(told), document, json)

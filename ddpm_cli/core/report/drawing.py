@@ -16,12 +16,13 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation import animation, generate
-from ddpm_cli.core.generation.arrangement import GridLayout
-from ddpm_cli.core.generation.axes import Axis, Cell, combinations
-from ddpm_cli.core.generation.contact_sheet import ContactSheet
+from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.pictures import animation
+from ddpm_cli.core.generation.pictures.arrangement import GridLayout
+from ddpm_cli.core.generation.pictures.axes import Axis, Cell, combinations
+from ddpm_cli.core.generation.pictures.contact_sheet import ContactSheet
 from ddpm_cli.core.report import pictures
 from ddpm_cli.core.report.pictures import Picture
 from ddpm_cli.core.report.records import Record

@@ -238,4 +238,3 @@ def commands(record: Record) -> list[tuple[str, str]]:
         found.append(("Score it against its data", f"ddpm fid {real} {place}"))
     found.append(("Go on, up to its budget or a larger one", f"ddpm train --resume {place}"))
     return found
-

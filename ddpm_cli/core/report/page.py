@@ -110,7 +110,9 @@ def write_comparison(records: Sequence[Record], out: Path, reporter: Reporter) -
         names=names,
         frames=[_frames(name, each) for name, each in zip(names, previews, strict=True)],
         charts=curves.draw(records),
-        scores=[(name, headline.scores(record)) for name, record in zip(names, records, strict=True)],
+        scores=[
+            (name, headline.scores(record)) for name, record in zip(names, records, strict=True)
+        ],
         differing=settings.differing(groups),
         compared=bool(groups),
         left_out=words,

@@ -141,7 +141,9 @@ _KINDS = (
 )
 
 
-def _described(kind: _Kind, data: tuple[bytes, str], name: str, settings: Document | None) -> Picture:
+def _described(
+    kind: _Kind, data: tuple[bytes, str], name: str, settings: Document | None
+) -> Picture:
     """A picture with what is recorded of it."""
     words, command = [name], ""
     if settings is not None:
