@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ _AXES = 0.14, 0.155, 0.84, 0.815  # left, bottom, width and height, in parts of 
 _LABEL = 0.025  # where the label of the y axis is, from the left
 _NAMES = re.compile(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|[xy]tick)_\d+"')
 _NOT_OF_PAGES = re.compile(
-    r"<metadata>.*?</metadata>|<style.*?</style>| font-family: [^;]*;| transform=\"rotate\(-0[^)]*\)\"",
+    r"<metadata>.*?</metadata>|<style.*?</style>"
+    r'| font-family: [^;]*;| transform="rotate\(-0[^)]*\)"',
     re.DOTALL,
 )
 _ATTRIBUTE = re.compile(r'="[^"]*"')
@@ -179,7 +181,7 @@ def thinned(x: Sequence[float] | Values, y: Sequence[float] | Values, most: int 
         return xs, ys
     edges = np.linspace(0, len(xs), most // 2 + 1).astype(int)
     kept: list[int] = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         part = ys[start:end]
         if np.isnan(part).all():
             kept.append(int(start))
