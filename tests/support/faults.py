@@ -135,7 +135,7 @@ def same(run: str, other: str) -> bool:
 def outcome(run: str) -> tuple[object, ...]:
     """The losses that a run logged, and the progress in its newest snapshot."""
     directory = RunDirectory(Path(run))
-    names = ("images", "loss", "loss_smooth", "loss_holdout")
+    names = ("images", "loss", "loss_smooth", "loss_holdout", *(f"loss_q{q}" for q in range(4)))
     progress = torch.load(snapshots.listed(directory.snapshots)[-1], weights_only=True)["progress"]
     state = [
         progress[name]

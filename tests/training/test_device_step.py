@@ -100,7 +100,8 @@ def step_and_log(config: RunConfig) -> Moves:
     with Moves() as moves:
         for _ in range(2):  # the first one makes the optimiser's states
             outcome = step(batch, 0.5)
-            log.count(weighted(outcome.losses, batch), outcome.skipped)
+            losses = weighted(outcome.losses, batch)
+            log.count(losses, batch.scalars.sigma, outcome.skipped, batch.importance)
     assert {value.device for value in outcome} == {DEVICE}
     assert moves.count > 200
     return moves

@@ -33,6 +33,7 @@ from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Trainer, learning_rate, passed_multiple
 from tests.support import ranks
 from tests.support.cli import Result, start, stdout_of
+from tests.support.faults import outcome
 from tests.support.training import (
     CONFIG,
     CPU,
@@ -95,6 +96,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     assert equal_tensors(uninterrupted.network.state_dict(), second.network.state_dict())
     assert equal_tensors(uninterrupted.average.state_dict(), second.average.state_dict())
+    assert outcome(str(tmp_path / "uninterrupted")) == outcome(str(tmp_path / "halves"))
 
 
 def test_microbatches_give_the_same_weights(tmp_path: Path) -> None:
@@ -364,6 +366,9 @@ def test_two_processes_give_the_weights_of_one(
     assert one["images"] == two["images"]
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)  # sums in another order
     assert one["best"] == pytest.approx(two["best"], rel=1e-4)
+    for row, other in zip(*(RunDirectory(Path(n)).rows() for n in ("one", "two")), strict=True):
+        for column in ("loss_q0", "loss_q1", "loss_q2", "loss_q3"):
+            assert row[column] == pytest.approx(other[column], rel=1e-4)
     alone, together = (load_file(f"{name}/model.safetensors") for name in ("one", "two"))
     for name, tensor in alone.items():
         torch.testing.assert_close(tensor, together[name], rtol=1e-3, atol=2e-4, msg=name)

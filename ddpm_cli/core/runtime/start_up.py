@@ -8,8 +8,23 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 from ddpm_cli.core.runtime import threads
+
+_PACKAGE = str(Path(__file__).parents[2] / "__init__.py")
+_PROGRAM = """\
+import importlib, importlib.util, sys
+found = importlib.util.spec_from_file_location("ddpm_cli", sys.argv.pop(1))
+sys.modules["ddpm_cli"] = package = importlib.util.module_from_spec(found)
+found.loader.exec_module(package)
+importlib.import_module(sys.argv.pop(1)).main()
+"""  # runs this very package, wherever it is, with no folder of it or of the user on sys.path
+
+
+def program(module: str) -> tuple[str, ...]:
+    """Python's arguments, before those of the program, to run `main` of a module of ours."""
+    return ("-P", "-c", _PROGRAM, _PACKAGE, module)
 
 
 def begin() -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.noising import training_sigmas
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import finite, in_words
 from ddpm_cli.core.runtime.reporting import Bar
@@ -25,6 +27,11 @@ class MetricsLog:
 
     The smoothed loss is a sum over images divided by their number, both decayed step by step: so it
     has no bias from its start, and depends neither on the rows nor on when snapshots are written.
+
+    The losses are also averaged by quarter of the noise levels of training, each drawn as often as
+    the others: quarters of the timesteps as improved DDPM logs them, or of a normal's quantiles.
+    Those of importance sampling are the quarters that uniform timesteps have, and a mean there is
+    divided by the sum of the importance weights: so it estimates the same loss.
     """
 
     def __init__(
@@ -33,14 +40,22 @@ class MetricsLog:
         self._run, self._config, self._progress = run, config, progress
         self._row = _own(progress.unlogged_losses, device)
         self._smooth = _own(progress.smoothed_losses, device)
+        self._quarters = _own(progress.unlogged_quarters, device, 4)
+        schedule = schedules.from_config(config.diffusion)
+        bounds = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        self._bounds = training_sigmas(schedule, config.objective, bounds).float().to(device)
+        self._numbers = torch.arange(4, device=device)
         self._device = device
         self.speed = Speed(config.optimiser.batch)
         self.peak_memory: int | None = None  # bytes of a process, over all rows of the call
 
-    def count(self, losses: Tensor, skipped: Tensor) -> None:
+    def count(
+        self, losses: Tensor, sigma: Tensor, skipped: Tensor, importance: Tensor | None = None
+    ) -> None:
         """Add the losses (B,) of this rank's shard of a batch, without waiting for the device.
 
-        skipped: (), 1 where the step was skipped: then nothing changes.
+        sigma: (B,) float32, their noise levels; skipped: (), 1 where the step was skipped: then
+        nothing changes; importance: (B,), the weights that the losses were multiplied by.
         """
         batch, images = self._config.optimiser.batch, self._progress.images
         decay = ema.decay_after(batch, images, _HALFLIFE, _RAMPUP)
@@ -48,12 +63,17 @@ class MetricsLog:
         kept = skipped == 0
         self._row = torch.where(kept, self._row + seen, self._row)
         self._smooth = torch.where(kept, self._smooth * decay + seen, self._smooth)
+        within = torch.bucketize(sigma, self._bounds, right=True)[:, None] == self._numbers
+        weights = torch.ones_like(losses) if importance is None else importance
+        pairs = torch.stack([losses, weights], dim=-1)[:, None]  # (B, 1, 2)
+        self._quarters += torch.where((within & kept)[..., None], pairs, 0.0).sum(0)
 
     def store(self) -> None:
         """Put the sums of losses into the progress, for a snapshot. All ranks call this."""
         progress = self._progress
         progress.unlogged_losses = distributed.all_gather(self._row.tolist())
         progress.smoothed_losses = distributed.all_gather(self._smooth.tolist())
+        progress.unlogged_quarters = distributed.all_gather(self._quarters.flatten().tolist())
 
     def write(self, bar: Bar, used: float, lr: float, norm: float, held_out: float | None) -> None:
         """Write one row, and show it on the bar. All ranks call this.
@@ -64,7 +84,8 @@ class MetricsLog:
         wait, peak = distributed.all_reduce_max(
             self.speed.data_wait_of_row(), devices.peak_memory(self._device) or 0
         )
-        progress.loss, smooth = _means(torch.stack([self._row, self._smooth]))
+        sums = torch.cat([torch.stack([self._row, self._smooth]), self._quarters])
+        progress.loss, smooth, *quarters = _means(sums)
         if not math.isnan(smooth):
             progress.loss_smooth = smooth
         row: Row = {
@@ -75,6 +96,7 @@ class MetricsLog:
             "loss": progress.loss,
             "loss_smooth": progress.loss_smooth,
             "loss_holdout": held_out,
+            **{f"loss_q{quarter}": loss for quarter, loss in enumerate(quarters)},
             "lr": lr,
             "grad_norm": norm,
             "images_per_second": speed and round(speed, 2),
@@ -94,12 +116,13 @@ class MetricsLog:
             f"loss {progress.loss_smooth:.4f}{memory}{skipped}",
         )
         self._row.zero_()
+        self._quarters.zero_()
 
 
-def _own(by_rank: list[list[float]], device: torch.device) -> Tensor:
-    """This rank's share of sums and counts (2,) that were stored by rank."""
+def _own(by_rank: list[list[float]], device: torch.device, *shape: int) -> Tensor:
+    """This rank's share of sums and counts (*shape, 2) that were stored by rank."""
     own = by_rank[distributed.rank() :: distributed.world_size()]
-    return torch.tensor(own, device=device).reshape(-1, 2).sum(0)
+    return torch.tensor(own, device=device).reshape(-1, *shape, 2).sum(0)
 
 
 def _means(sums: Tensor) -> list[float]:

@@ -36,6 +36,7 @@ class Progress:
     skipped: int = 0  # such steps in all
     unlogged_losses: list[list[float]] = field(default_factory=list)  # sum, count; by rank
     smoothed_losses: list[list[float]] = field(default_factory=list)  # the same, decayed
+    unlogged_quarters: list[list[float]] = field(default_factory=list)  # by quarter of noise levels
     processes: int = 1  # that shared the last step
     save_seconds: float = 0.0  # of the last save, from the copy until it was on the disk
     validation_seconds: float = 0.0  # of the last validation

@@ -267,7 +267,8 @@ class Trainer:
                 optimiser.batch, progress.images, optimiser.ema_halflife, optimiser.ema_rampup
             ),
         )
-        self.log.count(weighted(outcome.losses, shard), outcome.skipped)
+        losses, importance = weighted(outcome.losses, shard), shard.importance
+        self.log.count(losses, shard.scalars.sigma, outcome.skipped, importance)
         return outcome
 
     def _record_losses(self, shard: Batch, outcome: Outcome) -> None:

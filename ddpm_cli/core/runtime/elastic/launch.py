@@ -35,7 +35,7 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ddpm_cli.core.errors import DdpmError, WorkersFailedError, first_line
-from ddpm_cli.core.runtime import threads
+from ddpm_cli.core.runtime import start_up, threads
 from ddpm_cli.core.runtime.elastic import stopping, worker, world
 from ddpm_cli.core.runtime.elastic.failures import Failure, first_failure
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
@@ -43,15 +43,6 @@ from ddpm_cli.core.runtime.reporting import Reporter, Warned
 _RENDEZVOUS_TIMEOUT = 600  # seconds that nodes wait for each other
 _CONNECT_TIMEOUT = 5  # seconds to wait for an answer from the rendezvous endpoint
 _EXIT_BARRIER_TIMEOUT = 60  # seconds that nodes which ended wait for each other
-_PACKAGE = str(Path(__file__).parents[3] / "__init__.py")
-_WORKER = """\
-import importlib.util, sys
-found = importlib.util.spec_from_file_location("ddpm_cli", sys.argv.pop(1))
-sys.modules["ddpm_cli"] = package = importlib.util.module_from_spec(found)
-found.loader.exec_module(package)
-from ddpm_cli.__main__ import main
-main()
-"""  # runs this very package, wherever it is, with no folder of it or of the user on sys.path
 _FAILED_ON_ANOTHER_NODE = "the training ended on another node; see its output for the reason"
 
 
@@ -236,7 +227,7 @@ class _Agent(LocalElasticAgent):
             local_world_size=config.processes,
             rdzv_handler=get_rendezvous_handler(rendezvous),
             entrypoint=sys.executable,
-            args=("-P", "-c", _WORKER, _PACKAGE, *command),
+            args=(*start_up.program("ddpm_cli.__main__"), *command),
             max_restarts=restarts,
             monitor_interval=0.1,
             local_addr=nodes.address,

@@ -1,0 +1,216 @@
+"""The process of one tracker: it reads a run directory as that grows, and writes the record.
+
+A process of its own, as a library may block, end its process or fill its memory, and the training
+must not notice. It reads files alone: so nothing is lost while a network is away, nothing waits in
+a queue, and a training has nothing to do for it. It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm_cli.core.errors import first_line
+from ddpm_cli.core.runtime.files import read_json, write_json
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.tracking.tracker import Record, Run, Scalar
+
+_EVERY = 2.0  # seconds between looks at the run directory
+_LONGEST_PAUSE = 60.0  # seconds, after a failure
+_SLOW = 60.0  # seconds after which it is said that a tracker does not answer
+_TO_CLOSE = 120.0  # seconds, where no training waits for the end
+_SOURCES = ("metrics", "scores", "samples")
+_PACKAGES = {"mlflow": "mlflow-skinny"}
+
+Say = Callable[[str, str], None]
+"""Takes a kind of message, "where" or "failed", and its text, for the training to report."""
+
+
+class Entry(NamedTuple):
+    """What is added to a record at once."""
+
+    images: int
+    source: str  # of _SOURCES
+    values: dict[str, float]
+    picture: Path | None = None
+
+
+def main() -> None:
+    """`following NAME` checks a tracker; `following NAME RUN IMAGES` follows a run from there."""
+    name, *rest = sys.argv[1:]
+    for number in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, number):  # they are for the training, which says when to end
+            signal.signal(getattr(signal, number), signal.SIG_IGN)
+    # Nothing is sent to the makers of a library that the user did not ask for.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    say = _own_output()
+    if not rest:
+        say("failed", why_not(name))
+        return
+    ended = _Ended()
+    try:
+        _follow(name, RunDirectory(Path(rest[0])), int(rest[1]), ended, say)
+    except Exception as error:
+        say("failed", first_line(error))
+    os._exit(0)  # whatever threads a library has left
+
+
+def why_not(name: str) -> str:
+    """Why a tracker cannot be used; "" where it can."""
+    try:
+        reason: str = importlib.import_module(f"ddpm_cli.core.tracking.{name}").check()
+    except ModuleNotFoundError as error:
+        package = _PACKAGES.get(name, name)
+        return (
+            f"{first_line(error)}: pip install 'ddpm-cli[log]' installs all trackers, and "
+            f"pip install {package} this one"
+        )
+    except Exception as error:
+        return f"{name} does not work here: {first_line(error)}"
+    return reason
+
+
+class _Ended(threading.Event):
+    """Set when the training ends; its state is then the last line of standard input."""
+
+    state = "failed"  # without a line: killed
+
+    def __init__(self) -> None:
+        super().__init__()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            self.state = line.strip()
+        limit = threading.Timer(_TO_CLOSE, os._exit, (1,))
+        limit.daemon = True
+        limit.start()
+        self.set()
+
+
+def _own_output() -> Say:
+    """What writes messages to standard output, which is standard error for everything else."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(kind: str, text: str) -> None:
+        with contextlib.suppress(OSError):  # the training is gone
+            print(json.dumps([kind, text]), file=output, flush=True)
+
+    return say
+
+
+def _follow(name: str, run: RunDirectory, seen: int, ended: _Ended, say: Say) -> None:
+    kind = importlib.import_module(f"ddpm_cli.core.tracking.{name}").Record
+    file = run.tracker(name)
+    kept = read_json(file) if file.is_file() else {"id": "", "images": dict.fromkeys(_SOURCES, 0)}
+    done: dict[str, int] = kept["images"]
+    if kind.rewinds:
+        done = {source: min(images, seen) for source, images in done.items()}
+    with _slowly(say, "opening its record"):
+        at = min(seen, max(done.values()))
+        record: Record = kind(Run(run.path, kept["id"], at, settings_of(run)))
+    say("where", record.where)
+    entries, last, failures = Entries(run, done), False, 0
+    while not last:
+        last = ended.wait(min(_EVERY * 2**failures, _LONGEST_PAUSE))
+        try:
+            for entry in entries.new(last=last):
+                with _slowly(say, "adding to its record"):
+                    record.log(entry.images, entry.values, entry.picture)
+                entries.done(entry)
+            failures = 0
+        except Exception as error:  # of the network, for example: it may come back
+            failures += 1
+            say("failed", f"{first_line(error)}; it is tried again")
+        write_json(file, {"id": record.id, "images": done}, durable=False)
+    record.close(ended.state)
+
+
+@contextlib.contextmanager
+def _slowly(say: Say, what: str) -> Iterator[None]:
+    """Say so where the block takes long."""
+    timer = threading.Timer(_SLOW, say, ("failed", f"{what} takes more than {_SLOW:.0f} s"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Entries:
+    """What a run directory has that is not in the record yet, in the order of the images seen.
+
+    done: images up to which the record has what each source gives; `done` moves that forward.
+    """
+
+    def __init__(self, run: RunDirectory, done: dict[str, int]) -> None:
+        self._run, self._done = run, done
+        self._position = 0  # in metrics.jsonl, which only grows while a training runs
+        self._logged_to = 0  # images of its last row
+        self._waiting: list[Entry] = []
+
+    def new(self, *, last: bool) -> list[Entry]:
+        """Those that nothing can come before any more; all of them at the `last` call.
+
+        Steps must never go back, and a preview may be seen before a row that was written earlier:
+        so what is later than the last row waits.
+        """
+        waiting = {entry[:2] for entry in self._waiting}
+        for entry in (*self._rows(), *self._scores(), *self._samples()):
+            if entry.images > self._done[entry.source] and entry[:2] not in waiting:
+                self._waiting.append(entry)
+        self._waiting.sort(key=lambda entry: (entry.images, _SOURCES.index(entry.source)))
+        return [entry for entry in self._waiting if last or entry.images <= self._logged_to]
+
+    def done(self, entry: Entry) -> None:
+        """This one is in the record."""
+        self._waiting.remove(entry)
+        self._done[entry.source] = entry.images
+
+    def _rows(self) -> Iterator[Entry]:
+        for row in self._new_lines():
+            self._logged_to = images = int(row.pop("images"))
+            yield Entry(images, "metrics", {k: v for k, v in row.items() if v is not None})
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError), self._run.metrics.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # it is being written
+                self._position += len(line)
+                yield json.loads(line)
+
+    def _scores(self) -> Iterator[Entry]:
+        for row in self._run.scores():
+            yield Entry(row["images"], "scores", {row["label"]: row["value"]})
+
+    def _samples(self) -> Iterator[Entry]:
+        for path in self._run.previews():
+            yield Entry(int(path.stem), "samples", {}, path)
+
+
+def settings_of(run: RunDirectory) -> dict[str, Scalar]:
+    """The run's configuration by dotted names, its preset, and where it comes from."""
+    last = run.provenance.read_text(encoding="utf-8").splitlines()[-1:]
+    origin = {f"provenance.{name}": value for name, value in json.loads(*last or "{}").items()}
+    return dict(_flat(read_json(run.config), "")) | origin | {"preset": "".join(run.presets()[-1:])}
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Scalar]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, json.dumps(value) if isinstance(value, list) else value
