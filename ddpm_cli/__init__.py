@@ -166,6 +166,7 @@ def train(
     resume: bool = True,
     device: str = "auto",
     precision: str = "auto",
+    log: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainedModel:
     """Train on images, and load the averaged weights.
@@ -175,7 +176,8 @@ def train(
     gives such images, or pairs of image and label. labels, of arrays: class numbers (N,) from 0, or
     (N, K) of 0 and 1 where an image has any of K classes; classes: their names. out: the run
     directory; an existing run of the same config is resumed. size: (height, width) to train at;
-    default: the images' own. Raises DdpmError and its subclasses.
+    default: the images' own. log: experiment trackers that follow it, such as "tensorboard". Raises
+    DdpmError and its subclasses.
     """
     from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.data.arrays import ArraySource
@@ -198,6 +200,7 @@ def train(
         resume=resume,
         device=device,
         precision=precision,
+        log=log,
         reporter=_reporter(progress),
     )
     return load(run, device=device)

@@ -11,8 +11,11 @@ from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
     choice,
+    choices,
+    each,
     number,
     parse_duration,
+    parse_names,
     parse_size,
     setting,
 )
@@ -32,6 +35,7 @@ DATA_SETS = (  # by name
     "imagenet64",
 )  # fmt: skip
 _DATA, _CONDITIONS, _OPTIMISATION = "Data", "Conditions", "Optimisation"
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 _SAVING, _SCORING, _MACHINE = "Saving", "Scoring", "Machine"
 
 
@@ -188,6 +192,16 @@ class TrainingRequest(Settings):
         "or snapshot to resume, whose settings hold where none are given.",
         panel=_SAVING,
         parse=_parse_resume,
+    )
+    log: tuple[str, ...] = setting(
+        (),
+        f"Experiment trackers that follow the run, by commas: {choices(TRACKERS)}. They get the "
+        "columns of metrics.jsonl, previews, scores and settings, by images seen, in processes of "
+        "their own; one that fails costs a line. A resumed run continues its record.",
+        panel=_SAVING,
+        parse=parse_names("--log", "trackers by commas, such as tensorboard,wandb"),
+        check=each(choice(*TRACKERS)),
+        default_text="none",
     )
     time_limit: float | None = setting(
         None,

@@ -28,6 +28,15 @@ _LOSSES = {
 }
 
 
+_BY_NOISE = {  # columns: colour and name
+    "loss_q0": ("#cfd8dc", "least noise"),
+    "loss_q1": ("#a3b1b8", "less noise"),
+    "loss_q2": ("#72858e", "more noise"),
+    "loss_q3": ("#37474f", "most noise"),
+}
+_SMOOTHED = 50  # rows, at most, that a point of these curves is a mean of
+
+
 def loss_label(config: RunConfig) -> str:
     """What the losses of a run's metrics are, in words."""
     objective, label = config.objective, _LOSSES[config.objective.loss]
@@ -40,20 +49,31 @@ def loss_label(config: RunConfig) -> str:
 
 @canvas.defaults()
 def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
-    """Draw the training loss, and the validation loss where there is one, by images seen."""
+    """Draw the training loss, and the validation loss where there is one, by images seen.
+
+    Beside them, thinner, the losses by quarter of the noise levels.
+    """
     figure = canvas.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
 
-    def curve(column: str, style: str, colour: str, label: str, alpha: float = 1.0) -> None:
-        points = [(row["images"], row[column]) for row in rows if row[column] is not None]
+    def curve(
+        column: str, style: str, colour: str, label: str, alpha: float = 1.0, width: float = 1.8
+    ) -> None:
+        points = [(row["images"], row[column]) for row in rows if row.get(column) is not None]
         if points:
             x, y = np.array(points, dtype=float).T
-            alone = {"marker": "o"} if len(points) == 1 else {}  # a line of one point is invisible
-            axes.plot(x, y, style, color=colour, label=label, alpha=alpha, **alone)
+            if column in _BY_NOISE:
+                y = _smoothed(y)
+            look: dict[str, Any] = {"color": colour, "alpha": alpha, "lw": width, "zorder": width}
+            if len(points) == 1:
+                look["marker"] = "o"  # a line of one point is invisible
+            axes.plot(x, y, style, label=label, **look)
 
     curve("loss", "-", "tab:blue", "loss", alpha=0.25)
     curve("loss_smooth", "-", "tab:blue", "smoothed")
     curve("loss_holdout", "o-", "tab:orange", "held out")
+    for column, (colour, name) in _BY_NOISE.items():
+        curve(column, "-", colour, name, width=0.9)
     axes.set(xlabel="images seen", ylabel=label, yscale="log")
     low, high = axes.get_ylim()
     if high < 10 * low:  # 0.68, not 6.8 x 10^-1
@@ -62,6 +82,15 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _finish(axes)
     write_figure(path, figure)
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each value's mean with those before it, of a tenth of all but at most _SMOOTHED."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - min(_SMOOTHED, max(1, len(values) // 10)))
+    means: NDArray[np.float64] = (sums[end] - sums[start]) / (end - start)
+    return means
 
 
 @canvas.defaults()

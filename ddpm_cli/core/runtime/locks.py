@@ -21,6 +21,7 @@ _TRIED_BY_OTHERS = 0.2  # seconds; `training_in` holds a lock for an instant
 _WRITTEN_BY_TRAINING = (  # in a run directory, where other commands may write their results
     "snapshots/",
     "samples/",
+    "tracking/",
     *("config.json", "metrics.", "model.safetensors", "best", "loss.png", "scores."),
     *("resumed.json", "post-mortem.json"),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeVar
 
 from ddpm_cli.core.errors import first_line
@@ -69,18 +70,19 @@ class Log:
     """A Reporter that also appends what is said to a file, each line with its time (UTC).
 
     What is said before `open` waits for it. A file that cannot be written is no error: what is said
-    is reported all the same.
+    is reported all the same. Threads may say something, too.
     """
 
     def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+        self._reporter, self._lock = reporter, Lock()
         self._path: Path | None = None
         self._waiting: list[str] = []
 
     def open(self, path: Path) -> None:
         """Append to this file from now on."""
-        self._path = path
-        self._write()
+        with self._lock:
+            self._path = path
+            self._write()
 
     def say(self, message: str) -> None:
         """Print one line, and append it."""
@@ -90,8 +92,9 @@ class Log:
     def note(self, message: str) -> None:
         """Append to the file alone."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        self._waiting.extend(f"{time} {line}\n" for line in message.splitlines())
-        self._write()
+        with self._lock:
+            self._waiting.extend(f"{time} {line}\n" for line in message.splitlines())
+            self._write()
 
     def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:
         """Start a progress bar, which is not in the file."""

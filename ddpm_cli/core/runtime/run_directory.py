@@ -86,6 +86,16 @@ class RunDirectory:
         return self.path / "provenance.jsonl"
 
     @property
+    def metrics(self) -> Path:
+        """The rows of the losses and other numbers, as metrics.csv has them, too."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of the averaged weights during training, a line each."""
+        return self.path / "scores.jsonl"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"
@@ -94,6 +104,10 @@ class RunDirectory:
     def statistics(self) -> Path:
         """What the training images look like, in numbers."""
         return self.path / "statistics.json"
+
+    def tracker(self, name: str) -> Path:
+        """What is known of the run's record with an experiment tracker."""
+        return self.path / "tracking" / f"{name}.json"
 
     def preview(self, images: int) -> Path:
         """The preview grid sampled after training on `images` images."""
@@ -121,7 +135,7 @@ class RunDirectory:
     def rows(self) -> list[Row]:
         """The complete rows of metrics.jsonl."""
         try:
-            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+            text = self.metrics.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
         return list(_complete_rows(text))
@@ -143,7 +157,7 @@ class RunDirectory:
         """Remove the rows after `images` images, which a resumed run logs again."""
         rows = [row for row in self.rows() if (row["images"] or 0) <= images]
         jsonl = (dumps(finite(row), indent=None) + "\n" for row in rows)
-        write_text(self.path / "metrics.jsonl", "".join(jsonl))
+        write_text(self.metrics, "".join(jsonl))
         self._write_csv(rows)
 
     def _write_csv(self, rows: list[Row]) -> None:
@@ -156,7 +170,7 @@ class RunDirectory:
     def append_row(self, row: Row) -> None:
         """Append a row to metrics.jsonl and metrics.csv."""
         try:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(dumps(row, indent=None) + "\n")
             with (self.path / "metrics.csv").open("a+", encoding="utf-8") as file:
                 file.seek(0)
@@ -169,7 +183,7 @@ class RunDirectory:
                 else:
                     file.write(_csv_line([row.get(name) for name in names or row]))
         except OSError as error:
-            raise cannot_write(self.path / "metrics.jsonl", error) from error
+            raise cannot_write(self.metrics, error) from error
 
 
 def read_config(path: Path) -> RunConfig:

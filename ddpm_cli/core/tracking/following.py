@@ -112,17 +112,18 @@ def _own_output() -> Say:
 def _follow(name: str, run: RunDirectory, seen: int, ended: _Ended, say: Say) -> None:
     kind = importlib.import_module(f"ddpm_cli.core.tracking.{name}").Record
     file = run.tracker(name)
-    kept = read_json(file) if file.is_file() else {"id": "", "images": dict.fromkeys(_SOURCES, 0)}
-    done: dict[str, int] = kept["images"]
+    kept: Any = read_json(file) if file.is_file() else {}
+    done: dict[str, int] = dict.fromkeys(_SOURCES, 0) | kept.get("images", {})
     if kind.rewinds:
         done = {source: min(images, seen) for source, images in done.items()}
-    with _slowly(say, "opening its record"):
-        at = min(seen, max(done.values()))
-        record: Record = kind(Run(run.path, kept["id"], at, settings_of(run)))
+    followed = Run(run.path, kept.get("id", ""), min(seen, max(done.values())), settings_of(run))
+    record = _opened(kind, followed, ended, say)
+    if record is None:
+        return
     say("where", record.where)
-    entries, last, failures = Entries(run, done), False, 0
+    entries, last, failures, pause = Entries(run, done), False, 0, 0.0
     while not last:
-        last = ended.wait(min(_EVERY * 2**failures, _LONGEST_PAUSE))
+        last = ended.wait(pause)
         try:
             for entry in entries.new(last=last):
                 with _slowly(say, "adding to its record"):
@@ -131,9 +132,22 @@ def _follow(name: str, run: RunDirectory, seen: int, ended: _Ended, say: Say) ->
             failures = 0
         except Exception as error:  # of the network, for example: it may come back
             failures += 1
-            say("failed", f"{first_line(error)}; it is tried again")
+            say("failed", first_line(error) + ("" if last else "; it is tried again"))
+        pause = min(_EVERY * 2 ** min(failures, 9), _LONGEST_PAUSE)
         write_json(file, {"id": record.id, "images": done}, durable=False)
     record.close(ended.state)
+
+
+def _opened(kind: Callable[[Run], Record], run: Run, ended: _Ended, say: Say) -> Record | None:
+    """Open the record, and try again until the training ends; None where that never succeeds."""
+    while True:
+        try:
+            with _slowly(say, "opening its record"):
+                return kind(run)
+        except Exception as error:
+            say("failed", first_line(error))
+        if ended.wait(_LONGEST_PAUSE):
+            return None
 
 
 @contextlib.contextmanager
@@ -193,8 +207,10 @@ class Entries:
                 yield json.loads(line)
 
     def _scores(self) -> Iterator[Entry]:
-        for row in self._run.scores():
-            yield Entry(row["images"], "scores", {row["label"]: row["value"]})
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._run.scores.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                yield Entry(row["images"], "scores", {row["label"]: row["value"]})
 
     def _samples(self) -> Iterator[Entry]:
         for path in self._run.previews():
@@ -203,9 +219,10 @@ class Entries:
 
 def settings_of(run: RunDirectory) -> dict[str, Scalar]:
     """The run's configuration by dotted names, its preset, and where it comes from."""
-    last = run.provenance.read_text(encoding="utf-8").splitlines()[-1:]
-    origin = {f"provenance.{name}": value for name, value in json.loads(*last or "{}").items()}
-    return dict(_flat(read_json(run.config), "")) | origin | {"preset": "".join(run.presets()[-1:])}
+    *_, last = run.provenance.read_text(encoding="utf-8").splitlines()
+    preset = "".join(run.presets()[-1:])
+    document = {"preset": preset, **read_json(run.config), "provenance": json.loads(last)}
+    return dict(_flat(document, ""))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Scalar]]:

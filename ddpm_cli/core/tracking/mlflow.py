@@ -20,7 +20,7 @@ _STATES = {"finished": "FINISHED", "stopped": "KILLED"}
 
 def check() -> str:
     """What is wrong before a training starts: no folder for the store."""
-    if mlflow.is_tracking_uri_set():
+    if os.environ.get("MLFLOW_TRACKING_URI"):
         return ""
     reason = unwritable(Path("mlruns"))
     return f"{reason}: MLFLOW_TRACKING_URI should name another store" if reason else ""
@@ -31,8 +31,7 @@ def _store() -> str:
 
     The package mlflow-skinny brings no SQLAlchemy, and MLflow 3 wants to be told to use files.
     """
-    if mlflow.is_tracking_uri_set():
-        uri: str = mlflow.get_tracking_uri()
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if importlib.util.find_spec("sqlalchemy"):
         return f"sqlite:///{Path('mlflow.db').absolute()}"
@@ -41,14 +40,16 @@ def _store() -> str:
 
 
 class Record:
-    """A run of an experiment. Its parameters are those that it began with, as they cannot change."""
+    """A run of an experiment. Its parameters stay those that it began with: none can change."""
 
     rewinds = False
 
     def __init__(self, run: Run) -> None:
         uri = _store()
         self._client = mlflow.MlflowClient(uri)
-        self.where = f"in {uri}; look at it with: mlflow ui --backend-store-uri {quote(uri)}"
+        allowed = "MLFLOW_ALLOW_FILE_STORE=true " if uri.startswith("file:") else ""
+        look = f"{allowed}mlflow ui --backend-store-uri {quote(uri)}"
+        self.where = f"in {uri}; look at it with: {look}"
         if uri.startswith(("http:", "https:", "databricks")):
             self.where = f"at {uri}"
         self.id = run.id or self._create(run)

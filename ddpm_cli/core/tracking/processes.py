@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import IO
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, first_line
 from ddpm_cli.core.runtime import start_up
@@ -77,7 +78,7 @@ class _Follower:
     def __init__(self, name: str, run: RunDirectory, seen: int, reporter: Reporter) -> None:
         self._name, self._reporter = name, reporter
         self._process: subprocess.Popen[str] | None = None
-        self._failed = self._ending = False
+        self._failed = False
         self._output = run.tracker(name).with_suffix(".txt")
         try:
             self._output.parent.mkdir(exist_ok=True)
@@ -91,7 +92,6 @@ class _Follower:
 
     def finish(self, state: str) -> None:
         """Ask it to end its record, by which the training is in this state."""
-        self._ending = True
         if self._process is not None and self._process.stdin is not None:
             with suppress(OSError):  # it is gone
                 self._process.stdin.write(f"{state}\n")
@@ -109,6 +109,7 @@ class _Follower:
 
     def kill(self) -> None:
         """End it, if it has not."""
+        self._failed = True  # nothing more is said
         if self._process is not None:
             _kill(self._process)
             self._listener.join(1)
@@ -121,7 +122,7 @@ class _Follower:
                 self._fail(text)
             else:
                 self._reporter.say(f"Followed by {self._name}: {text}")
-        if process.wait() and not self._ending:
+        if process.wait():
             self._fail(f"its process ended with exit code {process.returncode}")
 
     def _fail(self, reason: str) -> None:
@@ -134,13 +135,13 @@ class _Follower:
             )
 
 
-def _start(name: str, *arguments: str, stderr: object) -> subprocess.Popen[str]:
+def _start(name: str, *arguments: str, stderr: int | IO[bytes]) -> subprocess.Popen[str]:
     """Start a tracker's process, out of reach of the signals of this terminal or job step."""
     return subprocess.Popen(
         [sys.executable, *start_up.program(_MODULE), name, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=stderr,  # type: ignore[arg-type]
+        stderr=stderr,
         encoding="utf-8",
         start_new_session=True,
     )
@@ -148,11 +149,12 @@ def _start(name: str, *arguments: str, stderr: object) -> subprocess.Popen[str]:
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """End a process and those that it started."""
-    with suppress(OSError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # its session's
-        else:
-            process.kill()
+    if process.poll() is None:
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)  # its session's
+            else:
+                process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

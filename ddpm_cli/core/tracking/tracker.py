@@ -31,7 +31,10 @@ class Run:
 
 
 class Record(Protocol):
-    """A run's record, begun or continued by Record(run). Its methods may raise whatever the library raises, and may block."""
+    """A run's record, begun or continued by Record(run).
+
+    Its methods may raise whatever the library raises, and may block.
+    """
 
     id: str  # by which a resumed training continues the record
     where: str  # where it goes, and how to look at it: a part of a sentence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import trackio
 from trackio.utils import TRACKIO_DIR
@@ -30,7 +31,7 @@ class Record:
     def __init__(self, run: Run) -> None:
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         self.id = run.id or f"{run.name}-{secrets.token_hex(3)}"
-        self._run = trackio.init(project, name=self.id, resume="allow", config=run.settings)
+        self._run: Any = trackio.init(project, name=self.id, resume="allow", config=run.settings)
         remote = next(filter(None, map(os.environ.get, _REMOTE)), None)
         look = f"look at it with: trackio show --project {project}"
         self.where = f"at {remote}" if remote else f"in {TRACKIO_DIR}; {look}"

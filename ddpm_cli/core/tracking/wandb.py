@@ -16,14 +16,17 @@ _SILENT_MODES = ("offline", "disabled")
 def check() -> str:
     """What is wrong before a training starts: no login, or no folder."""
     settings = wandb.setup().settings
-    if settings.mode != "disabled" and (folder := os.environ.get("WANDB_DIR")):
-        if reason := unwritable(Path(folder)):
-            return f"{reason}: WANDB_DIR should name another folder"
+    folder = os.environ.get("WANDB_DIR")
+    if folder and settings.mode != "disabled" and (reason := unwritable(Path(folder))):
+        return f"{reason}: WANDB_DIR should name another folder"
     if settings.mode in _SILENT_MODES:
         return ""
-    if not wandb.Api(api_key=None).api_key:
-        return "nobody is logged in: wandb login, or WANDB_MODE=offline to send the record later"
-    return ""
+    try:
+        found = wandb.login(verify=False)  # the key is there; a server may be out of reach
+    except wandb.errors.UsageError:
+        found = False
+    missing = "no login was found: run wandb login, or set WANDB_MODE=offline to send it later"
+    return "" if found else missing
 
 
 class Record:
@@ -47,12 +50,12 @@ class Record:
         )
         self.id = self._run.id
         mode = self._run.settings.mode
-        self.where = f"at {self._run.url}"
-        if mode in _SILENT_MODES:
-            self.where = "nowhere, as it is disabled by WANDB_MODE"
         if mode == "offline":
-            runs = quote(str(Path(folder) / "wandb")) + "/offline-run-*"
-            self.where = f"offline; send it with: wandb sync {runs}"
+            self.where = f"offline; send it with: wandb sync {quote(folder)}/wandb/offline-run-*"
+        elif mode == "disabled":
+            self.where = "nowhere, as WANDB_MODE disables it"
+        else:
+            self.where = f"at {self._run.url}"
 
     def log(self, images: int, values: dict[str, float], picture: Path | None) -> None:
         """Add a step, named by the images seen."""

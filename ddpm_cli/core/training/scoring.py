@@ -42,7 +42,7 @@ from ddpm_cli.core.training.trainer import Execution
 _COUNT = 5000  # images sampled for a score
 _STEPS = 50  # of DDIM
 _BATCH = 64  # images at a time, after which a signal to stop is noticed
-_SCORES, _CURVE = "scores.jsonl", "scores.png"  # in the run directory
+_CURVE = "scores.png"  # in the run directory
 
 
 def load_extractor(request: ScoringRequest, device: torch.device, reporter: Reporter) -> Extractor:
@@ -143,7 +143,7 @@ class TrainingScorer:
     def _write(self, best: nn.Module | None, images: int) -> None:
         """Write all scores, their plot and, where they are the best so far, the weights."""
         lines = (json.dumps(entry) + "\n" for entry in self._rows)
-        write_text(self.run.path / _SCORES, "".join(lines))
+        write_text(self.run.scores, "".join(lines))
         with self._dispensable.attempt("the curve of the scores"):
             from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
 
@@ -181,7 +181,7 @@ class TrainingScorer:
     def _earlier_scores(self, seen: int) -> list[dict[str, Any]]:
         """Scores up to the images seen; later ones are discarded by a resume."""
         try:
-            text = (self.run.path / _SCORES).read_text(encoding="utf-8")
+            text = self.run.scores.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
         rows = [json.loads(line) for line in text.splitlines()]

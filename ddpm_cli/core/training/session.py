@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, wor
 from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.tracking import processes
 from ddpm_cli.core.training import appearance, initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
@@ -180,7 +181,11 @@ def _train(
         log = None
         if request.scoring.every or not finished:
             stop.limit = _time_limit(request, state.progress, reporter)
-            with watchdog.watching(run.logs, request.stall_timeout):
+            names = request.log if distributed.is_main() else ()
+            with (
+                processes.following(names, run, seen, reporter),
+                watchdog.watching(run.logs, request.stall_timeout),
+            ):
                 scorer = None
                 if extractor is not None:
                     from ddpm_cli.core.training.scoring import TrainingScorer  # imports torchvision
@@ -224,12 +229,17 @@ def train_on_source(
     resume: bool,
     device: str,
     precision: str,
+    log: Sequence[str],
     reporter: Reporter,
 ) -> Path:
     """Train in this process, without signal handlers; the run directory. For use as a library."""
     execution = execution_on(MachineConfig(device=device, precision=precision), reporter)
     request = TrainingRequest(
-        source.name, out=out, resume="auto" if resume else "never", stall_timeout=0
+        source.name,
+        out=out,
+        resume="auto" if resume else "never",
+        log=tuple(log),
+        stall_timeout=0,
     )
     plan = preflight(
         request, 1, execution, reporter, lambda: plan_on_source(config, source, out, size)

@@ -17,7 +17,9 @@ from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_sou
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.tracking import processes as tracking
 from ddpm_cli.core.training import resuming
 from ddpm_cli.core.training.preparation import forecast
 from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_training
@@ -44,6 +46,8 @@ def preflight(
         check_batch(plan.config, processes)
         if distributed.is_main():
             plan = with_memory(plan, processes, execution)
+            if not worker.is_worker():  # whose launcher did: a restart needs no tracker
+                tracking.check(request.log)
         out = resuming.choose_directory(plan, request)
         resuming.verify_named_snapshot(out, request, plan.config.network)
         return replace(plan, out=out)
