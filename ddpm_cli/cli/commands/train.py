@@ -170,6 +170,8 @@ def _train(
                 step = trial.measure(plan, execution, training, held_out, processes)
                 document |= _announce_time(document, step, reporter)
                 document |= _announce_origins(plan, calls, reporter)
+                if request.log:
+                    reporter.say(f"Trackers: {', '.join(request.log)} can be used")
                 obstacle = why_not_exportable(plan.config)
                 reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")
                 ready = "Dry run: everything is in order; nothing was trained."
