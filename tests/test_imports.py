@@ -40,6 +40,10 @@ OWNERS = {
     "transformers": {"core.conditioning.frozen_encoder"},
     "huggingface_hub": {"core.conditioning.frozen_encoder"},
     "typer": {"cli"},
+    "tensorboard": {"core.tracking.tensorboard"},
+    "wandb": {"core.tracking.wandb"},
+    "trackio": {"core.tracking.trackio"},
+    "mlflow": {"core.tracking.mlflow"},
 }
 TORCH_LOADERS = {"core.checkpoints.snapshots", "core.checkpoints.tensors"}
 NOT_COMMANDS = {"__init__"}
