@@ -119,15 +119,16 @@ def of(name: str, kind: Any = str) -> Completer | None:
 
 
 def _run_named(ctx: Any) -> RunDirectory | None:
-    """The run that the words so far name, or the newest; None where there is none."""
-    places = ctx.params.get("run") or ctx.params.get("fake") or ctx.params.get("places")
-    named = places[0] if isinstance(places, list | tuple) and places else places
-    if not named:
-        found = [Path(path) for path in runs_folder().glob("*/config.json")]
-        return RunDirectory(max(found, key=_changed).parent) if found else None
-    path = Path(str(named)).expanduser()
-    folders = (path, path.parent, path.parent.parent)  # of a run, its weights or a snapshot
-    return next((RunDirectory(f) for f in folders if RunDirectory(f).config.is_file()), None)
+    """The run that the arguments so far name, or else the newest; None where there is none."""
+    given = [ctx.params.get(name) for name in ("run", "fake", "images", "source")]
+    words = [word for word in given if word] + list(ctx.params.get("places") or ())
+    for word in [*words, *ctx.args]:  # in the latter where an option still lacks its value
+        path = Path(str(word)).expanduser()
+        for folder in (path, path.parent, path.parent.parent):  # of a run, weights or a snapshot
+            if RunDirectory(folder).config.is_file():
+                return RunDirectory(folder)
+    found = [] if words or ctx.args else list(runs_folder().glob("*/config.json"))
+    return RunDirectory(max(found, key=_changed).parent) if found else None
 
 
 def _config_of(run: RunDirectory | None) -> dict[str, Any]:
