@@ -36,7 +36,7 @@ OWNERS = {
     "safetensors": {"core.checkpoints.tensors"},
     "matplotlib": {"core.figures"},
     "jinja2": {"core.report"},
-    "rich": {"cli.console"},
+    "rich": {"cli.console", "cli.panel"},
     "transformers": {"core.conditioning.frozen_encoder"},
     "huggingface_hub": {"core.conditioning.frozen_encoder"},
     "typer": {"cli"},

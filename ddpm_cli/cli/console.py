@@ -16,12 +16,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ddpm_cli.cli.panel import TrainingPanel
 from ddpm_cli.core.config import environment
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import cache
 from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import dumps, finite
-from ddpm_cli.core.runtime.reporting import Bar, Quiet, Reporter, Silent, Warned
+from ddpm_cli.core.runtime.reporting import Bar, Quiet, Reporter, Silent, TrainingStatus, Warned
 
 _PLAIN_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
@@ -31,15 +32,22 @@ class Terminal:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._panel: TrainingPanel | None = None  # while one is shown
 
     def say(self, message: str) -> None:
-        """Print one line."""
+        """Print one line, above the panel where there is one."""
+        if self._panel is not None:
+            self._panel.note(message)
         self._console.print(message, markup=False)
 
     @contextmanager
     def bar(self, what: str, total: float, unit: str) -> Iterator[Bar]:
         """Show progress until the block ends."""
-        if not self._console.is_terminal:
+        if self._panel is not None:
+            yield _BarInPanel(self._panel, what, total, unit)
+            self._panel.doing("")
+            return
+        if not self._is_live:
             plain = _PlainBar(self, what, total, unit)
             yield plain
             plain.close()
@@ -53,15 +61,55 @@ class Terminal:
         )
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(what, total=total, amount="", note="")
-            yield _LiveBar(progress, task, total, unit)
+            bar = _LiveBar(self, progress, task, total, unit)
+            try:
+                yield bar
+            finally:
+                self._close_panel()
+
+    @property
+    def _is_live(self) -> bool:
+        """Whether lines can be drawn anew: a terminal that is none in name only."""
+        return self._console.is_interactive and self._console.file.isatty()
+
+    def _close_panel(self) -> None:
+        if self._panel is not None:
+            self._panel.stop()
+            self._panel = None
+
+    def show(self, progress: Progress, done: float, status: TrainingStatus) -> None:
+        """Show a training in a panel, which takes the place of its bar."""
+        if self._panel is None:
+            title = progress.tasks[0].description
+            progress.live.transient = True  # the bar vanishes
+            progress.stop()
+            self._panel = TrainingPanel(self._console, title, status)
+            self._panel.start()
+        self._panel.show(done, status)
+
+
+class _BarInPanel:
+    """What is done while a training waits for it, as a line of the panel."""
+
+    def __init__(self, panel: TrainingPanel, what: str, total: float, unit: str) -> None:
+        self._panel, self._what, self._total, self._unit = panel, what, total, unit
+
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
+        parts = (f"{self._what} {_amount(done, self._total, self._unit)}", note)
+        self._panel.doing(", ".join(filter(None, parts)))
 
 
 class _LiveBar:
-    def __init__(self, progress: Progress, task: TaskID, total: float, unit: str) -> None:
-        self._progress, self._task = progress, task
+    def __init__(
+        self, terminal: Terminal, progress: Progress, task: TaskID, total: float, unit: str
+    ) -> None:
+        self._terminal, self._progress, self._task = terminal, progress, task
         self._total, self._unit = total, unit
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
+        if status is not None:
+            self._terminal.show(self._progress, done, status)
+            return
         amount = _amount(done, self._total, self._unit)
         self._progress.update(self._task, completed=done, amount=amount, note=note)
 
@@ -74,7 +122,7 @@ class _PlainBar:
         self._first: float | None = None  # amount at the first update: not 0 after a resume
         self._latest: tuple[float, str] | None = None
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
         if self._first is None:
             self._first = done
         self._latest = (done, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -20,11 +21,28 @@ class Warned(str):
     __slots__ = ()
 
 
+@dataclass(frozen=True)
+class TrainingStatus:
+    """Where a training is, when a row of its metrics is written."""
+
+    run: Path
+    images: int  # seen
+    budget: int | None  # of images; None: only of time
+    images_per_second: float | None
+    loss: float  # smoothed
+    lr: float
+    memory: int | None  # bytes of a process at its peak
+    skipped: int = 0  # steps that were not finite
+
+
 class Bar(Protocol):
     """The progress bar of one task."""
 
-    def update(self, done: float, note: str = "") -> None:
-        """Set the progress, in the bar's unit, with a short note such as the loss."""
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
+        """Set the progress, in the bar's unit, with a short note such as the loss.
+
+        status: what the note says of a training, in numbers.
+        """
 
 
 class Reporter(Protocol):
@@ -43,7 +61,7 @@ class Silent:
     def say(self, message: str) -> None:
         """Do nothing."""
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
         """Do nothing."""
 
     def bar(self, what: str, total: float, unit: str) -> AbstractContextManager[Bar]:

@@ -12,9 +12,10 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.noising import training_sigmas
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import finite, in_words
-from ddpm_cli.core.runtime.reporting import Bar
+from ddpm_cli.core.runtime.reporting import Bar, TrainingStatus
 from ddpm_cli.core.runtime.run_directory import Row, RunDirectory
 from ddpm_cli.core.training import ema
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.speed import Speed
 from ddpm_cli.core.training.state import Progress
 
@@ -75,10 +76,12 @@ class MetricsLog:
         progress.smoothed_losses = distributed.all_gather(self._smooth.tolist())
         progress.unlogged_quarters = distributed.all_gather(self._quarters.flatten().tolist())
 
-    def write(self, bar: Bar, used: float, lr: float, norm: float, held_out: float | None) -> None:
+    def write(
+        self, bar: Bar, budget: BudgetTracker, lr: float, norm: float, held_out: float | None
+    ) -> None:
         """Write one row, and show it on the bar. All ranks call this.
 
-        used: fraction of the budget; norm: of the gradient; held_out: the validation loss.
+        norm: of the gradient; held_out: the validation loss.
         """
         progress, speed = self._progress, self.speed.of_row()
         wait, peak = distributed.all_reduce_max(
@@ -92,7 +95,7 @@ class MetricsLog:
             "images": progress.images,
             "steps": progress.steps,
             "seconds": round(progress.seconds, 3),
-            "budget_used": min(used, 1.0),
+            "budget_used": min(budget.used, 1.0),
             "loss": progress.loss,
             "loss_smooth": progress.loss_smooth,
             "loss_holdout": held_out,
@@ -111,9 +114,19 @@ class MetricsLog:
         memory = f", {in_words(peak)}" if peak else ""
         skipped = f", {progress.skipped} non-finite steps skipped" if progress.skipped else ""
         bar.update(
-            100 * min(used, 1),
+            100 * min(budget.used, 1),
             f"{progress.images:,} images, {self.speed.mean or 0:,.1f} images/s, "
             f"loss {progress.loss_smooth:.4f}{memory}{skipped}",
+            TrainingStatus(
+                run=self._run.path,
+                images=progress.images,
+                budget=budget.images,
+                images_per_second=self.speed.mean,
+                loss=progress.loss_smooth,
+                lr=lr,
+                memory=int(peak) or None,
+                skipped=progress.skipped,
+            ),
         )
         self._row.zero_()
         self._quarters.zero_()

@@ -299,7 +299,7 @@ class Trainer:
                 progress.loss_heldout = held_out = self._validate()
             progress.validation_seconds = validation.seconds
         if due.row:
-            self.log.write(bar, budget.used, lr, self.monitor.norm, held_out)
+            self.log.write(bar, budget, lr, self.monitor.norm, held_out)
             self._say_how_long(budget)
         return due.validation and self._is_best()
 

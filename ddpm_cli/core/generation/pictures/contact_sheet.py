@@ -35,7 +35,7 @@ from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import new_file, write_json
-from ddpm_cli.core.runtime.reporting import SILENT, Bar, Reporter, Silent, roughly
+from ddpm_cli.core.runtime.reporting import SILENT, Bar, Reporter, Silent, TrainingStatus, roughly
 
 _MOST = 100  # images of a cell that are shown, unless rows and columns are given
 NAME = "sheet.png"
@@ -317,6 +317,6 @@ class _Inner(Silent):
         """Print one line."""
         self._reporter.say(message)
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
         """Set the progress, in images."""
         self._bar.update(self._before + self._nfe * done, note)
