@@ -36,7 +36,7 @@ OWNERS = {
     "safetensors": {"core.checkpoints.tensors"},
     "matplotlib": {"core.figures"},
     "jinja2": {"core.report"},
-    "rich": {"cli.console", "cli.panel"},
+    "rich": {"cli.console", "cli.panel", "cli.tables"},
     "transformers": {"core.conditioning.frozen_encoder"},
     "huggingface_hub": {"core.conditioning.frozen_encoder"},
     "typer": {"cli"},
@@ -218,13 +218,13 @@ def test_one_file_per_command() -> None:
             sys.executable,
             "-c",
             "import typer; from ddpm_cli.cli.app import app; "
-            "print(*typer.main.get_command(app).commands)",
+            "print(*typer.main.get_command(app).commands, sep='\\n')",
         ],
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.split()
-    assert {command.replace("-", "_") for command in listed} == files
+    ).stdout.splitlines()
+    assert {command.replace("-", "_").replace(" ", "_") for command in listed} == files
     assert [path.name for path in folder.iterdir() if path.is_dir()] in ([], ["__pycache__"])
 
 

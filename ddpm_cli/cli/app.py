@@ -23,6 +23,9 @@ from ddpm_cli.cli.commands.interpolate import interpolate
 from ddpm_cli.cli.commands.invert import invert
 from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.report import report
+from ddpm_cli.cli.commands.runs import runs
+from ddpm_cli.cli.commands.runs_clean import runs_clean
+from ddpm_cli.cli.commands.runs_compare import runs_compare
 from ddpm_cli.cli.commands.sample import sample
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
@@ -54,6 +57,9 @@ app.command(cls=Command)(train_classifier)
 app.command(cls=Command)(nll)
 app.command(cls=Command)(convert)
 app.command(cls=Command)(inspect_schedule)
+app.command(cls=Command)(runs)
+app.command("runs clean", cls=Command)(runs_clean)
+app.command("runs compare", cls=Command)(runs_compare)
 
 
 def _show_version(wanted: bool) -> None:

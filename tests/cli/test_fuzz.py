@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import zlib
 from collections.abc import Callable, Iterator
@@ -119,6 +120,10 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
                         tmp_path / "between"],
         "report": ["report", run, "--out", out.with_suffix(".html")],
         "inspect-schedule": ["inspect-schedule", "--timesteps", 50],
+        "runs": ["runs", run],
+        "runs compare": ["runs", "compare", run, shutil.copytree(run, tmp_path / "other"),
+                         "-n", 1, "--steps", 2, "--out", tmp_path / "compared"],
+        "runs clean": ["runs", "clean", tmp_path / "other"],
     }  # fmt: skip
 
 

@@ -26,7 +26,9 @@ def change_config(run: Path, **settings: object) -> None:
 
 
 def test_a_finished_run(tiny_run: Callable[..., Path]) -> None:
-    run = tiny_run("run", "--preset", "shapes")
+    run = tiny_run("run")
+    with (run / "provenance.jsonl").open("a") as file:
+        file.write('{"preset": "shapes"}\n{"preset": null}\n{"pres')
     found = summary.read(run)
     assert (found.state, found.used, found.images, found.total) == ("finished", 1.0, 64, 64)
     assert (found.preset, found.problem, found.steps) == ("shapes", "", 8)

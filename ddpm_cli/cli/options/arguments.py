@@ -39,7 +39,10 @@ class Group(TyperGroup):
             return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the first word names."""
+        """Find the command that the first word names, or the first two: `ddpm runs compare`."""
+        both = " ".join(args[:2])
+        if len(args) > 1 and both in self.commands:
+            args = [both, *args[2:]]
         with _one_line(ctx):
             return super().resolve_command(ctx, args)
 

@@ -17,6 +17,7 @@ from ddpm_cli.core.config.machine import DEVICES, PRECISIONS
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import DATA_SETS
 from ddpm_cli.core.config.run import BACKGROUNDS, FITS
+from ddpm_cli.core.runs.listing import ORDERS
 from ddpm_cli.core.runtime.run_directory import RunDirectory, runs_folder
 
 PROTOCOLS = ("pytorch-fid", "torch-fidelity", "clean-fid")
@@ -55,6 +56,14 @@ def runs(ctx: Any, incomplete: str) -> list[Offer]:
     return _quoted(map(str, sorted(found, key=_changed, reverse=True)))
 
 
+def runs_or_commands(ctx: Any, incomplete: str) -> list[Offer]:
+    """What follows `ddpm runs`: its other commands, and folders."""
+    above = incomplete.rpartition("/")[0]
+    inner = [path for path in Path(above or ".").glob("*/") if path.name[0] != "."]
+    words = [] if above else ["compare", "clean"]
+    return [*words, *_quoted(sorted(map(str, inner)))]
+
+
 def to_resume(ctx: Any, incomplete: str) -> list[Offer]:
     """The words of --resume, and runs."""
     return ["auto", "never", *runs(ctx, incomplete)]
@@ -82,6 +91,9 @@ def weights(ctx: Any, incomplete: str) -> list[Offer]:
 
 _BY_NAME: dict[str, Completer] = {
     "RUN": runs,
+    "RUNS": runs,
+    "FOLDER": runs_or_commands,
+    "--sort": among(ORDERS),
     "PLACES": runs,
     "FAKE": runs,
     "IMAGES": runs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,21 @@ def prune(folder: Path, keep: int, keep_every: int | None) -> None:
     The first one after every `keep_every` images is always kept.
     """
     for kind in ("pt", "superseded"):
-        multiple = 0  # of keep_every
-        for path in listed(folder, kind)[:-keep]:
-            previous, multiple = multiple, int(path.stem) // keep_every if keep_every else 0
-            if multiple == previous:
+        existing = listed(folder, kind)
+        kept = milestones(existing, keep_every)
+        for path in existing[:-keep]:
+            if path not in kept:
                 _delete(path)
+
+
+def milestones(existing: Sequence[Path], keep_every: int | None) -> set[Path]:
+    """The first snapshot after every `keep_every` images, of some in order; None: none."""
+    found, multiple = set[Path](), 0  # of keep_every
+    for path in existing:
+        previous, multiple = multiple, int(path.stem) // keep_every if keep_every else 0
+        if multiple != previous:
+            found.add(path)
+    return found
 
 
 def supersede_newer(folder: Path, images: int) -> None:

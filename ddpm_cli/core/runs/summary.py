@@ -57,6 +57,11 @@ class RunSummary:
     problem: str = ""  # what cannot be read, in a line
 
     @property
+    def best(self) -> float | None:
+        """The best score's value."""
+        return None if self.score is None else self.score.value
+
+    @property
     def total(self) -> int | None:
         """The images of the whole budget; None where it is one of time, or unknown."""
         if self.config is None:
@@ -108,7 +113,7 @@ def read(path: Path) -> RunSummary:
         used=used,
         loss=_number(last.get("loss_smooth")),
         held_out=metrics.held_out(),
-        score=_best_score(run),
+        score=_best_score(path),
         preview=next(reversed(run.previews()), None),
         bytes=size(path),
         config=config,
@@ -237,24 +242,32 @@ def _is_out_of_patience(config: RunConfig, metrics: _Metrics) -> bool:
     return stale >= config.patience
 
 
-def _best_score(run: RunDirectory) -> Score | None:
-    """The lowest score among those that can be compared with the last one."""
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl that are complete."""
+    return _Metrics(path / "metrics.jsonl").rows()
+
+
+def scores(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's scores.jsonl that can be compared with the last one."""
     try:
-        text = (run.path / "scores.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (path / "scores.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
+        return []
+    found = [row for line in text.splitlines() if (row := _row(line))]
+    found = [row for row in found if _number(row.get("value")) is not None and row.get("label")]
+    found = [row for row in found if _number(row.get("images")) is not None]
+    alike = ("label", "weights_sha256")
+    return [row for row in found if all(row.get(key) == found[-1].get(key) for key in alike)]
+
+
+def _best_score(path: Path) -> Score | None:
+    """The lowest score among those that can be compared with the last one."""
+    found = scores(path)
+    if not found:
         return None
-    rows = [row for line in text.splitlines() if (row := _row(line))]
-    rows = [row for row in rows if _number(row.get("value")) is not None and row.get("label")]
-    if not rows:
-        return None
-    alike = [
-        row
-        for row in rows
-        if all(row.get(key) == rows[-1].get(key) for key in ("label", "weights_sha256"))
-    ]
-    best = min(alike, key=lambda row: float(row["value"]))
-    images, protocol = int(_number(best.get("images")) or 0), str(best.get("protocol") or "")
-    return Score(str(best["label"]), float(best["value"]), images, protocol)
+    best = min(found, key=lambda row: float(row["value"]))
+    protocol = str(best.get("protocol") or "")
+    return Score(str(best["label"]), float(best["value"]), int(best["images"]), protocol)
 
 
 def _preset(run: RunDirectory) -> str:

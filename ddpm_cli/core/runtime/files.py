@@ -16,6 +16,7 @@ from typing import Any
 
 from ddpm_cli.core.errors import DdpmError, first_line
 
+PARTIAL = ".part"  # the suffix of files that are being written, whose names begin with a dot
 _TEXT_LIMIT = 64_000_000  # bytes of a file of settings or prompts
 _TRIAL = 4096  # bytes written to find out whether there is space
 
@@ -157,7 +158,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
 
 
 def is_written(path: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.files import PARTIAL
 
 LOCK = ".lock"  # the lock file in a run directory
 _REPORT_AFTER = 1.0  # seconds of waiting before it is reported
@@ -51,14 +52,21 @@ def lock_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         pid = os.getpid()
         json.dump({"host": socket.gethostname(), "pid": pid, "started": _start_time(pid)}, file)
         file.flush()
-        for written in _WRITTEN_BY_TRAINING:
-            parent, _, name = written.rpartition("/")
-            for partial in (folder / parent).glob(f".{name}*.part"):
-                partial.unlink(missing_ok=True)
+        for partial in partial_files(folder):
+            partial.unlink(missing_ok=True)
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """What a training that was killed while it wrote has left in a run directory."""
+    found: list[Path] = []
+    for written in _WRITTEN_BY_TRAINING:
+        parent, _, name = written.rpartition("/")
+        found += (folder / parent).glob(f".{name}*{PARTIAL}")
+    return found
 
 
 @contextmanager

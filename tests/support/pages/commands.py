@@ -32,6 +32,11 @@ class Entry(NamedTuple):
     command: Any
 
     @property
+    def page(self) -> str:
+        """The file of its page."""
+        return f"{self.name.replace(' ', '-')}.md"
+
+    @property
     def inner(self) -> list[Entry]:
         """The commands of a group."""
         commands = getattr(self.command, "commands", {})
@@ -81,12 +86,12 @@ def everything() -> Iterator[Entry]:
 
 def pages() -> dict[str, str]:
     """The pages' texts by file name: one a command, and the list of them."""
-    rows = [(f"[`ddpm {e.name}`]({e.name}.md)", cell(e.paragraphs[0])) for e in entries()]
+    rows = [(f"[`ddpm {e.name}`]({e.page})", cell(e.paragraphs[0])) for e in entries()]
     index = (
         f"# Commands\n\n{NOTE}\nEach has `--help`, `-h`. `ddpm --version` shows the version, and "
         "`--traceback`, anywhere on a command line, where an error arose.\n\n"
     )
-    found = {f"{entry.name}.md": page(entry) for entry in entries()}
+    found = {entry.page: page(entry) for entry in entries()}
     return found | {"index.md": index + table(("command", "what it does"), rows)}
 
 
@@ -175,12 +180,12 @@ def default(param: Any) -> str:
 
 def sentence(folder: str) -> str:
     """The commands in a paragraph, each with a link to its page below `folder`."""
-    links = ", ".join(f"[`{entry.name}`]({folder}/{entry.name}.md)" for entry in entries())
+    links = ", ".join(f"[`{entry.name}`]({folder}/{entry.page})" for entry in entries())
     wrapped = textwrap.wrap(links, 118, break_long_words=False, break_on_hyphens=False)
     return "\n".join(wrapped) + ".\n"
 
 
 def navigation() -> str:
     """The commands' lines in the site's navigation."""
-    pages = ["index.md", *(f"{entry.name}.md" for entry in entries())]
+    pages = ["index.md", *(entry.page for entry in entries())]
     return "".join(f"      - commands/{name}\n" for name in pages)
