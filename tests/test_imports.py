@@ -38,7 +38,7 @@ OWNERS = {
     "jinja2": {"core.report"},
     "rich": {"cli.console", "cli.panel", "cli.tables"},
     "transformers": {"core.conditioning.frozen_encoder"},
-    "huggingface_hub": {"core.conditioning.frozen_encoder"},
+    "huggingface_hub": {"core.conditioning.frozen_encoder", "core.hub"},
     "typer": {"cli"},
     "tensorboard": {"core.tracking.tensorboard"},
     "wandb": {"core.tracking.wandb"},

@@ -22,6 +22,8 @@ from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.commands.interpolate import interpolate
 from ddpm_cli.cli.commands.invert import invert
 from ddpm_cli.cli.commands.nll import nll
+from ddpm_cli.cli.commands.pull import pull
+from ddpm_cli.cli.commands.push import push
 from ddpm_cli.cli.commands.report import report
 from ddpm_cli.cli.commands.runs import runs
 from ddpm_cli.cli.commands.runs_clean import runs_clean
@@ -56,6 +58,8 @@ app.command(cls=Command)(fetch_weights)
 app.command(cls=Command)(train_classifier)
 app.command(cls=Command)(nll)
 app.command(cls=Command)(convert)
+app.command(cls=Command)(push)
+app.command(cls=Command)(pull)
 app.command(cls=Command)(inspect_schedule)
 app.command(cls=Command)(runs)
 app.command("runs clean", cls=Command)(runs_clean)

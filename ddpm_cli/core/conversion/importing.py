@@ -66,18 +66,21 @@ def convert(
     reporter: Reporter = SILENT,
     *,
     overwrite: bool = False,
+    origin: str | None = None,
 ) -> dict[str, Any]:
     """Write the weights of another library as a weights file; returns the document for --json.
 
-    overwrite: replace a file that is there. Raises DdpmError for unsupported networks, for files
-    that hold more than tensors, and where the converted network's outputs differ from the
-    original's: then nothing is written.
+    overwrite: replace a file that is there. origin: what the config says they come from; default:
+    the path. Raises DdpmError for unsupported networks, for files that hold more than tensors, and
+    where the converted network's outputs differ from the original's: then nothing is written.
     """
     with new_file(out, overwrite=overwrite) as path:
-        return _convert(source, path, options, reporter)
+        return _convert(source, path, options, origin or str(source), reporter)
 
 
-def _convert(source: Path, out: Path, options: ImportOptions, reporter: Reporter) -> dict[str, Any]:
+def _convert(
+    source: Path, out: Path, options: ImportOptions, origin: str, reporter: Reporter
+) -> dict[str, Any]:
     original = _diffusers(source, options) if source.is_dir() else _openai(source, options)
     if out.resolve() in [path.resolve() for path in original.files.paths]:
         raise DdpmError(f"--out {out} is what is converted; choose another --out")
@@ -88,7 +91,7 @@ def _convert(source: Path, out: Path, options: ImportOptions, reporter: Reporter
         network=original.network,
         diffusion=original.diffusion,
         optimiser=OptimiserConfig(class_drop=0.0 if options.null_class is None else 0.1),
-        origin=WeightsOrigin(str(source), original.files.sha256),
+        origin=WeightsOrigin(origin, original.files.sha256),
     )
     config.check()
     schedules.from_config(config.diffusion)  # raises where no signal is left
