@@ -9,6 +9,7 @@ import argparse
 import io
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,15 @@ def ddpm(*arguments: object) -> str:
     command = [sys.executable, "-m", "ddpm_cli", *map(str, arguments)]
     print("+ ddpm", *command[3:], file=sys.stderr)
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def extracted(archive: Path, folder: Path, classes: Sequence[str] = ()) -> None:
+    """Write the first image of these class folders of a .zip, or of all, as CLASS.png or .jpg."""
+    with zipfile.ZipFile(archive) as opened:
+        names = sorted(name for name in opened.namelist() if not name.endswith("/"))
+        for kind in classes or sorted({name.split("/")[0] for name in names}):
+            first = next(name for name in names if name.split("/")[0] == kind)
+            (folder / kind).with_suffix(Path(first).suffix).write_bytes(opened.read(first))
 
 
 def sheet(

@@ -1,0 +1,172 @@
+"""What scores of real images against real ones say, and what guidance does to scores.
+
+    ddpm train-classifier --data mnist-train.zip --out digits.safetensors
+    ddpm train-classifier --data cifar10-train.zip --out colours.safetensors
+    python docs/figures/scores.py --digits mnist-train.zip mnist-test.zip digits.safetensors \
+        --colours cifar10-train.zip cifar10-test.zip colours.safetensors --run runs/mnist-train-28
+
+The run is that of `ddpm train --data mnist:train --preset mnist --minutes 8` on two CPU cores.
+
+- score-bias.png: the Frechet distance and KID of n training images against the test images, in the
+  features of a classifier;
+- score-guidance.png: distance, precision and recall of a run's samples by guidance.
+
+The figures are printed as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from drawing import IMAGES, plots, save_plots
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+import ddpm_cli as ddpm
+from ddpm_cli.core.metrics.extraction import load_local_extractor
+from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.kid import squared_mmd
+from ddpm_cli.core.metrics.scores import Gaussian
+from ddpm_cli.core.metrics.statistics import Statistics
+
+OUTPUTS = ("score-bias.png", "score-guidance.png")
+
+COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+REPEATS = 5  # random subsets of each count
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+SAMPLES = 300  # for each strength
+SETTINGS: dict[str, Any] = {"steps": 10, "sampler": "ipndm"}
+
+Features = NDArray[np.float64]
+"""(n, width)."""
+
+
+def features(images: str, classifier: str) -> Features:
+    """The features of all images of a folder, archive or data set."""
+    extractor = load_local_extractor(Path(classifier), torch.device("cpu"), 64)
+    opened = open_input(images)
+    assert not isinstance(opened, Statistics)
+    batches = extractor.features(opened.batches(slice(0, len(opened))))
+    return torch.cat([found.pool for found in batches]).double().numpy()
+
+
+def gaussian(x: Features) -> Gaussian:
+    """The Gaussian that FID fits."""
+    return Gaussian(x.mean(axis=0), np.cov(x, rowvar=False))
+
+
+def bias(parts: dict[str, list[str]], path: Path) -> None:
+    """Draw the distance and KID of n real images from other real images."""
+    figure, ((distances, kids),) = plots(1, 2, height=3.6)
+    for name, (train, test, classifier) in parts.items():
+        real, other = features(test, classifier), features(train, classifier)
+        reference, random = gaussian(real), np.random.default_rng(0)
+        counts = [n for n in COUNTS if n <= len(other)]
+        fid = np.zeros((len(counts), REPEATS))
+        kid = np.zeros_like(fid)
+        for row, n in enumerate(counts):
+            for column in range(REPEATS):
+                chosen = other[random.choice(len(other), n, replace=False)]
+                found = gaussian(chosen)
+                fid[row, column] = reference.distance(found.mean, found.covariance)
+                both = (
+                    torch.from_numpy(x[: min(n, 1000)]) for x in (random.permutation(real), chosen)
+                )
+                kid[row, column] = squared_mmd(*both)
+            print(
+                f"{name}, n = {n:,}: distance {fid[row].mean():.4f} +/- {fid[row].std():.4f}, "
+                f"KID {kid[row].mean():.5f} +/- {kid[row].std():.5f}",
+                flush=True,
+            )
+        distances.errorbar(counts, fid.mean(1), fid.std(1), fmt="o-", ms=4, label=name)
+        kids.errorbar(counts, kid.mean(1), kid.std(1), fmt="o-", ms=4, capsize=3, label=name)
+    images = "n, training images scored against the test set"
+    distances.set(xlabel=images, ylabel="Frechet distance", xscale="log", yscale="log")
+    kids.set(xlabel=images, ylabel="KID", xscale="log")
+    distances.legend()
+    save_plots(path, figure)
+
+
+def guidance(run: str, digits: list[str], path: Path) -> None:
+    """Draw distance, precision and recall by guidance, and the same of real images."""
+    train, test, classifier = digits
+    model = ddpm.load(run)
+    asked: dict[str, Any] = {"features": classifier, "metrics": ["fid", "prdc"]}
+    opened = open_input(train)
+    assert not isinstance(opened, Statistics)
+    held_out = torch.cat(list(opened.batches(slice(0, len(opened)))))
+    every = np.random.default_rng(0).choice(len(held_out), SAMPLES, replace=False)
+    reports = [ddpm.evaluate(test, held_out[every].permute(0, 2, 3, 1).numpy(), **asked)]
+    for strength in STRENGTHS:
+        images = model.sample(SAMPLES, guidance=strength, **SETTINGS)
+        reports.append(ddpm.evaluate(test, images, **asked))
+    for name, report in zip(("real", *STRENGTHS), reports, strict=True):
+        print(f"{name}: {report.fid:.3f}, {report.precision:.3f}, {report.recall:.3f}")
+    real, *scored = reports
+    figure, ((distance, shares),) = plots(1, 2, height=3.6)
+    distance.plot(STRENGTHS, [report.fid for report in scored], "o-", color="C2", label="samples")
+    distance.axhline(real.fid, ls="--", color="C2", label=f"{SAMPLES} real images")
+    distance.set(xlabel="guidance", ylabel="Frechet distance of features", ylim=(0, None))
+    for number, measure in enumerate(("precision", "recall")):
+        values = [getattr(report, measure) for report in scored]
+        shares.plot(STRENGTHS, values, "o-", color=f"C{number}", label=measure)
+        shares.axhline(getattr(real, measure), ls="--", color=f"C{number}", label="of real images")
+    shares.set(xlabel="guidance", ylabel="share", ylim=(0, 1.02))
+    distance.legend()
+    shares.legend()
+    save_plots(path, figure)
+
+
+def disturbed(digits: list[str]) -> None:
+    """Print the distance of test images from themselves after what files and resizing do."""
+    _, test, classifier = digits
+    opened = open_input(test)
+    assert not isinstance(opened, Statistics)
+    images = torch.cat(list(opened.batches(slice(0, len(opened)))))[:, 0].numpy()
+    side = images.shape[1:][::-1]
+
+    def jpeg(image: Image.Image, quality: int) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer)
+
+    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "JPEG of quality 95": lambda image: jpeg(image, 95),
+        "JPEG of quality 75": lambda image: jpeg(image, 75),
+        "to twice the size and back, bilinear": lambda image: image.resize(
+            (2 * side[0], 2 * side[1]), Image.Resampling.BILINEAR
+        ).resize(side, Image.Resampling.BILINEAR),
+        "to half the size and back, bicubic": lambda image: image.resize(
+            (side[0] // 2, side[1] // 2), Image.Resampling.BICUBIC
+        ).resize(side, Image.Resampling.BICUBIC),
+        "a pixel to the right": lambda image: ImageChops.offset(image, 1, 0),
+    }
+    for name, change in changes.items():
+        other = np.stack([np.asarray(change(Image.fromarray(image))) for image in images])
+        distance = ddpm.fid(images[..., None], other[..., None], features=classifier)
+        print(f"{name}: {distance:.4f}", flush=True)
+
+
+def main() -> None:
+    """Draw both."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--digits", "--colours"):
+        parser.add_argument(name, nargs=3, required=True, metavar=("TRAIN", "TEST", "CLASSIFIER"))
+    parser.add_argument("--run", required=True, help="a run of the digits")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
+    chosen = parser.parse_args()
+    disturbed(chosen.digits)
+    bias({"MNIST": chosen.digits, "CIFAR-10": chosen.colours}, chosen.out / "score-bias.png")
+    guidance(chosen.run, chosen.digits, chosen.out / "score-guidance.png")
+
+
+if __name__ == "__main__":
+    main()
