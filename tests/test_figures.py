@@ -88,8 +88,9 @@ def test_scripts_without_runs_draw_their_pictures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = DOCS / "figures" / f"{name}.py"
-    run(script, monkeypatch, "--out", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(outputs(script))
-    for path in tmp_path.iterdir():
+    folder = tmp_path / "drawn"
+    run(script, monkeypatch, "--out", folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(outputs(script))
+    for path in folder.iterdir():
         with Image.open(path) as drawn, Image.open(DOCS / "images" / path.name) as kept:
             assert drawn.size == kept.size

@@ -39,7 +39,7 @@ OUTPUTS = ("score-bias.png", "score-guidance.png")
 
 COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REPEATS = 5  # random subsets of each count
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+STRENGTHS = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
 SAMPLES = 300  # for each strength
 SETTINGS: dict[str, Any] = {"steps": 10, "sampler": "ipndm"}
 
@@ -61,34 +61,41 @@ def gaussian(x: Features) -> Gaussian:
     return Gaussian(x.mean(axis=0), np.cov(x, rowvar=False))
 
 
-def bias(parts: dict[str, list[str]], path: Path) -> None:
-    """Draw the distance and KID of n real images from other real images."""
+def bias(train: str, test: str, classifier: str) -> dict[int, Features]:
+    """Distance and KID of n real images from other real images: by n, (REPEATS, 2)."""
+    real, other = features(test, classifier), features(train, classifier)
+    reference, random = gaussian(real), np.random.default_rng(0)
+    scores = {}
+    for n in [n for n in COUNTS if n <= len(other)]:
+        rows = []
+        for _ in range(REPEATS):
+            chosen = other[random.choice(len(other), n, replace=False)]
+            found, few = gaussian(chosen), min(n, 1000)
+            both = torch.from_numpy(random.permutation(real)[:few]), torch.from_numpy(chosen[:few])
+            distance = reference.distance(found.mean, found.covariance)
+            rows.append((distance, squared_mmd(*both)))
+        scores[n] = np.array(rows)
+    return scores
+
+
+def draw_bias(measured: dict[str, dict[int, Features]], path: Path) -> None:
+    """Draw means and standard deviations by n, and print them."""
     figure, ((distances, kids),) = plots(1, 2, height=3.6)
-    for name, (train, test, classifier) in parts.items():
-        real, other = features(test, classifier), features(train, classifier)
-        reference, random = gaussian(real), np.random.default_rng(0)
-        counts = [n for n in COUNTS if n <= len(other)]
-        fid = np.zeros((len(counts), REPEATS))
-        kid = np.zeros_like(fid)
-        for row, n in enumerate(counts):
-            for column in range(REPEATS):
-                chosen = other[random.choice(len(other), n, replace=False)]
-                found = gaussian(chosen)
-                fid[row, column] = reference.distance(found.mean, found.covariance)
-                both = (
-                    torch.from_numpy(x[: min(n, 1000)]) for x in (random.permutation(real), chosen)
-                )
-                kid[row, column] = squared_mmd(*both)
+    for name, scores in measured.items():
+        for n, rows in scores.items():
+            (fid, kid), (fid_std, kid_std) = rows.mean(0), rows.std(0)
             print(
-                f"{name}, n = {n:,}: distance {fid[row].mean():.4f} +/- {fid[row].std():.4f}, "
-                f"KID {kid[row].mean():.5f} +/- {kid[row].std():.5f}",
-                flush=True,
+                f"{name}, n = {n:,}: {fid:.4f} +/- {fid_std:.4f}, KID {kid:.5f} +/- {kid_std:.5f}"
             )
-        distances.errorbar(counts, fid.mean(1), fid.std(1), fmt="o-", ms=4, label=name)
-        kids.errorbar(counts, kid.mean(1), kid.std(1), fmt="o-", ms=4, capsize=3, label=name)
-    images = "n, training images scored against the test set"
-    distances.set(xlabel=images, ylabel="Frechet distance", xscale="log", yscale="log")
-    kids.set(xlabel=images, ylabel="KID", xscale="log")
+        mean, std = (np.array([f(rows, 0) for rows in scores.values()]) for f in (np.mean, np.std))
+        for axes, column in ((distances, 0), (kids, 1)):
+            values = mean[:, column], std[:, column]
+            axes.errorbar(list(scores), *values, fmt="o-", ms=4, capsize=3, label=name)
+    distances.set(ylabel="Frechet distance of features", xscale="log", yscale="log")
+    kids.set(ylabel="KID of features", xscale="log")
+    for axes in (distances, kids):
+        axes.set_xlabel("n real images, against 10,000 others")
+        axes.set_xticks([100, 1000, 10_000], ["100", "1,000", "10,000"])
     distances.legend()
     save_plots(path, figure)
 
@@ -164,7 +171,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
     chosen = parser.parse_args()
     disturbed(chosen.digits)
-    bias({"MNIST": chosen.digits, "CIFAR-10": chosen.colours}, chosen.out / "score-bias.png")
+    measured = {"MNIST": bias(*chosen.digits), "CIFAR-10": bias(*chosen.colours)}
+    draw_bias(measured, chosen.out / "score-bias.png")
     guidance(chosen.run, chosen.digits, chosen.out / "score-guidance.png")
 
 
