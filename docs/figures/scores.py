@@ -35,7 +35,7 @@ from ddpm_cli.core.metrics.kid import squared_mmd
 from ddpm_cli.core.metrics.scores import Gaussian
 from ddpm_cli.core.metrics.statistics import Statistics
 
-OUTPUTS = ("score-bias.png", "score-guidance.png")
+OUTPUTS = ("score-bias.png",)
 
 COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REPEATS = 5  # random subsets of each count
