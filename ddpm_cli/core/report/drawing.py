@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionRequest
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -92,7 +93,7 @@ def _film(part: _Part, reporter: Reporter) -> Picture | None:
 
 def _sheet(part: _Part, length: int) -> ContactSheet:
     """Steps across; guidance down, or eta where there is nothing to guide towards."""
-    axes = _axes(part.model, length)
+    axes = axes_of(part.model.config.network, length)
     return ContactSheet.of(axes, list(_cells(part, axes)), None, None)
 
 
@@ -102,10 +103,10 @@ def _drawn_sheet(sheet: ContactSheet, reporter: Reporter) -> Picture | None:
     return pictures.embedded(content, ".png", "Contact sheet", caption, caption)
 
 
-def _axes(model: Model, length: int) -> tuple[Axis, Axis]:
-    network = model.config.network
+def axes_of(network: NetworkConfig, timesteps: int) -> tuple[Axis, Axis]:
+    """The columns and rows of the sheet, of a network with so many timesteps."""
     guided = network.conditioned and (network.text is not None or network.null_class)
-    steps = tuple(dict.fromkeys(min(count, length) for count in _SHEET_STEPS))
+    steps = tuple(dict.fromkeys(min(count, timesteps) for count in _SHEET_STEPS))
     return Axis("steps", steps), Axis("guidance", _GUIDANCE) if guided else Axis("eta", _ETA)
 
 

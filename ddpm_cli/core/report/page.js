@@ -9,7 +9,7 @@
 
   // The button of colours: as the system, light, dark.
   const theme = document.getElementById("theme");
-  const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
+  const themes = [["", "system"], ["light", "light"], ["dark", "dark"]];
   let chosen = 0;
   theme.hidden = false;
   theme.addEventListener("click", () => {

@@ -147,24 +147,21 @@ def _described(
     """A picture with what is recorded of it."""
     words, command = [name], ""
     if settings is not None:
-        words += [
-            f"{label} {settings[key]}"
-            for key, label in _TOLD.items()
-            if isinstance(settings.get(key), str | int | float)
-        ]
+        told = ((text, settings.get(key)) for key, text in _TOLD.items())
+        words += [text.format(x) for text, x in told if isinstance(x, str | int | float)]
         made = settings.get("provenance")
         command = str(made.get("command", "")) if isinstance(made, dict) else ""
     return Picture(_uri(*data), f"{kind.title} of the run: {name}", kind.title, ", ".join(words),
                    command)  # fmt: skip
 
 
-_TOLD = {
-    "n": "images",
-    "sampler": "sampler",
-    "steps": "steps",
-    "guidance": "guidance",
-    "seed": "seed",
-    "images_seen": "after images seen:",
+_TOLD = {  # what is recorded of a picture, in words
+    "n": "{} images",
+    "sampler": "{}",
+    "steps": "{} steps",
+    "guidance": "guidance {}",
+    "seed": "seed {}",
+    "images_seen": "after {} images seen",
 }
 
 
