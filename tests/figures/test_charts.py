@@ -52,6 +52,15 @@ def test_colours_are_variables_and_ids_are_of_the_chart() -> None:
     assert "<style" not in drawn[0] and "http://www.w3.org/2000/svg" not in drawn[0][:300]
 
 
+def test_averaged_curves_have_the_means() -> None:
+    x, y = np.arange(300.0), np.arange(300.0) ** 2
+    y[:2], y[299] = np.nan, np.nan
+    few_x, few_y = charts.averaged(x, y, 100)
+    np.testing.assert_allclose(few_x, x.reshape(100, 3).mean(1))
+    np.testing.assert_allclose(few_y, np.nanmean(y.reshape(100, 3), axis=1))
+    assert len(charts.averaged(x[:50], y[:50], 100)[1]) == 50
+
+
 def test_thinned_curves_keep_their_ends_and_peaks() -> None:
     x, y = np.arange(100_000.0), np.sin(np.arange(100_000.0) / 9000)
     y[[777, 54_321]] = 30, -30

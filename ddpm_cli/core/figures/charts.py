@@ -190,6 +190,16 @@ def thinned(x: Sequence[float] | Values, y: Sequence[float] | Values, most: int 
     return xs[kept], ys[kept]
 
 
+def averaged(x: Values, y: Values, most: int = 150) -> tuple[Values, Values]:
+    """The mean of each of at most `most` stretches of a curve; NaN is left out of it."""
+    if len(x) <= most:
+        return x, y
+    edges = np.linspace(0, len(x), most + 1).astype(int)
+    known = [(slice(a, b), np.isfinite(y[a:b])) for a, b in pairwise(edges)]
+    means = [float(y[part][ok].mean()) if ok.any() else math.nan for part, ok in known]
+    return np.array([x[part].mean() for part, _ in known]), np.array(means)
+
+
 def is_drawn(values: Values) -> bool:
     """Whether there is anything to draw."""
     return any(map(math.isfinite, values))

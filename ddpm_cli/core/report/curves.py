@@ -40,14 +40,17 @@ def draw(records: Sequence[Record]) -> list[Shown]:
     ]
 
 
-def _curve(record: Record, column: str, label: str, colour: int, **style: bool) -> Iterator[Curve]:
+def _curve(
+    record: Record, column: str, label: str, colour: int, *, mean: bool = False, **style: bool
+) -> Iterator[Curve]:
+    """A column as a curve. mean: of stretches of it, where there are many rows."""
     values = record.column(column)
     if not len(values):
         return
     images = record.images
     if style.get("points"):  # the others are rows without a measurement
         images, values = images[np.isfinite(values)], values[np.isfinite(values)]
-    x, y = charts.thinned(images, values)
+    x, y = charts.averaged(images, values) if mean else charts.thinned(images, values)
     yield Curve(label, x, y, colour, **style)
 
 
@@ -77,7 +80,7 @@ def _levels(records: Sequence[Record]) -> Iterator[tuple[Chart, str]]:
     for number, record in enumerate(records):
         curves: list[Curve] = []
         for colour, (column, label) in enumerate(_LEVELS, _FIRST_LEVEL):
-            curves += _curve(record, column, label, colour)
+            curves += _curve(record, column, label, colour, mean=True)
         of = "" if len(records) == 1 else f", {record.name}"
         title = f"Loss by noise level{of}"
         yield Chart(f"levels{number}", title, "loss", tuple(curves), log=True), ""
@@ -89,14 +92,18 @@ def _rate(records: Sequence[Record]) -> tuple[Chart, str]:
 
 
 def _norm(records: Sequence[Record]) -> tuple[Chart, str]:
-    chart = _plain(records, "grad_norm", "norm", "Gradient norm", "norm, before clipping", log=True)
+    chart = _plain(
+        records, "grad_norm", "norm", "Gradient norm", "norm, before clipping", noisy=True, log=True
+    )
     clips = {r.config.optimiser.clip for r in records if r.config is not None}
     (clip,) = clips if len(clips) == 1 else (None,)
     return chart, "" if clip is None else f"Gradients of a larger norm than {clip:g} are clipped."
 
 
 def _speed(records: Sequence[Record]) -> tuple[Chart, str]:
-    chart = _plain(records, "images_per_second", "speed", "Speed", "images/s", from_zero=True)
+    chart = _plain(
+        records, "images_per_second", "speed", "Speed", "images/s", noisy=True, from_zero=True
+    )
     waits = [_mean(record.column("data_wait")) for record in records]
     (wait,) = waits if len(waits) == 1 else (None,)
     if wait is None or wait < 0.01:
@@ -111,13 +118,18 @@ def _plain(
     title: str,
     y_label: str,
     *,
+    noisy: bool = False,
     log: bool = False,
     from_zero: bool = False,
 ) -> Chart:
-    """A chart of one column, a curve for each run."""
+    """A chart of one column, a curve for each run; of a noisy one the mean, and faintly itself."""
     curves: list[Curve] = []
+    alone = len(records) == 1
     for number, record in enumerate(records):
-        curves += _curve(record, column, record.name if len(records) > 1 else title, number)
+        if noisy and alone:
+            curves += _curve(record, column, "raw", number, faint=True)
+        label = ("mean" if noisy else title) if alone else record.name
+        curves += _curve(record, column, label, number, mean=noisy)
     return Chart(key, title, y_label, tuple(curves), log=log, from_zero=from_zero)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ddpm_cli.core.config.run import Budget
 from ddpm_cli.core.metrics.report import digits
 from ddpm_cli.core.report.records import Document, Record
+from ddpm_cli.core.report.settings import written
 from ddpm_cli.core.runtime.files import in_words
 
 _STATES = {
@@ -220,6 +221,25 @@ def _date(text: Any) -> str:
         return moment(datetime.fromisoformat(str(text)))
     except ValueError:
         return str(text or "")
+
+
+def divergence(record: Record) -> list[str]:
+    """Why training diverged, in sentences; none where it did not."""
+    told = record.post_mortem
+    if told is None:
+        return []
+    what = str(told.get("what") or "the reason is not recorded")
+    steps, images = (written(told.get(name)) for name in ("steps", "images"))
+    sentences = [f"{what[:1].upper()}{what[1:]}, up to step {steps} ({images} images seen)."]
+    good, remedies = told.get("last_good_step"), told.get("try")
+    if isinstance(good, dict):
+        step, lr, norm = (written(good.get(name)) for name in ("steps", "lr", "grad_norm"))
+        sentences.append(
+            f"The last good step was {step}: learning rate {lr}, gradient norm {norm}."
+        )
+    if isinstance(remedies, list) and remedies:
+        sentences.append(f"What usually helps: {'; '.join(map(str, remedies))}.")
+    return sentences
 
 
 def commands(record: Record) -> list[tuple[str, str]]:

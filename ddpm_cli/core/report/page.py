@@ -88,7 +88,7 @@ def write(
         starts=headline.starts(record),
         commands=headline.commands(record),
         log=record.log[-_LOG_LINES:],
-        post_mortem=record.post_mortem,
+        divergence=headline.divergence(record),
         left_out=[text for text in words if text],
     )
     return _written(out, text, words)

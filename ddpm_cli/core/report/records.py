@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,9 +153,11 @@ def _text(path: Path) -> str:
 
 
 def _number(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     try:
-        number = float(value) if ok else None
+        number = float(value)
     except OverflowError:
         return None
-    return number if number is not None and np.isfinite(number) else None
+    return number if math.isfinite(number) else None
