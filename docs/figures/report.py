@@ -2,7 +2,7 @@
 
 Needs Chromium, and a run with previews and samples:
 
-    ddpm train --preset shapes --snapshot-every 2880 --out runs/shapes-32
+    ddpm train
     python docs/figures/report.py --run runs/shapes-32
 """
 
