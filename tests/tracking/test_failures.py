@@ -57,7 +57,7 @@ def test_a_stopped_training_is_closed_as_such_and_soon(tmp_path: Path, wandb: Fa
         said.wait_for("Followed by wandb: at https://")
         add_rows(run, (8,))
         raise PreemptedError("SIGTERM")
-    assert wandb.records == [[8, {"steps": 1, "loss": 0.125}], ["closed", 0]]
+    assert wandb.records == [[8, {"progress/steps": 1, "loss/loss": 0.125}], ["closed", 0]]
     assert said.failures == []
 
 

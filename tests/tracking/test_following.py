@@ -37,7 +37,7 @@ def test_a_resumed_training_continues_its_record(
     steps = [step for step, _ in wandb.records if step != "closed"]
     assert steps == [8, 16, 16, 24, 32, 32]
     assert wandb.records[2] == [16, {"samples": str(run.preview(16))}]
-    assert wandb.records[-2:] == [[32, {"fid5k": 7.5}], ["closed", 0]]
+    assert wandb.records[-2:] == [[32, {"scores/fid5k": 7.5}], ["closed", 0]]
     kept = json.loads(run.tracker("wandb").read_text())
     assert kept == {"id": "new", "images": {"metrics": 32, "scores": 32, "samples": 16}}
     assert said.failures == []
@@ -96,7 +96,10 @@ def test_a_row_that_is_being_written_is_read_later(tmp_path: Path) -> None:
     assert [entry.images for entry in entries.new(last=False)] == [8]
     with run.metrics.open("a") as file:
         file.write('ss": 0.25}\n')
-    assert [entry.values for entry in entries.new(last=False)] == [{"loss": 0.5}, {"loss": 0.25}]
+    assert [entry.values for entry in entries.new(last=False)] == [
+        {"loss/loss": 0.5},
+        {"loss/loss": 0.25},
+    ]
 
 
 def test_the_settings_are_flat_and_name_preset_and_origin(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert f"tensorboard --logdir {tmp_path / 'runs'}" in said.lines[0]
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
-    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx(LOSSES)
-    assert [e.step for e in events.Scalars("loss")] == list(LOSSES)  # none twice
-    assert [(e.step, e.value) for e in events.Scalars("fid5k")] == [(32, 7.5)]
+    assert {e.step: e.value for e in events.Scalars("loss/loss")} == pytest.approx(LOSSES)
+    assert [e.step for e in events.Scalars("loss/loss")] == list(LOSSES)  # none twice
+    assert [(e.step, e.value) for e in events.Scalars("scores/fid5k")] == [(32, 7.5)]
     (image,) = events.Images("samples")
     assert (image.step, image.width, image.height) == (16, 6, 4)
     assert image.encoded_image_string == run.preview(16).read_bytes()
@@ -59,9 +59,11 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = follow_twice("mlflow", tmp_path)
     id_ = json.loads(run.tracker("mlflow").read_text())["id"]
     (stored,) = (tmp_path / "store").glob(f"*/{id_}")  # in files, read here: an import takes long
-    losses = [line.split()[1:] for line in (stored / "metrics" / "loss").read_text().splitlines()]
+    losses = [
+        line.split()[1:] for line in (stored / "metrics" / "loss" / "loss").read_text().splitlines()
+    ]
     assert [(int(step), float(loss)) for loss, step in losses] == list(LOSSES.items())
-    assert (stored / "metrics" / "fid5k").read_text().split()[1:] == ["7.5", "32"]
+    assert (stored / "metrics" / "scores" / "fid5k").read_text().split()[1:] == ["7.5", "32"]
     assert (stored / "params" / "optimiser.batch").read_text() == "8"
     meta = (stored / "meta.yaml").read_text().splitlines()
     assert {"run_name: first", "status: 3"} <= set(meta)  # 3: finished
@@ -103,9 +105,9 @@ def losses_of(file: Path) -> dict[int, float]:
             item.key or item.nested_key[0]: json.loads(item.value_json)
             for item in record.history.item
         }
-        if "loss" in items:
+        if "loss/loss" in items:
             assert record.history.step.num not in found
-            found[record.history.step.num] = items["loss"]
+            found[record.history.step.num] = items["loss/loss"]
     return found
 
 
@@ -120,9 +122,9 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         columns = "select run_name, step, metrics from metrics order by id"
         rows = [(*row, json.loads(values)) for *row, values in connection.execute(columns)]
     assert {run_name for run_name, _, _ in rows} == {name}
-    losses = [(step, values["loss"]) for _, step, values in rows if "loss" in values]
+    losses = [(step, values["loss/loss"]) for _, step, values in rows if "loss/loss" in values]
     assert losses == list(LOSSES.items())
-    assert rows[-1][1:] == (32, {"fid5k": 7.5})
+    assert rows[-1][1:] == (32, {"scores/fid5k": 7.5})
     (picture,) = (values["samples"] for _, step, values in rows if "samples" in values)
     stored = tmp_path / "trackio" / "media" / picture["file_path"]
     assert stored.read_bytes() == run.preview(16).read_bytes()

@@ -30,6 +30,14 @@ _TO_CLOSE = 120.0  # seconds, where no training waits for the end
 _SOURCES = ("metrics", "scores", "samples")
 _PACKAGES = {"mlflow": "mlflow-skinny"}
 
+_GROUPS = {  # of the columns of a row, as trackers show those together whose names begin alike
+    "loss": ("loss", "loss_smooth", "loss_holdout"),
+    "loss_by_noise": ("loss_q0", "loss_q1", "loss_q2", "loss_q3"),
+    "machine": ("images_per_second", "data_wait", "save_seconds", "peak_memory"),
+    "optimiser": ("lr", "grad_norm", "skipped_steps"),
+}
+_NAMES = {name: f"{group}/{name}" for group, names in _GROUPS.items() for name in names}
+
 Say = Callable[[str, str], None]
 """Takes a kind of message, "where" or "failed", and its text, for the training to report."""
 
@@ -195,7 +203,12 @@ class Entries:
     def _rows(self) -> Iterator[Entry]:
         for row in self._new_lines():
             self._logged_to = images = int(row.pop("images"))
-            yield Entry(images, "metrics", {k: v for k, v in row.items() if v is not None})
+            values = {
+                _NAMES.get(name, f"progress/{name}"): value
+                for name, value in row.items()
+                if value is not None
+            }
+            yield Entry(images, "metrics", values)
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(FileNotFoundError), self._run.metrics.open("rb") as file:
@@ -210,7 +223,7 @@ class Entries:
         with contextlib.suppress(FileNotFoundError):
             for line in self._run.scores.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
-                yield Entry(row["images"], "scores", {row["label"]: row["value"]})
+                yield Entry(row["images"], "scores", {f"scores/{row['label']}": row["value"]})
 
     def _samples(self) -> Iterator[Entry]:
         for path in self._run.previews():
