@@ -166,7 +166,7 @@ def train(
     resume: bool = True,
     device: str = "auto",
     precision: str = "auto",
-    log: Sequence[str] = (),
+    log: str | Sequence[str] = (),
     progress: bool = False,
 ) -> TrainedModel:
     """Train on images, and load the averaged weights.
@@ -200,7 +200,7 @@ def train(
         resume=resume,
         device=device,
         precision=precision,
-        log=log,
+        log=log.split(",") if isinstance(log, str) else log,
         reporter=_reporter(progress),
     )
     return load(run, device=device)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ddpm_cli.core.figures import plots
@@ -51,6 +52,28 @@ def test_a_single_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         plots.loss_curve(Path("loss.png"), rows, "loss")
     markers = [[line.get_marker() for line in figure.axes[0].lines] for figure in figures]
     assert markers == [["o", "o"], ["None", "None"]]
+
+
+def test_losses_by_noise_level_are_smoothed_and_thinner(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "write_figure", lambda _, figure: figures.append(figure))
+    random = np.random.default_rng(0)
+    rows: list[dict[str, float | None]] = [
+        {"images": 8.0 * n, "loss": 0.5, "loss_smooth": 0.5, "loss_holdout": None}
+        | {f"loss_q{q}": random.uniform() for q in range(4)}
+        for n in range(1, 101)
+    ]
+    rows[3]["loss_q0"] = None  # no image of the row had so little noise
+    plots.loss_curve(Path("loss.png"), rows, "loss")
+    lines = {line.get_label(): line for line in figures[0].axes[0].lines}
+    assert list(lines)[-4:] == ["least noise", "less noise", "more noise", "most noise"]
+    assert len(lines["least noise"].get_xdata()) == 99
+    values = [row["loss_q3"] for row in rows]
+    y = lines["most noise"].get_ydata()
+    assert [y[0], y[5], y[99]] == pytest.approx(
+        [values[0], np.mean(values[:6]), np.mean(values[90:])]
+    )
+    assert lines["most noise"].get_linewidth() < lines["smoothed"].get_linewidth()
 
 
 def test_equal_scores_are_within_the_plot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_cli.core.tracking import processes
@@ -54,6 +54,7 @@ def test_a_run_that_was_not_followed_before_is_recorded_from_its_start(
     assert [step for step, _ in wandb.records] == [*range(8, 96, 8), "closed"]
 
 
+@settings(max_examples=20)
 @given(looks=st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_entries_come_in_the_order_of_the_images_and_none_is_lost(
     tmp_path_factory: pytest.TempPathFactory, looks: list[int]
@@ -103,7 +104,7 @@ def test_a_row_that_is_being_written_is_read_later(tmp_path: Path) -> None:
 
 
 def test_the_settings_are_flat_and_name_preset_and_origin(tmp_path: Path) -> None:
-    settings = settings_of(write_run(tmp_path / "run"))
-    assert settings["preset"] == "shapes" and settings["provenance.host"] == "here"
-    assert (settings["optimiser.batch"], settings["network.multipliers"]) == (8, "[1, 2]")
-    assert all(isinstance(value, str | int | float | None) for value in settings.values())
+    found = settings_of(write_run(tmp_path / "run"))
+    assert found["preset"] == "shapes" and found["provenance.host"] == "here"
+    assert (found["optimiser.batch"], found["network.multipliers"]) == (8, "[1, 2]")
+    assert all(isinstance(value, str | int | float | None) for value in found.values())

@@ -9,13 +9,19 @@ import json
 import sqlite3
 import struct
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ddpm_cli import train
+from ddpm_cli.core.config.run import Budget
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.tracking import processes
 from tests.support.followed import Said, add_preview, add_rows, add_score, write_run
+from tests.support.training import CONFIG
 
 LOSSES = {8: 1 / 8, 16: 1 / 16, 24: 1 / 24, 32: 1 / 32}
 
@@ -36,9 +42,6 @@ def follow_twice(name: str, folder: Path) -> tuple[RunDirectory, Said]:
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     run, said = follow_twice("tensorboard", tmp_path)
     assert f"tensorboard --logdir {tmp_path / 'runs'}" in said.lines[0]
     events = EventAccumulator(str(run.path / "tensorboard"))
@@ -51,6 +54,16 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert image.encoded_image_string == run.preview(16).read_bytes()
     settings = events.Tensors("settings")[0].tensor_proto.string_val[0].decode()
     assert "| optimiser.batch | `8` |" in settings and "| preset | `shapes` |" in settings
+
+
+def test_a_training_from_python_is_followed(tmp_path: Path) -> None:
+    images = np.zeros((16, 8, 8, 3), np.uint8)
+    config = replace(CONFIG, budget=Budget(images=16), preview=2)
+    train(config, images, out=tmp_path / "run", device="cpu", log="tensorboard")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss/loss")] == [8, 16]
+    assert events.Images("samples")[-1].step == 16
 
 
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +85,6 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run, said = follow_twice("wandb", tmp_path)
     assert f"wandb sync {run.path}/wandb/offline-run-*" in said.lines[0]
@@ -112,7 +124,6 @@ def losses_of(file: Path) -> dict[int, float]:
 
 
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run, said = follow_twice("trackio", tmp_path)
     assert "trackio show --project ddpm" in said.lines[0]

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, first_line
@@ -25,19 +25,23 @@ _MODULE = "ddpm_cli.core.tracking.following"
 
 def check(names: Sequence[str]) -> None:
     """Raise DdpmError where a tracker cannot be used: not installed, no login, no folder."""
-    checks = [(name, _start(name, stderr=subprocess.DEVNULL)) for name in names]
-    reasons = [f"--log {name}: {reason}" for name, one in checks if (reason := _reason(one))]
+    with ExitStack() as stack:
+        checks = []
+        for name in names:  # at the same time
+            process = _start(name, stderr=subprocess.DEVNULL)
+            stack.callback(_close, process)
+            stack.callback(_kill, process)
+            checks.append((name, process))
+        reasons = [f"--log {name}: {reason}" for name, one in checks if (reason := _reason(one))]
     if reasons:
         raise DdpmError("; ".join(reasons))
 
 
 def _reason(process: subprocess.Popen[str]) -> str:
-    with process:
-        try:
-            output, _ = process.communicate(timeout=_TO_CHECK)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            return f"it did not answer within {_TO_CHECK:.0f} s"
+    try:
+        output, _ = process.communicate(timeout=_TO_CHECK)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer within {_TO_CHECK:.0f} s"
     try:
         return str(json.loads(output)[1])
     except (ValueError, LookupError):
@@ -113,6 +117,7 @@ class _Follower:
         if self._process is not None:
             _kill(self._process)
             self._listener.join(1)
+            _close(self._process)
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -156,6 +161,10 @@ def _kill(process: subprocess.Popen[str]) -> None:
             else:
                 process.kill()
     process.wait()
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    """Close what leads to a process that has ended."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
