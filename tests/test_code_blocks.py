@@ -22,7 +22,7 @@ from tests.support.pages.text import TOP
 BLOCKS = list(blocks.blocks())
 OUTPUT = {"text"}  # is read by people alone
 READ = {"sh", "console", "python", "toml", "json"}
-OTHERS = r"#SBATCH|pytest|python|ruff|scancel|sbatch|srun|tests/|torchrun"  # programs with options
+OTHERS = r"#SBATCH|pip|pytest|python|ruff|scancel|sbatch|srun|tests/|torchrun"  # programs with options
 FOREIGN = {"--pty", "--works", "--memory"}  # of srun and of benchmarks, in sentences on them
 
 
@@ -82,7 +82,7 @@ def test_a_command_line_that_ddpm_refuses_is_found(line: str) -> None:
 
 
 def test_calls_are_found_in_a_line() -> None:
-    line = "DDPM_CACHE=x .venv/bin/ddpm train --size 8 > log && srun ddpm gif  # ddpm fid"
+    line = "DDPM_CACHE=/x/ddpm .venv/bin/ddpm train --size 8 > log && srun ddpm gif  # ddpm fid"
     assert list(blocks.ddpm_calls(line)) == [["train", "--size", "8"], ["gif"]]
     line = "torchrun --nproc-per-node 2 -m ddpm_cli sample --prompt 'a #1 cat'; ls"
     assert list(blocks.ddpm_calls(line)) == [["sample", "--prompt", "a #1 cat"]]

@@ -69,7 +69,7 @@ def ddpm_calls(line: str) -> Iterator[list[str]]:
             words = None
         elif words is not None:
             words.append(word)
-        elif word.split("/")[-1] in ("ddpm", "ddpm_cli"):
+        elif "=" not in word and word.split("/")[-1] in ("ddpm", "ddpm_cli"):
             words = []
 
 
