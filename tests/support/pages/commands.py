@@ -187,5 +187,6 @@ def sentence(folder: str) -> str:
 
 def navigation() -> str:
     """The commands' lines in the site's navigation."""
-    pages = ["index.md", *(entry.page for entry in entries())]
-    return "".join(f"      - commands/{name}\n" for name in pages)
+    lines = ["Overview: commands/index.md"]
+    lines += [f"{entry.name}: commands/{entry.page}" for entry in entries()]
+    return "".join(f"      - {line}\n" for line in lines)

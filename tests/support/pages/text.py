@@ -18,9 +18,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """A help text as a cell: on one line, nothing in it read as Markdown or HTML."""
-    text = re.sub(r"([|*])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"<(?=\w)", "&lt;", text)
+    """A help text as a cell: on one line, options as code, nothing else in it is Markdown."""
+    pieces = " ".join(text.split()).split("`")
+    for i, piece in enumerate(pieces):
+        piece = piece.replace("|", "\\|")
+        if i % 2 == 0:  # outside of what is code already
+            piece = re.sub(r"<(?=\w)", "&lt;", piece.replace("*", "\\*"))
+            piece = re.sub(r"(?<![\w-])--?[a-z][a-z-]*\b", r"`\g<0>`", piece)
+        pieces[i] = piece
+    return "`".join(pieces)
 
 
 def code(text: str) -> str:
