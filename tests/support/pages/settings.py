@@ -59,7 +59,9 @@ def names() -> tuple[str, ...]:
 
 def place(setting: Setting) -> str:
     """Where the page has a setting, also one that a command takes out of a part of the run."""
-    return next(name for name in names() if f".{name}".endswith(f".{setting.name}"))
+    if setting.name in names():
+        return setting.name
+    return next(name for name in names() if name.endswith(f".{setting.name}"))
 
 
 def row(setting: Setting) -> tuple[str, str, str, str]:
