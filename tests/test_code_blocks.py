@@ -22,7 +22,9 @@ from tests.support.pages.text import TOP
 BLOCKS = list(blocks.blocks())
 OUTPUT = {"text"}  # is read by people alone
 READ = {"sh", "console", "python", "toml", "json"}
-OTHERS = r"#SBATCH|pip|pytest|python|ruff|scancel|sbatch|srun|tests/|torchrun"  # programs
+OTHERS = (  # programs with options of their own
+    r"#SBATCH|mlflow|pip|pytest|python|ruff|scancel|sbatch|srun|tensorboard|tests/|torchrun|trackio"
+)
 FOREIGN = {"--pty", "--works", "--memory"}  # of srun and of benchmarks, in sentences on them
 
 

@@ -85,9 +85,9 @@ def parse(words: list[str]) -> None:
         return
     if not words:
         raise UsageError("which command?")
-    while words and words[0] in getattr(command, "commands", {}):
-        name, *words = words
-        command = command.commands[name]
+    for length in (2, 1):  # "runs compare", "runs"
+        if (found := " ".join(words[:length])) in getattr(command, "commands", {}):
+            name, words, command = found, words[length:], command.commands[found]
     if name == "ddpm":
         raise UsageError(f"no command {words[0]}")
     context = command.make_context(name, words)

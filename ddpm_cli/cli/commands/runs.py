@@ -49,6 +49,10 @@ def runs(
 
     Other commands: ddpm runs compare A B shows how runs differ, and ddpm runs clean frees space. A
     folder of such a name is ./compare.
+
+    Examples:
+        ddpm runs
+        ddpm runs experiments/ --sort loss
     """
     listing.ordered([], sort)  # raises where there is no such column
     place = runs_folder() if folder is None else folder

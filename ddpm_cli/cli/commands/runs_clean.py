@@ -52,6 +52,10 @@ def runs_clean(
 
     Never touched are runs that train, and of the others the newest snapshot, from which the same
     command resumes, and all weights.
+
+    Examples:
+        ddpm runs clean
+        ddpm runs clean runs/photos-64
     """
     from ddpm_cli.core.runs import cleaning
 

@@ -61,7 +61,11 @@ def runs_compare(
     precision: common.Precision = "auto",
     json: common.Json = False,
 ) -> None:
-    """Compare runs: the settings that differ, curves over each other, samples side by side."""
+    """Compare runs: the settings that differ, curves over each other, samples side by side.
+
+    Examples:
+        ddpm runs compare runs/small runs/large
+    """
     compared = differences.compare(runs or [])
     drawn = common.sampling_of(sampling.nested())
     if not count and sampling.nested():

@@ -48,7 +48,7 @@ def with_part(text: str, name: str, part: str, page: Path) -> str:
 
 def superfluous() -> list[Path]:
     """Pages of commands that there are no longer."""
-    names = {"index.md", *(f"{entry.name}.md" for entry in commands.entries())}
+    names = {"index.md", *(entry.page for entry in commands.entries())}
     return sorted(page for page in COMMANDS.glob("*.md") if page.name not in names)
 
 
