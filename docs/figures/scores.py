@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from drawing import IMAGES, plots, save_plots
+from drawing import IMAGES, Pixels, plots, save_plots
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
@@ -35,7 +35,7 @@ from ddpm_cli.core.metrics.kid import squared_mmd
 from ddpm_cli.core.metrics.scores import Gaussian
 from ddpm_cli.core.metrics.statistics import Statistics
 
-OUTPUTS = ("score-bias.png",)
+OUTPUTS = ("score-bias.png", "score-guidance.png")
 
 COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REPEATS = 5  # random subsets of each count
@@ -100,30 +100,43 @@ def draw_bias(measured: dict[str, dict[int, Features]], path: Path) -> None:
     save_plots(path, figure)
 
 
-def guidance(run: str, digits: list[str], path: Path) -> None:
-    """Draw distance, precision and recall by guidance, and the same of real images."""
-    train, test, classifier = digits
-    model = ddpm.load(run)
-    asked: dict[str, Any] = {"features": classifier, "metrics": ["fid", "prdc"]}
-    opened = open_input(train)
+MEASURES = ("fid", "precision", "recall")
+
+
+def scored(real: str, images: Pixels, classifier: str) -> list[float]:
+    """Distance, precision and recall of images, in the features of a classifier."""
+    report = ddpm.evaluate(real, images, features=classifier, metrics=["fid", "prdc"])
+    return [getattr(report, name) for name in MEASURES]
+
+
+def guidance(run: str, train: str, test: str, classifier: str) -> tuple[Features, Features]:
+    """The MEASURES of samples by strength, (STRENGTHS, 3), and of real images, (3,)."""
+    model, opened = ddpm.load(run), open_input(train)
     assert not isinstance(opened, Statistics)
-    held_out = torch.cat(list(opened.batches(slice(0, len(opened)))))
-    every = np.random.default_rng(0).choice(len(held_out), SAMPLES, replace=False)
-    reports = [ddpm.evaluate(test, held_out[every].permute(0, 2, 3, 1).numpy(), **asked)]
-    for strength in STRENGTHS:
-        images = model.sample(SAMPLES, guidance=strength, **SETTINGS)
-        reports.append(ddpm.evaluate(test, images, **asked))
-    for name, report in zip(("real", *STRENGTHS), reports, strict=True):
-        print(f"{name}: {report.fid:.3f}, {report.precision:.3f}, {report.recall:.3f}")
-    real, *scored = reports
+    others = torch.cat(list(opened.batches(slice(0, len(opened))))).permute(0, 2, 3, 1).numpy()
+    random, real = np.random.default_rng(0), []
+    for _ in range(REPEATS):
+        chosen = random.choice(len(others), SAMPLES, replace=False)
+        real.append(scored(test, others[chosen], classifier))
+    rows = [
+        scored(test, model.sample(SAMPLES, guidance=strength, **SETTINGS), classifier)
+        for strength in STRENGTHS
+    ]
+    return np.array(rows), np.mean(real, axis=0)
+
+
+def draw_guidance(samples: Features, real: Features, path: Path) -> None:
+    """Draw both by strength, and print them."""
+    for name, row in zip(("real", *STRENGTHS), (real, *samples), strict=True):
+        print(name, ", ".join(f"{key} {x:.3f}" for key, x in zip(MEASURES, row, strict=True)))
     figure, ((distance, shares),) = plots(1, 2, height=3.6)
-    distance.plot(STRENGTHS, [report.fid for report in scored], "o-", color="C2", label="samples")
-    distance.axhline(real.fid, ls="--", color="C2", label=f"{SAMPLES} real images")
+    distance.plot(STRENGTHS, samples[:, 0], "o-", color="C2", label="samples")
+    distance.axhline(real[0], ls="--", color="C2", label="real images")
+    for column in (1, 2):
+        line = {"color": f"C{column - 1}"}
+        shares.plot(STRENGTHS, samples[:, column], "o-", label=MEASURES[column], **line)
+        shares.axhline(real[column], ls="--", label="of real images", **line)
     distance.set(xlabel="guidance", ylabel="Frechet distance of features", ylim=(0, None))
-    for number, measure in enumerate(("precision", "recall")):
-        values = [getattr(report, measure) for report in scored]
-        shares.plot(STRENGTHS, values, "o-", color=f"C{number}", label=measure)
-        shares.axhline(getattr(real, measure), ls="--", color=f"C{number}", label="of real images")
     shares.set(xlabel="guidance", ylabel="share", ylim=(0, 1.02))
     distance.legend()
     shares.legend()
@@ -173,7 +186,7 @@ def main() -> None:
     disturbed(chosen.digits)
     measured = {"MNIST": bias(*chosen.digits), "CIFAR-10": bias(*chosen.colours)}
     draw_bias(measured, chosen.out / "score-bias.png")
-    guidance(chosen.run, chosen.digits, chosen.out / "score-guidance.png")
+    draw_guidance(*guidance(chosen.run, *chosen.digits), chosen.out / "score-guidance.png")
 
 
 if __name__ == "__main__":
