@@ -18,6 +18,7 @@ from ddpm_cli.cli.commands.fetch_weights import fetch_weights
 from ddpm_cli.cli.commands.fid import fid
 from ddpm_cli.cli.commands.gif import gif
 from ddpm_cli.cli.commands.inception_score import inception_score
+from ddpm_cli.cli.commands.inspect import inspect
 from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.commands.interpolate import interpolate
 from ddpm_cli.cli.commands.invert import invert
@@ -60,6 +61,7 @@ app.command(cls=Command)(nll)
 app.command(cls=Command)(convert)
 app.command(cls=Command)(push)
 app.command(cls=Command)(pull)
+app.command(cls=Command)(inspect)
 app.command(cls=Command)(inspect_schedule)
 app.command(cls=Command)(runs)
 app.command("runs clean", cls=Command)(runs_clean)

@@ -121,6 +121,7 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
                         tmp_path / "between"],
         "report": ["report", run, "--out", out.with_suffix(".html")],
         "inspect-schedule": ["inspect-schedule", "--timesteps", 50],
+        "inspect": ["inspect", run],
         "runs": ["runs", run],
         "runs compare": ["runs", "compare", run, shutil.copytree(run, tmp_path / "other"),
                          "-n", 1, "--steps", 2, "--out", tmp_path / "compared"],

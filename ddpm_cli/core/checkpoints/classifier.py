@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +31,23 @@ def load(path: Path, option: str = "--features") -> LoadedClassifier:
     if not path.is_file():
         raise DdpmError(f"{option} {path}: no such file; ddpm train-classifier makes one")
     file = tensors.read(path)
-    if _KEY not in file.metadata:
+    if not is_classifier(file.metadata):
         raise DdpmError(
             f"{option} {path} holds no classifier of ddpm train-classifier; "
             f"FID Inception weights go to {option.replace('features', 'weights')}"
         )
-    document = tensors.document(path, file.metadata[_KEY])
-    config = from_dict(ClassifierConfig, document, f"the config in {path}")
+    config = read_config(path, file.metadata)
     network = Classifier(config)
     tensors.fill(network, file.tensors, path)
     return LoadedClassifier(network.eval(), config)
+
+
+def is_classifier(metadata: Mapping[str, str]) -> bool:
+    """Whether this is the metadata of a classifier's file."""
+    return _KEY in metadata
+
+
+def read_config(path: Path, metadata: Mapping[str, str]) -> ClassifierConfig:
+    """The config in a classifier's metadata. Raises DdpmError where it is damaged."""
+    document = tensors.document(path, metadata[_KEY])
+    return from_dict(ClassifierConfig, document, f"the config in {path}")

@@ -80,13 +80,19 @@ def read_config(path: Path) -> Any:
     return _checked(path, read_pytorch(path, memory_mapped=True)).get("config")
 
 
+def is_snapshot(state: Any) -> bool:
+    """Whether this is what a snapshot holds."""
+    return isinstance(state, dict) and {"network", "average", "optimiser"} <= state.keys()
+
+
 def _checked(path: Path, state: Any) -> StateDict:
-    if not isinstance(state, dict) or not {"network", "average", "optimiser"} <= state.keys():
+    if not is_snapshot(state):
         raise DdpmError(
             f"{path} is not a snapshot of a ddpm training; weights of other tools have to be "
             "imported with ddpm convert"
         )
-    return state
+    checked: StateDict = state
+    return checked
 
 
 def read_newest_first(folder: Path, reporter: Reporter) -> Iterator[tuple[Path, StateDict]]:

@@ -25,6 +25,20 @@ _FORMER_NAMES = (
     (re.compile(r"\.condition\.(?=(?:weight|bias)$)"), ".modulation."),
 )
 
+_TYPES = {  # of safetensors, by their names there
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+}
+
 
 def current_name(parameter: str) -> str:
     """The current name of a U-Net's parameter, which a file may hold under a former name."""
@@ -75,6 +89,23 @@ def describe(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def header(path: Path) -> TensorFile:
+    """Names, shapes and types of a safetensors file's tensors, without their values, and metadata.
+
+    The tensors are on the meta device. Raises DdpmError for any other file.
+    """
+    metadata = describe(path)
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {
+            name: torch.empty(
+                one.get_shape(), dtype=_TYPES.get(one.get_dtype(), torch.uint8), device="meta"
+            )
+            for name, one in slices.items()
+        }
+    return TensorFile(tensors, metadata)
 
 
 def document(path: Path, text: str) -> Any:

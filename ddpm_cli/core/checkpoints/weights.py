@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ class Weights(NamedTuple):
     statistics: Any = None  # of the training images, as JSON values; None in older files
 
 
-class _Description(NamedTuple):
+class Description(NamedTuple):
+    """What a weights file says of itself."""
+
     config: RunConfig
     images: int
     statistics: Any
@@ -51,7 +54,12 @@ def describe(path: Path) -> RunConfig:
     """
     if _is_pytorch(path):
         return _config_of_snapshot(path, snapshots.read_config(path))
-    return _read(path, tensors.describe(path)).config
+    return read_description(path, tensors.describe(path)).config
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether this is the metadata of a weights file of ddpm."""
+    return _KEY in metadata
 
 
 def load(path: Path) -> Weights:
@@ -62,12 +70,12 @@ def load(path: Path) -> Weights:
     if _is_pytorch(path):
         return _load_snapshot(path)
     file = tensors.read(path)
-    described = _read(path, file.metadata)
+    described = read_description(path, file.metadata)
     state = {tensors.current_name(name): tensor for name, tensor in file.tensors.items()}
     return _built(path, described, state)
 
 
-def _built(path: Path, described: _Description, state: dict[str, Tensor]) -> Weights:
+def _built(path: Path, described: Description, state: dict[str, Tensor]) -> Weights:
     network = UNet(described.config.network)
     tensors.fill(network, state, path)
     return Weights(
@@ -86,7 +94,7 @@ def _load_snapshot(path: Path) -> Weights:
     tensors.check_finite(snapshot["average"], path)
     run = run_of_snapshot(path)
     statistics = None if run is None else run.read_statistics()
-    described = _Description(config, snapshot["progress"]["images"], statistics)
+    described = Description(config, snapshot["progress"]["images"], statistics)
     return _built(path, described, snapshot["average"])
 
 
@@ -103,9 +111,9 @@ def _config_of_snapshot(path: Path, document: Any) -> RunConfig:
     return run.read_config()
 
 
-def _read(path: Path, metadata: dict[str, str]) -> _Description:
-    """What a weights file says of itself."""
-    if _KEY not in metadata:
+def read_description(path: Path, metadata: Mapping[str, str]) -> Description:
+    """What a weights file says of itself, from its metadata. Raises DdpmError for any other."""
+    if not is_ours(metadata):
         raise DdpmError(
             f"{path} holds tensors but not the config of a ddpm run, so it cannot be sampled; "
             "weights of other tools have to be imported with ddpm convert"
@@ -114,4 +122,4 @@ def _read(path: Path, metadata: dict[str, str]) -> _Description:
     if not isinstance(document, dict) or not {"config", "images"} <= document.keys():
         raise DdpmError(f"{path} holds a damaged config: it should name config and images")
     config = from_dict(RunConfig, document["config"], f"the config in {path}")
-    return _Description(config, document["images"], document.get("statistics"))
+    return Description(config, document["images"], document.get("statistics"))

@@ -45,6 +45,13 @@ class NetworkFiles(NamedTuple):
         return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
+def is_diffusers(folder: Path) -> bool:
+    """Whether a folder looks like a pipeline of diffusers, or one of its networks."""
+    inner, _ = network_folder(folder)
+    marks = (folder / "model_index.json", inner / "diffusion_pytorch_model.safetensors.index.json")
+    return any(mark.is_file() for mark in marks) or any(inner.glob("diffusion_pytorch_model*"))
+
+
 def network_folder(source: Path) -> tuple[Path, str | None]:
     """The folder with the network's config.json, and what has to be said of the choice.
 

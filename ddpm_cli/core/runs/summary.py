@@ -105,7 +105,7 @@ def read(path: Path) -> RunSummary:
         state=state,
         since=since,
         data=config.data.source if config else "",
-        preset=_preset(run),
+        preset=_preset(path),
         images=int(images),
         steps=_whole(last.get("steps")),
         seconds=_number(last.get("seconds")),
@@ -270,16 +270,18 @@ def _best_score(path: Path) -> Score | None:
     return Score(str(best["label"]), float(best["value"]), int(best["images"]), protocol)
 
 
-def _preset(run: RunDirectory) -> str:
-    """The preset named at the last start that named one."""
+def starts(path: Path) -> list[dict[str, Any]]:
+    """The provenance of each start of a run, the first one first."""
     try:
-        text = run.provenance.read_text(encoding="utf-8", errors="replace")
+        text = RunDirectory(path).provenance.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    for line in reversed(text.splitlines()):
-        if preset := (_row(line) or {}).get("preset"):
-            return str(preset)
-    return ""
+        return []
+    return [row for line in text.splitlines() if (row := _row(line))]
+
+
+def _preset(path: Path) -> str:
+    """The preset named at the last start that named one."""
+    return next((str(row["preset"]) for row in reversed(starts(path)) if row.get("preset")), "")
 
 
 def _snapshots(run: RunDirectory) -> list[tuple[int, float]]:

@@ -1,0 +1,162 @@
+"""A network level by level: resolution, width, blocks, parameters and operations of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.network import ATTENTION, NetworkConfig, StageBlocks
+from ddpm_cli.core.models.unet import Stage, UNet, parameter_count
+
+EMBEDDING, INPUT, ENCODER, MIDDLE, DECODER, OUTPUT = (
+    "embedding",
+    "input",
+    "encoder",
+    "middle",
+    "decoder",
+    "output",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the network: one level of the encoder or decoder, or what is around them."""
+
+    name: str  # embedding, input, encoder, middle, decoder or output
+    level: int  # from 0, the finest; of the embedding 0
+    size: tuple[int, int] | None  # height and width of its feature maps; None: it has none
+    width: int  # channels; of the embedding its width
+    stages: tuple[StageBlocks, ...]  # its blocks in order; resampling is "down" and "up"
+    heads: int  # of its attention; 0 without
+    parameters: int
+    flops: int  # of one image
+
+    @property
+    def blocks(self) -> str:
+        """The blocks as a recipe writes them."""
+        return ",".join(kind for stage in self.stages for kind in stage)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a network in the order in which an image passes them, the embedding first."""
+
+    parts: tuple[Part, ...]
+    image: tuple[int, int, int]  # channels, height and width
+    parameters: int
+    flops: int  # of the forward pass of one image: two for a multiplication and an addition
+
+    def of(self, name: str) -> list[Part]:
+        """The parts of this name."""
+        return [part for part in self.parts if part.name == name]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        parts = [asdict(part) | {"stages": list(map(list, part.stages))} for part in self.parts]
+        return {
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "image": list(self.image),
+            "parts": parts,
+        }
+
+
+def anatomy(config: NetworkConfig) -> Anatomy:
+    """The parts of a network, built without memory for its weights.
+
+    Operations are those of convolutions and matrix products, as torch counts them, in the forward
+    pass of one image with its condition; normalisation and activations are not counted.
+    """
+    with torch.device("meta"):
+        network = UNet(config).eval()
+    flops = _flops(network)
+    parts = tuple(_parts(network, flops))
+    image = (config.channels, *config.size)
+    return Anatomy(parts, image, parameter_count(network), flops["Global"])
+
+
+def _flops(network: UNet) -> dict[str, int]:
+    """Operations of the network and of its modules by name, "Global" for all."""
+    config = network.config
+    with torch.device("meta"):
+        x, c_noise = torch.empty(1, config.channels, *config.size), torch.empty(1)
+        condition = _condition(config)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(x, c_noise, condition)
+    counts = counter.get_flop_counts()
+    named = {name: sum(by_operator.values()) for name, by_operator in counts.items()}
+    return {"Global": 0} | {name.removeprefix("UNet."): count for name, count in named.items()}
+
+
+def _condition(config: NetworkConfig) -> Condition:
+    """A condition of everything that the network takes, of one image; captions are of full length.
+
+    Its tensors are on the device that is the default.
+    """
+    labels: Tensor | None = None
+    if config.classes:
+        shape = (1, len(config.classes)) if config.multi_label else (1,)
+        labels = torch.empty(*shape, dtype=torch.int64)
+    text: Tensor | None = None
+    if config.text is not None:
+        words = (1, config.text.length)
+        of_bytes = config.text.encoder == "bytes"
+        text = torch.empty(
+            words if of_bytes else (*words, config.text.width),
+            dtype=torch.int64 if of_bytes else torch.float32,
+        )
+    given = torch.empty(1, config.given_channels, *config.size) if config.given_channels else None
+    return Condition(labels, text, given=given)
+
+
+def _parts(network: UNet, flops: dict[str, int]) -> Iterator[Part]:
+    config = network.config
+    sizes = _sizes(config)
+
+    def part(
+        name: str, level: int, width: int, stages: Sequence[StageBlocks], modules: Sequence[str]
+    ) -> Part:
+        kinds = {kind for stage in stages for kind in stage}
+        size = None if name == EMBEDDING else sizes[level]
+        heads = config.heads_of(width) if kinds & set(ATTENTION) else 0
+        parameters = sum(parameter_count(network.get_submodule(module)) for module in modules)
+        operations = sum(flops.get(module, 0) for module in modules)
+        return Part(name, level, size, width, tuple(stages), heads, parameters, operations)
+
+    yield part(EMBEDDING, 0, config.embedding_dim, (), ["embedding"])
+    yield part(INPUT, 0, config.width, (), ["inputs"])
+    levels, last = config.levels, len(config.levels) - 1
+    down, up = _by_level(network.down, "down"), _by_level(network.up, "up")
+    for depth, level in enumerate(levels):
+        stages = [("down",)] * bool(depth) + list(level.down)
+        yield part(ENCODER, depth, level.width, stages, down[depth])
+    middle = [f"middle.{i}" for i in range(len(network.middle))]
+    yield part(MIDDLE, last, levels[-1].width, config.middle_stages, middle)
+    for depth, level in reversed(list(enumerate(levels))):
+        stages = [("up",)] * (depth < last) + list(level.up)
+        yield part(DECODER, depth, level.width, stages, up[last - depth])
+    yield part(OUTPUT, 0, levels[0].width, (), ["norm", "outputs"])
+
+
+def _by_level(layers: nn.ModuleList, name: str) -> list[list[str]]:
+    """The names of layers by the level at whose resolution their outputs are, in order."""
+    found: list[list[str]] = [[]]
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Stage):  # resampling, which begins a level
+            found.append([])
+        found[-1].append(f"{name}.{i}")
+    return found
+
+
+def _sizes(config: NetworkConfig) -> list[tuple[int, int]]:
+    """Height and width of each level's feature maps: of the padded image, in patches."""
+    padded = [-(-side // config.size_multiple) * config.size_multiple for side in config.size]
+    height, width = (side // config.patch for side in padded)
+    return [(height >> depth, width >> depth) for depth in range(len(config.multipliers))]
