@@ -74,10 +74,10 @@ def test_a_printed_config_of_initial_weights_names_them(
 
 
 def test_options_that_are_no_settings_are_named_above(ddpm: Run, photos: Path) -> None:
-    options = ("--skip-bad", "--time-limit", "4h", "--out", "a b", "--device", "cpu")
+    options = ("--skip-bad", "--time-limit", "4h", "--out", "a b", "--log", "wandb,mlflow")
     done = ddpm("train", "--data", photos, *options, "--print-config")
     command = next(line for line in done.out.splitlines() if "ddpm train" in line)
-    for words in ("--config FILE.toml", "--skip-bad", "--time-limit 14400", "--out 'a b'"):
+    for words in ("--config FILE.toml", "--skip-bad", "--time-limit 14400", "--out 'a b'", "--log wandb,mlflow"):
         assert words in command
     assert "--data" not in command
 
@@ -123,7 +123,18 @@ def test_a_dry_run_shows_what_is_not_usual(ddpm: Run, photos: Path, planned_only
     assert any(line.split() == ["optimiser.batch", "=", "4", "option", "--batch"] for line in lines)
     assert not any("optimiser.lr" in line for line in lines)
     assert any("more are the preset small's or the defaults" in line for line in lines)
-    assert any(line.strip() == "Of this call alone: --device cpu" for line in lines)
+    assert any(line.split() == ["device", "=", "'cpu'", "option", "--device"] for line in lines)
+
+
+def test_an_environment_variable_is_a_source(
+    ddpm: Run, photos: Path, planned_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPM_DEVICE", "cpu")
+    command = ("train", "--data", photos, "--out", "here", "--dry-run", "--json")
+    assert sources(ddpm(*command))["device"] == "environment DDPM_DEVICE"
+    found = ddpm(*command, "--device=cpu").json()["origins"]
+    assert found["device"] == {"value": "cpu", "from": "option --device"}
+    assert found["out"] == {"value": "here", "from": "option --out"}
 
 
 def test_a_run_that_goes_on_is_a_source(

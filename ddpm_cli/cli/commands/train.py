@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from shlex import quote
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_cli import __version__
-from ddpm_cli.cli import console
+from ddpm_cli.cli import console, settings_text
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
-from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
     from ddpm_cli.core.training.preparation.advice import Advice
-    from ddpm_cli.core.training.preparation.origins import Origin
-    from ddpm_cli.core.training.preparation.planning import TrainingPlan
     from ddpm_cli.core.training.preparation.trial import StepTime
 
 
@@ -90,7 +86,7 @@ def train(
                 TrainingRequest(**values, scoring=scoring, settings=config.nested())
             )
             log = Log(console.reporter())
-            calls = {**request.nested(), **machine.nested()}
+            calls = settings_text.calls(request, machine)
             if print_config:
                 _print_config(training, resources, calls, log, as_json=json)
                 return
@@ -102,7 +98,7 @@ def train(
 def _print_config(
     request: TrainingRequest,
     machine: MachineConfig,
-    calls: Mapping[str, Any],
+    calls: settings_text.Calls,
     reporter: Reporter,
     *,
     as_json: bool,
@@ -119,13 +115,9 @@ def _print_config(
     for notice in plan.notices:
         reporter.say(notice)
     config = plan.whole_config
-    remarks = {
-        name: origin.source
-        for name, origin in plan.origins.items()
-        if origin.source not in ("default", f"preset {plan.preset}")
-    }
-    text = as_toml(config, remarks)
-    console.result(f"{_heading(plan, calls)}\n{text}".rstrip(), to_dict(config), as_json)
+    text = as_toml(config, settings_text.remarks(plan))
+    heading = settings_text.heading(plan, calls)
+    console.result(f"{heading}\n{text}".rstrip(), to_dict(config), as_json)
 
 
 def _train(
@@ -133,7 +125,7 @@ def _train(
     machine: MachineConfig,
     stop: StopRequest,
     reporter: Log,
-    calls: Mapping[str, Any],
+    calls: settings_text.Calls,
     *,
     dry_run: bool,
     as_json: bool,
@@ -169,7 +161,10 @@ def _train(
                 )
                 step = trial.measure(plan, execution, training, held_out, processes)
                 document |= _announce_time(document, step, reporter)
-                document |= _announce_origins(plan, calls, reporter)
+                origins = settings_text.origins(plan, calls)
+                for line in settings_text.origin_lines(plan, origins):
+                    reporter.say(line)
+                document["origins"] = settings_text.as_document(origins)
                 if request.log:
                     reporter.say(f"Trackers: {', '.join(request.log)} can be used")
                 obstacle = why_not_exportable(plan.config)
@@ -182,73 +177,6 @@ def _train(
     closing = _closing(summary)
     reporter.note(closing)
     console.result(closing, summary, as_json)
-
-
-_IN_THE_FILE = {  # options of a call whose effect is in the run's settings
-    *("data", "preset", "config", "size", "resize_to_power", "channels", "conditional"),
-    *("captions", "init_from"),
-}
-
-
-def _heading(plan: TrainingPlan, calls: Mapping[str, Any]) -> str:
-    """The comment above a printed config: what it is, and what is given beside it."""
-    words = ["ddpm", "train", "--config", "FILE.toml", *_words(calls)]
-    from_preset = f", of the preset {plan.preset}" if plan.preset else ""
-    return (
-        f"# A training of ddpm {__version__}{from_preset}. To make this run:\n"
-        f"#   {' '.join(words)}\n"
-        '# A setting that may be without a value, and is, says "none".\n'
-    )
-
-
-def _words(calls: Mapping[str, Any]) -> Iterator[str]:
-    """The options given that are no settings of the run, as they are written."""
-    for group in (RequestOptions, MachineOptions):
-        for setting in group.settings:
-            value: Any = calls
-            for name in setting.path:
-                value = value.get(name) if isinstance(value, Mapping) else None
-            if value is None or setting.path[0] in _IN_THE_FILE:
-                continue
-            positive, _, negative = setting.option.partition("/")
-            yield negative if value is False else positive
-            if not isinstance(value, bool):
-                yield quote(f"{value:g}" if isinstance(value, float) else str(value))
-
-
-def _announce_origins(
-    plan: TrainingPlan, calls: Mapping[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """Say which settings are not the plain preset's, and why; all of them as the document has it.
-
-    Left out are those of the preset and by default, and what the data leave as it is by default.
-    """
-    usual = {"default", f"preset {plan.preset}"}
-    shown = {
-        name: origin
-        for name, origin in plan.origins.items()
-        if origin.source not in usual and (origin.source != "data" or origin.value)
-    }
-    width = max((len(_setting_text(*each)) for each in shown.items()), default=0)
-    if shown:
-        reporter.say("Settings:")
-    for name, origin in shown.items():
-        reporter.say(f"  {_setting_text(name, origin):{width}}  {origin.source}")
-    rest = len(plan.origins) - len(shown)
-    preset = f"the preset {plan.preset}'s or the defaults" if plan.preset else "the defaults"
-    reporter.say(f"  {rest} more are {preset}; all of them: --print-config, or --json")
-    if beside := " ".join(_words(calls)):
-        reporter.say(f"  Of this call alone: {beside}")
-    everything = {
-        name: {"value": origin.value, "from": origin.source}
-        for name, origin in plan.origins.items()
-    }
-    return {"origins": everything}
-
-
-def _setting_text(name: str, origin: Origin) -> str:
-    value = origin.value
-    return f"{name} = {shortened([*value] if isinstance(value, tuple) else value, 48)}"
 
 
 def _announce(plan: dict[str, Any], reporter: Reporter) -> None:

@@ -1,0 +1,140 @@
+"""Where the settings of a training come from, as lines, as comments and as a document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from ddpm_cli import __version__
+from ddpm_cli.cli.options.groups import SettingOptions
+from ddpm_cli.core.config import environment
+from ddpm_cli.core.config.fields import Setting, shortened
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.training.preparation.origins import Origin
+    from ddpm_cli.core.training.preparation.planning import TrainingPlan
+
+_OF_A_RUN = {  # options of a call whose effect is in the run's settings
+    *("data", "preset", "config", "size", "resize_to_power", "channels", "conditional"),
+    *("captions", "init_from"),
+}
+_WIDTH = 48  # columns of a value
+
+
+@dataclass(frozen=True)
+class Call:
+    """An option that was given and is no setting of a run."""
+
+    setting: Setting
+    value: Any
+
+    @property
+    def source(self) -> str:
+        """The option, or the environment variable that stands in for it."""
+        positive, _, negative = self.setting.option.partition("/")
+        variable = environment.variable_of(positive, None)
+        words = {word.partition("=")[0] for word in sys.argv[1:]}
+        if variable and environment.value(variable) and not words & {positive, negative}:
+            return f"environment {variable}"
+        return f"option {negative if self.value is False else positive}"
+
+    @property
+    def words(self) -> list[str]:
+        """As it is written on a command line."""
+        positive, _, negative = self.setting.option.partition("/")
+        if isinstance(self.value, bool):
+            return [positive if self.value else negative]
+        several = isinstance(self.value, tuple | list)
+        text = ",".join(map(str, self.value)) if several else str(self.value)
+        return [positive, quote(f"{self.value:g}" if isinstance(self.value, float) else text)]
+
+
+Calls = Sequence[Call]
+
+
+def calls(*groups: SettingOptions) -> Calls:
+    """The options given in these groups that are no settings of a run."""
+    return [
+        Call(setting, value)
+        for group in groups
+        for setting in group.settings
+        if setting.path[0] not in _OF_A_RUN
+        and (value := _given(group.nested(), setting)) is not None
+    ]
+
+
+def _given(nested: Any, setting: Setting) -> Any:
+    for name in setting.path:
+        nested = nested.get(name) if isinstance(nested, Mapping) else None
+    return nested
+
+
+def heading(plan: TrainingPlan, given: Calls) -> str:
+    """The comment above a printed config: what it is, and the command that takes it."""
+    words = ["ddpm", "train", "--config", "FILE.toml", *(w for call in given for w in call.words)]
+    from_preset = f", of the preset {plan.preset}" if plan.preset else ""
+    return (
+        f"# A training of ddpm {__version__}{from_preset}. To make this run:\n"
+        f"#   {' '.join(words)}\n"
+        '# A setting that may be without a value, and is, says "none".\n'
+    )
+
+
+def remarks(plan: TrainingPlan) -> dict[str, str]:
+    """By a setting's name, where it comes from, if not from the preset and not by default."""
+    return {n: o.source for n, o in plan.origins.items() if o.source not in _usual(plan)}
+
+
+def origins(plan: TrainingPlan, given: Calls) -> dict[str, Origin]:
+    """Those of the run's settings, and of the options of this call."""
+    from ddpm_cli.core.training.preparation.origins import Origin
+
+    of_call = {call.setting.name: Origin(call.value, call.source) for call in given}
+    return {**plan.origins, **of_call}
+
+
+def origin_lines(plan: TrainingPlan, found: Mapping[str, Origin]) -> Iterator[str]:
+    """A line a setting that is neither the preset's nor a default, and how many there are more.
+
+    What the data leave as it is without them (no captions, no labels) is not a line.
+    """
+    shown = {
+        _text(name, origin): origin.source
+        for name, origin in found.items()
+        if origin.source not in _usual(plan) and (origin.source != "data" or origin.value)
+    }
+    if shown:
+        yield "Settings:"
+    width = max(map(len, shown), default=0)
+    yield from (f"  {text:{width}}  {source}" for text, source in shown.items())
+    preset = f"the preset {plan.preset}'s or the defaults" if plan.preset else "the defaults"
+    yield f"  {len(found) - len(shown)} more are {preset}; all of them: --print-config, or --json"
+
+
+def as_document(found: Mapping[str, Origin]) -> dict[str, Any]:
+    """All of them as `--json` has them."""
+    return {
+        name: {
+            "value": origin.value if isinstance(origin.value, _JSON) else str(origin.value),
+            "from": origin.source,
+        }
+        for name, origin in found.items()
+    }
+
+
+_JSON = (str, int, float, bool, list, tuple, type(None))
+
+
+def _usual(plan: TrainingPlan) -> set[str]:
+    return {"default", f"preset {plan.preset}"}
+
+
+def _text(name: str, origin: Origin) -> str:
+    value = origin.value
+    if isinstance(value, tuple):
+        value = [*value]
+    shown = value if isinstance(value, _JSON) else str(value)
+    return f"{name} = {shortened(shown, _WIDTH)}"
