@@ -77,7 +77,13 @@ def test_options_that_are_no_settings_are_named_above(ddpm: Run, photos: Path) -
     options = ("--skip-bad", "--time-limit", "4h", "--out", "a b", "--log", "wandb,mlflow")
     done = ddpm("train", "--data", photos, *options, "--print-config")
     command = next(line for line in done.out.splitlines() if "ddpm train" in line)
-    for words in ("--config FILE.toml", "--skip-bad", "--time-limit 14400", "--out 'a b'", "--log wandb,mlflow"):
+    for words in (
+        "--config FILE.toml",
+        "--skip-bad",
+        "--time-limit 14400",
+        "--out 'a b'",
+        "--log wandb,mlflow",
+    ):
         assert words in command
     assert "--data" not in command
 
