@@ -150,6 +150,14 @@ def test_the_card_says_what_the_model_is(ddpm: Run, hub: HubStandin, make_run: M
     assert "| 480" not in card  # neither the best nor the last
 
 
+@pytest.mark.parametrize("option", ["--revision", "--message", "--license"])
+def test_what_is_no_text_is_refused(ddpm: Run, make_run: MakeRun, option: str) -> None:
+    refused(ddpm("push", make_run(), NAME, option, "\udcff", "--dry-run"), option, "UTF-8")
+    run = make_run("other", source="/photos/\udce9t\udce9")
+    card = ddpm("push", run, NAME, "--dry-run", "--json").json()["card"]
+    assert "images of `?t?`" in card
+
+
 def test_without_a_licence_the_card_asks_for_one(
     ddpm: Run, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.checkpoints.weights import Weights
+from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion.exporting import export, why_not_exportable
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pictures import sheets
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation.trained_model import TrainedModel
 from ddpm_cli.core.hub import card
 from ddpm_cli.core.hub.client import Hub, check_name
@@ -45,6 +46,14 @@ class PushRequest:
     licence: str | None = None
     card_only: bool = False
 
+    def check(self) -> None:
+        """Raise UsageError for a name that is none, or a text that is not UTF-8."""
+        check_name(self.repo)
+        texts = {"revision": self.revision, "message": self.message, "license": self.licence}
+        for name, text in texts.items():
+            if text is not None and not _is_text(text):
+                raise UsageError(f"--{name} {shortened(text)} is no text: its bytes are not UTF-8")
+
 
 @dataclass(frozen=True)
 class Package:
@@ -67,7 +76,7 @@ def push(request: PushRequest, device: str, reporter: Reporter) -> dict[str, Any
 
     The login is checked before anything is prepared. Raises UsageError or DdpmError.
     """
-    check_name(request.repo)
+    request.check()
     hub = Hub.connect()
     user = hub.user()
     reporter.say(f"Logged in at {hub.address} as {user}")
@@ -86,7 +95,7 @@ def push(request: PushRequest, device: str, reporter: Reporter) -> dict[str, Any
 
 def rehearse(request: PushRequest, device: str, reporter: Reporter) -> dict[str, Any]:
     """What `push` would upload, and the card, without a login or a network."""
-    check_name(request.repo)
+    request.check()
     Hub.connect()  # the library writes the card's metadata
     with prepared(request, device, reporter, draw=False) as package:
         return _document(request, package) | {"card": package.card}
@@ -144,7 +153,7 @@ def _package(
         notices.append(
             f"config.json and {MODEL} name the images by their path, {model.config.data.source}"
         )
-    text = card.card(
+    text = card.card(  # which may name images by a path that is no text
         card.Facts(
             request.repo,
             model.config,
@@ -160,6 +169,7 @@ def _package(
             request.licence,
         )
     )
+    text = text.encode(errors="replace").decode()
     write_text(folder / card.CARD, text, durable=False)
     found = {card.CARD: folder / card.CARD, **found}
     if request.card_only:
@@ -167,6 +177,14 @@ def _package(
             name: found[name] for name in (card.CARD, card.PICTURE, card.LOSS) if name in found
         }
     return Package(found, text, obstacle, tuple(notices), model.images)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_safetensors(source: Path, model: Weights, folder: Path) -> Path:
