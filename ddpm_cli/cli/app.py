@@ -14,6 +14,7 @@ from ddpm_cli import __version__
 from ddpm_cli.cli import console
 from ddpm_cli.cli.commands.convert import convert
 from ddpm_cli.cli.commands.data import data
+from ddpm_cli.cli.commands.doctor import doctor
 from ddpm_cli.cli.commands.fetch_weights import fetch_weights
 from ddpm_cli.cli.commands.fid import fid
 from ddpm_cli.cli.commands.gif import gif
@@ -66,6 +67,7 @@ app.command(cls=Command)(inspect_schedule)
 app.command(cls=Command)(runs)
 app.command("runs clean", cls=Command)(runs_clean)
 app.command("runs compare", cls=Command)(runs_compare)
+app.command(cls=Command)(doctor)
 
 
 def _show_version(wanted: bool) -> None:

@@ -104,6 +104,7 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
     out = tmp_path / "written"
     few = ["-n", 2, "--steps", 2, "--device", "cpu"]
     return {
+        "doctor": ["doctor", "--quick"],
         "data": ["data", photos, "--out", out.with_suffix(".png")],
         "train": ["train", "--data", photos, "--config", tiny, "--images", 16, "--out", out,
                   "--preview", 0],

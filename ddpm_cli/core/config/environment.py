@@ -69,6 +69,12 @@ VARIABLES = (
         "that of the SLURM job",
         "--time-limit",
     ),
+    Variable(
+        "DDPM_LOG",
+        "Experiment trackers that follow a training, by commas.",
+        "none",
+        "--log",
+    ),
     Variable(QUIET, "Warnings, errors and the result only (1).", "0", "--quiet"),
     Variable(TRACEBACK, "Where an error arose in our code (1).", "0", "--traceback"),
 )
