@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.pages import commands, presets, settings, trees
+from tests.support.pages import commands, environment, presets, settings, trees
 from tests.support.pages.text import TOP
 
 DOCS = TOP / "docs"
@@ -22,6 +22,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     SITE: {"commands": commands.navigation},
     ARCHITECTURE: {"packages": trees.packages, "files": trees.files},
     DOCS / "settings.md": {"settings": settings.tables},
+    DOCS / "environment.md": {"ours": environment.ours, "others": environment.others},
     DOCS / "presets.md": {"presets": presets.overview},
 }
 
