@@ -56,7 +56,7 @@ COMMANDS = sorted(
         ("fid a b --protocol cleanfid", "did you mean clean-fid?"),
         ("gif run film.gif", "unexpected argument 'film.gif'; ddpm gif takes RUN"),
         ("fid real", "Missing argument"),
-        ("sampel", "Did you mean 'sample'?"),
+        ("sampel", "did you mean sample?"),
         ("sample --stepz 3", "--steps"),
         ("--versoin", "--version"),
     ],

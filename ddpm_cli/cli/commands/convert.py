@@ -150,7 +150,7 @@ def convert(
         document = export(find_weights(source), out, overwrite=overwrite)
         next_step = ""
     else:
-        raise UsageError(f"--to {to!r} is unknown; choose diffusers")
+        raise UsageError(f"--to {to!r} is unknown; the only format is diffusers")
     document["provenance"] = provenance.gather(torch.device("cpu"))
     console.result(_summary(document) + next_step, document, json)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import pairwise
@@ -20,13 +21,25 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from ddpm_cli.cli.options import completion
 from ddpm_cli.core.config import environment, paths
-from ddpm_cli.core.config.fields import LARGEST_INTEGER, shortened
+from ddpm_cli.core.config.fields import LARGEST_INTEGER, did_you_mean, near_names, shortened
 from ddpm_cli.core.errors import DdpmError, UsageError
 
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}  # flags have none
 
 TRAINED_ON = "what it was trained on"
 _ALONE = {"--score": TRAINED_ON}  # the values of options that are given without one
+_OF_OTHERS = {  # names that other programs have for an option
+    "--batch-size": "--batch", "--learning-rate": "--lr", "--output": "--out",
+    "--output-dir": "--out", "--dataset": "--data", "--data-dir": "--data",
+    "--resolution": "--size",
+    "--image-size": "--size", "--cfg": "--guidance", "--cfg-scale": "--guidance",
+    "--guidance-scale": "--guidance", "--num-inference-steps": "--steps", "--num-steps": "--steps",
+    "--gpus": "--nproc", "--num-samples": "-n", "--count": "-n", "--n": "-n",
+    "--scheduler": "--sampler", "--verbose": "the default",
+    "--checkpoint": "an argument: ddpm sample RUN", "--model": "an argument: ddpm sample RUN",
+    "--run": "an argument: ddpm sample RUN", "--force": "--overwrite", "--mixed-precision":
+    "--precision", "--name": "--out",
+}  # fmt: skip
 _BY_VARIABLE = "by_variable"  # of a context's meta: options that took a variable's value
 
 
@@ -43,6 +56,11 @@ class Group(TyperGroup):
         both = " ".join(args[:2])
         if len(args) > 1 and both in self.commands:
             args = [both, *args[2:]]
+        if args and args[0] not in self.commands and args[0][:1] != "-":
+            raise UsageError(
+                f"there is no command {shortened(args[0])}{did_you_mean(args[0], self.commands)}"
+                "; see ddpm --help"
+            )
         with _one_line(ctx):
             return super().resolve_command(ctx, args)
 
@@ -166,9 +184,41 @@ def _one_line(ctx: Any) -> Iterator[None]:
     except Exception as error:
         if not hasattr(error, "format_message") or ctx.resilient_parsing:
             raise
+        if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+            raise UsageError(_no_such_option(ctx, error.option_name)) from error
         message = error.format_message().replace("\n", " ").strip().rstrip(".")
         with _naming_variables(ctx):
             raise UsageError(f"{message}; see {ctx.command_path} --help") from error
+
+
+def _no_such_option(ctx: Any, option: str) -> str:
+    """The message on an option that a command does not have: what may have been meant."""
+    every = {name for p in ctx.command.params if not getattr(p, "hidden", False) for name in p.opts}
+    own = {name for name in every if name.startswith("--")} | {"--help"}
+    message = f"{ctx.info_name} has no option {option}"
+    if len(option) == 2 and (word := _single_dashed(option, own)):
+        return f"{message}; did you mean --{word}, with two dashes?"
+    meant = _OF_OTHERS.get(option)
+    if meant is not None and (meant in every or meant[0] != "-"):
+        return f"{message}; here it is {meant}"
+    words = [name.removeprefix("--") for name in own]
+    if near := [f"--{word}" for word in near_names(option.lstrip("-"), words)]:
+        return f"{message}; did you mean {' or '.join(near)}? See {ctx.command_path} --help"
+    group = getattr(ctx.parent, "command", None)
+    having = [
+        name
+        for name, command in getattr(group, "commands", {}).items()
+        if any(option in (*p.opts, *p.secondary_opts) for p in command.params)
+    ]
+    where = f"; ddpm {' and '.join(having[:3])} {'have' if having[1:] else 'has'} it"
+    return f"{message}{where if having else ''}; see {ctx.command_path} --help"
+
+
+def _single_dashed(option: str, known: Iterable[str]) -> str:
+    """The option that was written with one dash, as -data, of which the parser saw -d."""
+    words = [word for word in sys.argv[1:] if word.startswith(option) and len(word) > 2]
+    names = [word[1:].partition("=")[0] for word in words]
+    return next((name for name in names if f"--{name}" in known), "")
 
 
 def check_number(name: str, value: str, metavar: str | None) -> None:

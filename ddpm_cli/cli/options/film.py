@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ddpm_cli.cli.options import completion
+from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data.formats import FILMS, FRAMES_PER_SECOND
 from ddpm_cli.core.errors import UsageError
 
@@ -212,8 +213,8 @@ class LengthOptions:
     def file(self, out: Path | None, folder: Path, shown: ShownOptions) -> Path:
         """The film's path: --out, or a name in this folder."""
         kind = self.kind
-        if kind is not None and kind not in FORMATS:
-            raise UsageError(f"--format must be one of {', '.join(FORMATS)}, not {kind!r}")
+        if kind is not None:
+            one_of("--format", kind, FORMATS)
         if shown.strip:
             kind = "png"
         if out is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.checkpoints.tensors import current_name, read_pytorch
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
@@ -52,7 +53,7 @@ def verify(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except FileNotFoundError as error:
-        raise DdpmError(f"{path}: no such file") from error
+        raise DdpmError(f"{path}: no such file{paths.near(path)}") from error
     except (OSError, NotImplementedError, *DAMAGED_FILE) as error:
         head = content.first_bytes(path)
         what = None if head.startswith(content.ZIP) else content.describe(head)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line, listed
 from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.files import parse_json, write_bytes
@@ -123,7 +124,7 @@ def read_flat(path: Path) -> dict[str, Tensor]:
     anything but tensors by name: a pickle of objects is never loaded.
     """
     if not path.is_file():
-        raise DdpmError(f"{path}: no such file")
+        raise DdpmError(f"{path}: no such file{paths.near(path)}")
     if path.suffix == ".safetensors":
         return read(path).tensors
     state = read_pytorch(path)

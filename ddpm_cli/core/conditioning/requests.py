@@ -14,6 +14,7 @@ from ddpm_cli.core.conditioning.class_names import is_number, same_number
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.conditioning.labels import Label, multi_hot
 from ddpm_cli.core.conditioning.tokens import TokenisedText
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import is_whole_number, near_names
 from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE, NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
@@ -215,7 +216,7 @@ def _read_prompts(file: Path) -> list[str]:
     try:
         lines = read_text(file).splitlines()
     except FileNotFoundError as error:
-        raise DdpmError(f"--prompts {file}: no such file") from error
+        raise DdpmError(f"--prompts {file}: no such file{paths.near(file)}") from error
     except (OSError, ValueError) as error:
         raise DdpmError(f"--prompts {file} is not a text file in UTF-8: {error}") from error
     prompts = [line for line in lines if line.strip()]

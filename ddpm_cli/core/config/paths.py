@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
+from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.errors import UsageError
+
+_MOST = 2000  # names in a folder that are compared
 
 
 def home() -> Path | None:
@@ -14,6 +18,16 @@ def home() -> Path | None:
     except RuntimeError:
         return None
     return folder if folder.is_absolute() else None
+
+
+def near(path: Path) -> str:
+    """The end of a message on a path that is not there: "; did you mean runs/shapes-32?", or ""."""
+    try:
+        names = [entry.name for entry in islice(path.parent.iterdir(), _MOST)]
+    except (OSError, ValueError):  # the folder is not there, either; no name of a file
+        names = []
+    meant = [str(path.parent / name) for name in near_names(path.name, names)]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def expanded(path: str | Path) -> Path:

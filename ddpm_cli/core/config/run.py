@@ -21,6 +21,7 @@ from ddpm_cli.core.config.fields import (
     above_zero,
     at_least_zero,
     choice,
+    did_you_mean,
     each,
     fraction,
     images_above_zero,
@@ -58,7 +59,7 @@ def _colour(name: str, value: str) -> None:
     except ValueError as error:
         raise UsageError(
             f"{name} {shortened(value)} is no colour; give {', '.join(BACKGROUNDS)} or #rrggbb, "
-            'such as "#ff8800"'
+            f'such as "#ff8800"{did_you_mean(value, BACKGROUNDS)}'
         ) from error
 
 

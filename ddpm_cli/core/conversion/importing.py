@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.network import NetworkConfig
@@ -265,7 +266,7 @@ def _read_tensors(file: Path) -> Tensors:
             "network's tensors in the layout of diffusers or of guided-diffusion"
         )
     if not file.exists():
-        raise DdpmError(f"{file}: no such file or folder")
+        raise DdpmError(f"{file}: no such file or folder{paths.near(file)}")
     try:
         state_dict = tensors.read_flat(file)
     except tensors.NotOnlyTensorsError as error:

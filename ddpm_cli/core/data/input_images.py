@@ -54,7 +54,7 @@ class InputImages:
         if path.is_file() and path.suffix.lower() not in _ARCHIVES:
             return cls._of_file(path)
         if not path.exists() and files.is_image_file(path.name):
-            raise DdpmError(f"{option} {path}: no such file")
+            raise DdpmError(f"{option} {path}: no such file{paths.near(path)}")
         try:
             source = open_source(str(given), reporter)
         except DdpmError as error:

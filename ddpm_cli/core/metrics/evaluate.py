@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
 from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
@@ -57,7 +58,11 @@ class RequestedMetrics:
             return cls(frozenset(default), **settings)
         names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
         if not names or names - set(NEEDS_IMAGES):
-            raise UsageError(f"--metrics {metrics}: choose from {','.join(NEEDS_IMAGES)}")
+            unknown = next(iter(sorted(names - set(NEEDS_IMAGES))), "")
+            raise UsageError(
+                f"--metrics {metrics}: choose from {','.join(NEEDS_IMAGES)}"
+                f"{did_you_mean(unknown, NEEDS_IMAGES)}"
+            )
         if names == {"is"}:
             raise UsageError("--metrics is needs no REAL: use ddpm inception-score FAKE")
         for name in sorted(names):

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
 from ddpm_cli.core.checkpoints import tensors
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
@@ -160,7 +161,7 @@ def load_inception(path: Path, device: torch.device, option: str = "--weights") 
 def read_weights(path: Path, option: str = "--weights") -> dict[str, Tensor]:
     """Read a flat state dict, .safetensors or PyTorch's format, without executing any pickle."""
     if not path.is_file():
-        raise DdpmError(f"{option} {path}: no such file")
+        raise DdpmError(f"{option} {path}: no such file{paths.near(path)}")
     try:
         return tensors.read_flat(path)
     except DdpmError as error:

@@ -18,6 +18,7 @@ import torch
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.report import curves, drawing, headline, pictures, settings
@@ -44,7 +45,7 @@ class Written:
 def open_run(path: Path) -> Record:
     """Read a run. Raises DdpmError where the folder is none."""
     if not path.is_dir():
-        raise DdpmError(f"{path}: no such run directory")
+        raise DdpmError(f"{path}: no such run directory{paths.near(path)}")
     if not summary.is_run(path):
         names = RunDirectory(path).config.name
         raise DdpmError(f"{path} is not a run: it has no {names}; train one with ddpm train")

@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Any
 
 from ddpm_cli.core.config import environment, paths
+from ddpm_cli.core.config.fields import did_you_mean, near_names
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, listed
@@ -191,7 +192,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         return from_dict(RunConfig, read_json(path), str(path))
     except FileNotFoundError as error:
-        raise DdpmError(f"{path}: no such file") from error
+        raise DdpmError(f"{path}: no such file{paths.near(path)}") from error
     except (ValueError, OSError) as error:
         raise DdpmError(f"{path} is not a run's config.json: {error}") from error
 
@@ -213,7 +214,7 @@ def find_weights(path: Path | None, name: str | None = None) -> Path:
         return weights
     if path.is_file():
         return path
-    raise DdpmError(f"{path}: no such run or weights file{_existing_runs()}")
+    raise DdpmError(f"{path}: no such run or weights file{_existing_runs(path)}")
 
 
 def _named_weights(newest: Path, name: str) -> Path:
@@ -224,7 +225,10 @@ def _named_weights(newest: Path, name: str) -> Path:
     path = paths.expanded(name)
     if not found and not path.is_file():
         known = [path.stem.lstrip("0") for path in kept]
-        raise DdpmError(f"{run.path} has no weights {name}; it has {listed(known, 10)}")
+        raise DdpmError(
+            f"{run.path} has no weights {name}; it has {listed(known, 10)}"
+            f"{did_you_mean(name, known)}"
+        )
     return found[0] if found else path
 
 
@@ -288,9 +292,14 @@ def _why_no_run(folder: Path) -> str:
     return f"{folder} is not a run: it has no {run.weights.name}; train one with ddpm train"
 
 
-def _existing_runs() -> str:
-    names = sorted(str(path.parent) for path in runs_folder().glob("*/config.json"))
-    return f"; there are {listed(names)}" if names else ""
+def _existing_runs(wanted: Path) -> str:
+    """What may have been meant instead, or else which runs there are."""
+    if meant := paths.near(wanted):
+        return meant
+    runs = {path.parent.name: str(path.parent) for path in runs_folder().glob("*/config.json")}
+    if near := [runs[name] for name in near_names(wanted.name, runs)]:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {listed(sorted(runs.values()))}" if runs else ""
 
 
 def _complete_rows(text: str) -> Iterator[Any]:

@@ -13,6 +13,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.checkpoints.tensors import mismatches
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
@@ -81,7 +82,7 @@ def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     if mode not in ("auto", "never") and not Path(mode).is_file():
         existing = snapshots.listed(run.snapshots)
         newest = f"; --resume auto resumes from {existing[-1]}" if existing else ""
-        raise DdpmError(f"--resume {mode}: no such file{newest}")
+        raise DdpmError(f"--resume {mode}: no such file{newest}{paths.near(Path(mode))}")
     if mode == "never":
         if request.out is None and worker.may_restart():
             raise UsageError(

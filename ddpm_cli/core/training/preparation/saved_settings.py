@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
@@ -150,6 +151,8 @@ def read_file(path: Path) -> dict[str, Any]:
         settings = tomllib.loads(text) if toml else parse_json(text)
     except OSError as error:
         inside = f"; give {path / 'config.json'}" if path.is_dir() else ""
+        if isinstance(error, FileNotFoundError):
+            raise DdpmError(f"{where}: no such file{paths.near(path)}") from error
         raise DdpmError(f"{where}: {(error.strerror or str(error)).lower()}{inside}") from error
     except (ValueError, RecursionError) as error:
         what = describe_file(path)

@@ -1,0 +1,101 @@
+"""The likeliest mistakes of a new user, and the whole line that each is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Result
+
+PRESETS = (
+    "shapes, mnist, small, small-64, cifar10, cifar10-fast, iddpm-cifar10, edm-cifar10, adm-64, "
+    "celeba-64, photos-64"
+)
+SAMPLERS = "ddim, ddpm, euler, heun, dpmpp-2m, dpmpp-3m, ipndm, dpmpp-2m-sde, dpmpp-3m-sde"
+SCHEDULES = "linear, linear-fixed, quadratic, sigmoid, cosine, sigmoid-abar, edm, flow"
+CLASSES = "it has 2 classes, numbered from 0 to 1: dark, light"
+
+MISTAKES = {
+    # commands and options
+    "smaple": "there is no command 'smaple'; did you mean sample?; see ddpm --help",
+    "--versoin": "ddpm has no option --versoin; did you mean --version? See ddpm --help",
+    "sample --promt cat": "sample has no option --promt; did you mean --prompt or --prompts or "
+    "--nproc? See ddpm sample --help",
+    "train --stesp 3": "train has no option --stesp; did you mean --steps? See ddpm train --help",
+    "train --batch-size 8": "train has no option --batch-size; here it is --batch",
+    "train --learning-rate 1": "train has no option --learning-rate; here it is --lr",
+    "sample --cfg 3": "sample has no option --cfg; here it is --guidance",
+    "sample --num-samples 3": "sample has no option --num-samples; here it is -n",
+    "sample --model runs/shapes-32": "sample has no option --model; here it is an argument: "
+    "ddpm sample RUN",
+    "train --eta 1": "train has no option --eta; ddpm sample and gif and interpolate have it; see "
+    "ddpm train --help",
+    "train -data photos": "train has no option -d; did you mean --data, with two dashes?",
+    "sample --zzz": "sample has no option --zzz; see ddpm sample --help",
+    "sample --dry-run": "sample has no option --dry-run; ddpm train has it; see ddpm sample --help",
+    # values that are one of some
+    "train --preset cifar-10": f"--preset 'cifar-10' is unknown; choose one of {PRESETS}; did you "
+    "mean cifar10 or edm-cifar10 or cifar10-fast?",
+    "sample --sampler dimm": f"--sampler 'dimm' is unknown; choose one of {SAMPLERS}; did you "
+    "mean ddim?",
+    "inspect-schedule --schedule cosin": f"--schedule 'cosin' is unknown; choose one of "
+    f"{SCHEDULES}; did you mean cosine?",
+    "train --device gpu": "--device 'gpu' is unknown; choose one of auto, cpu, cuda, mps; did you "
+    "mean cpu?",
+    "train --fit corp": "--fit 'corp' is unknown; choose one of crop, pad, stretch; did you mean "
+    "crop?",
+    "gif --format gfi": "--format 'gfi' is unknown; choose one of gif, webp, mp4, png; did you "
+    "mean gif?",
+    "train --background whit": "--background 'whit' is no colour; give white, black, grey or "
+    '#rrggbb, such as "#ff8800"; did you mean white?',
+    "fid photos photos --metrics fdi": "--metrics fdi: choose from fid,kid,prdc,is; did you mean "
+    "fid?",
+    "fid photos photos --protocol cleanfid": "--protocol 'cleanfid' is unknown; choose one of "
+    "pytorch-fid, torch-fidelity, clean-fid; did you mean clean-fid?",
+    # runs, their classes and weights
+    "sample runs/shaps-32": "runs/shaps-32: no such run or weights file; did you mean "
+    "runs/shapes-32?",
+    "sample shapes-32": "shapes-32: no such run or weights file; did you mean runs/shapes-32?",
+    "gif runs/shapes-32/model.safetensor": "runs/shapes-32/model.safetensor: no such run or "
+    "weights file; did you mean runs/shapes-32/model.safetensors or "
+    "runs/shapes-32/best.safetensors?",
+    "train --init-from runs/shapes32": "runs/shapes32: no such run or weights file; did you mean "
+    "runs/shapes-32?",
+    "convert runs/shape-32 --out x.safetensors": "runs/shape-32: no such file or folder; did you "
+    "mean runs/shapes-32?",
+    "sample --class drak": f"--class 'drak' is not a class of this model: perhaps dark?; {CLASSES}",
+    "sample --class cat": f"--class 'cat' is not a class of this model; {CLASSES}",
+    # data and files
+    "train --data cifra10": "cifra10: no such folder or archive; did you mean cifar10 or cifar100?",
+    "train --data phots": "phots: no such folder or archive; did you mean photos or pets?",
+    "train --data photos/lihgt": "photos/lihgt: no such folder or archive; did you mean "
+    "photos/light? photos/ holds light, dark",
+    "train --config tiny.jsn": "--config tiny.jsn: no such file; did you mean tiny.json or "
+    "typo.json?",
+    "sample --init photos/dark/01.png": "--init photos/dark/01.png: no such file; did you mean "
+    "photos/dark/1.png or photos/dark/0.png or photos/dark/11.png?",
+    "train --config typo.json": "typo.json.optimiser: unknown setting 'batchsize'; did you mean "
+    "batch? known: batch, betas, class_drop, clip, decay, ema_halflife, ema_rampup, lr, seed, "
+    "warmup, weight_decay (another version of ddpm may have others)",
+}
+
+
+@pytest.fixture
+def here(photos: Path, tiny: Path, tiny_run: Callable[..., Path]) -> None:
+    """A working folder with a run, photos and files of settings."""
+    Path("runs").mkdir()
+    tiny_run("runs/shapes-32", "--images", 16)
+    Path("photos").symlink_to(photos)
+    Path("tiny.json").symlink_to(tiny)
+    Path("typo.json").write_text('{"optimiser": {"batchsize": 3}}')
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items())
+def test_the_mistakes_of_new_users(
+    ddpm: Callable[..., Result], here: None, arguments: str, message: str
+) -> None:
+    result = ddpm(*arguments.split())
+    assert result.err.splitlines()[-1] == f"ddpm: {message}"
+    assert result.code in (1, 2) and result.out == ""
