@@ -34,7 +34,7 @@ MISTAKES = {
     "ddpm train --help",
     "train -data photos": "train has no option -d; did you mean --data, with two dashes?",
     "sample --zzz": "sample has no option --zzz; see ddpm sample --help",
-    "sample --dry-run": "sample has no option --dry-run; ddpm train has it; see ddpm sample --help",
+    "sample --requeue": "sample has no option --requeue; ddpm train has it; see ddpm sample --help",
     # values that are one of some
     "train --preset cifar-10": f"--preset 'cifar-10' is unknown; choose one of {PRESETS}; did you "
     "mean cifar10 or edm-cifar10 or cifar10-fast?",
