@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ class TrainingPlan:
     recorded: WeightsOrigin | None = None  # the same as init_from, where a config names it
     origins: dict[str, Origin] = field(default_factory=dict)  # of each setting, by dotted names
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Trainable parameters of the network."""
         with torch.device("meta"):
