@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 from ddpm_cli.cli.app import main
+from ddpm_cli.core.training import preview
 from tests.support.cli import TINY, Result, write_images
 from tests.support.local_standin import write_classifier
 
@@ -51,6 +52,7 @@ def _isolated(
     cache = request.getfixturevalue("session_cache")
     monkeypatch.setenv("DDPM_CACHE", str(cache))
     monkeypatch.setenv("DDPM_TRACEBACK", "")
+    monkeypatch.setattr(preview, "_STEPS", 4)  # of the previews of every training
     for name in os.environ:
         if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "ENVIRONMENT") or name.startswith(
             ("SLURM_", "TORCHELASTIC", "MASTER_")
