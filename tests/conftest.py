@@ -52,7 +52,6 @@ def _isolated(
     cache = request.getfixturevalue("session_cache")
     monkeypatch.setenv("DDPM_CACHE", str(cache))
     monkeypatch.setenv("DDPM_TRACEBACK", "")
-    monkeypatch.setattr(preview, "_STEPS", 4)  # of the previews of every training
     for name in os.environ:
         if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "ENVIRONMENT") or name.startswith(
             ("SLURM_", "TORCHELASTIC", "MASTER_")
@@ -106,8 +105,11 @@ def photos(tmp_path: Path, written_photos: Path) -> Path:
 
 
 @pytest.fixture
-def train_tiny(ddpm: Callable[..., Result], tiny: Path, photos: Path) -> Callable[..., Result]:
-    """Train the tiny network on the photos, or that of another --config."""
+def train_tiny(
+    ddpm: Callable[..., Result], tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Train the tiny network on the photos, or that of another --config; previews in few steps."""
+    monkeypatch.setattr(preview, "_STEPS", 4)
 
     def call(*arguments: object) -> Result:
         config = () if "--config" in arguments else ("--config", tiny)
