@@ -22,10 +22,14 @@ from tests.support.cli import Result
     ],
 )
 def test_memory_that_runs_out_is_not_a_damaged_snapshot(
-    train_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, part: type, message: str
+    train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    part: type,
+    message: str,
 ) -> None:
     """The newest snapshot is whole: no older one is taken, and it is not set aside."""
-    assert train_tiny("--out", "run", "--images", 32).code == 0
+    tiny_run("run", "--images", 32)
     before = sorted(path.name for path in Path("run/snapshots").iterdir())
 
     def out_of_memory(*args: Any, **kwargs: Any) -> None:
@@ -41,8 +45,10 @@ def test_memory_that_runs_out_is_not_a_damaged_snapshot(
     assert train_tiny("--out", "run", "--images", 64, "--json").json()["resumed_at"] == 32
 
 
-def test_a_snapshot_of_another_network_is_named_as_such(train_tiny: Callable[..., Result]) -> None:
-    assert train_tiny("--out", "one", "--images", 16).code == 0
+def test_a_snapshot_of_another_network_is_named_as_such(
+    train_tiny: Callable[..., Result], tiny_run: Callable[..., Path]
+) -> None:
+    tiny_run("one", "--images", 16)
     assert train_tiny("--out", "two", "--images", 16, "--width", 16).code == 0
     (newest,) = snapshots.listed(Path("two/snapshots"))[-1:]
     newest.replace(Path("one/snapshots/000000000024.pt"))
@@ -53,9 +59,9 @@ def test_a_snapshot_of_another_network_is_named_as_such(train_tiny: Callable[...
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
 def test_a_damaged_snapshot_is_skipped(
-    train_tiny: Callable[..., Result], content: bytes | None
+    train_tiny: Callable[..., Result], tiny_run: Callable[..., Path], content: bytes | None
 ) -> None:
-    assert train_tiny("--out", "run", "--images", 64).code == 0
+    tiny_run("run", "--images", 64)
     older, newest = snapshots.listed(Path("run/snapshots"))[-2:]
     if content is None:
         torch.save({"network": {}}, newest)  # a file of torch, but no snapshot

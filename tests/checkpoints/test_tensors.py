@@ -136,9 +136,9 @@ def test_tensors_of_any_type_are_checked(tmp_path: Path) -> None:
 
 
 def test_every_command_refuses_them(
-    ddpm: Callable[..., Result], train_tiny: Callable[..., Result], photos: Path, trained: Path
+    ddpm: Callable[..., Result], tiny_run: Callable[..., Path], photos: Path, trained: Path
 ) -> None:
-    assert train_tiny("--out", "run", "--images", 8, "--preview", 0).code == 0
+    tiny_run("run", "--images", 8, "--preview", 0)
     file = tensors.read(Path("run/model.safetensors"))
     bad = file.tensors | {"norm.weight": file.tensors["norm.weight"] * math.nan}
     save_file(bad, "bad.safetensors", file.metadata)

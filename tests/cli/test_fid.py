@@ -77,8 +77,10 @@ def test_a_data_set_by_name_and_its_saved_statistics(
     assert "splits are mnist:train and mnist:test" in score("mnist:val", fake)
 
 
-def test_a_run_is_sampled_in_memory(score: Run, train_tiny: Run, photos: Path) -> None:
-    assert train_tiny("--out", "run").code == 0
+def test_a_run_is_sampled_in_memory(
+    score: Run, tiny_run: Callable[..., Path], photos: Path
+) -> None:
+    tiny_run("run")
     before = sorted(Path("run").rglob("*"))
     result = score(photos, "run", "-n", 12, "--steps", 3, "--seed", 5)
     assert (result["n_fake"], result["fake"]) == (12, "drawn 8x8")
@@ -95,18 +97,18 @@ def test_a_run_is_sampled_in_memory(score: Run, train_tiny: Run, photos: Path) -
 
 
 def test_a_run_has_the_score_of_the_images_that_sample_writes(
-    score: Run, ddpm: Run, train_tiny: Run, photos: Path
+    score: Run, ddpm: Run, tiny_run: Callable[..., Path], photos: Path
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     assert ddpm("sample", "run", "-n", 10, "--steps", 3, "--out", "generated").code == 0
     files = score(photos, "generated")
     assert score(photos, "run", "-n", 10, "--steps", 3)["fid"] == pytest.approx(files["fid"], 1e-5)
 
 
 def test_the_inception_score_of_a_run_is_that_of_the_images_drawn_from_it(
-    ddpm: Run, train_tiny: Run, trained: Path, photos: Path
+    ddpm: Run, tiny_run: Callable[..., Path], trained: Path, photos: Path
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     options = ("--features", trained, "--splits", 2, "--json")
     drawn = ddpm("inception-score", "run", "-n", 10, "--steps", 3, *options)
     assert drawn.code == 0, drawn.err
@@ -274,8 +276,10 @@ def test_scores_are_printed_where_the_cache_cannot_be_written(
     assert result.json()["fid"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_score_of_one_class_of_a_run(score: Run, train_tiny: Run, photos: Path) -> None:
-    assert train_tiny("--out", "run").code == 0
+def test_the_score_of_one_class_of_a_run(
+    score: Run, tiny_run: Callable[..., Path], photos: Path
+) -> None:
+    tiny_run("run")
     names = json.loads(Path("run/config.json").read_text())["network"]["classes"]
     every = score(photos, "run", "-n", 6, "--steps", 2)
     one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
@@ -321,10 +325,14 @@ for module, name in PREPARATIONS:
     ],
 )
 def test_one_process_prepares_what_the_others_then_find(
-    train_tiny: Run, photos: Path, trained: Path, command: tuple[Any, ...], preparations: str
+    tiny_run: Callable[..., Path],
+    photos: Path,
+    trained: Path,
+    command: tuple[Any, ...],
+    preparations: str,
 ) -> None:
     """Prompts are encoded and files downloaded by one process of a machine, not by all at once."""
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     arguments = [photos if word == "photos" else word for word in command]
     if command[0] in ("fid", "inception-score"):
         arguments += ["--features", trained]

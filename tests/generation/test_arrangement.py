@@ -96,16 +96,18 @@ REFUSED = [
 ]
 
 
-def test_what_a_grid_cannot_be(ddpm: Run, train_tiny: Run) -> None:
-    assert train_tiny("--out", "runs/tiny", "--images", 8).code == 0
+def test_what_a_grid_cannot_be(ddpm: Run, tiny_run: Callable[..., Path]) -> None:
+    tiny_run("runs/tiny", "--images", 8)
     for options, words in REFUSED:
         refused = ddpm("sample", "-n", 2, "--steps", 2, *options)
         assert (refused.code, words in refused.err) == (2, True), (options, refused.err)
         assert not list(Path("runs/tiny").glob("generated*/0*.png"))
 
 
-def test_the_grid_shows_the_files_and_can_be_drawn_anew(ddpm: Run, train_tiny: Run) -> None:
-    assert train_tiny("--out", "runs/tiny", "--images", 8).code == 0
+def test_the_grid_shows_the_files_and_can_be_drawn_anew(
+    ddpm: Run, tiny_run: Callable[..., Path]
+) -> None:
+    tiny_run("runs/tiny", "--images", 8)
     assert ddpm("sample", "-n", 5, *QUICK, "--grid", "2x2").code == 0
     files = [imageio.imread(f"out/00000{i}.png") for i in range(5)]
     side, gap = files[0].shape[0], 4

@@ -429,9 +429,9 @@ def test_a_restart_is_detected(monkeypatch: pytest.MonkeyPatch, count: str) -> N
 
 
 def test_a_restarted_training_resumes_whatever_resume_says(
-    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Run, tiny_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train_tiny("--out", "old", "--images", 8).code == 0
+    tiny_run("old", "--images", 8)
     (start,) = Path("old/snapshots").glob("*8.pt")
     for resume, images in (("never", 0), (start, 8)):
         command = ("--out", f"new-{images}", "--resume", resume, "--json", "--images")
@@ -451,10 +451,10 @@ def test_resume_never_needs_out_where_a_restart_is_possible(
 
 
 def test_a_run_keeps_the_snapshot_it_was_resumed_from(
-    train_tiny: Run, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Run, tiny_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before its first snapshot, it resumes from there again."""
-    assert train_tiny("--out", "old", "--images", 16).code == 0
+    tiny_run("old", "--images", 16)
     assert train_tiny("--out", "run", "--images", 8).code == 0
     (start,) = Path("old/snapshots").glob("*16.pt")
 
@@ -594,8 +594,8 @@ def test_a_suspended_process_has_not_stalled(
     assert not exits
 
 
-def test_a_training_that_does_not_stall_leaves_no_logs(train_tiny: Run) -> None:
-    assert train_tiny("--out", "run", "--images", 8, "--stall-timeout", 60).code == 0
+def test_a_training_that_does_not_stall_leaves_no_logs(tiny_run: Callable[..., Path]) -> None:
+    tiny_run("run", "--images", 8, "--stall-timeout", 60)
     assert not Path("run/logs").exists()
 
 

@@ -85,9 +85,9 @@ def test_ctrl_c_is_one_line(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_leaves_images_that_the_same_command_completes(
-    train_tiny: Run, ddpm: Run, processes: int
+    tiny_run: Callable[..., Path], ddpm: Run, processes: int
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     command = ("sample", "run", "-n", 4, "--batch", 1, "--steps", 1, "--out", "images")
     ended = ranks.run(processes, SIGNAL_ITSELF, *command)
     assert [process.code for process in ended] == [75] * processes
@@ -107,9 +107,14 @@ def test_sigterm_leaves_images_that_the_same_command_completes(
     ],
 )
 def test_the_launcher_reports_a_stop_of_its_processes_once(
-    train_tiny: Run, tmp_path: Path, name: str, command: tuple[object, ...], code: int, kept: str
+    tiny_run: Callable[..., Path],
+    tmp_path: Path,
+    name: str,
+    command: tuple[object, ...],
+    code: int,
+    kept: str,
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     injector = faults.FaultInjector(tmp_path / "site")
     (injector.folder / "sitecustomize.py").write_text(SIGNAL_LAUNCHER.format(name=name))
     started = faults.start((*command, "--nproc", 2), injector.environment())

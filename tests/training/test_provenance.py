@@ -50,9 +50,9 @@ def test_provenance_is_in_no_file_that_defines_equality(train_tiny: Callable[...
 
 
 def test_samples_are_completed_whoever_began_them(
-    train_tiny: Callable[..., Result], ddpm: Callable[..., Result]
+    tiny_run: Callable[..., Path], ddpm: Callable[..., Result]
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     command = ("sample", "run", "-n", 2, "--steps", 2, "--device", "cpu", "--out", "out", "--json")
     document = ddpm(*command).json()
     assert sorted(document["provenance"]) == KEYS

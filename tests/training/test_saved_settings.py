@@ -44,8 +44,10 @@ def test_a_runs_config_reproduces_the_run(
     assert equal_tensors(*(load_file(f"{run}/model.safetensors") for run in ("one", "two")))
 
 
-def test_options_win_over_a_runs_config(train_tiny: Run, ddpm: Run, photos: Path) -> None:
-    assert train_tiny("--out", "one", "--images", 8).code == 0
+def test_options_win_over_a_runs_config(
+    tiny_run: Callable[..., Path], ddpm: Run, photos: Path
+) -> None:
+    tiny_run("one", "--images", 8)
     command = ("train", "--config", "one/config.json", "--out", "two", "--dry-run", "--json")
     options = ("--size", 16, "--channels", 1, "--minutes", 2, "--unconditional", "--batch", 2)
     plan = ddpm(*command, *options).json()
@@ -120,8 +122,10 @@ def test_images_that_have_changed_are_not_those_of_the_config(
     assert ddpm(*command, "--data", photos).json()["pictures"] == 25
 
 
-def test_a_config_brings_the_weights_it_started_from(train_tiny: Run, ddpm: Run) -> None:
-    assert train_tiny("--out", "zero", "--images", 8).code == 0
+def test_a_config_brings_the_weights_it_started_from(
+    train_tiny: Run, tiny_run: Callable[..., Path], ddpm: Run
+) -> None:
+    tiny_run("zero", "--images", 8)
     assert train_tiny("--init-from", "zero", "--out", "one", "--images", 8).code == 0
     command = ("train", "--config", "one/config.json", "--out", "two")
     again = ddpm(*command)

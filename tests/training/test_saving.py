@@ -488,8 +488,9 @@ Batches.draw, snapshots.write = interrupted, slow
 
 def test_the_same_command_with_a_snapshot_restarts_from_it_only_once(
     train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
 ) -> None:
-    assert train_tiny("--out", "first").code == 0
+    tiny_run("first")
     older, newer = snapshots.listed(Path("first/snapshots"))
 
     def resumed_at(snapshot: Path, images: int) -> int:
@@ -513,8 +514,9 @@ def test_the_same_command_with_a_snapshot_restarts_from_it_only_once(
 
 def test_a_run_whose_snapshots_were_deleted_is_not_overwritten(
     train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     shutil.rmtree("run/snapshots")
     before = {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
     again = train_tiny("--out", "run", "--images", 96)
@@ -525,9 +527,10 @@ def test_a_run_whose_snapshots_were_deleted_is_not_overwritten(
 
 def test_a_run_killed_before_its_first_snapshot_is_restarted(
     train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
 ) -> None:
     """Metrics and weights were written, but no snapshot."""
-    assert train_tiny("--out", "run", "--images", 8, "--json").code == 0
+    tiny_run("run", "--images", 8, "--json")
     shutil.rmtree("run/snapshots")
     again = train_tiny("--out", "run", "--json")
     assert (again.code, again.json()["resumed_at"]) == (0, 0)
@@ -535,8 +538,9 @@ def test_a_run_killed_before_its_first_snapshot_is_restarted(
 
 def test_other_files_in_the_snapshots_folder_are_left_alone(
     train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     newest = snapshots.listed(Path("run/snapshots"))[-1]
     names = ("0-mine", "7", "99 best", "9999999999999")
     mine = {Path(f"run/snapshots/{name}.pt") for name in names}
@@ -591,8 +595,10 @@ def test_weights_without_a_snapshot_are_kept(train_tiny: Callable[..., Result]) 
         assert Path(f"run/{name}.superseded").read_bytes() == content != Path("run", name)
 
 
-def test_a_run_resumed_at_its_end_has_weights(train_tiny: Callable[..., Result]) -> None:
-    assert train_tiny("--out", "one").code == 0
+def test_a_run_resumed_at_its_end_has_weights(
+    train_tiny: Callable[..., Result], tiny_run: Callable[..., Path]
+) -> None:
+    tiny_run("one")
     (newest,) = snapshots.listed(Path("one/snapshots"))[-1:]
     other = train_tiny("--out", "other", "--resume", newest, "--json")
     assert (other.code, "budget is used up" in other.err) == (0, True)

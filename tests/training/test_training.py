@@ -248,8 +248,9 @@ def test_a_run_whose_snapshots_are_all_damaged_is_not_restarted(tmp_path: Path) 
 
 def test_resuming_from_an_older_snapshot_sets_newer_ones_aside(
     train_tiny: Callable[..., Result],
+    tiny_run: Callable[..., Path],
 ) -> None:
-    assert train_tiny("--out", "run").code == 0
+    tiny_run("run")
     older, newer = snapshots.listed(Path("run/snapshots"))
     again = train_tiny("--out", "run", "--resume", older, "--images", 40, "--json")
     assert (again.json()["resumed_at"], again.json()["images"]) == (32, 40)
@@ -453,8 +454,10 @@ def test_resuming_with_the_command_line(train_tiny: Callable[..., Result]) -> No
     assert (longer.json()["resumed_at"], longer.json()["images"]) == (64, 96)
 
 
-def test_existing_runs_and_folders_are_not_overwritten(train_tiny: Callable[..., Result]) -> None:
-    assert train_tiny("--out", "run").code == 0
+def test_existing_runs_and_folders_are_not_overwritten(
+    train_tiny: Callable[..., Result], tiny_run: Callable[..., Path]
+) -> None:
+    tiny_run("run")
     before = Path("run/model.safetensors").read_bytes()
     other = train_tiny("--out", "run", "--batch", 4)
     assert (other.code, "optimiser.batch 8 -> 4" in other.err) == (1, True)
