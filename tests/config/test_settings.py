@@ -94,7 +94,7 @@ def test_settings_of_a_panel_are_options_of_the_command(
             assert options[alias].hidden, alias
     if command == "train":
         names = {spelling(s) for s in declared} | {a for s in declared for a in s.info.aliases}
-        assert options.keys() - names == {"--dry-run", "--json", "--quiet"}
+        assert options.keys() - names == {"--dry-run", "--json", "--print-config", "--quiet"}
 
 
 def defaults_in_help(ddpm: Callable[..., Result], *arguments: str) -> dict[str, str]:
