@@ -85,6 +85,8 @@ def parse(words: list[str]) -> None:
         return
     if not words:
         raise UsageError("which command?")
+    if words[0] in ("-q", "--quiet"):  # before a command's name, too
+        words = words[1:]
     for length in (2, 1):  # "runs compare", "runs"
         if (found := " ".join(words[:length])) in getattr(command, "commands", {}):
             name, words, command = found, words[length:], command.commands[found]
