@@ -77,7 +77,7 @@ class Recorder(Silent):
     def say(self, message: str) -> None:
         self.messages.append(message)
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", status: object = None) -> None:
         self.done = done
 
 

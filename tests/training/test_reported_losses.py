@@ -16,6 +16,7 @@ from ddpm_cli.core.config import run as c
 from ddpm_cli.core.errors import DivergedError
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import step
+from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.speed import Speed
 from ddpm_cli.core.training.state import Progress, TrainingState
@@ -64,14 +65,14 @@ def test_the_smoothed_loss_has_no_bias_from_its_start(tmp_path: Path) -> None:
     log = MetricsLog(RunDirectory(tmp_path), CONFIG, progress, CPU.device)
 
     class Bar:
-        def update(self, done: float, note: str = "") -> None:
+        def update(self, done: float, note: str = "", status: object = None) -> None:
             pass
 
     smoothed = []
     for loss in (2.0, 2.0, 4.0):
         progress.images += 8
         log.count(torch.full((8,), loss), torch.ones(8), torch.zeros(()))
-        log.write(Bar(), 0, 0, 0, None)
+        log.write(Bar(), BudgetTracker(CONFIG, 8, progress), 0, 0, None)
         smoothed.append(progress.loss_smooth)
     assert smoothed[:2] == [2, 2] and 2 < smoothed[2] <= 4
     assert progress.loss == 4

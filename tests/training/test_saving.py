@@ -170,7 +170,7 @@ def test_training_continues_while_a_save_is_written(
         return write(folder, state)
 
     class Steps(Silent):
-        def update(self, done: float, note: str = "") -> None:
+        def update(self, done: float, note: str = "", status: object = None) -> None:
             if not released.is_set():
                 written.append(len(snapshots.listed(tmp_path / "a" / "snapshots")))
             if done >= 75:  # % of the budget: the first save began long ago
@@ -202,7 +202,7 @@ def test_a_failed_save_ends_the_run_at_the_next_step(
         return usage(10**9, 10**9, 0) if full[0] else usage(10**9, 0, 10**9)
 
     class Fills(Silent):
-        def update(self, done: float, note: str = "") -> None:
+        def update(self, done: float, note: str = "", status: object = None) -> None:
             full[0] = done > 50
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
@@ -277,7 +277,7 @@ def test_the_post_mortem_of_a_diverged_run(tmp_path: Path, monkeypatch: pytest.M
     train_run(tmp_path, good, state)
 
     class Diverge(Silent):
-        def update(self, done: float, note: str = "") -> None:
+        def update(self, done: float, note: str = "", status: object = None) -> None:
             if "80 images" in note:
                 monkeypatch.setattr(step, "training_loss", non_finite)
 

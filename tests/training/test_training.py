@@ -78,7 +78,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     request = StopRequest()
 
     class Stop(Silent):
-        def update(self, done: float, note: str = "") -> None:
+        def update(self, done: float, note: str = "", status: object = None) -> None:
             if done > 40:
                 request.on_signal(signal.SIGTERM)
 
