@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from ddpm_cli.cli.panel import TrainingPanel
 from ddpm_cli.core.config import environment
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.runtime import cache
+from ddpm_cli.core.runtime import cache, quantities
 from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import dumps, finite
 from ddpm_cli.core.runtime.reporting import Bar, Quiet, Reporter, Silent, TrainingStatus, Warned
@@ -140,7 +140,7 @@ class _PlainBar:
         parts = [_amount(done, self._total, self._unit), note]
         if gained > 0 and done < self._total:
             left = (self._total - done) * (self._shown - self._started) / gained
-            parts.append(f"about {duration(left)} left")
+            parts.append(f"about {quantities.duration(left)} left")
         self._terminal.say(f"{self._what}: {', '.join(part for part in parts if part)}")
 
 
@@ -263,12 +263,3 @@ def _amount(done: float, total: float, unit: str) -> str:
     if unit == "%":
         return f"{done:.0f} %"
     return f"{done:,.0f}/{total:,.0f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds in words, as "1 min 05 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

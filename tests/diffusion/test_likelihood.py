@@ -170,7 +170,7 @@ def test_what_the_command_refuses(
     for arguments, code, words in (
         (("nowhere",), 1, "nowhere"),
         ((run, "--data", grey), 1, "8x8x1 (grey), and run"),
-        ((run, "--data", small), 1, "4x4x3 (RGB), and run"),
+        ((run, "--data", small), 1, "4x4x3 (colour), and run"),
         ((run, "--data", cats / "cat"), 1, "has no classes, and run"),
         ((run, "--data", cats), 1, "has a class 'cat', and run"),
         ((run, "--variance", "huge"), 2, "fixed-small, fixed-large, learned"),

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.figures import plots
+from ddpm_cli.core.figures import canvas, curves, network, plots
+from ddpm_cli.core.figures.axes import logarithmic
 from ddpm_cli.core.runtime.reporting import Dispensable
 from ddpm_cli.core.training import preview
 from tests.support.cli import Result
@@ -20,7 +21,8 @@ from tests.support.cli import Result
 SCORES = [{"images": 1, "value": 1.0, "label": "fid5k"}]
 DRAW = f"""
 from pathlib import Path
-from ddpm_cli.core.figures import plots
+from ddpm_cli.core.figures import canvas, curves, network, plots
+from ddpm_cli.core.figures.axes import logarithmic
 plots.score_curve(Path("drawn.png"), {SCORES})
 """
 STYLE = b"text.usetex: True\nfont.family: Nobody\nfigure.dpi: 30\naxes.facecolor: red\n"
@@ -82,3 +84,22 @@ def test_a_dispensable_failure_is_said_once() -> None:
     assert messages == [
         f"training goes on without {what}: first" for what in ("the plot", "the film")
     ]
+
+
+def test_dollars_in_names_are_shown_as_they_are() -> None:
+    """Mathtext would refuse them, as it would `10^{-1}` of an axis without formulas."""
+    rows = [{"images": 8.0 * i, "seconds": 1.0 * i, "loss": 10.0**-i, "loss_smooth": 10.0**-i}
+            for i in range(1, 6)]  # fmt: skip
+    curves.curves(Path("curves.png"), [curves.RunCurves(r"a$_{b$^", rows)], "loss", r"$\x")
+    group = network.Group(["res"], 8, 4)
+    levels = [network.Row(group, other, "4 x 4", 1, "", 0.5) for other in (group, None)]
+    network.draw(Path("net.png"), levels, r"$\no$ _{", [])
+    plots.score_curve(Path("score.png"), [SCORES[0] | {"label": r"$\x"}])
+    plots.loss_curve(Path("loss.png"), rows, r"$\x")
+    with canvas.defaults():
+        figure = canvas.Figure()
+        drawn = figure.subplots()
+        drawn.plot([1, 2], [0.01, 100.0])
+        assert logarithmic(drawn)
+        texts = [text.get_text() for text in drawn.get_yticklabels()]
+    assert {"0.01", "1", "100"} <= set(texts) and not any("$" in text for text in texts)

@@ -337,3 +337,14 @@ def test_scores_of_documents_in_the_run(ddpm: Callable[..., Result], tiny_run: C
     rows = Page(run / "report.html").rows
     assert ["local-FID", "12.3457", "fid.json", "n_real=24 n_fake=16"] in rows
     assert ["local-KID", "0.01", "fid.json", "n_real=24 n_fake=16"] in rows
+
+
+def test_links_to_nothing_and_previews_that_vanish(
+    ddpm: Callable[..., Result], tiny_run: Callable
+) -> None:
+    run = Path(tiny_run("run"))
+    for name in ("x.json", "sheet.png", "denoising.gif", "samples/000000001.png"):
+        (run / name).symlink_to("nowhere")
+    result = ddpm("report", run)
+    assert result.code == 0, result.err
+    assert [frame["images"] for frame in Page(run / "report.html").frames[0]] == [8, 32, 64]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.runs import cleaning, summary
 from ddpm_cli.core.runtime import locks
 from ddpm_cli.core.runtime.reporting import SILENT
@@ -54,7 +55,7 @@ def test_only_what_may_go_is_deleted(run: Path, ddpm: Callable[..., Result]) -> 
 
 def test_a_resume_after_it_is_bit_exact(run: Path, train_tiny: Callable[..., Result]) -> None:
     whole = Path(shutil.copytree(run, "whole"))
-    cleaning.clean(run, SILENT, milestones=True)
+    cleaning.clean(cleaning.plan(run, milestones=True), SILENT)
     assert left(run) == [64]
     for path in (run, whole):
         assert train_tiny("--out", path, "--images", 72).code == 0
@@ -84,15 +85,24 @@ def test_a_training_that_began_meanwhile_protects(
 def test_a_damaged_newest_snapshot_is_not_counted_on(run: Path) -> None:
     newest = sorted((run / "snapshots").glob("*.pt"))[-1]
     newest.write_bytes(newest.read_bytes()[:-500])
-    cleaning.clean(run, SILENT)
+    cleaning.clean(cleaning.plan(run), SILENT)
     assert left(run) == [24, 48, 56, 64]
+
+
+def test_the_newest_snapshot_is_read_once(
+    run: Path, ddpm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, verify = list[str](), snapshots.verify
+    monkeypatch.setattr(snapshots, "verify", lambda path: (read.append(path.stem), verify(path)))
+    assert ddpm("runs", "clean", run, "--yes").code == 0
+    assert read == [f"{64:012d}"] and left(run) == [24, 48, 64]
 
 
 def test_without_a_snapshot_that_can_be_read(run: Path) -> None:
     (run / "snapshots" / "000000000004.superseded").write_bytes(b"1234")
     for path in (run / "snapshots").glob("*.pt"):
         path.write_bytes(b"not a snapshot")
-    planned = cleaning.clean(run, SILENT)
+    planned = cleaning.clean(cleaning.plan(run), SILENT)
     assert (planned.files, "no snapshot can be read" in planned.untouched) == ((), True)
     assert len(left(run)) == 8
 
@@ -107,7 +117,7 @@ def test_superseded_and_left_over(run: Path) -> None:
     for path in (*aside, *parts, old, young, own):
         path.write_bytes(b"1234")
     os.utime(old, (time.time() - 7200,) * 2)
-    deleted = {file.path: file.why for file in cleaning.clean(run, SILENT).files}
+    deleted = {file.path: file.why for file in cleaning.clean(cleaning.plan(run), SILENT).files}
     assert all(deleted[path] == cleaning.SUPERSEDED for path in aside)
     assert all(deleted[path] == cleaning.LEFT_OVER for path in (*parts, old))
     assert not any(path.exists() for path in deleted)
@@ -116,7 +126,7 @@ def test_superseded_and_left_over(run: Path) -> None:
 
 def test_an_unreadable_config_keeps_snapshots(run: Path) -> None:
     (run / "config.json").write_text("{")
-    assert cleaning.clean(run, SILENT).files == ()
+    assert cleaning.clean(cleaning.plan(run), SILENT).files == ()
     assert len(left(run)) == 8
 
 

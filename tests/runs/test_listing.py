@@ -98,10 +98,16 @@ def test_a_folder_named_as_a_command(
     refused(ddpm("runs", "comapre"), "no such folder", "ddpm runs compare")
 
 
-def test_a_run_of_diffusers_is_none(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    assert not summary.is_run(tmp_path)
+def test_models_of_others_and_weights_alone_are_none(three: Path) -> None:
+    pipeline = Path("runs/pipeline")
+    for folder, settings in ((pipeline, "model_index.json"), (pipeline / "unet", "config.json")):
+        folder.mkdir()
+        (folder / settings).write_text('{"_class_name": "UNet2DModel"}')
+        (folder / "model.safetensors").write_bytes(b"")
+    (three / "pulled").mkdir()
+    shutil.copy(three / "finished" / "model.safetensors", three / "pulled")
+    (three / "cache" / "snapshots" / "0123abcd").mkdir(parents=True)
+    assert sorted(path.name for path in listing.find(three)) == ["damaged", "finished", "stopped"]
 
 
 COLUMNS = [

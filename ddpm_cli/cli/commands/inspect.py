@@ -14,7 +14,7 @@ from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.cli.tables import Column
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.runtime import start_up
+from ddpm_cli.core.runtime import quantities, start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 from ddpm_cli.core.runtime.files import new_file
 
@@ -78,7 +78,16 @@ def _network(network: Anatomy) -> str:
     """The parts in a table, indented as the U, with all of them together in the last line."""
     parts = network.parts
     most = max(part.flops for part in parts)
-    total = ("total", "", "", "", "", _count(network.parameters), _count(network.flops), "")
+    total = (
+        "total",
+        "",
+        "",
+        "",
+        "",
+        quantities.count(network.parameters),
+        quantities.count(network.flops),
+        "",
+    )
     rows = [*(_row(part, most) for part in parts), total]
     titles = ("PART", "SIZE", "WIDTH", "BLOCKS", "HEADS", "PARAMS", "FLOPS", "")
     cells = list(zip(*rows, strict=True))
@@ -102,7 +111,7 @@ def _row(part: Part, most: int) -> tuple[str, ...]:
     size = "" if part.size is None else f"{part.size[0]}x{part.size[1]}"
     heads = str(part.heads) if part.heads else ""
     bar = "█" * round(_BAR * part.flops / most) if most else ""
-    numbers = (_count(part.parameters), _count(part.flops))
+    numbers = (quantities.count(part.parameters), quantities.count(part.flops))
     return (_name(part), size, str(part.width), _blocks(part), heads, *numbers, bar)
 
 
@@ -125,14 +134,6 @@ def _blocks(part: Part) -> str:
         else:
             words.append((text, 1))
     return ", ".join(f"{count} x {text}" if count > 1 else text for text, count in words)
-
-
-def _count(number: int) -> str:
-    """A number to three digits, as 35.7 M or 12.4 G."""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
 
 
 def _facts(found: Inspection) -> str:

@@ -17,6 +17,7 @@ from ddpm_cli.core.config.fields import near_names
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runs import listing, summary
 from ddpm_cli.core.runs.summary import RunSummary
+from ddpm_cli.core.runtime import quantities
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.run_directory import runs_folder
@@ -137,16 +138,8 @@ def _last(data: str) -> str:
 
 
 def _images(row: RunSummary) -> str:
-    seen = _short(row.images)
-    return f"{seen}/{_short(row.total)}" if row.total else seen
-
-
-def _short(images: int) -> str:
-    """A number of images as 640, 56.5k or 102M."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if images >= size:
-            return f"{images / size:.3g}{unit}"
-    return str(images)
+    seen = quantities.count(row.images)
+    return f"{seen}/{quantities.count(row.total)}" if row.total else seen
 
 
 def _percent(used: float | None) -> str:

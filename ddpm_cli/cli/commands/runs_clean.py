@@ -50,8 +50,9 @@ def runs_clean(
 ) -> None:
     """Free disk space: older snapshots, superseded files, what crashes left over.
 
-    Never touched are runs that train, and of the others the newest snapshot, from which the same
-    command resumes, and all weights.
+    Never touched are runs that train, and of the others model.safetensors, best.safetensors and the
+    newest snapshot, from which the same command resumes. Superseded snapshots and weights (files
+    ending in .superseded) are those that a resume from an earlier snapshot has set aside.
 
     Examples:
         ddpm runs clean
@@ -67,10 +68,7 @@ def runs_clean(
     asks = wanted and not (yes or json) and _is_asked()
     delete = wanted and (yes or (asks and _agreed(plans)))
     if delete:
-        plans = [
-            cleaning.clean(one.run, console.reporter(), milestones=milestones) if one.files else one
-            for one in plans
-        ]
+        plans = [cleaning.clean(one, console.reporter()) if one.files else one for one in plans]
     document = {
         "runs": [one.document() for one in plans],
         "bytes": sum(one.bytes for one in plans),

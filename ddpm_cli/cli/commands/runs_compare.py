@@ -18,7 +18,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runs import differences
 from ddpm_cli.core.runs.differences import Compared
 from ddpm_cli.core.runs.summary import RunSummary
-from ddpm_cli.core.runtime import start_up
+from ddpm_cli.core.runtime import quantities, start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
 _LONGEST = 40  # characters of a setting's value
@@ -104,7 +104,9 @@ def _standing(compared: Compared) -> str:
         "preset": lambda run: run.preset,
         "images seen": lambda run: f"{run.images:,}",
         "budget used": lambda run: "" if run.used is None else f"{100 * run.used:.0f} %",
-        "training time": lambda run: "" if run.seconds is None else console.duration(run.seconds),
+        "training time": lambda run: (
+            "" if run.seconds is None else quantities.duration(run.seconds)
+        ),
         "loss, smoothed": lambda run: _loss(run.loss),
         "loss, held out": lambda run: _loss(run.held_out),
         "best score": lambda run: "" if run.score is None else _score(run),

@@ -17,7 +17,7 @@ from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import UsageError, listed
-from ddpm_cli.core.runtime import start_up
+from ddpm_cli.core.runtime import quantities, start_up
 from ddpm_cli.core.runtime.reporting import Log, Warned
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _announce_time(
     limit = plan["minutes"] and 60 * plan["minutes"]
     seconds, whole = plan["steps"] and step.mean * plan["steps"], ""
     if seconds and not (limit and limit < seconds):
-        least, most = (console.duration(x * plan["steps"]) for x in (step.fastest, step.slowest))
+        least, most = (quantities.duration(x * plan["steps"]) for x in (step.fastest, step.slowest))
         whole = f", {least if least == most else f'{least} to {most}'} in all"
     elif limit:
         whole, seconds = f", {_rounded(limit / step.mean)} steps in {plan['minutes']:g} min", limit
@@ -287,8 +287,9 @@ def _closing(summary: dict[str, Any]) -> str:
     speed, skipped = summary["images_per_second"], summary["skipped_steps"]
     rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
     bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
+    time = quantities.duration(summary["seconds"])
     return (
-        f"Trained on {summary['images']:,} images in {console.duration(summary['seconds'])}{rate}"
+        f"Trained on {summary['images']:,} images in {time}{rate}"
         f"{_losses(summary)}{bad}.\n"
         f"Run directory: {summary['run']}\n"
         f"Next: ddpm sample {quote(summary['run'])}"

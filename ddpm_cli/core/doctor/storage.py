@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ddpm_cli.core.doctor.findings import NOTE, OK, PROBLEM, Finding
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import in_words
+from ddpm_cli.core.runtime.files import in_words, size_below
 from ddpm_cli.core.runtime.run_directory import runs_folder
 
 _SIZE, _BLOCK = 32 * 2**20, 2**20  # bytes of the file that is written for a measurement
@@ -29,7 +29,7 @@ def cache() -> Sequence[Finding]:
     root = cache_root()
     finding = _folder("cache", root, "DDPM_CACHE names another", NOTE)
     parts = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    sizes = {path.name: _bytes_below(path) for path in sorted(parts)}
+    sizes = {path.name: size_below(path) for path in sorted(parts)}
     text = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items() if size)
     full = Finding("cache", OK, f"holds {text or 'nothing yet'}")
     return [finding, full]
@@ -107,8 +107,3 @@ def _locks(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _bytes_below(folder: Path) -> int:
-    sizes = (path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-    return sum(sizes)

@@ -19,6 +19,7 @@ from ddpm_cli.core.runtime.cache import cache_root
 def defaults() -> Iterator[None]:
     """Draw with matplotlib's default settings, and without its warnings, within a block."""
     rc = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    rc["text.parse_math"] = False  # names of runs and classes are shown as they are, also with $
     with warnings.catch_warnings(), matplotlib.rc_context(rc):
         warnings.simplefilter("ignore")  # a missing glyph, a layout that is too tight
         yield

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.figures import canvas
+from ddpm_cli.core.figures.axes import logarithmic, of_images
 
 CURVES = 6  # different colours of curves
 COLOURS = {"ink": "#010101", "muted": "#020202", "line": "#030303"} | {
@@ -61,7 +62,6 @@ class Chart:
     curves: tuple[Curve, ...]
     log: bool = False
     from_zero: bool = False
-    x_label: str = "images seen"
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ def draw(chart: Chart) -> Drawing:
     from matplotlib import ticker
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": chart.key, "font.size": 10}
-    settings |= {"path.simplify": False, "text.parse_math": False, "font.family": "sans-serif"}
+    settings |= {"path.simplify": False, "font.family": "sans-serif"}
     with canvas.matplotlib.rc_context(settings):
         width, height = _SIZE
         figure = canvas.Figure(figsize=(width / 72, height / 72), dpi=72)
         axes = figure.add_axes(_AXES)
         for number, curve in enumerate(chart.curves):
             _plot(axes, curve).set_gid(f"{chart.key}-{number}")
-        axes.set_xlabel(chart.x_label, color=COLOURS["muted"])
+        of_images(axes)
+        axes.xaxis.label.set_color(COLOURS["muted"])
         axes.set_ylabel(chart.y_label, color=COLOURS["muted"])
         axes.yaxis.set_label_coords(_LABEL, 0.5, transform=figure.transFigure)
         _limit(axes, chart)
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # charts of one page begin alike
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axes.grid(color=COLOURS["line"], linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(which="both", length=0, labelcolor=COLOURS["muted"], labelsize=9.5)
@@ -132,21 +132,10 @@ def _limit(axes: Any, chart: Chart) -> None:
     """The y axis: logarithmic with readable ticks, or linear, from zero where that is asked for."""
     from matplotlib import ticker
 
+    if chart.log and logarithmic(axes):
+        return
     values = np.concatenate([curve.y for curve in chart.curves])
     values = values[np.isfinite(values)]
-    positive = values[values > 0]
-    if chart.log and len(positive):
-        axes.set_yscale("log", nonpositive="mask")
-        low, high = float(positive.min()), float(positive.max())
-        ratio = high / low
-        if ratio < 1.001:
-            axes.set_ylim(low / 1.5, high * 1.5)
-            ratio = 2.25
-        few: Any = ticker.LogLocator(subs=(1.0,) if ratio > 300 else (1.0, 2.0, 5.0), numticks=8)
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(5) if ratio < 5 else few)
-        axes.yaxis.set_major_formatter("{x:.4g}")
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-        return
     if chart.from_zero:
         top = float(values.max()) if len(values) else 1.0
         axes.set_ylim(0, 1.08 * top if top > 0 else 1.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ddpm_cli.core.figures import canvas
+from ddpm_cli.core.figures.axes import logarithmic, of_images
 from ddpm_cli.core.figures.plots import write_figure
 
 if TYPE_CHECKING:
@@ -45,15 +46,16 @@ def curves(path: Path, runs: Sequence[RunCurves], label: str, note: str = "") ->
             points = [(row["images"], row["value"]) for row in run.scores]
             if points:
                 axes.plot(*np.array(points, dtype=float).T, "o-", color=colour, label=run.name)
-    by_images.set(xlabel="images seen", ylabel=label, title="loss by images seen")
+    by_images.set(ylabel=label, title="loss by images seen")
     by_time.set(xlabel=f"{unit} of training", title="loss by time")
-    by_images.xaxis.set_major_formatter(canvas.matplotlib.ticker.EngFormatter(sep=""))
+    of_images(by_images)
     for axes in (by_images, by_time):
-        _logarithmic(axes)
+        if axes.lines:
+            logarithmic(axes)
     for axes in others:
+        of_images(axes)
         labels = dict.fromkeys(str(row["label"]) for run in runs for row in run.scores)
-        axes.set(xlabel="images seen", ylabel=", ".join(labels), title="score (lower is better)")
-        axes.xaxis.set_major_formatter(canvas.matplotlib.ticker.EngFormatter(sep=""))
+        axes.set(ylabel=", ".join(labels), title="score (lower is better)")
         axes.set_ylim(bottom=0)
     for axes in (by_images, by_time, *others):
         axes.grid(alpha=0.3)
@@ -80,15 +82,6 @@ def _losses(axes: Axes, run: RunCurves, by: str, unit: float, colour: Any) -> No
             alone: dict[str, Any] = {"marker": "o"} if len(points) == 1 else {}
             x, y = np.array(points, dtype=float).T
             axes.plot(x, y, color=colour, label=names.get(column), **(style | alone))
-
-
-def _logarithmic(axes: Axes) -> None:
-    """Losses as 0.01, 0.02, 0.05, 0.1, and not as powers of ten alone."""
-    ticker = canvas.matplotlib.ticker
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:.10g}")
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _last(rows: Sequence[dict[str, Any]], column: str) -> float:

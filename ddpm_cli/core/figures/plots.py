@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.figures import canvas
+from ddpm_cli.core.figures.axes import logarithmic
 from ddpm_cli.core.runtime.files import write_bytes
 from ddpm_cli.core.runtime.run_directory import Row
 
@@ -74,11 +75,9 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     curve("loss_holdout", "o-", "tab:orange", "held out")
     for column, (colour, name) in _BY_NOISE.items():
         curve(column, "-", colour, name, width=0.9)
-    axes.set(xlabel="images seen", ylabel=label, yscale="log")
-    low, high = axes.get_ylim()
-    if high < 10 * low:  # 0.68, not 6.8 x 10^-1
-        axes.yaxis.set_major_formatter("{x:.4g}")
-        axes.yaxis.set_minor_formatter("{x:.4g}")
+    axes.set(xlabel="images seen", ylabel=label)
+    if axes.lines:
+        logarithmic(axes)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _finish(axes)
     write_figure(path, figure)
@@ -139,17 +138,16 @@ def schedule_curves(path: Path, tables: Sequence[dict[str, Any]]) -> None:
             np.arange(1, len(levels) + 1), levels, ".-", lw=0.8, color=line.get_color(), label=name
         )
     signal.set(title="signal left", xlabel="timestep", ylabel="abar")
-    ratio.set(
-        title="signal-to-noise ratio", xlabel="timestep", ylabel="abar / (1 - abar)", yscale="log"
-    )
-    noise.set(title="noise added by a step", xlabel="timestep", ylabel="beta", yscale="log")
+    ratio.set(title="signal-to-noise ratio", xlabel="timestep", ylabel="abar / (1 - abar)")
+    noise.set(title="noise added by a step", xlabel="timestep", ylabel="beta")
     steps = len(tables[0]["steps"])
     visits.set(
         title=f"noise levels that {steps} sampling steps visit",
         xlabel="step",
         ylabel="sigma",
-        yscale="log",
     )
+    for axes in (ratio, noise, visits):
+        logarithmic(axes)
     for axes in (signal, ratio, noise, visits):
         _finish(axes)
     write_figure(path, figure)

@@ -29,7 +29,7 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.starts.given import of_data
-from ddpm_cli.core.runtime import devices, distributed, seeds
+from ddpm_cli.core.runtime import devices, distributed, quantities, seeds
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -229,5 +229,4 @@ def _unfit(model: Model, data: str, found: str) -> DdpmError:
 
 def _describe(channels: int, size: tuple[int, int]) -> str:
     height, width = size
-    kind = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
-    return f"{height}x{width}x{channels} ({kind})"
+    return f"{height}x{width}x{channels} ({quantities.colours(channels)})"

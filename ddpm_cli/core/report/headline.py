@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.config.run import Budget
 from ddpm_cli.core.metrics.report import digits
 from ddpm_cli.core.report.records import Document, Record
 from ddpm_cli.core.report.settings import written
+from ddpm_cli.core.runtime import quantities
 from ddpm_cli.core.runtime.files import in_words
 
 _STATES = {
@@ -78,7 +78,7 @@ def about(record: Record) -> str:
     if config is None:
         return summary.data
     network = config.network
-    kind = {1: "grey", 3: "colour", 4: "colour with alpha"}[network.channels]
+    kind = quantities.colours(network.channels)
     words = [config.data.source, f"{network.size[0]}×{network.size[1]} {kind}"]
     if network.classes:
         words.append(f"{len(network.classes):,} classes")
@@ -108,7 +108,7 @@ def _figures(record: Record) -> Iterator[Figure]:
         yield Figure(f"best {score.label}", digits(score.value), f"at {score.images:,} images")
     if summary.seconds is not None:
         steps = "" if summary.steps is None else f"{summary.steps:,} steps"
-        yield Figure("training time", duration(summary.seconds), steps)
+        yield Figure("training time", quantities.duration(summary.seconds), steps)
     speed = record.column("images_per_second")
     speed = speed[np.isfinite(speed)]
     if len(speed):
@@ -117,42 +117,18 @@ def _figures(record: Record) -> Iterator[Figure]:
     if np.isfinite(memory).any():
         yield Figure("peak memory", in_words(float(np.nanmax(memory))), "of a process")
     if record.parameters is not None:
-        yield Figure("network", _short(record.parameters), f"{record.parameters:,} parameters")
+        yield Figure(
+            "network", quantities.count(record.parameters), f"{record.parameters:,} parameters"
+        )
     yield Figure("on the disk", in_words(summary.bytes))
 
 
 def _budget(record: Record) -> str:
-    """Of what, as "of 57,600 (28 %)"."""
+    """Of what, as "of 57,600 images (28 %)"."""
     summary = record.summary
-    limits = _limits(summary.budget)
+    limits = quantities.limits(summary.budget)
     share = "" if summary.used is None else f" ({100 * summary.used:.0f}\u00a0%)"
     return f"of {limits}{share}" if limits else ""
-
-
-def _limits(budget: Budget) -> str:
-    limits = ((budget.images, ""), (budget.steps, " steps"), (budget.epochs, " epochs"))
-    named = [*limits, (budget.minutes, " minutes")]
-    return " or ".join(f"{value:,.10g}{unit}" for value, unit in named if value is not None)
-
-
-def _short(count: int) -> str:
-    """A number of parameters as "946 k" or "35.7 M"."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return str(count)
-
-
-def duration(seconds: float) -> str:
-    """A time as "3 h 05 min" or "1 min 23 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours:02d} h"
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def scores(record: Record) -> list[Score]:

@@ -14,7 +14,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.report.records import Document, Record, document
-from ddpm_cli.core.runtime.files import in_words
+from ddpm_cli.core.runtime.files import in_words, status
 from ddpm_cli.core.runtime.reporting import Reporter, track
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
@@ -56,9 +56,9 @@ class Previews:
 
 def previews(record: Record, space: int, reporter: Reporter) -> Previews:
     """The previews of a run, in at most `space` bytes: made smaller, or evenly left out."""
-    paths = [path for path in record.run.previews() if path.stat().st_size]
+    paths = [path for path in record.run.previews() if _size(path)]
     shown = _evenly(paths, _MOST_PREVIEWS)
-    if sum(path.stat().st_size for path in shown) <= space:
+    if sum(map(_size, shown)) <= space:
         contents = [_read(path) for path in shown]
     else:
         smaller = track(shown, reporter, "previews", len(shown), "pictures")
@@ -87,7 +87,7 @@ def found(record: Record, drawn: Sequence[Picture]) -> tuple[list[Picture], list
         data = _film(path) if kind.film else _picture(path)
         if data is None or len(data[0]) > space:
             why = "is too large for this page" if data or kind.film else "cannot be read"
-            left_out.append(f"{told} ({in_words(path.stat().st_size)}) {why}.")
+            left_out.append(f"{told} ({in_words(_size(path))}) {why}.")
             continue
         space -= len(data[0])
         settings = document(kind.settings(path))
@@ -119,9 +119,9 @@ class _Kind:
         paths = [
             path
             for path in run.path.glob(self.pattern)
-            if path.suffix.lower() in _TYPES and path.is_file() and path.stat().st_size
+            if path.suffix.lower() in _TYPES and path.is_file() and _size(path)
         ]
-        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+        return max(paths, key=_modified, default=None)
 
     def settings(self, path: Path) -> Path:
         """Where its settings are."""
@@ -173,7 +173,18 @@ def _picture(path: Path) -> tuple[bytes, str] | None:
 
 
 def _film(path: Path) -> tuple[bytes, str] | None:
-    return _read(path) if path.stat().st_size <= _FILM else None
+    return _read(path) if _size(path) <= _FILM else None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of one that is gone meanwhile."""
+    found = status(path)
+    return 0 if found is None else found.st_size
+
+
+def _modified(path: Path) -> float:
+    found = status(path)
+    return 0.0 if found is None else found.st_mtime
 
 
 def _read(path: Path) -> tuple[bytes, str] | None:

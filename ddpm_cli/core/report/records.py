@@ -17,7 +17,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.summary import RunSummary
-from ddpm_cli.core.runtime.files import read_json
+from ddpm_cli.core.runtime.files import read_json, status
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 _LONGEST_LOG = 200_000  # bytes of the end of a log that are read
@@ -83,7 +83,8 @@ class Record:
         """The JSON documents in the run directory that `fid` and its like have printed, by name."""
         found = []
         for path in sorted(self.run.path.glob("*.json")):
-            if path.stat().st_size > _LONGEST_DOCUMENT:
+            there = status(path)
+            if there is None or there.st_size > _LONGEST_DOCUMENT:
                 continue
             content = document(path)
             if content is not None and not content.keys().isdisjoint(_SCORES):

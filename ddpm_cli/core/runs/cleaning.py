@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime import locks
-from ddpm_cli.core.runtime.files import PARTIAL
+from ddpm_cli.core.runtime.files import PARTIAL, status
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
@@ -31,6 +31,14 @@ class Dispensable:
     bytes: int
 
 
+class _Verified(NamedTuple):
+    """A snapshot that can be read, as it then was."""
+
+    path: Path
+    bytes: int
+    modified: int  # nanoseconds since 1970
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """What may go of one run, or why nothing does."""
@@ -38,6 +46,8 @@ class Cleaning:
     run: Path
     files: tuple[Dispensable, ...] = ()
     untouched: str = ""  # why nothing may go, or less than one might think
+    milestones: bool = False  # whether those kept by --keep-every may go, too
+    verified: _Verified | None = None  # the newest snapshot, which was read whole
 
     @property
     def bytes(self) -> int:
@@ -60,45 +70,51 @@ class Cleaning:
 def plan(folder: Path, *, milestones: bool = False) -> Cleaning:
     """What may go of a run: older snapshots, superseded files, and what crashes left over.
 
-    Never of a run that is training; and never the newest snapshot that can be read, nor weights.
+    Never of a run that is training; and never the newest snapshot that can be read, nor the newest
+    and the best weights: only those that a resume from an earlier snapshot has set aside.
     milestones: whether those kept by --keep-every may go, too.
     """
     if summary.read(folder).state == "running":
         return Cleaning(folder, untouched="it is training")
-    return _plan(folder, milestones=milestones)
+    return _plan(folder, milestones, None)
 
 
-def _plan(folder: Path, *, milestones: bool) -> Cleaning:
+def _plan(folder: Path, milestones: bool, verified: _Verified | None) -> Cleaning:
     run = RunDirectory(folder)
     existing = snapshots.listed(run.snapshots)
     found = [*_of(_left_over(run), LEFT_OVER)]
-    newest = _newest_readable(existing)
-    if newest is None:
+    verified = _newest_readable(existing, verified)
+    if verified is None:
         aside = existing or any(_superseded(run))
-        return Cleaning(folder, tuple(found), _NO_SNAPSHOT if aside else "")
+        return Cleaning(folder, tuple(found), _NO_SNAPSHOT if aside else "", milestones)
     try:
         keep_every = run.read_config().keep_every
     except DdpmError as error:
-        return Cleaning(folder, tuple(found), f"config.json cannot be read: {first_line(error)}")
+        why = f"config.json cannot be read: {first_line(error)}"
+        return Cleaning(folder, tuple(found), why, milestones, verified)
     kept = snapshots.milestones(existing, keep_every)
-    older = existing[: existing.index(newest)]
+    older = existing[: existing.index(verified.path)]
     found += _of((path for path in older if path not in kept), OLD)
     if milestones:
         found += _of((path for path in older if path in kept), MILESTONE)
     found += _of(_superseded(run), SUPERSEDED)
-    return Cleaning(folder, tuple(sorted(found, key=lambda file: file.path)))
+    files = tuple(sorted(found, key=lambda file: file.path))
+    return Cleaning(folder, files, milestones=milestones, verified=verified)
 
 
-def clean(folder: Path, reporter: Reporter, *, milestones: bool = False) -> Cleaning:
+def clean(planned: Cleaning, reporter: Reporter) -> Cleaning:
     """Delete what may go of a run, while no training can begin in it; what was deleted.
+
+    What may go is found anew; the newest snapshot is not read again unless it has changed.
 
     Raises DdpmError where a training holds the run, or a file cannot be deleted.
     """
-    if not plan(folder, milestones=milestones).files:
-        return plan(folder, milestones=milestones)
+    if not planned.files:
+        return planned
+    folder = planned.run
     left_over = tuple(_of(_left_over(RunDirectory(folder)), LEFT_OVER))
     with locks.lock_run(folder, reporter.say):  # which deletes some of what is left over
-        planned = _plan(folder, milestones=milestones)
+        planned = _plan(folder, planned.milestones, planned.verified)
         files = {file.path: file for file in (*left_over, *planned.files)}
         for path in files:
             try:
@@ -117,14 +133,23 @@ def _of(paths: Iterator[Path] | Sequence[Path], why: str) -> Iterator[Dispensabl
         yield Dispensable(path, why, size)
 
 
-def _newest_readable(existing: Sequence[Path]) -> Path | None:
-    """The snapshot from which a resume would go on: damaged ones are passed over."""
+def _newest_readable(existing: Sequence[Path], known: _Verified | None) -> _Verified | None:
+    """The snapshot from which a resume would go on: damaged ones are passed over.
+
+    known: one that was read, and is not read again as long as it is the same.
+    """
     for path in reversed(existing):
+        there = status(path)
+        if there is None:
+            continue
+        found = _Verified(path, there.st_size, there.st_mtime_ns)
+        if found == known:
+            return found
         try:
             snapshots.verify(path)
         except DdpmError:
             continue
-        return path
+        return found
     return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ddpm_cli.core.figures import network
 from ddpm_cli.core.runs.anatomy import DECODER, EMBEDDING, ENCODER, MIDDLE, Anatomy, Part
 from ddpm_cli.core.runs.inspection import Inspection
+from ddpm_cli.core.runtime import quantities
 
 
 def draw(path: Path, found: Inspection) -> None:
@@ -28,7 +29,7 @@ def _row(anatomy: Anatomy, left: Part, right: Part | None) -> network.Row:
         None if right is None else _group(right),
         f"{height} x {width}",
         sum(stage != ("down",) for stage in left.stages) + 1,
-        f"{count(parameters)} parameters, {count(flops)}FLOP",
+        f"{quantities.count(parameters)} parameters, {quantities.count(flops)}FLOP",
         flops / max(1, anatomy.flops),
     )
 
@@ -42,16 +43,8 @@ def _about(anatomy: Anatomy) -> list[str]:
     channels, height, width = anatomy.image
     (embedding,) = anatomy.of(EMBEDDING)
     return [
-        f"{count(anatomy.parameters)} parameters, {count(anatomy.flops)}FLOP for an image of "
-        f"{height} x {width} x {channels}",
+        f"{quantities.count(anatomy.parameters)} parameters, {quantities.count(anatomy.flops)}FLOP "
+        f"for an image of {height} x {width} x {channels}",
         f"an embedding of {embedding.width} numbers of noise level and condition modulates the "
         "blocks",
     ]
-
-
-def count(number: int) -> str:
-    """A number to three digits with its unit: "35.7 M", "12.4 G", "640 "."""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} "

@@ -8,12 +8,13 @@ from typing import Any
 
 from ddpm_cli.core.config.diffusion import ObjectiveConfig
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import Budget, DataConfig, OptimiserConfig, RunConfig
+from ddpm_cli.core.config.run import DataConfig, OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runs import listing
 from ddpm_cli.core.runs.inspection import Inspection
+from ddpm_cli.core.runtime import quantities
 from ddpm_cli.core.runtime.files import in_words
 
 Fact = tuple[str, str]  # a label, and what there is to say
@@ -46,7 +47,7 @@ def _of_classifier(found: Inspection) -> Iterator[Fact]:
     config = found.classifier
     assert config is not None
     height, width = config.size
-    yield "Images", f"{height}x{width}, {_channels(config.channels)}"
+    yield "Images", f"{height}x{width}, {quantities.colours(config.channels)}"
     yield "Data", config.data
     yield "Classes", f"{len(config.labels)}: {listed(config.labels, _CLASSES)}"
     yield "Accuracy", f"{100 * config.accuracy:.1f} % of held-out images"
@@ -56,11 +57,7 @@ def _of_classifier(found: Inspection) -> Iterator[Fact]:
 def _images(network: NetworkConfig) -> str:
     height, width = network.size
     patch = f", in patches of {network.patch}x{network.patch} pixels" if network.patch > 1 else ""
-    return f"{height}x{width}, {_channels(network.channels)}{patch}"
-
-
-def _channels(count: int) -> str:
-    return {1: "grey", 3: "colour", 4: "colour with alpha"}[count]
+    return f"{height}x{width}, {quantities.colours(network.channels)}{patch}"
 
 
 def _data(data: DataConfig) -> str:
@@ -129,7 +126,9 @@ def _training(found: Inspection, config: RunConfig) -> str:
     if not found.images and config.origin is not None and found.summary is None:
         return "none here: the weights come from another library"
     optimiser = config.optimiser
-    words = [f"{found.images:,} images seen{_of_budget(config.budget)}"]
+    limits = quantities.limits(config.budget)
+    budget = f" of a budget of {limits}" if limits else ""
+    words = [f"{found.images:,} images seen{budget}"]
     words.append(f"batch {optimiser.batch}, learning rate {optimiser.lr:g}, seed {optimiser.seed}")
     run = found.summary
     if run is not None and found.progress == {} and run.loss is not None:
@@ -137,17 +136,6 @@ def _training(found: Inspection, config: RunConfig) -> str:
     if run is not None and found.progress == {} and run.score is not None:
         words.append(f"best {run.score.label} {run.score.value:.4g}")
     return "; ".join(words)
-
-
-def _of_budget(budget: Budget) -> str:
-    limits = {
-        "images": budget.images,
-        "steps": budget.steps,
-        "epochs": budget.epochs,
-        "minutes": budget.minutes,
-    }
-    words = [f"{value:,} {unit}" for unit, value in limits.items() if value is not None]
-    return f" of a budget of {' or '.join(words)}" if words else ""
 
 
 def _average(optimiser: OptimiserConfig) -> str:
@@ -179,7 +167,7 @@ def _of_file(found: Inspection) -> Iterator[Fact]:
     if progress:
         steps, seconds = progress.get("steps"), progress.get("seconds")
         words = [] if steps is None else [f"{steps:,} steps"]
-        words += [] if seconds is None else [f"{seconds:,.0f} s of training"]
+        words += [] if seconds is None else [f"{quantities.duration(seconds)} of training"]
         words += [f"{progress['processes']} processes"] if progress.get("processes", 1) != 1 else []
         yield "Progress", ", ".join(words)
     if found.stored is not None:

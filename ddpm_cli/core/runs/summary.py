@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import time
@@ -17,10 +16,12 @@ from ddpm_cli.core.config.fields import LARGEST_INTEGER
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import locks
+from ddpm_cli.core.runtime.files import read_json, size_below
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 State = Literal["running", "stopped", "finished", "diverged", "new"]
 _FRESH = 120.0  # seconds: metrics written since then are of a training that runs
+_PARTS = {"network", "optimiser", "budget"}  # that only a config.json of a run has together
 _ROWS_MISSED = 3  # times the interval between rows is fresh, too
 
 
@@ -73,12 +74,20 @@ class RunSummary:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, be it a damaged one."""
+    """Whether a folder holds a run, be it a damaged one: files of a training, or our config.json.
+
+    Weights alone are none, nor is a model of another program, which may have a config.json, too.
+    """
     run = RunDirectory(folder)
-    marks = (run.config, run.snapshots, run.path / "metrics.jsonl")
-    return any(path.exists() for path in marks) or (
-        run.weights.is_file() and not (folder / "model_index.json").exists()
-    )
+    if run.metrics.is_file() or any(run.snapshots.glob("[0-9]*.pt")):
+        return True
+    try:
+        config = read_json(run.config)
+    except OSError:
+        return False
+    except ValueError:  # damaged; whose it was cannot be told
+        return True
+    return isinstance(config, dict) and config.keys() >= _PARTS
 
 
 def read(path: Path) -> RunSummary:
@@ -115,25 +124,10 @@ def read(path: Path) -> RunSummary:
         held_out=metrics.held_out(),
         score=_best_score(path),
         preview=next(reversed(run.previews()), None),
-        bytes=size(path),
+        bytes=size_below(path),
         config=config,
         problem="; ".join(problems),
     )
-
-
-def size(folder: Path) -> int:
-    """Bytes of all files in a folder and below; links are not followed."""
-    total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    total += size(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    except OSError:  # deleted meanwhile, or another user's
-        return total
-    return total
 
 
 class _Metrics:

@@ -270,6 +270,29 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def size_below(folder: Path) -> int:
+    """Bytes of all files in a folder and below; links are not followed."""
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    total += size_below(Path(entry.path))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    except OSError:  # deleted meanwhile, or another user's
+        return total
+    return total
+
+
+def status(path: Path) -> os.stat_result | None:
+    """What the system says of a file; None where it is gone, or a link to nothing."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
 def in_words(count: float) -> str:
     """A number of bytes as "1.2 GB", "0.3 MB" or "25 kB"."""
     if count >= 1e9:

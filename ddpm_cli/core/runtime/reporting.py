@@ -145,11 +145,6 @@ class Dispensable:
             self._failed.add(what)
 
 
-def roughly(seconds: float) -> str:
-    """A time as "12 min", or from two hours on as "2.3 h"."""
-    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
 def track(items: Iterable[T], reporter: Reporter, what: str, total: int, unit: str) -> Iterator[T]:
     """Yield the items with a progress bar."""
     with reporter.bar(what, total, unit) as bar:

@@ -11,7 +11,8 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.models.unet import UNet, forward_operations
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.compiling import run_compiled
-from ddpm_cli.core.runtime.reporting import Reporter, roughly
+from ddpm_cli.core.runtime.quantities import roughly
+from ddpm_cli.core.runtime.reporting import Reporter
 
 _RATE = 60e12  # operations per second of an eager bf16 step on one H200: faster ones end sooner
 _WORTH = 20 * 60  # seconds of training from which a gain of 1.15 pays for a minute or two

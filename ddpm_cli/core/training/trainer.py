@@ -18,7 +18,8 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
-from ddpm_cli.core.runtime.reporting import Bar, Reporter, roughly
+from ddpm_cli.core.runtime.quantities import roughly
+from ddpm_cli.core.runtime.reporting import Bar, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import compilation, ema
 from ddpm_cli.core.training.batches import Batch, Batches

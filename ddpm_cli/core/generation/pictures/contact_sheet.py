@@ -35,7 +35,8 @@ from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import new_file, write_json
-from ddpm_cli.core.runtime.reporting import SILENT, Bar, Reporter, Silent, TrainingStatus, roughly
+from ddpm_cli.core.runtime.quantities import roughly
+from ddpm_cli.core.runtime.reporting import SILENT, Bar, Reporter, Silent, TrainingStatus
 
 _MOST = 100  # images of a cell that are shown, unless rows and columns are given
 NAME = "sheet.png"
@@ -135,11 +136,10 @@ class ContactSheet:
         images = f"{first.request.count:,} image{'s' * (first.request.count > 1)}"
         (each,) = distributed.all_reduce_max(_seconds_of_call(first, batch, reporter))
         seconds = each * self.calls / distributed.world_size()
-        time_ = f"{seconds:.0f} s" if seconds < 100 else roughly(seconds)
         scored = " without the features of scores" if self.scorer else ""
         return (
             f"a sheet of {len(self.cells)} settings, {images} each: {self.calls:,} network calls, "
-            f"about {time_}{scored}"
+            f"about {roughly(seconds)}{scored}"
         )
 
     def write(
