@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,9 +54,8 @@ class Record:
 
     @cached_property
     def rows(self) -> list[Document]:
-        """The rows of metrics.jsonl that have a number of images."""
-        rows = _rows(_text(self.run.path / "metrics.jsonl"))
-        return [row for row in rows if _number(row.get("images")) is not None]
+        """The rows of metrics.jsonl."""
+        return summary.rows(self.run.path)
 
     def column(self, name: str) -> Column:
         """A column of the metrics; empty where no row has it."""
@@ -74,9 +72,7 @@ class Record:
     @cached_property
     def scores(self) -> list[Document]:
         """The rows of scores.jsonl."""
-        rows = _rows(_text(self.run.path / "scores.jsonl"))
-        numbers = ("images", "value")
-        return [row for row in rows if all(_number(row.get(name)) is not None for name in numbers)]
+        return summary.all_scores(self.run.path)
 
     @cached_property
     def documents(self) -> list[tuple[str, Document]]:
@@ -94,7 +90,7 @@ class Record:
     @cached_property
     def starts(self) -> list[Document]:
         """Where the run comes from: one for each start."""
-        return _rows(_text(self.run.provenance))
+        return summary.starts(self.run.path)
 
     @cached_property
     def log(self) -> list[str]:
@@ -132,25 +128,6 @@ def document(path: Path) -> Document | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _rows(text: str) -> list[Document]:
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # cut short by a crash, or damaged
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _number(value: Any) -> float | None:

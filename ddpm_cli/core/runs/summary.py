@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from ddpm_cli.core.config.fields import LARGEST_INTEGER
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import locks
 from ddpm_cli.core.runtime.files import read_json, size_below
+from ddpm_cli.core.runtime.json_lines import lines, number, parsed
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
+T = TypeVar("T")
 State = Literal["running", "stopped", "finished", "diverged", "new"]
 _FRESH = 120.0  # seconds: metrics written since then are of a training that runs
 _PARTS = {"network", "optimiser", "budget"}  # that only a config.json of a run has together
@@ -102,9 +102,9 @@ def read(path: Path) -> RunSummary:
     except DdpmError as error:
         problems.append(_without_path(error, run.config))
     snapshots = _snapshots(run)
-    metrics = _Metrics(run.path / "metrics.jsonl")
+    metrics = _Metrics(run.metrics)
     last = metrics.last
-    images = max(_number(last.get("images")) or 0, snapshots[-1][0] if snapshots else 0)
+    images = max(number(last.get("images")) or 0, snapshots[-1][0] if snapshots else 0)
     if metrics.damaged:
         problems.append("metrics.jsonl has no row that can be read")
     used = _used(config, last, int(images))
@@ -114,13 +114,13 @@ def read(path: Path) -> RunSummary:
         state=state,
         since=since,
         data=config.data.source if config else "",
-        preset=_preset(path),
+        preset=next(reversed(_or_nothing(run.presets)), ""),
         images=int(images),
         steps=_whole(last.get("steps")),
-        seconds=_number(last.get("seconds")),
+        seconds=number(last.get("seconds")),
         budget=config.budget if config else Budget(),
         used=used,
-        loss=_number(last.get("loss_smooth")),
+        loss=number(last.get("loss_smooth")),
         held_out=metrics.held_out(),
         score=_best_score(path),
         preview=next(reversed(run.previews()), None),
@@ -135,27 +135,20 @@ class _Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path, self.written = path, modified(path)
-        try:
-            self._lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            self._lines = []
+        self._lines = _or_nothing(lambda: lines(path))
         self.last = next(self._backwards(), {})
         self.damaged = bool(self._lines) and not self.last
 
     def _backwards(self) -> Iterator[dict[str, Any]]:
-        rows = (_row(line) or {} for line in reversed(self._lines))
-        yield from (row for row in rows if _number(row.get("images")) is not None)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows that are complete."""
-        return list(self._backwards())[::-1]
+        rows = (parsed(line) or {} for line in reversed(self._lines))
+        yield from (row for row in rows if number(row.get("images")) is not None)
 
     def held_out(self) -> float | None:
         """The held-out loss of the last validation."""
         null = re.compile(r'"loss_holdout": *(null|$)')
         for line in reversed(self._lines):
             if "loss_holdout" in line and not null.search(line):
-                value = _number((_row(line) or {}).get("loss_holdout"))
+                value = number((parsed(line) or {}).get("loss_holdout"))
                 if value is not None:
                     return value
         return None
@@ -163,7 +156,7 @@ class _Metrics:
     def interval(self) -> float:
         """Seconds of training between the last two rows."""
         rows = self._backwards()
-        last, before = (_number(next(rows, {}).get("seconds")) for _ in range(2))
+        last, before = (number(next(rows, {}).get("seconds")) for _ in range(2))
         return 0.0 if last is None or before is None else last - before
 
 
@@ -186,7 +179,7 @@ def _state(
         return "diverged", _time(died)
     if not images and not latest:
         return "new", _time(modified(run.config))
-    out_of_patience = config is not None and _is_out_of_patience(config, metrics)
+    out_of_patience = config is not None and _is_out_of_patience(config, run)
     if (used is not None and used >= 1) or out_of_patience:
         return "finished", _time(modified(run.weights) or latest)
     return "stopped", _time(latest or None)
@@ -215,21 +208,21 @@ def _used(config: RunConfig | None, row: dict[str, Any], images: int) -> float |
     if limit:
         fractions.append(images / (-(-limit // batch) * batch))  # whole steps
     if budget.minutes:
-        fractions.append((_number(row.get("seconds")) or 0.0) / (60 * budget.minutes))
+        fractions.append((number(row.get("seconds")) or 0.0) / (60 * budget.minutes))
     if budget.epochs:  # how many images an epoch has is in no file: the rows have the fraction
-        fractions.append(_number(row.get("budget_used")) or 0.0)
+        fractions.append(number(row.get("budget_used")) or 0.0)
     return min(1.0, max(fractions)) if fractions else None
 
 
-def _is_out_of_patience(config: RunConfig, metrics: _Metrics) -> bool:
+def _is_out_of_patience(config: RunConfig, run: RunDirectory) -> bool:
     """Whether training ended because the loss had not fallen for --patience validations."""
     if not config.patience:
         return False
     best, stale, holds_out = float("inf"), 0, bool(config.data.holdout or config.holdout_data)
     batch, every = config.optimiser.batch, config.validate_every
-    for row in metrics.rows():
-        images = int(_number(row.get("images")) or 0)
-        loss = _number(row.get("loss_holdout" if holds_out else "loss_smooth"))
+    for row in rows(run.path):
+        images = int(number(row.get("images")) or 0)
+        loss = number(row.get("loss_holdout" if holds_out else "loss_smooth"))
         due = holds_out or images // every > (images - batch) // every
         if loss is not None and due:
             best, stale = (loss, 0) if loss < best else (best, stale + 1)
@@ -238,18 +231,17 @@ def _is_out_of_patience(config: RunConfig, metrics: _Metrics) -> bool:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl that are complete."""
-    return _Metrics(path / "metrics.jsonl").rows()
+    return _or_nothing(RunDirectory(path).rows)
+
+
+def all_scores(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's scores.jsonl that are complete."""
+    return _or_nothing(RunDirectory(path).score_rows)
 
 
 def scores(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's scores.jsonl that can be compared with the last one."""
-    try:
-        text = (path / "scores.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = [row for line in text.splitlines() if (row := _row(line))]
-    found = [row for row in found if _number(row.get("value")) is not None and row.get("label")]
-    found = [row for row in found if _number(row.get("images")) is not None]
+    found = all_scores(path)
     alike = ("label", "weights_sha256")
     return [row for row in found if all(row.get(key) == found[-1].get(key) for key in alike)]
 
@@ -266,16 +258,15 @@ def _best_score(path: Path) -> Score | None:
 
 def starts(path: Path) -> list[dict[str, Any]]:
     """The provenance of each start of a run, the first one first."""
+    return _or_nothing(RunDirectory(path).starts)
+
+
+def _or_nothing(read: Callable[[], list[T]]) -> list[T]:
+    """What is read; nothing where a file cannot be."""
     try:
-        text = RunDirectory(path).provenance.read_text(encoding="utf-8", errors="replace")
+        return read()
     except OSError:
         return []
-    return [row for line in text.splitlines() if (row := _row(line))]
-
-
-def _preset(path: Path) -> str:
-    """The preset named at the last start that named one."""
-    return next((str(row["preset"]) for row in reversed(starts(path)) if row.get("preset")), "")
 
 
 def _snapshots(run: RunDirectory) -> list[tuple[int, float]]:
@@ -288,25 +279,9 @@ def _snapshots(run: RunDirectory) -> list[tuple[int, float]]:
     return sorted(found)
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    """An object of a line of JSON; None where it is none, or cut short by a crash."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number that a run may hold; None for anything else."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return value if abs(value) <= LARGEST_INTEGER else None
-
-
 def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+    found = number(value)
+    return None if found is None else int(found)
 
 
 def modified(path: Path) -> float | None:

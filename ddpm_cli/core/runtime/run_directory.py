@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -16,6 +14,7 @@ from ddpm_cli.core.config.fields import did_you_mean, near_names
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.runtime import json_lines
 from ddpm_cli.core.runtime.files import (
     cannot_write,
     dumps,
@@ -134,12 +133,23 @@ class RunDirectory:
             return None
 
     def rows(self) -> list[Row]:
-        """The complete rows of metrics.jsonl."""
-        try:
-            text = self.metrics.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        return list(_complete_rows(text))
+        """The rows of metrics.jsonl that are complete. Raises OSError where it cannot be read."""
+        rows = json_lines.objects(self.metrics)
+        return [row for row in rows if json_lines.number(row.get("images")) is not None]
+
+    def score_rows(self) -> list[dict[str, Any]]:
+        """The rows of scores.jsonl that are complete. Raises OSError as `rows`."""
+        numbers = ("images", "value")
+        return [
+            row
+            for row in json_lines.objects(self.scores)
+            if isinstance(row.get("label"), str)
+            and all(json_lines.number(row.get(name)) is not None for name in numbers)
+        ]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The provenance of each start, the first one first. Raises OSError as `rows`."""
+        return json_lines.objects(self.provenance)
 
     def save_seconds(self) -> float:
         """Seconds that the last snapshot took, from the metrics; 0 without one."""
@@ -148,11 +158,8 @@ class RunDirectory:
 
     def presets(self) -> list[str]:
         """The presets that the run was started with, by its provenance."""
-        try:
-            records = _complete_rows(self.provenance.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return []
-        return [record["preset"] for record in records if record["preset"]]
+        named = (start.get("preset") for start in self.starts())
+        return [preset for preset in named if preset and isinstance(preset, str)]
 
     def rewind_rows(self, images: int) -> None:
         """Remove the rows after `images` images, which a resumed run logs again."""
@@ -300,14 +307,6 @@ def _existing_runs(wanted: Path) -> str:
     if near := [runs[name] for name in near_names(wanted.name, runs)]:
         return f"; did you mean {' or '.join(near)}?"
     return f"; there are {listed(sorted(runs.values()))}" if runs else ""
-
-
-def _complete_rows(text: str) -> Iterator[Any]:
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue  # cut short by a crash
 
 
 def _csv_line(values: list[Any]) -> str:

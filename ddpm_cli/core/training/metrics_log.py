@@ -45,7 +45,8 @@ class MetricsLog:
         schedule = schedules.from_config(config.diffusion)
         bounds = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
         self._bounds = training_sigmas(schedule, config.objective, bounds).float().to(device)
-        self._numbers = torch.arange(4, device=device)
+        self._one = torch.ones(1, device=device)
+        self._zero = torch.zeros((), device=device)
         self._device = device
         self.speed = Speed(config.optimiser.batch)
         self.peak_memory: int | None = None  # bytes of a process, over all rows of the call
@@ -64,10 +65,9 @@ class MetricsLog:
         kept = skipped == 0
         self._row = torch.where(kept, self._row + seen, self._row)
         self._smooth = torch.where(kept, self._smooth * decay + seen, self._smooth)
-        within = torch.bucketize(sigma, self._bounds, right=True)[:, None] == self._numbers
-        weights = torch.ones_like(losses) if importance is None else importance
-        pairs = torch.stack([losses, weights], dim=-1)[:, None]  # (B, 1, 2)
-        self._quarters += torch.where((within & kept)[..., None], pairs, 0.0).sum(0)
+        weights = self._one.expand(len(losses)) if importance is None else importance
+        pairs = torch.where(kept, torch.stack([losses, weights], dim=-1), self._zero)  # (B, 2)
+        self._quarters.index_add_(0, torch.bucketize(sigma, self._bounds, right=True), pairs)
 
     def store(self) -> None:
         """Put the sums of losses into the progress, for a snapshot. All ranks call this."""

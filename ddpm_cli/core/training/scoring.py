@@ -159,7 +159,7 @@ class TrainingScorer:
         return [
             row
             for row in self._rows
-            if row["label"] == self.label and row["weights_sha256"] == sha256
+            if row["label"] == self.label and row.get("weights_sha256") == sha256
         ]
 
     def _seconds(self, averaged: Denoiser, count: int) -> float:
@@ -180,12 +180,7 @@ class TrainingScorer:
 
     def _earlier_scores(self, seen: int) -> list[dict[str, Any]]:
         """Scores up to the images seen; later ones are discarded by a resume."""
-        try:
-            text = self.run.scores.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        rows = [json.loads(line) for line in text.splitlines()]
-        return [row for row in rows if row["images"] <= seen]
+        return [row for row in self.run.score_rows() if row["images"] <= seen]
 
 
 class _Interruptible:
