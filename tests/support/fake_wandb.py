@@ -15,6 +15,7 @@ from typing import Any, cast
 
 FAKE = os.environ.get("FAKE", "")
 LOG = Path(os.environ.get("FAKE_LOG", ""))
+failed: list[str] = []
 
 if FAKE == "exit":
     os._exit(7)
@@ -50,8 +51,12 @@ def login(*, verify: bool) -> bool:
 def misbehave(when: str) -> None:
     if when not in FAKE:
         return
+    if FAKE.startswith("raise once"):
+        failed.append(when)
+        if len(failed) > 1:
+            return
     if FAKE.startswith("raise"):
-        raise ConnectionError("the network is away")
+        raise ConnectionError(os.environ.get("FAKE_REASON", "the network is away"))
     if FAKE.startswith("block"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Event().wait()

@@ -65,8 +65,8 @@ class Said(Silent):
 
     @property
     def failures(self) -> list[str]:
-        """The lines that say that a tracker does not follow."""
-        return [line for line in self.lines if "does not follow" in line]
+        """The lines that say that a tracker does not follow, or is behind."""
+        return [line for line in self.lines if line.startswith("Training goes on, but")]
 
 
 class FakeWandb:

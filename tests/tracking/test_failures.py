@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError
+from ddpm_cli.core.runtime.reporting import Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.tracking import processes
+from ddpm_cli.core.tracking import processes, telling
 from tests.support.cli import Result, refused
 from tests.support.followed import FakeWandb, Said, add_rows, write_run
 
@@ -31,13 +32,41 @@ def test_a_training_goes_on(tmp_path: Path, wandb: FakeWandb, how: str, when: st
     started = time.monotonic()
     with processes.following(["wandb"], run, 0, said):
         if how != "block" and when != "close":
-            said.wait_for("does not follow")  # while the training runs
+            said.wait_for("does not follow" if how == "die" else "is behind")  # while it trains
         add_rows(run, (24,))
     assert time.monotonic() - started < 20
     (line,) = said.failures
     reason = {"raise": "network is away", "block": "not ready in time", "die": "exit code -9"}[how]
-    assert line.startswith("Training goes on, but wandb does not follow it") and reason in line
-    assert "tracking/wandb.txt" in line
+    assert reason in line and "tracking/wandb.txt" in line
+    assert ("is behind, and tries again" in line) == (how == "raise" and when != "close")
+    assert isinstance(line, Warned)  # as --quiet shows it
+
+
+def test_that_it_has_caught_up_is_said(tmp_path: Path, wandb: FakeWandb) -> None:
+    wandb.behave("raise once at log")
+    run, said = write_run(tmp_path / "run"), Said()
+    add_rows(run, (8, 16))
+    with processes.following(["wandb"], run, 0, said):
+        said.wait_for("is behind")
+    assert [step for step, _ in wandb.records] == [8, 16, "closed"]
+    assert len(said.failures) == 1
+    assert said.lines[-1] == "wandb follows the training again, up to now"
+
+
+def test_passwords_and_keys_are_not_said(
+    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_API_KEY", "0123456789abcdef")
+    words = "no answer of http://me:SE@CRET@127.0.0.1:9/a?b=me@home with 0123456789abcdef"
+    monkeypatch.setenv("FAKE_REASON", words)
+    wandb.behave("raise at open")
+    run, said = write_run(tmp_path / "run"), Said()
+    with processes.following(["wandb"], run, 0, said):
+        said.wait_for("is behind")
+    (line,) = said.failures
+    assert "no answer of http://127.0.0.1:9/a?b=me@home with $OTHER_API_KEY (" in line
+    cut = f"{'x' * 180} postgresql://me:SECRET@host/runs"  # by first_line, within the password
+    assert "SEC" not in telling.reason(ConnectionError(cut))
 
 
 def test_the_command_ends_as_if_nothing_had_been(

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm_cli.core.tracking import processes
+from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime.files import write_json
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.tracking import following, processes
 from ddpm_cli.core.tracking.following import Entries, Entry, settings_of
+from ddpm_cli.core.tracking.telling import Telling
+from ddpm_cli.core.tracking.tracker import Run
 from tests.support.followed import (
     FakeWandb,
     Said,
@@ -19,6 +29,7 @@ from tests.support.followed import (
     add_score,
     write_run,
 )
+from tests.support.training import CONFIG
 
 
 def test_a_resumed_training_continues_its_record(
@@ -103,8 +114,96 @@ def test_a_row_that_is_being_written_is_read_later(tmp_path: Path) -> None:
     ]
 
 
+class Stub:
+    """A record that is interrupted, as by a kill, at an entry."""
+
+    id, where, rewinds, added = "stub", "nowhere", False, list[int]()
+
+    def __init__(self, run: Run) -> None:
+        pass
+
+    def log(self, images: int, values: dict[str, float], picture: Path | None) -> None:
+        if images == 8 * 20:
+            raise KeyboardInterrupt
+        self.added.append(images)
+
+    def close(self, state: str) -> None:
+        pass
+
+
+def follow_stub(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, looks: int = 1, write: Any = None
+) -> tuple[list[int], list[int], list[Any]]:
+    """Follow for some looks: what was added, what was known at each write, what was told."""
+    stub, written, told = type("Record", (Stub,), {"added": []}), list[int](), list[Any]()
+    monkeypatch.setitem(sys.modules, "ddpm_cli.core.tracking.stub", SimpleNamespace(Record=stub))
+
+    def counted(file: Path, document: Any, *, durable: bool) -> None:
+        written.append(document["images"]["metrics"])
+        if write is not None:
+            write(len(written))
+        write_json(file, document, durable=durable)
+
+    monkeypatch.setattr(following, "write_json", counted)
+    left = iter([False] * (looks - 1) + [True])
+    ended: Any = SimpleNamespace(wait=lambda _: next(left), state="finished")
+    monkeypatch.setattr(Telling, "__init__", lambda _: None)
+    monkeypatch.setattr(Telling, "__call__", lambda _, *message: told.append(message))
+    with suppress(KeyboardInterrupt):
+        following._follow("stub", run, 0, ended, Telling())
+    return stub.added, written, told
+
+
+def test_what_is_known_is_written_on_the_way_and_only_if_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run")
+    add_rows(run, range(8, 8 * 19, 8))
+    _, written, _ = follow_stub(run, monkeypatch, looks=5)
+    assert written == [0, 8 * 16, 8 * 18]  # after opening, on the way, and at the end; then nothing
+    add_rows(run, range(8 * 19, 8 * 40, 8))
+    added, written, _ = follow_stub(run, monkeypatch)
+    assert (added, written) == ([8 * 19], [])  # killed at the twentieth
+    run.tracker("stub").write_text("")  # by a power cut
+    added, written, _ = follow_stub(run, monkeypatch)
+    assert (len(added), written) == (19, [0, 8 * 16])
+
+
+def test_a_full_disk_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(attempt: int) -> None:
+        if attempt == 1:
+            raise DdpmError("No space left on device")
+
+    run = write_run(tmp_path / "run")
+    add_rows(run, (8, 16))
+    added, _, told = follow_stub(run, monkeypatch, looks=2, write=full)
+    assert added == [8, 16]
+    assert told[1:] == [("behind", "No space left on device"), ("caught up",)]
+
+
+def test_rows_of_other_programs_are_passed_over(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    run.metrics.write_text('[1]\n{"step": 3}\n{"images": 8, "loss": 0.5, "by": "x"}\n\n')
+    run.scores.write_text('{"images": 8}\n{"images": 8, "label": "fid5k", "value": 2.5}\n{"im')
+    run.provenance.write_text('{"host": "here"}\n3\n{"preset": "shapes"}\n{"preset": ["x"]}\n')
+    assert run.rows() == [{"images": 8, "loss": 0.5, "by": "x"}]
+    assert [row["value"] for row in run.score_rows()] == [2.5]
+    assert (len(run.starts()), run.presets()) == (3, ["shapes"])
+    found = Entries(run, {"metrics": 0, "scores": 0, "samples": 0}).new(last=True)
+    assert [entry.values for entry in found] == [{"loss/loss": 0.5}, {"scores/fid5k": 2.5}]
+    run.rewind_rows(8)
+    assert run.rows() == [{"images": 8, "loss": 0.5, "by": "x"}]
+
+
 def test_the_settings_are_flat_and_name_preset_and_origin(tmp_path: Path) -> None:
-    found = settings_of(write_run(tmp_path / "run"))
-    assert found["preset"] == "shapes" and found["provenance.host"] == "here"
+    run = write_run(tmp_path / "run")
+    run.write_config(updated(CONFIG, {"data": {"source": "/home/me/photos.zip"}}))
+    start = {"preset": "shapes", "torch": "2.9", "host": "here", "command": "ddpm train --data /a"}
+    run.provenance.write_text(json.dumps(start) + '\n{"torch": "cut sho')
+    found = settings_of(run)
+    assert (found["preset"], found["provenance.torch"]) == ("shapes", "2.9")
+    assert found["data.source"] == "photos.zip"
+    sent = json.dumps(found)  # perhaps to where anyone can see it
+    assert not any(word in sent for word in ("here", "/home/me", "ddpm train"))
     assert (found["optimiser.batch"], found["network.multipliers"]) == (8, "[1, 2]")
     assert all(isinstance(value, str | int | float | None) for value in found.values())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from ddpm_cli.core.config.run import Budget
+from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -35,14 +35,14 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
-def quarters(name: str, sigma: np.ndarray) -> np.ndarray:
+def quarters(name: str, sigma: np.ndarray, config: RunConfig | None = None) -> np.ndarray:
     """The quarters of noise levels, by the distribution's own formula."""
     if name == "flow":
         return np.floor(4 * sigma / (1 + sigma))
     if name.endswith("normal"):
         mean, std = (-1.2, 1.2) if name == "log-normal" else (0, 1)
         return np.floor(4 * norm.cdf(np.log(sigma), mean, std))
-    config = updated(CONFIG, CHOICES[name])
+    config = config or updated(CONFIG, CHOICES[name])
     table = schedules.from_config(config.diffusion).sigma
     t = abs(table[None] / sigma[:, None] - 1).argmin(axis=1)
     return 4 * t // len(table)  # as improved-diffusion's log_loss_dict
@@ -82,10 +82,11 @@ def test_they_are_means_over_quarters_of_the_noise_levels(
 
 
 def test_skipped_steps_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, calls = trainer.weighted, []
+    loss, calls, sigma = trainer.weighted, [], []
 
     def broken_once(losses: torch.Tensor, shard: Batch) -> torch.Tensor:
         calls.append(losses.clone())
+        sigma.append(shard.noised.sigma)
         return loss(losses * (math.nan if len(calls) == 2 else 1), shard)
 
     # The step itself is finite: so what is skipped is decided here as well.
@@ -100,4 +101,9 @@ def test_skipped_steps_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     train_run(tmp_path, replace(config, validate_every=10**6))
     (row,) = RunDirectory(tmp_path).rows()
     assert row["loss"] == pytest.approx(float(torch.stack([calls[0], calls[2]]).mean()))
-    assert all(math.isfinite(row[f"loss_q{q}"] or 0) for q in range(4))
+    counted_losses = torch.cat([calls[0], calls[2]]).double().numpy()
+    quarter = quarters("uniform timesteps", torch.cat([sigma[0], sigma[2]]).numpy(), config)
+    assert len(set(quarter)) > 1
+    for q in range(4):
+        own = counted_losses[quarter == q]
+        assert row[f"loss_q{q}"] == (pytest.approx(own.mean()) if len(own) else None)

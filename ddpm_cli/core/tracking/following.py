@@ -15,17 +15,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from ddpm_cli.core.errors import first_line
+from ddpm_cli.core.runtime import json_lines
 from ddpm_cli.core.runtime.files import read_json, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.tracking.telling import Telling, reason
 from ddpm_cli.core.tracking.tracker import Record, Run, Scalar
 
 _EVERY = 2.0  # seconds between looks at the run directory
 _LONGEST_PAUSE = 60.0  # seconds, after a failure
-_SLOW = 60.0  # seconds after which it is said that a tracker does not answer
+_NOTED = 16  # entries after which it is noted that the record has them
 _TO_CLOSE = 120.0  # seconds, where no training waits for the end
 _SOURCES = ("metrics", "scores", "samples")
 _PACKAGES = {"mlflow": "mlflow-skinny"}
@@ -38,8 +39,8 @@ _GROUPS = {  # of the columns of a row, as trackers show those together whose na
 }
 _NAMES = {name: f"{group}/{name}" for group, names in _GROUPS.items() for name in names}
 
-Say = Callable[[str, str], None]
-"""Takes a kind of message, "where" or "failed", and its text, for the training to report."""
+_SENT = ("ddpm", "torch", "device")  # of the provenance
+_PATHS = ("source", "labels", "captions", "given_data", "holdout_data", "path")  # settings
 
 
 class Entry(NamedTuple):
@@ -60,31 +61,31 @@ def main() -> None:
     # Nothing is sent to the makers of a library that the user did not ask for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    say = _own_output()
+    tell = Telling()
     if not rest:
-        say("failed", why_not(name))
+        tell("failed", why_not(name))
         return
     ended = _Ended()
     try:
-        _follow(name, RunDirectory(Path(rest[0])), int(rest[1]), ended, say)
+        _follow(name, RunDirectory(Path(rest[0])), int(rest[1]), ended, tell)
     except Exception as error:
-        say("failed", first_line(error))
+        tell("failed", reason(error))
     os._exit(0)  # whatever threads a library has left
 
 
 def why_not(name: str) -> str:
     """Why a tracker cannot be used; "" where it can."""
     try:
-        reason: str = importlib.import_module(f"ddpm_cli.core.tracking.{name}").check()
+        found: str = importlib.import_module(f"ddpm_cli.core.tracking.{name}").check()
     except ModuleNotFoundError as error:
         package = _PACKAGES.get(name, name)
         return (
-            f"{first_line(error)}: pip install 'ddpm-cli[log]' installs all trackers, and "
+            f"{reason(error)}: pip install 'ddpm-cli[log]' installs all trackers, and "
             f"pip install {package} this one"
         )
     except Exception as error:
-        return f"{name} does not work here: {first_line(error)}"
-    return reason
+        return f"{name} does not work here: {reason(error)}"
+    return found
 
 
 class _Ended(threading.Event):
@@ -105,69 +106,72 @@ class _Ended(threading.Event):
         self.set()
 
 
-def _own_output() -> Say:
-    """What writes messages to standard output, which is standard error for everything else."""
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(kind: str, text: str) -> None:
-        with contextlib.suppress(OSError):  # the training is gone
-            print(json.dumps([kind, text]), file=output, flush=True)
-
-    return say
-
-
-def _follow(name: str, run: RunDirectory, seen: int, ended: _Ended, say: Say) -> None:
+def _follow(name: str, run: RunDirectory, seen: int, ended: _Ended, tell: Telling) -> None:
     kind = importlib.import_module(f"ddpm_cli.core.tracking.{name}").Record
-    file = run.tracker(name)
-    kept: Any = read_json(file) if file.is_file() else {}
-    done: dict[str, int] = dict.fromkeys(_SOURCES, 0) | kept.get("images", {})
+    known = _Known(run.tracker(name))
     if kind.rewinds:
-        done = {source: min(images, seen) for source, images in done.items()}
-    followed = Run(run.path, kept.get("id", ""), min(seen, max(done.values())), settings_of(run))
-    record = _opened(kind, followed, ended, say)
+        known.images = {source: min(images, seen) for source, images in known.images.items()}
+    last_step = min(seen, max(known.images.values()))
+    record = _opened(kind, Run(run.path, known.id, last_step, settings_of(run)), ended, tell)
     if record is None:
         return
-    say("where", record.where)
-    entries, last, failures, pause = Entries(run, done), False, 0, 0.0
+    known.id = record.id
+    tell("where", record.where)
+    entries, last, failures, pause = Entries(run, known.images), False, 0, 0.0
     while not last:
         last = ended.wait(pause)
         try:
-            for entry in entries.new(last=last):
-                with _slowly(say, "adding to its record"):
-                    record.log(entry.images, entry.values, entry.picture)
-                entries.done(entry)
+            _add(entries, record, known, tell, last=last)
+            tell("caught up")
             failures = 0
         except Exception as error:  # of the network, for example: it may come back
             failures += 1
-            say("failed", first_line(error) + ("" if last else "; it is tried again"))
+            tell("failed" if last else "behind", reason(error))
         pause = min(_EVERY * 2 ** min(failures, 9), _LONGEST_PAUSE)
-        write_json(file, {"id": record.id, "images": done}, durable=False)
     record.close(ended.state)
 
 
-def _opened(kind: Callable[[Run], Record], run: Run, ended: _Ended, say: Say) -> Record | None:
+def _add(entries: Entries, record: Record, known: _Known, tell: Telling, *, last: bool) -> None:
+    """Add what is new; what the record has by then is noted on the way."""
+    known.write()  # the record's id, before anything is in it
+    for count, entry in enumerate(entries.new(last=last), 1):
+        with tell.slowly("adding to its record"):
+            record.log(entry.images, entry.values, entry.picture)
+        entries.done(entry)
+        if count % _NOTED == 0:
+            known.write()
+    known.write()
+
+
+class _Known:
+    """A record's id, and the images up to which it has what each source gives; in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._written: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):  # a power cut may have emptied it
+            self._written = read_json(file)
+        self.id: str = self._written.get("id", "")
+        self.images = dict.fromkeys(_SOURCES, 0) | self._written.get("images", {})
+
+    def write(self) -> None:
+        """Write what is new. Raises DdpmError where that fails: then nothing should be added."""
+        document = {"id": self.id, "images": dict(self.images)}
+        if document != self._written:
+            write_json(self._file, document, durable=False)
+            self._written = document
+
+
+def _opened(kind: Callable[[Run], Record], run: Run, ended: _Ended, tell: Telling) -> Record | None:
     """Open the record, and try again until the training ends; None where that never succeeds."""
     while True:
         try:
-            with _slowly(say, "opening its record"):
+            with tell.slowly("opening its record"):
                 return kind(run)
         except Exception as error:
-            say("failed", first_line(error))
+            tell("behind", reason(error))
         if ended.wait(_LONGEST_PAUSE):
             return None
-
-
-@contextlib.contextmanager
-def _slowly(say: Say, what: str) -> Iterator[None]:
-    """Say so where the block takes long."""
-    timer = threading.Timer(_SLOW, say, ("failed", f"{what} takes more than {_SLOW:.0f} s"))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class Entries:
@@ -206,7 +210,7 @@ class Entries:
             values = {
                 _NAMES.get(name, f"progress/{name}"): value
                 for name, value in row.items()
-                if value is not None
+                if json_lines.number(value) is not None
             }
             yield Entry(images, "metrics", values)
 
@@ -217,13 +221,13 @@ class Entries:
                 if not line.endswith(b"\n"):
                     break  # it is being written
                 self._position += len(line)
-                yield json.loads(line)
+                row = json_lines.parsed(line) or {}
+                if json_lines.number(row.get("images")) is not None:
+                    yield row
 
     def _scores(self) -> Iterator[Entry]:
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._run.scores.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                yield Entry(row["images"], "scores", {f"scores/{row['label']}": row["value"]})
+        for row in self._run.score_rows():
+            yield Entry(row["images"], "scores", {f"scores/{row['label']}": row["value"]})
 
     def _samples(self) -> Iterator[Entry]:
         for path in self._run.previews():
@@ -231,11 +235,22 @@ class Entries:
 
 
 def settings_of(run: RunDirectory) -> dict[str, Scalar]:
-    """The run's configuration by dotted names, its preset, and where it comes from."""
-    *_, last = run.provenance.read_text(encoding="utf-8").splitlines()
+    """The run's configuration by dotted names, its preset, and the versions and device.
+
+    A record may be public: so paths are the names of their files alone, and the command and the
+    machine's name, which a provenance has, too, are left out.
+    """
+    last: dict[str, Any] = next(reversed(run.starts()), {})
+    provenance = {name: last.get(name) for name in _SENT}
     preset = "".join(run.presets()[-1:])
-    document = {"preset": preset, **read_json(run.config), "provenance": json.loads(last)}
-    return dict(_flat(document, ""))
+    document = {"preset": preset, **read_json(run.config), "provenance": provenance}
+    return {name: _named(name, value) for name, value in _flat(document, "")}
+
+
+def _named(name: str, value: Scalar) -> Scalar:
+    """The value of a setting; of a path its last part."""
+    is_path = isinstance(value, str) and name.rpartition(".")[2] in _PATHS
+    return PurePath(str(value)).name if is_path else value
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Scalar]]:

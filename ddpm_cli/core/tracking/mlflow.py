@@ -11,6 +11,7 @@ from shlex import quote
 import mlflow
 from mlflow.entities import Metric, Param
 
+from ddpm_cli.core.tracking.telling import without_secrets
 from ddpm_cli.core.tracking.tracker import PROJECT, Run, unwritable
 
 _LONGEST = 500  # characters of a parameter's value, which older servers hold
@@ -48,10 +49,12 @@ class Record:
         uri = _store()
         self._client = mlflow.MlflowClient(uri)
         allowed = "MLFLOW_ALLOW_FILE_STORE=true " if uri.startswith("file:") else ""
-        look = f"{allowed}mlflow ui --backend-store-uri {quote(uri)}"
-        self.where = f"in {uri}; look at it with: {look}"
+        public = without_secrets(uri)
+        store = quote(uri) if uri == public else '"$MLFLOW_TRACKING_URI"'
+        look = f"{allowed}mlflow ui --backend-store-uri {store}"
+        self.where = f"in {public}; look at it with: {look}"
         if uri.startswith(("http:", "https:", "databricks")):
-            self.where = f"at {uri}"
+            self.where = f"at {public}"
         self.id = run.id or self._create(run)
         if run.id:
             self._client.update_run(self.id, "RUNNING")

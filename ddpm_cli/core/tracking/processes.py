@@ -15,11 +15,12 @@ from typing import IO
 
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, first_line
 from ddpm_cli.core.runtime import start_up
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 _TO_CHECK = 120.0  # seconds
 _TO_CLOSE, _TO_CLOSE_IN_HASTE = 30.0, 5.0  # seconds, after the end, and on a signal or an error
+_NOT_AGAIN = 600.0  # seconds after a line that a tracker is behind, in which no other says so
 _MODULE = "ddpm_cli.core.tracking.following"
 
 
@@ -82,7 +83,8 @@ class _Follower:
     def __init__(self, name: str, run: RunDirectory, seen: int, reporter: Reporter) -> None:
         self._name, self._reporter = name, reporter
         self._process: subprocess.Popen[str] | None = None
-        self._failed = False
+        self._failed = self._behind = False
+        self._next_line = 0.0  # on being behind, by the monotonic clock
         self._output = run.tracker(name).with_suffix(".txt")
         try:
             self._output.parent.mkdir(exist_ok=True)
@@ -123,10 +125,15 @@ class _Follower:
         assert process.stdout is not None
         for line in process.stdout:
             kind, text = json.loads(line)
-            if kind == "failed":
+            if kind == "failed" and not self._behind:
                 self._fail(text)
-            else:
+            elif kind == "behind":
+                self._delay(text)
+            elif kind == "where":
                 self._reporter.say(f"Followed by {self._name}: {text}")
+            elif self._behind:
+                self._behind = False
+                self._reporter.say(Warned(f"{self._name} follows the training again, up to now"))
         if process.wait():
             self._fail(f"its process ended with exit code {process.returncode}")
 
@@ -134,10 +141,18 @@ class _Follower:
         """Say the first failure; the others are in its output file."""
         if not self._failed:
             self._failed = True
-            self._reporter.say(
-                f"Training goes on, but {self._name} does not follow it: {reason} "
-                f"(more in {self._output})"
-            )
+            self._warn(f"does not follow it: {reason}")
+
+    def _delay(self, reason: str) -> None:
+        """Say that it is behind, once until it has caught up, and not often."""
+        now = time.monotonic()
+        if not self._failed and not self._behind and now >= self._next_line:
+            self._behind, self._next_line = True, now + _NOT_AGAIN
+            self._warn(f"is behind, and tries again: {reason}")
+
+    def _warn(self, what: str) -> None:
+        text = f"Training goes on, but {self._name} {what} (more in {self._output})"
+        self._reporter.say(Warned(text))
 
 
 def _start(name: str, *arguments: str, stderr: int | IO[bytes]) -> subprocess.Popen[str]:

@@ -22,7 +22,9 @@ class Run:
     path: Path
     id: str  # of the record that is continued; "" begins one
     images: int  # seen at the last step of the record that still holds; 0 of a new one
-    settings: dict[str, Scalar]  # the configuration by dotted names, the preset and the provenance
+    settings: dict[
+        str, Scalar
+    ]  # the configuration by dotted names, the preset, versions and device
 
     @property
     def name(self) -> str:
