@@ -36,8 +36,9 @@ class Terminal:
 
     def say(self, message: str) -> None:
         """Print one line, above the panel where there is one."""
-        if self._panel is not None:
-            self._panel.note(message)
+        panel = self._panel  # another thread may close it meanwhile
+        if panel is not None:
+            panel.note(message)
         self._console.print(message, markup=False)
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -11,20 +12,24 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.box import ROUNDED
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.control import Control
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
+from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.reporting import TrainingStatus
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#"
 _NOTICES = 2  # the newest, which are above the panel and in log.txt as well
-_REFRESH = 0.25  # seconds between two drawings, at least
+_REFRESH = 1.0  # seconds between two drawings, at least: training waits for each
 _LOOK = 10.0  # seconds between two looks for a new preview
 _MOST_POINTS = 4096  # of the curve that are kept
 _ECHO = 2  # columns left free, where the terminal writes ^C: else it would begin a line
@@ -32,10 +37,14 @@ _LOGARITHMIC = 10.0  # largest over smallest loss, from which the curve is drawn
 
 
 class TrainingPanel:
-    """A panel that is drawn again with each row of metrics, at most some times a second."""
+    """A panel that is drawn again with a row of metrics, once a second at most.
+
+    Threads may note something, too; what they print above the panel draws it again.
+    """
 
     def __init__(self, console: Console, title: str, status: TrainingStatus) -> None:
-        self._title, self._run = title, RunDirectory(status.run)
+        self._console, self._title, self._run = console, title, RunDirectory(status.run)
+        self._lock = threading.Lock()  # of what is drawn; Rich's own are never taken within it
         self._notices: deque[str] = deque(maxlen=_NOTICES)
         self._activity = ""
         self._losses = self._earlier()
@@ -47,31 +56,34 @@ class TrainingPanel:
 
     def start(self) -> None:
         """Show the panel."""
+        stopping.take_announcement()
         self._live.start()
 
     def stop(self) -> None:
         """Draw it for the last time; the cursor is below it then."""
         self._activity = ""
         self._look()
-        self._live.refresh()
+        self._refresh()
         self._live.stop()
 
     def show(self, done: float, status: TrainingStatus) -> None:
         """Take the state of a row; `done`: percent of the budget."""
-        if math.isnan(self._done_at_start):
-            self._done_at_start = done
-        self._status, self._done = status, done
-        if math.isfinite(status.loss):
-            self._losses.append(status.loss)
-        if len(self._losses) > _MOST_POINTS:
-            self._losses = self._losses[::2]
+        with self._lock:
+            if math.isnan(self._done_at_start):
+                self._done_at_start = done
+            self._status, self._done = status, done
+            if math.isfinite(status.loss):
+                self._losses.append(status.loss)
+            if len(self._losses) > _MOST_POINTS:
+                self._losses = self._losses[::2]
         if time.monotonic() - self._looked >= _LOOK:
             self._look()
         self._draw()
 
     def note(self, message: str) -> None:
         """Keep a notice, with the time."""
-        self._notices.append(f"{datetime.now():%H:%M} {message}")
+        with self._lock:
+            self._notices.append(f"{datetime.now():%H:%M} {message}")
 
     def doing(self, activity: str) -> None:
         """Show what is done besides training, such as sampling for a score; "": nothing."""
@@ -82,7 +94,15 @@ class TrainingPanel:
         now = time.monotonic()
         if now - self._drawn >= _REFRESH:
             self._drawn = now
-            self._live.refresh()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if announced := stopping.take_announcement():
+            self.note(announced)
+            rows = math.ceil(cell_len(announced) / self._console.width)
+            up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
+            self._console.control(Control(*up * rows))  # back to the last line of the panel
+        self._live.refresh()
 
     def _look(self) -> None:
         self._looked = time.monotonic()
@@ -105,11 +125,8 @@ class TrainingPanel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the panel for a console of this width and these characters."""
         width = options.max_width - 4 - _ECHO
-        lines: list[RenderableType] = [
-            self._progress(),
-            *self._numbers(width, options),
-            *self._words(),
-        ]
+        with self._lock:
+            lines = [self._progress(), *self._numbers(width, options), *self._words()]
         grid = Table.grid(expand=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
         for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm_cli import __version__
 from ddpm_cli.cli.options.groups import SettingOptions
 from ddpm_cli.core.config import environment
-from ddpm_cli.core.config.fields import Setting, shortened
+from ddpm_cli.core.config.fields import Setting, in_a_line, shortened
 
 if TYPE_CHECKING:
     from ddpm_cli.core.training.preparation.origins import Origin
@@ -22,6 +23,7 @@ _OF_A_RUN = {  # options of a call whose effect is in the run's settings
     *("captions", "init_from"),
 }
 _WIDTH = 48  # columns of a value
+_GIVEN = ("option ", "environment ")  # how their sources begin
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Call:
             return [positive if self.value else negative]
         several = isinstance(self.value, tuple | list)
         text = ",".join(map(str, self.value)) if several else str(self.value)
-        return [positive, quote(f"{self.value:g}" if isinstance(self.value, float) else text)]
+        return [positive, _quoted(f"{self.value:g}" if isinstance(self.value, float) else text)]
 
 
 Calls = Sequence[Call]
@@ -97,21 +99,25 @@ def origins(plan: TrainingPlan, given: Calls) -> dict[str, Origin]:
 
 
 def origin_lines(plan: TrainingPlan, found: Mapping[str, Origin]) -> Iterator[str]:
-    """A line a setting that is neither the preset's nor a default, and how many there are more.
+    """A line a setting that an option set, or that differs from the preset's; then what is left.
 
-    What the data leave as it is without them (no captions, no labels) is not a line.
+    The last line counts the others. A run that is continued stands in for the preset.
     """
-    shown = {
-        _text(name, origin): origin.source
-        for name, origin in found.items()
-        if origin.source not in _usual(plan) and (origin.source != "data" or origin.value)
-    }
+    shown = {n: o for n, o in found.items() if not o.usual or o.source.startswith(_GIVEN)}
     if shown:
         yield "Settings:"
-    width = max(map(len, shown), default=0)
-    yield from (f"  {text:{width}}  {source}" for text, source in shown.items())
-    preset = f"the preset {plan.preset}'s or the defaults" if plan.preset else "the defaults"
-    yield f"  {len(found) - len(shown)} more are {preset}; all of them: --print-config, or --json"
+    texts = {_text(name, origin): origin.source for name, origin in shown.items()}
+    width = max(map(len, texts), default=0)
+    yield from (f"  {text:{width}}  {in_a_line(source)}" for text, source in texts.items())
+    usual = f"the preset {plan.preset}'s or the defaults" if plan.preset else "those of the run"
+    counts = Counter(o.source for n, o in found.items() if n not in shown)
+    named = [
+        f"{count} from {in_a_line(source)}"
+        for source, count in counts.items()
+        if source not in _usual(plan) and plan.preset
+    ]
+    also = f" ({', '.join(named)})" if named else ""
+    yield f"  {counts.total()} more are {usual}{also}; all of them: --print-config, or --json"
 
 
 def as_document(found: Mapping[str, Origin]) -> dict[str, Any]:
@@ -130,6 +136,13 @@ _JSON = (str, int, float, bool, list, tuple, type(None))
 
 def _usual(plan: TrainingPlan) -> set[str]:
     return {"default", f"preset {plan.preset}"}
+
+
+def _quoted(text: str) -> str:
+    """As a shell reads it, in a line."""
+    if text.isprintable():
+        return quote(text)
+    return "$'" + text.encode("unicode_escape").decode().replace("'", "\\'") + "'"
 
 
 def _text(name: str, origin: Origin) -> str:

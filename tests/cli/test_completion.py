@@ -12,13 +12,13 @@ import pytest
 
 from ddpm_cli.cli.app import main
 from ddpm_cli.cli.options import completion
+from ddpm_cli.core.config import choices
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import DATA_SETS
 from ddpm_cli.core.data import named
 from ddpm_cli.core.data.readers import imagenet
 from ddpm_cli.core.diffusion.settings import SAMPLERS
-from ddpm_cli.core.metrics.evaluate import NEEDS_IMAGES
-from ddpm_cli.core.metrics.protocols import PROTOCOLS
+from ddpm_cli.core.metrics import protocols
 from tests.support.cli import Result
 
 Complete = Callable[..., list[str]]
@@ -59,8 +59,7 @@ def complete(
 
 def test_the_lists_are_those_of_the_program() -> None:
     assert set(DATA_SETS) == {"shapes", "celeba", *named.known(), *imagenet.NAMES}
-    assert tuple(protocol.name for protocol in PROTOCOLS) == completion.PROTOCOLS
-    assert tuple(NEEDS_IMAGES) == completion.METRICS
+    assert tuple(protocol.name for protocol in protocols.PROTOCOLS) == choices.PROTOCOLS
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_the_lists_are_those_of_the_program() -> None:
         ("ddpm train --data cifar10:", ["cifar10:train", "cifar10:test"]),
         ("ddpm train --data shap", ["shapes"]),
         ("ddpm fid a b --metrics fid,k", ["fid,kid"]),
-        ("ddpm fid a b --protocol ", list(completion.PROTOCOLS)),
+        ("ddpm fid a b --protocol ", list(choices.PROTOCOLS)),
         ("ddpm fid a b --weights ", []),
         ("ddpm sample --resample ", []),
         ("ddpm gif --format ", ["gif", "webp", "mp4", "png"]),

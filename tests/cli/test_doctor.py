@@ -92,6 +92,13 @@ def test_programs_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trials._run([("import time; time.sleep(60)", "", {})]) == "no answer in 0.01 s"
 
 
+def test_a_crash_is_told_while_another_program_still_waits() -> None:
+    waits = ("import time; time.sleep(600)", "", {})
+    assert (
+        trials._run([waits, ("raise SystemExit('a port is taken')", "", {})]) == "a port is taken"
+    )
+
+
 @pytest.mark.chaos  # as it starts two processes with torch
 def test_two_processes_meet() -> None:
     (found, *_) = trials.processes()
@@ -122,4 +129,4 @@ def test_trials_are_left_out_of_a_quick_look(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(examination, "_TRIALS", (Check("b", lambda: [Finding("b", OK, "")]),))
     assert [f.topic for f in examination.examine(quick=True, say=tried.append)] == ["a"]
     assert [f.topic for f in examination.examine(quick=False, say=tried.append)] == ["a", "b"]
-    assert tried == ["trying: b"]
+    assert tried == ["trying: b, which may take 90 s"]

@@ -93,6 +93,11 @@ def test_a_name_that_is_nearly_one_of_ours(ddpm: Call, monkeypatch: pytest.Monke
     )
 
 
+def test_each_of_several_near_names_is_written_whole() -> None:
+    (told,) = environment.mistyped({"DDPM_DATACHE": ""})
+    assert told.endswith("; did you mean DDPM_DATA or DDPM_CACHE?")
+
+
 @pytest.mark.parametrize("where", ["before", "after", "variable", "short"])
 def test_quiet_shows_the_result_and_what_is_wrong(
     ddpm: Call, photos: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -6,17 +6,22 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from ddpm_cli.cli import console, panel
 from ddpm_cli.cli.panel import TrainingPanel, sparkline
+from ddpm_cli.core.runtime.elastic import stopping
 from ddpm_cli.core.runtime.reporting import TrainingStatus
 
 STATUS = TrainingStatus(
@@ -75,6 +80,43 @@ def test_what_is_done_meanwhile_is_a_line_of_it(shown: TrainingPanel) -> None:
     assert "sampling" not in "\n".join(drawn(shown))
 
 
+def test_a_notice_of_another_thread_while_it_is_drawn(
+    shown: TrainingPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown.note("the first")
+    noting = threading.Thread(target=shown.note, args=("the second",))
+    text = panel.Text
+
+    def interrupted(words: str = "", *args: Any, **kwargs: Any) -> Text:
+        if "the first" in words and not noting.ident:
+            noting.start()
+            noting.join(0.05)  # it waits for the end of the drawing
+        return text(words, *args, **kwargs)
+
+    monkeypatch.setattr(panel, "Text", interrupted)
+    assert "the second" not in "\n".join(drawn(shown))
+    noting.join()
+    assert "the second" in "\n".join(drawn(shown))
+
+
+def test_the_line_of_a_signal_becomes_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went straight to the terminal: over the panel's last line, and a line more."""
+    screen, written = io.StringIO(), io.BytesIO()
+    monkeypatch.setattr(stopping.os, "isatty", lambda _: True)
+    monkeypatch.setattr(stopping.os, "write", lambda _, line: written.write(line))
+    shown = TrainingPanel(Console(file=screen, width=60, force_terminal=True), "training", STATUS)
+    shown.start()
+    shown.show(1, STATUS)
+    stopping.StopRequest().on_signal(signal.SIGINT)
+    line = written.getvalue().decode().removeprefix("\r\x1b[K").removesuffix("\n")
+    begin = screen.tell()
+    shown.stop()
+    redrawn = screen.getvalue()[begin:]
+    assert 60 < len(line) <= 120  # two rows
+    assert redrawn.startswith("\x1b[1A\x1b[2K" * 2 + "\r") and "Stopping: " in redrawn
+    assert stopping.take_announcement() == ""
+
+
 def test_the_curve_of_a_resumed_run_begins_at_its_beginning() -> None:
     Path("run").mkdir()
     rows = "".join(f'{{"images": {i}, "loss_smooth": {v}}}\n' for i, v in ((1, 9.0), (2, 5.0)))
@@ -92,7 +134,7 @@ def test_sparklines() -> None:
     assert sparkline([-1, 10, 100], 3) == "▁▂█"
 
 
-def test_a_few_drawings_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drawing_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, drawings = [0.0], []
     monkeypatch.setattr(panel.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(panel.Live, "refresh", lambda _: drawings.append(clock[0]))
@@ -100,7 +142,7 @@ def test_a_few_drawings_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(1000):
         clock[0] += 0.01
         made.show(1, STATUS)
-    assert len(drawings) <= 10 / 0.25 + 1
+    assert len(drawings) <= 10 / 1 + 1
 
 
 def on_terminal(arguments: list[object], **environment: str) -> tuple[int, str]:

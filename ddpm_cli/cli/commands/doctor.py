@@ -22,7 +22,7 @@ def doctor(
         typer.Option(
             "--quick",
             help="Leave out what starts other processes: two that work together, and torch.compile "
-            "(up to a minute).",
+            "(some seconds, 90 s each at most).",
         ),
     ] = False,
     json: common.Json = False,

@@ -13,6 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ddpm_cli.core.config.choices import (
+    ATTENTION_ORDERS,
+    FRAME_KINDS,
+    NEEDS_IMAGES,
+    PROTOCOLS,
+)
 from ddpm_cli.core.config.machine import DEVICES, PRECISIONS
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import DATA_SETS
@@ -20,8 +26,6 @@ from ddpm_cli.core.config.run import BACKGROUNDS, FITS
 from ddpm_cli.core.runs.listing import ORDERS
 from ddpm_cli.core.runtime.run_directory import RunDirectory, runs_folder
 
-PROTOCOLS = ("pytorch-fid", "torch-fidelity", "clean-fid")
-METRICS = ("fid", "kid", "prdc", "is")
 Offer = str | tuple[str, str]  # a word, or a word and what it is
 Completer = Callable[[Any, str], list[Offer]]  # of a context and an incomplete word
 
@@ -111,15 +115,15 @@ _BY_NAME: dict[str, Completer] = {
     "--class": classes,
     "--morph": classes,
     "--weights": weights,
-    "--metrics": among(METRICS),
+    "--metrics": among(NEEDS_IMAGES),
     "--protocol": among(PROTOCOLS),
     "--device": among(DEVICES),
     "--precision": among(PRECISIONS),
     "--background": among(BACKGROUNDS),
     "--fit": among(FITS),
-    "--show": among(("xt", "x0", "both")),
+    "--show": among(FRAME_KINDS),
     "--to": among(("diffusers",)),
-    "--attention-order": among(("legacy", "new")),
+    "--attention-order": among(ATTENTION_ORDERS),
 }
 
 

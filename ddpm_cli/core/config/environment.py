@@ -131,7 +131,7 @@ def mistyped(environment: Mapping[str, str]) -> list[str]:
         stem = name.upper().removeprefix(_PREFIX)
         if stem == name.upper() or name in _NAMES or name in _OURS_ALONE:
             continue
-        if meant := near_names(stem, [known.removeprefix(_PREFIX) for known in _NAMES]):
-            told = did_you_mean(stem, meant).replace("mean ", f"mean {_PREFIX}")
+        if near := near_names(stem, [known.removeprefix(_PREFIX) for known in _NAMES]):
+            told = did_you_mean(_PREFIX + stem, [_PREFIX + other for other in near])
             notices.append(f"the environment variable {name} is not one of ddpm's{told}")
     return notices

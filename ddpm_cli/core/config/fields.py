@@ -207,6 +207,11 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
         raise UsageError(f"{name} must be {low}{high}, not {value}")
 
 
+def in_a_line(text: str) -> str:
+    """A text as it is; as Python writes it where it holds line breaks or the like."""
+    return text if text.isprintable() else repr(text)
+
+
 def shortened(value: object, most: int = 80) -> str:
     """A value as Python writes it, of at most so many characters."""
     try:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ddpm_cli.core.config.fields import Setting, SettingInfo, settings_of
+from ddpm_cli.core.config.fields import Setting, SettingInfo, in_a_line, settings_of
 from ddpm_cli.core.config.serialisation import NO_VALUE
 from ddpm_cli.core.errors import UsageError
 
@@ -46,7 +46,9 @@ def _table(
             continue
         said = remarks.get(".".join(place))
         yield from _comment(_described(type(config), place, declared.get(place)))
-        yield f"{field.name} = {_value(value, '.'.join(place))}" + (f"  # {said}" if said else "")
+        yield f"{field.name} = {_value(value, '.'.join(place))}" + (
+            f"  # {in_a_line(said)}" if said else ""
+        )
         yield ""
     for place, value in tables:
         yield from _comment((inspect.getdoc(type(value)) or "").splitlines()[0])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ddpm_cli.core.checkpoints import tensors, weights
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.choices import ATTENTION_ORDERS
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.network import NetworkConfig
@@ -177,7 +178,7 @@ def _openai(source: Path, options: ImportOptions) -> OriginalModel:
             "improved-diffusion's scripts)"
         )
     order = options.attention_order or "legacy"
-    one_of("--attention-order", order, ("legacy", "new"))
+    one_of("--attention-order", order, ATTENTION_ORDERS)
     heads = AttentionHeads(options.heads, options.head_width, order == "legacy")
     _check_null_class(options, len(raw.get("label_emb.weight", ())))
     network = openai.to_network_config(raw, heads, options.size, options.null_class)

@@ -28,5 +28,5 @@ def examine(*, quick: bool, say: Callable[[str], None]) -> Iterator[Finding]:
     """What every check finds; `quick` leaves out those that start other processes."""
     for check in (*_LOOKS, *(() if quick else _TRIALS)):
         if check in _TRIALS:
-            say(f"trying: {check.topic}")
+            say(f"trying: {check.topic}, which may take {trials.SECONDS:g} s")
         yield from carry_out(check)

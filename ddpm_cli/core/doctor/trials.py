@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from ddpm_cli.core.doctor.findings import NOTE, OK, Finding
 
-SECONDS = 90.0  # of a trial
+SECONDS = 90.0  # of a trial, at most
 _PACKAGE = Path(__file__).parents[3]  # the folder that ddpm_cli lies in
 _SUM = """
 import sys, torch
@@ -89,14 +90,25 @@ def _run(programs: Sequence[tuple[str, str, Mapping[str, str]]]) -> str:
         for code, argument, variables in programs
     ]  # fmt: skip
     try:
-        for process in started:
-            _, told = process.communicate(timeout=SECONDS)
-            if process.returncode:
-                return (told.strip().splitlines() or [f"exit code {process.returncode}"])[-1][:300]
-    except subprocess.TimeoutExpired:
-        return f"no answer in {SECONDS:g} s"
+        return _failure(started)
     finally:
         for process in started:
             process.kill()
             process.communicate()
+
+
+def _failure(started: Sequence[subprocess.Popen[str]]) -> str:
+    """Why the first that fails does, while the others may wait for it; "" if none does."""
+    with ThreadPoolExecutor(len(started)) as pool:
+        waiting = {pool.submit(each.communicate, timeout=SECONDS): each for each in started}
+        try:
+            for ended in as_completed(waiting):
+                told, code = ended.result()[1], waiting[ended].returncode
+                if code:
+                    return (told.strip().splitlines() or [f"exit code {code}"])[-1][:300]
+        except subprocess.TimeoutExpired:
+            return f"no answer in {SECONDS:g} s"
+        finally:
+            for process in started:
+                process.kill()  # else the pool would wait for it
     return ""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.choices import NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
@@ -28,12 +29,6 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.devices import choose_device
 from ddpm_cli.core.runtime.reporting import Reporter
 
-NEEDS_IMAGES = {  # each metric: the inputs whose images it needs, not only their statistics
-    "fid": (),
-    "kid": ("REAL", "FAKE"),
-    "prdc": ("REAL", "FAKE"),
-    "is": ("FAKE",),
-}
 SPLITS = 10  # of the Inception Score
 
 

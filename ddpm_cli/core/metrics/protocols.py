@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ddpm_cli.core.config import choices
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.metrics.inception import INPUT_SIZE
 
@@ -91,13 +92,17 @@ def _taps(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 PYTORCH_FID = Protocol(
-    "pytorch-fid", f"bilinear to {INPUT_SIZE}, half-pixel centres, no antialiasing", _half_pixel
+    choices.PYTORCH_FID,
+    f"bilinear to {INPUT_SIZE}, half-pixel centres, no antialiasing",
+    _half_pixel,
 )
 TORCH_FIDELITY = Protocol(
-    "torch-fidelity", f"bilinear to {INPUT_SIZE} as TensorFlow 1, no antialiasing", _tensorflow_1
+    choices.TORCH_FIDELITY,
+    f"bilinear to {INPUT_SIZE} as TensorFlow 1, no antialiasing",
+    _tensorflow_1,
 )
 CLEAN_FID = Protocol(
-    "clean-fid", f"PIL bicubic to {INPUT_SIZE} on floats, antialiased, not rounded", _clean
+    choices.CLEAN_FID, f"PIL bicubic to {INPUT_SIZE} on floats, antialiased, not rounded", _clean
 )
 PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.config.choices import FRAME_KINDS
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
@@ -29,7 +30,6 @@ from ddpm_cli.core.runtime.reporting import Reporter, track
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
-FRAME_KINDS = ("xt", "x0", "both")
 _SIDE = {".gif": 400}  # pixels of a frame's shorter side, at least: GIFs of noise soon get large
 _OTHER_SIDE, _LONGEST = 512, 1200  # pixels; the longer side, at most
 _CELL = 128  # pixels of an image in a strip, at least

@@ -143,19 +143,34 @@ def stop_at_once(kept: str = NOTHING_WRITTEN) -> Iterator[None]:
         yield
 
 
+_announced = ""  # on the terminal, in place of the last line and below
+
+
+def take_announcement() -> str:
+    """The line that was written to the terminal on a signal, once; "" without one.
+
+    It began in the line where the cursor was, which is now in the line below its end.
+    """
+    global _announced
+    line, _announced = _announced, ""
+    return line
+
+
 def _announce_stop(number: int) -> None:
     """Say at once, on rank 0, what happens until training ends.
 
     Straight to the terminal, in place of the bar's line: a handler must not wait for a stream that
     the code it interrupted is writing to.
     """
+    global _announced
     if os.environ.get("RANK", "0") != "0":
         return
     again = "; Ctrl-C again ends at once, without saving" if number == signal.SIGINT else ""
-    line = f"Stopping: the current step is finished and a snapshot saved{again}\n"
+    line = f"Stopping: the current step is finished and a snapshot saved{again}"
     with suppress(OSError):
         erase = "\r\x1b[K" if os.isatty(2) else ""
-        os.write(2, (erase + line).encode())
+        os.write(2, f"{erase}{line}\n".encode())
+        _announced = line if erase else ""
 
 
 def exit_immediately() -> NoReturn:

@@ -45,6 +45,7 @@ class Origin(NamedTuple):
 
     value: Any
     source: str  # "option --batch", "file FILE", "preset NAME", "run RUN", "data", "default", …
+    usual: bool = False  # the preset alone, or the run that is continued, has the same value
 
 
 def trace(
@@ -66,7 +67,7 @@ def trace(
         sources |= dict.fromkeys(said | changed, layer.origin)
     options = {setting.name: setting.option for setting in settings_of(RunConfig)}
     by_option = _paths(request.settings)
-    found = {}
+    found, usual = {}, _flat(saved.base or merged(RunConfig(), _of_preset(choice)))
     for name, value in _flat(config).items():
         source = sources.get(name, DEFAULT)
         if name in by_option:
@@ -75,7 +76,7 @@ def trace(
             source = f"{OPTION} {asked}"
         elif value != values.get(name) or (name in _OF_IMAGES and source.startswith(_BENEATH)):
             source = DATA
-        found[name] = Origin(value, source)
+        found[name] = Origin(value, source, name in usual and usual[name] == value)
     for name, other in _FOLLOWING.items():
         found[name] = found[name]._replace(source=found[other].source)
     return found
@@ -84,10 +85,14 @@ def trace(
 def _layers(request: TrainingRequest, saved: SavedSettings, choice: Choice) -> Iterator[Layer]:
     """The settings beneath the result, each over the one before."""
     if saved.base is None:
-        yield Layer(f"{PRESET} {choice.preset}", preset(choice.preset).settings)
+        yield Layer(f"{PRESET} {choice.preset}", _of_preset(choice))
         yield Layer(f"{PRESET} {choice.preset}, {choice.because}", choice.settings)
     yield from saved.layers
     yield Layer("follows from the options", request.settings)
+
+
+def _of_preset(choice: Choice) -> dict[str, Any]:
+    return preset(choice.preset).settings
 
 
 def _asked(request: TrainingRequest, name: str) -> str | None:
