@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from ddpm_cli.cli.app import main
-from ddpm_cli.cli.options import completion
 from ddpm_cli.core.config import choices
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import DATA_SETS

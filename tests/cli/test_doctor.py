@@ -93,10 +93,8 @@ def test_programs_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_crash_is_told_while_another_program_still_waits() -> None:
-    waits = ("import time; time.sleep(600)", "", {})
-    assert (
-        trials._run([waits, ("raise SystemExit('a port is taken')", "", {})]) == "a port is taken"
-    )
+    programs = "import time; time.sleep(600)", "raise SystemExit('a port is taken')"
+    assert trials._run([(program, "", {}) for program in programs]) == "a port is taken"
 
 
 @pytest.mark.chaos  # as it starts two processes with torch

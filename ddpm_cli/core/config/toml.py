@@ -44,11 +44,10 @@ def _table(
         if dataclasses.is_dataclass(value):
             tables.append((place, value))
             continue
-        said = remarks.get(".".join(place))
+        remark = remarks.get(".".join(place))
+        said = f"  # {in_a_line(remark)}" if remark else ""
         yield from _comment(_described(type(config), place, declared.get(place)))
-        yield f"{field.name} = {_value(value, '.'.join(place))}" + (
-            f"  # {in_a_line(said)}" if said else ""
-        )
+        yield f"{field.name} = {_value(value, '.'.join(place))}{said}"
         yield ""
     for place, value in tables:
         yield from _comment((inspect.getdoc(type(value)) or "").splitlines()[0])
