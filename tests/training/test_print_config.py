@@ -73,6 +73,16 @@ def test_a_printed_config_of_initial_weights_names_them(
     assert equal_tensors(*(load_file(f"{run}/model.safetensors") for run in ("one", "two")))
 
 
+def test_the_name_of_a_file_stays_in_its_comment(ddpm: Run, photos: Path) -> None:
+    named = Path("a\nkeep = 9 # '.toml")
+    named.write_text("log_every = 5\n")
+    command = ("train", "--data", photos, "--config", named, "--out", "b\nkeep = 8")
+    file = printed(ddpm(*command, "--print-config"))
+    settings = tomllib.loads(file.read_text())
+    assert (settings["keep"], settings["log_every"]) == (2, 5)
+    assert r"--out $'b\nkeep = 8'" in file.read_text()
+
+
 def test_options_that_are_no_settings_are_named_above(ddpm: Run, photos: Path) -> None:
     options = ("--skip-bad", "--time-limit", "4h", "--out", "a b", "--log", "wandb,mlflow")
     done = ddpm("train", "--data", photos, *options, "--print-config")
@@ -130,6 +140,23 @@ def test_a_dry_run_shows_what_is_not_usual(ddpm: Run, photos: Path, planned_only
     assert not any("optimiser.lr" in line for line in lines)
     assert any("more are the preset small's or the defaults" in line for line in lines)
     assert any(line.split() == ["device", "=", "'cpu'", "option", "--device"] for line in lines)
+
+
+def test_a_file_that_says_what_the_preset_says_is_not_a_line_a_setting(
+    ddpm: Run, photos: Path, planned_only: None
+) -> None:
+    command = ("train", "--data", photos, "--preset", "small")
+    file = printed(ddpm(*command, "--lr", 0.01, "--print-config"))
+    done = ddpm("train", "--config", file, "--keep", 2, "--dry-run", "--json")
+    lines = [line.split() for line in done.err.splitlines()]
+    assert ["optimiser.lr", "=", "0.01", "file", str(file)] in lines
+    assert ["keep", "=", "2", "option", "--keep"] in lines  # the default, but given
+    assert not any(line[:1] == ["optimiser.batch"] for line in lines)
+    origins = done.json()["origins"]
+    assert origins["optimiser.batch"]["from"] == f"file {file}"
+    shown = sum(line[1:2] == ["="] for line in lines)
+    (counted,) = (line for line in lines if "more" in line and "--json" in line)
+    assert int(counted[0]) == len(origins) - shown and f"{file}" in " ".join(counted)
 
 
 def test_an_environment_variable_is_a_source(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import hexdigits
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,12 @@ from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.cli.tables import Column
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.runs import differences
-from ddpm_cli.core.runs.differences import Compared
-from ddpm_cli.core.runs.summary import RunSummary
 from ddpm_cli.core.runtime import quantities, start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.runs.differences import Compared
+    from ddpm_cli.core.runs.summary import RunSummary
 
 _LONGEST = 40  # characters of a setting's value
 _HASH = 64  # digits of a SHA-256
@@ -66,6 +67,8 @@ def runs_compare(
     Examples:
         ddpm runs compare runs/small runs/large
     """
+    from ddpm_cli.core.runs import differences
+
     compared = differences.compare(runs or [])
     drawn = common.sampling_of(sampling.nested())
     if not count and sampling.nested():

@@ -1,9 +1,8 @@
 """What a shell completes behind an option or in place of an argument. Imports no torch.
 
-Where nothing is offered, the shell completes names of files.
+Where nothing is offered, the shell completes names of files. Annotations are not postponed here:
+Typer evaluates those of each option's completer, which makes --help slower where they are texts.
 """
-
-from __future__ import annotations
 
 import json
 import os
