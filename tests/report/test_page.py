@@ -16,7 +16,8 @@ import pytest
 
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.data import files
-from ddpm_cli.core.report import curves, drawing, pictures
+from ddpm_cli.core.report import curves, drawing, pictures, public
+from ddpm_cli.core.runs import differences
 from tests.support.cli import Result, refused
 
 NASTY = "</script><script>alert(1)</script>&\"'"
@@ -77,7 +78,7 @@ def test_it_says_what_the_files_say(ddpm: Callable[..., Result], tiny_run: Calla
     path = Path(run, "report.html")
     assert result.json().pop("provenance")["command"].startswith("ddpm report")
     assert {key: value for key, value in result.json().items() if key != "provenance"} == {
-        "out": str(path), "runs": [str(run)], "states": ["finished"],
+        "out": str(path), "runs": [str(run)], "states": ["finished"], "public": False,
         "bytes": path.stat().st_size, "left_out": [],
     }  # fmt: skip
     page = Page(path)
@@ -263,7 +264,6 @@ def test_mistakes_are_a_line(ddpm: Callable[..., Result], tiny_run: Callable) ->
     refused(ddpm("report"), "ddpm train")
     refused(ddpm("report", run, run), "--compare")
     refused(ddpm("report", "--compare", run), "two runs")
-    refused(ddpm("report", run, "--compare", run, "--sample"), "--sample")
     assert not list(Path().rglob("*.html"))
 
 
@@ -283,6 +283,75 @@ def test_two_runs_beside_each_other(ddpm: Callable[..., Result], tiny_run: Calla
     assert "run: smoothed" in page.source and "other: smoothed" in page.source
     assert ddpm("report", "--compare", one, "other", "--out", "two.html").code == 0
     assert Page("two.html").texts["h1"] == ["run and other"]
+
+
+def test_two_runs_are_compared_as_ddpm_runs_compare_does(
+    ddpm: Callable[..., Result], tiny_run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same settings and cautions; with --sample the same samples."""
+    monkeypatch.setattr(drawing, "_STEPS", 2)
+    monkeypatch.setattr(curves, "draw", lambda _: [])
+    one = tiny_run("run")
+    other = Path(shutil.copytree(one, "other"))
+    settings = json.loads((other / "config.json").read_text())
+    settings["objective"]["loss"] = "l1"
+    settings["diffusion"]["parameterisation"] = "v"
+    (other / "config.json").write_text(json.dumps(settings))
+    assert ddpm("report", one, "--compare", other, "--sample", "--device", "cpu").code == 0
+    page = Page("run/comparison.html")
+    cautions = differences.compare([Path(one), other]).cautions
+    assert cautions and {f"{caution}." for caution in cautions} <= set(page.texts["p"])
+    words = ["-n", 8, "--steps", 2, "--device", "cpu", "--out", "compared"]
+    assert ddpm("runs", "compare", one, other, *words).code == 0
+    drawn = [content(uri) for uri in page.attributes("img", "src")]
+    assert Path("compared/samples.png").read_bytes() in drawn
+    assert [len(frames) for frames in page.frames] == [3, 3]
+
+
+def test_a_page_for_others_names_neither_machine_nor_folders(
+    ddpm: Callable[..., Result], tiny_run: Callable
+) -> None:
+    run = Path(tiny_run("run")).resolve()
+    secret, host = "/srv/secret clients/acme", "secret-host"
+    start = {"date": "2030-01-02T03:04:05+00:00", "ddpm": "1.0", "torch": "2.0", "host": host,
+             "device": host, "command": f"ddpm train --data {secret}/photos"}  # fmt: skip
+    (run / "provenance.jsonl").write_text(json.dumps(start))
+    (run / "log.txt").write_text(f"{host}: {Path.home()}/x {secret}")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["source"] = f"{secret}/photos"
+    config["origin"] = {"path": f"{secret}/first.safetensors", "sha256": "0" * 64}
+    (run / "config.json").write_text(json.dumps(config))
+    row = {"images": 8, "label": "fid5k", "value": 3.0, "protocol": f"of {Path.home()}/stats.npz"}
+    (run / "scores.jsonl").write_text(json.dumps(row))
+    text = {"command": f"{host} {secret}"}
+    files.write_png(run / "sheet.png", np.zeros((3, 8, 8), np.uint8), text)
+    (run / "sheet.json").write_text(json.dumps({"provenance": text}))
+    other = shutil.copytree(run, run.parent / "other")
+    told = ddpm("report", run, "--out", "mine.html")
+    assert "--public" in told.out and host in Path("mine.html").read_text()
+    told = ddpm("report", run, "--public", "--out", "one.html")
+    assert told.code == 0 and "--public" not in told.out
+    words = [run, "--compare", other, "--public", "--out", "two.html"]
+    assert ddpm("report", *words).code == 0
+    for name in ("one.html", "two.html"):
+        page = Page(name)
+        shown = page.source + "".join(map(str, map(content, page.attributes("img", "src"))))
+        for word in (host, "secret", "acme", str(Path.home()), str(run.parent), "Log</h2>"):
+            assert word not in shown, (name, word)
+    one = Page("one.html")
+    assert json.loads(one.texts["pre"][0])["data"]["source"] == "photos"
+    assert "ddpm train --resume run" in one.texts["code"]
+    assert "of stats.npz" in one.source and "2 January 2030, 03:04 UTC" in one.source
+
+
+def test_paths_in_texts_are_shortened() -> None:
+    for text, shown in (
+        ("of /home/a/b.npz, (/tmp/x) ~/y", "of b.npz, (x) y"),
+        (r"C:\Users\a\b.npz", "b.npz"),
+        ("12 images/s at https://example.org/a/b or 3/4", None),
+        ("data:image/png;base64,/9j/4AAQ", None),
+    ):
+        assert public.shortened(text) == (shown or text)
 
 
 def test_pictures_of_the_run_are_shown(ddpm: Callable[..., Result], tiny_run: Callable) -> None:

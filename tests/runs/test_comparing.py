@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runs import differences, side_by_side, summary
 from ddpm_cli.core.runs.differences import Difference
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from tests.support.cli import Result, refused
 
 
@@ -130,15 +133,15 @@ def test_common_classes() -> None:
 def test_runs_of_other_sizes_and_without_weights(
     tiny_run: Callable[..., Path], ddpm: Callable[..., Result]
 ) -> None:
-    runs = [
-        tiny_run("one"),
-        tiny_run(
-            "large", "--size", 16, "--channels", 1, "--unconditional", "--images", 8, "--preview", 0
-        ),
-    ]
+    one = tiny_run("run").rename("one")
+    large = RunDirectory(Path(shutil.copytree(one, "large")))
+    config = large.read_config()
+    network = replace(config.network, size=(16, 16), channels=1, classes=())
+    large.write_config(replace(config, network=network))
+    weights.save(large.weights, UNet(network).state_dict(), large.read_config(), 64)
     bare = Path(shutil.copytree("one", "bare"))
     (bare / "model.safetensors").unlink()
-    result = ddpm("runs", "compare", *runs, bare, "-n", 2, "--steps", 2, "--json")
+    result = ddpm("runs", "compare", one, large.path, bare, "-n", 2, "--steps", 2, "--json")
     assert result.code == 0, result.err
     assert "no samples of bare: it has saved no weights yet" in result.err
     document = result.json()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,11 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.files import in_words
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.report.page import Written
+    from ddpm_cli.core.report.records import Record
 
 
 @grouped
@@ -32,16 +38,18 @@ def report(
         bool,
         typer.Option(
             "--compare",
-            help="Two runs in one page: the settings that differ, curves over each other, samples "
-            "side by side.",
+            help="Two runs in one page: the settings that differ, what cannot be compared, curves "
+            "over each other, and side by side the previews after about as many images; samples "
+            "with --sample.",
         ),
     ] = False,
     sample: Annotated[
         bool,
         typer.Option(
             "--sample",
-            help="Draw a grid, a film and a contact sheet for the page: 36 images in 50 steps and "
-            "about as much again. Without it the page has the pictures that lie in the run.",
+            help="Draw for the page: a grid, a film and a contact sheet (36 images in 50 steps and "
+            "about as much again); with --compare 8 samples of each run, of the same seeds. "
+            "Without it the page has the pictures that lie in the run, or the previews of both.",
         ),
     ] = False,
     out: Annotated[
@@ -51,6 +59,14 @@ def report(
             show_default="report.html in the run; comparison.html in the first of two",
         ),
     ] = None,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="A page for others: without the machine, the log and command lines, and of "
+            "folders only the last part.",
+        ),
+    ] = False,
     overwrite: common.OverwriteFile = False,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: common.Device = "auto",
@@ -58,45 +74,76 @@ def report(
 ) -> None:
     """Show a run in one HTML page: state, curves, samples, scores, settings.
 
-    The page loads nothing from elsewhere, so it can be sent to others as it is.
+    The page loads nothing from elsewhere. It names the machine, folders and command lines of the
+    run, and has its log: add --public before you send it to others.
 
     Examples:
         ddpm report
         ddpm report runs/photos-64 --sample --open
+        ddpm report runs/photos-64 --public --out for-others.html
         ddpm report runs/photos-64 --compare runs/photos-64-2
     """
     from ddpm_cli.core.report import page
-    from ddpm_cli.core.runtime import devices, provenance, run_directory
 
     start_up.end()
-    wanted = [paths.expanded(name) for name in runs or ()]
-    if compare and len(wanted) != 2:
-        raise UsageError(f"--compare takes two runs, not {len(wanted)}")
-    if compare and sample:
-        raise UsageError("--sample draws for the page of one run: leave out --compare")
-    if len(wanted) > 2 - (not compare):
-        raise UsageError(f"{len(wanted)} runs are given; a page of two needs --compare")
-    records = [page.open_run(path) for path in wanted or [run_directory.newest_run()]]
+    records = _opened(runs or (), compare=compare, public=public)
     name = "comparison.html" if compare else "report.html"
     path = records[0].summary.path / name if out is None else out
     page.check(path, overwrite=overwrite)
-    reporter = console.reporter()
-    if compare:
-        written = page.write_comparison(records, path, reporter)
-    else:
-        chosen = devices.choose_device(device) if sample else None
-        written = page.write(records[0], path, reporter, chosen)
+    written = _written(records, path, device if sample else None)
     if show:
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
-    document = {
-        "out": str(path),
+    console.result(_told(written, public=public), _document(written, records), json)
+
+
+def _opened(runs: Sequence[str], *, compare: bool, public: bool) -> list[Record]:
+    """The runs of the page: one, or with --compare two."""
+    from ddpm_cli.core.report import page
+    from ddpm_cli.core.runtime import run_directory
+
+    wanted = [paths.expanded(name) for name in runs]
+    if compare and len(wanted) != 2:
+        raise UsageError(f"--compare takes two runs, not {len(wanted)}")
+    if len(wanted) > 2 - (not compare):
+        raise UsageError(f"{len(wanted)} runs are given; a page of two needs --compare")
+    found = wanted or [run_directory.newest_run()]
+    return [page.open_run(path, public=public) for path in found]
+
+
+def _written(records: Sequence[Record], path: Path, sample_on: str | None) -> Written:
+    """Write the page of one run or two. sample_on: the device for samples; None: none."""
+    from ddpm_cli.core.report import page
+    from ddpm_cli.core.runtime import devices
+
+    device = None if sample_on is None else devices.choose_device(sample_on)
+    if len(records) == 2:
+        return page.write_comparison(records, path, console.reporter(), device)
+    return page.write(records[0], path, console.reporter(), device)
+
+
+def _told(written: Written, *, public: bool) -> str:
+    """Where the page is, what is not in it, and what of this machine is."""
+    lines = [f"{written.path} ({in_words(written.bytes)})", *written.left_out]
+    if not public:
+        lines.append(
+            "The page names folders of this machine, and of one run the machine, commands and "
+            "log: for others, --public leaves them out."
+        )
+    return "\n".join(lines)
+
+
+def _document(written: Written, records: Sequence[Record]) -> dict[str, Any]:
+    """What was written, as JSON values."""
+    from ddpm_cli.core.runtime import provenance
+
+    return {
+        "out": str(written.path),
         "runs": [str(record.summary.path) for record in records],
         "states": [record.summary.state for record in records],
+        "public": records[0].public,
         "bytes": written.bytes,
         "left_out": list(written.left_out),
         "provenance": provenance.gather(),
     }
-    told = [f"{path} ({written.bytes / 1e6:.1f} MB)", *written.left_out]
-    console.result("\n".join(told), document, json)

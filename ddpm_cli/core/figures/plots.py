@@ -48,6 +48,12 @@ def loss_label(config: RunConfig) -> str:
     return label
 
 
+def common_loss_label(configs: Sequence[RunConfig]) -> str:
+    """What the losses of several runs are: "loss" where they are of different kinds."""
+    labels = set(map(loss_label, configs))
+    return labels.pop() if len(labels) == 1 else "loss"
+
+
 @canvas.defaults()
 def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     """Draw the training loss, and the validation loss where there is one, by images seen.

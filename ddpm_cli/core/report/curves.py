@@ -66,13 +66,8 @@ def _loss(records: Sequence[Record]) -> tuple[Chart, str]:
         curves += _curve(
             record, "loss_holdout", f"{name}held out", held_out, points=True, dashed=True
         )
-    config = records[0].config
-    label = "loss" if config is None else plots.loss_label(config)
-    labels = {plots.loss_label(r.config) for r in records if r.config is not None}
-    note = ""
-    if len(labels) > 1:
-        label, note = "loss", f"These are different losses: {' and '.join(sorted(labels))}."
-    return Chart("loss", "Loss", label, tuple(curves), log=True), note
+    label = plots.common_loss_label([r.config for r in records if r.config is not None])
+    return Chart("loss", "Loss", label, tuple(curves), log=True), ""
 
 
 def _levels(records: Sequence[Record]) -> Iterator[tuple[Chart, str]]:

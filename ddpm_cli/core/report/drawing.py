@@ -27,10 +27,12 @@ from ddpm_cli.core.generation.pictures.contact_sheet import ContactSheet
 from ddpm_cli.core.report import pictures
 from ddpm_cli.core.report.pictures import Picture
 from ddpm_cli.core.report.records import Record
+from ddpm_cli.core.runs import side_by_side
+from ddpm_cli.core.runs.differences import Compared
 from ddpm_cli.core.runtime import devices, threads
 from ddpm_cli.core.runtime.reporting import Reporter
 
-_GRID, _FILM, _CELL = 36, 9, 4  # images
+_GRID, _FILM, _CELL, _BESIDE = 36, 9, 4, 8  # images; the last of each of two runs
 _STEPS, _SHEET_STEPS = 50, (5, 10, 25, 50)
 _GUIDANCE, _ETA = (1.0, 2.0, 4.0), (0.0, 0.5, 1.0)
 _STATES, _SECONDS, _HOLD = 32, 4.0, 2.0  # of the film
@@ -66,6 +68,19 @@ def draw(record: Record, device: torch.device, reporter: Reporter) -> list[Pictu
     drawn = [_grid(part, reporter), _film(part, reporter), _drawn_sheet(sheet, reporter)]
     reporter.say(f"drawn in {time.monotonic() - started:.0f} s")
     return [picture for picture in drawn if picture is not None]
+
+
+def draw_beside(compared: Compared, device: torch.device, reporter: Reporter) -> Picture | None:
+    """Samples of runs from the same seeds, a row for each; None where no run has any."""
+    known = [run.config.diffusion.timesteps for run in compared.runs if run.config is not None]
+    sampling = Sampling(min([_STEPS, *known]))
+    precision = devices.choose_precision("auto", device)
+    samples = side_by_side.Samples(_BESIDE, 0, sampling, device, precision)
+    sheet = side_by_side.sample(compared, samples, reporter)
+    if sheet is None:
+        return None
+    alt = f"Samples of {' and '.join(sheet.document['sampled'])} from the same seeds"
+    return pictures.embedded(files.png(sheet.image), ".png", "Samples", "", alt)
 
 
 def _grid(part: _Part, reporter: Reporter) -> Picture | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -220,10 +221,10 @@ def divergence(record: Record) -> list[str]:
 
 def commands(record: Record) -> list[tuple[str, str]]:
     """What to type to get it again: what it does, and the command."""
-    place, config = quote(str(record.summary.path)), record.config
+    place, config = quote(record.place), record.config
     found = []
     if config is not None:
-        file = quote(str(record.run.config))
+        file = quote(str(Path(record.place, record.run.config.name)))
         again = f"ddpm train --config {file} --out {quote(f'{record.name}-again')}"
         found.append(("Train as this run did, with its settings, budget and seed", again))
     given = config is not None and bool(config.network.given_channels)

@@ -87,7 +87,8 @@
     const show = () => {
       const now = moments[slider.value];
       for (const { image, label, frames } of screens) {
-        const frame = frames.findLast((f) => f.images <= now) ?? frames[0];
+        const away = (frame) => Math.abs(frame.images - now);
+        const frame = frames.reduce((a, b) => (away(b) <= away(a) ? b : a));
         const told = `${frame.images.toLocaleString("en")} images seen`;
         if (image.getAttribute("src") !== frame.source) image.src = frame.source;
         image.alt = `Samples of ${image.dataset.name} after ${told}`;

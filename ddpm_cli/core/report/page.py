@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -22,8 +22,9 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.report import curves, drawing, headline, pictures, settings
+from ddpm_cli.core.report.public import shortened
 from ddpm_cli.core.report.records import Record
-from ddpm_cli.core.runs import summary
+from ddpm_cli.core.runs import differences, summary
 from ddpm_cli.core.runtime.files import dumps, finite, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -42,14 +43,14 @@ class Written:
     left_out: tuple[str, ...]  # what did not fit into the page, in words
 
 
-def open_run(path: Path) -> Record:
-    """Read a run. Raises DdpmError where the folder is none."""
+def open_run(path: Path, *, public: bool = False) -> Record:
+    """Read a run, for others or not. Raises DdpmError where the folder is none."""
     if not path.is_dir():
         raise DdpmError(f"{path}: no such run directory{paths.near(path)}")
     if not summary.is_run(path):
         names = RunDirectory(path).config.name
         raise DdpmError(f"{path} is not a run: it has no {names}; train one with ddpm train")
-    return Record.read(path)
+    return Record.read(path, public=public)
 
 
 def check(path: Path, *, overwrite: bool) -> None:
@@ -70,12 +71,12 @@ def write(
     drawn = [] if sample_on is None else drawing.draw(record, sample_on, reporter)
     previews = pictures.previews(record, pictures.PREVIEWS, reporter)
     found, left_out = pictures.found(record, drawn)
-    groups = [] if record.config is None else settings.groups(
-        [record.config], record.summary.preset
-    )  # fmt: skip
+    config, preset = record.config, record.summary.preset
+    groups = [] if config is None else settings.groups(config, preset)
     words = [previews.left_out, *left_out]
     text = _filled(
         "report.html",
+        public=record.public,
         title=record.name,
         run=_described(record),
         previews=previews,
@@ -95,27 +96,33 @@ def write(
     return _written(out, text, words)
 
 
-def write_comparison(records: Sequence[Record], out: Path, reporter: Reporter) -> Written:
-    """Write a page of two runs beside each other."""
+def write_comparison(
+    records: Sequence[Record],
+    out: Path,
+    reporter: Reporter,
+    sample_on: torch.device | None = None,
+) -> Written:
+    """Write a page of two runs beside each other. sample_on: as for `write`."""
+    compared = differences.compared([replace(r.summary, config=r.config) for r in records])
+    records = [replace(r, called=name) for r, name in zip(records, compared.names, strict=True)]
+    drawn = None if sample_on is None else drawing.draw_beside(compared, sample_on, reporter)
     space = pictures.PREVIEWS // len(records)
     previews = [pictures.previews(record, space, reporter) for record in records]
-    known = [record.config for record in records if record.config is not None]
-    groups = settings.groups(known, "") if len(known) == len(records) else []
     words = [f"{record.name}: {each.left_out}" for record, each in
              zip(records, previews, strict=True) if each.left_out]  # fmt: skip
-    names = _names(records)
     text = _filled(
         "comparison.html",
-        title=f"{names[0]} and {names[1]}",
+        public=records[0].public,
+        title=" and ".join(compared.names),
         runs=[_described(record) for record in records],
-        names=names,
-        frames=[_frames(name, each) for name, each in zip(names, previews, strict=True)],
+        names=compared.names,
+        cautions=compared.cautions,
+        samples=drawn,
+        frames=[_frames(r.name, each) for r, each in zip(records, previews, strict=True)],
         charts=curves.draw(records),
-        scores=[
-            (name, headline.scores(record)) for name, record in zip(names, records, strict=True)
-        ],
-        differing=settings.differing(groups),
-        compared=bool(groups),
+        scores=[(record.name, headline.scores(record)) for record in records],
+        differing=settings.rows(compared.settings),
+        compared=all(record.config is not None for record in records),
         left_out=words,
     )
     return _written(out, text, words)
@@ -125,21 +132,15 @@ def _described(record: Record) -> dict[str, Any]:
     """The head of a run."""
     return {
         "name": record.name,
-        "path": str(record.summary.path),
+        "path": record.place,
         "about": headline.about(record),
         "state": record.summary.state,
         "state_text": headline.state(record),
         "figures": headline.figures(record),
         "problem": record.summary.problem,
         "preset": record.summary.preset,
+        "public": record.public,
     }
-
-
-def _names(records: Sequence[Record]) -> list[str]:
-    """The runs' names, or their paths where these are the same."""
-    names = [record.name for record in records]
-    same = len(set(names)) < len(names)
-    return [str(record.summary.path) for record in records] if same else names
 
 
 def _frames(name: str, previews: pictures.Previews) -> dict[str, Any]:
@@ -161,14 +162,17 @@ def _is_ours(path: Path) -> bool:
         return _MARK.encode() in file.read(_HEAD)
 
 
-def _filled(template: str, **values: Any) -> str:
-    """A template with values, all of which are escaped; only this script may run in the page."""
+def _filled(template: str, *, public: bool, **values: Any) -> str:
+    """A template with values, all of which are escaped; only this script may run in the page.
+
+    public: of all paths in texts the last parts alone.
+    """
     script = _source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template(template).render(
+    page = _environment(public).get_template(template).render(
         style=Markup(_source("page.css")),
         script=Markup(script),
-        script_hash=digest,
+        script_hash=Markup(digest),
         version=sys.modules["ddpm_cli"].__version__,
         made=headline.moment(datetime.now(UTC)),
         **values,
@@ -177,11 +181,12 @@ def _filled(template: str, **values: Any) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(public: bool) -> Environment:
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=shortened if public else None,
         trim_blocks=True,
         lstrip_blocks=True,
     )

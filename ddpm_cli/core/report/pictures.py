@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,14 @@ def found(record: Record, drawn: Sequence[Picture]) -> tuple[list[Picture], list
         if path is None or kind.title in titles:
             continue
         told = str(path.relative_to(record.run.path))
-        data = _film(path) if kind.film else _picture(path)
+        data = _film(path) if kind.film else _picture(path, bare=record.public)
         if data is None or len(data[0]) > space:
             why = "is too large for this page" if data or kind.film else "cannot be read"
             left_out.append(f"{told} ({in_words(_size(path))}) {why}.")
             continue
         space -= len(data[0])
-        settings = document(kind.settings(path))
-        pictures.append(_described(kind, data, told, settings))
+        described = _described(kind, data, told, document(kind.settings(path)))
+        pictures.append(replace(described, command="") if record.public else described)
     return pictures, left_out
 
 
@@ -165,11 +165,14 @@ _TOLD = {  # what is recorded of a picture, in words
 }
 
 
-def _picture(path: Path) -> tuple[bytes, str] | None:
+def _picture(path: Path, *, bare: bool) -> tuple[bytes, str] | None:
+    """A picture, made smaller where it is too large. bare: without texts that are in the file."""
     data = _read(path)
-    if data is None or len(data[0]) <= _PICTURE:
-        return data
-    return _smaller(path, _SIDE)
+    if data is None or len(data[0]) > _PICTURE:
+        return data and _smaller(path, _SIDE)
+    if bare and data[1] == _TYPES[".png"]:
+        return files.png(files.decode(data[0], str(path))), data[1]
+    return data
 
 
 def _film(path: Path) -> tuple[bytes, str] | None:

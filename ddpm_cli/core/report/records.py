@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.report import public
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.summary import RunSummary
 from ddpm_cli.core.runtime.files import read_json, status
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 _LONGEST_LOG = 200_000  # bytes of the end of a log that are read
+_OF_ANY_START = ("date", "ddpm", "torch")  # what others may know of it
 _LONGEST_DOCUMENT = 1_000_000  # bytes of a JSON document that may hold scores
 
 Document = dict[str, Any]
@@ -31,11 +33,13 @@ class Record:
     """A run's files."""
 
     summary: RunSummary
+    public: bool = False  # for others: without machine, log, commands and folders
+    called: str = ""  # beside another run; "": as its folder
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path, *, public: bool = False) -> Record:
         """Read a run directory."""
-        return cls(summary.read(path))
+        return cls(summary.read(path), public)
 
     @property
     def run(self) -> RunDirectory:
@@ -45,12 +49,18 @@ class Record:
     @property
     def name(self) -> str:
         """What the run is called: its folder's name."""
-        return self.summary.path.resolve().name or str(self.summary.path)
+        return self.called or self.summary.path.resolve().name or str(self.summary.path)
 
     @property
+    def place(self) -> str:
+        """The run directory, as commands name it."""
+        return self.name if self.public else str(self.summary.path)
+
+    @cached_property
     def config(self) -> RunConfig | None:
         """Its settings; None where they cannot be read."""
-        return self.summary.config
+        config: RunConfig | None = self.summary.config
+        return public.settings(config) if self.public else config
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -90,11 +100,16 @@ class Record:
     @cached_property
     def starts(self) -> list[Document]:
         """Where the run comes from: one for each start."""
-        return summary.starts(self.run.path)
+        rows = summary.starts(self.run.path)
+        if not self.public:
+            return rows
+        return [{name: row[name] for name in _OF_ANY_START if name in row} for row in rows]
 
     @cached_property
     def log(self) -> list[str]:
-        """The lines at the end of log.txt."""
+        """The lines at the end of log.txt; none for others."""
+        if self.public:
+            return []
         try:
             with self.run.log.open("rb") as file:
                 file.seek(max(0, self.run.log.stat().st_size - _LONGEST_LOG))

@@ -9,6 +9,7 @@ from typing import Any
 from ddpm_cli.core.config.fields import Setting, settings_of
 from ddpm_cli.core.config.presets import PRESETS, merged
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.runs.differences import Difference
 
 _TITLES = {
     "data": "Data",
@@ -36,9 +37,9 @@ class Entry:
     option: str  # "" where only config files have it
     help: str
     unit: str
-    values: tuple[str, ...]  # of each run
+    value: str
     usual: str  # the preset's, or the default
-    differs: bool  # from the usual, or between the runs
+    differs: bool
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Group:
     entries: tuple[Entry, ...]
 
 
-def groups(configs: Sequence[RunConfig], preset: str) -> list[Group]:
-    """All settings, in groups. Of one run those differ that its preset ("": none) has otherwise."""
+def groups(config: RunConfig, preset: str) -> list[Group]:
+    """All settings, in groups. Those differ that the preset ("": the defaults) has otherwise."""
     usual = merged(RunConfig(), PRESETS[preset].settings) if preset in PRESETS else RunConfig()
     found: dict[str, list[Entry]] = {}
     for setting in settings_of(RunConfig):
         title = _TITLES[setting.path[0]] if len(setting.path) > 1 else _OTHERS
-        found.setdefault(title, []).append(_entry(setting, configs, usual))
+        found.setdefault(title, []).append(_entry(setting, config, usual))
     return [Group(title, tuple(entries)) for title, entries in found.items()]
 
 
@@ -64,18 +65,30 @@ def differing(found: Sequence[Group]) -> list[Entry]:
     return [entry for group in found for entry in group.entries if entry.differs]
 
 
-def _entry(setting: Setting, configs: Sequence[RunConfig], usual: RunConfig) -> Entry:
-    values = [_value(config, setting.path) for config in configs]
-    base = _value(usual, setting.path)
-    if len(configs) > 1:
-        differs = any(value != values[0] for value in values)
-    else:
-        differs = values[0] != base and setting.name not in _BY_THE_DATA
+@dataclass(frozen=True)
+class Row:
+    """A setting that runs do not have in common."""
+
+    name: str  # its option, or else its name in config.json
+    help: str
+    values: tuple[str, ...]  # of the runs
+
+
+def rows(differences: Sequence[Difference]) -> list[Row]:
+    """Differences of runs as the page shows them."""
+    meanings = {setting.name: setting.info.help for setting in settings_of(RunConfig)}
+    return [
+        Row(one.option or one.name, meanings.get(one.name, ""), tuple(map(written, one.values)))
+        for one in differences
+    ]
+
+
+def _entry(setting: Setting, config: RunConfig, usual: RunConfig) -> Entry:
+    value, base = _value(config, setting.path), _value(usual, setting.path)
+    differs = value != base and setting.name not in _BY_THE_DATA
     option = "" if setting.info.panel is None else setting.option
-    texts = tuple(map(written, values))
-    return Entry(
-        setting.name, option, setting.info.help, setting.info.unit, texts, written(base), differs
-    )
+    info = setting.info
+    return Entry(setting.name, option, info.help, info.unit, written(value), written(base), differs)
 
 
 def _value(config: Any, path: Sequence[str]) -> Any:
@@ -94,7 +107,7 @@ def written(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         value = ", ".join(map(written, value))
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

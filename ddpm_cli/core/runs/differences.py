@@ -97,10 +97,15 @@ def compare(folders: Sequence[Path]) -> Compared:
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise UsageError("ddpm runs compare takes different runs, and one is named twice")
-    runs = [_read(folder) for folder in folders]
+    return compared([_read(folder) for folder in folders])
+
+
+def compared(runs: Sequence[RunSummary]) -> Compared:
+    """How runs that were read differ: in settings only where those of all can be read."""
     configs = [run.config for run in runs if run.config is not None]
-    settings = tuple(differences(configs))
-    return Compared(tuple(runs), tuple(short_names(folders)), settings, tuple(_cautions(runs)))
+    settings = differences(configs) if len(configs) == len(runs) else []
+    names = short_names([run.path for run in runs])
+    return Compared(tuple(runs), tuple(names), tuple(settings), tuple(_cautions(runs)))
 
 
 def _read(folder: Path) -> RunSummary:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,7 +73,10 @@ def draw(
         _draw_curves(compared, curves_path)
         document: dict[str, Any] = {"curves": str(curves_path), "samples": None}
         if samples is not None and samples_path is not None:
-            document |= _draw_samples(compared, samples, samples_path, reporter)
+            drawn = sample(compared, samples, reporter)
+            if drawn is not None:
+                files.write_png(samples_path, drawn.image)
+                document |= {"samples": str(samples_path)} | drawn.document
     return document
 
 
@@ -81,19 +84,23 @@ def _draw_curves(compared: Compared, path: Path) -> None:
     from ddpm_cli.core.figures import curves, plots
 
     configs = [run.config for run in compared.runs if run.config is not None]
-    labels = list(dict.fromkeys(map(plots.loss_label, configs)))
     note = compared.cautions[0] if compared.cautions else ""
     drawn = [
         curves.RunCurves(name, summary.rows(run.path), summary.scores(run.path))
         for name, run in zip(compared.names, compared.runs, strict=True)
     ]
-    curves.curves(path, drawn, labels[0] if len(labels) == 1 else "loss", note)
+    curves.curves(path, drawn, plots.common_loss_label(configs), note)
 
 
-def _draw_samples(
-    compared: Compared, samples: Samples, path: Path, reporter: Reporter
-) -> dict[str, Any]:
-    """Sample and write the sheet; nothing where no run can be sampled from."""
+class Sheet(NamedTuple):
+    """Samples of runs beside each other."""
+
+    image: ImageArray
+    document: dict[str, Any]  # what was drawn, as JSON values
+
+
+def sample(compared: Compared, samples: Samples, reporter: Reporter) -> Sheet | None:
+    """Sample from each run; None where none can be sampled from. Why one cannot is said."""
     models = dict[str, Model]()
     for name, run in zip(compared.names, compared.runs, strict=True):
         try:
@@ -101,20 +108,19 @@ def _draw_samples(
         except DdpmError as error:
             reporter.say(f"no samples of {name}: {error}")
     if not models:
-        return {}
+        return None
     known = common_classes([model.config.network.classes for model in models.values()])
     rows, requests = dict[str, NDArray[np.uint8]](), dict[str, GenerationRequest]()
     for name, model in models.items():
         request = _request(model, known, samples, reporter)
         rows[name], requests[name] = _sampled(model, request, reporter), request
-    files.write_png(path, _sheet(rows, requests, models, samples))
-    return {
-        "samples": str(path),
+    document = {
         "seeds": [samples.seed, samples.seed + samples.count - 1],
         "sampling": next(iter(requests.values())).sampling.document(),
         "classes": known,
         "sampled": list(models),
     }
+    return Sheet(_sheet(rows, requests, models, samples), document)
 
 
 def _loaded(run: RunDirectory, samples: Samples) -> Model:
