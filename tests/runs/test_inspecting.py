@@ -99,8 +99,10 @@ def test_a_folder_of_diffusers(ddpm: Callable[..., Result]) -> None:
         size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"), resample="conv",
         groups=4, heads=1, head_width=None,
     )  # fmt: skip
-    run = Path("exportable.safetensors")
-    weights.save(run, UNet(network).state_dict(), RunConfig(network=network), 8)
+    run, unet = Path("exportable.safetensors"), UNet(network)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights.save(run, unet.state_dict(), RunConfig(network=network), 8)
     done = ddpm("convert", run, "--to", "diffusers", "--out", "pipeline")
     assert done.code == 0, done.err
     found = inspected(ddpm, "pipeline")
