@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 from ddpm_cli.cli.app import main
+from ddpm_cli.core.figures import plots
 from ddpm_cli.core.training import preview
 from tests.support.cli import TINY, Result, write_images
 from tests.support.local_standin import write_classifier
@@ -52,11 +53,18 @@ def _isolated(
     cache = request.getfixturevalue("session_cache")
     monkeypatch.setenv("DDPM_CACHE", str(cache))
     monkeypatch.setenv("DDPM_TRACEBACK", "")
+    if "loss_curve" not in request.fixturenames:  # it takes longer than the trainings of tests
+        monkeypatch.setattr(plots, "loss_curve", lambda *_: None)
     for name in os.environ:
         if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "ENVIRONMENT") or name.startswith(
             ("SLURM_", "TORCHELASTIC", "MASTER_")
         ):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def loss_curve() -> None:
+    """Trainings of this test draw their loss curve."""
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from ddpm_cli.core.runtime.reporting import Dispensable
 from ddpm_cli.core.training import preview
 from tests.support.cli import Result
 
+pytestmark = pytest.mark.usefixtures("loss_curve")
+
 SCORES = [{"images": 1, "value": 1.0, "label": "fid5k"}]
 DRAW = f"""
 from pathlib import Path

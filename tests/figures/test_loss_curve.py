@@ -12,6 +12,8 @@ import pytest
 from ddpm_cli.core.figures import plots
 from tests.support.cli import Result
 
+pytestmark = pytest.mark.usefixtures("loss_curve")
+
 
 @pytest.mark.parametrize(
     ("options", "label"),

@@ -292,7 +292,7 @@ REFUSED = {
     "--strip --out x.gif": "x.gif should end in .png",
     "--strip --frames 65": "at most 64 columns",
     "--strip --every 2 --steps 127": "65 states, and a strip has at most 64 columns; --every 3",
-    "--format avi": "--format must be one of gif, webp, mp4, png",
+    "--format avi": "choose one of gif, webp, mp4, png",
     "--format webp --out x.gif": "x.gif should end in .webp",
     "--out x.avi": "x.avi should end in .gif, .webp, .mp4 or .png",
     "--frames 9 --seconds 3 --fps 3": "two of them say the third",

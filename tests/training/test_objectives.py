@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict, updated
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.figures import plots
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import resuming
 from ddpm_cli.core.training.state import TrainingState
@@ -75,10 +74,7 @@ def train(folder: Path, config: RunConfig, state: TrainingState) -> list[dict[st
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_the_validation_loss_falls_and_a_resumed_run_is_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(plots, "loss_curve", lambda *_: None)  # slower than these runs
+def test_the_validation_loss_falls_and_a_resumed_run_is_equal(tmp_path: Path, name: str) -> None:
     run_config = config(
         name, budget={"images": 128}, snapshot_every=64, validate_every=8, optimiser={"lr": 2e-2}
     )

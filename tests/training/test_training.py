@@ -132,6 +132,7 @@ def test_runs_of_one_seed_are_equal(tmp_path: Path) -> None:
     assert not equal_tensors(one, train_run(tmp_path / "c", changed).average.state_dict())
 
 
+@pytest.mark.usefixtures("loss_curve")
 def test_files_of_a_run_directory(tmp_path: Path) -> None:
     config = replace(CONFIG, preview=4)
     state = train_run(tmp_path, config, held_out=first_images(decoded_images(seed=1), 6))
