@@ -13,15 +13,12 @@ from ddpm_cli import __version__
 from ddpm_cli.cli.options.groups import SettingOptions
 from ddpm_cli.core.config import environment
 from ddpm_cli.core.config.fields import Setting, in_a_line, shortened
+from ddpm_cli.core.config.request import OF_A_RUN
 
 if TYPE_CHECKING:
     from ddpm_cli.core.training.preparation.origins import Origin
     from ddpm_cli.core.training.preparation.planning import TrainingPlan
 
-_OF_A_RUN = {  # options of a call whose effect is in the run's settings
-    *("data", "preset", "config", "size", "resize_to_power", "channels", "conditional"),
-    *("captions", "init_from"),
-}
 _WIDTH = 48  # columns of a value
 _GIVEN = ("option ", "environment ")  # how their sources begin
 
@@ -63,7 +60,7 @@ def calls(*groups: SettingOptions) -> Calls:
         Call(setting, value)
         for group in groups
         for setting in group.settings
-        if setting.path[0] not in _OF_A_RUN
+        if setting.path[0] not in OF_A_RUN
         and (value := _given(group.nested(), setting)) is not None
     ]
 

@@ -187,7 +187,7 @@ def test_a_dry_run_says_whether_a_run_can_be_exported(
     folded = train_tiny("--dry-run", "--json")
     reason = folded.json()["no_export_because"]
     assert "pixels folded by 2" in reason and "train with --patch 1" in reason
-    assert f"Export to diffusers: {reason}" in folded.err
+    assert "diffusers" not in folded.err  # it has no need to be, and few runs on a CPU can
     plain = {"width": 8, "multipliers": [1], "blocks": ["res"], "groups": 4, "patch": 1}
     edit(tiny, network=plain)
     result = train_tiny("--dry-run", "--json")

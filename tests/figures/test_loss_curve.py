@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("loss_curve")
 @pytest.mark.parametrize(
     ("options", "label"),
     [
-        ((), "mean squared error of F"),
-        (("--loss", "l1"), "mean absolute error of F"),
-        (("--loss", "huber"), "Huber loss of F"),
+        ((), "mean squared error of the network's output"),
+        (("--loss", "l1"), "mean absolute error of the network's output"),
+        (("--loss", "huber"), "Huber loss of the network's output"),
         (("--loss", "vlb"), "variational bound (bits/dim)"),
-        (("--weighting", "min-snr"), "mean squared error of F, min-snr weighting"),
-        (("--learned-variance",), "mean squared error of F + 0.001 L_vlb"),
+        (("--weighting", "min-snr"), "mean squared error of the network's output, min-snr weighting"),
+        (("--learned-variance",), "mean squared error of the network's output + 0.001 L_vlb"),
         (("--loss", "l1", "--learned-variance", "--vlb-weight", 0.5),
-         "mean absolute error of F + 0.5 L_vlb"),
+         "mean absolute error of the network's output + 0.5 L_vlb"),
     ],
 )  # fmt: skip
 def test_the_axis_names_the_loss(

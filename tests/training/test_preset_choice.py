@@ -112,3 +112,17 @@ def test_the_shapes_have_their_own_everywhere() -> None:
     for device in ("cpu", "cuda", "mps"):
         choice = choose(ImageSet(12_000, (32, 32), 3, built_in=True), device)
         assert choice == ("shapes", "for the built-in shapes", {})
+
+
+def test_a_files_size_chooses_and_a_complete_file_is_named_instead(
+    ddpm: Callable[..., Result], photos: Path, planned_only: None
+) -> None:
+    Path("part.toml").write_text("[network]\nsize = [64, 64]\n")
+    command = ("train", "--data", photos, "--device", "cpu")
+    part = ddpm(*command, "--config", "part.toml", "--dry-run")
+    assert "(preset small-64, for 64x64 colour images on a CPU)" in part.err
+
+    Path("whole.toml").write_text(ddpm(*command, "--print-config").out)
+    whole = ddpm("train", "--config", "whole.toml", "--dry-run", "--json", "--batch", 8)
+    assert "(settings of whole.toml)" in whole.err, whole.err
+    assert whole.json()["preset"] is None

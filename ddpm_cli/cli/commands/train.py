@@ -168,13 +168,14 @@ def _train(
                 if request.log:
                     reporter.say(f"Trackers: {', '.join(request.log)} can be used")
                 obstacle = why_not_exportable(plan.config)
-                reporter.say(f"Export to diffusers: {obstacle or 'possible, by ddpm convert'}")
+                if obstacle is None:
+                    reporter.say("Export to diffusers: possible, by ddpm convert")
                 ready = "Dry run: everything is in order; nothing was trained."
                 document |= {"no_export_because": obstacle}
                 console.result(ready, document, as_json)
                 return
         summary = session.train(plan, request, execution, reporter, stop)
-    closing = _closing(summary)
+    closing = _closing(summary, guided=plan.config.guidable)
     reporter.note(closing)
     console.result(closing, summary, as_json)
 
@@ -196,9 +197,10 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
         reporter.say(f"No classes are learned: {plan['no_classes_because']}.")
     if plan["labels"]:
         reporter.say(f"Classes: {plan['labels']}")
-    preset = f"preset {plan['preset']}" if plan["preset"] else "settings of the run resumed"
-    because = f", {plan['preset_because']}" if plan["preset_because"] else ""
-    reporter.say(f"Network: {plan['parameters']:,} parameters ({preset}{because})")
+    words = [f"preset {plan['preset']}"] if plan["preset"] else []
+    words += [plan["preset_because"]] if plan["preset_because"] else []
+    settings = ", ".join(words) or "settings of the run resumed"
+    reporter.say(f"Network: {plan['parameters']:,} parameters ({settings})")
     if plan["clipped_betas"]:
         reporter.say(f"Schedule {plan['clipped_betas']}")
     limits = []
@@ -283,7 +285,7 @@ def _rounded(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _closing(summary: dict[str, Any]) -> str:
+def _closing(summary: dict[str, Any], *, guided: bool) -> str:
     speed, skipped = summary["images_per_second"], summary["skipped_steps"]
     rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
     bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
@@ -292,7 +294,7 @@ def _closing(summary: dict[str, Any]) -> str:
         f"Trained on {summary['images']:,} images in {time}{rate}"
         f"{_losses(summary)}{bad}.\n"
         f"Run directory: {summary['run']}\n"
-        f"Next: ddpm sample {quote(summary['run'])}"
+        f"Next: ddpm sample {quote(summary['run'])}{' --guidance 2' * guided}"
     )
 
 

@@ -38,6 +38,11 @@ _DATA, _CONDITIONS, _OPTIMISATION = "Data", "Conditions", "Optimisation"
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 _SAVING, _SCORING, _MACHINE = "Saving", "Scoring", "Machine"
 
+OF_A_RUN = {  # the first fields of options of a call whose effect is in the run's settings
+    *("data", "preset", "config", "size", "resize_to_power", "channels", "conditional"),
+    *("captions", "init_from"),
+}
+
 
 @dataclass(frozen=True)
 class ScoringRequest(Settings):

@@ -429,6 +429,13 @@ class RunConfig(Settings):
             if present:
                 raise UsageError(contradiction)
 
+    @property
+    def guidable(self) -> bool:
+        """Whether guidance is possible: with conditions and, in training, the null condition."""
+        network = self.network
+        nullable = network.null_class or not network.classes
+        return network.conditioned and nullable and self.optimiser.class_drop > 0
+
     def differences(self, other: RunConfig) -> list[str]:
         """What a resume would change though it may not: lines such as "optimiser.lr 0.1 -> 0.2"."""
         fixed = ("data", "network", "diffusion", "objective", "optimiser")

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 _LOSSES = {
-    "l2": "mean squared error of F",
-    "l1": "mean absolute error of F",
-    "huber": "Huber loss of F",
+    "l2": "mean squared error of the network's output",
+    "l1": "mean absolute error of the network's output",
+    "huber": "Huber loss of the network's output",
     "vlb": "variational bound (bits/dim)",
 }
 

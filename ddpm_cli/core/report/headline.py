@@ -217,21 +217,3 @@ def divergence(record: Record) -> list[str]:
     if isinstance(remedies, list) and remedies:
         sentences.append(f"What usually helps: {'; '.join(map(str, remedies))}.")
     return sentences
-
-
-def commands(record: Record) -> list[tuple[str, str]]:
-    """What to type to get it again: what it does, and the command."""
-    place, config = quote(record.place), record.config
-    found = []
-    if config is not None:
-        file = quote(str(Path(record.place, record.run.config.name)))
-        again = f"ddpm train --config {file} --out {quote(f'{record.name}-again')}"
-        found.append(("Train as this run did, with its settings, budget and seed", again))
-    given = config is not None and bool(config.network.given_channels)
-    extra = " --given FILE" if given else ""
-    found.append(("Sample from its newest weights", f"ddpm sample {place} -n 36 --seed 0{extra}"))
-    if config is not None:
-        real = quote(config.data.source)
-        found.append(("Score it against its data", f"ddpm fid {real} {place}"))
-    found.append(("Go on, up to its budget or a larger one", f"ddpm train --resume {place}"))
-    return found

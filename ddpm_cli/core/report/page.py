@@ -21,7 +21,7 @@ from markupsafe import Markup
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.report import curves, drawing, headline, pictures, settings
+from ddpm_cli.core.report import commands, curves, drawing, headline, pictures, settings
 from ddpm_cli.core.report.public import shortened
 from ddpm_cli.core.report.records import Record
 from ddpm_cli.core.runs import differences, summary
@@ -88,7 +88,7 @@ def write(
         differing=settings.differing(groups),
         config=_config_text(record),
         starts=headline.starts(record),
-        commands=headline.commands(record),
+        commands=commands.again(record),
         log=record.log[-_LOG_LINES:],
         divergence=headline.divergence(record),
         left_out=[text for text in words if text],

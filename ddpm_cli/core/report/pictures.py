@@ -13,6 +13,7 @@ import numpy as np
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.report import commands
 from ddpm_cli.core.report.records import Document, Record, document
 from ddpm_cli.core.runtime.files import in_words, status
 from ddpm_cli.core.runtime.reporting import Reporter, track
@@ -90,7 +91,9 @@ def found(record: Record, drawn: Sequence[Picture]) -> tuple[list[Picture], list
             left_out.append(f"{told} ({in_words(_size(path))}) {why}.")
             continue
         space -= len(data[0])
-        described = _described(kind, data, told, document(kind.settings(path)))
+        described = _described(
+            kind, data, told, document(kind.settings(path)), record.summary.path
+        )
         pictures.append(replace(described, command="") if record.public else described)
     return pictures, left_out
 
@@ -142,17 +145,23 @@ _KINDS = (
 
 
 def _described(
-    kind: _Kind, data: tuple[bytes, str], name: str, settings: Document | None
+    kind: _Kind, data: tuple[bytes, str], name: str, settings: Document | None, run: Path
 ) -> Picture:
     """A picture with what is recorded of it."""
     words, command = [name], ""
     if settings is not None:
-        told = ((text, settings.get(key)) for key, text in _TOLD.items())
-        words += [text.format(x) for text, x in told if isinstance(x, str | int | float)]
+        told = ((key, settings.get(key)) for key in _TOLD)
+        words += [_told(key, x) for key, x in told if isinstance(x, str | int | float)]
         made = settings.get("provenance")
         command = str(made.get("command", "")) if isinstance(made, dict) else ""
+        command = commands.naming(command, run)
     return Picture(_uri(*data), f"{kind.title} of the run: {name}", kind.title, ", ".join(words),
                    command)  # fmt: skip
+
+
+def _told(key: str, value: str | float) -> str:
+    counted = isinstance(value, int) and key in ("n", "images_seen")
+    return _TOLD[key].format(f"{value:,}" if counted else value)
 
 
 _TOLD = {  # what is recorded of a picture, in words

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -115,8 +116,12 @@ def _of_run(run: RunDirectory) -> Inspection:
         found,
         tuple(summary.starts(run.path)),
         mismatches=mismatches,
-        next=f"ddpm sample {run.path}" if stored else f"ddpm train --out {run.path}",
+        next=_sample(run.path, config) if stored else f"ddpm train --out {quote(str(run.path))}",
     )
+
+
+def _sample(path: Path, config: RunConfig) -> str:
+    return f"ddpm sample {quote(str(path))}{' --guidance 2' * config.guidable}"
 
 
 def _of_safetensors(path: Path) -> Inspection:
@@ -125,7 +130,7 @@ def _of_safetensors(path: Path) -> Inspection:
     if classifier.is_classifier(held.metadata):
         config = classifier.read_config(path, held.metadata)
         what = "a classifier of ddpm train-classifier, whose features scores are made of"
-        after = f"ddpm fid REAL FAKE --features {path}"
+        after = f"ddpm fid REAL FAKE --features {quote(str(path))}"
         return Inspection(path, CLASSIFIER, what, stored=stored, classifier=config, next=after)
     if not weights.is_ours(held.metadata):
         return _foreign(path, foreign.of_tensors(path, held.tensors), stored)
@@ -140,7 +145,7 @@ def _of_safetensors(path: Path) -> Inspection:
         described.images,
         stored,
         mismatches=_mismatches(described.config, held.tensors),
-        next=f"ddpm sample {path}",
+        next=_sample(path, described.config),
     )
 
 
@@ -165,7 +170,7 @@ def _of_pytorch(path: Path) -> Inspection:
         () if run is None else tuple(summary.starts(run.path)),
         progress={name: value for name, value in progress.items() if _is_plain(value)},
         mismatches=_mismatches(config, average),
-        next=f"ddpm sample {path}",
+        next=_sample(path, config),
     )
 
 

@@ -29,14 +29,12 @@ def base(saved: SavedSettings, choice: Choice) -> tuple[RunConfig, bool]:
     return saved.over(choice.config()), not preset(choice.preset).unconditional
 
 
-def image_set(request: TrainingRequest, source: Source) -> ImageSet:
-    """What a preset is chosen by: the images as they are taken without a --config file."""
-    return ImageSet(
-        len(source),
-        request.size or source.native_size,
-        request.channels or source.native_channels,
-        built_in=isinstance(source, Shapes),
-    )
+def image_set(request: TrainingRequest, saved: SavedSettings, source: Source) -> ImageSet:
+    """What a preset is chosen by: the images as options, a --config file or their own size say."""
+    height, width = request.size or saved.get("network", "size") or source.native_size
+    channels = request.channels or saved.get("network", "channels") or source.native_channels
+    built_in = isinstance(source, Shapes)
+    return ImageSet(len(source), (height, width), channels, built_in=built_in)
 
 
 def as_begun(

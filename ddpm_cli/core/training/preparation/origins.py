@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ddpm_cli.core.config.fields import settings_of
@@ -80,6 +80,11 @@ def trace(
     for name, other in _FOLLOWING.items():
         found[name] = found[name]._replace(source=found[other].source)
     return found
+
+
+def without_preset(found: Mapping[str, Origin]) -> bool:
+    """Whether no setting is a preset's or a default: a file, options and the data say them all."""
+    return not any(origin.source.startswith(_BENEATH) for origin in found.values())
 
 
 def _layers(request: TrainingRequest, saved: SavedSettings, choice: Choice) -> Iterator[Layer]:

@@ -61,7 +61,7 @@ class TrainingPlan:
     notices: tuple[str, ...] = ()  # what of the data is left out or not read, one line each
     init_from: Path | None = None  # where the weights start from, unless the run is resumed
     cache: str = "disk"  # where decoded images are kept, as --cache says
-    preset_because: str = ""  # why this preset, where it was not named
+    preset_because: str = ""  # why this preset, where it was not named, or what is in its place
     memory: Memory | None = None  # estimated, on rank 0 once it was checked
     microbatch: int | None = None  # images in a forward pass, where a whole shard does not fit
     pairs: Source | None = None  # the images of --given-data
@@ -187,10 +187,10 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     if saved.base is not None or request.preset:
         planned_run = planned(Choice(request.preset or "", "", {}))
     elif resumes:
-        possible = choices(beginning.image_set(request, source), device)
+        possible = choices(beginning.image_set(request, saved, source), device)
         planned_run = beginning.as_begun(RunDirectory(out), possible, planned)
     else:
-        planned_run = planned(choose(beginning.image_set(request, source), device))
+        planned_run = planned(choose(beginning.image_set(request, saved, source), device))
     choice, config, captions = planned_run
     if pairs is not None:
         pair(source, pairs, f"--given-data {config.data.given_data}")
@@ -203,6 +203,8 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     name, because = choice.preset, choice.because
     plan = TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
     traced = origins.trace(config, asked, saved, choice)
+    if saved.file is not None and not request.preset and origins.without_preset(traced):
+        plan = replace(plan, preset="", preset_because=f"settings of {saved.file}")
     return replace(plan, pairs=pairs, recorded=saved.recorded, origins=traced)
 
 
