@@ -46,9 +46,10 @@ def _images(seen: Survey) -> Iterator[str]:
         yield f"Sizes: all {_shape(usual)} (height x width)"
     else:
         smallest, largest = (_shape(choose(sizes, key=prod)) for choose in (min, max))
+        common = f", most often {_shape(usual)} ({times:,})" if 10 * times >= sizes.total() else ""
         yield (
-            f"Sizes: {smallest} to {largest} (height x width), most often {_shape(usual)} "
-            f"({times:,}); width over height {low:.3g} to {high:.3g}, median {median:.3g}"
+            f"Sizes: {smallest} to {largest} (height x width){common}; width over height {low:.3g} "
+            f"to {high:.3g}, median {median:.3g}"
         )
     if seen.forms:
         yield f"Formats: {_counted(seen.forms)}"

@@ -77,7 +77,7 @@ def test_commands_that_are_suggested_are_quoted_for_the_shell(
     run = "runs of mine/it's $HOME"
     result = ddpm("train", "--data", photos, "--config", tiny, "--images", 8, "--out", run)
     line = next(line for line in result.out.splitlines() if line.startswith("Next: "))
-    assert shlex.split(line) == ["Next:", "ddpm", "sample", run]
+    assert shlex.split(line) == ["Next:", "ddpm", "sample", run, "--guidance", "2"]
     changed = ddpm("train", "--data", photos, "--config", tiny, "--lr", 1, "--out", run)
     assert f"--out {shlex.quote(run)}; another" in changed.err
 

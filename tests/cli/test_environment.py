@@ -111,7 +111,10 @@ def test_quiet_shows_the_result_and_what_is_wrong(
     assert result.code == 0
     lines = result.err.splitlines()
     assert all(line.startswith(("Warning", "other processes")) for line in lines), lines
-    assert result.out.splitlines()[1:] == ["Run directory: run", "Next: ddpm sample run --guidance 2"]
+    assert result.out.splitlines()[1:] == [
+        "Run directory: run",
+        "Next: ddpm sample run --guidance 2",
+    ]
     assert "Training for" in Path("run/log.txt").read_text()
 
 

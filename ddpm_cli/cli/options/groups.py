@@ -220,6 +220,8 @@ def default_shown(setting: Setting, value: Any) -> str | bool:
         return (positive if value else negative).removeprefix("--") or False
     if isinstance(value, tuple | list):
         return " ".join(map(str, value)) if isinstance(value[0], str) else ",".join(map(str, value))
+    unit = setting.info.unit
     if isinstance(value, int | float):
+        unit = unit.removesuffix("es" if unit.endswith("sses") else "s") if value == 1 else unit
         value = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-    return f"{value} {setting.info.unit}".strip()
+    return f"{value} {unit}".strip()

@@ -108,7 +108,7 @@ class TrainingRequest(Settings):
     )
     preset: str | None = setting(
         None,
-        f"Settings to start from: {'; '.join(f'{n}: {p.purpose}' for n, p in PRESETS.items())}.",
+        f"Settings to start from: {choices(PRESETS)}; docs/presets.md says what for.",
         panel=_DATA,
         default_text="by the images and the device",
     )

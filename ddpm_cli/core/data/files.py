@@ -222,7 +222,8 @@ def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
     except Exception as error:
         words = first_line(error) if isinstance(error, OSError | SyntaxError | ValueError) else ""
         detail = f" ({words})" if " " in words else ""
-        raise UnreadableError(f"{name}: damaged or cut short{detail}") from error
+        what = "cut short" if "truncated" in words else f"damaged or cut short{detail}"
+        raise UnreadableError(f"{name}: {what}") from error
 
 
 def _open(data: bytes, name: str) -> Image.Image:

@@ -177,7 +177,7 @@ def _look(
 
 def _given(request: TrainingRequest, seed: int) -> dict[str, str]:
     values = {
-        "--size": request.size and "x".join(map(str, request.size)),
+        "--size": request.size and _sides(request.size),
         "--channels": request.channels,
         "--max-pixels": request.max_pixels,
         "--seed": seed,
@@ -208,3 +208,8 @@ def _sizes(found: Survey) -> dict[str, Any]:
         "most_common": list(usual),
         "most_common_images": times,
     }
+
+
+def _sides(size: tuple[int, int]) -> str:
+    """A size as --size takes it: 32 or 32x64."""
+    return str(size[0]) if size[0] == size[1] else "x".join(map(str, size))

@@ -84,7 +84,8 @@ def trace(
 
 def without_preset(found: Mapping[str, Origin]) -> bool:
     """Whether no setting is a preset's or a default: a file, options and the data say them all."""
-    return not any(origin.source.startswith(_BENEATH) for origin in found.values())
+    optional = ("origin",)  # initial weights, which most runs do not have
+    return not any(o.source.startswith(_BENEATH) for n, o in found.items() if n not in optional)
 
 
 def _layers(request: TrainingRequest, saved: SavedSettings, choice: Choice) -> Iterator[Layer]:
