@@ -91,9 +91,7 @@ def found(record: Record, drawn: Sequence[Picture]) -> tuple[list[Picture], list
             left_out.append(f"{told} ({in_words(_size(path))}) {why}.")
             continue
         space -= len(data[0])
-        described = _described(
-            kind, data, told, document(kind.settings(path)), record.summary.path
-        )
+        described = _described(kind, data, told, document(kind.settings(path)), record.summary.path)
         pictures.append(replace(described, command="") if record.public else described)
     return pictures, left_out
 
