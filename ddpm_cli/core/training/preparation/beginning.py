@@ -29,10 +29,13 @@ def base(saved: SavedSettings, choice: Choice) -> tuple[RunConfig, bool]:
     return saved.over(choice.config()), not preset(choice.preset).unconditional
 
 
-def image_set(request: TrainingRequest, saved: SavedSettings, source: Source) -> ImageSet:
+def image_set(
+    request: TrainingRequest, source: Source, saved: SavedSettings | None = None
+) -> ImageSet:
     """What a preset is chosen by: the images as options, a --config file or their own size say."""
-    height, width = request.size or saved.get("network", "size") or source.native_size
-    channels = request.channels or saved.get("network", "channels") or source.native_channels
+    size, channels = (saved and saved.get("network", name) for name in ("size", "channels"))
+    height, width = request.size or size or source.native_size
+    channels = request.channels or channels or source.native_channels
     built_in = isinstance(source, Shapes)
     return ImageSet(len(source), (height, width), channels, built_in=built_in)
 

@@ -187,10 +187,10 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     if saved.base is not None or request.preset:
         planned_run = planned(Choice(request.preset or "", "", {}))
     elif resumes:
-        possible = choices(beginning.image_set(request, saved, source), device)
+        possible = choices(beginning.image_set(request, source, saved), device)
         planned_run = beginning.as_begun(RunDirectory(out), possible, planned)
     else:
-        planned_run = planned(choose(beginning.image_set(request, saved, source), device))
+        planned_run = planned(choose(beginning.image_set(request, source, saved), device))
     choice, config, captions = planned_run
     if pairs is not None:
         pair(source, pairs, f"--given-data {config.data.given_data}")
