@@ -346,7 +346,7 @@ def test_a_page_for_others_names_neither_machine_nor_folders(
 
 def test_paths_in_texts_are_shortened() -> None:
     for text, shown in (
-        ("of /home/a/b.npz, (/tmp/x) ~/y", "of b.npz, (x) y"),
+        ("of /home/a/b.npz, (/opt/x) ~/y", "of b.npz, (x) y"),
         (r"C:\Users\a\b.npz", "b.npz"),
         ("12 images/s at https://example.org/a/b or 3/4", None),
         ("data:image/png;base64,/9j/4AAQ", None),

@@ -221,9 +221,9 @@ def _opened(data: bytes, name: str, *, pixels: bool) -> Iterator[Image.Image]:
         raise UnreadableError(f"{name}: {_unidentified(data)}") from error
     except Exception as error:
         words = first_line(error) if isinstance(error, OSError | SyntaxError | ValueError) else ""
-        detail = f" ({words})" if " " in words else ""
-        what = "cut short" if "truncated" in words else f"damaged or cut short{detail}"
-        raise UnreadableError(f"{name}: {what}") from error
+        said = " " in words and "truncated" not in words
+        detail = f" ({words})" if said else ""
+        raise UnreadableError(f"{name}: damaged or cut short{detail}") from error
 
 
 def _open(data: bytes, name: str) -> Image.Image:
