@@ -16,6 +16,7 @@ from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conversion.exporting import export
 from ddpm_cli.core.data import files
 from ddpm_cli.core.runtime.downloads import sha256_of
+from tests.hub.conftest import NAME
 from tests.support.cli import Result, config_of, refused
 from tests.support.hub_standin import HubStandin
 
@@ -33,7 +34,6 @@ THEIRS = {
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
 }
-NAME = "someone/digits"
 
 
 def pixels(folder: str) -> list[bytes]:
@@ -134,7 +134,11 @@ def test_the_card_says_what_the_model_is(ddpm: Run, hub: HubStandin, make_run: M
         "datasets": ["ylecun/mnist"],
     }
     for words in (
-        *("8x8 colour images of 2 classes (cat, dog)", "640 images", "preset `mnist`"),
+        *(
+            "8x8 colour images of 2 classes (cat, dog)",
+            "640 images",
+            "by ddpm 0.0.7 from its preset `mnist`",
+        ),
         *(
             "ddpm pull someone/digits",
             "ddpm sample runs/digits --guidance 2",
@@ -170,8 +174,8 @@ def test_without_a_licence_the_card_asks_for_one(
     assert "# license: none is given yet" in document["card"]
     assert "diffusers cannot load it" in document["card"]
     assert {each["file"] for each in document["files"]} == OURS - {"samples.png"}
-    assert "samples.png would be drawn" in done.err and "/home/someone/photos" in done.err
-    assert "/home/someone" not in document["card"]
+    assert "samples.png would be drawn" in done.err and "names in place of your paths" in done.err
+    assert "/home/someone" not in done.out + done.err
     text = ddpm("push", run, NAME, "--dry-run").out
     assert document["card"] in text and "Nothing was uploaded." in text
 
@@ -252,9 +256,8 @@ def test_what_is_not_there_is_one_line(
 
 
 def test_a_connection_that_is_lost_costs_what_had_not_arrived(
-    ddpm: Run, hub: HubStandin, make_run: MakeRun
+    ddpm: Run, hub: HubStandin, on_the_hub: Path
 ) -> None:
-    assert ddpm("push", make_run(), NAME).code == 0
     hub.cut_after["model.safetensors"] = 1000
     broken = ddpm("pull", NAME)
     refused_last(
@@ -274,9 +277,8 @@ def test_a_connection_that_is_lost_costs_what_had_not_arrived(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl"])
 def test_a_file_that_arrives_damaged_is_deleted(
-    ddpm: Run, hub: HubStandin, make_run: MakeRun, name: str
+    ddpm: Run, hub: HubStandin, on_the_hub: Path, name: str
 ) -> None:
-    assert ddpm("push", make_run(), NAME).code == 0
     hub.spoiled.add(name)
     refused_last(ddpm("pull", NAME), name, "arrived damaged")
     assert not Path("runs/digits").exists()
@@ -285,12 +287,10 @@ def test_a_file_that_arrives_damaged_is_deleted(
     assert ddpm("pull", NAME).code == 0
 
 
-def test_nothing_is_overwritten(ddpm: Run, hub: HubStandin, make_run: MakeRun) -> None:
-    run = make_run()
-    assert ddpm("push", run, NAME).code == 0
-    before = sha256_of(run / "config.json")
-    refused(ddpm("pull", NAME, "--out", run), "trained exists", "not overwritten")
-    assert sha256_of(run / "config.json") == before
+def test_nothing_is_overwritten(ddpm: Run, hub: HubStandin, on_the_hub: Path) -> None:
+    before = sha256_of(on_the_hub / "config.json")
+    refused(ddpm("pull", NAME, "--out", on_the_hub), "trained exists", "not overwritten")
+    assert sha256_of(on_the_hub / "config.json") == before
     assert ddpm("pull", NAME).code == 0
     hub.requests.clear()
     again = ddpm("pull", NAME, "--json")
@@ -303,9 +303,8 @@ def test_nothing_is_overwritten(ddpm: Run, hub: HubStandin, make_run: MakeRun) -
 
 
 def test_only_known_files_of_known_sizes_are_taken(
-    ddpm: Run, hub: HubStandin, make_run: MakeRun
+    ddpm: Run, hub: HubStandin, on_the_hub: Path
 ) -> None:
-    assert ddpm("push", make_run(), NAME).code == 0
     escaping = {"../../escaped.json": b"1", "snapshots/1.pt": b"2", "sub/config.json": b"3"}
     hub.repositories[NAME].commit(escaping, "more")
     assert ddpm("pull", NAME).code == 0
@@ -319,9 +318,8 @@ def test_only_known_files_of_known_sizes_are_taken(
 @pytest.mark.parametrize("value", ["\udcff", "a" * 5000, "/dev/null", "a\nb", "/proc/x", "~no/x"])
 @pytest.mark.parametrize("option", ["--out", "--revision"])
 def test_values_that_no_one_meant(
-    ddpm: Run, hub: HubStandin, make_run: MakeRun, option: str, value: str
+    ddpm: Run, hub: HubStandin, on_the_hub: Path, option: str, value: str
 ) -> None:
-    assert ddpm("push", make_run(), NAME).code == 0
     done = ddpm("pull", NAME, option, value)
     if done.code == 0:
         assert (option, value) == ("--out", "a\nb") and Path(value).is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,29 +17,18 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 _PANEL = "Repository"
 
 
-@grouped
-@stop_at_once()
-def push(
-    run: Annotated[Path, typer.Argument(help="A run directory, weights file or snapshot.")],
-    repo: Annotated[
-        str, typer.Argument(help="The repository, user/name; it is created if it is not there.")
-    ],
-    *,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Other weights of the run: best (of the lowest loss), the images seen of a "
-            "snapshot, or a file.",
-            show_default="the newest",
-        ),
-    ] = None,
-    license: Annotated[  # noqa: A002
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """What is made in the repository."""
+
+    license: Annotated[
         str | None,
         typer.Option(
             help="The card's licence, as the hub names it: mit, apache-2.0, cc-by-4.0, ….",
             show_default="a comment asks for it",
+            rich_help_panel=_PANEL,
         ),
-    ] = None,
+    ] = None
     private: Annotated[
         bool,
         typer.Option(
@@ -46,7 +36,7 @@ def push(
             help="Create the repository as a private one; one that is there stays as it is.",
             rich_help_panel=_PANEL,
         ),
-    ] = False,
+    ] = False
     revision: Annotated[
         str | None,
         typer.Option(
@@ -54,13 +44,32 @@ def push(
             show_default="main",
             rich_help_panel=_PANEL,
         ),
-    ] = None,
+    ] = None
     message: Annotated[
         str | None,
         typer.Option(
             help="Message of the commit.",
             show_default="how many images the model has seen",
             rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+
+@grouped
+@stop_at_once()
+def push(
+    run: Annotated[Path, typer.Argument(help="A run directory, weights file or snapshot.")],
+    repo: Annotated[
+        str, typer.Argument(help="The repository, user/name; it is created if it is not there.")
+    ],
+    repository: RepositoryOptions,
+    *,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Other weights of the run: best (of the lowest loss), the images seen of a "
+            "snapshot, or a file.",
+            show_default="the newest",
         ),
     ] = None,
     card_only: Annotated[
@@ -92,12 +101,17 @@ def push(
 
     start_up.end()
     request = PushRequest(
-        run, repo, weights, private, revision, message, license, card_only=card_only
+        run,
+        repo,
+        weights,
+        repository.private,
+        repository.revision,
+        repository.message,
+        repository.license,
+        card_only=card_only,
     )
     act = rehearse if dry_run else upload
     document = act(request, device, console.reporter())
-    for notice in document["notices"]:
-        console.reporter().say(f"Note: {notice}")
     console.result(_summary(document, repo), document, json)
 
 

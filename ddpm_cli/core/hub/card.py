@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_cli import __version__
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
+from ddpm_cli.core.hub.names import last_part
 
 # The names on the hub of data sets that ddpm knows by name.
 _DATASETS = {
@@ -28,6 +28,7 @@ CARD, PICTURE, LOSS = "README.md", "samples.png", "loss.png"
 
 
 GUIDANCE = 2.0  # of the picture, and of the command beside it
+_OF_NETWORK = 4  # rows of the settings that are not of the training
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,20 @@ class Facts:
     parameters: int
     images: int  # seen in training
     preset: str  # "" where it is unknown
+    version: str  # of ddpm, that trained it last; "" where it is unknown
     sha256: str  # of model.safetensors
     pictured: str | None  # what the picture shows; None without one
     scores: Sequence[dict[str, Any]]  # rows of scores.jsonl
-    loss_plot: bool
+    loss_plot: bool  # whether there is one
     no_diffusers_because: str | None  # None: a pipeline of diffusers lies beside
     revision: str | None
     licence: str | None
+
+    @property
+    def converted_from(self) -> str | None:
+        """What the weights were converted from, by its name; None where they were trained."""
+        origin = self.config.origin
+        return origin.path if origin is not None and not self.images else None
 
 
 def card(facts: Facts) -> str:
@@ -58,7 +66,7 @@ def card(facts: Facts) -> str:
     if facts.pictured:
         parts.append(f"![Sampled images]({PICTURE})\n\n{facts.pictured}\n")
     parts += ["## Sample from it\n", _how_to_sample(facts), "## Scores\n", _scores(facts)]
-    parts += ["## Training\n", _settings(facts)]
+    parts += ["## Training\n" if facts.images else "## Network\n", _settings(facts)]
     if facts.loss_plot:
         parts.append(f"![Loss by images seen]({LOSS})\n")
     parts += ["## Files\n", _files(facts)]
@@ -113,17 +121,19 @@ def _what_it_is(facts: Facts) -> str:
         conditions.append(f"from a given image ({data.given or 'a paired one'})")
     condition = ", ".join(conditions) or "without conditions"
     return (
-        f"A diffusion model of {kind} {condition}, with {facts.parameters:,} parameters, trained "
-        f"on {facts.images:,} images of `{_data_name(data.source)}` by "
-        f"ddpm {__version__}"
-        + (f" from its preset `{facts.preset}`" if facts.preset else "")
-        + ".\n"
+        f"A diffusion model of {kind} {condition}, with {facts.parameters:,} parameters, "
+        f"{_where_from(facts)}.\n"
     )
 
 
-def _data_name(source: str) -> str:
-    """The images' name without the folders above them, which are its owner's."""
-    return source.rstrip("/").rpartition("/")[2] or "images"
+def _where_from(facts: Facts) -> str:
+    """That it was trained, or converted."""
+    if facts.converted_from is not None:
+        return f"converted from `{facts.converted_from.removeprefix('./')}`"
+    images = last_part(facts.config.data.source) or "images"
+    text = f"trained on {facts.images:,} images of `{images}`"
+    text += f" by ddpm {facts.version}" if facts.version else " by ddpm"
+    return text + (f" from its preset `{facts.preset}`" if facts.preset else "")
 
 
 def _how_to_sample(facts: Facts) -> str:
@@ -170,8 +180,12 @@ def _with_classes(config: RunConfig) -> str:
 def _scores(facts: Facts) -> str:
     if not facts.scores:
         return (
-            "None were measured in training (`ddpm train --fid-every`). `ddpm fid REAL RUN` "
-            "measures them.\n"
+            "`ddpm fid REAL RUN` measures them.\n"
+            if facts.converted_from
+            else (
+                "None were measured in training (`ddpm train --fid-every`). `ddpm fid REAL RUN` "
+                "measures them.\n"
+            )
         )
     rows = ["| images seen | score | value | protocol |", "| ---: | --- | ---: | --- |"]
     for row in facts.scores:
@@ -202,11 +216,12 @@ def _settings(facts: Facts) -> str:
         ("augmentation", f"{config.data.augment:g}"),
         ("seed", str(optimiser.seed)),
     ]
+    if not facts.images:  # the rest is of a training
+        rows = rows[:_OF_NETWORK]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return (
-        f"| setting | value |\n| --- | --- |\n{table}\n\nAll settings are in `config.json`; "
-        "`ddpm train --config config.json --data IMAGES` trains with them.\n"
-    )
+    text = f"| setting | value |\n| --- | --- |\n{table}\n\nAll settings are in `config.json`"
+    trains = "; `ddpm train --config config.json --data IMAGES` trains with them"
+    return text + (trains if facts.images else "") + ".\n"
 
 
 def _schedule(diffusion: DiffusionConfig) -> str:
@@ -223,7 +238,7 @@ def _files(facts: Facts) -> str:
     lines = [
         "- `model.safetensors`: the averaged weights, with their configuration "
         f"(sha256 `{facts.sha256}`)",
-        "- `config.json`: every setting of the run",
+        "- `config.json`: every setting",
     ]
     if facts.no_diffusers_because is None:
         lines.append(

@@ -17,19 +17,18 @@ from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.hub import contents
 from ddpm_cli.core.hub.client import Hub, Listing, RemoteFile, check_name
 from ddpm_cli.core.hub.contents import MODEL, SETTINGS
+from ddpm_cli.core.hub.names import RECORD, pulled_record
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import (
     cannot_write,
     check_free_space,
     in_words,
-    read_json,
     write_json,
 )
 from ddpm_cli.core.runtime.locks import lock_writing
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 from ddpm_cli.core.runtime.run_directory import read_config, runs_folder
 
-RECORD = "pulled.json"  # in the folder: where it is from
 _DIFFUSERS = "diffusers"  # the folder of what is converted, while it is
 
 
@@ -56,7 +55,8 @@ def pull(request: PullRequest, reporter: Reporter) -> dict[str, Any]:
     if (done := _pulled_before(out, request.repo, listing.commit)) is not None:
         reporter.say(f"{out} holds {request.repo} at this commit already")
         return done
-    arriving = out.with_name(f".{out.name}.{listing.commit[:12]}.pull")
+    place = _with_a_name(out)
+    arriving = place.with_name(f".{place.name}.{listing.commit[:12]}.pull")
     fix = "choose another --out"
     with lock_writing(arriving, reporter.say, "downloading", fix, kept=False):
         if out.exists() and not _is_empty(out):  # perhaps of a call that this one waited for
@@ -65,7 +65,7 @@ def pull(request: PullRequest, reporter: Reporter) -> dict[str, Any]:
             document = _fill(hub, request.repo, listing, arriving, reporter)
         document = {"run": str(out), **document}
         write_json(arriving / RECORD, document, durable=False)
-        _become(arriving, out)
+        _become(arriving, place)
     return document
 
 
@@ -204,15 +204,23 @@ def _pulled_before(out: Path, repo: str, commit: str) -> dict[str, Any] | None:
     """
     if not out.exists() or _is_empty(out):
         return None
-    try:
-        record = read_json(out / RECORD)
-    except (OSError, ValueError):
-        record = None
-    same = isinstance(record, dict) and (record.get("repo"), record.get("commit")) == (repo, commit)
+    record = pulled_record(out)
+    same = (record.get("repo"), record.get("commit")) == (repo, commit)
     if same and (out / MODEL).is_file():
-        return dict(record)
-    held = f" (it holds {record.get('repo')})" if isinstance(record, dict) else ""
+        return record
+    held = f" (it holds {record.get('repo')})" if record else ""
     raise DdpmError(f"{out} exists{held}, and is not overwritten; choose another --out")
+
+
+def _with_a_name(out: Path) -> Path:
+    """The same folder by a name that another can be put beside: not ".", ".." or a link's."""
+    if out.name not in ("", "..") and not out.is_symlink():
+        return out
+    try:
+        return out.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        fix = "choose another --out"
+        raise DdpmError(f"cannot write {out}: {first_line(error)}; {fix}") from error
 
 
 def _is_empty(folder: Path) -> bool:
@@ -220,9 +228,17 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _become(arriving: Path, out: Path) -> None:
-    """Rename the folder, without what the hub's library noted in it."""
+    """Rename the folder, without what the hub's library noted in it.
+
+    The folder that the shell is in keeps its place: the files move into it, the record last.
+    """
     try:
         shutil.rmtree(arriving / ".cache", ignore_errors=True)
-        arriving.rename(out)
+        if not (out.is_dir() and out.samefile(Path.cwd())):
+            arriving.rename(out)
+            return
+        for path in sorted(arriving.iterdir(), key=lambda path: path.name == RECORD):
+            path.rename(out / path.name)
+        arriving.rmdir()
     except OSError as error:
         raise cannot_write(out, error) from error

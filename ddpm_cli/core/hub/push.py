@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.checkpoints import tensors, weights
 from ddpm_cli.core.checkpoints.weights import Weights
 from ddpm_cli.core.config.fields import shortened
-from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion.exporting import export, why_not_exportable
-from ddpm_cli.core.data import files
-from ddpm_cli.core.data.pictures import sheets
-from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation.trained_model import TrainedModel
-from ddpm_cli.core.hub import card
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.hub import card, names, picture
 from ddpm_cli.core.hub.client import Hub, check_name
 from ddpm_cli.core.hub.contents import MODEL, SETTINGS
+from ddpm_cli.core.hub.picture import Picture
 from ddpm_cli.core.models.unet import parameter_count
+from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import in_words, write_json, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of_snapshot
 
 _BESIDE = ("metrics.jsonl", "loss.png", "scores.jsonl", "scores.png", "statistics.json")
-_DRAWN, _STEPS = 16, 50  # images of a picture that is drawn for the card, and their steps
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,8 @@ class Package:
 def push(request: PushRequest, device: str, reporter: Reporter) -> dict[str, Any]:
     """Upload a run in one commit; the document for --json.
 
-    The login is checked before anything is prepared. Raises UsageError or DdpmError.
+    The login is checked before anything is prepared, and what the user should know is said before
+    anything is uploaded. Raises UsageError or DdpmError.
     """
     request.check()
     hub = Hub.connect()
@@ -113,70 +110,71 @@ def prepared(
     if request.weights is not None:
         source = find_weights(request.run, request.weights)
     model = weights.load(source)
+    run = run_of_snapshot(source) or RunDirectory(source.parent)
+    config = names.published(model.config, run.path)
+    notices = [] if request.card_only else list(names.notices(model.config, config))
     with tempfile.TemporaryDirectory(prefix="ddpm-push-") as name:
-        yield _package(request, source, model, Path(name), device, reporter, draw=draw)
+        folder = Path(name)
+        shown = picture.found(run, model)
+        if shown is None and draw and not config.network.given_channels:
+            shown = picture.draw(source, folder / card.PICTURE, device, reporter)
+        if shown is None:
+            notices.append(picture.why_none(config))
+        for notice in notices:
+            reporter.say(notice)
+        model = model._replace(config=config)
+        yield _package(request, run, _model_files(source, model, folder), model, shown, notices)
 
 
 def _package(
     request: PushRequest,
-    source: Path,
+    run: RunDirectory,
+    found: dict[str, Path],
     model: Weights,
-    folder: Path,
-    device: str,
-    reporter: Reporter,
-    *,
-    draw: bool,
+    shown: Picture | None,
+    notices: Sequence[str],
 ) -> Package:
-    run = run_of_snapshot(source) or RunDirectory(source.parent)
-    newest = request.weights is None and source == run.weights
-    found, notices = {MODEL: _as_safetensors(source, model, folder)}, []
-    write_json(folder / SETTINGS, to_dict(model.config), durable=False)
-    found[SETTINGS] = folder / SETTINGS
-    found |= {name: run.path / name for name in _BESIDE if (run.path / name).is_file()}
-    obstacle = why_not_exportable(model.config)
+    """All files, with the card that describes them."""
+    found = found | {name: run.path / name for name in _BESIDE if (run.path / name).is_file()}
+    found |= {} if shown is None else {card.PICTURE: shown.path}
+    folder, obstacle = found[SETTINGS].parent, why_not_exportable(model.config)
     if obstacle is None and not request.card_only:
         found |= _pipeline(found[MODEL], folder / "diffusers")
-    picture = _newest_picture(run) if newest else None
-    pictured = "Sampled images."
-    if picture in run.previews():
-        pictured = "A preview of the training, always from the same noise."
-    if picture is None and draw:
-        picture = _draw(source, folder / card.PICTURE, device, reporter)
-        pictured = (
-            f"{_DRAWN} samples in {_STEPS} steps, guidance {_guidance(model.config):g}, seed 0."
-        )
-    elif picture is None:
-        notices.append(f"{card.PICTURE} would be drawn: the run has no picture of these weights")
-    if picture is not None:
-        found[card.PICTURE] = picture
-    if Path(model.config.data.source).is_absolute():
-        notices.append(
-            f"config.json and {MODEL} name the images by their path, {model.config.data.source}"
-        )
-    text = card.card(  # which may name images by a path that is no text
-        card.Facts(
-            request.repo,
-            model.config,
-            parameter_count(model.network),
-            model.images,
-            next(reversed(run.presets()), "") if run.config.is_file() else "",
-            sha256_of(found[MODEL]),
-            pictured if picture is not None else None,
-            _scores(run, model.images),
-            card.LOSS in found,
-            obstacle,
-            request.revision,
-            request.licence,
-        )
-    )
-    text = text.encode(errors="replace").decode()
+    text = card.card(_facts(request, run, found, model, shown, obstacle))
+    text = text.encode(errors="replace").decode()  # images may have a name that is no text
     write_text(folder / card.CARD, text, durable=False)
     found = {card.CARD: folder / card.CARD, **found}
     if request.card_only:
-        found = {
-            name: found[name] for name in (card.CARD, card.PICTURE, card.LOSS) if name in found
-        }
+        of_card = (card.CARD, card.PICTURE, card.LOSS)
+        found = {name: found[name] for name in of_card if name in found}
     return Package(found, text, obstacle, tuple(notices), model.images)
+
+
+def _facts(
+    request: PushRequest,
+    run: RunDirectory,
+    found: dict[str, Path],
+    model: Weights,
+    shown: Picture | None,
+    obstacle: str | None,
+) -> card.Facts:
+    """What the card says."""
+    starts = summary.starts(run.path)
+    return card.Facts(
+        repo=request.repo,
+        config=model.config,
+        parameters=parameter_count(model.network),
+        images=model.images,
+        preset=next((str(row["preset"]) for row in reversed(starts) if row.get("preset")), ""),
+        version=str(starts[-1].get("ddpm") or "") if starts else "",
+        sha256=sha256_of(found[MODEL]),
+        pictured=None if shown is None else shown.caption,
+        scores=_scores(run, model.images),
+        loss_plot=card.LOSS in found,
+        no_diffusers_because=obstacle,
+        revision=request.revision,
+        licence=request.licence,
+    )
 
 
 def _is_text(value: str) -> bool:
@@ -187,14 +185,16 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _as_safetensors(source: Path, model: Weights, folder: Path) -> Path:
-    """The weights file itself; of a snapshot the average as one."""
-    if source.suffix == ".safetensors":
-        return source
-    path = folder / MODEL
-    state = model.network.state_dict()
-    weights.save(path, state, model.config, model.images, model.statistics)
-    return path
+def _model_files(source: Path, model: Weights, folder: Path) -> dict[str, Path]:
+    """The weights and their settings: the weights file itself, where it says the same of them."""
+    write_json(folder / SETTINGS, to_dict(model.config), durable=False)
+    path, is_snapshot = folder / MODEL, source.suffix != ".safetensors"
+    if not is_snapshot and weights.describe(source) == model.config:
+        path = source
+    else:
+        state = model.network.state_dict() if is_snapshot else tensors.read(source).tensors
+        weights.save(path, state, model.config, model.images, model.statistics)
+    return {MODEL: path, SETTINGS: folder / SETTINGS}
 
 
 def _pipeline(model: Path, folder: Path) -> dict[str, Path]:
@@ -204,47 +204,12 @@ def _pipeline(model: Path, folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def _newest_picture(run: RunDirectory) -> Path | None:
-    """The newest preview of the training, or grid that `ddpm sample` wrote into the run."""
-    grids = [*run.previews()[-1:], *run.path.glob("generated*/grid.png")]
-    return max(grids, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _draw(source: Path, out: Path, device: str, reporter: Reporter) -> Path | None:
-    """Sample a grid for the card; None where the model wants an image to begin with."""
-    trained = TrainedModel.load(source, device, "auto", reporter)
-    if trained.config.network.given_channels:
-        reporter.say("No picture for the card: this model draws from images that it is given")
-        return None
-    steps = min(_STEPS, trained.config.diffusion.timesteps)
-    guidance = _guidance(trained.config)
-    images = trained.sample(_DRAWN, steps=steps, guidance=guidance).transpose(0, 3, 1, 2)
-    files.write_png(out, sheets.enlarge(sheets.grid(images)))
-    return out
-
-
-def _guidance(config: RunConfig) -> float:
-    """What the card's command samples with, where the network can be guided."""
-    return card.GUIDANCE if card.is_guided(config) else 1.0
-
-
 def _scores(run: RunDirectory, images: int) -> list[dict[str, Any]]:
-    """Of the scores in training: the best of each kind, the last, and those of these weights."""
-    try:
-        text = (run.path / "scores.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
-        best = {
-            row["label"]: min(row["value"] for row in rows if row["label"] == row["label"])
-            for row in rows
-        }
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DdpmError(f"{run.path / 'scores.jsonl'} cannot be read: {error}") from error
+    """Of the scores that can be compared: the best, the last, and those of these weights."""
+    rows = summary.scores(run.path)
+    best = min((row["value"] for row in rows), default=None)
     return [
-        row
-        for row in rows
-        if row["value"] == best[row["label"]] or row["images"] == images or row is rows[-1]
+        row for row in rows if row["value"] == best or row["images"] == images or row is rows[-1]
     ]
 
 
