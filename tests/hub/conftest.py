@@ -19,12 +19,9 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from tests.support.cli import Result
-from tests.support.hub_standin import TOKEN, HubStandin, hub_standin
+from tests.support.hub_standin import NAME, TOKEN, HubStandin, hub_standin
 
 pytest.importorskip("huggingface_hub")
-
-
-NAME = "someone/digits"
 
 
 @pytest.fixture(scope="module")

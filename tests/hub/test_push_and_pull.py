@@ -16,9 +16,8 @@ from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conversion.exporting import export
 from ddpm_cli.core.data import files
 from ddpm_cli.core.runtime.downloads import sha256_of
-from tests.hub.conftest import NAME
 from tests.support.cli import Result, config_of, refused
-from tests.support.hub_standin import HubStandin
+from tests.support.hub_standin import NAME, HubStandin
 
 Run = Callable[..., Result]
 MakeRun = Callable[..., Path]

@@ -19,9 +19,8 @@ from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.data import files
 from ddpm_cli.core.hub import picture
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from tests.hub.conftest import NAME
 from tests.support.cli import Result
-from tests.support.hub_standin import HubStandin
+from tests.support.hub_standin import NAME, HubStandin
 
 Run = Callable[..., Result]
 MakeRun = Callable[..., Path]

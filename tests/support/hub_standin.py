@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_of-the-stand-in"
 USER = "someone"
+NAME = f"{USER}/digits"  # a repository of theirs
 _LARGE = (".safetensors", ".png", ".bin")
 
 
