@@ -35,6 +35,15 @@ MISTAKES = {
     "train -data photos": "train has no option -d; did you mean --data, with two dashes?",
     "sample --zzz": "sample has no option --zzz; see ddpm sample --help",
     "sample --requeue": "sample has no option --requeue; ddpm train has it; see ddpm sample --help",
+    "sample --num 3": "sample has no option --num; here it is -n",
+    "sample --ckpt x": "sample has no option --ckpt; here it is an argument: ddpm sample RUN",
+    "train --class dark": "train has no option --class; ddpm sample and gif and interpolate have "
+    "it; see ddpm train --help",
+    "train --data photos --data pets": "--data is given 2 times; it takes one value; put both in "
+    "one folder: its sub-folders become classes",
+    "train --data Ski Trips/": "put names with spaces in quotes: --data 'Ski Trips/'",
+    "data Ski Trips": "put names with spaces in quotes: 'Ski Trips'",
+    "fid photos": "Missing argument 'FAKE'; such as: ddpm fid photos/ fake/; see ddpm fid --help",
     # values that are one of some
     "train --preset cifar-10": f"--preset 'cifar-10' is unknown; choose one of {PRESETS}; did you "
     "mean cifar10 or edm-cifar10 or cifar10-fast?",
@@ -43,7 +52,8 @@ MISTAKES = {
     "inspect-schedule --schedule cosin": f"--schedule 'cosin' is unknown; choose one of "
     f"{SCHEDULES}; did you mean cosine?",
     "train --device gpu": "--device 'gpu' is unknown; choose one of auto, cpu, cuda, mps; did you "
-    "mean cpu?",
+    "mean cuda?",
+    "train --gpu": "train has no option --gpu; here it is --device cuda",
     "train --fit corp": "--fit 'corp' is unknown; choose one of crop, pad, stretch; did you mean "
     "crop?",
     "gif --format gfi": "--format 'gfi' is unknown; choose one of gif, webp, mp4, png; did you "
@@ -65,8 +75,13 @@ MISTAKES = {
     "runs/shapes-32?",
     "convert runs/shape-32 --out x.safetensors": "runs/shape-32: no such file or folder; did you "
     "mean runs/shapes-32?",
-    "sample --class drak": f"--class 'drak' is not a class of this model: perhaps dark?; {CLASSES}",
+    "sample --class drak": f"--class 'drak' is not a class of this model; did you mean dark? "
+    f"{CLASSES}",
+    "sample --class dark,light": "--class 'dark,light' is not a class of this model; did you mean "
+    f"--class dark --class light? {CLASSES}",
     "sample --class cat": f"--class 'cat' is not a class of this model; {CLASSES}",
+    "sample ./runs": "runs is not a run but holds runs (1, newest first): "
+    "runs/shapes-32; name one of them",
     # data and files
     "train --data cifra10": "cifra10: no such folder or archive; did you mean cifar10 or cifar100?",
     "train --data phots": "phots: no such folder or archive; did you mean photos or pets?",
@@ -76,6 +91,16 @@ MISTAKES = {
     "typo.json?",
     "sample --init photos/dark/01.png": "--init photos/dark/01.png: no such file; did you mean "
     "photos/dark/1.png or photos/dark/0.png or photos/dark/11.png?",
+    "train --config My": "--config My: no such file",
+    "train --config photos": "--config photos: is a directory",
+    "train --config runs/shapes-32": "--config runs/shapes-32: is a directory; give "
+    "runs/shapes-32/config.json",
+    "train --config top.toml": "top.toml: unknown setting 'size'; it is network.size (in TOML "
+    "[network] size = …)",
+    "train --config note.txt": "--config note.txt is neither JSON nor TOML (Expecting value: line "
+    "1 column 1 (char 0))",
+    "sample --out x.txt": "--out x.txt is named as a file; give a folder, such as x, or a name in "
+    ".npz or .zip",
     "train --config typo.json": "typo.json.optimiser: unknown setting 'batchsize'; did you mean "
     "batch? known: batch, betas, class_drop, clip, decay, ema_halflife, ema_rampup, lr, seed, "
     "warmup, weight_decay (another version of ddpm may have others)",
@@ -89,6 +114,9 @@ def here(photos: Path, tiny: Path, tiny_run: Callable[..., Path]) -> None:
     tiny_run("runs/shapes-32", "--images", 16)
     Path("photos").symlink_to(photos)
     Path("tiny.json").symlink_to(tiny)
+    Path("Ski Trips").mkdir()
+    Path("top.toml").write_text("size = 32")
+    Path("note.txt").write_text("a note")
     Path("typo.json").write_text('{"optimiser": {"batchsize": 3}}')
 
 

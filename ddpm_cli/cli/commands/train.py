@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ddpm_cli.core.training.preparation.trial import StepTime
 
 
+_DRY_RUN_STOPPED = ": dry run stopped; nothing was trained, and what is decoded is kept"
+
+
 class RequestOptions(SettingOptions, of=TrainingRequest):
     """Data, preset, run directory and scores."""
 
@@ -140,7 +143,7 @@ def _train(
     if execution.device.type == "cpu" and (crowded := threads.warning()):
         reporter.say(Warned(crowded))
     with ExitStack() as group:
-        with stop.raise_at_once():
+        with stop.raise_at_once(*((_DRY_RUN_STOPPED,) if dry_run else ())):
             group.enter_context(distributed.process_group(execution.device))
             processes = machine.processes if dry_run else distributed.world_size()
             plan = preflight.preflight(request, processes, execution, reporter)
@@ -153,7 +156,8 @@ def _train(
             else:
                 session.load_scoring(request, execution.device, reporter)
                 images = preflight.load_images(plan, request, execution.device, reporter)
-                hints = looking.advise(plan.source, plan.config, reporter)
+                sized = request.size is not None
+                hints = looking.advise(plan.source, plan.config, reporter, size_given=sized)
                 _advise(hints, reporter)
                 document["advice"] = [asdict(hint) for hint in hints]
                 training, held_out = preflight.load_held_out(

@@ -38,7 +38,8 @@ _OF_OTHERS = {  # names that other programs have for an option
     "--scheduler": "--sampler", "--verbose": "the default",
     "--checkpoint": "an argument: ddpm sample RUN", "--model": "an argument: ddpm sample RUN",
     "--run": "an argument: ddpm sample RUN", "--force": "--overwrite", "--mixed-precision":
-    "--precision", "--name": "--out",
+    "--precision", "--name": "--out", "--num": "-n", "--num-images": "-n", "--n-samples": "-n",
+    "--ckpt": "an argument: ddpm sample RUN", "--gpu": "--device cuda", "--cpu": "--device cpu",
 }  # fmt: skip
 _BY_VARIABLE = "by_variable"  # of a context's meta: options that took a variable's value
 
@@ -81,7 +82,7 @@ class Command(TyperCommand):
                 ctx.meta[_BY_VARIABLE] = self._by_variable(values)
                 self._check_variables(ctx.meta[_BY_VARIABLE])
                 if not values.get("help"):
-                    self._check(values, extra, Counter(map(id, order)))
+                    self._check(values, extra, Counter(map(id, order)), args)
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -117,7 +118,13 @@ class Command(TyperCommand):
                 if getattr(param, "is_flag", False) and value.lower() not in environment.SWITCH:
                     raise UsageError(f"{name} is a switch: give it 1 or 0, not {shortened(value)}")
 
-    def _check(self, values: Mapping[str, Any], extra: Sequence[str], times: Counter[int]) -> None:
+    def _check(
+        self,
+        values: Mapping[str, Any],
+        extra: Sequence[str],
+        times: Counter[int],
+        args: Sequence[str],
+    ) -> None:
         options = {
             name for p in self.params for name in (*p.opts, *p.secondary_opts) if name[0] == "-"
         }
@@ -129,13 +136,19 @@ class Command(TyperCommand):
                     raise UsageError(f"{option} or its opposite is given twice")
                 continue
             if times[id(param)] > 1:
-                raise UsageError(f"{option} is given {times[id(param)]} times; it takes one value")
+                several = "; put both in one folder: its sub-folders become classes"
+                raise UsageError(
+                    f"{option} is given {times[id(param)]} times; it takes one value"
+                    + (several if option == "--data" else "")
+                )
             name = option if option.startswith("-") else option.upper()
             if not value.strip():
                 raise UsageError(f"{name} is empty; give it a value")
             if value in options:
                 raise UsageError(f"{name} needs a value, and the option {value} follows it")
             check_number(name, value, param.metavar)
+        if extra and (parted := _parted_name(args)):
+            raise UsageError(f"put names with spaces in quotes: {parted}")
         if extra:
             raise UsageError(self._unexpected(extra, values))
 
@@ -148,6 +161,24 @@ class Command(TyperCommand):
             return f"{message}; images are given by --data {quote(extra[0])}"
         takes = [str(param.name).upper() for param in self.params if param.opts == [param.name]]
         return f"{message}; ddpm {self.name} takes {' '.join(takes) or 'options only'}"
+
+
+def _parted_name(args: Sequence[str]) -> str:
+    """The words of the command line that together name a file or folder, as they are typed."""
+    for first in range(len(args)):
+        option, equals, value = args[first].partition("=")
+        is_option = option.startswith("-")
+        words = [value if is_option and equals else args[first]]
+        for word in args[first + 1 :]:
+            if word.startswith("-") or (is_option and not equals):
+                break
+            words.append(word)
+            name = " ".join(words)
+            if paths.exists(name):
+                before = args[first - 1] if first and args[first - 1].startswith("-") else ""
+                before = option if is_option else before
+                return f"{before} {quote(name)}".lstrip()
+    return ""
 
 
 def _completed(args: Sequence[str]) -> Iterator[str]:
@@ -187,6 +218,9 @@ def _one_line(ctx: Any) -> Iterator[None]:
         if hasattr(error, "option_name") and hasattr(error, "possibilities"):
             raise UsageError(_no_such_option(ctx, error.option_name)) from error
         message = error.format_message().replace("\n", " ").strip().rstrip(".")
+        examples = getattr(getattr(ctx.command, "callback", None), "examples", [])
+        if hasattr(error, "param") and message.startswith("Missing") and examples:
+            message += f"; such as: {examples[0].partition('  ')[0]}"
         with _naming_variables(ctx):
             raise UsageError(f"{message}; see {ctx.command_path} --help") from error
 
@@ -199,17 +233,18 @@ def _no_such_option(ctx: Any, option: str) -> str:
     if len(option) == 2 and (word := _single_dashed(option, own)):
         return f"{message}; did you mean --{word}, with two dashes?"
     meant = _OF_OTHERS.get(option)
-    if meant is not None and (meant in every or meant[0] != "-"):
+    if meant is not None and (meant.split()[0] in every or meant[0] != "-"):
         return f"{message}; here it is {meant}"
-    words = [name.removeprefix("--") for name in own]
-    if near := [f"--{word}" for word in near_names(option.lstrip("-"), words)]:
-        return f"{message}; did you mean {' or '.join(near)}? See {ctx.command_path} --help"
     group = getattr(ctx.parent, "command", None)
     having = [
         name
         for name, command in getattr(group, "commands", {}).items()
         if any(option in (*p.opts, *p.secondary_opts) for p in command.params)
     ]
+    words = [name.removeprefix("--") for name in own]
+    near = [f"--{word}" for word in near_names(option.lstrip("-"), words)]
+    if near and not having:
+        return f"{message}; did you mean {' or '.join(near)}? See {ctx.command_path} --help"
     where = f"; ddpm {' and '.join(having[:3])} {'have' if having[1:] else 'has'} it"
     return f"{message}{where if having else ''}; see {ctx.command_path} --help"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -204,10 +205,13 @@ def _index(name: str, names: Sequence[str]) -> int:
     if is_index and int(name) < len(names):
         return int(name)
     near = near_names(name, names)
-    meant = f": perhaps {' or '.join([*same, *near][:3])}?"
+    meant = f"; did you mean {' or '.join([*same, *near][:3])}?" if near or same else ""
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and set(parts) <= set(names):
+        meant = f"; did you mean {' '.join(f'--class {quote(part)}' for part in parts)}?"
     how = "given by their names" if numbered else f"numbered from 0 to {len(names) - 1}"
     raise DdpmError(
-        f"--class {name[:80]!r} is not a class of this model{meant if near or same else ''}; "
+        f"--class {name[:80]!r} is not a class of this model{meant}{';' if not meant else ''} "
         f"it has {len(names)} classes, {how}: {listed(names, 10)}"
     )
 

@@ -191,9 +191,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+_SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"}  # of devices
+
+
 def near_names(name: str, known: Iterable[str]) -> list[str]:
     """Up to 3 of the known names that one may have meant, the nearest first, in any case."""
     by_case = {other.lower(): other for other in known}
+    if (same := _SYNONYMS.get(name.lower())) in by_case:
+        return [by_case[same]]
     near = difflib.get_close_matches(name.lower()[:80], by_case, n=3, cutoff=0.6)
     return [by_case[other] for other in near]
 

@@ -30,6 +30,14 @@ def near(path: Path) -> str:
     return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
+def exists(path: str | Path) -> bool:
+    """Whether a file or folder is there; what cannot be a path is not."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def expanded(path: str | Path) -> Path:
     """A path with the home folder in place of a leading `~` or `~user`.
 

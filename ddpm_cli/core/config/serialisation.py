@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from ddpm_cli.core.config.fields import LARGEST_INTEGER, did_you_mean, shortened
+from ddpm_cli.core.config.fields import LARGEST_INTEGER, did_you_mean, settings_of, shortened
 from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
@@ -61,6 +61,14 @@ def _known(kind: type[Any], document: Any, where: str) -> dict[str, Any]:
     unknown = sorted(set(values) - known)
     if unknown:
         meant = did_you_mean(str(unknown[0]), known)
+        name = str(unknown[0])
+        within = [s.path for s in settings_of(kind) if s.path[-1] == name and s.path[:-1]]
+        if within:
+            part = ".".join(within[0][:-1])
+            raise DdpmError(
+                f"{where}: unknown setting {shortened(name)}; it is {part}.{name} "
+                f"(in TOML [{part}] {name} = …)"
+            )
         raise DdpmError(
             f"{where}: unknown setting {shortened(unknown[0])}{meant or ';'} known: "
             f"{', '.join(sorted(known))} (another version of ddpm may have others)"

@@ -74,9 +74,11 @@ def cores() -> Sequence[Finding]:
         text += f"; {', '.join(given)}"
     others = threads.used_by_others()
     if others >= 0.5:
-        advice = f"OMP_NUM_THREADS={max(1, round(usable - others))} as long as that lasts"
+        fewer, already = max(1, round(usable - others)), os.environ.get("OMP_NUM_THREADS", "")
+        done = already.isdecimal() and 0 < int(already) <= fewer
+        advice = "" if done else f"OMP_NUM_THREADS={fewer} as long as that lasts"
         busy = f"{text}; other processes use about {others:.1f} of them"
-        return [Finding("cores", NOTE, busy, advice)]
+        return [Finding("cores", NOTE if advice else OK, busy, advice)]
     return [Finding("cores", OK, text)]
 
 

@@ -29,6 +29,7 @@ PUBLISHED = RemoteFile(
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     size=95_628_359,
     option="--weights FILE",
+    instead="ddpm train-classifier --data IMAGES, then --features FILE",
 )
 INPUT_SIZE = 299  # height and width in pixels
 FEATURES = 2048

@@ -18,7 +18,6 @@ import torch
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.report import commands, curves, drawing, headline, pictures, settings
@@ -27,7 +26,7 @@ from ddpm_cli.core.report.records import Record
 from ddpm_cli.core.runs import differences, summary
 from ddpm_cli.core.runtime.files import dumps, finite, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.runtime.run_directory import RunDirectory, existing_runs, why_no_run
 
 _MARK = '<meta name="generator" content="ddpm report'
 _HEAD = 2000  # bytes within which a page of ours has that
@@ -46,10 +45,9 @@ class Written:
 def open_run(path: Path, *, public: bool = False) -> Record:
     """Read a run, for others or not. Raises DdpmError where the folder is none."""
     if not path.is_dir():
-        raise DdpmError(f"{path}: no such run directory{paths.near(path)}")
+        raise DdpmError(f"{path}: no such run directory{existing_runs(path)}")
     if not summary.is_run(path):
-        names = RunDirectory(path).config.name
-        raise DdpmError(f"{path} is not a run: it has no {names}; train one with ddpm train")
+        raise DdpmError(why_no_run(path, RunDirectory(path).config.name))
     return Record.read(path, public=public)
 
 

@@ -13,7 +13,7 @@ from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runs import listing, summary
 from ddpm_cli.core.runs.summary import RunSummary
-from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
+from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, why_no_run
 
 # What the numbers of the losses depend on, beside the network that is trained.
 _LOSS = {
@@ -112,7 +112,7 @@ def _read(folder: Path) -> RunSummary:
     if not folder.exists():
         find_weights(folder)  # raises, with the runs that there are
     if not summary.is_run(folder):
-        raise DdpmError(f"{folder} is not a run: a folder that ddpm train has written is")
+        raise DdpmError(why_no_run(folder, RunDirectory(folder).config.name))
     run = summary.read(folder)
     if run.config is None:
         RunDirectory(folder).read_config()  # raises what is wrong with it

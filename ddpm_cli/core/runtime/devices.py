@@ -40,6 +40,10 @@ def choose_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count()
         own_gpu_only = count == 1 and slurm.is_task()  # SLURM may show each task only its own GPU
         index = 0 if own_gpu_only else distributed.local_rank()
+        if index >= count and not count:
+            raise UsageError(
+                f"--device cuda: no GPU: {_why_no_gpu()}; use --device cpu, or see ddpm doctor"
+            )
         if index >= count:
             raise UsageError(
                 f"process {index} of this machine has no GPU: {count} visible "
@@ -51,6 +55,16 @@ def choose_device(name: str = "auto") -> torch.device:
             "--device mps: this machine or this torch has no Metal GPU; use --device cpu"
         )
     return torch.device(name)
+
+
+def _why_no_gpu() -> str:
+    """Why torch sees none, in words."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES is {visible.strip() or 'empty'}"
+    return f"torch {torch.__version__} is built with CUDA but sees no device (driver?)"
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

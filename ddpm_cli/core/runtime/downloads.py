@@ -34,6 +34,7 @@ class RemoteFile:
     sha256: str  # 64 hex digits
     size: int  # bytes
     option: str  # the option that takes a local copy instead: "--weights FILE"
+    instead: str = ""  # what does without the file: "ddpm train-classifier …"
 
     def __post_init__(self) -> None:
         if not self.url.startswith("https://"):
@@ -122,7 +123,8 @@ def _blocks(remote: RemoteFile, path: Path, opener: Opener) -> Iterator[bytes]:
 
 def _manual_download(remote: RemoteFile, path: Path) -> str:
     """Instructions for a machine without network access."""
+    instead = f"; or, offline: {remote.instead}" if remote.instead else ""
     return (
-        f"on a machine with internet: curl -LO {remote.url} ({remote.size:,} bytes, sha256 "
-        f"{remote.sha256}); then copy it to {path} or pass {remote.option}"
+        f"on a machine with internet: curl -LO {remote.url} (sha256 {remote.sha256[:12]}…), then "
+        f"copy it to {path} or pass {remote.option}{instead}"
     )

@@ -217,11 +217,11 @@ def find_weights(path: Path | None, name: str | None = None) -> Path:
     if path.is_dir():
         weights = RunDirectory(path).weights
         if not weights.is_file():
-            raise DdpmError(_why_no_run(path))
+            raise DdpmError(why_no_run(path))
         return weights
     if path.is_file():
         return path
-    raise DdpmError(f"{path}: no such run or weights file{_existing_runs(path)}")
+    raise DdpmError(f"{path}: no such run or weights file{existing_runs(path)}")
 
 
 def _named_weights(newest: Path, name: str) -> Path:
@@ -281,8 +281,11 @@ def _runs_in(folder: Path) -> list[RunDirectory]:
     return sorted(runs, key=lambda run: run.weights.stat().st_mtime, reverse=True)
 
 
-def _why_no_run(folder: Path) -> str:
-    """Why a folder cannot be sampled from, and what can be."""
+def why_no_run(folder: Path, missing: str = "") -> str:
+    """Why a folder cannot be used as a run, and what can be.
+
+    missing: the file that it lacks, by default the weights.
+    """
     run = RunDirectory(folder)
     if (folder / "model_index.json").is_file() or any(folder.glob("diffusion_pytorch_model*")):
         command = f"ddpm convert {quote(str(folder))} --out FILE"
@@ -294,16 +297,20 @@ def _why_no_run(folder: Path) -> str:
             f"{folder} is not a run but holds runs ({len(runs)}, newest first): "
             f"{listed(runs)}; name one of them"
         )
-    if run.config.is_file():
+    if run.config.is_file() and not missing:
         return f"{folder} is a run without {run.weights.name}: its training has saved none yet"
-    return f"{folder} is not a run: it has no {run.weights.name}; train one with ddpm train"
+    return (
+        f"{folder} is not a run: it has no {missing or run.weights.name}; train one with ddpm train"
+    )
 
 
-def _existing_runs(wanted: Path) -> str:
+def existing_runs(wanted: Path) -> str:
     """What may have been meant instead, or else which runs there are."""
+    runs = {path.parent.name: str(path.parent) for path in runs_folder().glob("*/config.json")}
+    if (same := runs.get(wanted.name)) is not None and wanted.parent == Path():
+        return f"; did you mean {same}?"
     if meant := paths.near(wanted):
         return meant
-    runs = {path.parent.name: str(path.parent) for path in runs_folder().glob("*/config.json")}
     if near := [runs[name] for name in near_names(wanted.name, runs)]:
         return f"; did you mean {' or '.join(near)}?"
     return f"; there are {listed(sorted(runs.values()))}" if runs else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.training.state import Progress
 
@@ -42,6 +42,16 @@ class BudgetTracker:
         left = (self.images - progress.images) / images_per_second
         ends_before = self.seconds is None or progress.seconds + left < self.seconds
         return left if ends_before else None
+
+    def used_up(self, budget: Budget, progress: Progress) -> str:
+        """How much was asked for and trained, and what goes on: in words."""
+        if self.seconds is not None and progress.seconds >= self.seconds:
+            trained = progress.seconds / 60
+            more = max(int(trained) + 2, round(1.5 * trained))
+            asked = f"{budget.minutes or 0:g} minutes asked, {trained:.3g} trained"
+            return f"{asked}; --minutes {more} goes on"
+        asked = f"{self.images or 0:,} images asked, {progress.images:,} trained"
+        return f"{asked}; --images {2 * progress.images} goes on"
 
     def _fraction(self, progress: Progress) -> float:
         by_images = progress.images / self.images if self.images else 0.0

@@ -13,7 +13,7 @@ import torch
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.checkpoints.tensors import mismatches
-from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
@@ -33,7 +33,12 @@ from ddpm_cli.core.runtime.files import (
 )
 from ddpm_cli.core.runtime.locks import LOCK, lock_run
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
+from ddpm_cli.core.runtime.run_directory import (
+    RunDirectory,
+    existing_runs,
+    run_of_snapshot,
+    why_no_run,
+)
 from ddpm_cli.core.training.preparation.planning import TrainingPlan
 from ddpm_cli.core.training.saving import check_disk_space
 from ddpm_cli.core.training.state import TrainingState
@@ -53,7 +58,7 @@ def with_run_named(request: TrainingRequest) -> TrainingRequest:
         return request if run is None or request.out else replace(request, out=run.path)
     run = run_of_snapshot(path) or RunDirectory(path)
     if not run.config.is_file():
-        raise DdpmError(f"--resume {path} is no run: it has no {run.config.name}")
+        raise DdpmError(f"--resume {why_no_run(path, run.config.name)}")
     existing = snapshots.listed(run.snapshots)
     if not existing:
         raise DdpmError(f"--resume {path}: there is no snapshot in {run.snapshots}")
@@ -82,7 +87,7 @@ def _directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     if mode not in ("auto", "never") and not Path(mode).is_file():
         existing = snapshots.listed(run.snapshots)
         newest = f"; --resume auto resumes from {existing[-1]}" if existing else ""
-        raise DdpmError(f"--resume {mode}: no such file{newest}{paths.near(Path(mode))}")
+        raise DdpmError(f"--resume {mode}: no such file{newest}{existing_runs(Path(mode))}")
     if mode == "never":
         if request.out is None and worker.may_restart():
             raise UsageError(
@@ -130,8 +135,8 @@ def _check_same_run(run: RunDirectory, config: RunConfig) -> None:
     if changes := _changes(run, config):
         raise DdpmError(
             f"{run.path} holds a run that this command would change: {changes}. What is not given "
-            f"stays as it is with --out {quote(str(run.path))}; another --out (or --resume never) "
-            "is for a new run"
+            f"stays as it is with --out {quote(str(run.path))}; a new run takes --resume never, or "
+            "another --out"
         )
 
 
@@ -160,7 +165,35 @@ def _changes(run: RunDirectory, config: RunConfig) -> str:
             changed = f"the {part} of {config.data.source} are not the ones it was trained on"
             others = (change for change in changes if not change.startswith(f"data.{part} "))
             changes = [changed, *others]
-    return listed(changes, separator="; ")
+    return listed(_by_option(changes), separator="; ")
+
+
+_FOLLOW = {  # settings that follow from others, which are named alone
+    "network.augmented": ("data.augment",),
+    "network.given_channels": ("data.given", "data.given_data", "network.channels"),
+    "network.given_noise": ("data.given", "data.given_noise"),
+    "network.multi_label": ("network.classes",),
+    "data.labels": ("network.classes",),
+    "data.templates": ("data.captions",),
+}
+
+
+def _by_option(changes: Sequence[str]) -> list[str]:
+    """Changes such as "network.width 32 -> 64" by their options, "--width 32 -> 64".
+
+    Those that have none keep their names; those that follow from another are left out.
+    """
+    options = {
+        setting.name: setting.option.split("/")[0]
+        for setting in settings_of(RunConfig)
+        if setting.info.panel is not None
+    }
+    changed = {change.partition(" ")[0] for change in changes}
+    return [
+        f"{options.get(name, name)} {rest}".rstrip()
+        for name, _, rest in (change.partition(" ") for change in changes)
+        if changed.isdisjoint(_FOLLOW.get(name, ()))
+    ]
 
 
 def open_directory(

@@ -172,11 +172,10 @@ def _train(
         distributed.broadcast_from_rank0(
             lambda: appearance.write_statistics(run, training, config, reporter)
         )
-        finished = BudgetTracker(config, len(training), state.progress).is_over
+        budget = BudgetTracker(config, len(training), state.progress)
+        finished = budget.is_over
         if finished:
-            reporter.say(
-                "The budget is used up; give a larger one (--images, --minutes, …) to train on."
-            )
+            reporter.say(f"The budget is used up: {budget.used_up(config.budget, state.progress)}.")
             distributed.broadcast_from_rank0(lambda: _write_missing_weights(run, config, state))
         log = None
         if request.scoring.every or not finished:

@@ -61,11 +61,7 @@ class ImageFolder:
         existing = sorted(path for path in entries if path.name[0] != ".")
         if existing and not overwrite:
             if self._recorded() != self._identity:
-                remedy = ", or add --overwrite" if (folder / record.SETTINGS).is_file() else ""
-                raise DdpmError(
-                    f"{folder} holds other files ({existing[0].name}, …); "
-                    f"choose another --out{remedy}"
-                )
+                raise DdpmError(self._what_is_there(existing[0].name))
             if self._has_more():
                 raise DdpmError(
                     f"{folder} holds more than {self.request.count} images; add --overwrite"
@@ -153,6 +149,20 @@ class ImageFolder:
     @property
     def _identity(self) -> dict[str, Any]:
         return record.identity(record.settings_of(self.model, self.request))
+
+    def _what_is_there(self, first: str) -> str:
+        """The message where the folder has other files: whose samples they are, if they are."""
+        try:
+            settings = read_json(self.path / record.SETTINGS)
+        except (OSError, ValueError):
+            settings = None
+        fix = "choose another --out"
+        if not isinstance(settings, dict):
+            return f"{self.path} holds other files ({first}, …); {fix}"
+        whose = "with other settings"
+        if settings.get("weights_sha256") != self.model.sha256:
+            whose = f"of {settings.get('weights', 'other weights')}"
+        return f"{self.path} holds samples {whose}; {fix}, or add --overwrite"
 
     def _recorded(self) -> dict[str, Any] | None:
         """The identity of the folder's images; None where it has no settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,7 +178,17 @@ def suffix_of(out: Path | None, kind: str | None) -> str:
             f"--out {out} is named as an image, but is the folder of the images; "
             f"give --out {out.with_suffix('')}"
         )
+    if out is not None and not suffix and not out.exists() and _is_file_name(out):
+        raise UsageError(
+            f"--out {out} is named as a file; give a folder, such as {out.with_suffix('')}, or "
+            "a name in .npz or .zip"
+        )
     return suffix
+
+
+def _is_file_name(path: Path) -> bool:
+    """Whether a name ends as files' do: in .txt or .tar, not in .5 or .v2-final."""
+    return re.fullmatch(r"\.[a-z][a-z0-9]{1,3}", path.suffix.lower()) is not None
 
 
 class Written(NamedTuple):

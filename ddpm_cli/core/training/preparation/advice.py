@@ -65,8 +65,13 @@ def of_source(source: Source, captions: Captions | None, config: RunConfig) -> l
     return [advice for advice in advise(facts, config) if advice.warning]
 
 
-def advise(facts: Facts, config: RunConfig) -> list[Advice]:
-    """Warnings, then proposals, for a run of this config on these images."""
+def advise(
+    facts: Facts, config: RunConfig, *, size_given: bool = False, gpu: bool = False
+) -> list[Advice]:
+    """Warnings, then proposals, for a run of this config on these images.
+
+    size_given: the size is the user's choice. gpu: the run will be on one.
+    """
     rules: tuple[Callable[[Facts, RunConfig], Iterator[Advice]], ...] = (
         _files,
         _length,
@@ -79,6 +84,8 @@ def advise(facts: Facts, config: RunConfig) -> list[Advice]:
         _copies,
     )
     found = [advice for rule in rules for advice in rule(facts, config)]
+    if not size_given:
+        found += _detail(facts, config, gpu=gpu)
     return sorted(found, key=lambda advice: not advice.warning)
 
 
@@ -96,11 +103,24 @@ def _files(facts: Facts, config: RunConfig) -> Iterator[Advice]:
             tuple(flags),
         )
     if facts.transparent and config.network.channels == 3:
-        yield Advice(
-            f"transparent images: {facts.transparent:,}; 4 channels learn that, 3 the background",
+        yield _transparency(facts, config)
+
+
+def _transparency(facts: Facts, config: RunConfig) -> Advice:
+    """Channel 4 is worth learning where most images have one."""
+    count, looked_at = facts.transparent, len(facts.sizes) or facts.images
+    if 2 * count > looked_at:
+        return Advice(
+            f"transparent images: {count:,}; 4 channels learn that, 3 the background",
             ("--channels 4",),
             warning=False,
         )
+    one = count == 1
+    return Advice(
+        f"{count:,} transparent {'image is' if one else 'images are'} put on "
+        f"{config.data.background} (--background)",
+        warning=False,
+    )
 
 
 def _length(facts: Facts, config: RunConfig) -> Iterator[Advice]:
@@ -210,26 +230,17 @@ def _holdout(facts: Facts, config: RunConfig) -> Iterator[Advice]:
 
 
 def _size(facts: Facts, config: RunConfig) -> Iterator[Advice]:
-    """Images that are much smaller or larger than what they are resized to, or of another shape."""
+    """Images that are much smaller than what they are resized to, or of another shape."""
     if not facts.sizes:
         return
-    height, width = np.median(np.array(facts.sizes), axis=0)
+    height, width, scale = _scale(facts, config)
     to = config.network.size
-    factors = to[0] / height, to[1] / width
-    scale = min(factors) if config.data.fit == "pad" else max(factors)
     shown = f"{height:.0f}x{width:.0f}"
     if scale >= _BLURRED:
         fitting = _sides(int(min(height, width)))
         yield Advice(
             f"images of {shown} are enlarged to {to[0]}x{to[1]}: samples will be as blurred",
             (f"--size {fitting}",),
-        )
-    elif scale <= 1 / _DETAIL and max(to) < 128:
-        yield Advice(
-            f"images of {shown} are reduced to {to[0]}x{to[1]}; twice the size costs about four "
-            "times the time",
-            (f"--size {2 * max(to)}",),
-            warning=False,
         )
     kept = min(width / height, to[1] / to[0]) / max(width / height, to[1] / to[0])
     if kept < _CROPPED and scale < _BLURRED and config.data.fit != "pad":
@@ -244,6 +255,33 @@ def _size(facts: Facts, config: RunConfig) -> Iterator[Advice]:
             (f"--size {shape[0]}x{shape[1]}", "--fit pad"),
             warning=False,
         )
+
+
+def _detail(facts: Facts, config: RunConfig, *, gpu: bool) -> Iterator[Advice]:
+    """Images that are much larger than what they are resized to."""
+    to = config.network.size
+    if not facts.sizes or max(to) >= 128:
+        return
+    height, width, scale = _scale(facts, config)
+    if scale > 1 / _DETAIL:
+        return
+    costs = (
+        f"images of {height:.0f}x{width:.0f} are reduced to {to[0]}x{to[1]}; twice the size costs "
+        "about four times the time"
+    )
+    larger = f"--size {2 * max(to)}"
+    if gpu:
+        yield Advice(costs, (larger,), warning=False)
+    else:  # a remark alone: on a CPU it is hours
+        yield Advice(f"{costs} (on a GPU: {larger})", warning=False)
+
+
+def _scale(facts: Facts, config: RunConfig) -> tuple[float, float, float]:
+    """The median height and width of the images, and by what factor they are resized."""
+    height, width = np.median(np.array(facts.sizes), axis=0)
+    to = config.network.size
+    factors = to[0] / height, to[1] / width
+    return height, width, min(factors) if config.data.fit == "pad" else max(factors)
 
 
 def _captions(facts: Facts, config: RunConfig) -> Iterator[Advice]:

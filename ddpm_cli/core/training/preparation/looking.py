@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ddpm_cli.core.config.fields import parse_size
 from ddpm_cli.core.config.network import TextConfig
 from ddpm_cli.core.config.preset_choice import choose
 from ddpm_cli.core.config.presets import merged
@@ -44,6 +45,7 @@ class Findings:
     advice: list[advice.Advice]
     sheet: Path | None  # where the contact sheet is
     shown: int = 0  # images on it
+    gpu: bool = False  # the training would be on one
 
     @property
     def form(self) -> str:
@@ -57,8 +59,14 @@ class Findings:
         options = dict(self.given)
         for each in self.advice:
             for flag in each.flags[:1]:
-                options.setdefault(flag.split()[0], flag)
+                if self.gpu or not self._is_larger(flag):
+                    options.setdefault(flag.split()[0], flag)
         return " ".join([f"ddpm train --data {quote(self.data)}", *options.values()])
+
+    def _is_larger(self, flag: str) -> bool:
+        """Whether a flag asks for larger images than those of the config."""
+        name, _, value = flag.partition(" ")
+        return name == "--size" and prod(parse_size(value)) > prod(self.config.network.size)
 
     def document(self) -> dict[str, Any]:
         """The findings as JSON."""
@@ -132,7 +140,9 @@ def look(
         return _look(request, source, elsewhere, path, reporter, count=count, seed=seed)
 
 
-def advise(source: Source, config: RunConfig, reporter: Reporter) -> list[advice.Advice]:
+def advise(
+    source: Source, config: RunConfig, reporter: Reporter, *, size_given: bool = False
+) -> list[advice.Advice]:
     """Advice for a run, after a look at the images, at most _IN_DRY_RUN of them.
 
     Images and captions that cannot be used are not its subject: a run that could start leaves them
@@ -146,7 +156,7 @@ def advise(source: Source, config: RunConfig, reporter: Reporter) -> list[advice
     facts = replace(Facts.of_survey(found, copies), unreadable=0, broken_captions=False)
     if not config.data.captions:  # none are learned
         facts = replace(facts, sentences=(), lengths=None)
-    return advice.advise(facts, config)
+    return advice.advise(facts, config, size_given=size_given, gpu=_on_gpu())
 
 
 def _look(
@@ -165,14 +175,22 @@ def _look(
     held_out = held_out_rows(found, config.data.holdout, seed)
     copies = find_copies(found, held_out, other)
     shown = 0 if sheet is None else contact_sheet.draw(sheet, found, Transform.of(config))
-    hints = advice.advise(Facts.of_survey(found, copies), config)
+    gpu, size_given = _on_gpu(), request.size is not None
+    facts = Facts.of_survey(found, copies)
+    hints = advice.advise(facts, config, size_given=size_given, gpu=gpu)
     if isinstance(source, Shapes):  # made for this
         hints = []
     if copies.elsewhere and other is not None:
         both = f"images that are also in {other.source.name}: {len(copies.elsewhere):,}"
         hints.insert(0, advice.Advice(f"{both}; scores on those say too little: remove them"))
     given = _given(request, seed)
-    return Findings(request.data or "", given, found, copies, other, config, hints, sheet, shown)
+    data = request.data or ""
+    return Findings(data, given, found, copies, other, config, hints, sheet, shown, gpu)
+
+
+def _on_gpu() -> bool:
+    """Whether a training without --device would be on a GPU."""
+    return devices.choose_device().type != "cpu"
 
 
 def _given(request: TrainingRequest, seed: int) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
+from statistics import median
 
 import torch
 
@@ -18,12 +20,17 @@ from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.elastic import worker
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.files import in_words
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.tracking import processes as tracking
 from ddpm_cli.core.training import resuming
 from ddpm_cli.core.training.preparation import forecast
+from ddpm_cli.core.training.preparation.facts import Facts
 from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_training
 from ddpm_cli.core.training.trainer import Execution
+
+_MUCH = 1_000_000_000  # bytes of decoded images
+_ENLARGED = 2  # times the pixels of the images themselves
 
 
 def preflight(
@@ -100,6 +107,8 @@ def load_images(
     none all ranks read for themselves.
     """
     network = plan.config.network
+    if distributed.is_main() and (warning := _enlarged(plan)):
+        reporter.say(Warned(warning))
 
     def prepare() -> DecodedImages:
         return loader.prepare(
@@ -123,6 +132,22 @@ def load_images(
         plan.default_conditions().encode_prompts(plan.config, device, reporter)  # for previews
         tokenised = tokens.tokenise(network.text, plan.captions.sentences, device, reporter)
     return replace(images, captions=plan.captions, texts=tokenised)
+
+
+def _enlarged(plan: TrainingPlan) -> str:
+    """A warning where decoding fills the disk or memory with images that are mere enlargements."""
+    if plan.decoded < _MUCH or plan.cache == "none":
+        return ""
+    sizes = Facts.of_source(plan.source).sizes
+    height, width = plan.config.network.size
+    own = median(map(prod, sizes)) if sizes else height * width
+    if height * width < _ENLARGED * own:
+        return ""
+    at_own = in_words(plan.decoded * own / (height * width))
+    return (
+        f"{len(plan.source):,} images at {height}x{width} are {in_words(plan.decoded)}; at their "
+        f"own size they would be {at_own}: a smaller --size shows as much"
+    )
 
 
 def load_held_out(

@@ -150,14 +150,17 @@ def read_file(path: Path) -> dict[str, Any]:
         toml = path.suffix == ".toml"
         settings = tomllib.loads(text) if toml else parse_json(text)
     except OSError as error:
-        inside = f"; give {path / 'config.json'}" if path.is_dir() else ""
+        settings_file = path / "config.json"
+        inside = f"; give {settings_file}" if settings_file.is_file() else ""
         if isinstance(error, FileNotFoundError):
             raise DdpmError(f"{where}: no such file{paths.near(path)}") from error
         raise DdpmError(f"{where}: {(error.strerror or str(error)).lower()}{inside}") from error
     except (ValueError, RecursionError) as error:
         what = describe_file(path)
         if what in (None, "a text file"):
-            what = f"neither JSON nor TOML: {error}"
+            kind = "TOML" if path.suffix == ".toml" else "JSON"
+            other = path.suffix not in (".toml", ".json")
+            what = f"{'neither JSON nor TOML' if other else f'no {kind}'} ({error})"
         raise DdpmError(f"{where} is {what}") from error
     if not isinstance(settings, dict):
         raise DdpmError(f"{where} should hold named settings, like a run's config.json")
