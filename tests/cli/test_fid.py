@@ -284,7 +284,7 @@ def test_the_score_of_one_class_of_a_run(
     every = score(photos, "run", "-n", 6, "--steps", 2)
     one = score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0])
     assert one["fid"] != every["fid"]
-    assert "perhaps" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")
+    assert "did you mean" in score(photos, "run", "-n", 6, "--steps", 2, "--class", names[0] + "x")
 
 
 RESOLVED = """

@@ -137,7 +137,11 @@ def test_sizes_that_do_not_fit() -> None:
     ]
     assert advice.advise(facts(sizes=((48, 48),)), config()) == []  # 1.33 times
     (line,) = lines(facts(sizes=((500, 500),)), config(), warning=False)
-    assert line.endswith("(--size 128)")
+    assert line.endswith("(on a GPU: --size 128)")
+    large = facts(sizes=((500, 500),))
+    assert advice.advise(large, config())[0].flags == ()  # so it gets into no command
+    assert advice.advise(large, config(), gpu=True)[0].flags == ("--size 128",)
+    assert advice.advise(large, config(), size_given=True) == []
     (line,) = lines(facts(sizes=((100, 200),)), config(), warning=False)
     assert (
         line == "images of 100x200 lose 50 % of their area to the crop (--size 64x128 or --fit pad)"
@@ -156,7 +160,9 @@ def test_what_only_a_look_at_the_images_finds() -> None:
     assert warnings[0].endswith("(--skip-bad or --max-pixels 1000000000)")
     assert warnings[1].startswith("images held out that look like ones trained on: 2;")
     transparent, copies = lines(found, config(), warning=False)
-    assert transparent.endswith("(--channels 4)") and "images that look like others: 4 (" in copies
+    assert transparent == "3 transparent images are put on white (--background)"
+    most = lines(facts(transparent=5), config(), warning=False)[0]  # of 9 looked at
+    assert most.endswith("(--channels 4)") and "images that look like others: 4 (" in copies
     assert "look like others" not in "".join(warnings)
     assert "images that look like others: 600 (10 %)" in lines(facts(copies=600), config())[0]
     assert ": most of them" in lines(facts(unreadable=9000), config())[0]

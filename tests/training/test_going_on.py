@@ -77,11 +77,11 @@ def test_another_run_begins_from_a_runs_newest_snapshot(ddpm: Run, run: Path) ->
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--lr", 0.5), "optimiser.lr 0.002 -> 0.5"),
+        (("--lr", 0.5), "--lr 0.002 -> 0.5"),
         (("--size", 16), "network.size (8, 16) -> (16, 16)"),
         (("--conditional",), "network.classes () -> ('dark', 'light')"),
-        (("--schedule", "linear", "--width", 16), "network.width 8 -> 16; diffusion.schedule"),
-        (("--preset", "mnist"), "network.width 8 -> 32"),
+        (("--schedule", "linear", "--width", 16), "--width 8 -> 16; --schedule"),
+        (("--preset", "mnist"), "--width 8 -> 32"),
         (("--captions",), "captions"),
     ],
 )
@@ -149,10 +149,10 @@ def test_a_snapshot_away_from_its_run(ddpm: Run, train_tiny: Run, run: Path) -> 
 @pytest.mark.parametrize(
     ("named", "says"),
     [
-        ("empty", "empty is no run"),
+        ("empty", "empty is not a run"),
         ("bare", "there is no snapshot in bare/snapshots"),
         ("gone", "gone: no such file"),
-        ("run/samples", "run/samples is no run"),
+        ("run/samples", "run/samples is not a run"),
     ],
 )
 def test_what_is_no_run_or_snapshot(ddpm: Run, run: Path, named: str, says: str) -> None:

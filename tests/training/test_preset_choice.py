@@ -103,7 +103,7 @@ def test_a_run_resumes_on_another_machine_with_its_own_preset(
     changed = ddpm(*command, 8, "--lr", 0.5)
     assert changed.code == 1
     lr = config["optimiser"]["lr"]
-    assert f"would change: optimiser.lr {lr} -> 0.5. What" in changed.err  # and nothing else
+    assert f"would change: --lr {lr} -> 0.5. What" in changed.err  # and nothing else
     named = ddpm(*command, 8, "--preset", "small" if begun_on_gpu else "cifar10-fast")
     assert (named.code, "would change: " in named.err) == (1, True)
 

@@ -461,7 +461,7 @@ def test_existing_runs_and_folders_are_not_overwritten(
     tiny_run("run")
     before = Path("run/model.safetensors").read_bytes()
     other = train_tiny("--out", "run", "--batch", 4)
-    assert (other.code, "optimiser.batch 8 -> 4" in other.err) == (1, True)
+    assert (other.code, "--batch 8 -> 4" in other.err) == (1, True)
     never = train_tiny("--out", "run", "--resume", "never")
     assert (never.code, "would overwrite" in never.err) == (1, True)
     missing = train_tiny("--out", "run", "--resume", "nothing.pt")
