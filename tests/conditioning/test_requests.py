@@ -105,9 +105,9 @@ def test_numbers_are_names_where_names_are_numbers() -> None:
     ):
         with pytest.raises(DdpmError, match=r"is not a class of this model.*given by their names"):
             chosen(names, value)
-    with pytest.raises(DdpmError, match="perhaps 2 or 02"):
+    with pytest.raises(DdpmError, match="did you mean 2 or 02"):
         chosen(("2", "02"), "002")
-    with pytest.raises(DdpmError, match="perhaps Dog"):
+    with pytest.raises(DdpmError, match="did you mean Dog"):
         chosen(("Dog", "Cat"), "dgo")
 
 
@@ -132,7 +132,11 @@ def test_conditions_of_a_plan() -> None:
 @pytest.mark.parametrize(
     ("config", "requested", "message"),
     [
-        (CLASSES, ConditionRequest(("dgo",)), r"'dgo' is not a class of this model: perhaps dog\?"),
+        (
+            CLASSES,
+            ConditionRequest(("dgo",)),
+            r"'dgo' is not a class of this model; did you mean dog\?",
+        ),
         (
             CLASSES,
             ConditionRequest(("4",)),

@@ -52,7 +52,7 @@ def test_other_weights_of_the_same_path_are_refused(ddpm: Run, run: Path, train_
     assert train_tiny("--out", "other", "--images", 8, "--seed", 1).code == 0
     shutil.copy("other/model.safetensors", run / "model.safetensors")
     refused = ddpm("sample", run, *QUICK, "--out", "out")
-    assert (refused.code, "holds samples with other settings" in refused.err) == (1, True)
+    assert (refused.code, "holds samples of other weights" in refused.err) == (1, True)
     assert ddpm("sample", run, *QUICK, "--json").json()["drawn"] == 2
     replaced = ddpm("sample", run, *QUICK, "--out", "out", "--overwrite", "--json")
     assert (replaced.code, replaced.json()["drawn"]) == (0, 2)
@@ -72,7 +72,7 @@ def test_settings_that_are_no_settings_are_other_files(ddpm: Run, run: Path, tex
     Path("out").mkdir()
     Path("out/sampling.json").write_text(text)
     refused = ddpm("sample", run, *QUICK, "--out", "out")
-    assert (refused.code, "holds samples with other settings" in refused.err) == (1, True)
+    assert (refused.code, "holds other files" in refused.err) == (1, True)
 
 
 def test_a_folder_is_not_named_as_an_image(ddpm: Run, run: Path) -> None:

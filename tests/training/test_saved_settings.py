@@ -94,7 +94,7 @@ def test_what_the_data_decide_by_default_can_be_set_by_a_file(
         ({"data": {"captions": "c0ffee"}}, ["captions"]),
         ({"data": {"examples": ["a cat"]}}, ["data.examples ['a cat'] cannot be"]),
         ({"data": {"source": "gone"}}, ["data.source", "gone: no such folder", "--data"]),
-        ({"size": [8, 8]}, ["settings.json: unknown setting 'size'", "another version"]),
+        ({"size": [8, 8]}, ["settings.json: unknown setting 'size'", "network.size"]),
         ({"data": "mnist", "accuracy": 0.9}, ["unknown setting 'accuracy'"]),  # a classifier's
         ({"_class_name": "UNet2DModel"}, ["a config of diffusers", "ddpm convert"]),
         ({"optimiser": {"lr": "fast"}}, ["settings.json.optimiser.lr should be of type float"]),

@@ -205,7 +205,11 @@ def _index(name: str, names: Sequence[str]) -> int:
     if is_index and int(name) < len(names):
         return int(name)
     near = near_names(name, names)
-    meant = f"; did you mean {' or '.join([*same, *near][:3])}?" if near or same else ""
+    meant = (
+        f"; did you mean {' or '.join([*dict.fromkeys([*same, *near])][:3])}?"
+        if near or same
+        else ""
+    )
     parts = [part.strip() for part in name.split(",")]
     if len(parts) > 1 and set(parts) <= set(names):
         meant = f"; did you mean {' '.join(f'--class {quote(part)}' for part in parts)}?"

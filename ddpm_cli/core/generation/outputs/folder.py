@@ -157,11 +157,13 @@ class ImageFolder:
         except (OSError, ValueError):
             settings = None
         fix = "choose another --out"
-        if not isinstance(settings, dict):
-            return f"{self.path} holds other files ({first}, …); {fix}"
+        if not isinstance(settings, dict) or "weights_sha256" not in settings:
+            remedy = ", or add --overwrite" if (self.path / record.SETTINGS).is_file() else ""
+            return f"{self.path} holds other files ({first}, …); {fix}{remedy}"
         whose = "with other settings"
         if settings.get("weights_sha256") != self.model.sha256:
-            whose = f"of {settings.get('weights', 'other weights')}"
+            of = settings.get("weights")
+            whose = f"of {of}" if of not in (None, str(self.model.path)) else "of other weights"
         return f"{self.path} holds samples {whose}; {fix}, or add --overwrite"
 
     def _recorded(self) -> dict[str, Any] | None:
