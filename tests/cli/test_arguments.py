@@ -79,7 +79,7 @@ def test_commands_that_are_suggested_are_quoted_for_the_shell(
     line = next(line for line in result.out.splitlines() if line.startswith("Next: "))
     assert shlex.split(line) == ["Next:", "ddpm", "sample", run, "--guidance", "2"]
     changed = ddpm("train", "--data", photos, "--config", tiny, "--lr", 1, "--out", run)
-    assert f"--out {shlex.quote(run)}; another" in changed.err
+    assert f"--out {shlex.quote(run)}; a new run takes --resume never" in changed.err
 
 
 def test_a_message_is_one_line_whatever_the_names_in_it(ddpm: Callable[..., Result]) -> None:
