@@ -144,7 +144,7 @@ def test_the_help_shows_the_defaults_of_the_preset(
     monkeypatch.setenv("COLUMNS", "500")  # one line per option
     defaults = defaults_in_help(ddpm, *arguments)
     assert {name: defaults.get(name) for name in expected} == expected
-    assert (defaults["--data"], defaults["--nproc"]) == ("shapes", "1 processes")
+    assert (defaults["--data"], defaults["--nproc"]) == ("shapes", "1 process")
 
 
 CHECKED = [

@@ -94,7 +94,7 @@ def test_images_in_turn_whatever_the_batch(
     assert gone.code == 1 and "b.png" in gone.err
     other = ("--given", small_images / "a.png", "--steps", 2, "--out", tmp_path / "by-1")
     refused = ddpm("sample", run, *other)
-    assert refused.code == 1 and "other files" in refused.err
+    assert refused.code == 1 and "samples with other settings" in refused.err
 
 
 def test_the_image_given_is_what_the_sample_depends_on(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ddpm_cli
 from ddpm_cli.core.checkpoints import snapshots, weights
@@ -106,6 +107,7 @@ def test_bad_snapshots_are_named(
 
 
 def test_a_folder_of_runs_names_them(run: Path, ddpm: Callable[..., Result], photos: Path) -> None:
+    Image.new("RGB", (8, 8)).save(run / "loss.png")
     shutil.copytree(run, "runs/b")
     for command in (
         ("sample", "runs"),
