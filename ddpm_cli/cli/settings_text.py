@@ -106,7 +106,9 @@ def origin_lines(plan: TrainingPlan, found: Mapping[str, Origin]) -> Iterator[st
     texts = {_text(name, origin): origin.source for name, origin in shown.items()}
     width = max(map(len, texts), default=0)
     yield from (f"  {text:{width}}  {in_a_line(source)}" for text, source in texts.items())
-    usual = f"the preset {plan.preset}'s or the defaults" if plan.preset else "those of the run"
+    usual = plan.preset_because or "those of the run"
+    if plan.preset:
+        usual = f"those of the preset {plan.preset} or the defaults"
     counts = Counter(o.source for n, o in found.items() if n not in shown)
     named = [
         f"{count} from {in_a_line(source)}"

@@ -314,7 +314,7 @@ def test_resuming_and_sampling(
     assert (config["data"]["augment"], config["network"]["augmented"]) == (0.4, True)
     assert ddpm("sample", "run", "-n", 2, "--steps", 2).code == 0
     changed = train_tiny("--augment", 0.2, "--out", "run")
-    assert (changed.code, "data.augment 0.4 -> 0.2" in changed.err) == (1, True)
+    assert (changed.code, "--augment 0.4 -> 0.2" in changed.err) == (1, True)
 
 
 def test_half_precision_trains(train_tiny: Callable[..., Result]) -> None:

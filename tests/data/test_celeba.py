@@ -292,7 +292,7 @@ def test_a_run_keeps_its_attributes_and_labels(train: Callable[..., Result]) -> 
     assert train("--attributes", "Smiling,Male,Young", "--images", 8).code == 0
     again = ("--images", 16, "--dry-run")
     assert train(*again).code == 0
-    refused(train(*again, "--attributes", "Smiling,Male"), "would change", "data.attributes")
+    refused(train(*again, "--attributes", "Smiling,Male"), "would change", "--attributes")
     refused(train(*again, "--unconditional"), "would change", "network.classes")
     refused(train("--unconditional", "--attributes", "Male"), "--unconditional learns none")
     text = Path("faces/list_attr_celeba.txt").read_text()

@@ -157,8 +157,8 @@ def test_a_run_keeps_how_its_images_are_fitted(ddpm: Run, tiny: Path, tmp_path: 
     data = config_of("run")["data"]
     assert (data["fit"], data["background"]) == ("pad", "#204060")
     assert ddpm(*given).code == 0  # a resume takes them from the run
-    refused(ddpm(*given, "--fit", "stretch"), "data.fit pad -> stretch")
-    refused(ddpm(*given, "--background", "black"), "data.background #204060 -> black")
+    refused(ddpm(*given, "--fit", "stretch"), "--fit pad -> stretch")
+    refused(ddpm(*given, "--background", "black"), "--background #204060 -> black")
     likelihood = ddpm("nll", "run", "-n", 2)
     assert (likelihood.code, "composited on #204060" in likelihood.err) == (0, True)
     refused(ddpm(*given, "--background", "blue"), "--background 'blue' is no colour")

@@ -112,8 +112,8 @@ def test_the_likelihood_of_images_with_transparency(ddpm: Run, tiny: Path, tmp_p
     assert (result.code, "composited" in result.err) == (0, False), result.err
     refused = ddpm("nll", "four", "--data", rgb, "-n", 2)
     assert refused.code == 1
-    assert "are 8x8x3 (RGB), and" in refused.err
-    assert "a model of 8x8x4 (RGBA)" in refused.err
+    assert "are 8x8x3 (colour), and" in refused.err
+    assert "a model of 8x8x4 (colour with alpha)" in refused.err
     result = ddpm("nll", "three", "--data", others, "-n", 2)
     assert (result.code, "composited on white" in result.err) == (0, True), result.err
 

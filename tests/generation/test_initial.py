@@ -171,7 +171,7 @@ def test_a_folder_is_completed_and_not_mixed(ddpm: Run, weights: Path) -> None:
     for other in (["--strength", 0.3], ["-n", 4]):
         assert fault(ddpm(*command, *other)).startswith("ddpm: out holds")
     image("moved/b.png", 9, 8, seed=5)
-    assert fault(ddpm(*command)).startswith("ddpm: out holds other")
+    assert fault(ddpm(*command)).startswith("ddpm: out holds samples with other settings")
     Path("out/kept").mkdir()
     image("out/kept/mine.png", 3, 3)
     assert sample(ddpm, weights, "--init", "moved", "--overwrite")["drawn"] == 2

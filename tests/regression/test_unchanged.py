@@ -165,7 +165,9 @@ class Results:
 
 
 @pytest.fixture
-def results(ddpm: Callable[..., Result], request: pytest.FixtureRequest) -> Results:
+def results(
+    ddpm: Callable[..., Result], request: pytest.FixtureRequest, loss_curve: None
+) -> Results:
     """Collects the results of a test, and compares them."""
     assert torch.get_num_threads() == 1
     return Results(ddpm, request.node.name)

@@ -121,7 +121,7 @@ def test_a_training_resumes_bit_for_bit_and_keeps_its_images(
     preview = files.decode(next((whole / "samples").glob("*.png")).read_bytes(), "preview")
     assert preview.shape[2] > 3 * preview.shape[1]  # two pairs side by side
     refused = train_tiny("--out", whole, "--given", "grey")
-    assert refused.code == 1 and "data.given lowres:2 -> grey" in refused.err
+    assert refused.code == 1 and "--given lowres:2 -> grey" in refused.err
 
 
 def test_pairs_by_name(train_tiny: Callable[..., Result], photos: Path, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_dry_run_shows_what_is_not_usual(ddpm: Run, photos: Path, planned_only
     lines = done.err.splitlines()
     assert any(line.split() == ["optimiser.batch", "=", "4", "option", "--batch"] for line in lines)
     assert not any("optimiser.lr" in line for line in lines)
-    assert any("more are the preset small's or the defaults" in line for line in lines)
+    assert any("more are those of the preset small or the defaults" in line for line in lines)
     assert any(line.split() == ["device", "=", "'cpu'", "option", "--device"] for line in lines)
 
 
