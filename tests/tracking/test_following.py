@@ -197,7 +197,9 @@ def test_rows_of_other_programs_are_passed_over(tmp_path: Path) -> None:
 
 def test_the_settings_are_flat_and_name_preset_and_origin(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    run.write_config(updated(CONFIG, {"data": {"source": "/home/me/photos.zip"}}))
+    run.write_config(
+        updated(CONFIG, {"data": {"source": "/home/me/photos.zip", "given_data": "/home/me/low"}})
+    )
     start = {"preset": "shapes", "torch": "2.9", "host": "here", "command": "ddpm train --data /a"}
     run.provenance.write_text(json.dumps(start) + '\n{"torch": "cut sho')
     found = settings_of(run)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
+from ddpm_cli.core.config.published import last_part
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
-from ddpm_cli.core.hub.names import last_part
 
 # The names on the hub of data sets that ddpm knows by name.
 _DATASETS = {
@@ -73,12 +73,6 @@ def card(facts: Facts) -> str:
     return "\n".join(parts)
 
 
-def is_guided(config: RunConfig) -> bool:
-    """Whether the network has learned to be without its condition, which guidance needs."""
-    network = config.network
-    return network.conditioned and network.null_class and config.optimiser.class_drop > 0
-
-
 def _front_matter(facts: Facts) -> str:
     """The metadata as YAML, written by the hub's library; the licence is the user's to give."""
     from huggingface_hub import ModelCardData
@@ -139,7 +133,7 @@ def _where_from(facts: Facts) -> str:
 def _how_to_sample(facts: Facts) -> str:
     name, network = facts.repo.partition("/")[2], facts.config.network
     revision = f" --revision {facts.revision}" if facts.revision else ""
-    options = f" --guidance {GUIDANCE:g}" if is_guided(facts.config) else ""
+    options = f" --guidance {GUIDANCE:g}" if facts.config.guidable else ""
     if network.text:
         options += ' --prompt "…"'
     options += " --given IMAGE" if network.given_channels else ""

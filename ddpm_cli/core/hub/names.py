@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ddpm_cli.core.config.fields import shortened
+from ddpm_cli.core.config.published import is_path, last_part, renamed
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.runtime.files import read_json
 from ddpm_cli.core.runtime.reporting import Warned
@@ -16,20 +16,12 @@ from ddpm_cli.core.runtime.reporting import Warned
 RECORD = "pulled.json"  # in a folder that was pulled: where it is from
 
 
-def last_part(path: str) -> str:
-    """The name at the end of a path, without the folders above it."""
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
-
 def published(config: RunConfig, run: Path) -> RunConfig:
-    """The settings of a run, with names in place of paths. No sampled image depends on them."""
-    origin = config.origin
-    if origin is not None and origin.path != pulled_record(run).get("repo"):
-        origin = replace(origin, path=_name(origin.path))
-    data = replace(
-        config.data, source=_name(config.data.source), given_data=_name(config.data.given_data)
-    )
-    return replace(config, data=data, holdout_data=_name(config.holdout_data), origin=origin)
+    """The settings of a run, with names in place of paths on which no sampled image depends."""
+    changed = replace(renamed(config, _name), network=config.network)
+    if config.origin is not None and config.origin.path == pulled_record(run).get("repo"):
+        return replace(changed, origin=config.origin)
+    return changed
 
 
 def pulled_record(run: Path) -> dict[str, Any]:
@@ -49,7 +41,7 @@ def notices(config: RunConfig, changed: RunConfig) -> Iterator[str]:
             "is not that of yours; the tensors are the same"
         )
     text = config.network.text
-    if text is not None and re.match(r"[/\\~.]|\w:[/\\]", text.encoder):
+    if text is not None and is_path(text.encoder):
         yield Warned(
             f"config.json and the weights name the caption encoder by its path, "
             f"{shortened(text.encoder)}: sampling needs it, so it is uploaded"

@@ -62,7 +62,7 @@ def draw(source: Path, out: Path, device: str, reporter: Reporter) -> Picture:
     """Sample a grid."""
     model = TrainedModel.load(source, device, "auto", reporter)
     steps = min(_STEPS, model.config.diffusion.timesteps)
-    guidance = card.GUIDANCE if card.is_guided(model.config) else 1.0
+    guidance = card.GUIDANCE if model.config.guidable else 1.0
     images = model.sample(_DRAWN, steps=steps, guidance=guidance).transpose(0, 3, 1, 2)
     files.write_png(out, sheets.enlarge(sheets.grid(images)))
     return Picture(out, _caption(f"{_DRAWN} samples", steps, guidance, seed=0))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
+
+from ddpm_cli.core.config.published import last_part
 
 _PATHS = re.compile(
     r"""(?<![\w.:/+=-])(?:file://)?(?:~\w*)?(?:/[^/\s"'<>,;:|]+)+/?"""  # absolute, not of a URL
     r"""|\b[A-Za-z]:\\[^\s"'<>,;|]+"""
 )
-_OF_FILES = {"source", "given_data", "holdout_data", "path"}  # settings that are paths
 
 
 def shortened(value: Any) -> Any:
@@ -21,24 +21,7 @@ def shortened(value: Any) -> Any:
         return value
     for folder in _private():
         value = value.replace(folder, "~")
-    return _PATHS.sub(lambda found: _last(found[0]), value)
-
-
-def settings(value: Any, name: str = "") -> Any:
-    """Settings of a run, of whose files only the names stay."""
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {one.name: settings(getattr(value, one.name), one.name) for one in fields(value)}
-        return replace(value, **parts)
-    if isinstance(value, tuple):
-        return tuple(settings(one, name) for one in value)
-    if isinstance(value, str) and (name in _OF_FILES or Path(value).is_absolute()):
-        return _last(value)
-    return value
-
-
-def _last(path: str) -> str:
-    """The last part of a path, of any system."""
-    return PureWindowsPath(path).name or path
+    return _PATHS.sub(lambda found: last_part(found[0]), value)
 
 
 @cache

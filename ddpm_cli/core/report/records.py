@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.published import renamed
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.models.unet import UNet, parameter_count
-from ddpm_cli.core.report import public
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.summary import RunSummary
 from ddpm_cli.core.runtime.files import read_json, status
@@ -59,8 +59,8 @@ class Record:
     @cached_property
     def config(self) -> RunConfig | None:
         """Its settings; None where they cannot be read."""
-        config: RunConfig | None = self.summary.config
-        return public.settings(config) if self.public else config
+        config = self.summary.config
+        return renamed(config) if config is not None and self.public else config
 
     @cached_property
     def rows(self) -> list[Document]:

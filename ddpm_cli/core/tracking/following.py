@@ -15,9 +15,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config.published import renamed
+from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.runtime import json_lines
 from ddpm_cli.core.runtime.files import read_json, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -40,7 +42,6 @@ _GROUPS = {  # of the columns of a row, as trackers show those together whose na
 _NAMES = {name: f"{group}/{name}" for group, names in _GROUPS.items() for name in names}
 
 _SENT = ("ddpm", "torch", "device")  # of the provenance
-_PATHS = ("source", "labels", "captions", "given_data", "holdout_data", "path")  # settings
 
 
 class Entry(NamedTuple):
@@ -243,14 +244,8 @@ def settings_of(run: RunDirectory) -> dict[str, Scalar]:
     last: dict[str, Any] = next(reversed(run.starts()), {})
     provenance = {name: last.get(name) for name in _SENT}
     preset = "".join(run.presets()[-1:])
-    document = {"preset": preset, **read_json(run.config), "provenance": provenance}
-    return {name: _named(name, value) for name, value in _flat(document, "")}
-
-
-def _named(name: str, value: Scalar) -> Scalar:
-    """The value of a setting; of a path its last part."""
-    is_path = isinstance(value, str) and name.rpartition(".")[2] in _PATHS
-    return PurePath(str(value)).name if is_path else value
+    config = to_dict(renamed(run.read_config()))
+    return dict(_flat({"preset": preset, **config, "provenance": provenance}, ""))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Scalar]]:
@@ -258,4 +253,4 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Scalar]]:
         for key, item in value.items():
             yield from _flat(item, f"{name}.{key}" if name else key)
     else:
-        yield name, json.dumps(value) if isinstance(value, list) else value
+        yield name, json.dumps(value) if isinstance(value, list | tuple) else value
