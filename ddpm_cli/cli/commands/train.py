@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
     from ddpm_cli.core.training.preparation.advice import Advice
+    from ddpm_cli.core.training.preparation.planning import TrainingPlan
     from ddpm_cli.core.training.preparation.trial import StepTime
+    from ddpm_cli.core.training.trainer import Execution
 
 
 _DRY_RUN_STOPPED = ": dry run stopped; nothing was trained, and what is decoded is kept"
@@ -134,10 +136,9 @@ def _train(
     as_json: bool,
 ) -> None:
     """Train in this process, alone or as one of several ranks."""
-    from ddpm_cli.core.conversion.exporting import why_not_exportable
     from ddpm_cli.core.runtime import distributed, threads
     from ddpm_cli.core.training import divergence, session
-    from ddpm_cli.core.training.preparation import advice, looking, preflight, trial
+    from ddpm_cli.core.training.preparation import advice, preflight
 
     execution = session.execution_on(machine, reporter)
     if execution.device.type == "cpu" and (crowded := threads.warning()):
@@ -151,37 +152,52 @@ def _train(
             _announce(document, reporter)
             if warning := divergence.warning(plan.config, plan.preset):
                 reporter.say(Warned(warning))
-            if not dry_run:
-                _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
-            else:
-                session.load_scoring(request, execution.device, reporter)
-                images = preflight.load_images(plan, request, execution.device, reporter)
-                sized = request.size is not None
-                hints = looking.advise(plan.source, plan.config, reporter, size_given=sized)
-                _advise(hints, reporter)
-                document["advice"] = [asdict(hint) for hint in hints]
-                training, held_out = preflight.load_held_out(
-                    plan, images, request, execution.device, reporter
-                )
-                step = trial.measure(plan, execution, training, held_out, processes)
-                document |= _announce_time(document, step, reporter)
-                origins = settings_text.origins(plan, calls)
-                for line in settings_text.origin_lines(plan, origins):
-                    reporter.say(line)
-                document["origins"] = settings_text.as_document(origins)
-                if request.log:
-                    reporter.say(f"Trackers: {', '.join(request.log)} can be used")
-                obstacle = why_not_exportable(plan.config)
-                if obstacle is None:
-                    reporter.say("Export to diffusers: possible, by ddpm convert")
+            if dry_run:
+                document |= _looked_into(plan, request, execution, processes, calls, reporter)
                 ready = "Dry run: everything is in order; nothing was trained."
-                document |= {"no_export_because": obstacle}
                 console.result(ready, document, as_json)
                 return
+            _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
         summary = session.train(plan, request, execution, reporter, stop)
     closing = _closing(summary, guided=plan.config.guidable)
     reporter.note(closing)
     console.result(closing, summary, as_json)
+
+
+def _looked_into(
+    plan: TrainingPlan,
+    request: TrainingRequest,
+    execution: Execution,
+    processes: int,
+    calls: settings_text.Calls,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Load all that a training needs, time a step, and say what was found; as a document."""
+    from ddpm_cli.core.conversion.exporting import why_not_exportable
+    from ddpm_cli.core.training import session
+    from ddpm_cli.core.training.preparation import looking, preflight, trial
+
+    session.load_scoring(request, execution.device, reporter)
+    images = preflight.load_images(plan, request, execution.device, reporter)
+    sized = request.size is not None
+    hints = looking.advise(plan.source, plan.config, reporter, size_given=sized)
+    _advise(hints, reporter)
+    training, held_out = preflight.load_held_out(plan, images, request, execution.device, reporter)
+    step = trial.measure(plan, execution, training, held_out, processes)
+    times = _announce_time(plan.summary(), step, reporter)
+    origins = settings_text.origins(plan, calls)
+    for line in settings_text.origin_lines(plan, origins):
+        reporter.say(line)
+    if request.log:
+        reporter.say(f"Trackers: {', '.join(request.log)} can be used")
+    obstacle = why_not_exportable(plan.config)
+    if obstacle is None:
+        reporter.say("Export to diffusers: possible, by ddpm convert")
+    return times | {
+        "advice": [asdict(hint) for hint in hints],
+        "origins": settings_text.as_document(origins),
+        "no_export_because": obstacle,
+    }
 
 
 def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
