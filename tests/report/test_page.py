@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.report import curves, drawing, pictures, public
 from ddpm_cli.core.runs import differences
@@ -389,13 +390,16 @@ def test_drawn_samples_are_those_of_ddpm_sample(
 
 
 def test_the_sheet_is_of_what_the_network_has() -> None:
-    def rows(**settings: Any) -> tuple[str, str]:
-        steps, other = drawing.axes_of(NetworkConfig(**settings), 20)
+    def rows(drop: float = 0.1, **settings: Any) -> tuple[str, str]:
+        optimiser = OptimiserConfig(class_drop=drop)
+        config = RunConfig(network=NetworkConfig(**settings), optimiser=optimiser)
+        steps, other = drawing.axes_of(config, 20)
         assert steps.values == (5, 10, 20)
         return steps.name, other.name
 
     assert rows(classes=("a", "b")) == ("steps", "guidance")
     assert rows(classes=("a", "b"), null_class=False) == rows() == ("steps", "eta")
+    assert rows(0.0, classes=("a", "b")) == ("steps", "eta")  # was never without its class
 
 
 def test_scores_of_documents_in_the_run(ddpm: Callable[..., Result], tiny_run: Callable) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_cli.core.conditioning.requests import ConditionRequest
-from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.diffusion.settings import Sampling
@@ -108,7 +108,7 @@ def _film(part: _Part, reporter: Reporter) -> Picture | None:
 
 def _sheet(part: _Part, length: int) -> ContactSheet:
     """Steps across; guidance down, or eta where there is nothing to guide towards."""
-    axes = axes_of(part.model.config.network, length)
+    axes = axes_of(part.model.config, length)
     return ContactSheet.of(axes, list(_cells(part, axes)), None, None)
 
 
@@ -118,11 +118,12 @@ def _drawn_sheet(sheet: ContactSheet, reporter: Reporter) -> Picture | None:
     return pictures.embedded(content, ".png", "Contact sheet", caption, caption)
 
 
-def axes_of(network: NetworkConfig, timesteps: int) -> tuple[Axis, Axis]:
-    """The columns and rows of the sheet, of a network with so many timesteps."""
-    guided = network.conditioned and (network.text is not None or network.null_class)
+def axes_of(config: RunConfig, timesteps: int) -> tuple[Axis, Axis]:
+    """The columns and rows of the sheet, of a run with so many timesteps."""
     steps = tuple(dict.fromkeys(min(count, timesteps) for count in _SHEET_STEPS))
-    return Axis("steps", steps), Axis("guidance", _GUIDANCE) if guided else Axis("eta", _ETA)
+    return Axis("steps", steps), Axis("guidance", _GUIDANCE) if config.guidable else Axis(
+        "eta", _ETA
+    )
 
 
 def _cells(part: _Part, axes: tuple[Axis, Axis]) -> Iterator[Cell]:

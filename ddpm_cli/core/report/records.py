@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from ddpm_cli.core.models.unet import UNet, parameter_count
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.summary import RunSummary
 from ddpm_cli.core.runtime.files import read_json, status
+from ddpm_cli.core.runtime.json_lines import number
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 _LONGEST_LOG = 200_000  # bytes of the end of a log that are read
@@ -69,7 +69,7 @@ class Record:
 
     def column(self, name: str) -> Column:
         """A column of the metrics; empty where no row has it."""
-        values = [_number(row.get(name)) for row in self.rows]
+        values = [number(row.get(name)) for row in self.rows]
         if all(value is None for value in values):
             return np.zeros(0)
         return np.array([np.nan if value is None else value for value in values])
@@ -143,14 +143,3 @@ def document(path: Path) -> Document | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
