@@ -85,3 +85,15 @@ def test_equal_scores_are_within_the_plot(monkeypatch: pytest.MonkeyPatch) -> No
     rows = [{"images": n, "value": 0.5, "label": "fid8"} for n in (32, 64)]
     plots.score_curve(Path("scores.png"), rows)
     assert figures[0].axes[0].get_ylim() == pytest.approx((0, 0.525))
+
+
+def test_the_longest_name_of_an_axis_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "write_figure", lambda _, figure: drawn.append(figure))
+    rows = [{"images": 8.0 * i, "loss": 1 / i, "loss_smooth": 1 / i} for i in range(1, 5)]
+    name = "mean absolute error of the network's output, min-snr weighting + 0.001 L_vlb"
+    plots.loss_curve(Path("loss.png"), rows, name)
+    (figure,) = drawn
+    figure.canvas.draw()
+    box, page = figure.axes[0].yaxis.label.get_window_extent(), figure.bbox
+    assert page.y0 <= box.y0 and box.y1 <= page.y1 and page.x0 <= box.x0

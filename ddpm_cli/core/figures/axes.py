@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ddpm_cli.core.figures import canvas
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LONGEST = 40  # characters of a line of an axis' name: more are cut by a small figure
 _DECADES = 300.0  # the ratio from which ticks are powers of ten alone
 
 
@@ -18,6 +20,11 @@ def of_images(axes: Axes) -> None:
     """The x axis as 500, 20k, 1.5M."""
     axes.set_xlabel("images seen")
     axes.xaxis.set_major_formatter(canvas.matplotlib.ticker.EngFormatter(sep=""))
+
+
+def named(axes: Axes, name: str, **style: Any) -> None:
+    """The y axis with a name, in lines that fit beside it."""
+    axes.set_ylabel(textwrap.fill(name, _LONGEST), **style)
 
 
 def logarithmic(axes: Axes) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.figures import canvas
-from ddpm_cli.core.figures.axes import logarithmic, of_images
+from ddpm_cli.core.figures.axes import logarithmic, named, of_images
 
 CURVES = 6  # different colours of curves
 COLOURS = {"ink": "#010101", "muted": "#020202", "line": "#030303"} | {
@@ -26,7 +26,7 @@ COLOURS = {"ink": "#010101", "muted": "#020202", "line": "#030303"} | {
 }
 _SIZE = 420, 250  # units of the SVG, in which a letter is about 10 high
 _AXES = 0.14, 0.155, 0.84, 0.815  # left, bottom, width and height, in parts of the size
-_LABEL = 0.025  # where the label of the y axis is, from the left
+_LABEL = 0.0  # where the lines of the y axis' name begin, from the left
 _NAMES = re.compile(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|[xy]tick)_\d+"')
 _NOT_OF_PAGES = re.compile(
     r"<metadata>.*?</metadata>|<style.*?</style>"
@@ -87,7 +87,7 @@ def draw(chart: Chart) -> Drawing:
             _plot(axes, curve).set_gid(f"{chart.key}-{number}")
         of_images(axes)
         axes.xaxis.label.set_color(COLOURS["muted"])
-        axes.set_ylabel(chart.y_label, color=COLOURS["muted"])
+        named(axes, chart.y_label, color=COLOURS["muted"], va="top")
         axes.yaxis.set_label_coords(_LABEL, 0.5, transform=figure.transFigure)
         _limit(axes, chart)
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # charts of one page begin alike

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ddpm_cli.core.figures import canvas
-from ddpm_cli.core.figures.axes import logarithmic, of_images
+from ddpm_cli.core.figures.axes import logarithmic, named, of_images
 from ddpm_cli.core.figures.plots import write_figure
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def curves(path: Path, runs: Sequence[RunCurves], label: str, note: str = "") ->
             points = [(row["images"], row["value"]) for row in run.scores]
             if points:
                 axes.plot(*np.array(points, dtype=float).T, "o-", color=colour, label=run.name)
-    by_images.set(ylabel=label, title="loss by images seen")
+    by_images.set(title="loss by images seen")
+    named(by_images, label)
     by_time.set(xlabel=f"{unit} of training", title="loss by time")
     of_images(by_images)
     for axes in (by_images, by_time):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.figures import canvas
-from ddpm_cli.core.figures.axes import logarithmic
+from ddpm_cli.core.figures.axes import logarithmic, named
 from ddpm_cli.core.runtime.files import write_bytes
 from ddpm_cli.core.runtime.run_directory import Row
 
@@ -81,7 +81,8 @@ def loss_curve(path: Path, rows: Sequence[Row], label: str) -> None:
     curve("loss_holdout", "o-", "tab:orange", "held out")
     for column, (colour, name) in _BY_NOISE.items():
         curve(column, "-", colour, name, width=0.9)
-    axes.set(xlabel="images seen", ylabel=label)
+    axes.set_xlabel("images seen")
+    named(axes, label)
     if axes.lines:
         logarithmic(axes)
     axes.xaxis.set_major_formatter("{x:,.0f}")
