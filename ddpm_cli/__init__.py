@@ -225,7 +225,7 @@ def evaluate(
     """
     from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.metrics.evaluate import evaluate_inputs
-    from ddpm_cli.core.metrics.extraction import ExtractorSettings
+    from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 
     weights, features = (None if file is None else expanded(file) for file in (weights, features))
     settings = ExtractorSettings(weights, features, protocol)

@@ -17,8 +17,8 @@ from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
 from ddpm_cli.core.metrics.feature_store import FeatureStore
-from ddpm_cli.core.metrics.prdc import prdc
-from ddpm_cli.core.metrics.scores import frechet_distance
+from ddpm_cli.core.metrics.scores.frechet import frechet_distance
+from ddpm_cli.core.metrics.scores.prdc import prdc
 from ddpm_cli.core.runtime.reporting import Silent
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 import ddpm_cli as ddpm
-from ddpm_cli.core.metrics.extraction import load_local_extractor
-from ddpm_cli.core.metrics.inputs import open_input
-from ddpm_cli.core.metrics.kid import squared_mmd
-from ddpm_cli.core.metrics.scores import Gaussian
+from ddpm_cli.core.metrics.inputs.opening import open_input
+from ddpm_cli.core.metrics.networks.extraction import load_local_extractor
+from ddpm_cli.core.metrics.scores.frechet import Gaussian
+from ddpm_cli.core.metrics.scores.kid import squared_mmd
 from ddpm_cli.core.metrics.statistics import Statistics
 
 OUTPUTS = ("score-bias.png", "score-guidance.png")

@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ddpm_cli.core.metrics.extraction import load_extractor
-from ddpm_cli.core.metrics.protocols import PYTORCH_FID
+from ddpm_cli.core.metrics.networks.extraction import load_extractor
+from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights
 

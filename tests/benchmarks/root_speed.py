@@ -12,7 +12,7 @@ import time
 import numpy as np
 import scipy.linalg
 
-from ddpm_cli.core.metrics.scores import trace_of_root
+from ddpm_cli.core.metrics.scores.frechet import trace_of_root
 
 
 def covariance(dimensions: int, seed: int) -> np.ndarray:

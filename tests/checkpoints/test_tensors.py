@@ -19,7 +19,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics import inception
+from ddpm_cli.core.metrics.networks import inception
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import Result

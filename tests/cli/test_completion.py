@@ -17,7 +17,7 @@ from ddpm_cli.core.config.request import DATA_SETS
 from ddpm_cli.core.data import named
 from ddpm_cli.core.data.readers import imagenet
 from ddpm_cli.core.diffusion.settings import SAMPLERS
-from ddpm_cli.core.metrics import protocols
+from ddpm_cli.core.metrics.networks import protocols
 from tests.support.cli import Result
 
 Complete = Callable[..., list[str]]

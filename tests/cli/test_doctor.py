@@ -73,7 +73,7 @@ def test_the_text_can_be_pasted() -> None:
 def test_damaged_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path))
     assert storage.weights()[0].text == "not in the cache yet"
-    from ddpm_cli.core.metrics.inception import PUBLISHED
+    from ddpm_cli.core.metrics.networks.inception import PUBLISHED
 
     PUBLISHED.cache_path.parent.mkdir()
     PUBLISHED.cache_path.write_bytes(b"half a download")

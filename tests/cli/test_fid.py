@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cli.core.data.shapes import Shapes
-from ddpm_cli.core.metrics.inception import PUBLISHED
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED
 from tests.support import ranks
 from tests.support.local_standin import shapes
 
@@ -292,7 +292,7 @@ import os
 from pathlib import Path
 from torch import distributed
 from ddpm_cli.core.generation import generate, nll, run_images
-from ddpm_cli.core.metrics import extraction
+from ddpm_cli.core.metrics.networks import extraction
 
 def local_rank_0_first(module, name):
     work = getattr(module, name)

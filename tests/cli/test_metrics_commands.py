@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_cli.core.metrics.inception import PUBLISHED
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED
 from ddpm_cli.core.runtime.downloads import sha256_of
 from tests.support.inception_standin import standin_weights
 

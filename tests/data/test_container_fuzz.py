@@ -25,7 +25,7 @@ from ddpm_cli.core.data.readers import tree
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from ddpm_cli.core.metrics.statistics import Statistics
 from tests.support.mutations import damaged, picture, saved
 

@@ -16,7 +16,7 @@ from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files, loader, sources
 from ddpm_cli.core.data.transform import Transform, power_of_two
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support import colour_profiles
 from tests.support.cli import Result, config_of, refused

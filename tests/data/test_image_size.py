@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from ddpm_cli.core.data import file_source, files, sources
 from ddpm_cli.core.data.arrays import ArraySource
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from tests.support.cli import Result
 
 Run = Callable[..., Result]

@@ -19,7 +19,7 @@ from ddpm_cli.core.data.readers.restricted_pickle import RefusedError
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from ddpm_cli.core.runtime.reporting import SILENT
 
 IMAGES = 3  # in a batch

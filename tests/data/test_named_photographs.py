@@ -16,7 +16,7 @@ from torchvision.datasets import flowers102, utils
 from ddpm_cli.core.data import sources
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from tests.support.cli import Result, config_of, refused
 
 Run = Callable[..., Result]

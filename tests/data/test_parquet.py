@@ -20,8 +20,8 @@ from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.images import FileImages
-from ddpm_cli.core.metrics.inputs import open_input
+from ddpm_cli.core.metrics.inputs.images import FileImages
+from ddpm_cli.core.metrics.inputs.opening import open_input
 from ddpm_cli.core.runtime.reporting import SILENT
 from tests.support.cli import Result
 

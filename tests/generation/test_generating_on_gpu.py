@@ -13,8 +13,8 @@ from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.model import load_model
-from ddpm_cli.core.metrics.extraction import load_extractor
-from ddpm_cli.core.metrics.protocols import PYTORCH_FID
+from ddpm_cli.core.metrics.networks.extraction import load_extractor
+from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights
 

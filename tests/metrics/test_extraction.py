@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
-from ddpm_cli.core.metrics.images import one_ahead
-from ddpm_cli.core.metrics.inception import Features
-from ddpm_cli.core.metrics.protocols import PYTORCH_FID
+from ddpm_cli.core.metrics.inputs.images import one_ahead
+from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
+from ddpm_cli.core.metrics.networks.inception import Features
+from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID
 from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.scores.fid import Fid
 from ddpm_cli.core.runtime import devices
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_out_of_memory_is_an_error_with_a_fix() -> None:
 )
 def test_bf16_has_a_protocol_name_of_its_own(precision: torch.dtype, name: str) -> None:
     extractor = Extractor(Recorder(), "0" * 64, PYTORCH_FID, CPU, precision=precision)
-    report = Report(extractor.origin, False, 2, 2, "png 8x8", "png 8x8", fid=1.0)
+    report = Report(extractor.origin, 2, 2, "png 8x8", "png 8x8", (Fid(1.0),))
     assert report.document()["protocol"] == name
     assert report.lines().startswith(f"FID 1.0000  [{name}: ")
 
@@ -82,7 +83,7 @@ def test_bf16_has_a_protocol_name_of_its_own(precision: torch.dtype, name: str) 
 def test_the_batch_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
     monkeypatch.setattr(
-        "ddpm_cli.core.metrics.extraction.load_extractor",
+        "ddpm_cli.core.metrics.networks.extraction.load_extractor",
         lambda weights, protocol, device, batch, *rest: loaded.append(batch),
     )
     monkeypatch.setattr(devices, "choose_precision", lambda name, device: torch.float32)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.inception import (
+from ddpm_cli.core.metrics.networks.inception import (
     PUBLISHED,
     FidInception,
     InceptionE,
@@ -146,7 +146,7 @@ def test_features_match_pytorch_fid(
     network: FidInception, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_module = pytest.importorskip("pytorch_fid.inception")
-    from ddpm_cli.core.metrics.protocols import PYTORCH_FID
+    from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID
 
     monkeypatch.setattr(peer_module, "load_state_dict_from_url", lambda *_, **__: state)
     peer = peer_module.InceptionV3().eval()

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics import images, inputs
-from ddpm_cli.core.metrics.images import FileImages
-from ddpm_cli.core.metrics.inputs import DatasetImages, open_input
+from ddpm_cli.core.metrics.inputs import images, opening
+from ddpm_cli.core.metrics.inputs.images import FileImages
+from ddpm_cli.core.metrics.inputs.opening import DatasetImages, open_input
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -176,7 +176,7 @@ def test_arrays_are_read_in_chunks(
 ) -> None:
     array = noise(10, 4, 6, *([channels] if channels else []))
     np.savez_compressed(tmp_path / "s.npz", arr_0=array, arr_1=np.arange(10))
-    monkeypatch.setattr(inputs, "MAX_BATCH", 4)
+    monkeypatch.setattr(opening, "MAX_BATCH", 4)
     image_set = opened(tmp_path / "s.npz")
     batches = list(image_set.batches(slice(None)))
     assert [len(batch) for batch in batches] == [4, 4, 2]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import feature_store
-from ddpm_cli.core.metrics import kid as kid_module
-from ddpm_cli.core.metrics import prdc as prdc_module
 from ddpm_cli.core.metrics.feature_store import FeatureStore
-from ddpm_cli.core.metrics.kid import kid, squared_mmd
-from ddpm_cli.core.metrics.prdc import prdc
-from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance
-from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
+from ddpm_cli.core.metrics.scores import kid as kid_module
+from ddpm_cli.core.metrics.scores import prdc as prdc_module
+from ddpm_cli.core.metrics.scores.fid import fid_floor, fid_spread
+from ddpm_cli.core.metrics.scores.frechet import Gaussian, frechet_distance
+from ddpm_cli.core.metrics.scores.kid import kid, squared_mmd
+from ddpm_cli.core.metrics.scores.prdc import prdc
 from ddpm_cli.core.runtime.reporting import Silent
 
 

@@ -23,12 +23,17 @@ from ddpm_cli.core.data.readers.opening import open_image_files
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
-from ddpm_cli.core.metrics.extraction import Extractor, load_extractor
-from ddpm_cli.core.metrics.inception import FidInception
-from ddpm_cli.core.metrics.inputs import open_input
-from ddpm_cli.core.metrics.kid import squared_mmd
-from ddpm_cli.core.metrics.protocols import CLEAN_FID, PYTORCH_FID, TORCH_FIDELITY, Protocol
-from ddpm_cli.core.metrics.scores import frechet_distance
+from ddpm_cli.core.metrics.inputs.opening import open_input
+from ddpm_cli.core.metrics.networks.extraction import Extractor, load_extractor
+from ddpm_cli.core.metrics.networks.inception import FidInception
+from ddpm_cli.core.metrics.networks.protocols import (
+    CLEAN_FID,
+    PYTORCH_FID,
+    TORCH_FIDELITY,
+    Protocol,
+)
+from ddpm_cli.core.metrics.scores.frechet import frechet_distance
+from ddpm_cli.core.metrics.scores.kid import squared_mmd
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.inception_standin import standin_weights

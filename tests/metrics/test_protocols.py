@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.metrics.protocols import (
+from ddpm_cli.core.metrics.networks.protocols import (
     CLEAN_FID,
     PROTOCOLS,
     PYTORCH_FID,

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.report import digits
-from ddpm_cli.core.metrics.scores import frechet_distance, inception_score, shuffled, trace_of_root
+from ddpm_cli.core.metrics.feature_store import shuffled
+from ddpm_cli.core.metrics.scores.frechet import frechet_distance, trace_of_root
+from ddpm_cli.core.metrics.scores.inception_score import inception_score
+from ddpm_cli.core.metrics.scores.score import digits
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from typing import IO
 import pytest
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.inception import PUBLISHED
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED
 from ddpm_cli.core.runtime.downloads import RemoteFile, fetch
 from ddpm_cli.core.runtime.reporting import Silent
 

@@ -14,6 +14,7 @@ import pytest
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.scores.fid import Fid
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.training import scoring
 from tests.support import ranks
@@ -179,6 +180,6 @@ def test_wrong_scoring_options_are_refused_before_training(train_tiny: Run, trai
 
 
 def test_fid_of_inception_features_has_no_prefix() -> None:
-    report = Report(FeatureOrigin("pytorch-fid", "ab" * 32), False, 3, 4, "png", "png", fid=1.0)
+    report = Report(FeatureOrigin("pytorch-fid", "ab" * 32), 3, 4, "png", "png", (Fid(1.0),))
     assert report.lines().startswith("FID 1.0000  [pytorch-fid | ")
     assert report.document()["label"] == "FID"

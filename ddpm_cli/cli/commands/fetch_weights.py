@@ -32,7 +32,7 @@ def fetch_weights(
         ddpm fetch-weights
         ddpm fetch-weights --to shared/
     """
-    from ddpm_cli.core.metrics.inception import PUBLISHED
+    from ddpm_cli.core.metrics.networks.inception import PUBLISHED
     from ddpm_cli.core.runtime.downloads import fetch
 
     start_up.end()

@@ -85,8 +85,8 @@ def fid(
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
-    from ddpm_cli.core.metrics.extraction import ExtractorSettings
-    from ddpm_cli.core.metrics.inputs import open_input
+    from ddpm_cli.core.metrics.inputs.opening import open_input
+    from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.files import new_file

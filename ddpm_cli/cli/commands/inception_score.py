@@ -55,8 +55,8 @@ def inception_score(
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
-    from ddpm_cli.core.metrics.extraction import ExtractorSettings
-    from ddpm_cli.core.metrics.inputs import open_input
+    from ddpm_cli.core.metrics.inputs.opening import open_input
+    from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
 

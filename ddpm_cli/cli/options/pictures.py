@@ -144,7 +144,7 @@ class PictureOptions:
             Scorer,
             training_data,
         )
-        from ddpm_cli.core.metrics.extraction import ExtractorSettings
+        from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 
         model, scorer = cells[0].model, None
         if self.score is not None:
@@ -161,7 +161,7 @@ def drawn(
     sheet: ContactSheet, out: Path | None, batch: int | None, reporter: Reporter, *, overwrite: bool
 ) -> tuple[str, dict[str, Any]]:
     """Draw a sheet into its files: the result in words, and as a JSON document."""
-    from ddpm_cli.core.metrics.report import digits
+    from ddpm_cli.core.metrics.scores.score import digits
     from ddpm_cli.core.runtime import provenance
 
     path, document = sheet.write(out, batch, reporter, overwrite=overwrite)

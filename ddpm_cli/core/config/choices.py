@@ -10,6 +10,7 @@ NEEDS_IMAGES: dict[str, tuple[str, ...]] = {
     "is": ("FAKE",),
 }
 PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID = "pytorch-fid", "torch-fidelity", "clean-fid"
+LOCAL = "local-features"  # the protocol of a classifier of one's own
 PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
 FRAME_KINDS = ("xt", "x0", "both")  # of a film: the state, the image estimated from it, or both
 ATTENTION_ORDERS = ("legacy", "new")  # of the channels of heads, in OpenAI's checkpoints

@@ -37,7 +37,7 @@ def cache() -> Sequence[Finding]:
 
 def weights() -> Sequence[Finding]:
     """The weights in the cache, and whether they are those that were published."""
-    from ddpm_cli.core.metrics.inception import PUBLISHED
+    from ddpm_cli.core.metrics.networks.inception import PUBLISHED
     from ddpm_cli.core.runtime.downloads import sha256_of
 
     path = PUBLISHED.cache_path

@@ -23,7 +23,7 @@ from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.starts.given import check_conditional, of_data
-from ddpm_cli.core.metrics.inputs import GeneratedImages
+from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Silent
 from ddpm_cli.core.runtime.run_directory import find_weights

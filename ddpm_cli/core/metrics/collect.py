@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ddpm_cli.core.data import files as image_files
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.extraction import Extractor
 from ddpm_cli.core.metrics.feature_store import FeatureStore
-from ddpm_cli.core.metrics.images import ImageCounts, ImageSet
+from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
+from ddpm_cli.core.metrics.networks.extraction import Extractor
 from ddpm_cli.core.metrics.statistics import Moments, Statistics, read_statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +13,20 @@ from ddpm_cli.core.config.choices import NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
-from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
-from ddpm_cli.core.metrics.feature_store import FeatureStore
-from ddpm_cli.core.metrics.images import ImageSet
-from ddpm_cli.core.metrics.inputs import GeneratedImages, ScoreInput, open_input
-from ddpm_cli.core.metrics.kid import kid
-from ddpm_cli.core.metrics.prdc import MIN_IMAGES, prdc
-from ddpm_cli.core.metrics.protocols import LOCAL
+from ddpm_cli.core.metrics.inputs.images import ImageSet
+from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, ScoreInput, open_input
+from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
-from ddpm_cli.core.metrics.scores import Gaussian, inception_score
+from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
+from ddpm_cli.core.metrics.scores.frechet import Gaussian
+from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
+from ddpm_cli.core.metrics.scores.kid import kid
+from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES, prdc
+from ddpm_cli.core.metrics.scores.score import Score
 from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
-from ddpm_cli.core.metrics.uncertainty import fid_floor, fid_spread
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.devices import choose_device
 from ddpm_cli.core.runtime.reporting import Reporter
-
-SPLITS = 10  # of the Inception Score
 
 
 @dataclass(frozen=True)
@@ -144,14 +141,13 @@ def evaluate_inception_score(
     if n < 2 * splits:
         raise DdpmError(f"only {n} images of {images.label} are readable, for {splits} splits")
     assert logits is not None
-    mean, std = distributed.broadcast_from_rank0(lambda: _inception_score(logits, splits, reporter))
+    score = distributed.broadcast_from_rank0(lambda: score_logits(logits, splits, reporter))
     return InceptionScoreReport(
-        mean,
-        std,
+        score.mean,
+        score.std,
         n,
         splits,
         extractor.origin,
-        extractor.protocol.local,
         collected.statistics.images,
         images.sampled if isinstance(images, GeneratedImages) else None,
     )
@@ -182,53 +178,45 @@ def _scored(
 ) -> Report:
     """Compute the requested scores from the collected features."""
     reals, fakes = real.statistics, fake.statistics
-    scores: dict[str, Any] = {}
-    if "fid" in requested.metrics:
-        gaussian = Gaussian(reals.mean, reals.covariance)
-        scores["fid"] = gaussian.distance(fakes.mean, fakes.covariance)
-        if requested.spread and fake.features is not None:
-            scores["fid_std"] = fid_spread(gaussian, fake.features, reporter)
-    if requested.floor and real.features is not None:
-        floor = fid_floor(real.features, fakes.n or len(real.features))
-        scores["fid_floor"], scores["fid_floor_n"] = floor
     device = extractor.device if extractor and extractor.device.type != "mps" else None
+    scores: list[Score] = []
+    if "fid" in requested.metrics:
+        scores.append(_fid(real, fake, requested, reporter))
     if real.features is not None and fake.features is not None:
         if "kid" in requested.metrics:
-            result = kid(real.features, fake.features, reporter, device)
-            scores |= {"kid": result.mean, "kid_std": result.std, "kid_subset": result.size}
+            scores.append(kid(real.features, fake.features, reporter, device))
         enough = min(len(real.features), len(fake.features)) >= MIN_IMAGES
         if "prdc" in requested.metrics and (enough or len(requested.metrics) == 1):
-            scores |= prdc(real.features, fake.features, reporter, device)._asdict()
+            scores.append(prdc(real.features, fake.features, reporter, device))
         elif "prdc" in requested.metrics:
             reporter.say(f"precision and recall need {MIN_IMAGES} images in each input: left out")
     if fake.logits is not None:
         splits = min(SPLITS, len(fake.logits) // 2)
-        mean, std = _inception_score(fake.logits, splits, reporter)
-        scores |= {"inception_score": mean, "inception_score_std": std, "splits": splits}
-    origin = reals.origin if reals.origin.protocol else fakes.origin
-    local = (extractor is not None and extractor.protocol.local) or origin.protocol == LOCAL
+        scores.append(score_logits(fake.logits, splits, reporter))
     named = (("REAL", reals), ("FAKE", fakes))
     return Report(
-        origin,
-        local,
+        reals.origin if reals.origin.protocol else fakes.origin,
         reals.n,
         fakes.n,
         reals.images,
         fakes.images,
+        tuple(scores),
         feature_dim=len(reals.mean),
         unknown_origin=tuple(name for name, value in named if value.origin.protocol is None),
-        **scores,
     )
 
 
-def _inception_score(logits: FeatureStore, splits: int, reporter: Reporter) -> tuple[float, float]:
-    size = len(logits) // splits
-    if size < logits.width:
-        reporter.say(
-            f"the Inception Score of splits of {size} images is at most {size}, whatever they "
-            "show: compare it with scores of the same n and splits alone"
-        )
-    return inception_score(lambda indices: logits.take(indices).numpy(), len(logits), splits)
+def _fid(
+    real: InputFeatures, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter
+) -> Fid:
+    gaussian = Gaussian(real.statistics.mean, real.statistics.covariance)
+    value = gaussian.distance(fake.statistics.mean, fake.statistics.covariance)
+    std = floor = n = None
+    if requested.spread and fake.features is not None:
+        std = fid_spread(gaussian, fake.features, reporter)
+    if requested.floor and real.features is not None:
+        floor, n = fid_floor(real.features, fake.statistics.n or len(real.features))
+    return Fid(value, std, floor, n)
 
 
 def _check_enough(score_input: ScoreInput, name: str, extractor: Extractor | None) -> None:

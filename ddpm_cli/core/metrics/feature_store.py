@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.scores import shuffled
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import atomic_write
 
@@ -111,6 +110,11 @@ class FeatureStore:
         with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
             for block in self.blocks():
                 file.write(block.numpy().tobytes())
+
+
+def shuffled(n: int) -> NDArray[np.intp]:
+    """A fixed permutation of n indices: torch-fidelity's generator and seed."""
+    return np.random.RandomState(2020).permutation(n)
 
 
 def _temporary_file() -> IO[bytes]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_cli.core.config.choices import LOCAL
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_bytes
@@ -111,6 +112,15 @@ class FeatureOrigin:
         """The protocol's name in reports: bf16 has one of its own, "pytorch-fid-bf16"."""
         bf16 = self.protocol and self.arithmetic == "bf16"
         return f"{self.protocol}-bf16" if bf16 else self.protocol
+
+    @property
+    def local(self) -> bool:
+        """Whether the features are a classifier's: its scores are labelled local, and no FID."""
+        return self.protocol == LOCAL
+
+    def label(self, score: str) -> str:
+        """A score's name in these features."""
+        return f"local-{score}" if self.local else score
 
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
         """Find (option, own value, other value) where both are known and differ."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.metrics.report import digits
+from ddpm_cli.core.metrics.scores.score import digits
 from ddpm_cli.core.report.records import Document, Record
 from ddpm_cli.core.report.settings import written
 from ddpm_cli.core.runtime import quantities

@@ -36,7 +36,7 @@ from ddpm_cli.core.training.state import Progress, TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.metrics.extraction import Extractor
+    from ddpm_cli.core.metrics.networks.extraction import Extractor
 
 
 def launch_if_needed(

@@ -29,8 +29,8 @@ from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.pictures.axes import SHOWN, Axis, Cell
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
 from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
-from ddpm_cli.core.metrics.extraction import Extractor, ExtractorSettings
-from ddpm_cli.core.metrics.inputs import GeneratedImages, open_input
+from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, open_input
+from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
@@ -287,7 +287,7 @@ def _entry(cell: Cell, drawn: CellResult) -> dict[str, Any]:
 
 def _score_of(report: Report) -> str:
     assert report.fid is not None, "FID was requested"
-    name = f"{'local ' if report.local else ''}FID"
+    name = f"{'local ' if report.origin.local else ''}FID"
     return f"{name} {report.fid:.0f}" if report.fid >= 1000 else f"{name} {report.fid:.3g}"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.feature_store import FeatureStore
+from ddpm_cli.core.metrics.scores.score import Label
 from ddpm_cli.core.runtime.reporting import Reporter
 
 K_MANIFOLD = 3  # neighbours, for precision and recall (Kynkaanniemi et al. 2019)
@@ -36,6 +37,15 @@ class Prdc(NamedTuple):
     density: float  # real hyperspheres around a fake, over k; 1 for equal distributions, unbounded
     coverage: float  # share of real hyperspheres that contain a fake
     copies: int  # fakes 100 times nearer to a real image than its 3rd neighbour, or equal to it
+
+    def line(self, label: Label) -> str:
+        """The four scores."""
+        names = ("precision", "recall", "density", "coverage")
+        return label(", ".join(f"{name} {getattr(self, name):.4f}" for name in names))
+
+    def document(self) -> dict[str, object]:
+        """Its keys of --json."""
+        return self._asdict()
 
 
 def prdc(

@@ -14,8 +14,8 @@ from torch import Tensor
 from ddpm_cli.core.checkpoints import classifier
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.metrics import protocols
-from ddpm_cli.core.metrics.inception import PUBLISHED, Features, load_inception
+from ddpm_cli.core.metrics.networks import protocols
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED, Features, load_inception
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models.classifier import Classifier
 from ddpm_cli.core.runtime import devices, distributed

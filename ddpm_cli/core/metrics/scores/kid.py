@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.feature_store import FeatureStore
+from ddpm_cli.core.metrics.scores.score import Label
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 SUBSETS = 100
@@ -23,6 +24,14 @@ class Kid(NamedTuple):
     mean: float
     std: float
     size: int  # images in a subset
+
+    def line(self, label: Label) -> str:
+        """The distance with its deviation."""
+        return f"{label('KID')} {self.mean:.6f} +/- {self.std:.6f} (subsets of {self.size})"
+
+    def document(self) -> dict[str, object]:
+        """Its keys of --json."""
+        return {"kid": self.mean, "kid_std": self.std, "kid_subset": self.size}
 
 
 def kid(

@@ -1,16 +1,42 @@
-"""Uncertainty of FID: its standard error by resampling, and its floor at this sample size."""
+"""FID: the Frechet distance of two inputs' features, with its standard error and its floor."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
-from ddpm_cli.core.metrics.scores import Gaussian, frechet_distance, shuffled
+from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore, shuffled
+from ddpm_cli.core.metrics.scores.frechet import Gaussian, frechet_distance
+from ddpm_cli.core.metrics.scores.score import Label, digits
 from ddpm_cli.core.metrics.statistics import Moments
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 RESAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Fid:
+    """FID (Heusel et al. 2017). None: not requested."""
+
+    value: float
+    std: float | None = None  # block jackknife over the fakes
+    floor: float | None = None  # real against other real, of floor_n images each
+    floor_n: int | None = None
+
+    def line(self, label: Label) -> str:
+        """The distance with its standard error and its floor."""
+        spread = "" if self.std is None else f" +/- {digits(self.std)}"
+        floor = ""
+        if self.floor is not None:
+            floor = f" (real against real at n={self.floor_n}: {digits(self.floor)})"
+        return f"{label('FID')} {digits(self.value)}{spread}{floor}"
+
+    def document(self) -> dict[str, object]:
+        """Its keys of --json."""
+        floor = {"fid_floor": self.floor, "fid_floor_n": self.floor_n}
+        return {"fid": self.value, "fid_std": self.std, **floor}
 
 
 def fid_spread(real: Gaussian, fake: FeatureStore, reporter: Reporter) -> float | None:

@@ -1,17 +1,15 @@
-"""Frechet distance and Inception Score as functions of arrays."""
+"""The Frechet distance of two Gaussians."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from ddpm_cli.core.errors import DdpmError
 
@@ -90,43 +88,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def shuffled(n: int) -> NDArray[np.intp]:
-    """A fixed permutation of n indices: torch-fidelity's generator and seed."""
-    return np.random.RandomState(2020).permutation(n)
-
-
-def inception_score(
-    logits: Callable[[NDArray[np.intp]], NDArray[np.floating]], n: int, splits: int = 10
-) -> tuple[float, float]:
-    """Inception Score (Salimans et al. 2016): mean and population deviation over equal splits.
-
-    exp(E_x KL(p(y|x) || p(y))) of logits without bias. `logits` maps indices of the n images to
-    (len(indices), classes), so that one split is in memory at a time. Images are shuffled first:
-    files are often sorted by class, and a split of one class scores 1. Raises DdpmError where
-    n < splits.
-    """
-    if not 1 <= splits <= n:
-        raise DdpmError(
-            f"{n} images cannot be divided into {splits} splits; choose fewer (--splits)"
-        )
-    order = shuffled(n)
-    bounds = [i * n // splits for i in range(splits + 1)]
-    scores = [_split_score(logits(order[start:end])) for start, end in pairwise(bounds)]
-    return float(np.mean(scores)), float(np.std(scores))
-
-
-def _split_score(logits: NDArray[np.floating]) -> float:
-    """exp(E_x KL(p(y|x) || p(y))) of one split's logits (n, classes), in float64.
-
-    Raises DdpmError where they are not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise DdpmError("logits hold NaN or infinity: are the weights damaged?")
-    log_p = log_softmax(logits.astype(np.float64), axis=1)
-    p = np.exp(log_p)
-    marginal = p.mean(axis=0)
-    used = marginal > 0  # a class of probability 0 everywhere contributes 0, not 0 * log 0
-    divergence = p[:, used] * (log_p[:, used] - np.log(marginal[used]))
-    return float(np.exp(divergence.sum(axis=1).mean()))

@@ -21,7 +21,7 @@ from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.images import (
+from ddpm_cli.core.metrics.inputs.images import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     FileImages,

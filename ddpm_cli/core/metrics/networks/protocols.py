@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ddpm_cli.core.config import choices
 from ddpm_cli.core.config.fields import one_of
-from ddpm_cli.core.metrics.inception import INPUT_SIZE
+from ddpm_cli.core.metrics.networks.inception import INPUT_SIZE
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Protocol:
         return self.transform(x.expand(-1, self.channels, -1, -1))
 
 
-LOCAL = "local-features"  # the protocol's name for features of other networks
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue, as in PIL
 
 
@@ -123,4 +122,4 @@ def local_protocol(size: tuple[int, int], channels: int) -> Protocol:
         return x / 127.5 - 1
 
     resize = f"bilinear to {size[1]}x{size[0]}x{channels} where they differ, antialiased"
-    return Protocol(LOCAL, resize, transform, channels, local=True)
+    return Protocol(choices.LOCAL, resize, transform, channels, local=True)

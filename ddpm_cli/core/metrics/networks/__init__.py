@@ -1,0 +1,1 @@
+"""Feature networks, and the protocols by which images are prepared for them."""
