@@ -84,9 +84,10 @@ def fid(
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.errors import UsageError
     from ddpm_cli.core.generation.batching import parse_batch
-    from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
+    from ddpm_cli.core.metrics.evaluate import evaluate
     from ddpm_cli.core.metrics.inputs.opening import open_input
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
+    from ddpm_cli.core.metrics.requested import RequestedMetrics
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.files import new_file
@@ -120,9 +121,7 @@ def fid(
         if fake_input is None:
             assert run is not None, "without images there is a run"
             fake_input = run.open(at_once, chosen, reporter)
-        requested = RequestedMetrics.parse(
-            metrics, real_input, fake_input, spread=spread, floor=floor, cache=cache
-        )
+        requested = RequestedMetrics.parse(metrics, spread=spread, floor=floor, cache=cache)
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
         for notice in report.notices():

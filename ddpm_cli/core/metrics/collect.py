@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,24 +44,25 @@ class Keep:
 
 
 def collect(
-    images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+    images: ImageSet,
+    extractor: Extractor,
+    keep: Keep,
+    what: str,
+    reporter: Reporter,
+    *,
+    together: bool = False,
 ) -> InputFeatures:
     """Extract features in one pass over the images, on all ranks; rank 0 gets the whole result.
 
-    Raises DdpmError where fewer than 2 images are readable.
+    together: where a rank fails, all raise its error, so that they can go on with other images; the
+    images' batches must then be read without the other ranks. Raises DdpmError where fewer than 2
+    images are readable.
     """
-    moments = Moments()
-    features = FeatureStore(extractor.network.width) if keep.features else None
-    logits = FeatureStore(extractor.network.classes) if keep.logits else None
-    shard = distributed.shard(len(images))
-    with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
-        for batch in extractor.features(images.batches(shard)):
-            moments.update(batch.pool)
-            if features is not None:
-                features.append(batch.pool)
-            if logits is not None:
-                logits.append(batch.logits)
-            advance(len(batch.pool))
+    extract = partial(_extract, images, extractor, keep, what, reporter)
+    extracted = distributed.attempt(extract) if together else extract()
+    if isinstance(extracted, DdpmError):
+        raise extracted
+    moments, features, logits = extracted
     counts = ImageCounts()
     for shard_counts in distributed.all_gather(images.counts):
         counts.merge(shard_counts)
@@ -84,6 +86,25 @@ def collect(
         features.gather_to_rank0() if features is not None else None,
         logits.gather_to_rank0() if logits is not None else None,
     )
+
+
+def _extract(
+    images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
+) -> tuple[Moments, FeatureStore | None, FeatureStore | None]:
+    """Moments, features and logits of this rank's images."""
+    moments = Moments()
+    features = FeatureStore(extractor.network.width) if keep.features else None
+    logits = FeatureStore(extractor.network.classes) if keep.logits else None
+    shard = distributed.shard(len(images))
+    with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
+        for batch in extractor.features(images.batches(shard)):
+            moments.update(batch.pool)
+            if features is not None:
+                features.append(batch.pool)
+            if logits is not None:
+                logits.append(batch.logits)
+            advance(len(batch.pool))
+    return moments, features, logits
 
 
 def collect_cached(

@@ -133,6 +133,26 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
     return cast(T, value)
 
 
+def attempt(work: Callable[[], T]) -> T | DdpmError:
+    """Call `work` on every rank; where any rank fails, all get the error of the lowest one.
+
+    A rank may fail alone only after the last collective operation of `work`.
+    """
+    value, failure, ended = None, None, 0
+    try:
+        value = work()
+    except DdpmError as error:
+        failure = error
+    except SystemExit as error:  # as `broadcast_from_rank0` ends the ranks that did not fail
+        if world_size() == 1:
+            raise
+        ended = int(error.code or 0)
+    failures = [error for error in all_gather(failure) if error is not None]
+    if ended and not failures:
+        raise SystemExit(ended)
+    return failures[0] if failures else cast(T, value)
+
+
 @contextmanager
 def local_rank0_first() -> Iterator[None]:
     """Run the block on local rank 0 of each machine before its other ranks.

@@ -26,11 +26,12 @@ from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.generation.starts import given as given_images
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
-from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
+from ddpm_cli.core.metrics.evaluate import evaluate
 from ddpm_cli.core.metrics.inputs.images import MAX_BATCH, ImageSet
 from ddpm_cli.core.metrics.inputs.opening import TrainingImages
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.requested import RequestedMetrics
 from ddpm_cli.core.metrics.scores.score import digits
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping

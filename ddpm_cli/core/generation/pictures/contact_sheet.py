@@ -28,10 +28,11 @@ from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.pictures.axes import SHOWN, Axis, Cell
 from ddpm_cli.core.metrics.collect import Keep, collect_cached
-from ddpm_cli.core.metrics.evaluate import RequestedMetrics, evaluate
+from ddpm_cli.core.metrics.evaluate import evaluate
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.requested import RequestedMetrics
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import new_file, write_json

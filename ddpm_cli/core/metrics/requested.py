@@ -1,0 +1,128 @@
+"""Which scores are computed, and whether the inputs allow them: before any network runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ddpm_cli.core.config.choices import NEEDS_IMAGES
+from ddpm_cli.core.config.fields import did_you_mean
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.metrics.collect import Keep
+from ddpm_cli.core.metrics.inputs.opening import ScoreInput
+from ddpm_cli.core.metrics.networks.extraction import Extractor
+from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES
+from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
+
+_OF_IMAGES, _OF_STATISTICS = frozenset({"fid", "kid", "prdc"}), frozenset({"fid"})
+
+
+@dataclass(frozen=True)
+class RequestedMetrics:
+    """Which scores to compute from the one pass over the images."""
+
+    metrics: frozenset[str] | None = None  # None: FID, and KID and PRDC where both are images
+    spread: bool = True  # the standard error of FID
+    floor: bool = False  # FID of real images against other real images
+    cache: bool = True  # read and write the real input's features in the cache
+
+    @classmethod
+    def parse(cls, metrics: str | None, **settings: bool) -> RequestedMetrics:
+        """Read "fid,kid,prdc,is". Raises UsageError for other names."""
+        if metrics is None:
+            return cls(None, **settings)
+        names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
+        if not names or names - set(NEEDS_IMAGES):
+            unknown = next(iter(sorted(names - set(NEEDS_IMAGES))), "")
+            raise UsageError(
+                f"--metrics {metrics}: choose from {','.join(NEEDS_IMAGES)}"
+                f"{did_you_mean(unknown, NEEDS_IMAGES)}"
+            )
+        if names == {"is"}:
+            raise UsageError("--metrics is needs no REAL: use ddpm inception-score FAKE")
+        if settings.get("floor") and "fid" not in names:
+            raise UsageError("--floor is of FID: leave fid among the --metrics")
+        return cls(names, **settings)
+
+    def of(self, real: ScoreInput, fake: ScoreInput) -> RequestedMetrics:
+        """Those of these inputs. Raises UsageError or DdpmError where they do not allow them."""
+        inputs = {"REAL": real, "FAKE": fake}
+        images = {name: x for name, x in inputs.items() if not isinstance(x, Statistics)}
+        if self.metrics is None:
+            return replace(self, metrics=_OF_IMAGES if len(images) == 2 else _OF_STATISTICS)
+        for name in sorted(self.metrics):
+            for required in NEEDS_IMAGES[name]:
+                if required not in images:
+                    raise UsageError(
+                        f"--metrics {name} needs the images of {required}, not their statistics"
+                    )
+        if "prdc" in self.metrics and min(map(len, images.values())) < MIN_IMAGES:
+            raise DdpmError(f"--metrics prdc needs {MIN_IMAGES} images in each input")
+        return self
+
+    def has(self, *names: str) -> bool:
+        """Whether any of these scores is computed, of inputs that were given to `of`."""
+        return self.metrics is not None and not self.metrics.isdisjoint(names)
+
+    @property
+    def keep_real(self) -> Keep:
+        """What to store of the real images."""
+        return Keep(features=self._of_both or self.floor)
+
+    @property
+    def keep_fake(self) -> Keep:
+        """What to store of the fakes."""
+        spread = self.spread and self.has("fid")
+        return Keep(features=self._of_both or spread, logits=self.has("is"))
+
+    @property
+    def _of_both(self) -> bool:
+        return self.has(*(name for name, needs in NEEDS_IMAGES.items() if "REAL" in needs))
+
+
+def check_real(real: ScoreInput, extractor: Extractor | None, requested: RequestedMetrics) -> None:
+    """Raise now what would stop the scores after hours of feature extraction."""
+    _check_enough(real, "REAL", extractor)
+    if not requested.floor:
+        return
+    if isinstance(real, Statistics):
+        raise UsageError("--floor needs the images of REAL, not their statistics")
+    if len(real) < 4:
+        raise DdpmError(f"--floor needs at least 4 images in REAL, which holds {len(real)}")
+
+
+def check_fake(real: ScoreInput, fake: ScoreInput, extractor: Extractor | None) -> None:
+    """As `check_real`, of what is to be compared with it."""
+    _check_enough(fake, "FAKE", extractor)
+    conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
+    if conflict:
+        option, of_real, of_fake = conflict
+        raise DdpmError(
+            f"not comparable: {option} of REAL is {of_real}, of FAKE {of_fake}; "
+            "make both with the same"
+        )
+
+
+def counted(images: int) -> str:
+    """A number of images in words."""
+    return "1 image" if images == 1 else f"{images} images"
+
+
+def _check_enough(score_input: ScoreInput, name: str, extractor: Extractor | None) -> None:
+    if isinstance(score_input, Statistics):
+        if extractor is not None and len(score_input.mean) != extractor.network.width:
+            raise DdpmError(
+                f"the statistics given as {name} have {len(score_input.mean)} features, "
+                f"this network {extractor.network.width}"
+            )
+    elif len(score_input) < 2:
+        raise DdpmError(
+            f"{score_input.label} holds {counted(len(score_input))}; FID needs a covariance, "
+            "so at least 2"
+        )
+
+
+def _origin(score_input: ScoreInput, extractor: Extractor | None) -> FeatureOrigin:
+    if isinstance(score_input, Statistics):
+        return score_input.origin
+    assert extractor is not None, "images need an extractor"
+    return extractor.origin

@@ -1,0 +1,72 @@
+"""Features of both sides -> the requested scores, on one process."""
+
+from __future__ import annotations
+
+import torch
+
+from ddpm_cli.core.metrics.collect import InputFeatures
+from ddpm_cli.core.metrics.networks.extraction import Extractor
+from ddpm_cli.core.metrics.report import Report
+from ddpm_cli.core.metrics.requested import RequestedMetrics
+from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
+from ddpm_cli.core.metrics.scores.frechet import Gaussian
+from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
+from ddpm_cli.core.metrics.scores.kid import kid
+from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES, prdc
+from ddpm_cli.core.metrics.scores.score import Score
+from ddpm_cli.core.runtime.reporting import Reporter
+
+
+class RealSide:
+    """The real images' features, against which any number of fakes are scored."""
+
+    def __init__(self, collected: InputFeatures, extractor: Extractor | None) -> None:
+        self.collected, self._extractor = collected, extractor
+        self._gaussian = Gaussian(collected.statistics.mean, collected.statistics.covariance)
+
+    def score(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Report:
+        """Compute the requested scores from the collected features."""
+        real, device = self.collected, self._device
+        reals, fakes = real.statistics, fake.statistics
+        scores: list[Score] = []
+        if requested.has("fid"):
+            scores.append(self._fid(fake, requested, reporter))
+        if real.features is not None and fake.features is not None:
+            if requested.has("kid"):
+                scores.append(kid(real.features, fake.features, reporter, device))
+            enough = min(len(real.features), len(fake.features)) >= MIN_IMAGES
+            if requested.has("prdc") and (enough or len(requested.metrics or ()) == 1):
+                scores.append(prdc(real.features, fake.features, reporter, device))
+            elif requested.has("prdc"):
+                reporter.say(
+                    f"precision and recall need {MIN_IMAGES} images in each input: left out"
+                )
+        if fake.logits is not None:
+            splits = min(SPLITS, len(fake.logits) // 2)
+            scores.append(score_logits(fake.logits, splits, reporter))
+        named = (("REAL", reals), ("FAKE", fakes))
+        return Report(
+            reals.origin if reals.origin.protocol else fakes.origin,
+            reals.n,
+            fakes.n,
+            reals.images,
+            fakes.images,
+            tuple(scores),
+            feature_dim=len(reals.mean),
+            unknown_origin=tuple(name for name, value in named if value.origin.protocol is None),
+        )
+
+    def _fid(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Fid:
+        features, statistics = self.collected.features, fake.statistics
+        value = self._gaussian.distance(statistics.mean, statistics.covariance)
+        std = floor = n = None
+        if requested.spread and fake.features is not None:
+            std = fid_spread(self._gaussian, fake.features, reporter)
+        if requested.floor and features is not None:
+            floor, n = fid_floor(features, statistics.n or len(features))
+        return Fid(value, std, floor, n)
+
+    @property
+    def _device(self) -> torch.device | None:
+        device = self._extractor and self._extractor.device
+        return device if device and device.type != "mps" else None
