@@ -13,10 +13,12 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import feature_store
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.scores import kid as kid_module
+from ddpm_cli.core.metrics.scores import neighbours
 from ddpm_cli.core.metrics.scores import prdc as prdc_module
 from ddpm_cli.core.metrics.scores.fid import fid_floor, fid_spread
 from ddpm_cli.core.metrics.scores.frechet import Gaussian, frechet_distance
 from ddpm_cli.core.metrics.scores.kid import kid, squared_mmd
+from ddpm_cli.core.metrics.scores.neighbours import nearest
 from ddpm_cli.core.metrics.scores.prdc import prdc
 from ddpm_cli.core.runtime.reporting import Silent
 
@@ -104,12 +106,56 @@ def by_hand(real: Tensor, fake: Tensor) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("block", [5, 2048])
 def test_prdc_by_the_definition_in_any_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(FeatureStore.blocks, "__defaults__", (block,))
+    monkeypatch.setitem(neighbours.BLOCKS, "cpu", (block, 2 * block // 3))
     real, fake = normal(53, 4, shift=9.0), normal(67, 4, 1, 9.5)
     result = prdc(stored(real), stored(fake), Silent())
     assert result == pytest.approx(by_hand(real, fake), rel=1e-12)
     assert 0.2 < result.precision < 1
     assert 0.2 < result.recall < 1
+
+
+def nearest_by_hand(queries: Tensor, points: Tensor, k: int, itself: bool) -> Tensor:
+    """Rows by differences in float64, of equally near ones the lower first."""
+    mode = "donot_use_mm_for_euclid_dist"
+    d = torch.cdist(queries.double(), points.double(), compute_mode=mode)
+    if itself:
+        d.fill_diagonal_(torch.inf)
+    return d.sort(dim=1, stable=True).indices[:, :k]
+
+
+@pytest.mark.parametrize("blocks", [(2048, 1024), (16, 16), (9, 5), (5, 9), (1, 1)])
+@pytest.mark.parametrize("itself", [False, True])
+def test_the_nearest_by_the_definition(
+    monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, int], itself: bool
+) -> None:
+    """Of whole numbers, many of which are equally near, in any blocks."""
+    monkeypatch.setitem(neighbours.BLOCKS, "cpu", blocks)
+    points = normal(47, 3).mul(2).round()
+    queries = points if itself else normal(31, 3, 1).mul(2).round()
+    found = nearest(stored(queries), stored(points), 6, Silent(), itself=itself)
+    rows = nearest_by_hand(queries, points, 6, itself)
+    assert torch.equal(found.rows, rows)
+    assert torch.equal(found.squared, (queries[:, None] - points[rows]).square().sum(2))
+    assert found.squared.dtype == torch.float32
+
+
+def test_the_nearest_among_near_duplicates() -> None:
+    real, fake = crowds(150, 1e-4, 100, 0), crowds(170, 1e-4, 100, 1)
+    for queries, itself in ((fake, False), (real, True)):
+        found = nearest(stored(queries), stored(real), 5, Silent(), itself=itself)
+        assert torch.equal(found.rows, nearest_by_hand(queries, real, 5, itself))
+
+
+def test_an_equal_image_in_another_row_is_a_neighbour() -> None:
+    points = normal(5, 8).repeat(2, 1)
+    found = nearest(stored(points), stored(points), 9, Silent(), itself=True)
+    assert found.rows[:, 0].tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert not found.squared[:, 0].any()
+    assert found.rows.sort(dim=1).values.tolist() == [
+        [row for row in range(10) if row != own] for own in range(10)
+    ]
+    with pytest.raises(ValueError, match="10 neighbours of 9 points"):
+        nearest(stored(points), stored(points), 10, Silent(), itself=True)
 
 
 def crowds(n: int, spread: float, offset: float, seed: int, groups: int = 8) -> Tensor:
@@ -124,7 +170,7 @@ def crowds(n: int, spread: float, offset: float, seed: int, groups: int = 8) -> 
 def test_prdc_of_near_duplicates(
     monkeypatch: pytest.MonkeyPatch, spread: float, offset: float, groups: int, block: int
 ) -> None:
-    monkeypatch.setattr(FeatureStore.blocks, "__defaults__", (block,))
+    monkeypatch.setitem(neighbours.BLOCKS, "cpu", (block, 2 * block // 3))
     real = crowds(150, spread, offset, 0, groups)
     fake = crowds(170, 0.9 * spread, offset, 1, groups)
     result = prdc(stored(real), stored(fake), Silent())

@@ -113,6 +113,22 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return torch.autocast(device.type, dtype=precision)
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions of fp32 in fp32: TF32 would round their inputs to 10 bits.
+
+    The flags are afterwards as they were.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from main memory without waiting for what a CUDA GPU is doing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +73,7 @@ class Extractor:
             with devices.enough_memory(fix):
                 if (x := next(rebatched, None)) is None:
                     return
-                with _without_tf32(), devices.autocast(self.device, self.precision):
+                with devices.without_tf32(), devices.autocast(self.device, self.precision):
                     features = self.network(x.contiguous(memory_format=torch.channels_last))
             yield Features(features.pool.float(), features.logits.float())
 
@@ -177,22 +176,6 @@ class LocalFeatures:
         """Run the classifier on (N, C, H, W)."""
         hidden = self._network.features(x)
         return Features(hidden, self._network.head(hidden))
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Products and convolutions of fp32 in fp32: TF32 would round their inputs to 10 bits.
-
-    Features must agree to 1e-4. The flags are afterwards as they were.
-    """
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
 
 
 def _rebatched(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
