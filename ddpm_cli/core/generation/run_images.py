@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def generated_images(
     batch: as that of `sample_batches`.
     """
 
-    def batches(indices: range) -> Iterator[Tensor]:
+    def batches(indices: Sequence[int]) -> Iterator[Tensor]:
         for _, images in sample_batches(model, request, indices, batch, Silent()):
             yield torch.from_numpy(images)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -209,3 +209,11 @@ class _Interruptible:
             yield from islice(batches, 1)
         yield from batches  # there are more of them where memory ran out
         self.counts = self._images.counts
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read or sample these images again."""
+        return self._images.at(indices)
+
+    def name(self, index: int) -> str:
+        """Which image this is."""
+        return self._images.name(index)

@@ -186,7 +186,7 @@ class ContactSheet:
     def _sampled(self, cell: Cell, batch: Batch, reporter: Reporter) -> CellResult:
         started, kept = time.monotonic(), dict[int, ImageArray]()
 
-        def batches(indices: range) -> Iterator[torch.Tensor]:
+        def batches(indices: Sequence[int]) -> Iterator[torch.Tensor]:
             sampled = sample_batches(cell.model, cell.request, indices, batch, reporter)
             for chosen, images in sampled:
                 kept.update((i, x) for i, x in zip(chosen, images, strict=True) if i < self.shown)

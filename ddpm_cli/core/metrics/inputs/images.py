@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -45,6 +45,7 @@ class ImageCounts:
     formats: Counter[str] = field(default_factory=Counter)
     traits: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)  # indices of the unreadable, ascending
 
     @property
     def count(self) -> int:
@@ -63,6 +64,7 @@ class ImageCounts:
         self.formats += other.formats
         self.traits += other.traits
         self.unreadable += other.unreadable
+        self.left_out += other.left_out
 
     def summary(self) -> str:
         """Formats and sizes (width x height): "png 9x5 to 8x8"."""
@@ -97,6 +99,12 @@ class ImageSet(Protocol):
     def batches(self, part: slice) -> Iterator[Tensor]:
         """Iterate over a contiguous range of the images (a slice from start to stop)."""
 
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read these images again, each uint8 (1 or 3, H, W). Raises DdpmError for unreadable."""
+
+    def name(self, index: int) -> str:
+        """Which image this is, for people: its file's name, or its number."""
+
     def content(self) -> str | None:
         """Hash of the images (64 hex digits); None where they are not known beforehand."""
 
@@ -117,6 +125,19 @@ class FileImages:
         """Decode a range of the files, ahead of the consumer."""
         self.counts = ImageCounts()
         return one_ahead(_stack_equal_shapes(self._decoded(range(len(self))[part], self.counts)))
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Decode these files again. Raises DdpmError where one is unreadable."""
+        decoded = []
+        for outcome in map(self._decode, indices):
+            if isinstance(outcome, UnreadableError):
+                raise DdpmError(f"{outcome}; it cannot be shown")
+            decoded.append(torch.from_numpy(outcome[0]))
+        return decoded
+
+    def name(self, index: int) -> str:
+        """The file's name below the folder or in the archive."""
+        return self._listing.names[index]
 
     def content(self) -> str:
         """Hash of names and bytes: a copy of the folder elsewhere has the same."""
@@ -143,6 +164,7 @@ class FileImages:
                     if not self._skip_bad:
                         raise DdpmError(f"{outcome}; --skip-bad leaves unreadable files out")
                     counts.unreadable.append(str(outcome))
+                    counts.left_out.append(index)
                     continue
                 image, traits = outcome
                 height, width = image.shape[1:]

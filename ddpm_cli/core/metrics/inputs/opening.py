@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from math import prod
@@ -58,7 +58,15 @@ def open_input(
     return DatasetImages(source, str(spec))
 
 
-class ArrayImages:
+class Numbered:
+    """Images that are known by their numbers, from 0."""
+
+    def name(self, index: int) -> str:
+        """The image's number."""
+        return f"image {index}"
+
+
+class ArrayImages(Numbered):
     """Images in memory, uint8 (N, H, W) or (N, H, W, 1, 3 or 4)."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
@@ -79,18 +87,25 @@ class ArrayImages:
     def batches(self, part: slice) -> Iterator[Tensor]:
         """Read a range of the images."""
         self.counts = ImageCounts()
-        chosen = self._images[part]
-        for start in range(0, len(chosen), MAX_BATCH):
-            batch = np.ascontiguousarray(chosen[start : start + MAX_BATCH].transpose(0, 3, 1, 2))
-            images = _opaque(torch.from_numpy(batch))
+        indices = np.arange(len(self))[part]
+        for start in range(0, len(indices), MAX_BATCH):
+            images = self._read(indices[start : start + MAX_BATCH])
             _count(self.counts, images, "array")
             yield images
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read these images."""
+        return list(self._read(np.asarray(indices, dtype=np.intp)))
+
+    def _read(self, indices: NDArray[np.intp]) -> Tensor:
+        chosen = self._images[indices].transpose(0, 3, 1, 2)
+        return _opaque(torch.from_numpy(np.ascontiguousarray(chosen)))
 
     def content(self) -> None:
         """None: arrays are not cached."""
 
 
-class DatasetImages:
+class DatasetImages(Numbered):
     """The images of a data set, or of an array in a file, at their own size and in their order."""
 
     def __init__(self, source: Source, label: str) -> None:
@@ -109,16 +124,22 @@ class DatasetImages:
 
     def _batches(self, indices: range, counts: ImageCounts) -> Iterator[Tensor]:
         source = self._source
-        transform = Transform(source.native_channels, self._size)
         kind = source.path.suffix[1:].lower() if isinstance(source, ArrayFileSource) else "data set"
         step = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // (3 * prod(self._size))))
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(indices), step):
                 chunk = indices[start : start + step]
-                arrays = list(pool.map(lambda i: source.image(i, transform), chunk))
-                images = torch.from_numpy(np.stack(arrays))
+                images = torch.stack(list(pool.map(self._image, chunk)))
                 _count(counts, images, kind, transparent=source.transparent)
                 yield images
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read these images again."""
+        return [self._image(index) for index in indices]
+
+    def _image(self, index: int) -> Tensor:
+        transform = Transform(self._source.native_channels, self._size)
+        return torch.from_numpy(self._source.image(index, transform))
 
     def content(self) -> str:
         """Hash of what identifies the data set and its split."""
@@ -128,7 +149,7 @@ class DatasetImages:
         return sha256(f"{file} {shape}".encode()).hexdigest()
 
 
-class TrainingImages:
+class TrainingImages(Numbered):
     """The images of a training run at its size, without augmentation."""
 
     def __init__(self, images: DecodedImages, label: str) -> None:
@@ -149,6 +170,10 @@ class TrainingImages:
             _count(self.counts, images, "data")
             yield images
 
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read these images again."""
+        return list(_opaque(self._images.take(np.asarray(indices, dtype=np.intp))[0]))
+
     def content(self) -> str:
         """Hash of what identifies the files, their size in training, and which are held out."""
         shape = self._images.pixels.shape
@@ -157,7 +182,7 @@ class TrainingImages:
         return digest.hexdigest()
 
 
-class GeneratedImages:
+class GeneratedImages(Numbered):
     """Images sampled from a model while they are scored; none is written.
 
     sampled: everything that they depend on, for the report.
@@ -167,7 +192,7 @@ class GeneratedImages:
         self,
         label: str,
         count: int,
-        draw: Callable[[range], Iterable[Tensor]],
+        draw: Callable[[Sequence[int]], Iterable[Tensor]],
         sampled: dict[str, Any],
     ) -> None:
         self.label, self.sampled = label, sampled
@@ -184,6 +209,10 @@ class GeneratedImages:
             images = _opaque(batch)
             _count(self.counts, images, "drawn")
             yield images
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Sample these images again: each depends on its index alone."""
+        return [image for batch in self._draw(indices) for image in _opaque(batch)]
 
     def content(self) -> None:
         """None: unknown before they are sampled."""
