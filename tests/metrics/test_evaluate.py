@@ -15,7 +15,8 @@ from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.evaluate import evaluate, evaluate_inception_score
 from ddpm_cli.core.metrics.inputs.opening import DatasetImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, load_extractor
-from ddpm_cli.core.metrics.networks.inception import PUBLISHED, Features, FidInception
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED, FidInception
+from ddpm_cli.core.metrics.networks.network import Features
 from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID, TORCH_FIDELITY, Protocol
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.requested import RequestedMetrics

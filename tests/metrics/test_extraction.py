@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.inputs.images import one_ahead
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
-from ddpm_cli.core.metrics.networks.inception import Features
+from ddpm_cli.core.metrics.networks.network import Features
 from ddpm_cli.core.metrics.networks.protocols import PYTORCH_FID
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.scores.fid import Fid

@@ -87,7 +87,7 @@ def test_torch_fidelity_equals_the_peer(size: tuple[int, int]) -> None:
     assert torch.equal(TORCH_FIDELITY.prepare(x), (resized - 128) / 128)
 
 
-@pytest.mark.parametrize("variant", PROTOCOLS)
+@pytest.mark.parametrize("variant", PROTOCOLS["inception"])
 def test_grey_is_replicated_and_images_are_independent(variant: Protocol) -> None:
     grey = images(40, 30, channels=1)
     prepared = variant.prepare(grey)
@@ -96,7 +96,7 @@ def test_grey_is_replicated_and_images_are_independent(variant: Protocol) -> Non
     assert torch.equal(prepared[1:], variant.prepare(grey[1:]))
 
 
-@pytest.mark.parametrize("variant", PROTOCOLS)
+@pytest.mark.parametrize("variant", PROTOCOLS["inception"])
 def test_only_uint8_images_are_accepted(variant: Protocol) -> None:
     with pytest.raises(TypeError, match=r"uint8, not torch\.float32"):
         variant.prepare(images(8, 8).float())
@@ -136,7 +136,6 @@ def test_clean_fid_equals_the_peer(size: tuple[int, int]) -> None:
 def test_local_features_resize_to_the_classifiers_size() -> None:
     x = images(28, 20)
     same = local_protocol((28, 20), 3)
-    assert same.local
     assert torch.equal(same.prepare(x), x.float() / 127.5 - 1)
     grey = local_protocol((14, 10), 1).prepare(x)
     assert grey.shape == (2, 1, 14, 10)

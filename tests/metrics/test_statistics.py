@@ -71,6 +71,9 @@ def test_what_may_not_be_compared() -> None:
     assert (
         one.conflict(FeatureOrigin("pytorch-fid")) is None
     )  # does not say: not certainly different
+    other = FeatureOrigin("pytorch-fid", "ab", features="dinov2-l")
+    assert one.conflict(other) == ("--features", "inception", "dinov2-l")
+    assert one.conflict(FeatureOrigin("local-features")) == ("--features", "inception", "local")
     assert one.conflict(FeatureOrigin("clean-fid", "ab")) == (
         "--protocol",
         "pytorch-fid",

@@ -115,7 +115,7 @@ _BY_NAME: dict[str, Completer] = {
     "--morph": classes,
     "--weights": weights,
     "--metrics": among(NEEDS_IMAGES),
-    "--protocol": among(PROTOCOLS),
+    "--protocol": among(sorted({name for names in PROTOCOLS.values() for name in names})),
     "--device": among(DEVICES),
     "--precision": among(PRECISIONS),
     "--background": among(BACKGROUNDS),

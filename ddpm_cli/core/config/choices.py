@@ -9,8 +9,11 @@ NEEDS_IMAGES: dict[str, tuple[str, ...]] = {
     "prdc": ("REAL", "FAKE"),
     "is": ("FAKE",),
 }
+INCEPTION, LOCAL = "inception", "local"  # feature networks; the latter is a classifier's file
 PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID = "pytorch-fid", "torch-fidelity", "clean-fid"
-LOCAL = "local-features"  # the protocol of a classifier of one's own
-PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
+LOCAL_PROTOCOL = "local-features"
+PROTOCOLS: dict[str, tuple[str, ...]] = {  # of each named network, the default first
+    INCEPTION: (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID),
+}
 FRAME_KINDS = ("xt", "x0", "both")  # of a film: the state, the image estimated from it, or both
 ATTENTION_ORDERS = ("legacy", "new")  # of the channels of heads, in OpenAI's checkpoints

@@ -72,7 +72,7 @@ def collect(
         raise DdpmError(
             f"only {counts.count} images of {images.label} are readable; a score needs at least 2"
         )
-    if counts.traits["grey"] == counts.count and not extractor.protocol.local:
+    if counts.traits["grey"] == counts.count and not extractor.origin.local:
         reporter.say(
             f"{images.label}: all images are grey, and Inception was trained on colour "
             "photographs; train features on such images with ddpm train-classifier, for --features"
@@ -94,14 +94,15 @@ def _extract(
     """Moments, features and logits of this rank's images."""
     moments = Moments()
     features = FeatureStore(extractor.network.width) if keep.features else None
-    logits = FeatureStore(extractor.network.classes) if keep.logits else None
+    classes = extractor.network.classes
+    logits = FeatureStore(classes) if keep.logits and classes is not None else None
     shard = distributed.shard(len(images))
     with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
         for batch in extractor.features(images.batches(shard)):
             moments.update(batch.pool)
             if features is not None:
                 features.append(batch.pool)
-            if logits is not None:
+            if logits is not None and batch.logits is not None:
                 logits.append(batch.logits)
             advance(len(batch.pool))
     return moments, features, logits

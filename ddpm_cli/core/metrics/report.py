@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ddpm_cli.core.config.choices import INCEPTION
 from ddpm_cli.core.metrics.scores.fid import Fid
 from ddpm_cli.core.metrics.scores.kid import Kid
 from ddpm_cli.core.metrics.scores.prdc import Prdc
@@ -53,15 +54,14 @@ class Report:
         scores = dict.fromkeys(_KEYS) | {
             key: value for score in self.scores for key, value in score.document().items()
         }
-        features = "local" if self.origin.local else "inception"
         return {
             "fid": scores.pop("fid"),
-            "features": features,
+            "features": self.origin.network or INCEPTION,
             "label": self.origin.label("FID"),
             **{name: getattr(self, name) for name in ("n_real", "n_fake", "real", "fake")},
             **scores,
             "sampled": self.sampled,
-            **asdict(self.origin) | {"protocol": self.origin.name},
+            **_origin_keys(self.origin),
             "line": self.protocol_line(),
         }
 
@@ -87,11 +87,12 @@ class Report:
         counts = (("n_real", self.n_real), ("n_fake", self.n_fake))
         has_kid = any(isinstance(score, Kid) for score in self.scores)
         few = [f"{name}={n}" for name, n in counts if n is not None and n < self.feature_dim]
+        fid = self.origin.label("FID")
         if self.fid is not None and few:
             yield (
                 f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {self.feature_dim}: "
-                "the covariance is rank-deficient and FID is biased upward; compare it with FID at "
-                f"the same n alone{', or look at KID, which is not' if has_kid else ''}"
+                f"the covariance is rank-deficient and {fid} is biased upward; compare it with "
+                f"{fid} at the same n alone{', or look at KID, which is not' if has_kid else ''}"
             )
 
     def _copies(self, prdc: Prdc) -> Iterator[str]:
@@ -154,7 +155,13 @@ class InceptionScoreReport:
     def document(self) -> dict[str, object]:
         """The document for --json."""
         flat = asdict(self)
-        origin = flat.pop("origin") | {"protocol": self.origin.name}
-        features = "local" if self.origin.local else "inception"
+        del flat["origin"]
+        features = self.origin.network or INCEPTION
         names = {"features": features, "label": self.origin.label("Inception Score")}
-        return {**flat, **names, **origin}
+        return {**flat, **names, **_origin_keys(self.origin)}
+
+
+def _origin_keys(origin: FeatureOrigin) -> dict[str, object]:
+    """How the features were computed, without the network's name, which has a key of its own."""
+    keys = asdict(origin) | {"protocol": origin.name}
+    return {name: value for name, value in keys.items() if name != "features"}

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.config.choices import LOCAL
+from ddpm_cli.core.config.choices import INCEPTION, LOCAL, LOCAL_PROTOCOL
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_bytes
@@ -106,6 +106,14 @@ class FeatureOrigin:
     arithmetic: str | None = None  # "fp32" or "bf16"
     resize: str | None = None  # the protocol's description
     weights: str | None = None  # the weights file's name
+    features: str | None = None  # the network's name; None: unknown, or a file from before names
+
+    @property
+    def network(self) -> str | None:
+        """The network's name: files without it are of the Inception or of a local classifier."""
+        if self.features or self.protocol is None:
+            return self.features
+        return LOCAL if self.protocol == LOCAL_PROTOCOL else INCEPTION
 
     @property
     def name(self) -> str | None:
@@ -116,7 +124,7 @@ class FeatureOrigin:
     @property
     def local(self) -> bool:
         """Whether the features are a classifier's: its scores are labelled local, and no FID."""
-        return self.protocol == LOCAL
+        return self.network == LOCAL
 
     def label(self, score: str) -> str:
         """A score's name in these features."""
@@ -125,6 +133,7 @@ class FeatureOrigin:
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
         """Find (option, own value, other value) where both are known and differ."""
         pairs = (
+            ("--features", self.network, other.network),
             ("--protocol", self.protocol, other.protocol),
             ("--weights", self.weights_sha256, other.weights_sha256),
             ("--precision", self.arithmetic, other.arithmetic),

@@ -96,7 +96,7 @@ class TrainingScorer:
     @property
     def label(self) -> str:
         """The scores' name, as `score_label`."""
-        return score_label(self.count, local=self.extractor.protocol.local)
+        return score_label(self.count, local=self.extractor.origin.local)
 
     def announce(self, averaged: Denoiser, budget: BudgetTracker) -> None:
         """Measure what one score will cost, on a few images, and report it before training."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import classifier
+from ddpm_cli.core.config.choices import INCEPTION, LOCAL
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.metrics.networks import protocols
-from ddpm_cli.core.metrics.networks.inception import PUBLISHED, Features, load_inception
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED, load_inception
+from ddpm_cli.core.metrics.networks.network import FeatureNetwork, Features
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models.classifier import Classifier
 from ddpm_cli.core.runtime import devices, distributed
@@ -22,16 +23,6 @@ from ddpm_cli.core.runtime.downloads import fetch, sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 
 _ON_GPU, _ELSEWHERE = 256, 64  # images through the network at a time
-
-
-class FeatureNetwork(Protocol):
-    """A network from prepared images to features."""
-
-    width: int  # dimension of Features.pool
-    classes: int  # dimension of Features.logits
-
-    def __call__(self, x: Tensor) -> Features:
-        """Run on prepared images (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,7 @@ class Extractor:
     batch: int = 64  # images through the network at a time; changes speed and memory only
     precision: torch.dtype = torch.float32
     weights: str = ""  # the weights file's name
+    name: str = INCEPTION  # the network's
 
     @property
     def origin(self) -> FeatureOrigin:
@@ -55,6 +47,7 @@ class Extractor:
             devices.precision_name(self.precision),
             self.protocol.resize,
             self.weights or None,
+            self.name,
         )
 
     def features(self, batches: Iterable[Tensor]) -> Iterator[Features]:
@@ -75,7 +68,8 @@ class Extractor:
                     return
                 with devices.without_tf32(), devices.autocast(self.device, self.precision):
                     features = self.network(x.contiguous(memory_format=torch.channels_last))
-            yield Features(features.pool.float(), features.logits.float())
+            logits = None if features.logits is None else features.logits.float()
+            yield Features(features.pool.float(), logits)
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ class ExtractorSettings:
             if self.features is not None:
                 option = f"{self.prefix}features"
                 return load_local_extractor(self.features, device, batch, precision, option)
-            protocol = protocols.protocol(self.protocol or protocols.PYTORCH_FID.name)
+            protocol = protocols.protocol(self.protocol)
             return load_extractor(
                 self.weights,
                 protocol,
@@ -162,7 +156,7 @@ def load_local_extractor(
     loaded = classifier.load(path, option)
     network = LocalFeatures(loaded.network.to(device))
     protocol = protocols.local_protocol(loaded.config.size, loaded.config.channels)
-    return Extractor(network, sha256_of(path), protocol, device, batch, precision, path.name)
+    return Extractor(network, sha256_of(path), protocol, device, batch, precision, path.name, LOCAL)
 
 
 class LocalFeatures:

@@ -9,7 +9,6 @@ auxiliary head. The state dict keys are the published ones, which are torchvisio
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torchvision.models import inception as blocks
 from ddpm_cli.core.checkpoints import tensors
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.metrics.networks.network import Features
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
 PUBLISHED = RemoteFile(
@@ -34,13 +34,6 @@ PUBLISHED = RemoteFile(
 INPUT_SIZE = 299  # height and width in pixels
 FEATURES = 2048
 CLASSES = 1008
-
-
-class Features(NamedTuple):
-    """The network's outputs for N images, float32."""
-
-    pool: Tensor  # (N, 2048): "pool3", for FID, KID, precision and recall
-    logits: Tensor  # (N, 1008): without bias, as in the original Inception Score
 
 
 class FidInception(nn.Module):
@@ -71,7 +64,7 @@ class FidInception(nn.Module):
         self.fc = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> Features:
-        """Run the network on (N, 3, 299, 299)."""
+        """Run the network on (N, 3, 299, 299): "pool3", and logits without bias."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, kernel_size=3, stride=2)  # 64 x 73 x 73
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))

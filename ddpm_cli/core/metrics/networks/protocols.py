@@ -26,7 +26,6 @@ class Protocol:
     resize: str  # described, for the line printed with a score
     transform: Callable[[Tensor], Tensor]  # float32 (N, channels, H, W) 0..255 -> network input
     channels: int = 3  # 3: grey is replicated; 1: RGB becomes luma (ITU-R BT.601)
-    local: bool = False  # for another network than the FID Inception: its scores are not FID
 
     def prepare(self, images: Tensor) -> Tensor:
         """From uint8 (N, 1 or 3, H, W) to the network's input, float32 (N, 3, 299, 299)."""
@@ -103,12 +102,14 @@ TORCH_FIDELITY = Protocol(
 CLEAN_FID = Protocol(
     choices.CLEAN_FID, f"PIL bicubic to {INPUT_SIZE} on floats, antialiased, not rounded", _clean
 )
-PROTOCOLS = (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)
+PROTOCOLS = {choices.INCEPTION: (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID)}  # the default first
 
 
-def protocol(name: str) -> Protocol:
-    """Find a protocol by name. Raises UsageError for an unknown name."""
-    by_name = {candidate.name: candidate for candidate in PROTOCOLS}
+def protocol(name: str | None, network: str = choices.INCEPTION) -> Protocol:
+    """Find a network's protocol by name, or its default. Raises UsageError for other names."""
+    by_name = {candidate.name: candidate for candidate in PROTOCOLS[network]}
+    if name is None:
+        return PROTOCOLS[network][0]
     one_of("--protocol", name, by_name)
     return by_name[name]
 
@@ -122,4 +123,4 @@ def local_protocol(size: tuple[int, int], channels: int) -> Protocol:
         return x / 127.5 - 1
 
     resize = f"bilinear to {size[1]}x{size[0]}x{channels} where they differ, antialiased"
-    return Protocol(choices.LOCAL, resize, transform, channels, local=True)
+    return Protocol(choices.LOCAL_PROTOCOL, resize, transform, channels)
