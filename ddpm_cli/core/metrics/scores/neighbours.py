@@ -59,7 +59,7 @@ def nearest(
                 best.update(later, i, d[:, later.start - j.start :].T)
             if j.stop == len(points):
                 bar.update(n - (n - i.stop) ** 2 / n if itself else i.stop)
-    return best.neighbours()
+    return _exact(queries, points, best.rows())
 
 
 class _Best:
@@ -82,9 +82,21 @@ class _Best:
             candidates = torch.cat([known[better], _keys(distances[better], rows)], dim=1)
             known[better] = candidates.topk(known.shape[1], dim=1, largest=False).values
 
-    def neighbours(self) -> Neighbours:
-        keys = self._keys.sort(dim=1).values.cpu()
-        return Neighbours(_squared(keys), keys & 0xFFFF_FFFF)
+    def rows(self) -> Tensor:
+        """The points of every query (n, k), in no order."""
+        return self._keys.cpu() & 0xFFFF_FFFF
+
+
+def _exact(queries: FeatureStore, points: FeatureStore, rows: Tensor) -> Neighbours:
+    """Distances to these points (n, k) from differences in float64, and their order by them."""
+    n, k = rows.shape
+    squared = torch.empty(n, k)
+    for start in range(0, n, PAIRS):
+        x, chosen = queries.block(start, min(n, start + PAIRS)), rows[start : start + PAIRS]
+        y = points.take(chosen.flatten().numpy()).reshape(len(x), k, -1)
+        squared[start : start + PAIRS] = (x[:, None].double() - y).square_().sum(dim=2)
+    keys = _keys(squared, rows).sort(dim=1).values
+    return Neighbours(_squared(keys), keys & 0xFFFF_FFFF)
 
 
 def _keys(squared: Tensor, rows: Tensor) -> Tensor:
@@ -142,6 +154,9 @@ def _distances(x: _Block, y: _Block, centre: Tensor, *, itself: bool) -> Tensor:
     takes twice as long, and in these the smallest from differences.
     """
     distances, excess = _from_products(x.centred, y.centred, x.norms, y.norms)
+    if itself:
+        own = _own(x, y)
+        distances[own] = excess[own] = torch.inf
     rows = (excess.amin(dim=1) < 0).nonzero()[:, 0]
     if len(rows):
         left, right = x.features[rows].double() - centre, y.features.double() - centre
@@ -151,8 +166,8 @@ def _distances(x: _Block, y: _Block, centre: Tensor, *, itself: bool) -> Tensor:
             i, j = pairs.unbind(dim=1)
             precise[i, j] = (left[i] - right[j]).square_().sum(dim=1)
         distances[rows] = precise.float()
-    if itself:
-        distances[_own(x, y)] = torch.inf
+        if itself:
+            distances[own] = torch.inf
     return distances
 
 
