@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cli.core.data.shapes import Shapes
+from ddpm_cli.core.metrics import feature_cache
 from ddpm_cli.core.metrics.networks.inception import PUBLISHED
 from tests.support import ranks
 from tests.support.local_standin import shapes
@@ -129,31 +130,77 @@ def test_features_are_cached_by_image_content(
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     real, fake = shapes(tmp_path / "r", 0, 30), shapes(tmp_path / "f", 200, 30)
 
-    def call(folder: Path, *more: str) -> tuple[bool, dict[str, Any]]:
+    def call(folder: Path, *more: str) -> tuple[list[str], dict[str, Any]]:
         result = ddpm("fid", folder, fake, "--features", trained, "--json", *more)
         assert result.code == 0, result.err
         document = result.json()
         del document["provenance"]  # the time, and the command line
-        return "is in the cache" in result.err, document
+        lines = result.err.splitlines()
+        return [line.partition(":")[0] for line in lines if "is in the cache" in line], document
 
-    hit, first = call(real)
-    assert not hit
-    hit, second = call(real)
-    assert hit
-    assert second == first
+    hits, first = call(real)
+    assert hits == []
+    assert call(real) == (["real", "fake"], first)
     moved = tmp_path / "elsewhere"
     shutil.copytree(real, moved)
-    assert call(moved)[0], "the same images under another name"
+    assert call(moved) == (["real", "fake"], first), "the same images under another name"
     image = next(iter(sorted(moved.rglob("*.png"))))
     time = image.stat()
     data = bytearray(image.read_bytes())
     Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
     os.utime(image, ns=(time.st_atime_ns, time.st_mtime_ns))
     assert image.read_bytes() != data
-    hit, changed = call(moved)
-    assert not hit
+    hits, changed = call(moved)
+    assert hits == ["fake"]
     assert changed["fid"] != first["fid"]
-    assert not call(real, "--no-cache")[0]
+    assert call(real, "--no-cache") == ([], first)
+    hits, with_logits = call(real, "--metrics", "is,fid")
+    assert hits == ["real"], "the fakes' logits were not kept"
+    assert call(real, "--metrics", "is,fid") == (["real", "fake"], with_logits)
+    cleared = ddpm("data", "--clear-cache", "--json").json()["features"]
+    assert cleared["inputs"] == 3
+    assert cleared["bytes"] > 90 * 4
+    assert call(real)[0] == []
+
+
+def test_the_cache_keeps_what_was_used_last(
+    ddpm: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    real, *fakes = (shapes(tmp_path / str(i), 200 * i, 8) for i in range(4))
+    entries = tmp_path / "cache" / "features"
+
+    def hits(fake: Path) -> int:
+        result = ddpm("fid", real, fake, "--features", trained, "--metrics", "fid")
+        assert result.code == 0, result.err
+        for entry in entries.iterdir():  # earlier, without waiting
+            os.utime(entry, (0, entry.stat().st_mtime - 10))
+        return result.err.count("is in the cache")
+
+    assert [hits(fake) for fake in fakes[:2]] == [0, 1]
+    size = sum(file.stat().st_size for file in entries.rglob("*.*"))
+    monkeypatch.setattr(feature_cache, "LIMIT", size + 100)
+    assert hits(fakes[0]) == 2
+    assert hits(fakes[2]) == 1, "and the second has to go"
+    assert hits(fakes[0]) == 2
+    assert hits(fakes[1]) == 1
+
+
+def test_images_of_a_run_are_not_cached(
+    ddpm: Run,
+    tiny_run: Callable[..., Path],
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    real, run = shapes(tmp_path / "r", 0, 8), tiny_run("run")
+    command = ("fid", real, run, "-n", 8, "--steps", 2, "--features", trained)
+    for expected in (0, 1):
+        result = ddpm(*command)
+        assert result.code == 0, result.err
+        assert result.err.count("is in the cache") == expected
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
 
 
 def test_inputs_with_unreadable_files_are_not_cached(

@@ -75,7 +75,7 @@ def data(
         bool,
         typer.Option(
             "--clear-cache",
-            help="Without DATA: delete the decoded images that trainings left in the cache.",
+            help="Without DATA: delete decoded images, and features of scored ones, in the cache.",
         ),
     ] = False,
     json: common.Json = False,
@@ -116,6 +116,7 @@ def data(
 
 def _clear_cache(*, as_json: bool) -> None:
     from ddpm_cli.core.data import cache
+    from ddpm_cli.core.metrics import feature_cache
     from ddpm_cli.core.runtime.files import in_words
 
     reporter, found = console.reporter(), cache.entries()
@@ -127,11 +128,16 @@ def _clear_cache(*, as_json: bool) -> None:
         used = ", in use: kept" if entry.in_use else ""
         reporter.say(f"  {entry.name}: {in_words(entry.bytes)}{state}{used}")
     deleted, kept = cache.clear()
+    inputs, of_features = feature_cache.clear()
     freed = sum(entry.bytes for entry in deleted)
     text = f"Sets of decoded images deleted: {len(deleted):,}, {in_words(freed)}"
     document = {
         "deleted": [{"name": entry.name, "bytes": entry.bytes} for entry in deleted],
         "kept": [{"name": entry.name, "bytes": entry.bytes} for entry in kept],
         "bytes": freed,
+        "features": {"inputs": inputs, "bytes": of_features},
     }
-    console.result(text if found else "There are no decoded images in the cache", document, as_json)
+    text = text if found else "There are no decoded images in the cache"
+    if inputs:
+        text += f"\nFeatures of scored images deleted: {inputs:,} inputs, {in_words(of_features)}"
+    console.result(text, document, as_json)

@@ -60,7 +60,7 @@ def fid(
     skip_bad: common.SkipBad = False,
     max_pixels: common.MaxPixels = None,
     cache: Annotated[
-        bool, typer.Option(help="Cache the real images' features for the next call.")
+        bool, typer.Option(help="Cache the features of images in files for the next call.")
     ] = True,
     save_real: Annotated[
         Path | None,

@@ -10,20 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 
-from ddpm_cli.core.data import files as image_files
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
 from ddpm_cli.core.metrics.networks.extraction import Extractor
-from ddpm_cli.core.metrics.statistics import Moments, Statistics, read_statistics
+from ddpm_cli.core.metrics.statistics import Moments, Statistics
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.reporting import Reporter
-
-_LAYOUT = 1  # of the cache's entries; raise it where they, or the features of an image, change
 
 
 @dataclass(frozen=True)
@@ -106,59 +100,6 @@ def _extract(
                 logits.append(batch.logits)
             advance(len(batch.pool))
     return moments, features, logits
-
-
-def collect_cached(
-    images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
-) -> InputFeatures:
-    """As `collect`, but read from the cache where an earlier call wrote the same entry.
-
-    The key is made of the images' bytes and the network's file, protocol and precision. Inputs with
-    unreadable files are not cached: with the files fixed, they would be another input.
-    """
-    folder = distributed.broadcast_from_rank0(lambda: _cache_folder(images, extractor))
-    if folder is None or keep.logits:
-        return collect(images, extractor, keep, what, reporter)
-    files = folder / "statistics.npz", folder / "features.f32"
-    cached = distributed.broadcast_from_rank0(lambda: _read_cached(*files, keep, extractor))
-    if cached is not None:
-        reporter.say(f"{what}: {images.label} is in the cache ({folder})")
-        read_features = keep.features and distributed.is_main()
-        return InputFeatures(
-            cached, FeatureStore.open(files[1], extractor.network.width) if read_features else None
-        )
-    collected = collect(images, extractor, keep, what, reporter)
-    if distributed.is_main() and not images.counts.unreadable:
-        try:
-            if collected.features is not None:
-                collected.features.save(files[1])
-            collected.statistics.write(files[0])
-        except DdpmError as error:
-            reporter.say(f"not kept for the next call: {error}")
-    return collected
-
-
-def _read_cached(
-    statistics: Path, features: Path, keep: Keep, extractor: Extractor
-) -> Statistics | None:
-    """The cached statistics; None where they are missing, or the features that go with them."""
-    if not statistics.is_file():
-        return None
-    cached = read_statistics(statistics)
-    expected = 4 * extractor.network.width * (cached.n or 0)
-    if keep.features and not (features.is_file() and features.stat().st_size == expected):
-        return None  # cut short by a power cut, as they are not durable
-    return cached
-
-
-def _cache_folder(images: ImageSet, extractor: Extractor) -> Path | None:
-    content = images.content()
-    if content is None:
-        return None
-    origin = extractor.origin
-    versions = _LAYOUT, image_files.DECODER_VERSION
-    parts = (*versions, content, origin.protocol, origin.weights_sha256, origin.arithmetic)
-    return cache_root() / "features" / sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect, collect_cached
+from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect
+from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
@@ -122,7 +123,7 @@ class Evaluation:
     def _real_side(self) -> RealSide:
         checked = [c for c in self._checked.values() if isinstance(c, _Checked)]
         keep = Keep(features=any(c.requested.keep_real.features for c in checked))
-        collected = self._collected(self._real, keep, "real", cached=self._cache)
+        collected = self._collected(self._real, keep, "real")
         return RealSide(collected, self._extractor)
 
     def _score(self, checked: _Checked, what: str) -> Report:
@@ -130,7 +131,7 @@ class Evaluation:
         if fake is None:
             fake = checked.fake.open(self._reporter)
         together = not self._alone
-        features = self._collected(fake, requested.keep_fake, what, cached=False, together=together)
+        features = self._collected(fake, requested.keep_fake, what, together=together)
         report = distributed.broadcast_from_rank0(
             lambda: self._real_side.score(features, requested, self._reporter)
         )
@@ -143,15 +144,13 @@ class Evaluation:
         keep: Keep,
         what: str,
         *,
-        cached: bool,
         together: bool = False,
     ) -> InputFeatures:
         if isinstance(score_input, Statistics):
             return InputFeatures(score_input)
         assert self._extractor is not None, "images need an extractor"
-        if cached:
-            return collect_cached(score_input, self._extractor, keep, what, self._reporter)
-        return collect(score_input, self._extractor, keep, what, self._reporter, together=together)
+        function = collect_cached if self._cache else collect
+        return function(score_input, self._extractor, keep, what, self._reporter, together=together)
 
 
 def evaluate(

@@ -23,7 +23,7 @@ class RequestedMetrics:
     metrics: frozenset[str] | None = None  # None: FID, and KID and PRDC where both are images
     spread: bool = True  # the standard error of FID
     floor: bool = False  # FID of real images against other real images
-    cache: bool = True  # read and write the real input's features in the cache
+    cache: bool = True  # read and write the features of files in the cache
 
     @classmethod
     def parse(cls, metrics: str | None, **settings: bool) -> RequestedMetrics:

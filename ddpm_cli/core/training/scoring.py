@@ -25,8 +25,9 @@ from ddpm_cli.core.generation.generate import GenerationRequest
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.generation.starts import given as given_images
-from ddpm_cli.core.metrics.collect import Keep, collect_cached
+from ddpm_cli.core.metrics.collect import Keep
 from ddpm_cli.core.metrics.evaluate import evaluate
+from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.inputs.images import MAX_BATCH, ImageSet
 from ddpm_cli.core.metrics.inputs.opening import TrainingImages
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings

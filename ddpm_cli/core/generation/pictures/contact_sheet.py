@@ -27,8 +27,9 @@ from ddpm_cli.core.generation.generate import sample_batches, sample_steps
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.pictures.axes import SHOWN, Axis, Cell
-from ddpm_cli.core.metrics.collect import Keep, collect_cached
+from ddpm_cli.core.metrics.collect import Keep
 from ddpm_cli.core.metrics.evaluate import evaluate
+from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import Report
