@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,4 +130,7 @@ def generated_images(
             yield torch.from_numpy(images)
 
     sampled = settings_of(model, request) | {"precision": devices.precision_name(model.precision)}
-    return GeneratedImages(label, request.count, batches, sampled)
+    found = [request.label_and_prompt(index)[0] for index in range(request.count)]
+    labels = np.array(found, np.int64) if request.conditions.labels else None
+    names = model.config.network.classes
+    return GeneratedImages(label, request.count, batches, sampled, labels, names)

@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
 from ddpm_cli.core.metrics.networks.extraction import Extractor
-from ddpm_cli.core.metrics.statistics import Moments, Statistics
+from ddpm_cli.core.metrics.networks.inception import SPATIAL
+from ddpm_cli.core.metrics.statistics import Moments, SpatialStatistics, Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter
 
@@ -27,6 +32,7 @@ class InputFeatures:
     statistics: Statistics
     features: FeatureStore | None = None  # in the order of the images
     logits: FeatureStore | None = None
+    labels: NDArray[np.int64] | None = None  # as those of the ImageSet, in the order of features
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Keep:
 
     features: bool = False
     logits: bool = False
+    spatial: bool = False  # their moments alone, for sFID
 
 
 def collect(
@@ -56,7 +63,7 @@ def collect(
     extracted = distributed.attempt(extract) if together else extract()
     if isinstance(extracted, DdpmError):
         raise extracted
-    moments, features, logits = extracted
+    moments, spatial, features, logits = extracted
     counts = ImageCounts()
     for shard_counts in distributed.all_gather(images.counts):
         counts.merge(shard_counts)
@@ -72,34 +79,58 @@ def collect(
             "photographs; train features on such images with ddpm train-classifier, for --features"
         )
     merged = moments.all_reduce(extractor.network.width)
+    places = spatial.all_reduce(SPATIAL) if keep.spatial else None
     statistics = Statistics(
-        merged.mean, merged.covariance, merged.count, extractor.origin, counts.summary()
+        merged.mean,
+        merged.covariance,
+        merged.count,
+        extractor.origin,
+        counts.summary(),
+        None if places is None else SpatialStatistics(places.mean, places.covariance),
     )
     return InputFeatures(
         statistics,
         features.gather_to_rank0() if features is not None else None,
         logits.gather_to_rank0() if logits is not None else None,
+        _labels(images),
     )
+
+
+class _Extracted(NamedTuple):
+    """What one rank has of its images."""
+
+    moments: Moments
+    spatial: Moments
+    features: FeatureStore | None
+    logits: FeatureStore | None
 
 
 def _extract(
     images: ImageSet, extractor: Extractor, keep: Keep, what: str, reporter: Reporter
-) -> tuple[Moments, FeatureStore | None, FeatureStore | None]:
-    """Moments, features and logits of this rank's images."""
-    moments = Moments()
+) -> _Extracted:
+    """Extract the features of this rank's images."""
+    moments, spatial = Moments(), Moments()
     features = FeatureStore(extractor.network.width) if keep.features else None
     classes = extractor.network.classes
     logits = FeatureStore(classes) if keep.logits and classes is not None else None
     shard = distributed.shard(len(images))
     with _progress(len(images), shard.stop - shard.start, what, reporter) as advance:
-        for batch in extractor.features(images.batches(shard)):
+        for batch in extractor.features(images.batches(shard), spatial=keep.spatial):
             moments.update(batch.pool)
+            if batch.spatial is not None:
+                spatial.update(batch.spatial)
             if features is not None:
                 features.append(batch.pool)
             if logits is not None and batch.logits is not None:
                 logits.append(batch.logits)
             advance(len(batch.pool))
-    return moments, features, logits
+    return _Extracted(moments, spatial, features, logits)
+
+
+def _labels(images: ImageSet) -> NDArray[np.int64] | None:
+    """The labels of those images that were readable, the last time that all were read."""
+    labels = images.labels
+    return None if labels is None else np.delete(labels, images.counts.left_out, axis=0)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,13 +47,13 @@ def collect_cached(
     if entry is None:
         return collect(images, extractor, keep, what, reporter, together=together)
     widths = {name: width for name, width in _widths(extractor).items() if getattr(keep, name)}
-    cached = distributed.broadcast_from_rank0(lambda: _read(entry, widths))
+    cached = distributed.broadcast_from_rank0(lambda: _read(entry, widths, spatial=keep.spatial))
     if cached is not None:
         reporter.say(f"{what}: {images.label} is in the cache ({entry})")
         if not distributed.is_main():
             return InputFeatures(cached)
         files = {name: FeatureStore.open(_file(entry, name), widths[name]) for name in widths}
-        return InputFeatures(cached, **files)
+        return InputFeatures(cached, **files, labels=images.labels)
     collected = collect(images, extractor, keep, what, reporter, together=together)
     if distributed.is_main() and not images.counts.unreadable:
         try:
@@ -74,22 +73,22 @@ def clear() -> tuple[int, int]:
 
 
 def _widths(extractor: Extractor) -> dict[str, int]:
-    """The network's outputs by the names that `Keep` and `InputFeatures` have for them."""
+    """The widths of what is stored of each image, by the names of `Keep` and `InputFeatures`."""
     network = extractor.network
-    widths = {"features": network.width, "logits": network.classes or 0}
-    assert set(widths) == {field.name for field in fields(Keep)}
-    return widths
+    return {"features": network.width, "logits": network.classes or 0}
 
 
 def _file(entry: Path, name: str) -> Path:
     return entry / f"{name}.f32"
 
 
-def _read(entry: Path, widths: dict[str, int]) -> Statistics | None:
+def _read(entry: Path, widths: dict[str, int], *, spatial: bool) -> Statistics | None:
     """The cached statistics; None where they are missing, or the features that go with them."""
     if not (entry / _STATISTICS).is_file():
         return None
     cached = read_statistics(entry / _STATISTICS)
+    if spatial and cached.spatial is None:
+        return None
     for name, width in widths.items():
         file = _file(entry, name)
         if not (file.is_file() and file.stat().st_size == 4 * width * (cached.n or 0)):
@@ -100,7 +99,7 @@ def _read(entry: Path, widths: dict[str, int]) -> Statistics | None:
 
 
 def _write(entry: Path, collected: InputFeatures) -> None:
-    for name in (field.name for field in fields(Keep)):
+    for name in ("features", "logits"):
         if (store := getattr(collected, name)) is not None:
             store.save(_file(entry, name))
     collected.statistics.write(entry / _STATISTICS)

@@ -6,7 +6,7 @@ import io
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_bytes
 
 NPZ_LIMIT = 2**30  # bytes of a statistics file, uncompressed: 2048 features need 34 million
+_MEAN, _SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")  # names of arrays
 ROUNDING = 1e-6  # what rounding explains, of the largest value: float32 files have about 1e-7
 
 
@@ -151,6 +152,13 @@ class FeatureOrigin:
         )
 
 
+class SpatialStatistics(NamedTuple):
+    """Mean and covariance of one input's spatial features."""
+
+    mean: NDArray[np.float64]  # (2023,), in the order of places, then channels
+    covariance: NDArray[np.float64]  # (2023, 2023)
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Mean and covariance of one input's features, with their origin."""
@@ -160,10 +168,17 @@ class Statistics:
     n: int | None  # None: unknown, a file of another tool
     origin: FeatureOrigin = FeatureOrigin()
     images: str = "statistics"  # formats and sizes of the images: "png 32x32"
+    spatial: SpatialStatistics | None = None  # for sFID
 
     def write(self, path: Path) -> None:
-        """Write pytorch-fid's .npz (mu, sigma), with n, origin and images as further arrays."""
+        """Write pytorch-fid's .npz (mu, sigma), with n, origin and images as further arrays.
+
+        Spatial statistics, where there are any, are ADM's mu_s and sigma_s.
+        """
         origin: dict[str, Any] = {k: np.str_(v or "") for k, v in asdict(self.origin).items()}
+        arrays: dict[str, Any] = {}
+        if self.spatial is not None:
+            arrays = dict(zip(_SPATIAL, self.spatial, strict=True))
         content = io.BytesIO()
         np.savez(
             content,
@@ -172,6 +187,7 @@ class Statistics:
             n=np.int64(self.n or 0),
             images=np.str_(self.images),
             **origin,
+            **arrays,
         )
         write_bytes(path, content.getvalue(), durable=True)
 
@@ -182,31 +198,38 @@ def npz_members(path: Path) -> frozenset[str]:
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read statistics written by `Statistics.write` or by pytorch-fid.
+    """Read statistics written by `Statistics.write`, by pytorch-fid or for ADM's evaluator.
 
-    Raises DdpmError for a file that does not hold a mean and its covariance, which is real,
-    symmetric and without negative eigenvalues: of other matrices a distance can be computed, but
-    it means nothing.
+    The images that a file of the latter holds as well are not read. Raises DdpmError for a file
+    that does not hold a mean and its covariance, which is real, symmetric and without negative
+    eigenvalues: of other matrices a distance can be computed, but it means nothing.
     """
-    size = sum(_sizes(path).values())
+    names = [field.name for field in fields(FeatureOrigin)]
+    known = {*_MEAN, *_SPATIAL, "n", "images", *names}
+    size = sum(size for name, size in _sizes(path).items() if name.removesuffix(".npy") in known)
     if size > NPZ_LIMIT:
         raise DdpmError(
             f"{path} holds {size:,} bytes uncompressed; statistics have at most {NPZ_LIMIT:,}"
         )
+    spatial = None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = (_real(arrays[name], name, path) for name in ("mu", "sigma"))
+            mean, covariance = (_real(arrays[name], name, path) for name in _MEAN)
+            if any(name in arrays for name in _SPATIAL):
+                spatial = SpatialStatistics(*(_real(arrays[name], name, path) for name in _SPATIAL))
             n = int(arrays["n"]) if "n" in arrays else 0
-            names = [field.name for field in fields(FeatureOrigin)]
             origin = {name: str(arrays[name]) or None for name in names if name in arrays}
             images = str(arrays["images"]) if "images" in arrays else "statistics"
     except KeyError as error:
-        raise DdpmError(f"{path} lacks an array: statistics need mu and sigma") from error
+        raise DdpmError(
+            f"{path} lacks an array: statistics need mu and sigma, and of mu_s and sigma_s both"
+        ) from error
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(f"{path} holds no readable statistics: {error}") from error
-    if fault := _fault(mean, covariance, n):
+    fault = _fault(mean, covariance, n, _MEAN)
+    if fault := fault or (spatial and _fault(*spatial, n, _SPATIAL)) or "":
         raise DdpmError(f"{path} holds no statistics: {fault}; make it again from the images")
-    return Statistics(mean, covariance, n or None, FeatureOrigin(**origin), images)
+    return Statistics(mean, covariance, n or None, FeatureOrigin(**origin), images, spatial)
 
 
 def _real(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
@@ -215,10 +238,13 @@ def _real(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def _fault(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int) -> str:
+def _fault(
+    mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int, names: tuple[str, str]
+) -> str:
     """Why these are not the mean and the covariance of n images (0: unknown); "" if they are."""
+    mu, sigma = names
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        return f"mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance"
+        return f"{mu} {mean.shape} and {sigma} {covariance.shape} are not a mean and its covariance"
     if len(mean) == 0:
         return "there are no features"
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
@@ -227,9 +253,9 @@ def _fault(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int) -
         return f"n is {n}, and a covariance needs at least 2 images"
     gap = np.abs(covariance - covariance.T).max()
     if gap > ROUNDING * np.abs(covariance).max():
-        return f"sigma is not symmetric (its halves differ by up to {gap:.3g})"
+        return f"{sigma} is not symmetric (its halves differ by up to {gap:.3g})"
     if _indefinite(covariance):
-        return "sigma has negative eigenvalues, which no covariance has"
+        return f"{sigma} has negative eigenvalues, which no covariance has"
     return ""
 
 

@@ -191,6 +191,8 @@ class _Interruptible:
 
     def __init__(self, images: ImageSet, batch: int, stop: stopping.StopRequest, run: Path) -> None:
         self.label, self.counts, self._images = images.label, images.counts, images
+        self.labels, self.classes = images.labels, images.classes
+        self.why_no_classes = images.why_no_classes
         self._batch, self._stop, self._run = batch, stop, run
 
     def __len__(self) -> int:

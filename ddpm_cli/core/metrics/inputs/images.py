@@ -13,9 +13,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.data import files
+from ddpm_cli.core.data.annotations.classes import Classes
 from ddpm_cli.core.data.files import ImageArray, UnreadableError
 from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.errors import DdpmError, listed
@@ -93,6 +95,12 @@ class ImageSet(Protocol):
 
     label: str  # as the user named them
     counts: ImageCounts  # of the last batches, complete at its end
+    classes: tuple[str, ...]  # names; () without classes
+    why_no_classes: str  # where there could have been some
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """(N,) indices of the classes, or (N, K): 1 for each that an image has; None without."""
 
     def __len__(self) -> int: ...
 
@@ -112,9 +120,11 @@ class ImageSet(Protocol):
 class FileImages:
     """The images of a folder or a .zip, in the order of their names, each at its own size."""
 
-    def __init__(self, listing: ImageFiles, skip_bad: bool = False) -> None:
+    def __init__(self, listing: ImageFiles, found: Classes, skip_bad: bool = False) -> None:
         self.label = str(listing.path)
         self.counts = ImageCounts()
+        self.classes, self.why_no_classes = found.names, found.why_none
+        self.labels = found.labels if found.names else None
         self._listing = listing
         self._skip_bad = skip_bad
 

@@ -21,6 +21,7 @@ from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.inputs.classes import classes_of_files
 from ddpm_cli.core.metrics.inputs.images import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
@@ -54,7 +55,7 @@ def open_input(
     for notice in source.notices:
         reporter.say(notice)
     if isinstance(source, FileSource):
-        return FileImages(source.files, skip_bad)
+        return FileImages(source.files, classes_of_files(source.files), skip_bad)
     return DatasetImages(source, str(spec))
 
 
@@ -68,6 +69,10 @@ class Numbered:
 
 class ArrayImages(Numbered):
     """Images in memory, uint8 (N, H, W) or (N, H, W, 1, 3 or 4)."""
+
+    classes: tuple[str, ...] = ()
+    why_no_classes = "they are an array without labels"
+    labels = None
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         if images.ndim == 3:
@@ -111,6 +116,8 @@ class DatasetImages(Numbered):
     def __init__(self, source: Source, label: str) -> None:
         self.label = label
         self.counts = ImageCounts()
+        self.classes, self.why_no_classes = source.classes, source.why_no_classes
+        self.labels = source.labels if source.classes else None
         self._source = source
         self._size = source.image_size or source.native_size
 
@@ -152,6 +159,10 @@ class DatasetImages(Numbered):
 class TrainingImages(Numbered):
     """The images of a training run at its size, without augmentation."""
 
+    classes: tuple[str, ...] = ()
+    why_no_classes = "they are those of a training"
+    labels = None
+
     def __init__(self, images: DecodedImages, label: str) -> None:
         self.label = label
         self.counts = ImageCounts()
@@ -185,8 +196,11 @@ class TrainingImages(Numbered):
 class GeneratedImages(Numbered):
     """Images sampled from a model while they are scored; none is written.
 
-    sampled: everything that they depend on, for the report.
+    sampled: everything that they depend on, for the report. labels: of the classes that they are
+    conditioned on, as those of an ImageSet; None without.
     """
+
+    why_no_classes = "the run was trained without classes"
 
     def __init__(
         self,
@@ -194,8 +208,11 @@ class GeneratedImages(Numbered):
         count: int,
         draw: Callable[[Sequence[int]], Iterable[Tensor]],
         sampled: dict[str, Any],
+        labels: NDArray[np.int64] | None = None,
+        classes: tuple[str, ...] = (),
     ) -> None:
         self.label, self.sampled = label, sampled
+        self.labels, self.classes = labels, classes
         self.counts = ImageCounts()
         self._count, self._draw = count, draw
 

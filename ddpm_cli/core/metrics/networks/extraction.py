@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ddpm_cli.core.config.choices import INCEPTION, LOCAL
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.metrics.networks import protocols
-from ddpm_cli.core.metrics.networks.inception import PUBLISHED, load_inception
+from ddpm_cli.core.metrics.networks.inception import PUBLISHED, FidInception, load_inception
 from ddpm_cli.core.metrics.networks.network import FeatureNetwork, Features
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models.classifier import Classifier
@@ -50,11 +51,16 @@ class Extractor:
             self.name,
         )
 
-    def features(self, batches: Iterable[Tensor]) -> Iterator[Features]:
+    def features(self, batches: Iterable[Tensor], *, spatial: bool = False) -> Iterator[Features]:
         """Features of uint8 batches (n, 1 or 3, H, W), of any n and any sizes, in order.
 
-        Raises DdpmError where memory runs out.
+        spatial: also those of sFID, which only the Inception network has. Raises DdpmError where
+        memory runs out.
         """
+        network: Callable[[Tensor], Features] = self.network
+        if spatial:
+            assert isinstance(network, FidInception), "sFID is of the Inception network"
+            network = partial(network, spatial=True)
         prepared = (
             self.protocol.prepare(devices.to_device(part, self.device))
             for batch in batches
@@ -67,9 +73,10 @@ class Extractor:
                 if (x := next(rebatched, None)) is None:
                     return
                 with devices.without_tf32(), devices.autocast(self.device, self.precision):
-                    features = self.network(x.contiguous(memory_format=torch.channels_last))
-            logits = None if features.logits is None else features.logits.float()
-            yield Features(features.pool.float(), logits)
+                    features = network(x.contiguous(memory_format=torch.channels_last))
+            optional = (features.logits, features.spatial)
+            logits, places = (None if part is None else part.float() for part in optional)
+            yield Features(features.pool.float(), logits, places)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ PUBLISHED = RemoteFile(
 INPUT_SIZE = 299  # height and width in pixels
 FEATURES = 2048
 CLASSES = 1008
+SPATIAL_CHANNELS = 7  # of the 17x17 places of a layer
+SPATIAL = SPATIAL_CHANNELS * 17 * 17  # dimension of Features.spatial
 
 
 class FidInception(nn.Module):
@@ -63,18 +65,25 @@ class FidInception(nn.Module):
         self.Mixed_7c = LastInceptionE(2048)
         self.fc = nn.Linear(FEATURES, CLASSES)
 
-    def forward(self, x: Tensor) -> Features:
-        """Run the network on (N, 3, 299, 299): "pool3", and logits without bias."""
+    def forward(self, x: Tensor, *, spatial: bool = False) -> Features:
+        """Run the network on (N, 3, 299, 299): "pool3", and logits without bias.
+
+        spatial: also those of ADM's evaluator, the first 7 channels of the node mixed_6/conv of the
+        2015 graph, which is the output of Mixed_6d's 1x1 branch after its ReLU, the first of those
+        that the block concatenates. In that graph's order: channels last.
+        """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, kernel_size=3, stride=2)  # 64 x 73 x 73
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
         x = functional.max_pool2d(x, kernel_size=3, stride=2)  # 192 x 35 x 35
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # 288 x 35 x 35
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))  # 768 x 17 x 17
-        x = self.Mixed_6e(self.Mixed_6d(x))
+        x = self.Mixed_6d(x)
+        places = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1) if spatial else None
+        x = self.Mixed_6e(x)
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # 2048 x 8 x 8
         pool = x.mean(dim=(2, 3))
-        return Features(pool, pool @ self.fc.weight.T)
+        return Features(pool, pool @ self.fc.weight.T, places)
 
 
 class InceptionA(blocks.InceptionA):  # type: ignore[misc]

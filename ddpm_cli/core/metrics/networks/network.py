@@ -12,6 +12,7 @@ class Features(NamedTuple):
 
     pool: Tensor  # (N, width): a vector of each image, for distances
     logits: Tensor | None = None  # (N, classes); None: the network knows no classes
+    spatial: Tensor | None = None  # (N, 2023): of the Inception network where asked for, for sFID
 
 
 class FeatureNetwork(Protocol):

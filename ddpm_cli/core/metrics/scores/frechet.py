@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -62,6 +63,39 @@ class Gaussian:
             return math.inf
         with _one_thread():
             return float(torch.linalg.eigvalsh(similar).clamp(min=0).sqrt().sum())
+
+
+@dataclass(frozen=True)
+class RootGaussian:
+    """A Gaussian by a root of its covariance, which for n rows of d > n features is small."""
+
+    mean: torch.Tensor  # (d,)
+    root: torch.Tensor  # (d, r): root root^T is the covariance
+
+    @classmethod
+    def of_rows(cls, rows: torch.Tensor) -> RootGaussian:
+        """Fitted to rows (n, d), n at least 2: the root is the centred rows over sqrt(n - 1)."""
+        mean = rows.double().mean(dim=0)
+        return cls(mean, (rows.double() - mean).T / math.sqrt(len(rows) - 1))
+
+    @classmethod
+    def of_moments(cls, mean: Floats, covariance: Floats) -> RootGaussian:
+        """From a mean (d,) and a covariance (d, d)."""
+        return cls(torch.from_numpy(mean), Gaussian(mean, covariance).root)
+
+    def distance(self, other: RootGaussian) -> float:
+        """Frechet distance, as `frechet_distance`.
+
+        S1 S2 = A A^T B B^T has the eigenvalues of (A^T B)(A^T B)^T, so that the trace of its root
+        is the sum of the singular values of A^T B, whose size is that of the roots.
+        """
+        product = self.root.T @ other.root
+        small = product @ product.T if len(product) <= product.shape[1] else product.T @ product
+        with _one_thread():
+            trace = torch.linalg.eigvalsh(small).clamp(min=0).sqrt().sum()
+        gap = self.mean - other.mean
+        traces = self.root.square().sum() + other.root.square().sum()
+        return max(0.0, float(gap @ gap + traces - 2 * trace))
 
 
 def frechet_distance(mean1: Floats, sigma1: Floats, mean2: Floats, sigma2: Floats) -> float:

@@ -56,11 +56,11 @@ def kid(
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) of x (n, d) and y (n, d)."""
-    n = len(x)
+    """Unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) of x (n, d) and y (m, d)."""
+    n, m = len(x), len(y)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    within = xx.sum() - xx.trace() + yy.sum() - yy.trace()
-    return float(within / (n * (n - 1)) - 2 * xy.mean())
+    within_x, within_y = xx.sum() - xx.trace(), yy.sum() - yy.trace()
+    return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * xy.mean())
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

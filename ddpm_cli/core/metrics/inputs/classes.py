@@ -1,0 +1,137 @@
+"""The class of each image to score, and the classes that two inputs have in common."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE
+from ddpm_cli.core.data.annotations.classes import Classes, from_names
+from ddpm_cli.core.data.image_files import ImageFiles
+from ddpm_cli.core.data.readers.tree import Tree
+from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.metrics.inputs.images import ImageSet
+from ddpm_cli.core.runtime import json_lines
+
+MANIFEST = "manifest.jsonl"  # of ddpm sample: the class of each image that it drew
+_LISTED = 12  # names in a message
+
+Labels = NDArray[np.int64]  # (N,) indices of names, -1 for none of them; or (N, K) of 0 and 1
+
+
+def classes_of_files(listing: ImageFiles) -> Classes:
+    """The classes of image files: those that `ddpm sample` recorded, or else as in training."""
+    return _of_manifests(listing) or listing.classes()
+
+
+def _of_manifests(listing: ImageFiles) -> Classes | None:
+    """The classes in the manifests beside the images; None without one that has any."""
+    if not isinstance(listing, Tree):
+        return None
+    labels: dict[str, str] = {}
+    manifests = [name for name in listing.texts if posixpath.basename(name) == MANIFEST]
+    for manifest in sorted(manifests):
+        folder = posixpath.dirname(manifest)
+        for line in listing.text(manifest).splitlines():
+            row = json_lines.parsed(line)
+            if row and isinstance(row.get("file"), str) and isinstance(row.get("class"), str):
+                labels[posixpath.normpath(posixpath.join(folder, row["file"]))] = row["class"]
+    if not labels:
+        return None
+    found = [labels.get(posixpath.normpath(name)) for name in listing.names]
+    return from_names(listing.names, found, MANIFEST)
+
+
+@dataclass(frozen=True)
+class CommonClasses:
+    """The classes of two inputs under the same names."""
+
+    names: tuple[str, ...]  # those of REAL in its order, then those of FAKE alone
+    real_names: tuple[str, ...]  # of the indices in the labels of REAL
+    fake_names: tuple[str, ...]
+    notice: str = ""
+
+    def of_real(self, labels: Labels) -> Labels:
+        """Labels of REAL as indices of the common names."""
+        return _relabelled(labels, self.real_names, self.names)
+
+    def of_fake(self, labels: Labels) -> Labels:
+        """Labels of FAKE as indices of the common names."""
+        return _relabelled(labels, self.fake_names, self.names)
+
+
+def common_classes(real: ImageSet, fake: ImageSet) -> CommonClasses:
+    """Match the classes of two inputs by name, or where FAKE or REAL has only numbers, by index.
+
+    Names such as Smiling+Male, of several classes an image, are taken apart where the other input
+    has several classes an image. Raises DdpmError where an input has no classes, or where none of
+    them is the other's.
+    """
+    for name, images in (("REAL", real), ("FAKE", fake)):
+        if images.labels is None:
+            why = f" ({images.why_no_classes})" if images.why_no_classes else ""
+            raise DdpmError(
+                f"--metrics classes needs the class of each image, and {name}, {images.label}, has "
+                f"none{why}: sort them into a folder for each class"
+            )
+    own, other = _with_parts(real.classes, fake), _with_parts(fake.classes, real)
+    notice = ""
+    if not set(own).intersection(other):
+        if _are_indices(fake.classes, real.classes):
+            other, notice = _by_index(fake.classes, real.classes), _numbered("FAKE", "REAL")
+        elif _are_indices(real.classes, fake.classes):
+            own, notice = _by_index(real.classes, fake.classes), _numbered("REAL", "FAKE")
+        else:
+            raise DdpmError(
+                f"REAL and FAKE have no class in common: REAL has {listed(real.classes, _LISTED)}; "
+                f"FAKE has {listed(fake.classes, _LISTED)}; give folders of the same names"
+            )
+    parts = [part for name in (*own, *other) for part in name.split(_SEPARATOR) if part]
+    return CommonClasses(tuple(dict.fromkeys(parts)), own, other, notice)
+
+
+_SEPARATOR = "\0"  # between the classes of one image, in the names of labels
+
+
+def _with_parts(names: Sequence[str], other: ImageSet) -> tuple[str, ...]:
+    """Names, of which those of several classes are taken apart where the other has such labels."""
+    if other.labels is None or other.labels.ndim == 1:
+        return tuple(names)
+    known = {*other.classes, NO_ATTRIBUTE}
+    return tuple(
+        name if name in other.classes or not known.issuperset(parts) else _joined(parts)
+        for name, parts in ((name, name.split(JOIN)) for name in names)
+    )
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return _SEPARATOR + _SEPARATOR.join(part for part in parts if part != NO_ATTRIBUTE)
+
+
+def _are_indices(names: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether all names are numbers from 0 and below the number of the other's."""
+    return all(name.isdecimal() and len(name) < 9 and int(name) < len(other) for name in names)
+
+
+def _by_index(names: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+    return tuple(other[int(name)] for name in names)
+
+
+def _numbered(one: str, other: str) -> str:
+    return f"the classes of {one} are numbers: they are taken as indices of those of {other}"
+
+
+def _relabelled(labels: Labels, old: Sequence[str], new: Sequence[str]) -> Labels:
+    index = {name: position for position, name in enumerate(new)}
+    if labels.ndim == 1 and all(name in index for name in old):
+        return np.append([index[name] for name in old], -1)[labels]
+    columns = np.zeros((len(old), len(new)), np.int64)
+    for row, name in enumerate(old):
+        columns[row, [index[part] for part in name.split(_SEPARATOR) if part]] = 1
+    if labels.ndim == 1:
+        return np.vstack([columns, np.zeros_like(columns[:1])])[labels]
+    return labels @ columns
