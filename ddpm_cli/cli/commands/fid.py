@@ -32,9 +32,18 @@ def fid(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Scores to compute from the one pass: any of fid,kid,prdc,is (prdc: precision, "
-            "recall, density, coverage; is: the fakes' Inception Score).",
+            help="Scores to compute from the one pass: any of fid,kid,prdc,is,sfid,infinity,mind,"
+            "classes (prdc: precision, recall, density, coverage; is: the fakes' Inception Score; "
+            "infinity: FID of infinitely many fakes; classes: FID and KID of each class).",
             show_default="fid,kid,prdc",
+        ),
+    ] = None,
+    class_groups: Annotated[
+        str | None,
+        typer.Option(
+            help='With classes: also FID and Inception Score of groups of them, such as "animals='
+            'cat,dog;vehicles=car", by names or indices.',
+            show_default="none",
         ),
     ] = None,
     floor: Annotated[
@@ -121,7 +130,9 @@ def fid(
         if fake_input is None:
             assert run is not None, "without images there is a run"
             fake_input = run.open(at_once, chosen, reporter)
-        requested = RequestedMetrics.parse(metrics, spread=spread, floor=floor, cache=cache)
+        requested = RequestedMetrics.parse(
+            metrics, class_groups, spread=spread, floor=floor, cache=cache
+        )
         extractor = None if no_images else extractor_settings.load(chosen, reporter)
         report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
         for notice in report.notices():

@@ -8,6 +8,10 @@ NEEDS_IMAGES: dict[str, tuple[str, ...]] = {
     "kid": ("REAL", "FAKE"),
     "prdc": ("REAL", "FAKE"),
     "is": ("FAKE",),
+    "sfid": (),
+    "infinity": ("FAKE",),
+    "mind": ("REAL", "FAKE"),
+    "classes": ("REAL", "FAKE"),
 }
 INCEPTION, LOCAL = "inception", "local"  # feature networks; the latter is a classifier's file
 PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID = "pytorch-fid", "torch-fidelity", "clean-fid"

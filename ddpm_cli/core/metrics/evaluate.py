@@ -106,7 +106,7 @@ class Evaluation:
 
     def _check(self, fake: Fake, requested: RequestedMetrics) -> _Checked:
         opened = fake.open(self._reporter if self._alone else SILENT)
-        check_fake(self._real, opened, self._extractor)
+        check_fake(self._real, opened, self._extractor, requested)
         again = isinstance(opened, GeneratedImages) and not self._alone
         return _Checked(fake, requested.of(self._real, opened), None if again else opened)
 
@@ -122,7 +122,10 @@ class Evaluation:
     @cached_property
     def _real_side(self) -> RealSide:
         checked = [c for c in self._checked.values() if isinstance(c, _Checked)]
-        keep = Keep(features=any(c.requested.keep_real.features for c in checked))
+        kept = [c.requested.keep_real for c in checked]
+        keep = Keep(
+            features=any(each.features for each in kept), spatial=any(each.spatial for each in kept)
+        )
         collected = self._collected(self._real, keep, "real")
         return RealSide(collected, self._extractor)
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddpm_cli.core.config.choices import INCEPTION
+from ddpm_cli.core.metrics.scores.by_class import ByClass
 from ddpm_cli.core.metrics.scores.fid import Fid
+from ddpm_cli.core.metrics.scores.infinity import FidInfinity
 from ddpm_cli.core.metrics.scores.kid import Kid
 from ddpm_cli.core.metrics.scores.prdc import Prdc
 from ddpm_cli.core.metrics.scores.score import Score, digits
@@ -17,6 +19,9 @@ _KEYS = (  # of every document, None where they were not requested
     *("fid", "fid_std", "fid_floor", "fid_floor_n", "kid", "kid_std", "kid_subset"),
     *("precision", "recall", "density", "coverage", "copies"),
     *("inception_score", "inception_score_std", "splits"),
+    *("sfid", "fid_infinity", "fid_infinity_std", "fid_infinity_fit_std"),
+    *("fid_infinity_sizes", "fid_infinity_fids", "mind", "mind_n"),
+    *("classes", "worst_class", "groups"),
 )
 
 
@@ -40,8 +45,9 @@ class Report:
         return next((score.value for score in self.scores if isinstance(score, Fid)), None)
 
     def lines(self) -> str:
-        """One line for each score with its spread, the first with the protocol line."""
-        first, *rest = (score.line(self.origin.label) for score in self.scores)
+        """A line or a table for each score, the first line with the protocol line."""
+        text = "\n".join(score.line(self.origin.label) for score in self.scores)
+        first, *rest = text.split("\n")
         return "\n".join([f"{first}  [{self.protocol_line()}]", *rest])
 
     def protocol_line(self) -> str:
@@ -74,6 +80,9 @@ class Report:
         for score in self.scores:
             if isinstance(score, Fid):
                 notices += self._below_the_floor(score)
+        for score in self.scores:
+            if isinstance(score, FidInfinity | ByClass):
+                notices += score.notices(self.origin.label)
         return [*notices, *self._unlike_images()]
 
     def _unknown_origins(self) -> Iterator[str]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ddpm_cli.core.config.choices import NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import Keep
+from ddpm_cli.core.metrics.inputs.classes import (
+    CommonClasses,
+    Groups,
+    common_classes,
+    parse_groups,
+    resolved_groups,
+)
 from ddpm_cli.core.metrics.inputs.opening import ScoreInput
 from ddpm_cli.core.metrics.networks.extraction import Extractor
+from ddpm_cli.core.metrics.networks.inception import FidInception
+from ddpm_cli.core.metrics.scores.infinity import MIN_IMAGES as MIN_INFINITY
 from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES
 from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 
 _OF_IMAGES, _OF_STATISTICS = frozenset({"fid", "kid", "prdc"}), frozenset({"fid"})
+_GROUPS_OF_CLASSES = "--class-groups are of classes: add classes to --metrics"
 
 
 @dataclass(frozen=True)
@@ -24,12 +34,25 @@ class RequestedMetrics:
     spread: bool = True  # the standard error of FID
     floor: bool = False  # FID of real images against other real images
     cache: bool = True  # read and write the features of files in the cache
+    groups: Groups = field(default_factory=dict)  # of classes, as they are named or numbered
+    classes: CommonClasses | None = None  # of the inputs that were given to `of`
 
     @classmethod
-    def parse(cls, metrics: str | None, **settings: bool) -> RequestedMetrics:
-        """Read "fid,kid,prdc,is". Raises UsageError for other names."""
+    def parse(
+        cls,
+        metrics: str | None,
+        class_groups: str | None = None,
+        *,
+        spread: bool = True,
+        floor: bool = False,
+        cache: bool = True,
+    ) -> RequestedMetrics:
+        """Read "fid,kid,prdc,is" and "animals=cat,dog;vehicles=car". Raises UsageError."""
+        groups = {} if class_groups is None else parse_groups(class_groups)
         if metrics is None:
-            return cls(None, **settings)
+            if groups:
+                raise UsageError(_GROUPS_OF_CLASSES)
+            return cls(None, spread, floor, cache)
         names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
         if not names or names - set(NEEDS_IMAGES):
             unknown = next(iter(sorted(names - set(NEEDS_IMAGES))), "")
@@ -39,9 +62,11 @@ class RequestedMetrics:
             )
         if names == {"is"}:
             raise UsageError("--metrics is needs no REAL: use ddpm inception-score FAKE")
-        if settings.get("floor") and "fid" not in names:
+        if floor and "fid" not in names:
             raise UsageError("--floor is of FID: leave fid among the --metrics")
-        return cls(names, **settings)
+        if groups and "classes" not in names:
+            raise UsageError(_GROUPS_OF_CLASSES)
+        return cls(names, spread, floor, cache, groups)
 
     def of(self, real: ScoreInput, fake: ScoreInput) -> RequestedMetrics:
         """Those of these inputs. Raises UsageError or DdpmError where they do not allow them."""
@@ -57,7 +82,15 @@ class RequestedMetrics:
                     )
         if "prdc" in self.metrics and min(map(len, images.values())) < MIN_IMAGES:
             raise DdpmError(f"--metrics prdc needs {MIN_IMAGES} images in each input")
-        return self
+        if "infinity" in self.metrics and len(images["FAKE"]) < MIN_INFINITY:
+            raise DdpmError(
+                f"--metrics infinity needs {MIN_INFINITY} images in FAKE, which holds "
+                f"{len(images['FAKE'])}: its line is fitted to FID of 15 numbers of them"
+            )
+        if "classes" not in self.metrics:
+            return self
+        classes = common_classes(images["REAL"], images["FAKE"])
+        return replace(self, classes=classes, groups=resolved_groups(self.groups, classes.names))
 
     def has(self, *names: str) -> bool:
         """Whether any of these scores is computed, of inputs that were given to `of`."""
@@ -66,13 +99,17 @@ class RequestedMetrics:
     @property
     def keep_real(self) -> Keep:
         """What to store of the real images."""
-        return Keep(features=self._of_both or self.floor)
+        return Keep(features=self._of_both or self.floor, spatial=self.has("sfid"))
 
     @property
     def keep_fake(self) -> Keep:
         """What to store of the fakes."""
         spread = self.spread and self.has("fid")
-        return Keep(features=self._of_both or spread, logits=self.has("is"))
+        return Keep(
+            features=self._of_both or spread or self.has("infinity"),
+            logits=self.has("is") or bool(self.groups),
+            spatial=self.has("sfid"),
+        )
 
     @property
     def _of_both(self) -> bool:
@@ -90,9 +127,13 @@ def check_real(real: ScoreInput, extractor: Extractor | None, requested: Request
         raise DdpmError(f"--floor needs at least 4 images in REAL, which holds {len(real)}")
 
 
-def check_fake(real: ScoreInput, fake: ScoreInput, extractor: Extractor | None) -> None:
+def check_fake(
+    real: ScoreInput, fake: ScoreInput, extractor: Extractor | None, requested: RequestedMetrics
+) -> None:
     """As `check_real`, of what is to be compared with it."""
     _check_enough(fake, "FAKE", extractor)
+    if requested.has("sfid"):
+        _check_spatial(real, fake, extractor)
     conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
     if conflict:
         option, of_real, of_fake = conflict
@@ -119,6 +160,19 @@ def _check_enough(score_input: ScoreInput, name: str, extractor: Extractor | Non
             f"{score_input.label} holds {counted(len(score_input))}; FID needs a covariance, "
             "so at least 2"
         )
+
+
+def _check_spatial(real: ScoreInput, fake: ScoreInput, extractor: Extractor | None) -> None:
+    if extractor is not None and not isinstance(extractor.network, FidInception):
+        raise UsageError(
+            "--metrics sfid is of a layer of the Inception network, and --features is another one"
+        )
+    for name, value in (("REAL", real), ("FAKE", fake)):
+        if isinstance(value, Statistics) and value.spatial is None:
+            raise DdpmError(
+                f"--metrics sfid: the statistics given as {name} have no spatial features (mu_s, "
+                "sigma_s); make them again from the images, with --metrics fid,sfid --save-real"
+            )
 
 
 def _origin(score_input: ScoreInput, extractor: Extractor | None) -> FeatureOrigin:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 
 from ddpm_cli.core.metrics.collect import InputFeatures
+from ddpm_cli.core.metrics.inputs.classes import CommonClasses, Groups
 from ddpm_cli.core.metrics.networks.extraction import Extractor
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.requested import RequestedMetrics
+from ddpm_cli.core.metrics.scores.by_class import ByClass, Side, by_class
 from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
 from ddpm_cli.core.metrics.scores.frechet import Gaussian
 from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
+from ddpm_cli.core.metrics.scores.infinity import fid_infinity
 from ddpm_cli.core.metrics.scores.kid import kid
+from ddpm_cli.core.metrics.scores.mind import mind
 from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES, prdc
 from ddpm_cli.core.metrics.scores.score import Score
+from ddpm_cli.core.metrics.scores.sfid import sfid
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -29,11 +34,19 @@ class RealSide:
         real, device = self.collected, self._device
         reals, fakes = real.statistics, fake.statistics
         scores: list[Score] = []
-        if requested.has("fid"):
-            scores.append(self._fid(fake, requested, reporter))
+        fid = self._fid(fake, requested, reporter) if requested.has("fid") else None
+        if fid is not None:
+            scores.append(fid)
+        if requested.has("sfid"):
+            scores.append(sfid(reals, fakes))
+        if requested.has("infinity") and fake.features is not None:
+            spread = None if fid is None else fid.std
+            scores.append(fid_infinity(self._gaussian, fake.features, reporter, spread))
         if real.features is not None and fake.features is not None:
             if requested.has("kid"):
                 scores.append(kid(real.features, fake.features, reporter, device))
+            if requested.has("mind"):
+                scores.append(mind(real.features, fake.features, reporter, device))
             enough = min(len(real.features), len(fake.features)) >= MIN_IMAGES
             if requested.has("prdc") and (enough or len(requested.metrics or ()) == 1):
                 scores.append(prdc(real.features, fake.features, reporter, device))
@@ -41,9 +54,11 @@ class RealSide:
                 reporter.say(
                     f"precision and recall need {MIN_IMAGES} images in each input: left out"
                 )
-        if fake.logits is not None:
+        if requested.has("is") and fake.logits is not None:
             splits = min(SPLITS, len(fake.logits) // 2)
             scores.append(score_logits(fake.logits, splits, reporter))
+        if requested.classes is not None:
+            scores.append(self._by_class(fake, requested.classes, requested.groups, reporter))
         named = (("REAL", reals), ("FAKE", fakes))
         return Report(
             reals.origin if reals.origin.protocol else fakes.origin,
@@ -65,6 +80,24 @@ class RealSide:
         if requested.floor and features is not None:
             floor, n = fid_floor(features, statistics.n or len(features))
         return Fid(value, std, floor, n)
+
+    def _by_class(
+        self, fake: InputFeatures, classes: CommonClasses, groups: Groups, reporter: Reporter
+    ) -> ByClass:
+        real = self.collected
+        assert real.features is not None and real.labels is not None, "kept for the classes"
+        assert fake.features is not None and fake.labels is not None, "kept for the classes"
+        if classes.notice:
+            reporter.say(classes.notice)
+        return by_class(
+            Side(real.features, classes.of_real(real.labels)),
+            Side(fake.features, classes.of_fake(fake.labels)),
+            classes.names,
+            groups,
+            fake.logits,
+            reporter,
+            self._device,
+        )
 
     @property
     def _device(self) -> torch.device | None:

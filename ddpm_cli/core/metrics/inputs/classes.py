@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE
 from ddpm_cli.core.data.annotations.classes import Classes, from_names
 from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.data.readers.tree import Tree
-from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.runtime import json_lines
 
 MANIFEST = "manifest.jsonl"  # of ddpm sample: the class of each image that it drew
 _LISTED = 12  # names in a message
 
+Groups = Mapping[str, Sequence[str]]  # by the group's name: the classes in it
 Labels = NDArray[np.int64]  # (N,) indices of names, -1 for none of them; or (N, K) of 0 and 1
 
 
@@ -135,3 +137,41 @@ def _relabelled(labels: Labels, old: Sequence[str], new: Sequence[str]) -> Label
     if labels.ndim == 1:
         return np.vstack([columns, np.zeros_like(columns[:1])])[labels]
     return labels @ columns
+
+
+def parse_groups(text: str) -> Groups:
+    """Read "animals=cat,dog;vehicles=car,truck". Raises UsageError for anything else."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, equals, members = part.partition("=")
+        classes = tuple(filter(None, map(str.strip, members.split(","))))
+        name = name.strip()
+        if not (equals and name and classes) or name in groups:
+            why = f"{name} is there twice" if name in groups else f"{part.strip()!r} is no group"
+            raise UsageError(f'--class-groups: {why}; write them as "animals=cat,dog;vehicles=car"')
+        groups[name] = tuple(dict.fromkeys(classes))
+    if not groups:
+        raise UsageError('--class-groups is empty; write groups as "animals=cat,dog;vehicles=car"')
+    return groups
+
+
+def resolved_groups(groups: Groups, names: Sequence[str]) -> Groups:
+    """Groups with the names of their classes, of which some may be given by index.
+
+    Raises UsageError for a class that there is not.
+    """
+    return {
+        group: tuple(_class_named(name, names, group) for name in classes)
+        for group, classes in groups.items()
+    }
+
+
+def _class_named(name: str, names: Sequence[str], group: str) -> str:
+    if name in names:
+        return name
+    if _are_indices([name], names):
+        return names[int(name)]
+    raise UsageError(
+        f"--class-groups: there is no class {name!r}, of {group}{did_you_mean(name, names)}; the "
+        f"classes are {listed(names, _LISTED)}, each also by its index from 0"
+    )

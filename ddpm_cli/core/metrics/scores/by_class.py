@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.metrics.feature_store import FeatureStore, shuffled
+from ddpm_cli.core.metrics.inputs.classes import Groups
 from ddpm_cli.core.metrics.scores.fid import moments
 from ddpm_cli.core.metrics.scores.frechet import RootGaussian
 from ddpm_cli.core.metrics.scores.inception_score import SPLITS, inception_score
@@ -20,7 +21,6 @@ from ddpm_cli.core.metrics.scores.score import Label, digits
 from ddpm_cli.core.runtime.reporting import Reporter, track
 
 Rows = NDArray[np.intp]
-Groups = Mapping[str, Sequence[str]]  # by the group's name: the classes in it
 
 _SHOWN = 50  # classes in the table: of more, the worst; --json has all of them
 
@@ -71,13 +71,14 @@ class ByClass:
         return next((entry for entry in self.classes if entry.fid is not None), None)
 
     def line(self, label: Label) -> str:
-        """A table of the classes, and one of the groups."""
+        """A headline, a table of the classes, and one of the groups."""
         shown, fid, kid = self.classes[:_SHOWN], label("FID"), label("KID")
         rows = [
             (c.name, str(c.n_real), str(c.n_fake), _number(c.fid), _number(c.kid, ".6f"))
             for c in shown
         ]
-        lines = _table(("class, worst first", "real", "fake", fid, kid), rows)
+        table = _table(("class", "real", "fake", fid, kid), rows)
+        lines = [f"{fid} by class, worst first", *table]
         if more := len(self.classes) - len(shown):
             lines.append(f"and {more:,} more classes, which --json has")
         if self.groups:
