@@ -115,9 +115,9 @@ class ByClass:
         few = [c for c in scored if min(c.n_real, c.n_fake) < self.feature_dim]
         unequal = len({(c.n_real, c.n_fake) for c in scored}) > 1
         if few:
-            which = "all classes" if len(few) == len(scored) else f"{len(few)} classes"
+            which = f"{len(few)} of {len(scored)} classes with a {fid}"
             found.append(
-                f"{which} have fewer than {self.feature_dim} images on a side: their {fid} is "
+                f"{which} are of fewer than {self.feature_dim} images on a side: their {fid} is "
                 f"biased upward, and compares with that of the same numbers of images alone; KID "
                 "does not depend on them"
                 + (", and the classes here have unequal numbers" if unequal else "")
