@@ -31,7 +31,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3), dtype=np.uint
 
 
 class Stand(FidInception):
-    """A stand-in network: 12 features and 9 spatial ones, which are means of parts of the images."""
+    """A stand-in network: 12 features and 9 spatial ones, means of parts of the images."""
 
     width, classes = 12, 4
 
@@ -123,7 +123,7 @@ def test_sfid_is_the_frechet_distance_of_spatial_features(tmp_path: Path) -> Non
     plain, statistics = evaluate(real, fake, without, requested("fid"), SILENT)
     assert (plain.document()["sfid"], without.network.asked) == (None, [False, False])
     assert statistics is not None
-    with pytest.raises(DdpmError, match="given as REAL have no spatial features .*--save-real"):
+    with pytest.raises(DdpmError, match=r"given as REAL have no spatial features .*--save-real"):
         evaluate(statistics, fake, stand(), requested("sfid"), SILENT)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE
 from ddpm_cli.core.data.annotations.classes import Classes, from_names
+from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.image_files import ImageFiles
 from ddpm_cli.core.data.readers.tree import Tree
 from ddpm_cli.core.errors import DdpmError, UsageError, listed
@@ -31,20 +32,21 @@ def classes_of_files(listing: ImageFiles) -> Classes:
 
 
 def _of_manifests(listing: ImageFiles) -> Classes | None:
-    """The classes in the manifests beside the images; None without one that has any."""
+    """The classes in manifests beside the images; None where no image has one."""
     if not isinstance(listing, Tree):
         return None
     labels: dict[str, str] = {}
-    manifests = [name for name in listing.texts if posixpath.basename(name) == MANIFEST]
-    for manifest in sorted(manifests):
-        folder = posixpath.dirname(manifest)
-        for line in listing.text(manifest).splitlines():
-            row = json_lines.parsed(line)
+    for folder in sorted({posixpath.dirname(name) for name in listing.names}):
+        try:
+            text = listing.text(posixpath.join(folder, MANIFEST))
+        except (UnreadableError, KeyError):  # there is none: most folders are not of ddpm sample
+            continue
+        for row in map(json_lines.parsed, text.splitlines()):
             if row and isinstance(row.get("file"), str) and isinstance(row.get("class"), str):
                 labels[posixpath.normpath(posixpath.join(folder, row["file"]))] = row["class"]
-    if not labels:
-        return None
     found = [labels.get(posixpath.normpath(name)) for name in listing.names]
+    if not any(found):
+        return None
     return from_names(listing.names, found, MANIFEST)
 
 
