@@ -1,0 +1,128 @@
+"""Images at one common size, at most 64 pixels a side, on disk: what is compared and shown."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
+
+LARGEST = 64  # pixels of a side: what a shift of a sixteenth of it leaves to compare is enough
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class SmallImages:
+    """RGB images (n, 3, height, width) in an anonymous temporary file, deleted on exit."""
+
+    def __init__(self, size: Size | None = None) -> None:
+        """size: that of the images; None: that of the first, or less where it is above 64."""
+        self.size = size
+        self.grey = True  # whether all channels of all images are equal
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="ddpm-images-", buffering=0)
+        self._count = 0
+        weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, images: Tensor) -> None:
+        """Append uint8 images (n, 1 or 3, H, W). Raises DdpmError where the disk is full."""
+        if self.size is None:
+            self.size = working_size((images.shape[2], images.shape[3]))
+        small = fitted(images, self.size).expand(-1, 3, -1, -1)
+        self.grey = self.grey and bool((small == small[:, :1]).all())
+        try:
+            self._file.seek(0, 2)
+            rest = memoryview(small.contiguous().cpu().numpy().tobytes())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise DdpmError(
+                f"cannot write images to {tempfile.gettempdir()}: {error.strerror or error}; set "
+                "TMPDIR to another folder"
+            ) from error
+        self._count += len(images)
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """Read the images of these rows, in their order, uint8 (n, 3, height, width)."""
+        height, width = self.shape
+        images = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
+        buffer, size = images.numpy().data.cast("B"), 3 * height * width
+        for place in map(int, np.argsort(rows, kind="stable")):  # in the file's order
+            self._file.seek(int(rows[place]) * size)
+            self._file.readinto(buffer[place * size : (place + 1) * size])  # type: ignore[attr-defined]
+        return images
+
+    def blocks(self, size: int = 1024) -> Iterator[Tensor]:
+        """All images in their order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+    @property
+    def shape(self) -> Size:
+        """Their size, once there are images."""
+        assert self.size is not None, "no images yet"
+        return self.size
+
+
+class Recorded:
+    """An ImageSet whose images are stored, small, while they are read."""
+
+    def __init__(self, images: ImageSet, small: SmallImages) -> None:
+        self.label, self._images, self._small = images.label, images, small
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def counts(self) -> ImageCounts:
+        """Those of the images."""
+        return self._images.counts
+
+    @counts.setter
+    def counts(self, counts: ImageCounts) -> None:
+        self._images.counts = counts
+
+    def batches(self, part: slice) -> Iterator[Tensor]:
+        """Read a range of the images."""
+        for batch in self._images.batches(part):
+            self._small.append(batch)
+            yield batch
+
+    def content(self) -> str | None:
+        """Hash of the images."""
+        return self._images.content()
+
+
+def working_size(size: Size) -> Size:
+    """The size that images of this one are compared at: the same, or 64 pixels the longer side."""
+    scale = min(1.0, LARGEST / max(size))
+    height, width = (max(1, round(scale * side)) for side in size)
+    return height, width
+
+
+def fitted(images: Tensor, size: Size) -> Tensor:
+    """Bring uint8 images (n, C, H, W) to a size: cut around the centre, then resized, antialiased.
+
+    As `--fit crop` of a training does, but for its bicubic filter.
+    """
+    height, width = images.shape[2:]
+    if (height, width) == size:
+        return images
+    scale = min(height / size[0], width / size[1])
+    rows, columns = max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    cut = images[:, :, top : top + rows, left : left + columns].float()
+    resized = functional.interpolate(cut, size, mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
