@@ -23,6 +23,7 @@ from ddpm_cli.cli.commands.inspect import inspect
 from ddpm_cli.cli.commands.inspect_schedule import inspect_schedule
 from ddpm_cli.cli.commands.interpolate import interpolate
 from ddpm_cli.cli.commands.invert import invert
+from ddpm_cli.cli.commands.memorisation import memorisation
 from ddpm_cli.cli.commands.nll import nll
 from ddpm_cli.cli.commands.pull import pull
 from ddpm_cli.cli.commands.push import push
@@ -56,6 +57,7 @@ app.command(cls=Command)(invert)
 app.command(cls=Command)(report)
 app.command(cls=Command)(fid)
 app.command(cls=Command)(inception_score)
+app.command(cls=Command)(memorisation)
 app.command(cls=Command)(fetch_weights)
 app.command(cls=Command)(train_classifier)
 app.command(cls=Command)(nll)

@@ -13,6 +13,8 @@ from ddpm_cli.cli.options.conditioning import ConditionOptions
 
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.run_images import RunImages
+    from ddpm_cli.core.metrics.inputs.images import ImageSet
+    from ddpm_cli.core.runtime.reporting import Reporter
 
 FEATURES = "Features"  # a panel
 
@@ -103,3 +105,64 @@ def run_to_sample(
     if asked != (None, ConditionOptions(), 0, SamplingOptions(), None):
         raise UsageError(f"-n, --steps and the like are for sampling from a run; {spec} is none")
     return None
+
+
+def images_of(spec: str, name: str, reporter: Reporter, *, skip_bad: bool) -> ImageSet:
+    """The images of an input. Raises UsageError, by its name, for statistics."""
+    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.metrics.inputs.opening import open_input
+    from ddpm_cli.core.metrics.statistics import Statistics
+    from ddpm_cli.core.runtime.run_directory import is_run_or_weights
+
+    if is_run_or_weights(spec):
+        raise UsageError(f"{name} {spec} is a run; only FAKE can be one")
+    opened = open_input(spec, skip_bad, reporter)
+    if isinstance(opened, Statistics):
+        raise UsageError(f"{name} {spec} holds statistics; single images are needed")
+    return opened
+
+
+def training_and_held_out(
+    fake: str, train: str | None, held_out: str | None, reporter: Reporter, *, skip_bad: bool
+) -> tuple[ImageSet, ImageSet]:
+    """The images of --train and --held-out, by default those of the run that FAKE is.
+
+    Raises UsageError where FAKE is no run and one of them is missing.
+    """
+    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.generation.trained_images import images_of_run
+    from ddpm_cli.core.runtime.run_directory import is_run_or_weights
+
+    missing = [
+        option for option, value in (("--train", train), ("--held-out", held_out)) if not value
+    ]
+    if missing and not is_run_or_weights(fake):
+        raise UsageError(
+            f"{fake} is no run, so give {' and '.join(missing)}: the images that the model was "
+            "trained on, and others of the same kind"
+        )
+    found = (
+        images_of_run(
+            Path(fake), reporter, training=not train, held_out=not held_out, skip_bad=skip_bad
+        )
+        if missing
+        else (None, None)
+    )
+    training = images_of(train, "--train", reporter, skip_bad=skip_bad) if train else found[0]
+    others = (
+        images_of(held_out, "--held-out", reporter, skip_bad=skip_bad) if held_out else found[1]
+    )
+    assert training is not None and others is not None, "each is given or of the run"
+    return training, others
+
+
+def results_beside(fake: str, name: str) -> Path:
+    """The default folder for results: in the run that FAKE is, or here, with its name."""
+    from ddpm_cli.core.config import paths
+    from ddpm_cli.core.runtime.run_directory import find_weights, is_run_or_weights, run_of_snapshot
+
+    path = paths.expanded(fake)
+    if is_run_or_weights(fake):
+        run = run_of_snapshot(path)
+        return (find_weights(path).parent if run is None else run.path) / name
+    return Path(f"{name}-{path.stem if path.is_file() else path.resolve().name}")

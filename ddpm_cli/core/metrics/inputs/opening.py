@@ -163,8 +163,9 @@ class TrainingImages(Numbered):
     why_no_classes = "they are those of a training"
     labels = None
 
-    def __init__(self, images: DecodedImages, label: str) -> None:
-        self.label = label
+    def __init__(self, images: DecodedImages, label: str, names: Sequence[str] = ()) -> None:
+        """names: those of all images of the source, where they have some."""
+        self.label, self._names = label, names
         self.counts = ImageCounts()
         self._images = images
 
@@ -180,6 +181,11 @@ class TrainingImages(Numbered):
             images = _opaque(images)
             _count(self.counts, images, "data")
             yield images
+
+    def name(self, index: int) -> str:
+        """The name of an image, or its number in the source."""
+        row = int(self._images.rows[index])
+        return self._names[row] if self._names else super().name(row)
 
     def at(self, indices: Sequence[int]) -> list[Tensor]:
         """Read these images again."""

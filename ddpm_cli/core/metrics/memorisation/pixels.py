@@ -64,9 +64,10 @@ def nearest_in_pixels(
         for block in images.blocks(_QUERIES):
             candidates = _candidates(block.to(device), points)
             for part, rows in zip(
-                block.split(_ALIGNED), candidates.split(_ALIGNED), strict=True
+                torch.split(block, _ALIGNED), torch.split(candidates, _ALIGNED), strict=True
             ):
-                others = train.take(rows.flatten().numpy()).unflatten(0, rows.shape)
+                others = train.take(rows.flatten().numpy())
+                others = others.reshape(*rows.shape, *others.shape[1:])
                 channels = slice(0, 1 if grey else 3)
                 distances = aligned_distances(
                     part[:, channels].to(device), others[:, :, channels].to(device), reach

@@ -29,7 +29,7 @@ class SmallImages:
         """size: that of the images; None: that of the first, or less where it is above 64."""
         self.size = size
         self.grey = True  # whether all channels of all images are equal
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="ddpm-images-", buffering=0)
+        self._file = _temporary_file()
         self._count = 0
         weakref.finalize(self, self._file.close)
 
@@ -48,10 +48,7 @@ class SmallImages:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise DdpmError(
-                f"cannot write images to {tempfile.gettempdir()}: {error.strerror or error}; set "
-                "TMPDIR to another folder"
-            ) from error
+            raise _no_space(error) from error
         self._count += len(images)
 
     def take(self, rows: NDArray[np.int64]) -> Tensor:
@@ -126,3 +123,17 @@ def fitted(images: Tensor, size: Size) -> Tensor:
     cut = images[:, :, top : top + rows, left : left + columns].float()
     resized = functional.interpolate(cut, size, mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="ddpm-images-", buffering=0)
+    except OSError as error:
+        raise _no_space(error) from error
+
+
+def _no_space(error: OSError) -> DdpmError:
+    folder = tempfile.tempdir or "a temporary folder"
+    return DdpmError(
+        f"cannot write images to {folder}: {error.strerror or error}; set TMPDIR to another folder"
+    )

@@ -12,7 +12,7 @@ from scipy import stats
 from ddpm_cli.core.errors import DdpmError
 
 CONFIDENCE = 0.95
-COUNTS = tuple(step * 10**power for power in range(2, 6) for step in (1, 2, 5))  # of images
+COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)  # of images
 
 Distances = NDArray[np.float64]
 """(n,), of each image to its nearest training image."""

@@ -1,0 +1,194 @@
+"""Fakes and held-out images, each with its nearest training image in features and in pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.collect import Keep, collect, collect_cached
+from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
+from ddpm_cli.core.metrics.inputs.images import ImageSet, Named
+from ddpm_cli.core.metrics.memorisation.pixels import (
+    PixelNeighbours,
+    nearest_in_pixels,
+    thumbnails,
+)
+from ddpm_cli.core.metrics.memorisation.small_images import (
+    Recorded,
+    Size,
+    SmallImages,
+    working_size,
+)
+from ddpm_cli.core.metrics.networks.extraction import Extractor
+from ddpm_cli.core.metrics.scores.neighbours import nearest
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
+
+MOST_EQUAL = 0.1  # of the held-out images, that may equal a training image
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Images, each with its nearest training image."""
+
+    small: SmallImages
+    names: list[str]
+    pixels: PixelNeighbours
+    features: NDArray[np.float64]  # (n,) distances in feature space
+    own: NDArray[np.float64]  # (n,) of that training image to its own nearest other one
+    equal: int  # how many equal a training image
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Fakes and held-out images against the same training images."""
+
+    fakes: Compared
+    held_out: Compared
+    train: SmallImages
+    train_names: list[str]
+
+
+@dataclass(frozen=True)
+class _Side:
+    small: SmallImages
+    features: FeatureStore
+    names: list[str]
+
+
+def compare(
+    fake: ImageSet,
+    train: ImageSet,
+    held_out: ImageSet,
+    extractor: Extractor,
+    reporter: Reporter,
+    *,
+    cache: bool = True,
+) -> Comparison:
+    """Find every fake's and every held-out image's nearest training image, in one process.
+
+    All are compared at the size of the fakes, or 64 pixels a side. Raises DdpmError for fewer than
+    2 images in an input, and where many of the held-out images are training images.
+    """
+    for images, name in ((fake, "the fakes"), (train, "--train"), (held_out, "--held-out")):
+        if len(images) < 2:
+            raise DdpmError(f"{images.label} ({name}) holds fewer than 2 images; give more")
+    size = _size_of(fake)
+    reporter.say(f"images are compared at {size[1]}x{size[0]} pixels")
+    small_train, small_held_out = (
+        _read(images, size, what, reporter)
+        for images, what in ((train, "training"), (held_out, "held-out"))
+    )
+    known = _digests(small_train)
+    _check_apart(small_held_out, known, held_out.label, reporter)
+    collected = collect_cached if cache else collect
+    keep = Keep(features=True)
+    trained = collected(train, extractor, keep, "training", reporter).features
+    others = collected(held_out, extractor, keep, "held-out", reporter).features
+    small_fake = SmallImages(size)
+    fakes = collect(Recorded(fake, small_fake), extractor, keep, "fake", reporter).features
+    assert trained is not None and others is not None and fakes is not None
+    _check_new(small_fake, small_held_out, reporter)
+    against = _Side(small_train, trained, _names(train, len(small_train)))
+    device = torch.device("cpu") if extractor.device.type == "mps" else extractor.device
+    points = thumbnails(small_train)
+
+    def compared(side: _Side, what: str) -> Compared:
+        pixels = nearest_in_pixels(side.small, small_train, points, what, reporter, device)
+        features, own = _in_features(side.features, trained, reporter, device)
+        equal = int(np.isin(_digests(side.small), known).sum())
+        return Compared(side.small, side.names, pixels, features, own, equal)
+
+    return Comparison(
+        compared(_Side(small_fake, fakes, _names(fake, len(small_fake))), "fakes"),
+        compared(_Side(small_held_out, others, _names(held_out, len(others))), "held-out"),
+        small_train,
+        against.names,
+    )
+
+
+def _size_of(images: ImageSet) -> Size:
+    """The size that the images are compared at: that of the first which can be read."""
+    for stop in (1, len(images)):
+        for batch in images.batches(slice(0, stop)):
+            return working_size((batch.shape[2], batch.shape[3]))
+    raise DdpmError(f"no image of {images.label} can be read")
+
+
+def _read(images: ImageSet, size: Size, what: str, reporter: Reporter) -> SmallImages:
+    small = SmallImages(size)
+    with reporter.bar(f"{what} images", len(images), "images") as bar:
+        for batch in images.batches(slice(0, len(images))):
+            small.append(batch)
+            bar.update(len(small))
+    return small
+
+
+def _names(images: ImageSet, count: int) -> list[str]:
+    """Their names, or their numbers from 0."""
+    if isinstance(images, Named):
+        return [images.name(place) for place in range(count)]
+    return [f"image {place}" for place in range(count)]
+
+
+def _in_features(
+    queries: FeatureStore, train: FeatureStore, reporter: Reporter, device: torch.device
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances (n,) to the nearest training image, and (n,) from there to its nearest other."""
+    found = nearest(queries, train, 1, reporter, device)
+    rows = found.rows[:, 0].numpy()
+    hit, places = np.unique(rows, return_inverse=True)
+    subset = FeatureStore(train.width)
+    for start in range(0, len(hit), BLOCK):
+        subset.append(train.take(hit[start : start + BLOCK]))
+    two = nearest(subset, train, 2, reporter, device)  # itself, and another
+    first = two.rows[:, 0].numpy() == hit
+    own = np.where(first, two.squared[:, 1].numpy(), two.squared[:, 0].numpy())
+    return np.sqrt(found.squared[:, 0].double().numpy()), np.sqrt(own.astype(np.float64))[places]
+
+
+def _digests(images: SmallImages) -> NDArray[np.uint64]:
+    """(n,) hashes, equal for equal images."""
+    return np.array(
+        [
+            int.from_bytes(blake2b(image.numpy().tobytes(), digest_size=8).digest())
+            for block in images.blocks()
+            for image in block
+        ],
+        np.uint64,
+    )
+
+
+def _check_apart(
+    held_out: SmallImages, known: NDArray[np.uint64], label: str, reporter: Reporter
+) -> None:
+    """Raise DdpmError where the held-out images are training images; warn where a few are."""
+    equal = int(np.isin(_digests(held_out), known).sum())
+    if equal > MOST_EQUAL * len(held_out):
+        raise DdpmError(
+            f"{equal:,} of the {len(held_out):,} held-out images ({label}) are training images, "
+            "pixel by pixel: they cannot show how near new images are; give --held-out images "
+            "that were not trained on"
+        )
+    if equal:
+        reporter.say(
+            Warned(
+                f"{equal:,} of the {len(held_out):,} held-out images ({label}) equal a training "
+                "image; as many of the fakes are taken for chance"
+            )
+        )
+
+
+def _check_new(fakes: SmallImages, held_out: SmallImages, reporter: Reporter) -> None:
+    equal = int(np.isin(_digests(fakes), _digests(held_out)).sum())
+    if equal > MOST_EQUAL * len(fakes):
+        reporter.say(
+            Warned(
+                f"{equal:,} of the {len(fakes):,} fakes are held-out images, pixel by pixel: was "
+                "the model trained on --held-out, or is FAKE that folder?"
+            )
+        )

@@ -1,0 +1,88 @@
+"""The files of `ddpm memorisation`: the nearest pairs, both distributions, and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_cli.core.config import paths
+from ddpm_cli.core.data import files
+from ddpm_cli.core.data.pictures import sheets
+from ddpm_cli.core.data.pictures.sheets import Words
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.figures.distances import Panel, distributions
+from ddpm_cli.core.metrics.memorisation.compare import Comparison
+from ddpm_cli.core.metrics.memorisation.pixels import NEIGHBOURS
+from ddpm_cli.core.metrics.memorisation.report import COPY, PAIRS, MemorisationReport
+from ddpm_cli.core.runtime.files import create_folder, finite, new_folder, write_json
+
+SHEET, PLOT, DOCUMENT = "pairs.png", "distances.png", "memorisation.json"
+_GAP = 2  # pixels between the two images of a pair
+_WIDTH = 1100  # pixels of the sheet, at least, where it has several columns
+
+
+@contextmanager
+def results_folder(out: Path | None, default: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield the folder for the results, which is there from now on; removed where it stays empty.
+
+    out: as --out names it; None: the default, or the first of DEFAULT-2, DEFAULT-3, … that is free.
+    Raises DdpmError where it holds results already and is not to be overwritten.
+    """
+    folder = new_folder(default) if out is None else paths.expanded(out)
+    if out is not None and not create_folder(folder):
+        if not folder.is_dir():
+            raise DdpmError(f"--out {folder} is there already, and is no folder; choose another")
+        there = [name for name in (SHEET, PLOT, DOCUMENT) if (folder / name).exists()]
+        if there and not overwrite:
+            raise DdpmError(f"{folder} holds {there[0]}; choose another --out, or add --overwrite")
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # fails where there are files
+
+
+def write_results(
+    folder: Path, comparison: Comparison, report: MemorisationReport, document: dict[str, object]
+) -> None:
+    """Write the three files."""
+    _draw_pairs(folder / SHEET, comparison, report)
+    fakes, held_out = comparison.fakes, comparison.held_out
+    percentile = "1st percentile of the held-out"
+    pixels = Panel(
+        "in pixels",
+        f"distance to the nearest training image,\nover that to the next {NEIGHBOURS}",
+        fakes.pixels.relative,
+        held_out.pixels.relative,
+        ((report.pixels.threshold, percentile), (COPY, "nearer: as copies")),
+    )
+    features = Panel(
+        f"in features ({report.origin.name})",
+        "distance to the nearest training image",
+        fakes.features,
+        held_out.features,
+        ((report.features.threshold, percentile),),
+    )
+    distributions(folder / PLOT, (pixels, features))
+    write_json(folder / DOCUMENT, finite(document), durable=False)
+
+
+def _draw_pairs(path: Path, comparison: Comparison, report: MemorisationReport) -> None:
+    """The nearest pairs: a fake on the left, its training image on the right."""
+    shown = report.pairs[:PAIRS]
+    fakes = comparison.fakes.small.take(np.array([pair.place for pair in shown])).numpy()
+    trained = comparison.train.take(np.array([pair.row for pair in shown])).numpy()
+    gap = np.full((*fakes.shape[:3], _GAP), 255, np.uint8)
+    tiles = np.concatenate([fakes, gap, trained], axis=3)
+    captions = [f"{pair.relative:.2f}  {pair.fake} | {pair.train}" for pair in shown]
+    heading = (
+        "A fake on the left, its nearest training image on the right. The number is their "
+        f"distance over that to the next {NEIGHBOURS} nearest; below {COPY:g} it is a copy's"
+    )
+    columns = min(len(shown), max(1, round(np.sqrt(len(shown) / 2))))
+    words = Words(heading=heading, captions=captions)
+    width = _WIDTH if columns > 1 else sheets.WIDTH
+    files.write_png(path, sheets.sheet(tiles, columns, words, width=width))
