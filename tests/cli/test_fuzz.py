@@ -111,6 +111,8 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
         "sample": ["sample", run, "--out", tmp_path / "samples", *few],
         "gif": ["gif", run, "--out", out.with_suffix(".gif"), *few, "--seconds", 1],
         "fid": ["fid", photos, run, "--features", trained, "-n", 4, "--steps", 2],
+        "memorisation": ["memorisation", run, "--features", trained, "--train", photos / "dark",
+                         "--held-out", photos / "light", "-n", 4, "--steps", 2],
         "inception-score": ["inception-score", photos, "--features", trained, "--splits", 2],
         "train-classifier": ["train-classifier", "--data", photos, "--out", out.with_suffix(
             ".safetensors"), "--epochs", 1, "--batch", 8],

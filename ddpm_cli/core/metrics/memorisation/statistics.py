@@ -28,8 +28,10 @@ class Share(NamedTuple):
 
 def share(count: int, n: int) -> Share:
     """A share of n images with its Clopper-Pearson interval, which is exact."""
-    limits = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="exact")
-    return Share(count / n, float(limits.low), float(limits.high))
+    tail = (1 - CONFIDENCE) / 2
+    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    return Share(count / n, float(low), float(high))
 
 
 def excess(fakes: Share, held_out: Share) -> Share:
