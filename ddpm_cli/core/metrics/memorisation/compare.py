@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.collect import Keep, collect, collect_cached
+from ddpm_cli.core.metrics.collect import Keep, collect
+from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
-from ddpm_cli.core.metrics.inputs.images import ImageSet, Named
+from ddpm_cli.core.metrics.inputs.images import ImageSet
+from ddpm_cli.core.metrics.inputs.rows import indices_at
 from ddpm_cli.core.metrics.memorisation.pixels import (
     PixelNeighbours,
     nearest_in_pixels,
@@ -129,10 +131,8 @@ def _read(images: ImageSet, size: Size, what: str, reporter: Reporter) -> SmallI
 
 
 def _names(images: ImageSet, count: int) -> list[str]:
-    """Their names, or their numbers from 0."""
-    if isinstance(images, Named):
-        return [images.name(place) for place in range(count)]
-    return [f"image {place}" for place in range(count)]
+    """The names of those that were readable."""
+    return [images.name(index) for index in indices_at(images, range(count))]
 
 
 def _in_features(

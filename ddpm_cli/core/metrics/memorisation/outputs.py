@@ -82,7 +82,7 @@ def _draw_pairs(path: Path, comparison: Comparison, report: MemorisationReport) 
         "A fake on the left, its nearest training image on the right. The number is their "
         f"distance over that to the next {NEIGHBOURS} nearest; below {COPY:g} it is a copy's"
     )
-    columns = min(len(shown), max(1, round(np.sqrt(len(shown) / 2))))
+    columns = int(np.ceil(np.sqrt(len(shown) / 2)))
     words = Words(heading=heading, captions=captions)
     width = _WIDTH if columns > 1 else sheets.WIDTH
     files.write_png(path, sheets.sheet(tiles, columns, words, width=width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -78,6 +78,7 @@ class Recorded:
 
     def __init__(self, images: ImageSet, small: SmallImages) -> None:
         self.label, self._images, self._small = images.label, images, small
+        self.classes, self.why_no_classes = images.classes, images.why_no_classes
 
     def __len__(self) -> int:
         return len(self._images)
@@ -96,6 +97,19 @@ class Recorded:
         for batch in self._images.batches(part):
             self._small.append(batch)
             yield batch
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Those of the images."""
+        return self._images.labels
+
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Read these images again."""
+        return self._images.at(indices)
+
+    def name(self, index: int) -> str:
+        """The image's name."""
+        return self._images.name(index)
 
     def content(self) -> str | None:
         """Hash of the images."""
