@@ -76,14 +76,14 @@ def test_the_table_has_the_worst_class_first(
     result = ddpm("fid", *sides, "--features", trained, "--metrics", "classes")
     assert result.code == 0, result.err
     head, columns, *rows = result.out.splitlines()
-    assert head.startswith("local-FID by class, worst first  [local-features")
+    assert head.startswith(f"local-FID by class: worst {rows[0].split()[0]} ")
+    assert "  [local-features" in head
     assert columns.split() == ["class", "real", "fake", "local-FID", "local-KID"]
     assert rows[-1].split()[0] == name
     assert rows[-1].split()[-3:] == ["0", "-", "-"]
     values = [float(row.split()[-2]) for row in rows[:-1]]
     assert values == sorted(values, reverse=True)
     said = " ".join(result.err.split())
-    assert f"the worst class is {rows[0].split()[0]}" in said
     assert "no local-FID without 2 images on each side" in said
 
 
@@ -194,6 +194,26 @@ def test_unreadable_files_do_not_shift_the_classes(
     expected, found = by_name(score(real, fake)), by_name(score(real, damaged, "--skip-bad"))
     for name, entry in expected.items():
         assert found[name]["fid"] == pytest.approx(entry["fid"], rel=1e-4), name
+
+
+def test_scores_that_the_inputs_do_not_allow(
+    score: Run, sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    real, fake = sides
+    found = score(real, fake, metrics="fid,sfid")
+    assert found.startswith("2 ")
+    assert "sfid is of a layer of the Inception network" in found
+    found = score(real, fake, metrics="infinity")  # 45 fakes
+    assert found.startswith("1 ")
+    assert "--metrics infinity needs 50 images in FAKE, which holds 45" in found
+    saved = score(real, fake, "--save-real", tmp_path / "real.npz", metrics="fid")
+    assert saved["fid"] > 0
+    for metrics in ("classes", "mind"):
+        assert f"--metrics {metrics} needs the images of REAL" in score(
+            tmp_path / "real.npz", fake, metrics=metrics
+        )
+    from_statistics = score(tmp_path / "real.npz", real, metrics="fid,infinity")
+    assert len(from_statistics["fid_infinity_fids"]) == 15  # it needs no images of REAL
 
 
 def test_samples_and_a_run_have_the_classes_that_they_are_conditioned_on(

@@ -71,14 +71,18 @@ class ByClass:
         return next((entry for entry in self.classes if entry.fid is not None), None)
 
     def line(self, label: Label) -> str:
-        """A headline, a table of the classes, and one of the groups."""
+        """The worst class in a line, a table of all, and one of the groups."""
         shown, fid, kid = self.classes[:_SHOWN], label("FID"), label("KID")
         rows = [
             (c.name, str(c.n_real), str(c.n_fake), _number(c.fid), _number(c.kid, ".6f"))
             for c in shown
         ]
-        table = _table(("class", "real", "fake", fid, kid), rows)
-        lines = [f"{fid} by class, worst first", *table]
+        worst = self.worst
+        which = "none has 2 images on each side"
+        if worst is not None and worst.fid is not None:
+            which = f"worst {worst.name} {digits(worst.fid)}"
+        lines = [f"{fid} by class: {which}"]
+        lines += _table(("class", "real", "fake", fid, kid), rows)
         if more := len(self.classes) - len(shown):
             lines.append(f"and {more:,} more classes, which --json has")
         if self.groups:
@@ -104,11 +108,9 @@ class ByClass:
         }
 
     def notices(self, label: Label) -> list[str]:
-        """The worst class, what was not computed, and what the numbers of images do to FID."""
+        """What was not computed, and what the numbers of images do to FID."""
         fid, found = label("FID"), []
         scored = [entry for entry in self.classes if entry.fid is not None]
-        if (worst := self.worst) is not None and len(scored) > 1:
-            found.append(f"the worst class is {worst.name}, of {fid} {digits(worst.fid or 0.0)}")
         if without := [entry for entry in self.classes if entry.fid is None]:
             names = [f"{c.name} ({c.n_real} real, {c.n_fake} fake)" for c in without]
             found.append(f"no {fid} without 2 images on each side: {listed(names)}")
