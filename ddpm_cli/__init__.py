@@ -66,6 +66,7 @@ __all__ = [
     "__version__",
     "config",
     "evaluate",
+    "evaluate_all",
     "fid",
     "load",
     "sample",
@@ -223,6 +224,35 @@ def evaluate(
     name. metrics: of fid, kid, prdc and is; default: the first three. weights: FID Inception
     weights, default: the published ones, downloaded once; features: a local classifier instead.
     """
+    (report,) = evaluate_all(
+        real,
+        [fake],
+        metrics=metrics,
+        weights=weights,
+        features=features,
+        protocol=protocol,
+        device=device,
+        progress=progress,
+    )
+    return report
+
+
+def evaluate_all(
+    real: str | Path | NDArray[np.uint8],
+    fakes: Sequence[str | Path | NDArray[np.uint8]],
+    *,
+    metrics: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    features: str | Path | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> list[Report]:
+    """Evaluate several fakes, in their order; the features of `real` are extracted once.
+
+    Arguments as `evaluate`. All fakes are checked first; the first that cannot be scored is an
+    error.
+    """
     from ddpm_cli.core.config.paths import expanded
     from ddpm_cli.core.metrics.evaluate import evaluate_inputs
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
@@ -230,7 +260,7 @@ def evaluate(
     weights, features = (None if file is None else expanded(file) for file in (weights, features))
     settings = ExtractorSettings(weights, features, protocol)
     reporter = _reporter(progress)
-    return evaluate_inputs(real, fake, settings, metrics=metrics, device=device, reporter=reporter)
+    return evaluate_inputs(real, fakes, settings, metrics=metrics, device=device, reporter=reporter)
 
 
 def fid(

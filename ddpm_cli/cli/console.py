@@ -184,14 +184,18 @@ def result(text: str, document: dict[str, Any], as_json: bool) -> None:
 def bars(values: Mapping[str, float], width: int = 40) -> list[str]:
     """A line a value: its name, a bar of at most `width` columns, and the value."""
     largest, longest = max(values.values()), min(32, max(map(cell_len, values)))
+    return [
+        f"{set_cell_size(name, longest)}  {block(value, largest, width)} {value:,}"
+        for name, value in values.items()
+    ]
+
+
+def block(value: float, largest: float, width: int) -> str:
+    """A bar for one value: of `width` columns for the largest."""
     drawn = Console(width=width, color_system=None, file=io.StringIO())
-    lines = []
-    for name, value in values.items():
-        with drawn.capture() as block:
-            drawn.print(Block(largest or 1, 0, value, width=width), end="")
-        label = set_cell_size(name, longest)
-        lines.append(f"{label}  {block.get().rstrip()} {value:,}")
-    return lines
+    with drawn.capture() as drawing:
+        drawn.print(Block(largest or 1, 0, value, width=width), end="")
+    return drawing.get().rstrip()
 
 
 def fail(message: str) -> None:

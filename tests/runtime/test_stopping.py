@@ -26,7 +26,7 @@ Run = Callable[..., Result]
 
 KEPT = "the images written stay; the same command without --overwrite draws the others"
 NOTHING = "nothing was written, and the same command starts again"
-NO_SCORE = "no score was computed; the same command starts again, with what is cached"
+NO_SCORE = "what was not scored yet is by the same command, with what is cached"
 
 SIGNAL_LAUNCHER = """
 import os, signal, threading

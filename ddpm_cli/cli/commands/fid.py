@@ -1,20 +1,28 @@
-"""`ddpm fid`: distance between two sets of images."""
+"""`ddpm fid`: distance between sets of images."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console
+from ddpm_cli.cli import console, scores_text
 from ddpm_cli.cli.options import common, conditioning, scoring
-from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.cli.options.groups import grouped, names_given
 from ddpm_cli.core.config.run import IMAGE_FILES
+from ddpm_cli.core.errors import UsageError, listed
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import NO_SCORE, stop_at_once
+from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Warned
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.metrics.comparing import Comparison
+    from ddpm_cli.core.metrics.results import Results
 
 INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
 
@@ -24,64 +32,26 @@ INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifa
 def fid(
     real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
     fake: Annotated[
-        str,
+        list[str] | None,
         typer.Argument(
-            help="The images to score: any of the same, or a run (or snapshot) to sample from."
-        ),
-    ],
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="Scores to compute from the one pass: any of fid,kid,prdc,is,sfid,infinity,mind,"
-            "classes (prdc: precision, recall, density, coverage; is: the fakes' Inception Score; "
-            "infinity: FID of infinitely many fakes; classes: FID and KID of each class).",
-            show_default="fid,kid,prdc",
+            metavar="FAKE...",
+            help="The images to score: any of the same, or a run (or snapshot) to sample from; "
+            "several are put in a table, best first.",
+            show_default=False,
         ),
     ] = None,
-    class_groups: Annotated[
-        str | None,
-        typer.Option(
-            help='With classes: also FID and Inception Score of groups of them, such as "animals='
-            'cat,dog;vehicles=car", by names or indices.',
-            show_default="none",
-        ),
-    ] = None,
-    floor: Annotated[
-        bool,
-        typer.Option("--floor", help="Also FID of real images against as many other real images."),
-    ] = False,
-    spread: Annotated[
-        bool, typer.Option(help="FID's standard error, from 10 resamples of the fakes.")
-    ] = True,
-    weights: scoring.Weights = None,
-    protocol: scoring.Protocol = None,
-    features: scoring.Features = None,
-    count: scoring.Count = None,
     *,
+    scores: scoring.ScoreOptions,
+    network: scoring.NetworkOptions,
+    draw: scoring.DrawOptions,
     conditions: conditioning.ConditionOptions,
-    given: scoring.Given = None,
     sampling: common.SamplingOptions,
-    seed: common.Seed = 0,
-    batch: scoring.Batch = "auto",
-    nproc: common.Nproc = 1,
-    device: common.Device = "auto",
-    precision: scoring.Precision = "fp32",
-    skip_bad: common.SkipBad = False,
-    max_pixels: common.MaxPixels = None,
-    cache: Annotated[
-        bool, typer.Option(help="Cache the features of images in files for the next call.")
-    ] = True,
-    save_real: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the real images' statistics to this .npz, to be REAL next time.",
-            show_default="not written",
-        ),
-    ] = None,
+    several: scoring.SeveralOptions,
+    inputs: scoring.InputOptions,
     overwrite: common.OverwriteFile = False,
     json: common.Json = False,
 ) -> None:
-    """Frechet Inception distance and related scores of two sets of images.
+    """Frechet Inception distance and related scores of sets of images against real ones.
 
     FID and KID: lower is better. Precision falls when fakes resemble no real image, recall when
     they miss some kinds of real images.
@@ -89,56 +59,113 @@ def fid(
     Examples:
         ddpm fid photos/ fake/
         ddpm fid cifar10:train runs/cifar10-32 -n 10000 --metrics fid,kid,prdc
+        ddpm fid photos/ runs/photos-64 --each-snapshot --plot snapshots.png
+        ddpm fid --compare monday.json tuesday.json
     """
+    files = {"--save-real": scores.save_real, "--plot": several.plot, "--out": several.out}
+    for (option, path), suffix in zip(files.items(), (".npz", ".png", ".json"), strict=True):
+        if path is not None and path.suffix != suffix:
+            raise UsageError(f"{option} {path} should end in {suffix}")
+    claimed = partial(_claimed, files, overwrite=overwrite)
+    if several.compare:
+        options = (scores, network, draw, conditions, sampling, inputs)
+        _compare([real, *(fake or [])], options, several, claimed, as_json=json)
+        return
+    if not fake:
+        example = "ddpm fid photos/ fake/; see ddpm fid --help"
+        raise UsageError(f"Missing argument 'FAKE'; such as: {example}")
     from ddpm_cli.core.data.files import allow_pixels
-    from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.generation.batching import parse_batch
-    from ddpm_cli.core.metrics.evaluate import evaluate
+    from ddpm_cli.core.generation.fakes import named, opened_later
+    from ddpm_cli.core.metrics.evaluate import Evaluation
     from ddpm_cli.core.metrics.inputs.opening import open_input
-    from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
-    from ddpm_cli.core.metrics.requested import RequestedMetrics
-    from ddpm_cli.core.metrics.statistics import Statistics
+    from ddpm_cli.core.metrics.results import Results
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
-    from ddpm_cli.core.runtime.files import new_file
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     start_up.end()
-    allow_pixels(max_pixels)
-    reporter = console.reporter()
-    if save_real is not None and save_real.suffix != ".npz":
-        raise UsageError(f"--save-real {save_real} should end in .npz")
-    at_once = parse_batch(batch)
-    extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
+    allow_pixels(inputs.max_pixels)
+    reporter, requested, settings = console.reporter(), scores.requested, network.settings
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
-    run = scoring.run_to_sample(fake, count, seed, conditions, sampling, precision, given)
-    real_input = open_input(real, skip_bad, reporter)
-    fake_input = None if run else open_input(fake, skip_bad, reporter)
-    no_images = isinstance(real_input, Statistics) and isinstance(fake_input, Statistics)
-    if no_images and extractor_settings != ExtractorSettings(batch=at_once):
-        raise UsageError(
-            "both inputs are statistics, so no network runs: --weights, --features, --protocol and "
-            "--precision have no meaning"
-        )
-    if processes.launch_if_needed(nproc, device, reporter, NO_SCORE):
+    names = named(fake, reporter, each_snapshot=draw.each_snapshot)
+    sampled = scoring.sampled_runs(
+        names, draw.count, draw.seed, conditions, sampling, network.precision, draw.given
+    )
+    real_input = open_input(real, inputs.skip_bad, reporter)
+    if processes.launch_if_needed(inputs.nproc, inputs.device, reporter, NO_SCORE):
         return
-    chosen = devices.choose_device(device)
-    with distributed.process_group(chosen), ExitStack() as stack:
-        if save_real is not None:
-            claim = new_file(save_real, "--save-real", overwrite=overwrite)
-            distributed.broadcast_from_rank0(lambda: str(stack.enter_context(claim)))
-        if fake_input is None:
-            assert run is not None, "without images there is a run"
-            fake_input = run.open(at_once, chosen, reporter)
-        requested = RequestedMetrics.parse(
-            metrics, class_groups, spread=spread, floor=floor, cache=cache
-        )
-        extractor = None if no_images else extractor_settings.load(chosen, reporter)
-        report, statistics = evaluate(real_input, fake_input, extractor, requested, reporter)
-        for notice in report.notices():
-            reporter.say(Warned(notice))
-        document = report.document() | {"provenance": provenance.gather(chosen)}
-        console.result(report.lines(), document, json)
-        if save_real is not None and statistics is not None:
-            statistics.write(save_real)
-            reporter.say(f"the statistics of REAL are in {save_real}")
+    chosen = devices.choose_device(inputs.device)
+    with distributed.process_group(chosen), claimed(distributed.broadcast_from_rank0):
+        opened = opened_later(names, sampled, inputs.skip_bad, network.at_once, chosen)
+        evaluation = Evaluation(real_input, opened, requested, reporter)
+        extractor = evaluation.load(settings, chosen)
+        results = Results(names, partial(provenance.gather, chosen), several.out, reporter)
+        try:
+            statistics = evaluation.collect_real(extractor)
+            if scores.save_real is not None and statistics is not None:
+                statistics.write(scores.save_real)
+                reporter.say(f"the statistics of REAL are in {scores.save_real}")
+            for outcome in evaluation.outcomes():
+                results.add(outcome)
+        finally:  # also of what was scored before a failure, or a signal
+            _show_results(results, several.plot, as_json=json)
+        results.raise_if_any_failed()
+
+
+def _compare(
+    names: Sequence[str],
+    others: Sequence[Any],
+    several: scoring.SeveralOptions,
+    claimed: Callable[[], AbstractContextManager[None]],
+    *,
+    as_json: bool,
+) -> None:
+    """The table of results of other days. Raises UsageError for options that compute some."""
+    from ddpm_cli.core.metrics import comparing
+    from ddpm_cli.core.runtime.files import write_json
+
+    if given := set[str]().union(*map(names_given, others)):
+        raise UsageError(f"--compare computes nothing: {listed(sorted(given))} has no meaning")
+    comparison = comparing.compare(list(map(Path, names)), console.reporter())
+    document = comparison.document({})
+    with claimed():
+        if several.out is not None:
+            write_json(several.out, document)
+        _draw(comparison, several.plot)
+        console.result(scores_text.text(comparison), document, as_json)
+
+
+def _show_results(results: Results, plot: Path | None, *, as_json: bool) -> None:
+    """Notices, then the table; of a single fake a line for each score."""
+    if not results.reports:
+        return
+    reporter = console.reporter()
+    for notice in results.notices():
+        reporter.say(Warned(notice))
+    text = results.alone.lines() if results.alone else scores_text.text(results.comparison)
+    console.result(text, results.document(), as_json)
+    _draw(results.comparison, plot)
+
+
+def _draw(comparison: Comparison, plot: Path | None) -> None:
+    if plot is not None:
+        from ddpm_cli.core.metrics.drawing import draw
+
+        draw(plot, comparison)
+        console.reporter().say(f"the scores are drawn in {plot}")
+
+
+@contextmanager
+def _claimed(
+    files: Mapping[str, Path | None],
+    on_rank0: Callable[[Callable[[], Path]], Path] = lambda work: work(),
+    *,
+    overwrite: bool,
+) -> Iterator[None]:
+    """Take the names of files, by option, for the block to write. Raises DdpmError."""
+    with ExitStack() as stack:
+        for option, path in files.items():
+            if path is not None:
+                claim = new_file(path, option, overwrite=overwrite)
+                on_rank0(partial(stack.enter_context, claim))
+        yield

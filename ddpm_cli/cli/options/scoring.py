@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,17 +96,38 @@ def run_to_sample(
 
     Raises UsageError for options of sampling where there is no run.
     """
-    from ddpm_cli.core.errors import UsageError
+    from ddpm_cli.core.runtime.run_directory import is_run_or_weights
+
+    how = sampled_runs([spec], count, seed, conditions, sampling, precision, given)
+    return replace(how, run=Path(spec)) if is_run_or_weights(spec) else None
+
+
+def sampled_runs(
+    specs: Sequence[str],
+    count: int | None,
+    seed: int,
+    conditions: ConditionOptions,
+    sampling: SamplingOptions,
+    precision: str,
+    given: str | None = None,
+) -> RunImages:
+    """How those inputs are sampled that are runs, one in place of another.
+
+    Raises UsageError for options of sampling where there is no run.
+    """
+    from ddpm_cli.core.errors import UsageError, listed
     from ddpm_cli.core.generation.run_images import RunImages
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
-    if is_run_or_weights(spec):
-        request = conditions.request
-        return RunImages(Path(spec), count, seed, request, sampling.sampling, precision, given)
     asked = (count, conditions, seed, sampling, given)
-    if asked != (None, ConditionOptions(), 0, SamplingOptions(), None):
-        raise UsageError(f"-n, --steps and the like are for sampling from a run; {spec} is none")
-    return None
+    nothing = (None, ConditionOptions(), 0, SamplingOptions(), None)
+    if asked != nothing and not any(map(is_run_or_weights, specs)):
+        none = "is none" if len(specs) == 1 else "are none"
+        raise UsageError(
+            f"-n, --steps and the like are for sampling from a run; {listed(specs)} {none}"
+        )
+    request = conditions.request
+    return RunImages(Path(), count, seed, request, sampling.sampling, precision, given)
 
 
 def images_of(spec: str, name: str, reporter: Reporter, *, skip_bad: bool) -> ImageSet:

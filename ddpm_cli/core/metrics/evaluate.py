@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect
 from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
-from ddpm_cli.core.metrics.requested import RequestedMetrics, check_fake, check_real, counted
+from ddpm_cli.core.metrics.requested import (
+    RequestedMetrics,
+    check_comparable,
+    check_enough,
+    check_real,
+    check_width,
+    counted,
+)
 from ddpm_cli.core.metrics.scores.inception_score import score_logits
 from ddpm_cli.core.metrics.scoring import RealSide
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.devices import choose_device
-from ddpm_cli.core.runtime.reporting import SILENT, Reporter
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter, Warned
 
 T = TypeVar("T")
+Named = str | Path | NDArray[np.uint8]  # an input, as `open_input` takes it
 
 
 @dataclass(frozen=True)
@@ -55,79 +64,107 @@ class _Checked:
 class Evaluation:
     """Fakes against one real input, whose features are extracted once.
 
-    With several processes each extracts its shard of every input, and rank 0 scores.
+    With several processes each extracts its shard of every input, and rank 0 scores. Of several
+    fakes one that fails does not stop the others: its Outcome says why. The error of a single one
+    is raised, and that of the first where none can be scored.
     """
 
     def __init__(
         self,
         real: ScoreInput,
         fakes: Sequence[Fake],
-        extractor: Extractor | None,
         requested: RequestedMetrics,
         reporter: Reporter,
     ) -> None:
-        """Check options and inputs before any network runs.
+        """Open and check all inputs, before any network is loaded.
 
-        Of several fakes those that cannot be read have an Outcome that says why. Raises DdpmError
-        where REAL cannot be used or no fake can, and UsageError for options that do not suit an
-        input. The extractor may be None where all inputs are statistics.
+        Raises DdpmError where REAL cannot be used, and UsageError for options that do not suit an
+        input.
         """
-        self._real, self._extractor, self._reporter = real, extractor, reporter
+        self._real, self._reporter = real, reporter
         self._cache, self._alone = requested.cache, len(fakes) == 1
-        check_real(real, extractor, requested)
-        self._checked = {
-            fake.name: self._attempt(partial(self._check, fake, requested)) for fake in fakes
+        check_real(real, requested)
+        self._fakes: dict[str, _Checked | DdpmError] = {
+            fake.name: self._attempt(fake.name, partial(self._open, fake, requested))
+            for fake in fakes
         }
-        if len(self.failures) == len(fakes):
-            raise next(iter(self.failures.values()))
+        self._raise_if_none_is_left()
 
     @property
-    def failures(self) -> dict[str, DdpmError]:
-        """Why some fakes cannot be scored, by name, as far as is known before any network runs."""
-        return {name: e for name, e in self._checked.items() if isinstance(e, DdpmError)}
+    def needs_network(self) -> bool:
+        """Whether any input is of images: of statistics the scores are computed without."""
+        inputs = [self._real, *(checked.opened for checked in self._usable)]
+        return not all(isinstance(value, Statistics) for value in inputs)
 
-    @property
-    def real_statistics(self) -> Statistics | None:
-        """Statistics of the real images, for reuse, on rank 0; the first call extracts features."""
-        return self._real_side.collected.statistics if distributed.is_main() else None
+    def load(self, settings: ExtractorSettings, device: torch.device) -> Extractor | None:
+        """Load the network; None where all inputs are statistics.
+
+        Raises UsageError for settings that then have no meaning.
+        """
+        if self.needs_network:
+            return settings.load(device, self._reporter)
+        if settings != ExtractorSettings(batch=settings.batch):
+            raise UsageError(
+                "both inputs are statistics, so no network runs: --weights, --features, --protocol "
+                "and --precision have no meaning"
+            )
+        return None
+
+    def collect_real(self, extractor: Extractor | None) -> Statistics | None:
+        """Collect the real side; its statistics, for reuse, on rank 0.
+
+        The extractor may be None where none is needed. Raises DdpmError, before it runs, where the
+        inputs are not comparable.
+        """
+        check_width(self._real, "REAL", extractor)
+        for checked in self._usable:
+            name = checked.fake.name
+            inputs = self._real, checked.opened, checked.requested, extractor
+            self._fakes[name] = self._attempt(name, partial(check_comparable, *inputs)) or checked
+        self._raise_if_none_is_left()
+        kept = [checked.requested.keep_real for checked in self._usable]
+        keep = Keep(
+            features=any(each.features for each in kept), spatial=any(each.spatial for each in kept)
+        )
+        self._extractor = extractor
+        collected = self._collected(self._real, keep, "real")
+        self._real_side = RealSide(collected, extractor)
+        return collected.statistics if distributed.is_main() else None
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Score the fakes in their order, each when it is asked for.
-
-        Of several, one that fails does not stop the others; the error of a single one is raised.
-        """
-        assert self._real_side, "collected before the first fake"
-        for place, (name, checked) in enumerate(self._checked.items(), 1):
+        """Score the fakes in their order, each when it is asked for, after `collect_real`."""
+        for place, (name, checked) in enumerate(self._fakes.items(), 1):
             if isinstance(checked, DdpmError):
                 yield Outcome(name, checked)
                 continue
-            what = "fake" if self._alone else f"fake {place} of {len(self._checked)}:"
-            yield Outcome(name, self._attempt(partial(self._score, checked, what)))
+            what = "fake" if self._alone else f"fake {place} of {len(self._fakes)}:"
+            yield Outcome(name, self._attempt(name, partial(self._score, checked, what)))
 
-    def _check(self, fake: Fake, requested: RequestedMetrics) -> _Checked:
+    @property
+    def _usable(self) -> list[_Checked]:
+        return [value for value in self._fakes.values() if isinstance(value, _Checked)]
+
+    def _raise_if_none_is_left(self) -> None:
+        if not self._usable:
+            raise next(error for error in self._fakes.values() if isinstance(error, DdpmError))
+
+    def _open(self, fake: Fake, requested: RequestedMetrics) -> _Checked:
         opened = fake.open(self._reporter if self._alone else SILENT)
-        check_fake(self._real, opened, self._extractor, requested)
+        check_enough(opened)
+        own = requested.of(self._real, opened)
         again = isinstance(opened, GeneratedImages) and not self._alone
-        return _Checked(fake, requested.of(self._real, opened), None if again else opened)
+        return _Checked(fake, own, None if again else opened)
 
-    def _attempt(self, work: Callable[[], T]) -> T | DdpmError:
+    def _attempt(self, name: str, work: Callable[[], T]) -> T | DdpmError:
         """Do what may fail for one of several fakes, of which the others are then scored."""
         if self._alone:
             return work()
         result = distributed.attempt(work)
         if isinstance(result, DdpmError) and result.exit_code != DdpmError.exit_code:
             raise result  # an option's fault, or a request to stop
+        if isinstance(result, DdpmError):
+            self._reporter.say(Warned(f"{name} is left out: {result}"))
         return result
-
-    @cached_property
-    def _real_side(self) -> RealSide:
-        checked = [c for c in self._checked.values() if isinstance(c, _Checked)]
-        kept = [c.requested.keep_real for c in checked]
-        keep = Keep(
-            features=any(each.features for each in kept), spatial=any(each.spatial for each in kept)
-        )
-        collected = self._collected(self._real, keep, "real")
-        return RealSide(collected, self._extractor)
 
     def _score(self, checked: _Checked, what: str) -> Report:
         fake, requested = checked.opened, checked.requested
@@ -164,27 +201,37 @@ def evaluate(
     reporter: Reporter,
 ) -> tuple[Report, Statistics | None]:
     """Score one FAKE against REAL, as `Evaluation`; also returns the real input's statistics."""
-    one = Evaluation(real, [Fake("FAKE", lambda _: fake)], extractor, requested, reporter)
+    one = Evaluation(real, [Fake("FAKE", lambda _: fake)], requested, reporter)
+    statistics = one.collect_real(extractor)
     (outcome,) = one.outcomes()
     assert isinstance(outcome.result, Report), "the error of a single fake is raised"
-    return outcome.result, one.real_statistics
+    return outcome.result, statistics
 
 
 def evaluate_inputs(
-    real: str | Path | NDArray[np.uint8],
-    fake: str | Path | NDArray[np.uint8],
+    real: Named,
+    fakes: Sequence[Named],
     settings: ExtractorSettings,
     *,
     metrics: Sequence[str] | None,
     device: str,
     reporter: Reporter,
-) -> Report:
-    """Score FAKE against REAL, each named as `open_input` takes it, in this process."""
+) -> list[Report]:
+    """Score fakes against REAL, each named as `open_input` takes it, in this process.
+
+    Raises DdpmError where any of them cannot be scored.
+    """
     requested = RequestedMetrics.parse(None if metrics is None else ",".join(metrics))
-    inputs = open_input(real, reporter=reporter), open_input(fake, reporter=reporter)
-    known = all(isinstance(value, Statistics) for value in inputs)
-    extractor = None if known else settings.load(choose_device(device), reporter)
-    return evaluate(*inputs, extractor, requested, reporter)[0]
+    opened = [open_input(value, reporter=reporter) for value in (real, *fakes)]
+    named = [Fake(str(i), partial(lambda x, _: x, x)) for i, x in enumerate(opened[1:], 1)]
+    evaluation = Evaluation(opened[0], named, requested, reporter)
+    evaluation.collect_real(evaluation.load(settings, choose_device(device)))
+    reports = []
+    for outcome in evaluation.outcomes():
+        if isinstance(outcome.result, DdpmError):
+            raise outcome.result
+        reports.append(outcome.result)
+    return reports
 
 
 def evaluate_inception_score(

@@ -38,6 +38,7 @@ class Report:
     feature_dim: int = 0  # a covariance of fewer images is rank-deficient
     sampled: dict[str, Any] | None = None  # how FAKE was sampled, where it is a run
     unknown_origin: tuple[str, ...] = ()  # inputs whose statistics name no protocol: "REAL", "FAKE"
+    real_fingerprint: tuple[float, ...] = ()  # `Statistics.fingerprint` of REAL
 
     @property
     def fid(self) -> float | None:
@@ -67,6 +68,7 @@ class Report:
             **{name: getattr(self, name) for name in ("n_real", "n_fake", "real", "fake")},
             **scores,
             "sampled": self.sampled,
+            "real_fingerprint": list(self.real_fingerprint),
             **_origin_keys(self.origin),
             "line": self.protocol_line(),
         }

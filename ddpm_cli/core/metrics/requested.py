@@ -116,9 +116,9 @@ class RequestedMetrics:
         return self.has(*(name for name, needs in NEEDS_IMAGES.items() if "REAL" in needs))
 
 
-def check_real(real: ScoreInput, extractor: Extractor | None, requested: RequestedMetrics) -> None:
+def check_real(real: ScoreInput, requested: RequestedMetrics) -> None:
     """Raise now what would stop the scores after hours of feature extraction."""
-    _check_enough(real, "REAL", extractor)
+    check_enough(real)
     if not requested.floor:
         return
     if isinstance(real, Statistics):
@@ -127,11 +127,26 @@ def check_real(real: ScoreInput, extractor: Extractor | None, requested: Request
         raise DdpmError(f"--floor needs at least 4 images in REAL, which holds {len(real)}")
 
 
-def check_fake(
-    real: ScoreInput, fake: ScoreInput, extractor: Extractor | None, requested: RequestedMetrics
+def check_enough(score_input: ScoreInput) -> None:
+    """Raise DdpmError for fewer than 2 images."""
+    if not isinstance(score_input, Statistics) and len(score_input) < 2:
+        raise DdpmError(
+            f"{score_input.label} holds {counted(len(score_input))}; FID needs a covariance, "
+            "so at least 2"
+        )
+
+
+def check_comparable(
+    real: ScoreInput,
+    fake: ScoreInput | None,
+    requested: RequestedMetrics,
+    extractor: Extractor | None,
 ) -> None:
-    """As `check_real`, of what is to be compared with it."""
-    _check_enough(fake, "FAKE", extractor)
+    """Raise DdpmError where other features made the statistics given. fake: None for images.
+
+    Raises UsageError where the network has no features for a score.
+    """
+    check_width(fake, "FAKE", extractor)
     if requested.has("sfid"):
         _check_spatial(real, fake, extractor)
     conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
@@ -143,26 +158,25 @@ def check_fake(
         )
 
 
+def check_width(score_input: ScoreInput | None, name: str, extractor: Extractor | None) -> None:
+    """Raise DdpmError for statistics of more or fewer features than the network has."""
+    if not isinstance(score_input, Statistics) or extractor is None:
+        return
+    if len(score_input.mean) != extractor.network.width:
+        raise DdpmError(
+            f"the statistics given as {name} have {len(score_input.mean)} features, "
+            f"this network {extractor.network.width}"
+        )
+
+
 def counted(images: int) -> str:
     """A number of images in words."""
     return "1 image" if images == 1 else f"{images} images"
 
 
-def _check_enough(score_input: ScoreInput, name: str, extractor: Extractor | None) -> None:
-    if isinstance(score_input, Statistics):
-        if extractor is not None and len(score_input.mean) != extractor.network.width:
-            raise DdpmError(
-                f"the statistics given as {name} have {len(score_input.mean)} features, "
-                f"this network {extractor.network.width}"
-            )
-    elif len(score_input) < 2:
-        raise DdpmError(
-            f"{score_input.label} holds {counted(len(score_input))}; FID needs a covariance, "
-            "so at least 2"
-        )
-
-
-def _check_spatial(real: ScoreInput, fake: ScoreInput, extractor: Extractor | None) -> None:
+def _check_spatial(
+    real: ScoreInput, fake: ScoreInput | None, extractor: Extractor | None
+) -> None:
     if extractor is not None and not isinstance(extractor.network, FidInception):
         raise UsageError(
             "--metrics sfid is of a layer of the Inception network, and --features is another one"
@@ -175,7 +189,7 @@ def _check_spatial(real: ScoreInput, fake: ScoreInput, extractor: Extractor | No
             )
 
 
-def _origin(score_input: ScoreInput, extractor: Extractor | None) -> FeatureOrigin:
+def _origin(score_input: ScoreInput | None, extractor: Extractor | None) -> FeatureOrigin:
     if isinstance(score_input, Statistics):
         return score_input.origin
     assert extractor is not None, "images need an extractor"

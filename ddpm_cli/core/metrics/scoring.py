@@ -69,6 +69,7 @@ class RealSide:
             tuple(scores),
             feature_dim=len(reals.mean),
             unknown_origin=tuple(name for name, value in named if value.origin.protocol is None),
+            real_fingerprint=reals.fingerprint,
         )
 
     def _fid(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Fid:

@@ -34,7 +34,7 @@ _REPEAT_AFTER = 0.01  # seconds, of a signal that came within a destructor
 
 RERUN_HINT = "run the same command again to resume from the newest snapshot"
 NOTHING_WRITTEN = "nothing was written, and the same command starts again"
-NO_SCORE = "no score was computed; the same command starts again, with what is cached"
+NO_SCORE = "what was not scored yet is by the same command, with what is cached"
 
 
 class _Stop(BaseException):
