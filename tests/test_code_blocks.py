@@ -72,7 +72,7 @@ def test_every_example_of_the_help_is_one_that_ddpm_takes() -> None:
         "ddpm sample --sampler nonesuch",
         "ddpm sampel",
         "ddpm",
-        "ddpm fid real/",
+        "ddpm inception-score",
         "ddpm sample --steps 10,0",
         "srun ddpm train && ddpm gif --steps",
     ],

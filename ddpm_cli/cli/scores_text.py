@@ -47,7 +47,8 @@ def _columns(comparison: Comparison) -> list[Column]:
     columns.append(Column("", _bars(comparison, rows), needed=3))
     for column in comparing.COLUMNS:
         if column is not by:
-            columns.append(_scores(column, column.title.upper(), rows, needed=4))
+            title = column.title.upper() if column.title.islower() else column.title
+            columns.append(_scores(column, title, rows, needed=4))
     return columns
 
 

@@ -120,7 +120,8 @@ class Evaluation:
         for checked in self._usable:
             name = checked.fake.name
             inputs = self._real, checked.opened, checked.requested, extractor
-            self._fakes[name] = self._attempt(name, partial(check_comparable, *inputs)) or checked
+            failure = self._attempt(name, partial(check_comparable, *inputs))
+            self._fakes[name] = failure or checked
         self._raise_if_none_is_left()
         kept = [checked.requested.keep_real for checked in self._usable]
         keep = Keep(

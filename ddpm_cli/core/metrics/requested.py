@@ -174,9 +174,7 @@ def counted(images: int) -> str:
     return "1 image" if images == 1 else f"{images} images"
 
 
-def _check_spatial(
-    real: ScoreInput, fake: ScoreInput | None, extractor: Extractor | None
-) -> None:
+def _check_spatial(real: ScoreInput, fake: ScoreInput | None, extractor: Extractor | None) -> None:
     if extractor is not None and not isinstance(extractor.network, FidInception):
         raise UsageError(
             "--metrics sfid is of a layer of the Inception network, and --features is another one"
