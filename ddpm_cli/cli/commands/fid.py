@@ -12,6 +12,7 @@ import typer
 
 from ddpm_cli.cli import console, scores_text
 from ddpm_cli.cli.options import common, conditioning, scoring
+from ddpm_cli.cli.options import fid as options
 from ddpm_cli.cli.options.groups import grouped, names_given
 from ddpm_cli.core.config.run import IMAGE_FILES
 from ddpm_cli.core.errors import UsageError, listed
@@ -41,13 +42,13 @@ def fid(
         ),
     ] = None,
     *,
-    scores: scoring.ScoreOptions,
-    network: scoring.NetworkOptions,
-    draw: scoring.DrawOptions,
+    scores: options.ScoreOptions,
+    network: options.NetworkOptions,
+    draw: options.DrawOptions,
     conditions: conditioning.ConditionOptions,
     sampling: common.SamplingOptions,
-    several: scoring.SeveralOptions,
-    inputs: scoring.InputOptions,
+    several: options.SeveralOptions,
+    inputs: options.InputOptions,
     overwrite: common.OverwriteFile = False,
     json: common.Json = False,
 ) -> None:
@@ -68,8 +69,8 @@ def fid(
             raise UsageError(f"{option} {path} should end in {suffix}")
     claimed = partial(_claimed, files, overwrite=overwrite)
     if several.compare:
-        options = (scores, network, draw, conditions, sampling, inputs)
-        _compare([real, *(fake or [])], options, several, claimed, as_json=json)
+        groups = (scores, network, draw, conditions, sampling, inputs)
+        _compare([real, *(fake or [])], groups, several, claimed, as_json=json)
         return
     if not fake:
         example = "ddpm fid photos/ fake/; see ddpm fid --help"
@@ -115,7 +116,7 @@ def fid(
 def _compare(
     names: Sequence[str],
     others: Sequence[Any],
-    several: scoring.SeveralOptions,
+    several: options.SeveralOptions,
     claimed: Callable[[], AbstractContextManager[None]],
     *,
     as_json: bool,
