@@ -85,7 +85,7 @@ def fid(
 
     start_up.end()
     allow_pixels(inputs.max_pixels)
-    reporter, requested, settings = console.reporter(), scores.requested, network.settings
+    reporter, requested, settings = console.reporter(), scores.requested, network.extractor
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     names = named(fake, reporter, each_snapshot=draw.each_snapshot)

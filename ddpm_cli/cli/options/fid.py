@@ -108,7 +108,7 @@ class NetworkOptions:
     precision: scoring.Precision = "fp32"
 
     @property
-    def settings(self) -> ExtractorSettings:
+    def extractor(self) -> ExtractorSettings:
         """Checked. Raises UsageError."""
         from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 
