@@ -83,7 +83,7 @@ class FeatureStore:
         """At most `count` of the rows, chosen pseudo-randomly with a fixed seed."""
         if len(self) <= count:
             return self
-        indices, subset = np.sort(shuffled(len(self))[:count]), FeatureStore(self.width)
+        indices, subset = chosen(len(self), count), FeatureStore(self.width)
         for start in range(0, count, BLOCK):
             subset.append(self.take(indices[start : start + BLOCK]))
         return subset
@@ -110,6 +110,11 @@ class FeatureStore:
         with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
             for block in self.blocks():
                 file.write(block.numpy().tobytes())
+
+
+def chosen(n: int, count: int) -> NDArray[np.intp]:
+    """Indices that `subsample` takes of n, ascending."""
+    return np.sort(shuffled(n)[:count])
 
 
 def shuffled(n: int) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ Pixels stay sharp squares, since they are repeated and not resampled.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +68,11 @@ def sheet(
     *,
     gap: int = 4,
     width: int = WIDTH,
-    marked: int | None = None,
+    marked: Container[int] = (),
 ) -> ImageArray:
     """Tile images (N, C, H, W) with words, enlarged so that they are at least `width` pixels wide.
 
-    gap: pixels between images. marked: the number of an image with a black frame. Without
+    gap: pixels between images. marked: numbers of the images with a black frame. Without
     enlargement beyond 8,192 pixels in height, or where images are large enough.
     """
     n, channels, *size = images.shape
@@ -82,7 +82,7 @@ def sheet(
     height, width = layout.tile
     for i, image in enumerate(images):
         top, left = layout.corner(i)
-        if i == marked:
+        if i in marked:
             frame = slice(top - _FRAME, top + height + _FRAME)
             canvas[:3, frame, left - _FRAME : left + width + _FRAME] = 0
         canvas[:, top : top + height, left : left + width] = _repeated(image, layout.factor)

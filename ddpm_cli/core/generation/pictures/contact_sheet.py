@@ -224,7 +224,10 @@ class ContactSheet:
             self._heading(), columns.titles, rows[0].titles if rows else (), captions=captions
         )
         tiles = np.stack([sheets.grid(cell.images, self.across, gap=1) for cell in drawn])
-        return sheets.sheet(tiles, len(columns.values), words, gap=_GAP, width=_WIDTH, marked=best)
+        marked = () if best is None else (best,)
+        return sheets.sheet(
+            tiles, len(columns.values), words, gap=_GAP, width=_WIDTH, marked=marked
+        )
 
     def _heading(self) -> str:
         """What all cells have in common."""
