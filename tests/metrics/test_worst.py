@@ -15,8 +15,8 @@ from ddpm_cli.core.metrics import feature_store
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import ArrayImages
-from ddpm_cli.core.metrics.scores.neighbours import nearest
-from ddpm_cli.core.metrics.scores.prdc import prdc
+from ddpm_cli.core.metrics.scores import prdc as prdc_module
+from ddpm_cli.core.metrics.scores.prdc import prdc, squared_radii
 from ddpm_cli.core.metrics.worst import finding
 from ddpm_cli.core.metrics.worst.finding import Worst, find_worst
 from ddpm_cli.core.metrics.worst.pictures import FAKES, LIST, REALS, write_worst
@@ -35,9 +35,7 @@ def stored(features: Tensor) -> FeatureStore:
 
 def found(real: Tensor, fake: Tensor, count: int) -> Worst:
     stores = stored(real), stored(fake)
-    sample = stores[0].subsample(finding.MAX_IMAGES)
-    radii = nearest(sample, sample, 5, Silent(), itself=True).squared
-    return find_worst(*stores, radii, count, Silent())
+    return find_worst(*stores, squared_radii(stores[0], Silent()), count, Silent())
 
 
 def test_planted_garbage_comes_first() -> None:
@@ -95,7 +93,8 @@ def test_equal_images_have_no_infinite_distance() -> None:
 
 
 def test_rows_of_a_subsample_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "MAX_IMAGES", 60)
+    for module in (finding, prdc_module):
+        monkeypatch.setattr(module, "MAX_IMAGES", 60)
     real, fake = normal(200, 0), normal(150, 1)
     (planted,) = feature_store.chosen(150, 60)[40:41]
     fake[planted] = 50.0

@@ -35,6 +35,7 @@ class RequestedMetrics:
     floor: bool = False  # FID of real images against other real images
     cache: bool = True  # read and write the features of files in the cache
     groups: Groups = field(default_factory=dict)  # of classes, as they are named or numbered
+    worst: int | None = None  # images of each input that are farthest from the other one
     classes: CommonClasses | None = None  # of the inputs that were given to `of`
 
     @classmethod
@@ -72,6 +73,11 @@ class RequestedMetrics:
         """Those of these inputs. Raises UsageError or DdpmError where they do not allow them."""
         inputs = {"REAL": real, "FAKE": fake}
         images = {name: x for name, x in inputs.items() if not isinstance(x, Statistics)}
+        if self.worst is not None:
+            for name in inputs.keys() - images.keys():
+                raise UsageError(f"--worst shows images: give those of {name}, not statistics")
+            if len(images["REAL"]) < MIN_IMAGES:
+                raise DdpmError(f"--worst needs {MIN_IMAGES} images in REAL")
         if self.metrics is None:
             return replace(self, metrics=_OF_IMAGES if len(images) == 2 else _OF_STATISTICS)
         for name in sorted(self.metrics):
@@ -99,14 +105,15 @@ class RequestedMetrics:
     @property
     def keep_real(self) -> Keep:
         """What to store of the real images."""
-        return Keep(features=self._of_both or self.floor, spatial=self.has("sfid"))
+        features = self._of_both or self.floor or self.worst is not None
+        return Keep(features=features, spatial=self.has("sfid"))
 
     @property
     def keep_fake(self) -> Keep:
         """What to store of the fakes."""
         spread = self.spread and self.has("fid")
         return Keep(
-            features=self._of_both or spread or self.has("infinity"),
+            features=self._of_both or spread or self.has("infinity") or self.worst is not None,
             logits=self.has("is") or bool(self.groups),
             spatial=self.has("sfid"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ddpm_cli.core.metrics.collect import InputFeatures
 from ddpm_cli.core.metrics.inputs.classes import CommonClasses, Groups
@@ -16,9 +17,10 @@ from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
 from ddpm_cli.core.metrics.scores.infinity import fid_infinity
 from ddpm_cli.core.metrics.scores.kid import kid
 from ddpm_cli.core.metrics.scores.mind import mind
-from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES, prdc
+from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES, prdc, squared_radii
 from ddpm_cli.core.metrics.scores.score import Score
 from ddpm_cli.core.metrics.scores.sfid import sfid
+from ddpm_cli.core.metrics.worst.finding import Worst, find_worst
 from ddpm_cli.core.runtime.reporting import Reporter
 
 
@@ -27,6 +29,7 @@ class RealSide:
 
     def __init__(self, collected: InputFeatures, extractor: Extractor | None) -> None:
         self.collected, self._extractor = collected, extractor
+        self._known_radii: Tensor | None = None  # computed once for all fakes
         self._gaussian = Gaussian(collected.statistics.mean, collected.statistics.covariance)
 
     def score(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Report:
@@ -49,7 +52,8 @@ class RealSide:
                 scores.append(mind(real.features, fake.features, reporter, device))
             enough = min(len(real.features), len(fake.features)) >= MIN_IMAGES
             if requested.has("prdc") and (enough or len(requested.metrics or ()) == 1):
-                scores.append(prdc(real.features, fake.features, reporter, device))
+                radii = self._radii(reporter)
+                scores.append(prdc(real.features, fake.features, reporter, device, radii))
             elif requested.has("prdc"):
                 reporter.say(
                     f"precision and recall need {MIN_IMAGES} images in each input: left out"
@@ -71,6 +75,19 @@ class RealSide:
             unknown_origin=tuple(name for name, value in named if value.origin.protocol is None),
             real_fingerprint=reals.fingerprint,
         )
+
+    def worst(self, fake: InputFeatures, count: int, reporter: Reporter) -> Worst:
+        """The fakes that are farthest from the real images, and those that no fake covers."""
+        real = self.collected.features
+        assert real is not None and fake.features is not None, "both are kept"
+        radii = self._radii(reporter)
+        return find_worst(real, fake.features, radii, count, reporter, self._device)
+
+    def _radii(self, reporter: Reporter) -> Tensor:
+        if self._known_radii is None:
+            assert self.collected.features is not None, "they are kept"
+            self._known_radii = squared_radii(self.collected.features, reporter, self._device)
+        return self._known_radii
 
     def _fid(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Fid:
         features, statistics = self.collected.features, fake.statistics

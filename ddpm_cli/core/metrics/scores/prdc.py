@@ -43,23 +43,39 @@ class Prdc(NamedTuple):
         return self._asdict()
 
 
+def squared_radii(
+    store: FeatureStore, reporter: Reporter, device: torch.device | None = None
+) -> Tensor:
+    """Squared distances (n, 5) to the nearest other images, the nearest first.
+
+    Of the images that are taken into account: at most 50,000.
+    """
+    images = store.subsample(MAX_IMAGES)
+    return nearest(images, images, K_DENSITY, reporter, device, itself=True).squared
+
+
 def prdc(
-    real: FeatureStore, fake: FeatureStore, reporter: Reporter, device: torch.device | None = None
+    real: FeatureStore,
+    fake: FeatureStore,
+    reporter: Reporter,
+    device: torch.device | None = None,
+    real_radii: Tensor | None = None,
 ) -> Prdc:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     A hypersphere is centred at an image and reaches to its k-th nearest other image of the same
     input. Its surface counts for precision and recall and not for density and coverage, as in the
     papers' code. Memory is constant in the number of images; more than 50,000 of an input are
-    subsampled to as many. Raises DdpmError for fewer than 6 images in an input.
+    subsampled to as many. real_radii: `squared_radii` of the real images, where they are known.
+    Raises DdpmError for fewer than 6 images in an input.
     """
     if min(len(real), len(fake)) < MIN_IMAGES:
         raise DdpmError(f"precision and recall need at least {MIN_IMAGES} images in each input")
+    if real_radii is None:
+        real_radii = squared_radii(real, reporter, device)
+    fake_radii = squared_radii(fake, reporter, device).to(device)
+    real_radii = real_radii.to(device)
     real, fake = (store.subsample(MAX_IMAGES) for store in (real, fake))
-    real_radii, fake_radii = (
-        nearest(store, store, K_DENSITY, reporter, device, itself=True).squared.to(device)
-        for store in (real, fake)
-    )
     third, fifth = real_radii[:, K_MANIFOLD - 1], real_radii[:, K_DENSITY - 1]
     fake_third = fake_radii[:, K_MANIFOLD - 1, None]
     inside_real, copied = (_none(fake_radii) for _ in range(2))

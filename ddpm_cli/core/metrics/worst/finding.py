@@ -53,7 +53,7 @@ def find_worst(
     1 / realism of Kynkaanniemi et al. 2019 (eq. 3), which leaves out the half of the real images
     with the larger radii. A real image's is that to the nearest fake in its own radius (k = 5):
     from 1 on no fake covers it, as in the score coverage. Of more than 50,000 images of an input as
-    many are looked at. radii: squared, of the real images (n, 5), as `prdc` takes them.
+    many are looked at. radii: `prdc.squared_radii` of the real images.
     """
     rows = [torch.from_numpy(chosen(len(store), MAX_IMAGES)) for store in (real, fake)]
     real, fake = (store.subsample(MAX_IMAGES) for store in (real, fake))
