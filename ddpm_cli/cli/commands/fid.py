@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +44,7 @@ def fid(
     ] = None,
     *,
     scores: options.ScoreOptions,
+    failures: options.WorstOptions,
     network: options.NetworkOptions,
     draw: options.DrawOptions,
     conditions: conditioning.ConditionOptions,
@@ -61,6 +63,7 @@ def fid(
         ddpm fid photos/ fake/
         ddpm fid cifar10:train runs/cifar10-32 -n 10000 --metrics fid,kid,prdc
         ddpm fid photos/ runs/photos-64 --each-snapshot --plot snapshots.png
+        ddpm fid photos/ fake/ --worst 64
         ddpm fid --compare monday.json tuesday.json
     """
     files = {"--save-real": scores.save_real, "--plot": several.plot, "--out": several.out}
@@ -69,7 +72,7 @@ def fid(
             raise UsageError(f"{option} {path} should end in {suffix}")
     claimed = partial(_claimed, files, overwrite=overwrite)
     if several.compare:
-        groups = (scores, network, draw, conditions, sampling, inputs)
+        groups = (scores, failures, network, draw, conditions, sampling, inputs)
         _compare([real, *(fake or [])], groups, several, claimed, as_json=json)
         return
     if not fake:
@@ -80,6 +83,7 @@ def fid(
     from ddpm_cli.core.metrics.evaluate import Evaluation
     from ddpm_cli.core.metrics.inputs.opening import open_input
     from ddpm_cli.core.metrics.results import Results
+    from ddpm_cli.core.metrics.worst.pictures import requested_worst
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
@@ -92,11 +96,19 @@ def fid(
     sampled = scoring.sampled_runs(
         names, draw.count, draw.seed, conditions, sampling, network.precision, draw.given
     )
+    if failures.worst is not None and len(names) > 1:
+        raise UsageError(f"--worst is of one FAKE, and there are {len(names)}; give one")
+    beside = scoring.results_beside(names[0], "worst")
     real_input = open_input(real, inputs.skip_bad, reporter)
     if processes.launch_if_needed(inputs.nproc, inputs.device, reporter, NO_SCORE):
         return
     chosen = devices.choose_device(inputs.device)
-    with distributed.process_group(chosen), claimed(distributed.broadcast_from_rank0):
+    with (
+        distributed.process_group(chosen),
+        claimed(distributed.broadcast_from_rank0),
+        requested_worst(failures.worst, failures.worst_out, beside, overwrite=overwrite) as worst,
+    ):
+        requested = replace(requested, worst=worst)
         opened = opened_later(names, sampled, inputs.skip_bad, network.at_once, chosen)
         evaluation = Evaluation(real_input, opened, requested, reporter)
         extractor = evaluation.load(settings, chosen)

@@ -83,10 +83,11 @@ def memorisation(
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.memorisation.compare import compare
-    from ddpm_cli.core.metrics.memorisation.outputs import results_folder, write_results
+    from ddpm_cli.core.metrics.memorisation.outputs import FILES, write_results
     from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.runtime import devices, distributed, provenance
+    from ddpm_cli.core.runtime.files import results_folder
     from ddpm_cli.core.runtime.reporting import Warned
 
     start_up.end()
@@ -102,7 +103,7 @@ def memorisation(
     chosen = devices.choose_device(device)
     with (
         distributed.process_group(chosen),
-        results_folder(out, default, overwrite=overwrite) as folder,
+        results_folder(out, default, FILES, overwrite=overwrite) as folder,
     ):
         images = (
             run.open(at_once, chosen, reporter)

@@ -66,6 +66,28 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
+class WorstOptions:
+    """Pictures of where FAKE fails."""
+
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Draw the N fakes least like any real image, and the N real images farthest from "
+            "any fake (lost modes), each with its nearest of the other input.",
+            show_default="not drawn",
+        ),
+    ] = None
+    worst_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for --worst.", show_default="worst in the run, or worst-FAKE"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class SeveralOptions:
     """What is made of several fakes."""
 

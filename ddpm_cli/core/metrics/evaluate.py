@@ -30,6 +30,7 @@ from ddpm_cli.core.metrics.requested import (
 from ddpm_cli.core.metrics.scores.inception_score import score_logits
 from ddpm_cli.core.metrics.scoring import RealSide
 from ddpm_cli.core.metrics.statistics import Statistics
+from ddpm_cli.core.metrics.worst.pictures import write_worst
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.devices import choose_device
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter, Warned
@@ -173,11 +174,22 @@ class Evaluation:
             fake = checked.fake.open(self._reporter)
         together = not self._alone
         features = self._collected(fake, requested.keep_fake, what, together=together)
-        report = distributed.broadcast_from_rank0(
-            lambda: self._real_side.score(features, requested, self._reporter)
-        )
+        report = distributed.broadcast_from_rank0(lambda: self._report(fake, features, requested))
         sampled = fake.sampled if isinstance(fake, GeneratedImages) else None
         return replace(report, sampled=sampled)
+
+    def _report(
+        self, fake: ScoreInput, features: InputFeatures, requested: RequestedMetrics
+    ) -> Report:
+        report = self._real_side.score(features, requested, self._reporter)
+        if requested.worst is None:
+            return report
+        count, folder = requested.worst.count, requested.worst.folder
+        worst = self._real_side.worst(features, count, self._reporter)
+        real = self._real
+        assert not isinstance(real, Statistics) and not isinstance(fake, Statistics), "refused"
+        shown = write_worst(folder, worst, real, fake)
+        return replace(report, scores=(*report.scores, shown))
 
     def _collected(
         self,

@@ -21,7 +21,7 @@ _KEYS = (  # of every document, None where they were not requested
     *("inception_score", "inception_score_std", "splits"),
     *("sfid", "fid_infinity", "fid_infinity_std", "fid_infinity_fit_std"),
     *("fid_infinity_sizes", "fid_infinity_fids", "mind", "mind_n"),
-    *("classes", "worst_class", "groups"),
+    *("classes", "worst_class", "groups", "worst"),
 )
 
 

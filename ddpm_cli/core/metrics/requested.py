@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ddpm_cli.core.config.choices import NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
@@ -27,6 +28,14 @@ _GROUPS_OF_CLASSES = "--class-groups are of classes: add classes to --metrics"
 
 
 @dataclass(frozen=True)
+class WorstRequest:
+    """How many of the worst images of each input to show, and the folder for them."""
+
+    count: int
+    folder: Path
+
+
+@dataclass(frozen=True)
 class RequestedMetrics:
     """Which scores to compute from the one pass over the images."""
 
@@ -35,7 +44,7 @@ class RequestedMetrics:
     floor: bool = False  # FID of real images against other real images
     cache: bool = True  # read and write the features of files in the cache
     groups: Groups = field(default_factory=dict)  # of classes, as they are named or numbered
-    worst: int | None = None  # images of each input that are farthest from the other one
+    worst: WorstRequest | None = None  # the images of each input farthest from the other one
     classes: CommonClasses | None = None  # of the inputs that were given to `of`
 
     @classmethod

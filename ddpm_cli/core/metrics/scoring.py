@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.collect import InputFeatures
 from ddpm_cli.core.metrics.inputs.classes import CommonClasses, Groups
 from ddpm_cli.core.metrics.networks.extraction import Extractor
@@ -79,6 +80,10 @@ class RealSide:
     def worst(self, fake: InputFeatures, count: int, reporter: Reporter) -> Worst:
         """The fakes that are farthest from the real images, and those that no fake covers."""
         real = self.collected.features
+        if real is not None and len(real) < MIN_IMAGES:
+            raise DdpmError(
+                f"only {len(real)} images of REAL are readable; --worst needs {MIN_IMAGES}"
+            )
         assert real is not None and fake.features is not None, "both are kept"
         radii = self._radii(reporter)
         return find_worst(real, fake.features, radii, count, reporter, self._device)

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from ddpm_cli.core.config import paths
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pictures.sheets import Words
-from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.figures.distances import Panel, distributions
 from ddpm_cli.core.metrics.memorisation.compare import Comparison
 from ddpm_cli.core.metrics.memorisation.pixels import NEIGHBOURS
 from ddpm_cli.core.metrics.memorisation.report import COPY, PAIRS, MemorisationReport
-from ddpm_cli.core.runtime.files import create_folder, finite, new_folder, write_json
+from ddpm_cli.core.runtime.files import finite, write_json
 
 SHEET, PLOT, DOCUMENT = "pairs.png", "distances.png", "memorisation.json"
+FILES = SHEET, PLOT, DOCUMENT
 _GAP = 2  # pixels between the two images of a pair
 _WIDTH = 1100  # pixels of the sheet, at least, where it has several columns
-
-
-@contextmanager
-def results_folder(out: Path | None, default: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield the folder for the results, which is there from now on; removed where it stays empty.
-
-    out: as --out names it; None: the default, or the first of DEFAULT-2, DEFAULT-3, … that is free.
-    Raises DdpmError where it holds results already and is not to be overwritten.
-    """
-    folder = new_folder(default) if out is None else paths.expanded(out)
-    if out is not None and not create_folder(folder):
-        if not folder.is_dir():
-            raise DdpmError(f"--out {folder} is there already, and is no folder; choose another")
-        there = [name for name in (SHEET, PLOT, DOCUMENT) if (folder / name).exists()]
-        if there and not overwrite:
-            raise DdpmError(f"{folder} holds {there[0]}; choose another --out, or add --overwrite")
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):
-            folder.rmdir()  # fails where there are files
 
 
 def write_results(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.rows import images_at, indices_at
+from ddpm_cli.core.metrics.requested import WorstRequest
+from ddpm_cli.core.metrics.scores.score import Label
 from ddpm_cli.core.metrics.worst.finding import Found, Worst
-from ddpm_cli.core.runtime.files import write_text
+from ddpm_cli.core.runtime import distributed
+from ddpm_cli.core.runtime.files import results_folder, write_json
 
 FAKES, REALS, LIST = "unlike-real.png", "uncovered.png", "worst.json"
 _LINES = 16  # of a grid; more images are beside each other
@@ -27,7 +31,41 @@ _SIDE = 128  # pixels to which large images, and those of several sizes, are res
 _ORDINALS = ("nearest", "second", "third")
 
 
-def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> None:
+class Shown(NamedTuple):
+    """Where the worst images were written, and how many there are."""
+
+    folder: str
+    uncovered: int  # real images that no fake covers, of n_real
+    n_real: int
+
+    def line(self, label: Label) -> str:
+        """The folder, and how much of the real images is missing in the fakes."""
+        missing = f"{self.uncovered:,} of {self.n_real:,} real images are near no fake"
+        return label(f"worst images: {self.folder} ({missing})")
+
+    def document(self) -> dict[str, object]:
+        """Its key of --json."""
+        return {"worst": {"folder": self.folder, "uncovered": self.uncovered}}
+
+
+@contextmanager
+def requested_worst(
+    count: int | None, out: Path | None, default: Path, *, overwrite: bool
+) -> Iterator[WorstRequest | None]:
+    """Yield what is to be shown, with its folder, which rank 0 takes now; None for no count."""
+    if count is None:
+        if out is not None:
+            raise UsageError(f"--worst-out {out} is for the images of --worst N")
+        yield None
+        return
+    names = (FAKES, REALS, LIST)
+    claim = results_folder(out, default, names, "--worst-out", overwrite=overwrite)
+    with ExitStack() as stack:
+        folder = distributed.broadcast_from_rank0(lambda: stack.enter_context(claim))
+        yield WorstRequest(count, folder)
+
+
+def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> Shown:
     """Write the grids and the list into a folder. Raises DdpmError where that fails."""
     n_real, n_fake = worst.looked_at
     document = {
@@ -39,12 +77,15 @@ def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> N
         "reals": _listed(worst.reals, real, fake),
         "uncovered": worst.uncovered,
     }
-    write_text(folder / LIST, json.dumps(document, indent=1) + "\n", durable=False)
-    heading = f"The {len(worst.fakes)} of {n_fake:,} fakes that are least like any real image"
+    write_json(folder / LIST, document)
+    heading = f"The {len(worst.fakes)} of {n_fake:,} fakes that are least like any real image, and their nearest"
     _draw(folder / FAKES, worst.fakes, (fake, real), ("fake", "real"), heading)
     if worst.reals:
-        heading = f"{len(worst.reals)} of {worst.uncovered:,} real images that no fake is near to"
+        heading = f"{len(worst.reals)} of {worst.uncovered:,} real images that no fake is near to, and their nearest"
         _draw(folder / REALS, worst.reals, (real, fake), ("real", "fake"), heading)
+    else:
+        (folder / REALS).unlink(missing_ok=True)  # of an earlier call
+    return Shown(str(folder), worst.uncovered, n_real)
 
 
 def _listed(found: Sequence[Found], own: ImageSet, others: ImageSet) -> list[dict[str, Any]]:
@@ -83,11 +124,11 @@ def _draw(
     own_indices = indices_at(own, [image.row for image in found])
     for image, pixels, index in zip(found, own_images, own_indices, strict=True):
         shown.append(pixels)
-        captions.append(f"{_short(own.name(index))} {image.radii:.3g} radii")
+        captions.append(f"{_short(own.name(index))}: {image.radii:.3g} radii")
         for distance in image.distances:
             pixels, index = next(near)
             shown.append(pixels)
-            captions.append(f"{_short(others.name(index))} at {distance:.3g}")
+            captions.append(f"{_short(others.name(index))}: {distance:.3g}")
     columns = (1 + beside) * groups
     titles = (names[0], *(f"{which} {names[1]}" for which in _ORDINALS[:beside]))
     words = Words(heading, titles * groups, captions=captions)
@@ -99,8 +140,8 @@ def _draw(
 
 
 def _short(name: str) -> str:
-    """A file's name without its folders and suffix."""
-    return PurePosixPath(name).stem
+    """A file's name without its suffix, and the folder that it is in, mostly its class."""
+    return "/".join(PurePosixPath(name).with_suffix("").parts[-2:])
 
 
 def _alike(images: Sequence[Tensor]) -> NDArray[np.uint8]:
