@@ -78,10 +78,13 @@ def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> S
         "uncovered": worst.uncovered,
     }
     write_json(folder / LIST, document)
-    heading = f"The {len(worst.fakes)} of {n_fake:,} fakes that are least like any real image, and their nearest"
+    heading = (
+        f"The {len(worst.fakes)} of {n_fake:,} fakes least like any real image, with their nearest"
+    )
     _draw(folder / FAKES, worst.fakes, (fake, real), ("fake", "real"), heading)
     if worst.reals:
-        heading = f"{len(worst.reals)} of {worst.uncovered:,} real images that no fake is near to, and their nearest"
+        count = f"{len(worst.reals)} of {worst.uncovered:,}"
+        heading = f"{count} real images that no fake is near to, with their nearest"
         _draw(folder / REALS, worst.reals, (real, fake), ("real", "fake"), heading)
     else:
         (folder / REALS).unlink(missing_ok=True)  # of an earlier call
