@@ -294,7 +294,7 @@ def test_the_network_uses_its_labels_and_none_are_zeros() -> None:
 
 def test_held_out_images_are_not_augmented() -> None:
     held_out = DecodedImages(np.full((6, 3, 8, 8), 9, np.uint8), np.full(6, -1), np.arange(6))
-    (one,), (other,) = (batches(augment=a).held_out(held_out) for a in (0.0, 1.0))
+    (one,), (other,) = (batches(augment=a).fixed(held_out, np.arange(6)) for a in (0.0, 1.0))
     assert torch.equal(one.noised.x, other.noised.x)
     assert other.condition.augmented is None
 

@@ -23,7 +23,7 @@ from ddpm_cli.core.runtime.reporting import Log, Warned
 if TYPE_CHECKING:
     from ddpm_cli.core.runtime.elastic.stopping import StopRequest
     from ddpm_cli.core.runtime.reporting import Reporter
-    from ddpm_cli.core.training.preparation.advice import Advice
+    from ddpm_cli.core.training.preparation.advised import Advice
     from ddpm_cli.core.training.preparation.planning import TrainingPlan
     from ddpm_cli.core.training.preparation.trial import StepTime
     from ddpm_cli.core.training.trainer import Execution
@@ -179,11 +179,12 @@ def _looked_into(
 
     session.load_scoring(request, execution.device, reporter)
     images = preflight.load_images(plan, request, execution.device, reporter)
-    sized = request.size is not None
-    hints = looking.advise(plan.source, plan.config, reporter, size_given=sized)
-    _advise(hints, reporter)
     training, held_out = preflight.load_held_out(plan, images, request, execution.device, reporter)
     step = trial.measure(plan, execution, training, held_out, processes)
+    seen = None if isinstance(step, str) else step.images_seen(plan.config, len(training))
+    sized = request.size is not None
+    hints = looking.advise(plan.source, plan.config, reporter, size_given=sized, seen=seen)
+    _advise(hints, reporter)
     times = _announce_time(plan.summary(), step, reporter)
     origins = settings_text.origins(plan, calls)
     for line in settings_text.origin_lines(plan, origins):

@@ -364,6 +364,15 @@ class RunConfig(Settings):
         panel=_LENGTH,
         check=number(zero=True, most=10**9),
     )
+    stop_at_gap: float | None = setting(
+        None,
+        "Stop early where the model begins to copy: once, in a quarter of the noise levels, the "
+        "held-out loss is above that of images trained on by this share, for certain. 1: twice "
+        "their loss. Needs --holdout or --holdout-data.",
+        panel=_LENGTH,
+        default_text="never",
+        check=above_zero,
+    )
     origin: WeightsOrigin | None = None  # None: random weights
 
     def check(self) -> None:
@@ -399,6 +408,9 @@ class RunConfig(Settings):
             ),
             "--holdout keeps images out of training, and --holdout-data names others: give one": (
                 self.data.holdout > 0 and bool(self.holdout_data)
+            ),
+            "--stop-at-gap compares with images held out: it needs --holdout or --holdout-data": (
+                self.stop_at_gap is not None and not (self.data.holdout or self.holdout_data)
             ),
             f"--schedule {schedule} has no timesteps for time_scale to scale": (
                 not discrete and self.diffusion.time_scale != 1

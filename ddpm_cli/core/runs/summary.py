@@ -179,8 +179,8 @@ def _state(
         return "diverged", _time(died)
     if not images and not latest:
         return "new", _time(modified(run.config))
-    out_of_patience = config is not None and _is_out_of_patience(config, run)
-    if (used is not None and used >= 1) or out_of_patience:
+    stopped_early = config is not None and _is_stopped_early(config, run)
+    if (used is not None and used >= 1) or stopped_early:
         return "finished", _time(modified(run.weights) or latest)
     return "stopped", _time(latest or None)
 
@@ -214,9 +214,10 @@ def _used(config: RunConfig | None, row: dict[str, Any], images: int) -> float |
     return min(1.0, max(fractions)) if fractions else None
 
 
-def _is_out_of_patience(config: RunConfig, run: RunDirectory) -> bool:
-    """Whether training ended because the loss had not fallen for --patience validations."""
-    if not config.patience:
+def _is_stopped_early(config: RunConfig, run: RunDirectory) -> bool:
+    """Whether training ended by --patience or --stop-at-gap."""
+    limit, gap = config.stop_at_gap, None  # of the last validation
+    if not config.patience and limit is None:
         return False
     best, stale, holds_out = float("inf"), 0, bool(config.data.holdout or config.holdout_data)
     batch, every = config.optimiser.batch, config.validate_every
@@ -226,7 +227,9 @@ def _is_out_of_patience(config: RunConfig, run: RunDirectory) -> bool:
         due = holds_out or images // every > (images - batch) // every
         if loss is not None and due:
             best, stale = (loss, 0) if loss < best else (best, stale + 1)
-    return stale >= config.patience
+            gap = number(row.get("loss_gap"))
+    copies = limit is not None and gap is not None and gap >= limit
+    return copies or 0 < config.patience <= stale
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -101,6 +101,11 @@ class RunDirectory:
         return self.path / "loss.png"
 
     @property
+    def holdout_plot(self) -> Path:
+        """The loss on images held out beside that on images trained on."""
+        return self.path / "holdout.png"
+
+    @property
     def statistics(self) -> Path:
         """What the training images look like, in numbers."""
         return self.path / "statistics.json"

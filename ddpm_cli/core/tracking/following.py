@@ -34,8 +34,10 @@ _SOURCES = ("metrics", "scores", "samples")
 _PACKAGES = {"mlflow": "mlflow-skinny"}
 
 _GROUPS = {  # of the columns of a row, as trackers show those together whose names begin alike
-    "loss": ("loss", "loss_smooth", "loss_holdout"),
-    "loss_by_noise": ("loss_q0", "loss_q1", "loss_q2", "loss_q3"),
+    "loss": ("loss", "loss_smooth", "loss_holdout", "loss_trained", "loss_gap"),
+    "loss_by_noise": tuple(
+        f"loss{of}_q{quarter}" for of in ("", "_holdout", "_trained") for quarter in range(4)
+    ),
     "machine": ("images_per_second", "data_wait", "save_seconds", "peak_memory"),
     "optimiser": ("lr", "grad_norm", "skipped_steps"),
 }

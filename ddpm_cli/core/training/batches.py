@@ -180,9 +180,12 @@ class Batches:
         scalars = LossScalars.at(self._denoiser, sigma, config.objective, bound=bound)
         return scalars.to(self._device, torch.float32)
 
-    def held_out(self, held_out: DecodedImages) -> Iterator[Batch]:
-        """This rank's shards of the held-out images, with the same noise every time."""
-        count, optimiser = len(held_out), self._config.optimiser
+    def fixed(self, images: DecodedImages, indices: NDArray[np.int64]) -> Iterator[Batch]:
+        """This rank's shards of images, in this order, for a validation.
+
+        The i-th has the same noise every time, whatever the images.
+        """
+        count, optimiser = len(indices), self._config.optimiser
         random = seeds.generator(optimiser.seed, "holdout")
         u = stratified_uniform(count, random)
         sigma = training_sigmas(self._denoiser.schedule, self._config.objective, u)
@@ -191,18 +194,19 @@ class Batches:
             random_given = seeds.generator(optimiser.seed, "holdout given")
             given = self._given.draw(count, random_given)
         for start in range(0, count, optimiser.batch):
-            rows = np.arange(start, min(start + optimiser.batch, count))
-            images = held_out.pixels_of(rows)
-            condition = self._condition(held_out, rows, torch.zeros(len(rows)))
-            noise = torch.randn(images.shape, generator=random).to(self._device)
-            x0, condition = to_unit(images.to(self._device)), condition.to(self._device)
+            part = slice(start, min(start + optimiser.batch, count))
+            rows = indices[part]
+            pixels = images.pixels_of(rows)
+            condition = self._condition(images, rows, torch.zeros(len(rows)))
+            noise = torch.randn(pixels.shape, generator=random).to(self._device)
+            x0, condition = to_unit(pixels.to(self._device)), condition.to(self._device)
             if self._given is not None and given is not None:
-                parts = given.select(slice(start, start + len(rows))).paired_with(held_out, rows)
+                parts = given.select(part).paired_with(images, rows)
                 parts = parts.to(self._device)
                 low = self._low_noise(start, len(rows))
                 x0, condition = self._given.condition(parts.beside(x0), condition, parts, low)
-            noised = Noised(x0, noise, sigma[rows])
-            batch = Batch(noised, condition, rows, self._scalars(sigma[rows]), None)
+            noised = Noised(x0, noise, sigma[part])
+            batch = Batch(noised, condition, rows, self._scalars(sigma[part]), None)
             yield batch.select(distributed.shard(len(rows)))
 
     def _condition(
@@ -220,7 +224,7 @@ class Batches:
         return augmentation.sample_parameters(optimiser.batch, data.augment, mirroring, random)
 
     def _low_noise(self, start: int, count: int) -> Tensor | None:
-        """Noise for `count` of the held-out images' low-resolution images, the same every time."""
+        """Noise for `count` low-resolution images of a validation, the same every time."""
         if self._given is None or (size := self._given.noisy) is None:
             return None
         random = seeds.generator(self._config.optimiser.seed, "holdout given noise", start)

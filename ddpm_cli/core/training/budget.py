@@ -43,6 +43,12 @@ class BudgetTracker:
         ends_before = self.seconds is None or progress.seconds + left < self.seconds
         return left if ends_before else None
 
+    def images_at_end(self, progress: Progress, images_per_second: float) -> int | None:
+        """Images that will have been seen, where the limit in time ends the training."""
+        if self.seconds is None or self.seconds_left(progress, images_per_second) is not None:
+            return None
+        return progress.images + int((self.seconds - progress.seconds) * images_per_second)
+
     def used_up(self, budget: Budget, progress: Progress) -> str:
         """How much was asked for and trained, and what goes on: in words."""
         if self.seconds is not None and progress.seconds >= self.seconds:

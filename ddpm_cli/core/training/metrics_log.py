@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.diffusion import schedules
-from ddpm_cli.core.diffusion.noising import training_sigmas
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import finite, in_words
 from ddpm_cli.core.runtime.reporting import Bar, TrainingStatus
 from ddpm_cli.core.runtime.run_directory import Row, RunDirectory
-from ddpm_cli.core.training import ema
+from ddpm_cli.core.training import ema, noise_quarters, validation
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.speed import Speed
 from ddpm_cli.core.training.state import Progress
+from ddpm_cli.core.training.validation import Validation
 
 _HALFLIFE = 50_000  # of the smoothed loss, in images
 _RAMPUP = 0.05  # the half-life is at most this fraction of the images seen, as of the average
@@ -29,10 +28,9 @@ class MetricsLog:
     The smoothed loss is a sum over images divided by their number, both decayed step by step: so it
     has no bias from its start, and depends neither on the rows nor on when snapshots are written.
 
-    The losses are also averaged by quarter of the noise levels of training, each drawn as often as
-    the others: quarters of the timesteps as improved DDPM logs them, or of a normal's quantiles.
-    Those of importance sampling are the quarters that uniform timesteps have, and a mean there is
-    divided by the sum of the importance weights: so it estimates the same loss.
+    The losses are also averaged by quarter of the noise levels of training. With importance
+    sampling a mean there is divided by the sum of the importance weights: so it estimates the loss
+    of uniform timesteps.
     """
 
     def __init__(
@@ -41,10 +39,8 @@ class MetricsLog:
         self._run, self._config, self._progress = run, config, progress
         self._row = _own(progress.unlogged_losses, device)
         self._smooth = _own(progress.smoothed_losses, device)
-        self._quarters = _own(progress.unlogged_quarters, device, 4)
-        schedule = schedules.from_config(config.diffusion)
-        bounds = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-        self._bounds = training_sigmas(schedule, config.objective, bounds).float().to(device)
+        self._quarters = _own(progress.unlogged_quarters, device, noise_quarters.COUNT)
+        self._of_noise = noise_quarters.NoiseQuarters(config, device)
         self._one = torch.ones(1, device=device)
         self._zero = torch.zeros((), device=device)
         self._device = device
@@ -67,7 +63,7 @@ class MetricsLog:
         self._smooth = torch.where(kept, self._smooth * decay + seen, self._smooth)
         weights = self._one.expand(len(losses)) if importance is None else importance
         pairs = torch.where(kept, torch.stack([losses, weights], dim=-1), self._zero)  # (B, 2)
-        self._quarters.index_add_(0, torch.bucketize(sigma, self._bounds, right=True), pairs)
+        self._of_noise.add(self._quarters, sigma, pairs)
 
     def store(self) -> None:
         """Put the sums of losses into the progress, for a snapshot. All ranks call this."""
@@ -77,11 +73,11 @@ class MetricsLog:
         progress.unlogged_quarters = distributed.all_gather(self._quarters.flatten().tolist())
 
     def write(
-        self, bar: Bar, budget: BudgetTracker, lr: float, norm: float, held_out: float | None
+        self, bar: Bar, budget: BudgetTracker, lr: float, norm: float, found: Validation | None
     ) -> None:
         """Write one row, and show it on the bar. All ranks call this.
 
-        norm: of the gradient; held_out: the validation loss.
+        norm: of the gradient; found: by a validation now.
         """
         progress, speed = self._progress, self.speed.of_row()
         wait, peak = distributed.all_reduce_max(
@@ -98,7 +94,7 @@ class MetricsLog:
             "budget_used": min(budget.used, 1.0),
             "loss": progress.loss,
             "loss_smooth": progress.loss_smooth,
-            "loss_holdout": held_out,
+            "loss_holdout": None,
             **{f"loss_q{quarter}": loss for quarter, loss in enumerate(quarters)},
             "lr": lr,
             "grad_norm": norm,
@@ -107,6 +103,7 @@ class MetricsLog:
             "save_seconds": round(progress.save_seconds, 3),
             "data_wait": round(wait, 4),
             "peak_memory": int(peak) or None,
+            **self._columns_of(found),
         }
         distributed.broadcast_from_rank0(lambda: self._run.append_row(finite(row)))
         if peak:
@@ -130,6 +127,13 @@ class MetricsLog:
         )
         self._row.zero_()
         self._quarters.zero_()
+
+    def _columns_of(self, found: Validation | None) -> Row:
+        """A validation's columns, which every row of a run with held-out images has."""
+        if found is not None:
+            return found.row
+        holds_out = self._config.data.holdout or self._config.holdout_data
+        return dict.fromkeys(validation.COLUMNS) if holds_out else {}
 
 
 def _own(by_rank: list[list[float]], device: torch.device, *shape: int) -> Tensor:

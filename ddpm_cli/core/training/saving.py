@@ -138,10 +138,11 @@ class Saver:
         if last or time.monotonic() - self._curve_drawn > _CURVE_INTERVAL:
             self._curve_drawn = time.monotonic()
             with self._dispensable.attempt("the loss curve"):
-                from ddpm_cli.core.figures import plots  # imports matplotlib, on rank 0 alone
+                from ddpm_cli.core.figures import holdout, plots  # import matplotlib: rank 0 alone
 
-                label = plots.loss_label(self._config)
-                plots.loss_curve(self._run.loss_plot, self._run.rows(), label)
+                label, rows = plots.loss_label(self._config), self._run.rows()
+                plots.loss_curve(self._run.loss_plot, rows, label)
+                holdout.curves(self._run.holdout_plot, rows, label, self._config.stop_at_gap)
 
 
 def check_disk_space(folder: Path, config: RunConfig, parameters: int) -> None:

@@ -30,6 +30,7 @@ from ddpm_cli.core.tracking import processes
 from ddpm_cli.core.training import appearance, initial_weights, resuming
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
+from ddpm_cli.core.training.preparation import advice
 from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_on_source
 from ddpm_cli.core.training.preparation.preflight import load_held_out, load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
@@ -243,6 +244,8 @@ def train_on_source(
     plan = preflight(
         request, 1, execution, reporter, lambda: plan_on_source(config, source, out, size)
     )
+    for hint in advice.of_source(plan.source, plan.captions, plan.config):
+        reporter.say(Warned(f"Warning: {hint.line}"))
     train(plan, request, execution, Log(reporter), stopping.StopRequest())
     return plan.out
 

@@ -30,6 +30,7 @@ class Progress:
     loss: float = math.nan  # of the last row of metrics
     loss_smooth: float = math.nan
     loss_heldout: float | None = None  # of the last validation
+    gap: float | None = None  # of it, as --stop-at-gap compares it; None: none is certain
     best: float = math.inf  # lowest loss at a validation
     stale: int = 0  # validations since then
     bad_steps: int = 0  # consecutive steps whose loss or gradient was not finite

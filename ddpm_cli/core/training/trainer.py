@@ -19,17 +19,19 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.quantities import roughly
-from ddpm_cli.core.runtime.reporting import Bar, Reporter
+from ddpm_cli.core.runtime.reporting import Bar, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import compilation, ema
+from ddpm_cli.core.training import compilation, early_stopping, ema
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.divergence import DivergenceMonitor
 from ddpm_cli.core.training.metrics_log import MetricsLog
+from ddpm_cli.core.training.preparation import copying
 from ddpm_cli.core.training.saving import Saver, passed_multiple
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.step import Outcome, Step, weighted
 from ddpm_cli.core.training.step_graph import GraphedStep
+from ddpm_cli.core.training.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Trainer:
     ) -> None:
         """`preset`: its learning rate is advised where a higher one diverges."""
         self.run, self.config, self.state = run, config, state
-        self.images, self.held_out = images, held_out
+        self.images = images
         self.execution, self.reporter, self.scorer = execution, reporter, scorer
         state.network.checkpointed = execution.checkpoint_activations
         self.network = distributed.data_parallel(state.network, execution.device)
@@ -129,6 +131,9 @@ class Trainer:
             execution.precision,
             execution.microbatch,
             reporter,
+        )
+        self.validate = Validator(
+            config, self.batches, images, held_out, self.step, self.averaged, execution.device
         )
         self.saver = Saver(run, config, state, self.averaged, execution.device, reporter, images)
         self.log = MetricsLog(run, config, state.progress, execution.device)
@@ -152,7 +157,7 @@ class Trainer:
 
         with closing(self.batches), saver, self.reporter.bar("training", 100, "%") as bar:
             bar.update(100 * budget.used)
-            while not budget.is_over and not self._is_out_of_patience():
+            while not budget.is_over and not self._stops_early():
                 started, waited = time.monotonic(), self.batches.waited
                 # Learn: queue a step with this rank's shard of the batch.
                 lr = self._set_learning_rate(budget)
@@ -175,7 +180,7 @@ class Trainer:
                 self._record_losses(shard, outcome)
                 self.log.speed.add(time.monotonic() - started, self.batches.waited - waited)
                 is_best = self._validate_and_log(due, bar, budget, lr)
-                if self._is_out_of_patience():
+                if self._stops_early():
                     due = Due(end=True, snapshot=True)
                 self._stop_if_diverged(due, shard, outcome.losses, is_best=is_best)
                 self._save(due, is_best=is_best)
@@ -188,11 +193,8 @@ class Trainer:
             if self.scorer is not None and self.scorer.is_due(progress.images, end=True):
                 self._score()
 
-        if self._is_out_of_patience():
-            self.reporter.say(
-                f"No better loss for {progress.stale} validations: stopped early; "
-                f"the best weights are {self.run.best}"
-            )
+        if reason := self._stops_early():
+            self.reporter.say(f"{reason}: stopped early; the best weights are {self.run.best}")
 
     def trial(self, images: int) -> Trial:
         """Take a step with some images of the next batch, for its time: no training follows it."""
@@ -294,18 +296,23 @@ class Trainer:
 
     def _validate_and_log(self, due: Due, bar: Bar, budget: BudgetTracker, lr: float) -> bool:
         """Validate and write a row, where they are due; whether the loss is the lowest so far."""
-        progress, held_out = self.state.progress, None
+        found, better = None, False
         if due.validation:
             with _timed() as validation, watchdog.paused():
-                progress.loss_heldout = held_out = self._validate()
-            progress.validation_seconds = validation.seconds
+                found = self.validate()
+            self.state.progress.validation_seconds = validation.seconds
         if due.row:
-            self.log.write(bar, budget, lr, self.monitor.norm, held_out)
+            self.log.write(bar, budget, lr, self.monitor.norm, found)
             self._say_how_long(budget)
-        return due.validation and self._is_best()
+        if due.validation:
+            better = early_stopping.record(self.state.progress, found)
+        return better
 
     def _say_how_long(self, budget: BudgetTracker) -> None:
-        """Once, with the first row: the time that is left, where that is a minute or more."""
+        """Once, with the first row: the time that is left, where that is a minute or more.
+
+        Where a limit in time ends the training, what follows from the images seen until then.
+        """
         speed = self.log.speed.mean
         if self._said_how_long or not speed:
             return
@@ -316,6 +323,13 @@ class Trainer:
                 f"Time: about {roughly(left)} to go at {speed:,.1f} images/s, the speed of the "
                 "first steps; saves, previews and validation aside"
             )
+        images = len(self.images)
+        if budget.images is not None and copying.advise(images, budget.images, self.config):
+            return  # which was known before
+        seen = budget.images_at_end(self.state.progress, speed)
+        hint = None if seen is None else copying.advise(images, seen, self.config)
+        if hint is not None and hint.warning:
+            self.reporter.say(Warned(f"Warning: {hint.line}"))
 
     def _save(self, due: Due, *, is_best: bool) -> None:
         """Save and draw, whichever of them is due."""
@@ -330,34 +344,13 @@ class Trainer:
                 self.saver.save_previews(last=due.end)
             self.state.progress.preview_seconds = drawing.seconds
 
-    @torch.no_grad()
-    def _validate(self) -> float | None:
-        """The averaged network's mean loss on the held-out images; None without any."""
-        if not len(self.held_out):
-            return None
-        summed = torch.zeros((), device=self.execution.device)
-        for shard in self.batches.held_out(self.held_out):
-            for batch in shard.microbatches(self.step.microbatch):
-                summed += self.step.losses(self.averaged, batch).sum()
-        return float(distributed.all_reduce_sum(summed)) / len(self.held_out)
-
-    def _is_best(self) -> bool:
-        """Whether the held-out loss, or else the smoothed training loss, is the lowest so far."""
-        progress = self.state.progress
-        held_out = progress.loss_heldout
-        loss = progress.loss_smooth if held_out is None else held_out
-        better = loss < progress.best
-        progress.stale = 0 if better else progress.stale + 1
-        progress.best = loss if better else progress.best
-        return better
-
     def _score(self) -> None:
         assert self.scorer is not None
         with watchdog.paused():
             self.scorer.score(self.averaged, self.state.progress.images)
 
-    def _is_out_of_patience(self) -> bool:
-        return 0 < self.config.patience <= self.state.progress.stale
+    def _stops_early(self) -> str:
+        return early_stopping.reason(self.config, self.state.progress)
 
 
 def learning_rate(config: OptimiserConfig, images: int, used: float) -> float:

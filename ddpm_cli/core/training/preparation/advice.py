@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import log10
+from functools import partial
 
 import numpy as np
 
@@ -14,12 +13,10 @@ from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import listed
+from ddpm_cli.core.training.preparation import copying
+from ddpm_cli.core.training.preparation.advised import Advice, rounded
 from ddpm_cli.core.training.preparation.facts import Facts
 
-# Fewer images than this are copied where each is seen often (Kadkhodaie et al. 2024 measured that
-# ten thousand faces of 80x80 are about enough; Karras et al. 2020 augment below some thousands).
-_FEW = 5_000
-_OFTEN, _VERY_OFTEN = 200, 1_000  # epochs
 _DOMINANT, _UNEVEN = 0.9, 10  # share of one class; largest class over smallest
 _BLURRED = 1.5  # enlargement
 _DETAIL = 4  # reduction from which a larger --size is proposed
@@ -40,20 +37,6 @@ _WRITING = re.compile(
 _MENTIONED = 0.05  # share of captions
 
 
-@dataclass(frozen=True)
-class Advice:
-    """One line: what was seen and what follows; and the flags that change it."""
-
-    message: str
-    flags: tuple[str, ...] = ()  # each as it is typed: "--holdout 200"
-    warning: bool = True  # else a proposal
-
-    @property
-    def line(self) -> str:
-        """The message with its flags."""
-        return self.message + (f" ({' or '.join(self.flags)})" if self.flags else "")
-
-
 def of_source(source: Source, captions: Captions | None, config: RunConfig) -> list[Advice]:
     """The warnings that apply to a run, from what is known without decoding the images.
 
@@ -66,15 +49,21 @@ def of_source(source: Source, captions: Captions | None, config: RunConfig) -> l
 
 
 def advise(
-    facts: Facts, config: RunConfig, *, size_given: bool = False, gpu: bool = False
+    facts: Facts,
+    config: RunConfig,
+    *,
+    size_given: bool = False,
+    gpu: bool = False,
+    seen: int | None = None,
 ) -> list[Advice]:
     """Warnings, then proposals, for a run of this config on these images.
 
-    size_given: the size is the user's choice. gpu: the run will be on one.
+    size_given: the size is the user's choice. gpu: the run will be on one. seen: images that it
+    will see, where a limit in time ends it; by default as many as its other limits say.
     """
     rules: tuple[Callable[[Facts, RunConfig], Iterator[Advice]], ...] = (
         _files,
-        _length,
+        partial(_length, seen=seen),
         _batch,
         _mirroring,
         _classes,
@@ -123,21 +112,12 @@ def _transparency(facts: Facts, config: RunConfig) -> Advice:
     )
 
 
-def _length(facts: Facts, config: RunConfig) -> Iterator[Advice]:
+def _length(facts: Facts, config: RunConfig, seen: int | None) -> Iterator[Advice]:
     """How often each image is seen."""
     images = max(1, facts.images - config.data.holdout)
-    budget = config.budget.in_images(config.optimiser.batch, images)
-    if budget is None or images >= _FEW or budget / images < _OFTEN:
-        return
-    flags = [] if config.data.augment else ["--augment 0.12"]
-    very = budget / images >= _VERY_OFTEN
-    if very:
-        flags.append(f"--images {_rounded(images * _OFTEN):d}")
-    seen = f"{images:,} images for {budget:,} ({budget / images:,.0f} epochs)"
-    if very:
-        yield Advice(f"{seen} will be copied, not learned; more images help most", tuple(flags))
-    elif flags:
-        yield Advice(f"{seen} may be overfitted", tuple(flags), warning=False)
+    budget = seen or config.budget.in_images(config.optimiser.batch, images)
+    if budget is not None and (found := copying.advise(images, budget, config)) is not None:
+        yield found
 
 
 def _batch(facts: Facts, config: RunConfig) -> Iterator[Advice]:
@@ -206,7 +186,7 @@ def _holdout(facts: Facts, config: RunConfig) -> Iterator[Advice]:
     count, classes = config.data.holdout, facts.classes
     if not count:
         if facts.images >= _MANY:
-            wise = min(5_000, _rounded(facts.images / 20))
+            wise = min(5_000, rounded(facts.images / 20))
             yield Advice(
                 "no images are held out, so overfitting would not be seen",
                 (f"--holdout {wise}",),
@@ -320,13 +300,6 @@ def _are_characters(names: Sequence[str]) -> bool:
 def _share(pattern: re.Pattern[str], sentences: Sequence[str]) -> float:
     found = sum(pattern.search(sentence) is not None for sentence in sentences)
     return found / max(1, len(sentences))
-
-
-def _rounded(number: float) -> int:
-    """To one digit, of at least 1: 2,637 to 3,000."""
-    digits = max(0, int(log10(max(1, number))))
-    unit: int = 10**digits
-    return max(1, round(number / unit) * unit)
 
 
 def _sides(pixels: int) -> int:

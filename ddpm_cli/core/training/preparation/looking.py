@@ -27,6 +27,7 @@ from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.files import new_file
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.training.preparation import advice, beginning, planning
+from ddpm_cli.core.training.preparation.advised import Advice
 from ddpm_cli.core.training.preparation.facts import Facts
 
 _IN_DRY_RUN = 10_000  # images
@@ -42,7 +43,7 @@ class Findings:
     copies: Copies
     other: Survey | None  # the images of --against
     config: RunConfig
-    advice: list[advice.Advice]
+    advice: list[Advice]
     sheet: Path | None  # where the contact sheet is
     shown: int = 0  # images on it
     gpu: bool = False  # the training would be on one
@@ -141,9 +142,16 @@ def look(
 
 
 def advise(
-    source: Source, config: RunConfig, reporter: Reporter, *, size_given: bool = False
-) -> list[advice.Advice]:
+    source: Source,
+    config: RunConfig,
+    reporter: Reporter,
+    *,
+    size_given: bool = False,
+    seen: int | None = None,
+) -> list[Advice]:
     """Advice for a run, after a look at the images, at most _IN_DRY_RUN of them.
+
+    seen: as `advice.advise` takes it.
 
     Images and captions that cannot be used are not its subject: a run that could start leaves them
     out.
@@ -156,7 +164,7 @@ def advise(
     facts = replace(Facts.of_survey(found, copies), unreadable=0, broken_captions=False)
     if not config.data.captions:  # none are learned
         facts = replace(facts, sentences=(), lengths=None)
-    return advice.advise(facts, config, size_given=size_given, gpu=_on_gpu())
+    return advice.advise(facts, config, size_given=size_given, gpu=_on_gpu(), seen=seen)
 
 
 def _look(
@@ -182,7 +190,7 @@ def _look(
         hints = []
     if copies.elsewhere and other is not None:
         both = f"images that are also in {other.source.name}: {len(copies.elsewhere):,}"
-        hints.insert(0, advice.Advice(f"{both}; scores on those say too little: remove them"))
+        hints.insert(0, Advice(f"{both}; scores on those say too little: remove them"))
     given = _given(request, seed)
     data = request.data or ""
     return Findings(data, given, found, copies, other, config, hints, sheet, shown, gpu)

@@ -23,7 +23,7 @@ from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.tracking import processes as tracking
-from ddpm_cli.core.training import resuming
+from ddpm_cli.core.training import resuming, validation
 from ddpm_cli.core.training.preparation import forecast
 from ddpm_cli.core.training.preparation.facts import Facts
 from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_training
@@ -157,14 +157,28 @@ def load_held_out(
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[DecodedImages, DecodedImages]:
-    """The images to train on and those to validate on: some of them, or those of --holdout-data."""
+    """The images to train on and those to validate on: some of them, or those of --holdout-data.
+
+    Raises UsageError where they are too few for what the run judges by them.
+    """
     config = plan.config
     if not config.holdout_data:
+        _check_count(config, config.data.holdout)
         if config.data.holdout:
             reporter.say(f"Held out: {config.data.holdout:,} of the images")
         return images.split(config.data.holdout, config.optimiser.seed)
     with distributed.local_rank0_first():
-        return images, _open_held_out(plan, request, device, reporter)
+        held_out = _open_held_out(plan, request, device, reporter)
+    _check_count(config, len(held_out))
+    return images, held_out
+
+
+def _check_count(config: RunConfig, held_out: int) -> None:
+    if config.stop_at_gap is not None and held_out < validation.LEAST_TO_JUDGE:
+        raise UsageError(
+            f"--stop-at-gap needs {validation.LEAST_TO_JUDGE} images held out or more, and there "
+            f"are {held_out}; --patience works with fewer"
+        )
 
 
 def _with_pairs(

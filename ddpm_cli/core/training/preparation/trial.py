@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.errors import first_line
 from ddpm_cli.core.runtime import devices, distributed
@@ -31,6 +32,17 @@ class StepTime:
     def mean(self) -> float:
         """Seconds of a step."""
         return (self.fastest + self.slowest) / 2
+
+    def images_seen(self, config: RunConfig, images: int) -> int | None:
+        """Images that a run will see at this speed, of `images` an epoch, where time ends it.
+
+        None where another limit does.
+        """
+        limit = config.budget.in_images(config.optimiser.batch, images)
+        if config.budget.minutes is None:
+            return None
+        seen = round(60 * config.budget.minutes / self.mean) * config.optimiser.batch
+        return seen if limit is None or seen < limit else None
 
 
 def measure(

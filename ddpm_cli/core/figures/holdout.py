@@ -1,0 +1,66 @@
+"""The loss on images held out beside that on images trained on, overall and by noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_cli.core.figures import canvas
+from ddpm_cli.core.figures.axes import logarithmic, named, of_images
+from ddpm_cli.core.figures.plots import write_figure
+from ddpm_cli.core.runtime.run_directory import Row
+
+_QUARTERS = (  # of the noise levels: name and colour
+    ("least noise", "#440154"),
+    ("less noise", "#31688e"),
+    ("more noise", "#35b779"),
+    ("most noise", "#e0b818"),
+)
+
+
+@canvas.defaults()
+def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | None = None) -> bool:
+    """Draw both losses, and the ratio of the two by quarter of the noise levels, by images seen.
+
+    label: of the losses; stop_at_gap: the gap at which training stops, which is marked. Returns
+    False, and draws nothing, where no row has both.
+    """
+    found = [row for row in rows if None not in (row.get("loss_holdout"), row.get("loss_trained"))]
+    if not found:
+        return False
+    images, held_out, trained = (
+        _column(found, name) for name in ("images", "loss_holdout", "loss_trained")
+    )
+    figure = canvas.Figure(figsize=(10, 4.5), layout="constrained")
+    losses, ratios = figure.subplots(1, 2)
+    losses.plot(images, held_out, "o-", ms=3, color="tab:orange", label="held out")
+    losses.plot(images, trained, "o-", ms=3, color="tab:blue", label="trained on")
+    best = int(np.argmin(held_out))
+    losses.plot(images[best], held_out[best], "*", ms=13, color="tab:red", label="lowest")
+    losses.set_title("loss of the averaged weights")
+    named(losses, label)
+    for quarter, (name, colour) in enumerate(_QUARTERS):
+        one, other = (_column(found, f"loss_{of}_q{quarter}") for of in ("holdout", "trained"))
+        if np.isfinite(one / other).any():
+            ratios.plot(images, one / other, "o-", ms=3, color=colour, label=name)
+    ratios.axhline(1, color="grey", lw=0.8)
+    if stop_at_gap is not None:
+        ratios.axhline(1 + stop_at_gap, color="tab:red", lw=1, ls="--", label="--stop-at-gap")
+    ratios.set_title("by noise level: 1 is no gap, more is copying")
+    named(ratios, "loss held out / loss trained on")
+    for axes in (losses, ratios):
+        of_images(axes)
+        logarithmic(axes)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        axes.spines[["top", "right"]].set_visible(False)
+    write_figure(path, figure)
+    return True
+
+
+def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+    """A column; NaN where a row has no number."""
+    return np.array([row.get(name) for row in rows], dtype=float)

@@ -1,0 +1,27 @@
+"""One piece of advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log10
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One line: what was seen and what follows; and the flags that change it."""
+
+    message: str
+    flags: tuple[str, ...] = ()  # each as it is typed: "--holdout 200"
+    warning: bool = True  # else a proposal
+
+    @property
+    def line(self) -> str:
+        """The message with its flags."""
+        return self.message + (f" ({' or '.join(self.flags)})" if self.flags else "")
+
+
+def rounded(number: float) -> int:
+    """To one digit, of at least 1: 2,637 to 3,000."""
+    digits = max(0, int(log10(max(1, number))))
+    unit: int = 10**digits
+    return max(1, round(number / unit) * unit)
