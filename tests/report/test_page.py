@@ -18,7 +18,10 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.report import curves, drawing, pictures, public
+from ddpm_cli.core.report.records import Record
 from ddpm_cli.core.runs import differences
+from ddpm_cli.core.runtime.run_directory import Row, RunDirectory
+from ddpm_cli.core.training.validation import COLUMNS
 from tests.support.cli import Result, refused
 
 NASTY = "</script><script>alert(1)</script>&\"'"
@@ -410,6 +413,22 @@ def test_scores_of_documents_in_the_run(ddpm: Callable[..., Result], tiny_run: C
     rows = Page(run / "report.html").rows
     assert ["local-FID", "12.3457", "fid.json", "n_real=24 n_fake=16"] in rows
     assert ["local-KID", "0.01", "fid.json", "n_real=24 n_fake=16"] in rows
+
+
+def test_losses_on_images_held_out_have_a_chart(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for images in (8, 16, 24):
+        validated: Row = {}
+        if images != 16:  # a row between validations
+            validated = {f"loss_holdout_q{q}": 0.25 * images for q in range(3)}
+            validated |= {f"loss_trained_q{q}": 2.0 for q in range(4)}
+        run.append_row({"images": images, "loss": 1.0, **dict.fromkeys(COLUMNS), **validated})
+    (shown,) = [s for s in curves.draw([Record.read(tmp_path)]) if s.chart.key == "gap0"]
+    assert [curve.label for curve in shown.chart.curves] == [
+        "lowest quarter of the noise levels", "second quarter", "third quarter"
+    ]  # fmt: skip
+    for curve in shown.chart.curves:
+        assert (curve.x.tolist(), curve.y.tolist()) == ([8, 24], [1, 3])
 
 
 def test_links_to_nothing_and_previews_that_vanish(

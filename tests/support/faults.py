@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from ddpm_cli.core.checkpoints import snapshots
 from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training.validation import COLUMNS
 from tests.support import ranks
 
 Exit = tuple[int, str, str]  # exit code, stdout, stderr
@@ -135,10 +136,10 @@ def same(run: str, other: str) -> bool:
 def outcome(run: str) -> tuple[object, ...]:
     """The losses that a run logged, and the progress in its newest snapshot."""
     directory = RunDirectory(Path(run))
-    names = ("images", "loss", "loss_smooth", "loss_holdout", *(f"loss_q{q}" for q in range(4)))
+    names = ("images", "loss", "loss_smooth", *(f"loss_q{q}" for q in range(4)), *COLUMNS)
     progress = torch.load(snapshots.listed(directory.snapshots)[-1], weights_only=True)["progress"]
     state = [
         progress[name]
-        for name in ("images", "loss", "loss_smooth", "loss_heldout", "best", "stale")
+        for name in ("images", "loss", "loss_smooth", "loss_heldout", "gap", "best", "stale")
     ]
-    return [[row[name] for name in names] for row in directory.rows()], state
+    return [[row.get(name) for name in names] for row in directory.rows()], state

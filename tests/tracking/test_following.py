@@ -21,6 +21,7 @@ from ddpm_cli.core.tracking import following, processes
 from ddpm_cli.core.tracking.following import Entries, Entry, settings_of
 from ddpm_cli.core.tracking.telling import Telling
 from ddpm_cli.core.tracking.tracker import Run
+from ddpm_cli.core.training.validation import COLUMNS
 from tests.support.followed import (
     FakeWandb,
     Said,
@@ -112,6 +113,15 @@ def test_a_row_that_is_being_written_is_read_later(tmp_path: Path) -> None:
         {"loss/loss": 0.5},
         {"loss/loss": 0.25},
     ]
+
+
+def test_a_validations_columns_are_sent_in_their_groups(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    row = dict.fromkeys(COLUMNS, 0.5)
+    run.append_row({"images": 8, **row})
+    (entry,) = Entries(run, {"metrics": 0, "scores": 0, "samples": 0}).new(last=True)
+    groups = ("loss/", "loss_by_noise/")
+    assert {name.removeprefix(groups["_q" in name]) for name in entry.values} == set(COLUMNS)
 
 
 class Stub:

@@ -19,13 +19,16 @@ from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training.preparation import advice
 from ddpm_cli.core.training.preparation.facts import Facts
+from ddpm_cli.core.training.preparation.trial import StepTime
+from ddpm_cli.core.training.session import train_on_source
 from tests.support.cli import Result
+from tests.support.training import Messages
 
 EVEN = np.arange(6000) % 3
 PLAIN = Facts("photos", 6000, ("cat", "dog", "fox"), EVEN, sizes=((64, 64),) * 9)
 
 
-def config(**settings: dict[str, Any]) -> RunConfig:
+def config(**settings: Any) -> RunConfig:
     """One that learns PLAIN's classes at their size, without a word of advice."""
     network = {"size": [64, 64], "classes": ["cat", "dog", "fox"]} | settings.pop("network", {})
     data = {"holdout": 100} | settings.pop("data", {})
@@ -37,8 +40,11 @@ def facts(**changes: Any) -> Facts:
     return dataclasses.replace(PLAIN, **changes)
 
 
-def lines(found: Facts, run: RunConfig, *, warning: bool = True) -> list[str]:
-    return [each.line for each in advice.advise(found, run) if each.warning == warning]
+def lines(
+    found: Facts, run: RunConfig, *, warning: bool = True, seen: int | None = None
+) -> list[str]:
+    hints = advice.advise(found, run, seen=seen)
+    return [each.line for each in hints if each.warning == warning]
 
 
 def test_images_that_are_in_order_get_no_advice() -> None:
@@ -48,18 +54,54 @@ def test_images_that_are_in_order_get_no_advice() -> None:
 def test_few_images_seen_often_are_copied() -> None:
     few, run = facts(images=24, labels=EVEN[:24]), config(data={"holdout": 0})
     first = lines(few, run)[0]
-    assert first.startswith("24 images for 200,000 (8,333 epochs) will be copied, not learned")
-    assert "--augment 0.12" in first and "--images 5000" in first  # 24 * 200 = 4,800
+    assert first == (
+        "24 images for 200,000 (8,333 epochs) will be copied, not learned; more images help most, "
+        "and ddpm memorisation says afterwards how many samples are copies (--augment 0.12 or "
+        "--images 4000 or --holdout 5 --patience 3 --validate-every 500)"  # 24 * 150 = 3,600
+    )
     augmented = lines(few, config(data={"holdout": 0, "augment": 0.12}))[0]
     assert "8,333 epochs" in augmented and "--augment" not in augmented
+    held_out = config(data={"holdout": 4}, validate_every=400)
+    assert lines(few, held_out)[0].endswith("(--augment 0.12 or --images 3000 or --patience 3)")
 
-    some = facts(images=600, labels=EVEN[:600])  # 500 to train on: 400 epochs
-    assert lines(some, config()) == []
-    assert lines(some, config(), warning=False) == [
-        "500 images for 200,000 (400 epochs) may be overfitted (--augment 0.12)"
+    some = facts(images=600, labels=EVEN[:600])  # 500 to train on
+    short = config(budget={"images": 100_000})  # 200 epochs
+    assert lines(some, short) == []
+    assert lines(some, short, warning=False) == [
+        "500 images for 100,000 (200 epochs) may be overfitted (--augment 0.12 or --images 80000 "
+        "or --patience 3 --validate-every 10000)"
     ]
-    short = config(budget={"images": 50_000})  # 100 epochs
-    assert advice.advise(some, short) == []
+    assert advice.advise(some, config(budget={"images": 50_000})) == []  # 100 epochs
+
+
+def test_a_training_that_stops_in_time_needs_no_advice() -> None:
+    few, batch = facts(images=120, labels=EVEN[:120]), {"batch": 50}
+    for stopping in ({"patience": 3}, {"stop_at_gap": 1.0}):
+        stopping |= {"data": {"holdout": 20}, "optimiser": batch}
+        often = config(validate_every=2_000, **stopping)
+        assert lines(few, often) == []
+        seldom = config(**stopping)
+        assert lines(few, seldom) == [
+            "100 images are validated every 1,000,000 (10,000 epochs), too seldom to stop before "
+            "they are copied (--validate-every 2000)"
+        ]
+    # Without images held out, patience waits for a training loss that does not rise.
+    (line, *_) = lines(few, config(data={"holdout": 0}, patience=3, validate_every=2_000))
+    assert line.endswith("(--augment 0.12 or --images 20000 or --holdout 10)")
+
+
+def test_a_limit_in_time_is_one_in_images_where_the_speed_is_known() -> None:
+    few = facts(images=24, labels=EVEN[:24])
+    none = {"data": {"holdout": 0}, "optimiser": {"batch": 12}}
+    run = config(budget={"images": None, "minutes": 5}, **none)
+    assert lines(few, run, seen=None) == lines(few, run, seen=24 * 100) == []
+    assert "24 images for 24,000 (1,000 epochs)" in lines(few, run, seen=24_000)[0]
+    step = StepTime(0.5, 1.5, 3.0, 8, "measured")  # a second: 300 steps of 12
+    assert step.images_seen(run, 24) == 300 * 12
+    assert step.images_seen(config(**none), 24) is None
+    both = config(budget={"images": 3_000, "minutes": 5}, **none)
+    assert step.images_seen(both, 24) is None  # the images end it
+    assert step.images_seen(config(budget={"images": 5_000, "minutes": 5}, **none), 24) == 300 * 12
 
 
 def test_a_batch_larger_than_the_data() -> None:
@@ -198,12 +240,45 @@ def test_a_dry_run_advises_after_a_look(
     train_tiny: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     (photos / "dark" / "again.png").write_bytes((photos / "dark" / "0.png").read_bytes())
-    result = train_tiny("--out", tmp_path / "run", "--dry-run", "--json", "--images", 6000)
+    result = train_tiny("--out", tmp_path / "run", "--dry-run", "--json", "--images", 5000)
     assert result.code == 0
     few, copies = result.json()["advice"]
-    assert few["flags"] == ["--augment 0.12"] and not few["warning"]  # 240 epochs
+    assert few["flags"][0] == "--augment 0.12" and not few["warning"]  # 208 epochs
     assert copies["message"].startswith("images that look like others: 1 (4 %)")
     assert f"Proposal: {copies['message']}" in result.err
     (photos / "light" / "bad.png").write_bytes(b"<html>")
     result = train_tiny("--out", tmp_path / "run", "--dry-run", "--images", 32, "--skip-bad")
     assert result.code == 0 and "Warning: " not in result.err
+
+
+def test_few_images_are_said_in_a_dry_run_of_minutes_and_in_python(
+    train_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    """A tiny network sees 24 images some thousand times an hour."""
+    options = ("--out", tmp_path / "run", "--dry-run", "--quiet", "--images", 10**8)
+    result = train_tiny(*options, "--minutes", 60)
+    assert result.code == 0
+    (warning,) = [line for line in result.err.splitlines() if "will be copied" in line]
+    assert "24 images for " in warning and "100,000,000" not in warning
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    messages = Messages()
+    run = config(
+        network={"size": [8, 8], "classes": [], "width": 4, "multipliers": [1], "blocks": ["res"]},
+        data={"holdout": 0},
+        optimiser={"batch": 4},
+        budget={"images": 1200},
+        preview=0,
+    )
+    short = dataclasses.replace(run, budget=dataclasses.replace(run.budget, minutes=1e-5))
+    train_on_source(
+        short,
+        ArraySource(images),
+        tmp_path / "arrays",
+        size=None,
+        resume=True,
+        device="cpu",
+        precision="fp32",
+        log=(),
+        reporter=messages,
+    )
+    assert any("4 images for 1,200 (300 epochs) will be" in line for line in messages.messages)

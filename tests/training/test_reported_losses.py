@@ -81,7 +81,7 @@ def test_the_smoothed_loss_has_no_bias_from_its_start(tmp_path: Path) -> None:
 def test_snapshots_of_former_versions_are_resumed(tmp_path: Path) -> None:
     """They had no decayed sums and no last losses, but what the speed of a row needed."""
     state = train_run(tmp_path).state_dict()
-    new = ("loss", "loss_heldout", "smoothed_losses", "unlogged_quarters", "preview_seconds")
+    new = ("loss", "loss_heldout", "smoothed_losses", "unlogged_quarters", "preview_seconds", "gap")
     former = {name: value for name, value in state["progress"].items() if name not in new}
     former |= {"unlogged_images": 8, "unlogged_seconds": 0.5, "unlogged_losses": [[3.0, 8.0]]}
     resumed = TrainingState.initial(CONFIG, CPU.device)

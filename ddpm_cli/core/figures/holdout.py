@@ -49,8 +49,8 @@ def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | Non
     ratios.axhline(1, color="grey", lw=0.8)
     if stop_at_gap is not None:
         ratios.axhline(1 + stop_at_gap, color="tab:red", lw=1, ls="--", label="--stop-at-gap")
-    ratios.set_title("by noise level: 1 is no gap, more is copying")
-    named(ratios, "loss held out / loss trained on")
+    ratios.set_title("their ratio by noise level; 1 is no gap")
+    named(ratios, "held out / trained on")
     for axes in (losses, ratios):
         of_images(axes)
         logarithmic(axes)

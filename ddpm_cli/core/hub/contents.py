@@ -21,6 +21,7 @@ _OURS = {
     "statistics.json": _TEXT,
     "samples.png": _PICTURE,
     "loss.png": _PICTURE,
+    "holdout.png": _PICTURE,
     "scores.png": _PICTURE,
 }
 _TEXTS_OF_DIFFUSERS = re.compile(

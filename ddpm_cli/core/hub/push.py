@@ -26,7 +26,10 @@ from ddpm_cli.core.runtime.files import in_words, write_json, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of_snapshot
 
-_BESIDE = ("metrics.jsonl", "loss.png", "scores.jsonl", "scores.png", "statistics.json")
+_BESIDE = (
+    *("metrics.jsonl", "loss.png", "holdout.png", "scores.jsonl", "scores.png"),
+    "statistics.json",
+)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Shown:
 
 def draw(records: Sequence[Record]) -> list[Shown]:
     """The charts for which there are numbers, of one run or of several."""
-    found = [_loss(records), *_levels(records), _rate(records), _norm(records)]
+    found = [_loss(records), *_gaps(records), *_levels(records), _rate(records), _norm(records)]
     found += [_speed(records), *_scores(records)]
     return [
         Shown(chart, charts.draw(chart), note)
@@ -66,8 +66,28 @@ def _loss(records: Sequence[Record]) -> tuple[Chart, str]:
         curves += _curve(
             record, "loss_holdout", f"{name}held out", held_out, points=True, dashed=True
         )
+        if alone:
+            curves += _curve(record, "loss_trained", "trained on, averaged", 3, points=True)
     label = plots.common_loss_label([r.config for r in records if r.config is not None])
     return Chart("loss", "Loss", label, tuple(curves), log=True), ""
+
+
+def _gaps(records: Sequence[Record]) -> Iterator[tuple[Chart, str]]:
+    """How far the losses on images held out and trained on are apart, a chart for each run."""
+    for number, record in enumerate(records):
+        curves: list[Curve] = []
+        for colour, (column, label) in enumerate(_LEVELS, _FIRST_LEVEL):
+            quarter = column.removeprefix("loss_")
+            held_out = record.column(f"loss_holdout_{quarter}")
+            trained = record.column(f"loss_trained_{quarter}")
+            if len(held_out) and len(trained):
+                known = np.isfinite(held_out) & (trained > 0)
+                ratio = held_out[known] / trained[known]
+                curves.append(Curve(label, record.images[known], ratio, colour, points=True))
+        of = "" if len(records) == 1 else f", {record.name}"
+        title = f"Loss held out / loss trained on{of}"
+        note = "1 is no gap; a loss that is twice as high on images held out is that of copying."
+        yield Chart(f"gap{number}", title, "ratio", tuple(curves), log=True), note
 
 
 def _levels(records: Sequence[Record]) -> Iterator[tuple[Chart, str]]:

@@ -24,7 +24,7 @@ _WRITTEN_BY_TRAINING = (  # in a run directory, where other commands may write t
     "samples/",
     "tracking/",
     *("config.json", "metrics.", "model.safetensors", "best", "loss.png", "scores."),
-    *("resumed.json", "post-mortem.json"),
+    *("holdout.png", "resumed.json", "post-mortem.json"),
 )
 
 
