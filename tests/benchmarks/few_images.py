@@ -1,6 +1,6 @@
-"""From how many epochs on a model copies few images: the table of docs/training.md, "Few images".
+"""From how many epochs on a model copies few images: the table of docs/training.md.
 
-    python tests/benchmarks/few_images.py mnist-train.zip --counts 24:16000 100:44000 500:120000
+    python tests/benchmarks/few_images.py mnist-train.zip --counts 24:16000 100:44000 500:110000
 
 Each training is of so many random images of the archive for so many images seen, with the preset
 `mnist` at 16x16 and a constant learning rate; 1,000 others are held out. 64 samples of every kept

@@ -61,6 +61,14 @@ def test_few_images_seen_often_are_copied() -> None:
     )
     augmented = lines(few, config(data={"holdout": 0, "augment": 0.12}))[0]
     assert "8,333 epochs" in augmented and "--augment" not in augmented
+    assert "--images 7000" in augmented  # twice as many
+    for data, budget, words in (
+        ({"holdout": 0}, 24 * 300, "24 images for 7,200 (300 epochs) begin to be copied; more"),
+        ({"holdout": 0, "augment": 0.1}, 24 * 500, "(500 epochs) begin to be copied; more"),
+        ({"holdout": 0, "augment": 0.1}, 24 * 499, ""),
+    ):
+        found = lines(few, config(data=data, budget={"images": budget}))
+        assert any(words in line for line in found) if words else "epochs" not in "".join(found)
     held_out = config(data={"holdout": 4}, validate_every=400)
     assert lines(few, held_out)[0].endswith("(--augment 0.12 or --images 3000 or --patience 3)")
 
@@ -281,4 +289,4 @@ def test_few_images_are_said_in_a_dry_run_of_minutes_and_in_python(
         log=(),
         reporter=messages,
     )
-    assert any("4 images for 1,200 (300 epochs) will be" in line for line in messages.messages)
+    assert any("4 images for 1,200 (300 epochs) begin" in line for line in messages.messages)

@@ -47,7 +47,7 @@ def test_it_is_said_once_for_a_budget_in_images(
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        (Budget(minutes=9), ["Warning: 16 images for 4,304 (269 epochs) will be copied"]),
+        (Budget(minutes=9), ["Warning: 16 images for 4,304 (269 epochs) begin to be copied"]),
         (Budget(images=BATCH * 602, minutes=8), []),  # 301 epochs: said before the first step
         (Budget(images=BATCH * 452, minutes=7), []),  # 209 epochs
     ],
@@ -63,7 +63,7 @@ def test_few_images_under_a_limit_in_time(budget: Budget, said: list[str], tmp_p
     trainer.log.speed.add(1)
     for _ in range(2):
         trainer._say_how_long(BudgetTracker(config, len(images), state.progress))
-    assert [line.split(", not learned")[0] for line in reporter.messages] == said
+    assert [line.split("; more images")[0] for line in reporter.messages] == said
 
 
 def test_it_comes_with_the_first_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from ddpm_cli.core.training.preparation.advised import Advice, rounded
 # Fewer images than this are copied where each is seen often (Kadkhodaie et al. 2024 measured that
 # ten thousand faces of 80x80 are about enough; Karras et al. 2020 augment below some thousands).
 _FEW = 5_000
-# Epochs, as measured in docs/training.md, "Few images".
+# Epochs, as measured in docs/training.md, "Few images: copies".
 _OVERFITTED = 150  # the loss on images held out rises
-_COPIED = 250  # the first samples are copies
+_SOME_COPIED = 250  # the first samples are copies
+_MOST_COPIED = 400
+_AUGMENTED = 2  # times as many with --augment
 _TOO_SELDOM = 50  # between validations, for the one before the first copies to be far enough away
 _WISE = 20  # between validations
 
@@ -21,12 +23,13 @@ def advise(images: int, budget: int, config: RunConfig) -> Advice | None:
     None where they are many, seen seldom, or a validation will end the training in time.
     """
     epochs = budget / max(1, images)
-    if images >= _FEW or epochs < _OVERFITTED:
+    passed = epochs / (_AUGMENTED if config.data.augment else 1)
+    if images >= _FEW or passed < _OVERFITTED:
         return None
     flags = _flags(images, config)
     between = config.validate_every / max(1, images)
     if _ends_by_itself(config):
-        if between <= _TOO_SELDOM or epochs < _COPIED:
+        if between <= _TOO_SELDOM or passed < _SOME_COPIED:
             return None
         return Advice(
             f"{images:,} images are validated every {config.validate_every:,} ({between:,.0f} "
@@ -34,10 +37,11 @@ def advise(images: int, budget: int, config: RunConfig) -> Advice | None:
             flags[-1:],
         )
     seen = f"{images:,} images for {budget:,} ({epochs:,.0f} epochs)"
-    if epochs < _COPIED:
+    if passed < _SOME_COPIED:
         return Advice(f"{seen} may be overfitted", flags, warning=False)
+    copied = "will be copied, not learned" if passed >= _MOST_COPIED else "begin to be copied"
     return Advice(
-        f"{seen} will be copied, not learned; more images help most, and ddpm memorisation says "
+        f"{seen} {copied}; more images help most, and ddpm memorisation says "
         "afterwards how many samples are copies",
         flags,
     )
@@ -51,8 +55,9 @@ def _ends_by_itself(config: RunConfig) -> bool:
 
 def _flags(images: int, config: RunConfig) -> tuple[str, ...]:
     """What helps; last what ends the training in time."""
+    wise = images * _OVERFITTED * (_AUGMENTED if config.data.augment else 1)
     flags = [] if config.data.augment else ["--augment 0.12"]
-    flags.append(f"--images {rounded(images * _OVERFITTED):d}")
+    flags.append(f"--images {rounded(wise):d}")
     stopping = []
     if not (config.data.holdout or config.holdout_data):
         some = max(images / 10, min(5, images / 5))
