@@ -221,8 +221,9 @@ def evaluate(
     """FID, KID, precision and recall of fake images against real ones, with their protocol.
 
     real, fake: uint8 (N, H, W, C), or what `ddpm fid` takes: a folder, .zip, .npz or data set's
-    name. metrics: of fid, kid, prdc and is; default: the first three. weights: FID Inception
-    weights, default: the published ones, downloaded once; features: a local classifier instead.
+    name. features: inception (default), dinov2-l, clip-l336 or a local classifier's file; weights:
+    a copy of the network's weights, default: the published ones, downloaded once. metrics: of fid,
+    kid, prdc, is and cmmd; default: the usual ones of the network.
     """
     (report,) = evaluate_all(
         real,
@@ -257,8 +258,7 @@ def evaluate_all(
     from ddpm_cli.core.metrics.evaluate import evaluate_inputs
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 
-    weights, features = (None if file is None else expanded(file) for file in (weights, features))
-    settings = ExtractorSettings(weights, features, protocol)
+    settings = ExtractorSettings(expanded(weights) if weights else None, features, protocol)
     reporter = _reporter(progress)
     return evaluate_inputs(real, fakes, settings, metrics=metrics, device=device, reporter=reporter)
 
@@ -268,7 +268,7 @@ def fid(
 ) -> float:
     """Frechet Inception distance of two sets of images; arguments as `evaluate`.
 
-    With `features` it is the distance in a local classifier's features, which is no FID.
+    With other `features` it is the distance in these, which is no FID.
     """
     value = evaluate(real, fake, metrics=["fid"], **settings).fid
     assert value is not None

@@ -28,6 +28,7 @@ OWNERS = {
     "PIL": {
         "core.data.files",
         "core.data.colours",
+        "core.data.resizing",
         "core.data.pictures.sheets",
         "core.data.pictures.films",
         "core.data.pictures.palettes",

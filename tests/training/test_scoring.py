@@ -165,8 +165,9 @@ def test_a_run_that_ends_by_patience_is_scored_at_its_end(train_tiny: Run, train
 
 @pytest.mark.parametrize(("n", "label"), [(5000, "fid5k"), (10_000, "fid10k"), (2048, "fid2048")])
 def test_labels_contain_the_number_of_images(n: int, label: str) -> None:
-    assert scoring.score_label(n, local=True) == f"local-{label}"
-    assert scoring.score_label(n, local=False) == label
+    assert scoring.score_label(n, "local-FID") == f"local-{label}"
+    assert scoring.score_label(n) == label
+    assert scoring.score_label(n, "FD-DINOv2") == label.replace("fid", "fd-dinov2-")
 
 
 def test_wrong_scoring_options_are_refused_before_training(train_tiny: Run, trained: Path) -> None:

@@ -89,7 +89,8 @@ def fid(
 
     start_up.end()
     allow_pixels(inputs.max_pixels)
-    reporter, requested, settings = console.reporter(), scores.requested, network.extractor
+    reporter, settings = console.reporter(), network.extractor
+    requested = scores.requested(settings.network)
     if is_run_or_weights(real):
         raise UsageError(f"REAL {real} is a run; only FAKE can be one")
     names = named(fake, reporter, each_snapshot=draw.each_snapshot)

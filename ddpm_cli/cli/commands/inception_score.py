@@ -57,6 +57,7 @@ def inception_score(
     from ddpm_cli.core.metrics.evaluate import evaluate_inception_score
     from ddpm_cli.core.metrics.inputs.opening import open_input
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
+    from ddpm_cli.core.metrics.requested import check_metric
     from ddpm_cli.core.metrics.statistics import Statistics
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
 
@@ -65,6 +66,7 @@ def inception_score(
     reporter = console.reporter()
     at_once = parse_batch(batch)
     extractor_settings = ExtractorSettings(weights, features, protocol, at_once, precision)
+    check_metric("is", extractor_settings.network)
     run = scoring.run_to_sample(images, count, seed, conditions, sampling, precision, given)
     image_set = None if run else open_input(images, skip_bad, reporter)
     if isinstance(image_set, Statistics):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.core.config.choices import (
+    ALL,
     ATTENTION_ORDERS,
     FRAME_KINDS,
+    INCEPTION,
     NEEDS_IMAGES,
     PROTOCOLS,
 )
@@ -51,6 +53,11 @@ def data_sets(ctx: Any, incomplete: str) -> list[Offer]:
     if colon and name in DATA_SETS:
         return [f"{name}:train", f"{name}:test"]
     return list(DATA_SETS)
+
+
+def protocols(ctx: Any, incomplete: str) -> list[Offer]:
+    """The protocols of the features that were asked for."""
+    return list(PROTOCOLS.get(ctx.params.get("features") or INCEPTION, ()))
 
 
 def runs(ctx: Any, incomplete: str) -> list[Offer]:
@@ -115,7 +122,11 @@ _BY_NAME: dict[str, Completer] = {
     "--morph": classes,
     "--weights": weights,
     "--metrics": among(NEEDS_IMAGES),
-    "--protocol": among(sorted({name for names in PROTOCOLS.values() for name in names})),
+    "--protocol": protocols,
+    "--features": among(PROTOCOLS),
+    "--fid-features": among(PROTOCOLS),
+    "--score-features": among(PROTOCOLS),
+    "NAME": among((*PROTOCOLS, ALL)),
     "--device": among(DEVICES),
     "--precision": among(PRECISIONS),
     "--background": among(BACKGROUNDS),

@@ -26,8 +26,9 @@ class ScoreOptions:
         typer.Option(
             help="Scores to compute from the one pass: any of fid,kid,prdc,is,sfid,infinity,mind,"
             "classes (prdc: precision, recall, density, coverage; is: the fakes' Inception Score; "
-            "infinity: FID of infinitely many fakes; classes: FID and KID of each class).",
-            show_default="fid,kid,prdc",
+            "infinity: FID of infinitely many fakes; classes: FID and KID of each class); cmmd "
+            "with clip-l336.",
+            show_default="fid,kid,prdc; with clip-l336 cmmd",
         ),
     ] = None
     class_groups: Annotated[
@@ -56,13 +57,12 @@ class ScoreOptions:
         ),
     ] = None
 
-    @property
-    def requested(self) -> RequestedMetrics:
-        """Checked. Raises UsageError."""
+    def requested(self, network: str) -> RequestedMetrics:
+        """Those of the features of this network. Raises UsageError."""
         from ddpm_cli.core.metrics.requested import RequestedMetrics
 
         settings = {"spread": self.spread, "floor": self.floor, "cache": self.cache}
-        return RequestedMetrics.parse(self.metrics, self.class_groups, **settings)
+        return RequestedMetrics.parse(self.metrics, self.class_groups, network=network, **settings)
 
 
 @dataclass(frozen=True)

@@ -69,16 +69,18 @@ class PictureOptions:
     score_weights: Annotated[
         Path | None,
         typer.Option(
-            help="FID Inception weights for that, .pth or .safetensors.",
+            help="A copy of the feature network's weights for that.",
             show_default="the published ones, downloaded once",
             rich_help_panel=PICTURES,
         ),
     ] = None
     score_features: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A classifier of ddpm train-classifier instead: scores are labelled local.",
-            show_default="Inception",
+            metavar="NAME|FILE",
+            help="The feature network of the scores: inception, dinov2-l (FD-DINOv2), or a "
+            "classifier of ddpm train-classifier, whose scores are labelled local.",
+            show_default="inception",
             rich_help_panel=PICTURES,
         ),
     ] = None
@@ -145,6 +147,7 @@ class PictureOptions:
             training_data,
         )
         from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
+        from ddpm_cli.core.metrics.requested import check_metric
 
         model, scorer = cells[0].model, None
         if self.score is not None:
@@ -152,6 +155,7 @@ class PictureOptions:
             settings = ExtractorSettings(
                 self.score_weights, self.score_features, batch=batch, prefix="--score-"
             )
+            check_metric("fid", settings.network)
             scorer = Scorer.load(name, settings, model.device, reporter)
         size = self.layout.size
         return ContactSheet.of(axes, cells, size, scorer)

@@ -43,7 +43,7 @@ Given = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="FID Inception weights, .pth or .safetensors.",
+        help="A copy of the network's weights, .pth, .bin or .safetensors.",
         rich_help_panel=FEATURES,
         show_default="the published ones, downloaded once",
     ),
@@ -51,17 +51,21 @@ Weights = Annotated[
 Protocol = Annotated[
     str | None,
     typer.Option(
-        help="How images are resized and scaled: pytorch-fid (most recent papers), "
-        "torch-fidelity (TensorFlow 1's resize) or clean-fid. Only equal protocols compare.",
-        show_default="pytorch-fid",
+        help="How images are resized and scaled. Of inception: pytorch-fid (most recent papers), "
+        "torch-fidelity (TensorFlow 1's resize) or clean-fid; of dinov2-l: dgm-eval (PIL), edm2 "
+        "or torch-fidelity; of clip-l336: cmmd. Only equal protocols compare.",
+        show_default="the network's first",
         rich_help_panel=FEATURES,
     ),
 ]
 Features = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="A classifier of ddpm train-classifier instead of the Inception network. Its scores "
-        "are labelled local: they are not FID.",
+        metavar="NAME|FILE",
+        help="The network whose features are compared: inception (FID), dinov2-l (FD-DINOv2), "
+        "clip-l336 (CMMD), or a classifier of ddpm train-classifier, whose scores are labelled "
+        "local.",
+        show_default="inception",
         rich_help_panel=FEATURES,
     ),
 ]

@@ -12,12 +12,25 @@ NEEDS_IMAGES: dict[str, tuple[str, ...]] = {
     "infinity": ("FAKE",),
     "mind": ("REAL", "FAKE"),
     "classes": ("REAL", "FAKE"),
+    "cmmd": ("REAL", "FAKE"),
 }
-INCEPTION, LOCAL = "inception", "local"  # feature networks; the latter is a classifier's file
+INCEPTION, DINOV2_L, CLIP_L336 = "inception", "dinov2-l", "clip-l336"  # feature networks
+ALL = "all"  # the named networks, of fetch-weights
+LOCAL = "local"  # a classifier of one's own as the feature network
+_OF_FEATURES = ("fid", "kid", "prdc", "infinity", "mind", "classes")
+METRICS: dict[str, tuple[str, ...]] = {  # that mean something in a network's features
+    INCEPTION: (*_OF_FEATURES, "is", "sfid"),
+    LOCAL: (*_OF_FEATURES, "is"),
+    DINOV2_L: _OF_FEATURES,
+    CLIP_L336: ("cmmd",),
+}
 PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID = "pytorch-fid", "torch-fidelity", "clean-fid"
+DGM_EVAL, EDM2, CMMD = "dgm-eval", "edm2", "cmmd"
 LOCAL_PROTOCOL = "local-features"
 PROTOCOLS: dict[str, tuple[str, ...]] = {  # of each named network, the default first
     INCEPTION: (PYTORCH_FID, TORCH_FIDELITY, CLEAN_FID),
+    DINOV2_L: (DGM_EVAL, EDM2, TORCH_FIDELITY),
+    CLIP_L336: (CMMD,),
 }
 FRAME_KINDS = ("xt", "x0", "both")  # of a film: the state, the image estimated from it, or both
 ATTENTION_ORDERS = ("legacy", "new")  # of the channels of heads, in OpenAI's checkpoints

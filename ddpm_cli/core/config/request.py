@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.choices import DINOV2_L, INCEPTION, LOCAL, METRICS
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
@@ -69,16 +70,18 @@ class ScoringRequest(Settings):
     )
     weights: Path | None = setting(
         None,
-        "FID Inception weights.",
+        "A copy of the feature network's weights.",
         panel=_SCORING,
         option="--fid-weights",
         default_text="the published ones, downloaded once",
     )
-    features: Path | None = setting(
+    features: str | None = setting(
         None,
-        "A classifier of ddpm train-classifier instead: scores are labelled local.",
+        "The feature network: inception, dinov2-l (FD-DINOv2), or a classifier of ddpm "
+        "train-classifier, whose scores are labelled local.",
         panel=_SCORING,
         option="--fid-features",
+        default_text="inception",
     )
 
     def __post_init__(self) -> None:
@@ -86,6 +89,11 @@ class ScoringRequest(Settings):
         others = (self.count, self.weights, self.features)
         if self.every is None and others != (None, None, None):
             raise UsageError("--fid-n, --fid-weights and --fid-features need --fid-every")
+        if "fid" not in METRICS.get(self.features or INCEPTION, METRICS[LOCAL]):
+            raise UsageError(
+                f"--fid-features {self.features} has no Frechet distance, by which runs are scored;"
+                f" choose {INCEPTION}, {DINOV2_L} or a classifier of ddpm train-classifier"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ddpm_cli.core.doctor.findings import NOTE, OK, PROBLEM, Finding
 from ddpm_cli.core.runtime.cache import cache_root
+from ddpm_cli.core.runtime.downloads import RemoteFile
 from ddpm_cli.core.runtime.files import in_words, size_below
 from ddpm_cli.core.runtime.run_directory import runs_folder
 
@@ -37,18 +38,28 @@ def cache() -> Sequence[Finding]:
 
 def weights() -> Sequence[Finding]:
     """The weights in the cache, and whether they are those that were published."""
-    from ddpm_cli.core.metrics.networks.inception import PUBLISHED
+    from ddpm_cli.core.metrics.networks.named import NETWORKS
+
+    of_fid, *others = (network.published for network in NETWORKS.values())
+    if not of_fid.cache_path.is_file():
+        advice = "fid downloads them at its first use; without network: ddpm fetch-weights --to DIR"
+        found = [Finding("FID weights", OK, "not in the cache yet", advice)]
+    else:
+        found = [_published("FID weights", of_fid)]
+    cached = [remote for remote in others if remote.cache_path.is_file()]
+    topics = (remote.description.removeprefix("the ") for remote in cached)
+    return [*found, *map(_published, topics, cached)]
+
+
+def _published(topic: str, remote: RemoteFile) -> Finding:
+    """Whether a file in the cache is the one that was published."""
     from ddpm_cli.core.runtime.downloads import sha256_of
 
-    path = PUBLISHED.cache_path
-    if not path.is_file():
-        advice = "fid downloads them at its first use; without network: ddpm fetch-weights --to DIR"
-        return [Finding("FID weights", OK, "not in the cache yet", advice)]
-    digest = sha256_of(path)
-    if digest != PUBLISHED.sha256:
-        advice = f"delete it; it is downloaded anew (expected {PUBLISHED.sha256})"
-        return [Finding("FID weights", PROBLEM, f"{path} is damaged: sha256 {digest}", advice)]
-    return [Finding("FID weights", OK, f"{path}, sha256 {digest[:12]}… as published")]
+    path, digest = remote.cache_path, sha256_of(remote.cache_path)
+    if digest != remote.sha256:
+        advice = f"delete it; it is downloaded anew (expected {remote.sha256})"
+        return Finding(topic, PROBLEM, f"{path} is damaged: sha256 {digest}", advice)
+    return Finding(topic, OK, f"{path}, sha256 {digest[:12]}… as published")
 
 
 def _folder(topic: str, folder: Path, elsewhere: str, unusable: str) -> Finding:

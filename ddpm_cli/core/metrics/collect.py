@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_cli.core.config.choices import INCEPTION
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
@@ -74,8 +75,9 @@ def collect(
             f"only {counts.count} images of {images.label} are readable; a score needs at least 2"
         )
     if counts.traits["grey"] == counts.count and not extractor.origin.local:
+        trained = "Inception" if extractor.name == INCEPTION else extractor.name
         reporter.say(
-            f"{images.label}: all images are grey, and Inception was trained on colour "
+            f"{images.label}: all images are grey, and {trained} was trained on colour "
             "photographs; train features on such images with ddpm train-classifier, for --features"
         )
     merged = moments.all_reduce(extractor.network.width)

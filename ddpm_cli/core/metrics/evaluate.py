@@ -234,7 +234,8 @@ def evaluate_inputs(
 
     Raises DdpmError where any of them cannot be scored.
     """
-    requested = RequestedMetrics.parse(None if metrics is None else ",".join(metrics))
+    names = None if metrics is None else ",".join(metrics)
+    requested = RequestedMetrics.parse(names, network=settings.network)
     opened = [open_input(value, reporter=reporter) for value in (real, *fakes)]
     named = [Fake(str(i), partial(lambda x, _: x, x)) for i, x in enumerate(opened[1:], 1)]
     evaluation = Evaluation(opened[0], named, requested, reporter)

@@ -17,6 +17,7 @@ from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
 _KEYS = (  # of every document, None where they were not requested
     *("fid", "fid_std", "fid_floor", "fid_floor_n", "kid", "kid_std", "kid_subset"),
+    "cmmd",
     *("precision", "recall", "density", "coverage", "copies"),
     *("inception_score", "inception_score_std", "splits"),
     *("sfid", "fid_infinity", "fid_infinity_std", "fid_infinity_fit_std"),

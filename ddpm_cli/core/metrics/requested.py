@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ddpm_cli.core.config.choices import NEEDS_IMAGES
+from ddpm_cli.core.config.choices import INCEPTION, METRICS, NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import Keep
@@ -18,12 +18,11 @@ from ddpm_cli.core.metrics.inputs.classes import (
 )
 from ddpm_cli.core.metrics.inputs.opening import ScoreInput
 from ddpm_cli.core.metrics.networks.extraction import Extractor
-from ddpm_cli.core.metrics.networks.inception import FidInception
 from ddpm_cli.core.metrics.scores.infinity import MIN_IMAGES as MIN_INFINITY
 from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES
 from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 
-_OF_IMAGES, _OF_STATISTICS = frozenset({"fid", "kid", "prdc"}), frozenset({"fid"})
+_DEFAULT = frozenset({"fid", "kid", "prdc", "cmmd"})  # those of them that suit the inputs
 _GROUPS_OF_CLASSES = "--class-groups are of classes: add classes to --metrics"
 
 
@@ -39,7 +38,8 @@ class WorstRequest:
 class RequestedMetrics:
     """Which scores to compute from the one pass over the images."""
 
-    metrics: frozenset[str] | None = None  # None: FID, and KID and PRDC where both are images
+    metrics: frozenset[str] | None = None  # None: all usual ones that suit network and inputs
+    network: str = INCEPTION  # of the features of images
     spread: bool = True  # the standard error of FID
     floor: bool = False  # FID of real images against other real images
     cache: bool = True  # read and write the features of files in the cache
@@ -53,16 +53,22 @@ class RequestedMetrics:
         metrics: str | None,
         class_groups: str | None = None,
         *,
+        network: str = INCEPTION,
         spread: bool = True,
         floor: bool = False,
         cache: bool = True,
     ) -> RequestedMetrics:
-        """Read "fid,kid,prdc,is" and "animals=cat,dog;vehicles=car". Raises UsageError."""
+        """Read "fid,kid,prdc,is" and "animals=cat,dog;vehicles=car".
+
+        Raises UsageError, also for the scores of other networks.
+        """
         groups = {} if class_groups is None else parse_groups(class_groups)
         if metrics is None:
             if groups:
                 raise UsageError(_GROUPS_OF_CLASSES)
-            return cls(None, spread, floor, cache)
+            if floor:
+                check_metric("fid", network)
+            return cls(None, network, spread, floor, cache)
         names = frozenset(name.strip() for name in metrics.split(",") if name.strip())
         if not names or names - set(NEEDS_IMAGES):
             unknown = next(iter(sorted(names - set(NEEDS_IMAGES))), "")
@@ -70,13 +76,15 @@ class RequestedMetrics:
                 f"--metrics {metrics}: choose from {','.join(NEEDS_IMAGES)}"
                 f"{did_you_mean(unknown, NEEDS_IMAGES)}"
             )
+        for name in sorted(names):
+            check_metric(name, network)
         if names == {"is"}:
             raise UsageError("--metrics is needs no REAL: use ddpm inception-score FAKE")
         if floor and "fid" not in names:
             raise UsageError("--floor is of FID: leave fid among the --metrics")
         if groups and "classes" not in names:
             raise UsageError(_GROUPS_OF_CLASSES)
-        return cls(names, spread, floor, cache, groups)
+        return cls(names, network, spread, floor, cache, groups)
 
     def of(self, real: ScoreInput, fake: ScoreInput) -> RequestedMetrics:
         """Those of these inputs. Raises UsageError or DdpmError where they do not allow them."""
@@ -87,9 +95,15 @@ class RequestedMetrics:
                 raise UsageError(f"--worst shows images: give those of {name}, not statistics")
             if len(images["REAL"]) < MIN_IMAGES:
                 raise DdpmError(f"--worst needs {MIN_IMAGES} images in REAL")
+        statistics = [x for x in inputs.values() if isinstance(x, Statistics)]
+        networks = {network for x in statistics if (network := x.origin.network)}
+        if images:
+            networks.add(self.network)
         if self.metrics is None:
-            return replace(self, metrics=_OF_IMAGES if len(images) == 2 else _OF_STATISTICS)
+            return replace(self, metrics=_usual(frozenset(images), networks))
         for name in sorted(self.metrics):
+            for network in networks:
+                check_metric(name, network)
             for required in NEEDS_IMAGES[name]:
                 if required not in images:
                     raise UsageError(
@@ -132,6 +146,36 @@ class RequestedMetrics:
         return self.has(*(name for name, needs in NEEDS_IMAGES.items() if "REAL" in needs))
 
 
+def check_metric(metric: str, network: str) -> None:
+    """Raise UsageError where a score means nothing in a network's features."""
+    if metric in METRICS[network]:
+        return
+    others = [other for other, metrics in METRICS.items() if metric in metrics]
+    raise UsageError(
+        f"{metric} is no score of the features of {network}, which has "
+        f"{', '.join(METRICS[network])}; it is one of --features {' or '.join(others)}"
+    )
+
+
+def _usual(images: frozenset[str], networks: set[str]) -> frozenset[str]:
+    """The scores that are computed where none is named. Raises DdpmError where there are none."""
+    networks = networks or {INCEPTION}  # of another tool's statistics
+    suited = _DEFAULT.intersection(*(METRICS[network] for network in networks))
+    metrics = frozenset(name for name in suited if images.issuperset(NEEDS_IMAGES[name]))
+    if not suited:
+        raise DdpmError(
+            f"not comparable: REAL and FAKE are of the features of {' and '.join(sorted(networks))}"
+            "; make both with the same --features"
+        )
+    if not metrics:
+        needed = " and ".join(sorted({name for metric in suited for name in NEEDS_IMAGES[metric]}))
+        raise UsageError(
+            f"the scores of {', '.join(sorted(networks))} ({', '.join(sorted(suited))}) need the "
+            f"images of {needed}, not their statistics"
+        )
+    return metrics
+
+
 def check_real(real: ScoreInput, requested: RequestedMetrics) -> None:
     """Raise now what would stop the scores after hours of feature extraction."""
     check_enough(real)
@@ -164,7 +208,7 @@ def check_comparable(
     """
     check_width(fake, "FAKE", extractor)
     if requested.has("sfid"):
-        _check_spatial(real, fake, extractor)
+        _check_spatial(real, fake)
     conflict = _origin(real, extractor).conflict(_origin(fake, extractor))
     if conflict:
         option, of_real, of_fake = conflict
@@ -190,11 +234,7 @@ def counted(images: int) -> str:
     return "1 image" if images == 1 else f"{images} images"
 
 
-def _check_spatial(real: ScoreInput, fake: ScoreInput | None, extractor: Extractor | None) -> None:
-    if extractor is not None and not isinstance(extractor.network, FidInception):
-        raise UsageError(
-            "--metrics sfid is of a layer of the Inception network, and --features is another one"
-        )
+def _check_spatial(real: ScoreInput, fake: ScoreInput | None) -> None:
     for name, value in (("REAL", real), ("FAKE", fake)):
         if isinstance(value, Statistics) and value.spatial is None:
             raise DdpmError(

@@ -12,6 +12,7 @@ from ddpm_cli.core.metrics.networks.extraction import Extractor
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.requested import RequestedMetrics
 from ddpm_cli.core.metrics.scores.by_class import ByClass, Side, by_class
+from ddpm_cli.core.metrics.scores.cmmd import cmmd
 from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
 from ddpm_cli.core.metrics.scores.frechet import Gaussian
 from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
@@ -59,6 +60,8 @@ class RealSide:
                 reporter.say(
                     f"precision and recall need {MIN_IMAGES} images in each input: left out"
                 )
+            if requested.has("cmmd"):
+                scores.append(cmmd(real.features, fake.features, reporter, device))
         if requested.has("is") and fake.logits is not None:
             splits = min(SPLITS, len(fake.logits) // 2)
             scores.append(score_logits(fake.logits, splits, reporter))

@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_cli.core.config.choices import INCEPTION, LOCAL, LOCAL_PROTOCOL
+from ddpm_cli.core.config.choices import (
+    DINOV2_L,
+    INCEPTION,
+    LOCAL,
+    LOCAL_PROTOCOL,
+    METRICS,
+)
+from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_bytes
@@ -129,7 +136,12 @@ class FeatureOrigin:
         return self.network == LOCAL
 
     def label(self, score: str) -> str:
-        """A score's name in these features."""
+        """A score's name in these features: one that papers use for no other's."""
+        if self.network == DINOV2_L:  # as Stein et al. (2023) and Karras et al. (2024) call them
+            for usual, name in (("FID", "FD-DINOv2"), ("KID", "KD-DINOv2")):
+                if score.startswith(usual):
+                    return name + score.removeprefix(usual)
+            return f"DINOv2-{score}"
         return f"local-{score}" if self.local else score
 
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
@@ -146,6 +158,8 @@ class FeatureOrigin:
     def describe(self) -> str:
         """Describe protocol, weights and arithmetic, for the line printed with a score."""
         protocol = f"{self.name}: {self.resize}" if self.resize else self.name
+        if protocol and self.network not in (None, INCEPTION, LOCAL):
+            protocol = f"{self.network}, {protocol}"
         sha256 = f"{self.weights_sha256[:8]}…" if self.weights_sha256 else "unknown"
         file = f"weights {self.weights} sha256:{sha256}" if self.weights else f"sha256:{sha256}"
         return (
@@ -237,6 +251,11 @@ def read_statistics(path: Path) -> Statistics:
         ) from error
     except (OSError, *DAMAGED_FILE) as error:
         raise DdpmError(f"{path} holds no readable statistics: {error}") from error
+    if origin.get("features") not in (None, *METRICS):
+        raise DdpmError(
+            f"{path} holds statistics of the network {shortened(origin['features'])}, which is "
+            f"none of {', '.join(METRICS)}"
+        )
     fault = _fault(mean, covariance, n, _MEAN)
     if fault := fault or (spatial and _fault(*spatial, n, _SPATIAL)) or "":
         raise DdpmError(f"{path} holds no statistics: {fault}; make it again from the images")

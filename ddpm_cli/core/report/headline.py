@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_cli.core.config.choices import INCEPTION
 from ddpm_cli.core.metrics.scores.score import digits
+from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.report.records import Document, Record
 from ddpm_cli.core.report.settings import written
 from ddpm_cli.core.runtime import quantities
@@ -26,6 +28,7 @@ _STATES = {
 _SCORE_NAMES = {  # of JSON documents of fid, inception-score and nll
     "fid": "FID",
     "kid": "KID",
+    "cmmd": "CMMD",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
@@ -158,14 +161,14 @@ def _kind(row: Document) -> tuple[str, str]:
 
 def _of_documents(record: Record) -> Iterator[Score]:
     for name, document in record.documents:
-        prefix = "local-" if document.get("features") == "local" else ""
+        origin = FeatureOrigin(features=str(document.get("features") or INCEPTION))
         protocol = str(document.get("line") or document.get("protocol") or "")
         for key, label in _SCORE_NAMES.items():
             value = document.get(key)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 written = digits(value) if key == "fid" else f"{value:.6g}"
-                local = "" if key == "total" else prefix
-                yield Score(f"{local}{label}", written, name, protocol)
+                own = label if key == "total" else origin.label(label)
+                yield Score(own, written, name, protocol)
 
 
 @dataclass(frozen=True)

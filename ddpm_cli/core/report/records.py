@@ -133,7 +133,7 @@ class Record:
             return parameter_count(UNet(self.config.network))
 
 
-_SCORES = {"fid", "kid", "inception_score", "splits", "decoder"}  # of scores; the last of bits/dim
+_SCORES = {"fid", "kid", "cmmd", "inception_score", "splits", "decoder"}  # the last: bits/dim
 
 
 def document(path: Path) -> Document | None:

@@ -35,6 +35,7 @@ class RemoteFile:
     size: int  # bytes
     option: str  # the option that takes a local copy instead: "--weights FILE"
     instead: str = ""  # what does without the file: "ddpm train-classifier …"
+    name: str = ""  # of the file in the cache; the address's last part where that says enough
 
     def __post_init__(self) -> None:
         if not self.url.startswith("https://"):
@@ -43,7 +44,7 @@ class RemoteFile:
     @property
     def cache_path(self) -> Path:
         """Its path in the cache."""
-        return cache_root() / "weights" / self.url.rsplit("/", 1)[1]
+        return cache_root() / "weights" / (self.name or self.url.rsplit("/", 1)[1])
 
 
 def sha256_of(path: Path) -> str:

@@ -49,15 +49,16 @@ _CURVE = "scores.png"  # in the run directory
 
 
 def load_extractor(request: ScoringRequest, device: torch.device, reporter: Reporter) -> Extractor:
-    """The feature network of the scores: FID Inception, or a classifier of train-classifier."""
+    """The feature network of the scores: a named one, or a classifier of train-classifier."""
     settings = ExtractorSettings(request.weights, request.features, batch=_BATCH, prefix="--fid-")
     return settings.load(device, reporter)
 
 
-def score_label(count: int, *, local: bool) -> str:
+def score_label(count: int, name: str = "FID") -> str:
     """`fid5k`: never bare FID, because FID of 5,000 images is larger than of 50,000."""
     thousands, rest = divmod(count, 1000)
-    return f"{'local-' if local else ''}fid{count if rest else f'{thousands}k'}"
+    apart = "-" if name[-1].isdigit() else ""  # fd-dinov2-5k
+    return f"{name.lower()}{apart}{count if rest else f'{thousands}k'}"
 
 
 class TrainingScorer:
@@ -97,7 +98,7 @@ class TrainingScorer:
     @property
     def label(self) -> str:
         """The scores' name, as `score_label`."""
-        return score_label(self.count, local=self.extractor.origin.local)
+        return score_label(self.count, self.extractor.origin.label("FID"))
 
     def announce(self, averaged: Denoiser, budget: BudgetTracker) -> None:
         """Measure what one score will cost, on a few images, and report it before training."""

@@ -292,7 +292,7 @@ def _entry(cell: Cell, drawn: CellResult) -> dict[str, Any]:
 
 def _score_of(report: Report) -> str:
     assert report.fid is not None, "FID was requested"
-    name = f"{'local ' if report.origin.local else ''}FID"
+    name = report.origin.label("FID").replace("local-", "local ")
     return f"{name} {report.fid:.0f}" if report.fid >= 1000 else f"{name} {report.fid:.3g}"
 
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import classifier
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.choices import INCEPTION, LOCAL
-from ddpm_cli.core.config.fields import one_of
+from ddpm_cli.core.config.fields import did_you_mean, one_of
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.metrics.networks import protocols
-from ddpm_cli.core.metrics.networks.inception import PUBLISHED, FidInception, load_inception
+from ddpm_cli.core.metrics.networks.inception import FidInception
+from ddpm_cli.core.metrics.networks.named import NETWORKS
 from ddpm_cli.core.metrics.networks.network import FeatureNetwork, Features
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.models.classifier import Classifier
@@ -62,7 +64,7 @@ class Extractor:
             assert isinstance(network, FidInception), "sFID is of the Inception network"
             network = partial(network, spatial=True)
         prepared = (
-            self.protocol.prepare(devices.to_device(part, self.device))
+            self.protocol.prepare(part, self.device)
             for batch in batches
             for part in torch.split(batch, self.batch)
         )
@@ -86,40 +88,62 @@ class ExtractorSettings:
     Raises UsageError for unknown names and for options that contradict each other.
     """
 
-    weights: Path | None = None  # of the FID Inception; None: the published ones
-    features: Path | None = None  # a classifier of `ddpm train-classifier` instead
-    protocol: str | None = None  # None: pytorch-fid
+    weights: Path | None = None  # a copy of the network's weights; None: the published ones
+    features: str | Path | None = None  # a network's name, or a classifier; None: inception
+    protocol: str | None = None  # None: the network's first
     batch: int | None = None  # images at a time; None: as many as keep the device busy
     precision: str = "fp32"  # or "bf16"
     prefix: str = "--"  # of the options --weights and --features, for messages
 
     def __post_init__(self) -> None:
-        if self.protocol is not None:
-            protocols.protocol(self.protocol)
-        for option, value in (("--weights", self.weights), ("--protocol", self.protocol)):
-            if self.features is not None and value is not None:
-                raise UsageError(
-                    f"{option} is for the Inception network and has no meaning with --features"
-                )
+        if self.network != LOCAL:
+            protocols.protocol(self.protocol, self.network)
+        else:
+            self._check_classifier()
         one_of("--precision", self.precision, ("fp32", "bf16"))
+
+    @property
+    def network(self) -> str:
+        """The network's name; LOCAL: a classifier's file."""
+        if self.features is None:
+            return INCEPTION
+        return self.features if isinstance(self.features, str) and self._is_named else LOCAL
+
+    @property
+    def _is_named(self) -> bool:
+        return self.features in NETWORKS
+
+    def _check_classifier(self) -> None:
+        for option, value in (("--weights", self.weights), ("--protocol", self.protocol)):
+            if value is not None:
+                raise UsageError(
+                    f"{option} is of the networks {', '.join(NETWORKS)}, and has no meaning with a "
+                    f"classifier as {self.prefix}features"
+                )
+        name = str(self.features)
+        if not self._file.suffix and self._file.name == name and not self._file.exists():
+            raise UsageError(
+                f"{self.prefix}features {name}: no such file, nor a network's name; choose one of "
+                f"{', '.join(NETWORKS)}, or a file of ddpm train-classifier"
+                f"{did_you_mean(name, NETWORKS)}"
+            )
+
+    @property
+    def _file(self) -> Path:
+        return paths.expanded(self.features or "")
 
     def load(self, device: torch.device, reporter: Reporter) -> Extractor:
         """Load the network on every rank; local rank 0 downloads it. Raises DdpmError."""
         precision = devices.choose_precision(self.precision, device)
         batch = self.batch or (_ON_GPU if device.type == "cuda" else _ELSEWHERE)
         with distributed.local_rank0_first():
-            if self.features is not None:
+            if self.network == LOCAL:
                 option = f"{self.prefix}features"
-                return load_local_extractor(self.features, device, batch, precision, option)
-            protocol = protocols.protocol(self.protocol)
+                return load_local_extractor(self._file, device, batch, precision, option)
+            protocol = protocols.protocol(self.protocol, self.network)
+            option = f"{self.prefix}weights"
             return load_extractor(
-                self.weights,
-                protocol,
-                device,
-                batch,
-                reporter,
-                precision,
-                f"{self.prefix}weights",
+                self.weights, protocol, device, batch, reporter, precision, option, self.network
             )
 
 
@@ -131,21 +155,23 @@ def load_extractor(
     reporter: Reporter,
     precision: torch.dtype = torch.float32,
     option: str = "--weights",
+    name: str = INCEPTION,
 ) -> Extractor:
-    """Load the FID Inception from a weights file, or the published one, downloaded once.
+    """Load a named network from a weights file, or the published one, downloaded once.
 
     Raises DdpmError, which names the option of the file, where it is of another network or cannot
     be downloaded.
     """
-    path = weights or fetch(replace(PUBLISHED, option=f"{option} FILE"), reporter)
-    network = load_inception(path, device, option)
+    known = NETWORKS[name]
+    path = weights or fetch(replace(known.published, option=f"{option} FILE"), reporter)
+    network = known.load(path, device, option)
     sha256 = sha256_of(path)
-    if sha256 != PUBLISHED.sha256:
+    if sha256 != known.published.sha256:
         reporter.say(
             f"{path} (sha256 {sha256[:8]}…) is not the published weights file "
-            f"({PUBLISHED.sha256[:8]}…): its scores compare only with scores of the same file"
+            f"({known.published.sha256[:8]}…): its scores compare only with scores of the same file"
         )
-    return Extractor(network, sha256, protocol, device, batch, precision, path.name)
+    return Extractor(network, sha256, protocol, device, batch, precision, path.name, name)
 
 
 def load_local_extractor(

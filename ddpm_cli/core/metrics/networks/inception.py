@@ -16,9 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
-from ddpm_cli.core.checkpoints import tensors
-from ddpm_cli.core.config import paths
-from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.metrics.networks import weights_file
 from ddpm_cli.core.metrics.networks.network import Features
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
@@ -149,8 +147,14 @@ def load_inception(path: Path, device: torch.device, option: str = "--weights") 
     """
     with torch.device("meta"):  # no initial weights only to be overwritten
         network = FidInception()
-    state_dict = read_weights(path, option)
-    _check(state_dict, network, path)
+    state_dict = weights_file.read(path, option, PUBLISHED)
+    counts = "num_batches_tracked"  # of training: the file may lack them
+    needed = {
+        key: value
+        for key, value in network.state_dict().items()
+        if not key.endswith(counts) or key in state_dict
+    }
+    weights_file.check(state_dict, needed, path, "the FID Inception network", PUBLISHED)
     floats = {key: tensor.float() for key, tensor in state_dict.items()}
     network.load_state_dict(floats, assign=True)
     network.eval().requires_grad_(False)
@@ -159,31 +163,3 @@ def load_inception(path: Path, device: torch.device, option: str = "--weights") 
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
     network.to(memory_format=torch.channels_last)
     return network.to(device)
-
-
-def read_weights(path: Path, option: str = "--weights") -> dict[str, Tensor]:
-    """Read a flat state dict, .safetensors or PyTorch's format, without executing any pickle."""
-    if not path.is_file():
-        raise DdpmError(f"{option} {path}: no such file{paths.near(path)}")
-    try:
-        return tensors.read_flat(path)
-    except DdpmError as error:
-        raise DdpmError(f"{error}; {_expected_file()}") from error
-
-
-def _check(state_dict: dict[str, Tensor], network: FidInception, path: Path) -> None:
-    counts = "num_batches_tracked"  # of training: the file may lack them
-    needed = {
-        key: value
-        for key, value in network.state_dict().items()
-        if not key.endswith(counts) or key in state_dict
-    }
-    if wrong := tensors.mismatches(state_dict, needed):
-        raise DdpmError(
-            f"{path} is not the FID Inception network: "
-            f"{listed(wrong, separator='; ')}; {_expected_file()}"
-        )
-
-
-def _expected_file() -> str:
-    return f"expected is {PUBLISHED.url} (sha256 {PUBLISHED.sha256[:8]}…)"
