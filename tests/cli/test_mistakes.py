@@ -60,8 +60,8 @@ MISTAKES = {
     "mean gif?",
     "train --background whit": "--background 'whit' is no colour; give white, black, grey or "
     '#rrggbb, such as "#ff8800"; did you mean white?',
-    "fid photos photos --metrics fdi": "--metrics fdi: choose from fid,kid,prdc,is; did you mean "
-    "fid?",
+    "fid photos photos --metrics fdi": "--metrics fdi: choose from fid,kid,prdc,infinity,mind,"
+    "classes,is,sfid; did you mean fid?",
     "fid photos photos --protocol cleanfid": "--protocol 'cleanfid' is unknown; choose one of "
     "pytorch-fid, torch-fidelity, clean-fid; did you mean clean-fid?",
     # runs, their classes and weights

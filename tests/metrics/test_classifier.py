@@ -115,7 +115,7 @@ def test_contradicting_options_are_refused(ddpm: Run, photos: Path, trained: Pat
     for options in (("--weights", trained), ("--protocol", "clean-fid")):
         result = ddpm("fid", photos, photos, "--features", trained, *options)
         assert result.code == 2
-        assert f"{options[0]} is for the Inception network" in result.err
+        assert f"{options[0]} is of the networks inception, dinov2-l, clip-l336" in result.err
 
 
 def test_bf16_is_near_fp32_and_not_comparable_with_it(

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.networks import weights_file
 from ddpm_cli.core.metrics.networks.inception import (
     PUBLISHED,
     FidInception,
     InceptionE,
     LastInceptionE,
     load_inception,
-    read_weights,
 )
 from tests.support.inception_standin import CONVOLUTIONS, standin_weights
 
@@ -186,14 +186,14 @@ def test_nothing_but_tensors_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = tmp_path / "w.pth"
     torch.save({"state": Payload()}, path)
     with pytest.raises(DdpmError, match="no readable weights file"):
-        read_weights(path)
+        weights_file.read(path, "--weights", PUBLISHED)
     torch.save({"state": {"nested": torch.zeros(1)}}, path)
     with pytest.raises(DdpmError, match="flat state dict"):
-        read_weights(path)
+        weights_file.read(path, "--weights", PUBLISHED)
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"this is a text file, not weights")
         with pytest.raises(DdpmError, match="no weights file but a text file"):
-            read_weights(tmp_path / name)
+            weights_file.read(tmp_path / name, "--weights", PUBLISHED)
     with pytest.raises(DdpmError, match="no such file"):
-        read_weights(tmp_path / "nowhere.pth")
+        weights_file.read(tmp_path / "nowhere.pth", "--weights", PUBLISHED)
     assert "executed" not in capsys.readouterr().out

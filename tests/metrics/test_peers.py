@@ -93,8 +93,9 @@ def features(extractor: Extractor, folder: Path) -> tuple[Floats, Floats]:
     image_set = open_input(folder)
     assert not isinstance(image_set, Statistics)
     batches = list(extractor.features(image_set.batches(slice(None))))
-    pool, logits = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
-    return pool, logits
+    logits = [batch.logits for batch in batches if batch.logits is not None]
+    pool = torch.cat([batch.pool for batch in batches])
+    return pool.double().numpy(), torch.cat(logits).double().numpy()
 
 
 def read_images(folder: Path) -> list[Floats]:

@@ -194,12 +194,6 @@ def test_statistics_of_different_lengths_are_refused() -> None:
 
 
 def test_another_network_is_refused_before_it_runs() -> None:
-    class Other:
-        width, classes = 3, 2
-
-        def __call__(self, x: Tensor) -> Features:
-            raise AssertionError("no feature is extracted")
-
-    other = Extractor(Other(), "ab" * 32, TORCH_FIDELITY, CPU)
-    with pytest.raises(UsageError, match="sfid is of a layer of the Inception network"):
-        evaluate(ArrayImages(IMAGES), ArrayImages(IMAGES), other, requested("sfid"), SILENT)
+    for network in ("local", "dinov2-l", "clip-l336"):
+        with pytest.raises(UsageError, match=f"sfid is no score of the features of {network}"):
+            RequestedMetrics.parse("fid,sfid" if network == "local" else "sfid", network=network)

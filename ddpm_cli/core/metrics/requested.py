@@ -73,8 +73,8 @@ class RequestedMetrics:
         if not names or names - set(NEEDS_IMAGES):
             unknown = next(iter(sorted(names - set(NEEDS_IMAGES))), "")
             raise UsageError(
-                f"--metrics {metrics}: choose from {','.join(NEEDS_IMAGES)}"
-                f"{did_you_mean(unknown, NEEDS_IMAGES)}"
+                f"--metrics {metrics}: choose from {','.join(METRICS[network])}"
+                f"{did_you_mean(unknown, METRICS[network])}"
             )
         for name in sorted(names):
             check_metric(name, network)
