@@ -47,7 +47,8 @@ def _columns(comparison: Comparison) -> list[Column]:
     columns.append(Column("", _bars(comparison, rows), needed=3))
     for column in comparing.COLUMNS:
         if column is not by:
-            title = column.title.upper() if column.title.islower() else column.title
+            title = comparison.title(column)
+            title = title.upper() if title.islower() else title
             columns.append(_scores(column, title, rows, needed=4))
     return columns
 

@@ -84,7 +84,26 @@ def test_cmmd(ddpm: Run, sides: tuple[Path, Path], clip: tuple[object, ...]) -> 
     assert "[clip-l336, cmmd: the middle square, PIL bicubic to 336" in line
     document = ddpm("fid", *sides, *clip, "--json").json()
     assert document["cmmd"] == pytest.approx(float(line.split()[1]), abs=1e-4)
-    assert (document["fid"], document["features"]) == (None, "clip-l336")
+    named = (document["fid"], document["features"], document["label"])
+    assert named == (None, "clip-l336", "CMMD")
+
+
+def test_several_fakes_and_results_of_other_features(
+    ddpm: Run,
+    sides: tuple[Path, Path],
+    dino: tuple[object, ...],
+    clip: tuple[object, ...],
+    tmp_path: Path,
+) -> None:
+    other = shapes(tmp_path / "other", 100, 8, noise=60)
+    fast = ("--no-spread", "--metrics", "fid,kid")
+    table = ddpm("fid", *sides, other, *dino, *fast, "--out", tmp_path / "dino.json").out
+    assert "FD-DINOv2" in table and "KD-DINOv2" in table
+    assert " FID" not in table and " KID" not in table
+    table = ddpm("fid", *sides, other, *clip, "--out", tmp_path / "clip.json").out
+    assert "CMMD" in table and "FID" not in table
+    told = message(ddpm("fid", "--compare", tmp_path / "dino.json", tmp_path / "clip.json"), 1)
+    assert "not comparable: the score is FD-DINOv2 of " in told and "CMMD of " in told
 
 
 def test_unlike_features_are_never_compared(

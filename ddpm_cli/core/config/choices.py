@@ -34,3 +34,13 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {  # of each named network, the default 
 }
 FRAME_KINDS = ("xt", "x0", "both")  # of a film: the state, the image estimated from it, or both
 ATTENTION_ORDERS = ("legacy", "new")  # of the channels of heads, in OpenAI's checkpoints
+
+
+def score_name(score: str, network: str | None) -> str:
+    """A score's name in the features of a network: one that papers use for no other's."""
+    if network == DINOV2_L:  # as Stein et al. (2023) and Karras et al. (2024) call them
+        for usual, name in (("FID", "FD-DINOv2"), ("KID", "KD-DINOv2")):
+            if score.startswith(usual):
+                return name + score.removeprefix(usual)
+        return f"DINOv2-{score}"
+    return f"local-{score}" if network == LOCAL else score

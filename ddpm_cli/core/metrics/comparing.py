@@ -12,6 +12,7 @@ from math import isclose
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config.choices import score_name
 from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime.files import read_json
 from ddpm_cli.core.runtime.json_lines import number
@@ -21,6 +22,7 @@ _SAME_REAL = 1e-4  # relative difference of fingerprints: devices differ by 1e-5
 OF_WEIGHTS = ("weights", "weights_sha256", "images_seen")  # of `sampled`: not how, but from what
 _AGREE = {  # keys that must be equal for results to be compared, and what each is
     "label": "the score",
+    "features": "the feature network (--features)",
     "protocol": "the protocol",
     "weights_sha256": "the feature network's weights (sha256)",
     "arithmetic": "the precision",
@@ -29,7 +31,7 @@ _AGREE = {  # keys that must be equal for results to be compared, and what each 
 }
 
 
-_TEXTS = ("name", "label", "protocol", "line", "real", "fake")
+_TEXTS = ("name", "label", "features", "protocol", "line", "real", "fake")
 _KEYS = {"protocol", "n_fake", "n_real", "line"}  # of every result
 
 
@@ -49,6 +51,7 @@ COLUMNS = (  # in a table; results are sorted by the first that all of them have
     Column("fid_infinity", "FID-infinity", "fid_infinity_std"),
     Column("kid", "KID", "kid_std", digits=6),
     Column("mind", "MIND"),
+    Column("cmmd", "CMMD"),
     Column("precision", "precision", higher=True),
     Column("recall", "recall", higher=True),
     Column("density", "density", higher=True),
@@ -113,7 +116,13 @@ class Comparison:
     def label(self) -> str:
         """The name of what they are sorted by, in their features: "FID", "local-FID"."""
         label = str(self.results[0].document.get("label") or COLUMNS[0].title)
-        return label if self.by is COLUMNS[0] else self.by.title
+        return label if self.by is COLUMNS[0] else self.title(self.by)
+
+    def title(self, column: Column) -> str:
+        """The name of a score, in the features of these results."""
+        if column.title.islower():  # of precision and the like
+            return column.title
+        return score_name(column.title, self.results[0].document.get("features"))
 
     def floor(self, n: int | None) -> tuple[float, int] | None:
         """FID of real images against others, and of how many, for the fakes of this n."""

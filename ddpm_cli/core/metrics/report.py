@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ddpm_cli.core.config.choices import INCEPTION
+from ddpm_cli.core.config.choices import CLIP_L336, INCEPTION
 from ddpm_cli.core.metrics.scores.by_class import ByClass
 from ddpm_cli.core.metrics.scores.fid import Fid
 from ddpm_cli.core.metrics.scores.infinity import FidInfinity
@@ -65,7 +65,7 @@ class Report:
         return {
             "fid": scores.pop("fid"),
             "features": self.origin.network or INCEPTION,
-            "label": self.origin.label("FID"),
+            "label": "CMMD" if self.origin.network == CLIP_L336 else self.origin.label("FID"),
             **{name: getattr(self, name) for name in ("n_real", "n_fake", "real", "fake")},
             **scores,
             "sampled": self.sampled,

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.config.choices import (
-    DINOV2_L,
     INCEPTION,
     LOCAL,
     LOCAL_PROTOCOL,
     METRICS,
+    score_name,
 )
 from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError
@@ -137,12 +137,7 @@ class FeatureOrigin:
 
     def label(self, score: str) -> str:
         """A score's name in these features: one that papers use for no other's."""
-        if self.network == DINOV2_L:  # as Stein et al. (2023) and Karras et al. (2024) call them
-            for usual, name in (("FID", "FD-DINOv2"), ("KID", "KD-DINOv2")):
-                if score.startswith(usual):
-                    return name + score.removeprefix(usual)
-            return f"DINOv2-{score}"
-        return f"local-{score}" if self.local else score
+        return score_name(score, self.network)
 
     def conflict(self, other: FeatureOrigin) -> tuple[str, str, str] | None:
         """Find (option, own value, other value) where both are known and differ."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cli.core.config.choices import INCEPTION
+from ddpm_cli.core.config.choices import score_name
 from ddpm_cli.core.metrics.scores.score import digits
-from ddpm_cli.core.metrics.statistics import FeatureOrigin
 from ddpm_cli.core.report.records import Document, Record
 from ddpm_cli.core.report.settings import written
 from ddpm_cli.core.runtime import quantities
@@ -161,13 +160,13 @@ def _kind(row: Document) -> tuple[str, str]:
 
 def _of_documents(record: Record) -> Iterator[Score]:
     for name, document in record.documents:
-        origin = FeatureOrigin(features=str(document.get("features") or INCEPTION))
+        features = str(document.get("features") or "")
         protocol = str(document.get("line") or document.get("protocol") or "")
         for key, label in _SCORE_NAMES.items():
             value = document.get(key)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 written = digits(value) if key == "fid" else f"{value:.6g}"
-                own = label if key == "total" else origin.label(label)
+                own = label if key == "total" else score_name(label, features)
                 yield Score(own, written, name, protocol)
 
 
