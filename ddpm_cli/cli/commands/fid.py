@@ -151,6 +151,8 @@ def _compare(
 
 def _show_results(results: Results, plot: Path | None, *, as_json: bool) -> None:
     """Notices, then the table; of a single fake a line for each score."""
+    from ddpm_cli.core.runtime import distributed
+
     if not results.reports:
         return
     reporter = console.reporter()
@@ -158,15 +160,16 @@ def _show_results(results: Results, plot: Path | None, *, as_json: bool) -> None
         reporter.say(Warned(notice))
     text = results.alone.lines() if results.alone else scores_text.text(results.comparison)
     console.result(text, results.document(), as_json)
-    _draw(results.comparison, plot)
+    if distributed.is_main():
+        _draw(results.comparison, plot)
 
 
 def _draw(comparison: Comparison, plot: Path | None) -> None:
     if plot is not None:
         from ddpm_cli.core.metrics.drawing import draw
 
-        draw(plot, comparison)
-        console.reporter().say(f"the scores are drawn in {plot}")
+        files = draw(plot, comparison)
+        console.reporter().say(f"the scores are drawn in {listed(list(map(str, files)), 3)}")
 
 
 @contextmanager

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINE = 36  # characters of a name's line
+_LINE = 42  # characters of a name's line
+_FLOOR = "real against real"
 _DECADES = 20.0  # the ratio of the largest score to the smallest from which an axis is logarithmic
 _MOST_LABELS = 12  # beside the points of a line: of more, the first and the last have one
 _PLACES = [  # of a label beside its point, in points: the first that is free is taken
@@ -44,14 +45,14 @@ def scores(
 ) -> None:
     """Draw scores, best first, and precision against recall where all points have both.
 
-    label: of the score. against: "images_seen" or "guidance", or "" for bars. floors: scores of
+    label: of the axis. against: "images_seen" or "guidance", or "" for bars. floors: scores of
     real images, drawn as lines.
     """
     known = [point for point in points if point.value is not None]
     both = len(points) > 1 and all(None not in (p.precision, p.recall) for p in points)
-    names = [textwrap.fill(f"{i}. {p.name}", _LINE) for i, p in enumerate(known, 1)]
+    names = [_wrapped(f"{i}. {p.name}") for i, p in enumerate(known, 1)]
     lines = sum(name.count("\n") + 1.6 for name in names)
-    height = 4.2 if against else max(3.6, 0.17 * lines + 1.2)
+    height = 4.2 if against else max(3.6 if both else 1.7, 0.17 * lines + 1.2)
     width = 5.4 if against else 6.6
     figure = canvas.Figure(figsize=(width + 4.6 * both, min(height, 100)), layout="constrained")
     panels: Any = figure.subplots(
@@ -64,7 +65,7 @@ def scores(
         _bars(main, known, names, label)
     for floor in floors:
         line = main.axhline if against else main.axvline
-        line(floor, color="black", ls="--", lw=1, label="real against real")
+        line(floor, color="black", ls="--", lw=1, label=_FLOOR)
     for axes in others:
         _precision_recall(axes, points, against)
     for axes in panels[0]:
@@ -87,9 +88,9 @@ def _lines(axes: Axes, points: Sequence[Point], label: str, against: str) -> Non
             [_number(p.value) for p in several],
             yerr=[p.error or 0.0 for p in several],
             color=colour, marker="o", ms=4, lw=1.5, capsize=2,
-            label=textwrap.fill(name, _LINE),
+            label=_wrapped(name),
         )  # fmt: skip
-    axes.set_ylabel(f"{label} (lower is better)")
+    axes.set_ylabel(label)
     if against == "images_seen":
         of_images(axes)
     else:
@@ -124,6 +125,9 @@ def _precision_recall(axes: Axes, points: Sequence[Point], against: str) -> None
         precisions = [_number(point.precision) for point in several]
         axes.plot(recalls, precisions, "o-", ms=4 if against else 6, lw=1, color=colour)
     axes.set(xlabel="recall", ylabel="precision")
+    axes.set_title(
+        f"by {against.replace('_', ' ')}" if against else "numbered as on the left", fontsize=9
+    )
     axes.margins(0.14)
 
 
@@ -158,18 +162,19 @@ def _name_points(axes: Axes, points: Sequence[Point], against: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     """The names of lines, where there are several, and of the floor, above the plot."""
-    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    series = [name for name in named if name != "real against real"]
-    if len(series) == 1 or not named:
-        named = {name: handle for name, handle in named.items() if name not in series}
-    if named:
-        figure.legend(
-            named.values(),
-            named.keys(),
-            loc="outside upper center",
-            ncols=min(3, len(named)),
-            fontsize=8,
-        )
+    handles, names = axes.get_legend_handles_labels()
+    named = dict(zip(names, handles, strict=True))
+    lines = [name for name in named if name != _FLOOR]
+    shown = (lines if len(lines) > 1 else []) + [_FLOOR] * (_FLOOR in named)
+    if shown:
+        drawn = [named[name] for name in shown]
+        columns = min(3, len(shown))
+        figure.legend(drawn, shown, loc="outside upper center", ncols=columns, fontsize=8)
+
+
+def _wrapped(name: str) -> str:
+    """A name in lines that fit beside the bars."""
+    return textwrap.fill(name, _LINE, break_on_hyphens=False)
 
 
 def _series(points: Sequence[Point]) -> dict[str, list[Point]]:

@@ -31,6 +31,7 @@ _AGREE = {  # keys that must be equal for results to be compared, and what each 
 }
 
 
+_LISTS = ("real_fingerprint", "classes", "fid_infinity_sizes", "fid_infinity_fids")
 _TEXTS = ("name", "label", "features", "protocol", "line", "real", "fake")
 _KEYS = {"protocol", "n_fake", "n_real", "line"}  # of every result
 
@@ -223,7 +224,7 @@ def _check(flat: dict[str, Any], path: Path) -> None:
     for key in (*numbers, *(c.key for c in COLUMNS), *(c.spread for c in COLUMNS if c.spread)):
         if flat.get(key) is not None and number(flat[key]) is None:
             raise DdpmError(f"{path}: {key} is no number, so it is no result of ddpm fid --json")
-    kinds = {"sampled": dict, "real_fingerprint": list} | dict.fromkeys(_TEXTS, str)
+    kinds = {"sampled": dict} | dict.fromkeys(_LISTS, list) | dict.fromkeys(_TEXTS, str)
     for key, kind in kinds.items():
         if flat.get(key) is not None and not isinstance(flat[key], kind):
             raise DdpmError(f"{path}: {key} is no {kind.__name__}: no result of ddpm fid --json")
