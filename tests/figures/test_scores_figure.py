@@ -100,6 +100,19 @@ def test_scores_of_other_sizes_by_orders_are_on_a_logarithmic_axis(drawn: list[A
     assert not drawn[0].legends, "one line needs no name"
 
 
+def test_fakes_of_unlike_n_say_theirs_and_all_floors_are_seen(drawn: list[Any]) -> None:
+    several = {"a": (1.0, 100, 0.5), "b": (2.0, 100, 0.5), "c": (3.0, 50, 9.0)}
+    results = [
+        Result(name, BASE | {"fid": fid, "n_fake": n, "fid_floor": floor, "fid_floor_n": n})
+        for name, (fid, n, floor) in several.items()
+    ]
+    draw(Path("x.png"), Comparison(results))
+    (bars,) = drawn[0].axes
+    names = [text.get_text() for text in bars.get_yticklabels()]
+    assert names == ["1. a (n = 100)", "2. b (n = 100)", "3. c (n = 50)"]
+    assert bars.get_xlim()[1] > 9
+
+
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_any_number_of_bars(drawn: list[Any], count: int) -> None:
     rng = np.random.default_rng(0)

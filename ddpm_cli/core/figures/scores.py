@@ -62,7 +62,7 @@ def scores(
     if against:
         _lines(main, known, label, against)
     else:
-        _bars(main, known, names, label)
+        _bars(main, known, names, label, max([0.0, *floors]))
     for floor in floors:
         line = main.axhline if against else main.axvline
         line(floor, color="black", ls="--", lw=1, label=_FLOOR)
@@ -100,8 +100,10 @@ def _lines(axes: Axes, points: Sequence[Point], label: str, against: str) -> Non
         axes.set_ylim(bottom=0)
 
 
-def _bars(axes: Axes, points: Sequence[Point], names: Sequence[str], label: str) -> None:
-    """A bar for each, the best on top, with its value."""
+def _bars(
+    axes: Axes, points: Sequence[Point], names: Sequence[str], label: str, floor: float
+) -> None:
+    """A bar for each, the best on top, with its value, on an axis that reaches the floor."""
     values = [_number(point.value) for point in points]
     errors = [point.error or 0.0 for point in points]
     rows = range(len(points))

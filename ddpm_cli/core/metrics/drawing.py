@@ -85,9 +85,10 @@ def _points(comparison: Comparison) -> list[Point]:
     from ddpm_cli.core.figures.scores import Point
 
     against, by = series_key(comparison), comparison.by
+    unlike = len(comparison.groups) > 1
     return [
         Point(
-            result.name,
+            f"{result.name} (n = {result.n or 'unknown'})" if unlike else result.name,
             result.value(by.key),
             result.value(by.spread),
             result.value("precision"),
