@@ -109,7 +109,7 @@ def _bars(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     known = [max(value or 0.0, 0.0) for value in values]
     scores = [value for row, value in zip(rows, known, strict=True) if isinstance(row, Result)]
     least = min((value for value in scores if value > 0), default=0.0)
-    longest = min(max(known), _FARTHEST * least)
+    longest = max(known) if comparison.by.higher else min(max(known), _FARTHEST * least)
     return [
         console.block(min(value, longest), longest, _BAR) + ("→" if value > longest else "")
         for value in known

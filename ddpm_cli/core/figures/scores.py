@@ -111,9 +111,8 @@ def _bars(
     longest = max(v + e for v, e in zip(values, errors, strict=True)) or 1.0
     for row, value, error in zip(rows, values, errors, strict=True):
         axes.text(value + error + 0.015 * longest, row, f"{value:.4g}", va="center", fontsize=8)
-    axes.set_xlim(
-        min(0.0, *values) * 1.1 if len(values) > 1 else min(0.0, values[0]), 1.17 * longest
-    )
+    right = max(1.17 * longest, 1.05 * floor)
+    axes.set_xlim(1.1 * min(0.0, min(values)), right)  # KID may be below 0
     axes.set_yticks(rows, names, fontsize=8)
     axes.set_ylim(len(points) - 0.4, -0.6)
     axes.set_xlabel(label)
