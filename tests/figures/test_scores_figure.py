@@ -14,7 +14,7 @@ from ddpm_cli.core.figures import by_class, scores
 from ddpm_cli.core.figures.scores import Point
 from ddpm_cli.core.metrics.comparing import Comparison, Result
 from ddpm_cli.core.metrics.drawing import draw
-from tests.metrics.test_comparing import BASE, sampled
+from tests.support.results import BASE, sampled
 
 LONG = "experiments/a folder with a rather long name/guidance 2, ddim, 50 steps, seed 0/samples"
 

@@ -14,13 +14,7 @@ from ddpm_cli.core.metrics.comparing import Comparison, Result, compare
 from ddpm_cli.core.metrics.drawing import series_key
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
-
-BASE = {
-    "fid": 3.0, "fid_std": 0.1, "label": "FID", "protocol": "pytorch-fid", "features": "inception",
-    "weights_sha256": "ab" * 32, "arithmetic": "fp32", "n_real": 50000, "n_fake": 10000,
-    "real": "png 32x32", "fake": "png 32x32", "real_fingerprint": [0.5, 0.25, 0.125],
-    "line": "pytorch-fid | sha256:ab | fp32 | n_real=50000 n_fake=10000 | real png, fake png",
-}  # fmt: skip
+from tests.support.results import BASE, sampled
 
 
 class Recorder(Silent):
@@ -120,12 +114,6 @@ def test_a_file_named_twice_and_equal_names(write: Any) -> None:
     assert [Path(name.partition("(")[2]).name for name in names] == ["a.json)", "b.json)"]
     odd = compare([write("c", name="x\n\x1b[31my")], Recorder())
     assert odd.results[0].name == "x??[31my"
-
-
-def sampled(name: str, **settings: Any) -> Result:
-    every = {"weights": f"runs/a/snapshots/{name}.pt", "weights_sha256": name, "images_seen": 1}
-    every |= {"guidance": 1.0, "seed": 0, "steps": 50}
-    return Result(name, BASE | {"sampled": every | settings})
 
 
 def test_what_scores_are_drawn_against() -> None:
