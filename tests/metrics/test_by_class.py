@@ -167,7 +167,7 @@ def test_of_many_classes_the_table_has_the_worst() -> None:
 def test_what_unequal_and_small_classes_mean_is_said() -> None:
     real, _ = side({0: 10, 1: 4}, 0)
     few = " ".join(scored(real, real).notices(str))
-    assert "1 of 2 classes with a FID are of fewer than 6 images on a side" in few
-    assert "unequal numbers" in few
+    assert "1 of 2 classes have fewer than 6 images on a side: their FID is biased upward" in few
+    assert "which are unequal here; KID is not biased" in few
     many, _ = side({0: 10, 1: 10}, 0)
     assert "fewer" not in " ".join(scored(many, many).notices(str))

@@ -75,7 +75,8 @@ def clear() -> tuple[int, int]:
 def _widths(extractor: Extractor) -> dict[str, int]:
     """The widths of what is stored of each image, by the names of `Keep` and `InputFeatures`."""
     network = extractor.network
-    return {"features": network.width, "logits": network.classes or 0}
+    widths = {"features": network.width, "logits": network.classes}
+    return {name: width for name, width in widths.items() if width is not None}
 
 
 def _file(entry: Path, name: str) -> Path:

@@ -117,12 +117,11 @@ class ByClass:
         few = [c for c in scored if min(c.n_real, c.n_fake) < self.feature_dim]
         unequal = len({(c.n_real, c.n_fake) for c in scored}) > 1
         if few:
-            which = f"{len(few)} of {len(scored)} classes with a {fid}"
+            numbers = "numbers of images, which are unequal here" if unequal else "number of images"
             found.append(
-                f"{which} are of fewer than {self.feature_dim} images on a side: their {fid} is "
-                f"biased upward, and compares with that of the same numbers of images alone; KID "
-                "does not depend on them"
-                + (", and the classes here have unequal numbers" if unequal else "")
+                f"{len(few)} of {len(scored)} classes have fewer than {self.feature_dim} images on "
+                f"a side: their {fid} is biased upward, and compares at the same {numbers}; "
+                f"{label('KID')} is not biased"
             )
         return found
 
