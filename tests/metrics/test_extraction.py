@@ -89,7 +89,7 @@ def test_the_batch_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "choose_precision", lambda name, device: torch.float32)
     for batch, device in ((None, "cpu"), (None, "cuda"), (7, "cuda")):
         ExtractorSettings(batch=batch).load(torch.device(device), None)  # type: ignore[arg-type]
-    assert loaded == [64, 256, 7]
+    assert loaded == [16, 256, 7]
 
 
 def test_a_batch_is_decoded_while_the_one_before_is_used() -> None:

@@ -73,7 +73,8 @@ Batch = Annotated[
     str,
     typer.Option(
         help="Images through a network at a time, or auto: on a GPU 256, and of a run to sample "
-        "from what its memory allows; 64 elsewhere. Changes speed and memory only.",
+        "from what its memory allows; elsewhere 16, and 64 of a local network. Changes speed and "
+        "memory only.",
         rich_help_panel=common.MACHINE,
     ),
 ]
