@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -14,7 +15,7 @@ from ddpm_cli.core.metrics.collect import Keep, collect
 from ddpm_cli.core.metrics.feature_cache import collect_cached
 from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageSet
-from ddpm_cli.core.metrics.inputs.rows import indices_at
+from ddpm_cli.core.metrics.inputs.rows import images_at, indices_at
 from ddpm_cli.core.metrics.memorisation.pixels import (
     PixelNeighbours,
     nearest_in_pixels,
@@ -24,6 +25,7 @@ from ddpm_cli.core.metrics.memorisation.small_images import (
     Recorded,
     Size,
     SmallImages,
+    fitted,
     working_size,
 )
 from ddpm_cli.core.metrics.networks.extraction import Extractor
@@ -34,32 +36,49 @@ MOST_EQUAL = 0.1  # of the held-out images, that may equal a training image
 
 
 @dataclass(frozen=True)
+class Input:
+    """Fakes, training images or held-out images, read."""
+
+    images: ImageSet
+    small: SmallImages
+    features: FeatureStore
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The names of the images in these rows."""
+        return [self.images.name(index) for index in indices_at(self.images, rows)]
+
+    def pictures(self, rows: Sequence[int], size: Size) -> NDArray[np.uint8]:
+        """The images in these rows at a size, (n, 3, height, width), read again if it is larger."""
+        if size == self.small.shape:
+            return self.small.take(np.array(rows)).numpy()
+        read = images_at(self.images, rows)
+        return torch.cat(
+            [fitted(image[None], size).expand(-1, 3, -1, -1) for image in read]
+        ).numpy()
+
+
+@dataclass(frozen=True)
 class Compared:
     """Images, each with its nearest training image."""
 
-    small: SmallImages
-    names: list[str]
     pixels: PixelNeighbours
     features: NDArray[np.float64]  # (n,) distances in feature space
     own: NDArray[np.float64]  # (n,) of that training image to its own nearest other one
     equal: int  # how many equal a training image
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Fakes and held-out images against the same training images."""
 
+    fake: Input
+    train: Input
     fakes: Compared
     held_out: Compared
-    train: SmallImages
-    train_names: list[str]
-
-
-@dataclass(frozen=True)
-class _Side:
-    small: SmallImages
-    features: FeatureStore
-    names: list[str]
+    size: Size  # of the fakes
 
 
 def compare(
@@ -73,13 +92,14 @@ def compare(
 ) -> Comparison:
     """Find every fake's and every held-out image's nearest training image, in one process.
 
-    All are compared at the size of the fakes, or 64 pixels a side. Raises DdpmError for fewer than
-    2 images in an input, and where many of the held-out images are training images.
+    All are compared at the size of the fakes, or with 64 pixels a side. Raises DdpmError for fewer
+    than 2 images in an input, and where many of the held-out images are training images.
     """
     for images, name in ((fake, "the fakes"), (train, "--train"), (held_out, "--held-out")):
         if len(images) < 2:
             raise DdpmError(f"{images.label} ({name}) holds fewer than 2 images; give more")
-    size = _size_of(fake)
+    own_size = _size_of(fake)
+    size = working_size(own_size)
     reporter.say(f"images are compared at {size[1]}x{size[0]} pixels")
     small_train, small_held_out = (
         _read(images, size, what, reporter)
@@ -87,37 +107,37 @@ def compare(
     )
     known = _digests(small_train)
     _check_apart(small_held_out, known, held_out.label, reporter)
-    collected = collect_cached if cache else collect
-    keep = Keep(features=True)
-    trained = collected(train, extractor, keep, "training", reporter).features
-    others = collected(held_out, extractor, keep, "held-out", reporter).features
+
+    def extracted(images: ImageSet, small: SmallImages, what: str) -> Input:
+        # what is sampled is read once, and small images are kept meanwhile
+        function = collect if what == "fake" or not cache else collect_cached
+        features = function(images, extractor, Keep(features=True), what, reporter).features
+        assert features is not None, "there is one process"
+        return Input(images, small, features)
+
+    trained = extracted(train, small_train, "training")
+    others = extracted(held_out, small_held_out, "held-out")
     small_fake = SmallImages(size)
-    fakes = collect(Recorded(fake, small_fake), extractor, keep, "fake", reporter).features
-    assert trained is not None and others is not None and fakes is not None
+    fakes = extracted(Recorded(fake, small_fake), small_fake, "fake")
     _check_new(small_fake, small_held_out, reporter)
-    against = _Side(small_train, trained, _names(train, len(small_train)))
     device = torch.device("cpu") if extractor.device.type == "mps" else extractor.device
     points = thumbnails(small_train)
 
-    def compared(side: _Side, what: str) -> Compared:
-        pixels = nearest_in_pixels(side.small, small_train, points, what, reporter, device)
-        features, own = _in_features(side.features, trained, reporter, device)
-        equal = int(np.isin(_digests(side.small), known).sum())
-        return Compared(side.small, side.names, pixels, features, own, equal)
+    def compared(images: Input, what: str) -> Compared:
+        pixels = nearest_in_pixels(images.small, small_train, points, what, reporter, device)
+        features, own = _in_features(images.features, trained.features, reporter, device)
+        return Compared(pixels, features, own, int(np.isin(_digests(images.small), known).sum()))
 
     return Comparison(
-        compared(_Side(small_fake, fakes, _names(fake, len(small_fake))), "fakes"),
-        compared(_Side(small_held_out, others, _names(held_out, len(others))), "held-out"),
-        small_train,
-        against.names,
+        fakes, trained, compared(fakes, "fakes"), compared(others, "held-out"), own_size
     )
 
 
 def _size_of(images: ImageSet) -> Size:
-    """The size that the images are compared at: that of the first which can be read."""
+    """The size of the first image that can be read."""
     for stop in (1, len(images)):
         for batch in images.batches(slice(0, stop)):
-            return working_size((batch.shape[2], batch.shape[3]))
+            return batch.shape[2], batch.shape[3]
     raise DdpmError(f"no image of {images.label} can be read")
 
 
@@ -128,11 +148,6 @@ def _read(images: ImageSet, size: Size, what: str, reporter: Reporter) -> SmallI
             small.append(batch)
             bar.update(len(small))
     return small
-
-
-def _names(images: ImageSet, count: int) -> list[str]:
-    """The names of those that were readable."""
-    return [images.name(index) for index in indices_at(images, range(count))]
 
 
 def _in_features(

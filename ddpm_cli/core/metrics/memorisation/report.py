@@ -10,9 +10,10 @@ import numpy as np
 
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
-from ddpm_cli.core.metrics.memorisation.compare import Compared, Comparison
+from ddpm_cli.core.metrics.memorisation.compare import Comparison
 from ddpm_cli.core.metrics.memorisation.pixels import tolerance
 from ddpm_cli.core.metrics.memorisation.statistics import (
+    CONFIDENCE,
     Distances,
     Share,
     auth_pct,
@@ -27,6 +28,7 @@ COPY = 0.5  # of the distance to the next neighbours: a copy is nearer (Carlini 
 PERCENTILE = 1.0  # of the held-out images' distances
 PAIRS = 64  # of fakes and training images that are shown: the nearest
 _TELLING = 0.05  # a copied share that an answer of "none" must exclude
+_SURE = f"{100 * CONFIDENCE:.0f} %"
 _PRECISE = 0.02  # the share above 0 that `images_needed` asks for
 
 
@@ -110,11 +112,11 @@ class MemorisationReport:
             c_t=c_t(fakes.features, others.features),
             c_t_pixels=c_t(*relative),
             equal=fakes.equal,
-            n_fake=len(fakes.names),
-            n_train=len(comparison.train),
-            n_held_out=len(others.names),
-            size=comparison.train.shape,
-            pairs=_pairs(fakes, comparison.train_names),
+            n_fake=len(fakes),
+            n_train=len(comparison.train.small),
+            n_held_out=len(others),
+            size=comparison.train.small.shape,
+            pairs=_pairs(comparison),
             origin=origin,
             fake=fake.label,
             train=train.label,
@@ -147,13 +149,12 @@ class MemorisationReport:
             found = (
                 f"About {_percent(self.copied.value)} of the fakes are copies of training images"
             )
-            return f"{found} (95 % interval: {low} to {high}): {seen}."
+            return f"{found} ({_SURE} interval: {low} to {high}): {seen}."
         if self.conclusion == "none":
-            return (
-                f"No sign of copying: {seen}. At most {high} of the fakes could be copies (95 %)."
-            )
+            most = f"At most {high} of the fakes could be copies ({_SURE})"
+            return f"No sign of copying: {seen}. {most}."
         return (
-            f"Too few images to tell: {seen}. Up to {high} of the fakes could be copies (95 %); "
+            f"Too few images to tell: {seen}. Up to {high} of the fakes could be copies ({_SURE}); "
             f"{self.needed:,} fakes and as many held-out images would tell it to 2 points."
         )
 
@@ -201,6 +202,7 @@ class MemorisationReport:
             "verdict": self.verdict,
             "conclusion": self.conclusion,
             **_flat("copied_share", self.copied),
+            "confidence": CONFIDENCE,
             **_flat("like_copies", self.like_copies),
             **_flat("held_out_like_copies", self.held_out_like_copies),
             **_flat("share_below", self.pixels.fakes),
@@ -234,22 +236,15 @@ def _at_most(distances: Distances, threshold: float) -> Share:
     return share(int((distances <= threshold).sum()), len(distances))
 
 
-def _pairs(fakes: Compared, train_names: list[str]) -> tuple[Pair, ...]:
+def _pairs(comparison: Comparison) -> tuple[Pair, ...]:
     """The nearest pairs, and all that are as near as copies."""
-    found = fakes.pixels
-    order = np.lexsort((found.distance, found.relative))
+    found = comparison.fakes.pixels
     count = max(PAIRS, int((found.relative < COPY).sum()))
-    return tuple(
-        Pair(
-            fakes.names[place],
-            train_names[int(found.rows[place])],
-            float(found.distance[place]),
-            float(found.relative[place]),
-            int(place),
-            int(found.rows[place]),
-        )
-        for place in order[:count]
-    )
+    places = np.lexsort((found.distance, found.relative))[:count]
+    rows = found.rows[places].tolist()
+    names = comparison.fake.names(places.tolist()), comparison.train.names(rows)
+    numbers = found.distance[places].tolist(), found.relative[places].tolist()
+    return tuple(map(Pair, *names, *numbers, places.tolist(), rows))
 
 
 def _flat(name: str, found: Share) -> dict[str, object]:

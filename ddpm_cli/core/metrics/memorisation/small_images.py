@@ -116,9 +116,9 @@ class Recorded:
         return self._images.content()
 
 
-def working_size(size: Size) -> Size:
-    """The size that images of this one are compared at: the same, or 64 pixels the longer side."""
-    scale = min(1.0, LARGEST / max(size))
+def working_size(size: Size, largest: int = LARGEST) -> Size:
+    """A size of the same shape, of which no side is longer than `largest`."""
+    scale = min(1.0, largest / max(size))
     height, width = (max(1, round(scale * side)) for side in size)
     return height, width
 

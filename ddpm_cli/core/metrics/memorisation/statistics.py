@@ -11,7 +11,7 @@ from scipy import stats
 
 from ddpm_cli.core.errors import DdpmError
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99  # a model is not said to copy by chance: 1 in 200 times at most
 COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)  # of images
 
 Distances = NDArray[np.float64]
@@ -19,7 +19,7 @@ Distances = NDArray[np.float64]
 
 
 class Share(NamedTuple):
-    """A share between 0 and 1 with its 95 % confidence interval."""
+    """A share between 0 and 1 with its 99 % confidence interval."""
 
     value: float
     low: float
