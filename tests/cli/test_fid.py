@@ -74,7 +74,7 @@ def test_a_data_set_by_name_and_its_saved_statistics(
     for metrics in ("kid", "prdc,fid"):
         assert "needs the images of REAL" in score(tmp_path / "s.npz", fake, "--metrics", metrics)
     assert "--floor needs the images of REAL" in score(tmp_path / "s.npz", fake, "--floor")
-    assert "choose from fid,kid,prdc,is" in score(fake, fake, "--metrics", "fdi")
+    assert "choose from fid,kid,prdc,infinity" in score(fake, fake, "--metrics", "fdi")
     assert "splits are mnist:train and mnist:test" in score("mnist:val", fake)
 
 
