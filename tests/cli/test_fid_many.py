@@ -76,7 +76,7 @@ def test_the_table_is_sorted_and_has_the_floor_and_each_notice_once(
     assert result.code == 0, result.err
     title, *rows, line = result.out.splitlines()
     assert title.split()[:2] == ["FAKE", "local-FID"]
-    assert title.split()[-5:] == ["KID", "PRECISION", "RECALL", "DENSITY", "COVERAGE"]
+    assert title.split()[-5:] == ["local-KID", "PRECISION", "RECALL", "DENSITY", "COVERAGE"]
     names = [row.split("  ")[0] for row in rows]
     assert [name for name in names if name != "(real against real)"] == [
         str(path) for path in fakes[::-1]
