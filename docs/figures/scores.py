@@ -17,8 +17,6 @@ The figures are printed as well.
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ import numpy as np
 import torch
 from drawing import IMAGES, Pixels, plots, save_plots
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
 
 import ddpm_cli as ddpm
 from ddpm_cli.core.metrics.inputs.opening import open_input
@@ -143,36 +140,6 @@ def draw_guidance(samples: Features, real: Features, path: Path) -> None:
     save_plots(path, figure)
 
 
-def disturbed(digits: list[str]) -> None:
-    """Print the distance of test images from themselves after what files and resizing do."""
-    _, test, classifier = digits
-    opened = open_input(test)
-    assert not isinstance(opened, Statistics)
-    images = torch.cat(list(opened.batches(slice(0, len(opened)))))[:, 0].numpy()
-    side = images.shape[1:][::-1]
-
-    def jpeg(image: Image.Image, quality: int) -> Image.Image:
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        return Image.open(buffer)
-
-    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
-        "JPEG of quality 95": lambda image: jpeg(image, 95),
-        "JPEG of quality 75": lambda image: jpeg(image, 75),
-        "to twice the size and back, bilinear": lambda image: image.resize(
-            (2 * side[0], 2 * side[1]), Image.Resampling.BILINEAR
-        ).resize(side, Image.Resampling.BILINEAR),
-        "to half the size and back, bicubic": lambda image: image.resize(
-            (side[0] // 2, side[1] // 2), Image.Resampling.BICUBIC
-        ).resize(side, Image.Resampling.BICUBIC),
-        "a pixel to the right": lambda image: ImageChops.offset(image, 1, 0),
-    }
-    for name, change in changes.items():
-        other = np.stack([np.asarray(change(Image.fromarray(image))) for image in images])
-        distance = ddpm.fid(images[..., None], other[..., None], features=classifier)
-        print(f"{name}: {distance:.4f}", flush=True)
-
-
 def main() -> None:
     """Draw both."""
     parser = argparse.ArgumentParser(
@@ -183,7 +150,6 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="a run of the digits")
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
     chosen = parser.parse_args()
-    disturbed(chosen.digits)
     measured = {"MNIST": bias(*chosen.digits), "CIFAR-10": bias(*chosen.colours)}
     draw_bias(measured, chosen.out / "score-bias.png")
     draw_guidance(*guidance(chosen.run, *chosen.digits), chosen.out / "score-guidance.png")
