@@ -38,7 +38,8 @@ def main() -> None:
         scores = ("--metrics", "fid,kid,prdc,classes", "--plot", folder / OUTPUTS[0])
         worst = ("--worst", SHOWN, "--worst-out", folder / "worst")
         document = json.loads(ddpm("fid", *inputs, *scores, *worst, "--json"))
-        drawn = (folder / OUTPUTS[0], folder / "worst/unlike-real.png", folder / "worst/uncovered.png")
+        worst_of = folder / "worst"
+        drawn = (folder / OUTPUTS[0], worst_of / "unlike-real.png", worst_of / "uncovered.png")
         for path, output in zip(drawn, OUTPUTS, strict=True):
             path.rename(chosen.out / output)
             reduce(chosen.out / output)

@@ -103,7 +103,8 @@ MEASURES = ("fid", "precision", "recall")
 def scored(real: str, images: Pixels, classifier: str) -> list[float]:
     """Distance, precision and recall of images, in the features of a classifier."""
     report = ddpm.evaluate(real, images, features=classifier, metrics=["fid", "prdc"])
-    return [getattr(report, name) for name in MEASURES]
+    document: dict[str, Any] = report.document()
+    return [document[name] for name in MEASURES]
 
 
 def guidance(run: str, train: str, test: str, classifier: str) -> tuple[Features, Features]:
