@@ -183,12 +183,13 @@ def draw_infinity(measured: Mapping[str, Mapping[int, FidInfinity]], path: Path)
             slope = np.polyfit(1 / sizes, score.fids, 1)[0]
             axes.plot(1 / sizes, score.fids, "o", ms=4, color=colour, label=f"of {n:,} images")
             axes.plot(ends, score.value + slope * ends, "-", lw=1, color=colour)
-            marker = {"fmt": "D", "mfc": "white", "ms": 6, "capsize": 4}
+            marker = {"fmt": "D", "mfc": "white", "ms": 10 - 4 * place, "capsize": 4}
             axes.errorbar(0, score.value, score.std, color=colour, zorder=3, **marker)
         ticks = (2000, 1000, 500)
         axes.set_xticks([0, *(1 / n for n in ticks)], ["0", *(f"1/{n:,}" for n in ticks)])
-        axes.set(title=data, xlabel="1/N", ylabel="distance of N images", ylim=(0, None))
-        axes.legend(loc="upper left")
+        axes.set(title=data, xlabel="1/N", ylabel="distance of N images")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.legend(loc="lower right")
     save_plots(path, figure)
 
 
