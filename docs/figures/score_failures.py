@@ -21,7 +21,7 @@ from drawing import ddpm, options, reduce
 
 OUTPUTS = ("score-classes.png", "score-unlike-real.png", "score-uncovered.png")
 
-SHOWN = 5  # images of each grid, and their neighbours
+SHOWN = 3  # images of each grid, and their neighbours
 
 
 def main() -> None:
