@@ -189,7 +189,7 @@ def draw_infinity(measured: Mapping[str, Mapping[int, FidInfinity]], path: Path)
         axes.set_xticks([0, *(1 / n for n in ticks)], ["0", *(f"1/{n:,}" for n in ticks)])
         axes.set(title=data, xlabel="1/N", ylabel="distance of N images")
         axes.axhline(0, color="black", lw=0.8)
-        axes.legend(loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_plots(path, figure)
 
 
