@@ -208,6 +208,44 @@ def test_two_processes_score_several_fakes_as_one_does(
     assert two["failed"] == one.json()["failed"]
 
 
+FAILING = """
+import os
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation import run_images
+
+load, calls = run_images.load_model, []
+
+def failing(*arguments):
+    calls.append(arguments)
+    if os.environ["RANK"] == "1" and len(calls) == {call}:
+        raise DdpmError("cannot be read on this machine")
+    return load(*arguments)
+
+run_images.load_model = failing
+"""
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["checked", "scored"])
+def test_a_model_that_one_process_cannot_load_does_not_stop_the_others(
+    call: int,
+    trained: Path,
+    tiny_run: Callable[..., Path],
+    real: Path,
+    fakes: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny_run("run")
+    monkeypatch.setattr(ranks, "SECONDS", 60)
+    options = ("-n", 4, "--steps", 2, "--metrics", "fid", "--json", "--device", "cpu")
+    command = ("fid", real, "run", fakes[0], "--features", trained, *options)
+    both = ranks.run(2, FAILING.replace("{call}", str(call)), *command)
+    assert [result.code for result in both] == [1, 1], both[0].err
+    document = json.loads(both[0].out)
+    assert [one["name"] for one in document["results"]] == [str(fakes[0])]
+    (failed,) = document["failed"]
+    assert (failed["name"], failed["error"]) == ("run", "cannot be read on this machine")
+
+
 def test_saved_results_are_put_together_again(
     fid: Run, ddpm: Run, real: Path, fakes: list[Path], tmp_path: Path
 ) -> None:

@@ -34,6 +34,42 @@ def test_in_a_world_of_two() -> None:
         assert json.loads(ended.out.splitlines()[0]) == expected
 
 
+FAILING = """
+import os, torch
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runtime import distributed
+
+def fail_on(rank):
+    if os.environ["RANK"] == rank:
+        raise DdpmError(f"rank {rank} cannot")
+
+def first(rank):
+    with distributed.local_rank0_first():
+        fail_on(rank)
+
+def work(failing):
+    failing()
+    distributed.barrier()
+    return "done"
+
+with distributed.process_group(torch.device("cpu")):
+    for rank in "012":
+        print(distributed.attempt(lambda: work(lambda: first(rank))))
+        agreed = lambda: distributed.run_on_all_ranks(lambda: fail_on(rank))
+        print(distributed.attempt(lambda: work(agreed)))
+"""
+
+
+def test_one_rank_that_fails_does_not_leave_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranks, "SECONDS", 60)
+    expected = ["rank 0 cannot"] * 2 + ["rank 1 cannot"] * 2 + ["done"] * 2
+    for ended in ranks.run(2, FAILING, "--version"):
+        assert ended.code == 0, ended.err
+        assert ended.out.splitlines()[:6] == expected
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     "values",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_cli.core.conditioning import tokens
@@ -15,7 +16,7 @@ from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.data import loader
 from ddpm_cli.core.data.decoded import DecodedImages, Pairs
 from ddpm_cli.core.data.pairs import pair
-from ddpm_cli.core.data.sources import captions_of, labels_for, open_source
+from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.batching import Batch
@@ -49,14 +50,19 @@ class RunImages:
 
         Raises UsageError or DdpmError where the request cannot be met.
         """
-        precision = devices.choose_precision(self.precision, device)
-        model = load_model(find_weights(self.run), device, precision)
+
+        def load() -> Model:
+            precision = devices.choose_precision(self.precision, device)
+            return load_model(find_weights(self.run), device, precision)
+
+        model = distributed.run_on_all_ranks(load)
         request = self._request(model, reporter)
         sampling = request.sampling
         reporter.say(
             f"{model.about}; sampling {request.count:,} images: "
             f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
-            f"guidance {sampling.guidance:g}, seed {self.seed}, {devices.precision_name(precision)}"
+            f"guidance {sampling.guidance:g}, seed {self.seed}, "
+            f"{devices.precision_name(model.precision)}"
         )
         return generated_images(str(self.run), model, request, batch)
 
@@ -98,8 +104,12 @@ def data_of(model: Model, name: str | None, reporter: Reporter) -> DecodedImages
             check_conditional(model)
         return None
     chosen = name or data.source
-    source = open_source(chosen, reporter, training=name is None, attributes=data.attributes)
-    labels = labels_for(source, network, chosen, str(model.path))
+
+    def opened() -> tuple[Source, NDArray[np.int64]]:
+        source = open_source(chosen, reporter, training=name is None, attributes=data.attributes)
+        return source, labels_for(source, network, chosen, str(model.path))
+
+    source, labels = distributed.run_on_all_ranks(opened)
     transform, said = Transform.of(model.config), f"--given-data {data.given_data}"
     with distributed.local_rank0_first():
         images = replace(loader.prepare(source, transform, reporter), labels=labels)

@@ -171,7 +171,10 @@ class Evaluation:
     def _score(self, checked: _Checked, what: str) -> Report:
         fake, requested = checked.opened, checked.requested
         if fake is None:
-            fake = checked.fake.open(self._reporter)
+            opened = distributed.attempt(partial(checked.fake.open, self._reporter))
+            if isinstance(opened, DdpmError):
+                raise opened
+            fake = opened
         together = not self._alone
         features = self._collected(fake, requested.keep_fake, what, together=together)
         report = distributed.broadcast_from_rank0(lambda: self._report(fake, features, requested))

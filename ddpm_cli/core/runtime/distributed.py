@@ -136,7 +136,8 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 def attempt(work: Callable[[], T]) -> T | DdpmError:
     """Call `work` on every rank; where any rank fails, all get the error of the lowest one.
 
-    A rank may fail alone only after the last collective operation of `work`.
+    A rank may fail alone only after the last collective operation of `work`; before it, what can
+    fail belongs in `run_on_all_ranks` or `local_rank0_first`.
     """
     value, failure, ended = None, None, 0
     try:
@@ -157,22 +158,23 @@ def attempt(work: Callable[[], T]) -> T | DdpmError:
 def local_rank0_first() -> Iterator[None]:
     """Run the block on local rank 0 of each machine before its other ranks.
 
-    Where it raises there, the other ranks exit with its exit code.
+    Where it raises on any rank, those on which it did not exit with its exit code.
     """
-    if local_rank() == 0:
-        own_code = 1
-        try:
-            yield
-            own_code = 0
-        except BaseException as error:  # a stop signal's, too
-            own_code = getattr(error, "exit_code", 1)
-            raise
-        finally:
-            (code,) = all_reduce_max(own_code)
-    else:
-        (code,) = all_reduce_max(0)
-        if not code:
-            yield
+    first = local_rank() == 0
+    (code,) = [0] if first else all_reduce_max(0)
+    if code:
+        raise SystemExit(int(code))
+    own_code = 1
+    try:
+        yield
+        own_code = 0
+    except BaseException as error:  # a stop signal's, too
+        own_code = getattr(error, "exit_code", 1)
+        raise
+    finally:
+        (code,) = all_reduce_max(own_code)
+        if first and not code:
+            (code,) = all_reduce_max(0)  # of the other ranks
     if code:
         raise SystemExit(int(code))
 
