@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.sources import open_source
+from ddpm_cli.core.runtime.elastic import worker
 from tests.support.cli import Result
 
 Ddpm = Callable[..., Result]
@@ -168,3 +170,24 @@ def test_unreadable_files_are_left_out_and_names_still_fit(call: Ddpm, tmp_path:
     assert result.code == 0, result.err
     names = {pair["fake"] for pair in result.json()["pairs"]}
     assert names == {f"{i:03d}.png" for i in range(1, 6)}
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_several_processes_are_refused(
+    call: Ddpm, tmp_path: Path, launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    if launcher == "srun":
+        variables = {f"SLURM_{name}": 2 for name in ("NTASKS", "STEP_NUM_TASKS")}
+        variables |= {"SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "SLURM_PROCID": 1}
+        variables |= {"SLURM_STEP_NODELIST": "localhost"}
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.setenv(name, "")  # and what is set instead is undone
+    monkeypatch.setattr(worker, "exit_process", sys.exit)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    images = folder(tmp_path / "images", 4, 0)
+    refused = call(images, "--train", images, "--held-out", images)
+    assert refused.code == 2
+    assert "ddpm memorisation runs in one process, and 2 were started" in refused.err
+    assert not Path("memorisation-images").exists()

@@ -86,11 +86,12 @@ def memorisation(
     from ddpm_cli.core.metrics.memorisation.outputs import FILES, write_results
     from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
-    from ddpm_cli.core.runtime import devices, distributed, provenance
+    from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.files import results_folder
     from ddpm_cli.core.runtime.reporting import Warned
 
     start_up.end()
+    processes.refuse_several("ddpm memorisation")
     allow_pixels(max_pixels)
     reporter = console.reporter()
     at_once = parse_batch(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.elastic import stopping, world
 from ddpm_cli.core.runtime.reporting import Reporter
@@ -34,3 +35,13 @@ def launch_if_needed(
     config = launch.LaunchConfig(nproc, max_restarts=restarts, again=_MISSING, kept=kept)
     launch.launch(config, sys.argv[1:], reporter)
     return True
+
+
+def refuse_several(command: str) -> None:
+    """Raise UsageError where torchrun or srun started several processes of a command for one."""
+    world.attach_tasks()
+    if distributed.world_size() > 1:
+        raise UsageError(
+            f"{command} runs in one process, and {distributed.world_size()} were started: leave "
+            "torchrun out, or give srun -n 1"
+        )
