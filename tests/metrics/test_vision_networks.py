@@ -7,6 +7,7 @@ distance, as for Inception.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ddpm_cli.core.metrics.networks import clip, dinov2, protocols
 from ddpm_cli.core.metrics.networks.extraction import Extractor, load_extractor
 from ddpm_cli.core.metrics.networks.named import NETWORKS
 from ddpm_cli.core.metrics.scores.frechet import frechet_distance
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support import vision_standin as standin
 
@@ -156,6 +158,25 @@ def test_dinov2_of_transformers(tmp_path: Path) -> None:
     assert (own_scale - features).abs().max() > 1e-3 * features.abs().max(), (
         "transformers interpolates as Meta's code does now: mend the words about it"
     )
+
+
+def test_the_two_published_files_of_dinov2_count_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal weights: scores of either compare, and only a third file's do not."""
+    path = tmp_path / "m.safetensors"
+    save_file(standin.transformers_weights(), path)
+    meta = standin.write(tmp_path / "w.pth", standin.meta_weights())
+    known = NETWORKS["dinov2-l"]
+    assert known.same == (dinov2.META_SHA256,) and known.published.url.endswith(".safetensors")
+    published = replace(known.published, sha256=sha256_of(path))
+    either = replace(known, published=published, same=(sha256_of(meta),))
+    monkeypatch.setitem(NETWORKS, "dinov2-l", either)
+    one, two = load("dinov2-l", path).origin, load("dinov2-l", meta).origin
+    assert one.weights_sha256 == two.weights_sha256 == published.sha256
+    assert one.conflict(two) is None
+    other = load("dinov2-l", standin.write(tmp_path / "o.pth", standin.meta_weights(1))).origin
+    assert one.conflict(other) is not None
 
 
 def test_positions_by_the_published_scale() -> None:

@@ -24,14 +24,18 @@ from ddpm_cli.core.metrics.networks.vision_transformer import (
 )
 from ddpm_cli.core.runtime.downloads import RemoteFile
 
-PUBLISHED = RemoteFile(
+PUBLISHED = RemoteFile(  # converted from Meta's by Hugging Face
     description="the DINOv2 weights",
-    url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
-    sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-    size=1_217_586_395,
+    url="https://huggingface.co/facebook/dinov2-large/resolve/"
+    "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c/model.safetensors",
+    sha256="399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
+    size=1_217_522_888,
     option="--weights FILE",
     instead="ddpm train-classifier --data IMAGES, then --features FILE",
+    name="dinov2-large.safetensors",
 )
+# dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth, the same weights
+META_SHA256 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
 SHAPE = Shape(width=1024, depth=24, heads=16, patch=14, image=224)
 VARIANT = Variant(epsilon=1e-6, activation=functional.gelu, layer_scale=True, norm_before=False)
 TRAINED_AT = 37  # patches a side

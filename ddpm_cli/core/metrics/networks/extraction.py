@@ -168,13 +168,17 @@ def load_extractor(
     known = NETWORKS[name]
     path = weights or fetch(replace(known.published, option=f"{option} FILE"), reporter)
     network = known.load(path, device, option)
-    sha256 = sha256_of(path)
-    if sha256 != known.published.sha256:
+    sha256, file, published = sha256_of(path), path.name, known.published
+    if sha256 in known.same:
+        file = published.cache_path.name
+        reporter.say(f"{path} (sha256 {sha256[:8]}…) holds the weights of {file}, and counts as it")
+        sha256 = published.sha256
+    elif sha256 != published.sha256:
         reporter.say(
             f"{path} (sha256 {sha256[:8]}…) is not the published weights file "
-            f"({known.published.sha256[:8]}…): its scores compare only with scores of the same file"
+            f"({published.sha256[:8]}…): its scores compare only with scores of the same file"
         )
-    return Extractor(network, sha256, protocol, device, batch, precision, path.name, name)
+    return Extractor(network, sha256, protocol, device, batch, precision, file, name)
 
 
 def load_local_extractor(

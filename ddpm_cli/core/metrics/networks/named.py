@@ -20,10 +20,11 @@ class NamedNetwork:
 
     published: RemoteFile
     load: Callable[[Path, torch.device, str], FeatureNetwork]  # file, device, option of the file
+    same: tuple[str, ...] = ()  # sha256 of other files of the same weights
 
 
 NETWORKS = {
     INCEPTION: NamedNetwork(inception.PUBLISHED, inception.load_inception),
-    DINOV2_L: NamedNetwork(dinov2.PUBLISHED, dinov2.load_dinov2),
+    DINOV2_L: NamedNetwork(dinov2.PUBLISHED, dinov2.load_dinov2, (dinov2.META_SHA256,)),
     CLIP_L336: NamedNetwork(clip.PUBLISHED, clip.load_clip),
 }
