@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import ddpm_cli
@@ -21,6 +22,12 @@ OTHERS = {
 def test_folders_are_rooms_of_the_package() -> None:
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/*.py")}
     assert folders - PACKAGES - OTHERS == set()
+
+
+def test_names_of_test_modules_are_unique() -> None:
+    """pytest cannot collect two of the same name: their folders are no packages."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_test_modules_do_not_import_each_other() -> None:

@@ -7,6 +7,7 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.metrics.networks import inception
+from ddpm_cli.core.metrics.networks import inception, weights_file
 from ddpm_cli.core.models.classifier import Classifier, ClassifierConfig
 from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import Result
@@ -84,8 +85,8 @@ def test_what_is_no_weights_file_is_named(
 ) -> None:
     path = tmp_path / f"w.{suffix}"
     path.write_bytes(contents)
-    for read in (tensors.read_flat, weights.load, weights.describe, classifier.load,
-                 inception.read_weights):  # fmt: skip
+    network = partial(weights_file.read, option="--weights", published=inception.PUBLISHED)
+    for read in (tensors.read_flat, weights.load, weights.describe, classifier.load, network):
         with pytest.raises(DdpmError, match=message) as raised:
             read(path)
         assert "\n" not in str(raised.value)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm_cli.core.figures import plots
+from ddpm_cli.core.figures import canvas, plots
 from tests.support.cli import Result
 
 pytestmark = pytest.mark.usefixtures("loss_curve")
@@ -38,7 +38,7 @@ def test_the_axis_names_the_loss(
     labels = []
 
     def write(path: Path, figure: Any) -> None:
-        labels.append(figure.axes[0].get_ylabel())
+        labels.append(figure.axes[0].get_ylabel().replace("\n", " "))  # in lines
 
     monkeypatch.setattr(plots, "write_figure", write)
     result = train_tiny(*options, "--images", 8, "--preview", 0, "--out", "run")
@@ -94,6 +94,6 @@ def test_the_longest_name_of_an_axis_is_whole(monkeypatch: pytest.MonkeyPatch) -
     name = "mean absolute error of the network's output, min-snr weighting + 0.001 L_vlb"
     plots.loss_curve(Path("loss.png"), rows, name)
     (figure,) = drawn
-    figure.canvas.draw()
+    canvas.FigureCanvasAgg(figure).draw()
     box, page = figure.axes[0].yaxis.label.get_window_extent(), figure.bbox
     assert page.y0 <= box.y0 and box.y1 <= page.y1 and page.x0 <= box.x0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.metrics.requested import RequestedMetrics
 
-SEVERAL = "Several fakes"  # a panel
+SEVERAL, WORST = "Several fakes", "Worst images"  # panels
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,16 @@ class WorstOptions:
             min=1,
             help="Draw the N fakes least like any real image, and the N real images farthest from "
             "any fake (lost modes), each with its nearest of the other input.",
+            rich_help_panel=WORST,
             show_default="not drawn",
         ),
     ] = None
     worst_out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder for --worst.", show_default="worst in the run, or worst-FAKE"
+            help="The folder for --worst.",
+            rich_help_panel=WORST,
+            show_default="worst in the run, or worst-FAKE",
         ),
     ] = None
 
