@@ -21,19 +21,31 @@ _FLOOR = "(real against real)"
 def text(comparison: Comparison) -> str:
     """The table, the protocol line, and what cannot be compared."""
     lines = [tables.table(_columns(comparison)), f"[{comparison.line()}]"]
-    if len(comparison.groups) > 1:
-        counts = listed([str(n or "unknown") for n in comparison.groups], 10)
-        lines.append(
-            f"Not comparable with each other: n of the fakes is {counts}, and {comparison.label} "
-            "depends on it, so each n is sorted by itself"
-        )
+    if said := _of_unlike_n(comparison):
+        lines.append(said)
     return "\n".join(lines)
+
+
+def _of_unlike_n(comparison: Comparison) -> str:
+    """Which scores do not compare where the numbers of fakes differ; "": they do."""
+    depending = comparison.of_n(depending=True)
+    if len(comparison.counts) == 1 or not depending:
+        return ""
+    counts = listed([str(n or "unknown") for n in comparison.counts], 10)
+    verb = "depends" if len(depending) == 1 else "depend"
+    apart = ", so each n is sorted by itself" if comparison.by.of_n else ""
+    others = listed(comparison.of_n(depending=False))
+    compare = f"; to compare them there is {others}" if others else ""
+    return (
+        f"Not comparable with each other: n of the fakes is {counts}, and "
+        f"{listed(depending)} {verb} on it{apart}{compare}"
+    )
 
 
 def _columns(comparison: Comparison) -> list[Column]:
     """Names, what differs in the sampling, and the scores."""
     rows = list(_rows(comparison))
-    several = len(comparison.groups) > 1
+    several = len(comparison.counts) > 1
     columns = [
         Column("FAKE", [_name(row) for row in rows], cut="start"),
         Column("N", [f"{_n(row)}" for row in rows] if several else [""] * len(rows), right=True),
@@ -59,8 +71,8 @@ Row = Result | tuple[float, int]  # or the floor, and of how many images
 def _rows(comparison: Comparison) -> list[Row]:
     """The results of each n with their floor, in its place."""
     rows: list[Row] = []
-    for n, group in comparison.groups.items():
-        floor = comparison.floor(n)
+    for group in comparison.groups:
+        floor = comparison.floor(group)
         with_floor: list[Row] = list(group)
         if floor is not None:
             below = sum((r.value(comparison.by.key) or 0.0) < floor[0] for r in group)

@@ -209,6 +209,7 @@ def test_fetching_one_and_all(ddpm: Run, published: dict[str, bytes], tmp_path: 
     path = tmp_path / "stick" / "clip-vit-large-patch14-336.bin"
     assert (one["path"], one["features"], one["bytes"]) == (str(path), "clip-l336", 27)
     assert path.read_bytes() == published["clip-l336"]
+    assert one["files"] == [{key: value for key, value in one.items() if key != "files"}]
     files = ddpm("fetch-weights", "all", "--json").json()["files"]
     assert {file["features"]: Path(file["path"]).read_bytes() for file in files} == published
     found = [(finding.topic, finding.verdict) for finding in storage.weights()]

@@ -14,6 +14,7 @@ from ddpm_cli.core.metrics import evaluate as evaluation
 from tests.support import ranks
 from tests.support.cli import Result
 from tests.support.local_standin import shapes
+from tests.support.results import BASE
 
 Run = Callable[..., Result]
 SCORES = ("fid", "fid_std", "fid_floor", "kid", "precision", "recall", "density", "coverage")
@@ -114,6 +115,10 @@ def test_a_fake_that_cannot_be_read_does_not_lose_the_others(
     kept = json.loads(out.read_text())
     assert [one["name"] for one in kept["results"]] == [str(fakes[2]), str(fakes[0])]
     assert {one["name"] for one in kept["failed"]} == {str(tmp_path / "nowhere"), str(broken)}
+    last_fails = tmp_path / "last.json"
+    assert fid(real, fakes[0], broken, "--out", last_fails).code == 1
+    (failed,) = json.loads(last_fails.read_text())["failed"]
+    assert "damaged" in failed["error"]
     nothing = fid(real, tmp_path / "nowhere", tmp_path / "neither")
     assert (nothing.code, nothing.out) == (1, "")
 
@@ -165,7 +170,16 @@ def test_fakes_of_unlike_n_are_not_ranked_together(
     assert table[0].split()[:2] == ["FAKE", "N"]
     assert [row.split()[1] for row in table[1:5]] == ["12", "12", "12", "7"]
     assert "n_real=30 | real" in table[5]
-    assert table[6].startswith("Not comparable with each other: n of the fakes is 12, 7")
+    assert table[6] == (
+        "Not comparable with each other: n of the fakes is 12, 7, and local-FID, recall, coverage "
+        "depend on it, so each n is sorted by itself; to compare them there is local-KID, "
+        "precision, density"
+    )
+    by_kid = fid(real, *fakes, fewer, "--metrics", "kid")
+    assert sorted(row.split()[1] for row in by_kid.out.splitlines()[1:5]) == ["12", "12", "12", "7"]
+    values = [float(row.split()[2]) for row in by_kid.out.splitlines()[1:5]]
+    assert values == sorted(values)
+    assert "Not comparable" not in by_kid.out
 
 
 def test_each_snapshot_of_a_run(
@@ -263,6 +277,15 @@ def test_saved_results_are_put_together_again(
     assert json.loads(joined.read_text()) == again.json()
     assert [r["name"] for r in again.json()["results"]] == [str(path) for path in fakes[::-1]]
     assert ddpm("fid", "--compare", joined).out == together
+
+
+def test_numbers_that_json_lacks_are_null_in_what_is_written(ddpm: Run, tmp_path: Path) -> None:
+    odd, out = tmp_path / "odd.json", tmp_path / "out.json"
+    odd.write_text(json.dumps(BASE | {"kid_subset": float("nan"), "sampled": {"x": float("inf")}}))
+    result = ddpm("fid", "--compare", odd, "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(out.read_text()) == result.json()
+    assert result.json()["results"][0]["kid_subset"] is None
 
 
 def test_options_that_compute_are_refused_beside_compare(ddpm: Run, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.metrics.comparing import Comparison, Result, compare
+from ddpm_cli.core.metrics.comparing import Comparison, Result
 from ddpm_cli.core.metrics.drawing import series_key
+from ddpm_cli.core.metrics.saved_results import compare
 from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.results import BASE, sampled
@@ -114,6 +115,53 @@ def test_a_file_named_twice_and_equal_names(write: Any) -> None:
     assert [Path(name.partition("(")[2]).name for name in names] == ["a.json)", "b.json)"]
     odd = compare([write("c", name="x\n\x1b[31my")], Recorder())
     assert odd.results[0].name == "x??[31my"
+
+
+def test_no_text_of_a_file_holds_control_characters(write: Any) -> None:
+    odd = "x\x1b[31m\ny"
+    texts = dict.fromkeys(("line", "real", "fake", "label", "protocol", "weights_sha256"), odd)
+    settings = {odd: 1, "conditions": [odd, {odd: odd}]}
+    path = write("a", sampled=settings, classes=[{"class": odd}], **texts)
+    comparison = compare([path], Recorder())
+    assert "\\u001b" not in json.dumps(comparison.document({}))
+    (document,) = comparison.document({})["results"]
+    assert document["sampled"] == {
+        "x?[31m?y": 1,
+        "conditions": ["x?[31m?y", {"x?[31m?y": "x?[31m?y"}],
+    }
+    assert document["classes"] == [{"class": "x?[31m?y"}]
+    with pytest.raises(DdpmError) as raised:
+        compare([write("a", protocol=odd), write("b")], Recorder())
+    assert "\x1b" not in str(raised.value)
+
+
+def test_what_does_not_depend_on_n_is_compared_at_unlike_n(write: Any) -> None:
+    only = {"fid": None, "fid_std": None}
+    fewer = {"n_fake": 500, **only}
+    for score in ("kid", "fid_infinity", "precision"):
+        paths = [write("a", **only, **{score: 0.3}), write("b", **fewer, **{score: 0.2})]
+        comparison = compare(paths, Recorder())
+        assert (comparison.by.key, len(comparison.groups)) == (score, 1)
+        assert "n_fake" not in comparison.line()
+    for score in ("fid", "sfid", "mind", "cmmd", "recall", "coverage", "inception_score"):
+        paths = [write("a", **only | {score: 0.3}), write("b", **fewer | {score: 0.2})]
+        with pytest.raises(
+            DdpmError, match=r"n_fake is 10000 of a, 500 of b, and .* depends on it"
+        ):
+            compare(paths, Recorder())
+
+
+def test_what_a_file_does_not_say_is_said(write: Any) -> None:
+    recorder = Recorder()
+    unknown = write("b", protocol=None, weights_sha256=None)
+    foreign = write("c", unknown_origin=["FAKE"])
+    compare([write("a"), unknown, foreign], recorder)
+    assert recorder.messages == [
+        "b: the file does not say the protocol, the feature network's weights (sha256): whether "
+        "they are the same for all is not known",
+        "c: FAKE was statistics that do not say which protocol and weights made them, so they may "
+        "be others than the line says",
+    ]
 
 
 def test_what_scores_are_drawn_against() -> None:

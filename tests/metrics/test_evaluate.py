@@ -206,6 +206,7 @@ def test_unlike_statistics_are_not_compared(tmp_path: Path) -> None:
     result, _ = evaluate_fid(unknown, images(fake), extractor(), Silent())
     assert "n_real=unknown" in result.lines()
     assert "statistics given as REAL do not say which protocol" in result.notices()[0]
+    assert result.document()["unknown_origin"] == ["REAL"]
 
 
 def test_fid_below_its_floor_says_why(tmp_path: Path) -> None:
@@ -245,7 +246,8 @@ def test_few_images_bring_a_notice(tmp_path: Path) -> None:
     assert recorder.messages == []
     (notice,) = result.notices()
     assert notice.startswith("n_fake=11 is below 12: the covariance is rank-deficient")
-    assert not {"feature_dim", "unknown_origin"} & result.document().keys()
+    assert "feature_dim" not in result.document()
+    assert result.document()["unknown_origin"] == []
 
 
 def test_one_image_is_too_few(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_sfid_is_the_frechet_distance_of_spatial_features(tmp_path: Path) -> Non
     again, _ = evaluate(saved, fake, stand(), requested("sfid"), SILENT)
     assert again.document()["sfid"] == pytest.approx(report.document()["sfid"], rel=1e-9)
     assert again.document()["fid"] is None
+    assert again.notices()[0].startswith("n_real=6 and n_fake=5 are below 9: the covariance")
     without = stand()
     plain, statistics = evaluate(real, fake, without, requested("fid"), SILENT)
     assert (plain.document()["sfid"], without.network.asked) == (None, [False, False])

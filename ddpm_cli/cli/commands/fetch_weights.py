@@ -53,4 +53,4 @@ def fetch_weights(
         lines.append(f"{path}  ({remote.size:,} bytes, sha256 {remote.sha256})")
         file = {"path": str(path), "sha256": remote.sha256, "bytes": remote.size}
         files.append({"features": network, **file})
-    console.result("\n".join(lines), {"files": files} if name == ALL else files[0], json)
+    console.result("\n".join(lines), {"files": files} | (files[0] if len(files) == 1 else {}), json)

@@ -135,13 +135,13 @@ def _compare(
     as_json: bool,
 ) -> None:
     """The table of results of other days. Raises UsageError for options that compute some."""
-    from ddpm_cli.core.metrics import comparing
-    from ddpm_cli.core.runtime.files import write_json
+    from ddpm_cli.core.metrics import saved_results
+    from ddpm_cli.core.runtime.files import finite, write_json
 
     if given := set[str]().union(*map(names_given, others)):
         raise UsageError(f"--compare computes nothing: {listed(sorted(given))} has no meaning")
-    comparison = comparing.compare(list(map(Path, names)), console.reporter())
-    document = comparison.document({})
+    comparison = saved_results.compare(list(map(Path, names)), console.reporter())
+    document = finite(comparison.document({}))
     with claimed():
         if several.out is not None:
             write_json(several.out, document)

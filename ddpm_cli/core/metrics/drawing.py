@@ -35,7 +35,7 @@ def draw(path: Path, comparison: Comparison) -> list[Path]:
     alone = len(details) == 1 and details[0] is not None
     points, written = _points(comparison), []
     if any(point.value is not None for point in points) and not alone:
-        floors = (comparison.floor(n) for n in comparison.groups)
+        floors = map(comparison.floor, comparison.groups)
         values = list(dict.fromkeys(floor[0] for floor in floors if floor))
         better = "higher" if comparison.by.higher else "lower"
         label = f"{comparison.label} ({better} is better)"
@@ -85,7 +85,7 @@ def _points(comparison: Comparison) -> list[Point]:
     from ddpm_cli.core.figures.scores import Point
 
     against, by = series_key(comparison), comparison.by
-    unlike = len(comparison.groups) > 1
+    unlike = len(comparison.counts) > 1
     return [
         Point(
             f"{result.name} (n = {result.n or 'unknown'})" if unlike else result.name,
@@ -102,7 +102,7 @@ def _points(comparison: Comparison) -> list[Point]:
 
 def series_key(comparison: Comparison) -> str:
     """The setting that the scores are drawn against: images_seen or guidance; "": none."""
-    if len(comparison.groups) > 1 or not all(result.sampled for result in comparison.results):
+    if len(comparison.counts) > 1 or not all(result.sampled for result in comparison.results):
         return ""
     differing = comparison.differing().keys()
     for key in _SERIES:

@@ -13,6 +13,7 @@ from ddpm_cli.core.metrics.scores.infinity import FidInfinity
 from ddpm_cli.core.metrics.scores.kid import Kid
 from ddpm_cli.core.metrics.scores.prdc import Prdc
 from ddpm_cli.core.metrics.scores.score import Score, digits
+from ddpm_cli.core.metrics.scores.sfid import Sfid
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
 _KEYS = (  # of every document, None where they were not requested
@@ -69,6 +70,7 @@ class Report:
             **{name: getattr(self, name) for name in ("n_real", "n_fake", "real", "fake")},
             **scores,
             "sampled": self.sampled,
+            "unknown_origin": list(self.unknown_origin),
             "real_fingerprint": list(self.real_fingerprint),
             **_origin_keys(self.origin),
             "line": self.protocol_line(),
@@ -98,14 +100,17 @@ class Report:
     def _few_images(self) -> Iterator[str]:
         counts = (("n_real", self.n_real), ("n_fake", self.n_fake))
         has_kid = any(isinstance(score, Kid) for score in self.scores)
-        few = [f"{name}={n}" for name, n in counts if n is not None and n < self.feature_dim]
-        fid = self.origin.label("FID")
-        if self.fid is not None and few:
-            yield (
-                f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {self.feature_dim}: "
-                f"the covariance is rank-deficient and {fid} is biased upward; compare it with "
-                f"{fid} at the same n alone{', or look at KID, which is not' if has_kid else ''}"
-            )
+        of_covariances = [("FID", self.feature_dim) for s in self.scores if isinstance(s, Fid)]
+        of_covariances += [("sFID", s.width) for s in self.scores if isinstance(s, Sfid)]
+        for name, width in of_covariances:
+            few = [f"{count}={n}" for count, n in counts if n is not None and n < width]
+            label = self.origin.label(name)
+            if few:
+                yield (
+                    f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {width}: the "
+                    f"covariance is rank-deficient and {label} is biased upward; compare it with "
+                    f"{label} at the same n alone{', or look at KID, which is not' * has_kid}"
+                )
 
     def _copies(self, prdc: Prdc) -> Iterator[str]:
         if prdc.copies:

@@ -33,14 +33,14 @@ class Results:
 
     def add(self, outcome: Outcome) -> None:
         """Take the next one, and say it. Raises DdpmError where it cannot be kept."""
-        if isinstance(outcome.result, DdpmError):
-            self.errors[outcome.name] = outcome.result
-            return
         report = outcome.result
-        self.reports[outcome.name] = report
-        if self._out is not None and distributed.is_main():
+        if isinstance(report, DdpmError):
+            self.errors[outcome.name] = report
+        else:
+            self.reports[outcome.name] = report
+        if self.reports and self._out is not None and distributed.is_main():
             write_json(self._out, finite(self.document()))
-        if self.alone is None:
+        if self.alone is None and not isinstance(report, DdpmError):
             scores = (score.line(report.origin.label).split("\n")[0] for score in report.scores)
             self._reporter.say(f"{outcome.name}: {'; '.join(scores)}")
 

@@ -14,6 +14,7 @@ class Sfid(NamedTuple):
     """FID of 7 channels of 17x17 places, which sees where things are in the image."""
 
     value: float
+    width: int  # features, of whose covariance fewer images make a rank-deficient one
 
     def line(self, label: Label) -> str:
         """The distance."""
@@ -30,4 +31,4 @@ def sfid(real: Statistics, fake: Statistics) -> Sfid:
         if side.spatial is None:
             raise DdpmError(f"{name} has no spatial statistics, which sFID needs")
     assert real.spatial is not None and fake.spatial is not None
-    return Sfid(frechet_distance(*real.spatial, *fake.spatial))
+    return Sfid(frechet_distance(*real.spatial, *fake.spatial), len(real.spatial.mean))

@@ -38,10 +38,10 @@ class Shown(NamedTuple):
     uncovered: int  # real images that no fake covers, of n_real
     n_real: int
 
-    def line(self, label: Label) -> str:
+    def line(self, _: Label) -> str:
         """The folder, and how much of the real images is missing in the fakes."""
         missing = f"{self.uncovered:,} of {self.n_real:,} real images are near no fake"
-        return label(f"worst images: {self.folder} ({missing})")
+        return f"worst images: {self.folder} ({missing})"
 
     def document(self) -> dict[str, object]:
         """Its key of --json."""
