@@ -52,7 +52,8 @@ def test_its_json(ddpm: Call, photos: Path) -> None:
     assert (found["size"], found["channels"], found["sheet"]) == ([8, 16], 1, None)
     assert found["captions"] is None
     few = found["advice"][0]
-    assert few["warning"] and few["flags"][0] == "--augment 0.12"
+    assert few["warning"] and few["flags"][0] == "--augment 0.12 --images 7000"
+    assert "--augment 0.12 --images 7000" in found["command"]
     assert not list(Path.cwd().iterdir())
 
 

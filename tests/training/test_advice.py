@@ -17,7 +17,7 @@ from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.inspection.survey import CaptionLengths
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training.preparation import advice
+from ddpm_cli.core.training.preparation import advice, copying
 from ddpm_cli.core.training.preparation.facts import Facts
 from ddpm_cli.core.training.preparation.trial import StepTime
 from ddpm_cli.core.training.session import train_on_source
@@ -56,12 +56,12 @@ def test_few_images_seen_often_are_copied() -> None:
     first = lines(few, run)[0]
     assert first == (
         "24 images for 200,000 (8,333 epochs) will be copied, not learned; more images help most, "
-        "and ddpm memorisation says afterwards how many samples are copies (--augment 0.12 or "
-        "--images 4000 or --holdout 5 --patience 3 --validate-every 500)"  # 24 * 150 = 3,600
+        "and ddpm memorisation says afterwards how many samples are copies (--augment 0.12 "
+        "--images 7000 or --holdout 5 --patience 3 --validate-every 500)"  # 24 * 300 = 7,200
     )
     augmented = lines(few, config(data={"holdout": 0, "augment": 0.12}))[0]
     assert "8,333 epochs" in augmented and "--augment" not in augmented
-    assert "--images 7000" in augmented  # twice as many
+    assert "(--images 7000 or --holdout" in augmented
     for data, budget, words in (
         ({"holdout": 0}, 24 * 300, "24 images for 7,200 (300 epochs) begin to be copied; more"),
         ({"holdout": 0, "augment": 0.1}, 24 * 500, "(500 epochs) begin to be copied; more"),
@@ -70,16 +70,49 @@ def test_few_images_seen_often_are_copied() -> None:
         found = lines(few, config(data=data, budget={"images": budget}))
         assert any(words in line for line in found) if words else "epochs" not in "".join(found)
     held_out = config(data={"holdout": 4}, validate_every=400)
-    assert lines(few, held_out)[0].endswith("(--augment 0.12 or --images 3000 or --patience 3)")
+    assert lines(few, held_out)[0].endswith("(--augment 0.12 --images 6000 or --patience 3)")
 
     some = facts(images=600, labels=EVEN[:600])  # 500 to train on
     short = config(budget={"images": 100_000})  # 200 epochs
     assert lines(some, short) == []
     assert lines(some, short, warning=False) == [
-        "500 images for 100,000 (200 epochs) may be overfitted (--augment 0.12 or --images 80000 "
+        "500 images for 100,000 (200 epochs) may be overfitted (--augment 0.12 or --images 70000 "
         "or --patience 3 --validate-every 10000)"
     ]
     assert advice.advise(some, config(budget={"images": 50_000})) == []  # 100 epochs
+
+
+FLAGS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "--augment": lambda value: {"data": {"augment": float(value)}},
+    "--images": lambda value: {"budget": {"images": int(value)}},
+    "--holdout": lambda value: {"data": {"holdout": int(value)}},
+    "--patience": lambda value: {"patience": int(value)},
+    "--validate-every": lambda value: {"validate_every": int(value)},
+}
+
+
+@pytest.mark.parametrize("images", [1, 24, 100, 500, 2_000, 4_900])
+@pytest.mark.parametrize("augment", [0.0, 0.12])
+def test_the_advice_on_few_images_helps(images: int, augment: float) -> None:
+    """Each of the flags alone, followed as it is typed: no word on the budget remains."""
+    followed = set()
+    for epochs in (160, 240, 260, 300, 301, 399, 600, 2_000, 10_000):
+        before = RunConfig(validate_every=20_000)
+        before = merged(
+            before, {"data": {"augment": augment}, "budget": {"images": images * epochs}}
+        )
+        found = copying.advise(images, images * epochs, before)
+        for flag in found.flags if found else ():
+            after, words = before, flag.split()
+            for name, value in zip(words[::2], words[1::2], strict=True):
+                after = merged(after, FLAGS[name](value))
+            assert after.budget.images is not None
+            left = images - after.data.holdout
+            if left:  # of a single image none can be held out
+                assert copying.advise(left, after.budget.images, after) is None, flag
+            followed.add(" ".join(words[::2]))
+    assert "--images" in followed
+    assert ("--augment" in followed and "--augment --images" in followed) == (augment == 0)
 
 
 def test_a_training_that_stops_in_time_needs_no_advice() -> None:
@@ -95,7 +128,7 @@ def test_a_training_that_stops_in_time_needs_no_advice() -> None:
         ]
     # Without images held out, patience waits for a training loss that does not rise.
     (line, *_) = lines(few, config(data={"holdout": 0}, patience=3, validate_every=2_000))
-    assert line.endswith("(--augment 0.12 or --images 20000 or --holdout 10)")
+    assert line.endswith("(--augment 0.12 --images 30000 or --holdout 10)")
 
 
 def test_a_limit_in_time_is_one_in_images_where_the_speed_is_known() -> None:

@@ -11,7 +11,7 @@ class Advice:
     """One line: what was seen and what follows; and the flags that change it."""
 
     message: str
-    flags: tuple[str, ...] = ()  # each as it is typed: "--holdout 200"
+    flags: tuple[str, ...] = ()  # any one helps, as it is typed: "--augment 0.12 --images 7000"
     warning: bool = True  # else a proposal
 
     @property
@@ -22,6 +22,14 @@ class Advice:
 
 def rounded(number: float) -> int:
     """To one digit, of at least 1: 2,637 to 3,000."""
-    digits = max(0, int(log10(max(1, number))))
-    unit: int = 10**digits
-    return max(1, round(number / unit) * unit)
+    return max(1, round(number / _unit(number)) * _unit(number))
+
+
+def rounded_down(number: float) -> int:
+    """To one digit, of at least 1: 2,637 to 2,000."""
+    return max(1, int(number / _unit(number)) * _unit(number))
+
+
+def _unit(number: float) -> int:
+    unit: int = 10 ** int(log10(max(1, number)))
+    return unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.training.preparation.advised import Advice, rounded
+from ddpm_cli.core.training.preparation.advised import Advice, rounded, rounded_down
 
 # Fewer images than this are copied where each is seen often (Kadkhodaie et al. 2024 measured that
 # ten thousand faces of 80x80 are about enough; Karras et al. 2020 augment below some thousands).
@@ -24,9 +24,9 @@ def advise(images: int, budget: int, config: RunConfig) -> Advice | None:
     """
     epochs = budget / max(1, images)
     passed = epochs / (_AUGMENTED if config.data.augment else 1)
-    if images >= _FEW or passed < _OVERFITTED:
+    if images >= _FEW or passed <= _OVERFITTED:
         return None
-    flags = _flags(images, config)
+    flags = _flags(images, budget, config)
     between = config.validate_every / max(1, images)
     if _ends_by_itself(config):
         if between <= _TOO_SELDOM or passed < _SOME_COPIED:
@@ -53,11 +53,16 @@ def _ends_by_itself(config: RunConfig) -> bool:
     return bool(held_out and (config.patience or config.stop_at_gap))
 
 
-def _flags(images: int, config: RunConfig) -> tuple[str, ...]:
-    """What helps; last what ends the training in time."""
-    wise = images * _OVERFITTED * (_AUGMENTED if config.data.augment else 1)
-    flags = [] if config.data.augment else ["--augment 0.12"]
-    flags.append(f"--images {rounded(wise):d}")
+def _flags(images: int, budget: int, config: RunConfig) -> tuple[str, ...]:
+    """What helps, each alone; last what ends the training in time."""
+    wise, augmented = images * _OVERFITTED, images * _OVERFITTED * _AUGMENTED
+    smaller = f"--images {rounded_down(augmented if config.data.augment else wise)}"
+    if config.data.augment:
+        flags = [smaller]
+    elif budget <= augmented:
+        flags = ["--augment 0.12", smaller]
+    else:
+        flags = [f"--augment 0.12 --images {rounded_down(augmented)}"]
     stopping = []
     if not (config.data.holdout or config.holdout_data):
         some = max(images / 10, min(5, images / 5))

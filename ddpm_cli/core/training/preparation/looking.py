@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
@@ -59,7 +60,7 @@ class Findings:
         """The training that is advised."""
         options = dict(self.given)
         for each in self.advice:
-            for flag in each.flags[:1]:
+            for flag in re.split(" (?=--)", each.flags[0]) if each.flags else ():
                 if self.gpu or not self._is_larger(flag):
                     options.setdefault(flag.split()[0], flag)
         return " ".join([f"ddpm train --data {quote(self.data)}", *options.values()])
