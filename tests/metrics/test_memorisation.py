@@ -92,7 +92,7 @@ def report(
 
 
 def stored(images: Pixels) -> SmallImages:
-    small = SmallImages()
+    small = SmallImages(working_size((images.shape[1], images.shape[2])))
     for part in torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).split(7):
         small.append(part)
     return small
@@ -182,15 +182,17 @@ def test_images_of_any_size_are_their_own_nearest(size: tuple[int, int]) -> None
     assert found.distance.max() == 0
 
 
-def test_images_are_stored_at_the_size_of_the_first_and_read_back() -> None:
+def test_images_are_stored_at_one_size_and_read_back() -> None:
     x = torch.from_numpy(pictures(9, seed=0, channels=1).transpose(0, 3, 1, 2).copy())
-    small = SmallImages()
+    small = SmallImages((24, 24))
     small.append(x)
     assert small.grey
     rows = np.array([8, 0, 0, 3])
     assert torch.equal(small.take(rows), x[torch.from_numpy(rows)].expand(-1, 3, -1, -1))
     small.append(torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8))
-    assert (len(small), small.shape, small.grey) == (11, (24, 24), False)
+    assert (len(small), small.size, small.grey) == (11, (24, 24), False)
+    assert torch.equal(torch.cat(list(small.blocks(4))), small.take(np.arange(11)))
+    assert small.take(np.arange(0)).shape == (0, 3, 24, 24)
     assert working_size((300, 150)) == (64, 32)
     assert working_size((9, 5)) == (9, 5)
 

@@ -1,10 +1,12 @@
-"""Features of any number of images, stored on disk: memory is constant in their number."""
+"""Features of any number of images, or these, on disk: memory is constant in their number."""
 
 from __future__ import annotations
 
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -20,17 +22,85 @@ from ddpm_cli.core.runtime.files import atomic_write
 BLOCK = 1024  # rows read at a time: 8 MiB of 2048 features
 
 
-class FeatureStore:
-    """Rows of float32 features (n, width) in an anonymous temporary file, deleted on exit.
+class RowStore:
+    """Rows of one type and shape (n, *shape) in an anonymous temporary file, deleted on exit.
 
     Rows are read by seeking, not through a memory map, whose pages would count as memory.
     """
 
-    def __init__(self, width: int, file: IO[bytes] | None = None) -> None:
-        self.width = width
-        self._file = file or _temporary_file()
+    _holds, _instead = "rows", ""  # for the message of a full disk
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, file: IO[bytes] | None = None
+    ) -> None:
+        self.shape, self._dtype = shape, dtype
+        self._row_bytes = prod(shape) * dtype.itemsize
+        self._file = file or self._temporary()
         self._count = self._file.seek(0, 2) // self._row_bytes
         weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, rows: Tensor) -> None:
+        """Append rows (n, *shape). Raises DdpmError where the disk is full."""
+        with self._disk():
+            self._file.seek(0, 2)
+            rest = memoryview(rows.to("cpu", self._dtype).contiguous().numpy().tobytes())
+            while rest:  # unbuffered: what does not fit is not tried again by a destructor
+                rest = rest[self._file.write(rest) :]
+        self._count += len(rows)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Read rows start to stop, (stop - start, *shape)."""
+        rows, content = self._empty(max(0, min(stop, self._count) - start))
+        self._file.seek(start * self._row_bytes)
+        self._file.readinto(content)  # type: ignore[attr-defined]
+        return rows
+
+    def blocks(self, size: int = BLOCK, *, start: int = 0) -> Iterator[Tensor]:
+        """Read all rows in order, or those from `start`, `size` at a time."""
+        for first in range(start, self._count, size):
+            yield self.block(first, first + size)
+
+    def take(self, indices: NDArray[np.intp]) -> Tensor:
+        """Read the rows of these indices, in their order, (n, *shape)."""
+        (rows, content), size = self._empty(len(indices)), self._row_bytes
+        for row in map(int, np.argsort(indices)):  # in the file's order: the disk reads ahead
+            self._file.seek(int(indices[row]) * size)
+            self._file.readinto(content[row * size : (row + 1) * size])  # type: ignore[attr-defined]
+        return rows
+
+    def _empty(self, n: int) -> tuple[Tensor, NDArray[np.uint8]]:
+        """Rows to fill, and their bytes."""
+        rows = torch.empty(n, *self.shape, dtype=self._dtype)
+        return rows, rows.view(torch.uint8).reshape(-1).numpy()
+
+    def _temporary(self) -> IO[bytes]:
+        with self._disk():
+            return tempfile.TemporaryFile(prefix="ddpm-", buffering=0)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Raise DdpmError where the block cannot write."""
+        try:
+            yield
+        except OSError as error:
+            folder = tempfile.tempdir or "a temporary folder"
+            raise DdpmError(
+                f"cannot write {self._holds} to {folder}: {error.strerror or error}; set TMPDIR to "
+                f"another folder{self._instead}"
+            ) from error
+
+
+class FeatureStore(RowStore):
+    """Rows of float32 features (n, width) on disk."""
+
+    _holds, _instead = "features", ", or request --metrics fid, which stores none"
+
+    def __init__(self, width: int, file: IO[bytes] | None = None) -> None:
+        super().__init__((width,), torch.float32, file)
+        self.width = width
 
     @classmethod
     def open(cls, path: Path, width: int) -> FeatureStore:
@@ -39,45 +109,6 @@ class FeatureStore:
             return cls(width, path.open("rb"))
         except OSError as error:
             raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
-
-    @property
-    def _row_bytes(self) -> int:
-        return 4 * self.width
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, rows: Tensor) -> None:
-        """Append rows (n, width). Raises DdpmError where the disk is full."""
-        try:
-            self._file.seek(0, 2)
-            rest = memoryview(rows.float().cpu().contiguous().numpy().tobytes())
-            while rest:  # unbuffered: what does not fit is not tried again by a destructor
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise _no_space(error) from error
-        self._count += len(rows)
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """Read rows start to stop, float32 (stop - start, width)."""
-        stop = min(stop, self._count)
-        self._file.seek(start * self._row_bytes)
-        data = bytearray(self._file.read(max(0, stop - start) * self._row_bytes))
-        return torch.frombuffer(data, dtype=torch.float32).reshape(-1, self.width)
-
-    def blocks(self, size: int = BLOCK, *, start: int = 0) -> Iterator[Tensor]:
-        """Read all rows in order, or those from `start`, `size` at a time."""
-        for first in range(start, self._count, size):
-            yield self.block(first, first + size)
-
-    def take(self, indices: NDArray[np.intp]) -> Tensor:
-        """Read the rows of these indices, in their order, float32 (n, width)."""
-        rows, size = torch.empty(len(indices), self.width), self._row_bytes
-        buffer = rows.numpy().data.cast("B")
-        for row in map(int, np.argsort(indices)):  # in the file's order: the disk reads ahead
-            self._file.seek(int(indices[row]) * size)
-            self._file.readinto(buffer[row * size : (row + 1) * size])  # type: ignore[attr-defined]
-        return rows
 
     def subsample(self, count: int) -> FeatureStore:
         """At most `count` of the rows, chosen pseudo-randomly with a fixed seed."""
@@ -120,18 +151,3 @@ def chosen(n: int, count: int) -> NDArray[np.intp]:
 def shuffled(n: int) -> NDArray[np.intp]:
     """A fixed permutation of n indices: torch-fidelity's generator and seed."""
     return np.random.RandomState(2020).permutation(n)
-
-
-def _temporary_file() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile(prefix="ddpm-features-", buffering=0)
-    except OSError as error:
-        raise _no_space(error) from error
-
-
-def _no_space(error: OSError) -> DdpmError:
-    folder = tempfile.tempdir or "a temporary folder"
-    return DdpmError(
-        f"cannot write features to {folder}: {error.strerror or error}; set TMPDIR to another "
-        "folder, or request --metrics fid, which stores none"
-    )

@@ -49,7 +49,7 @@ class Input:
 
     def pictures(self, rows: Sequence[int], size: Size) -> NDArray[np.uint8]:
         """The images in these rows at a size, (n, 3, height, width), read again if it is larger."""
-        if size == self.small.shape:
+        if size == self.small.size:
             return self.small.take(np.array(rows)).numpy()
         read = images_at(self.images, rows)
         return torch.cat(

@@ -59,7 +59,7 @@ def nearest_in_pixels(
         device: Where to compute.
     """
     found: list[tuple[Tensor, Tensor]] = []
-    reach, grey = tolerance(images.shape), images.grey and train.grey
+    reach, grey = tolerance(images.size), images.grey and train.grey
     with reporter.bar(f"{what}: nearest in pixels", len(images), "images") as bar:
         for block in images.blocks(_QUERIES):
             candidates = _candidates(block.to(device), points)

@@ -115,7 +115,7 @@ class MemorisationReport:
             n_fake=len(fakes),
             n_train=len(comparison.train.small),
             n_held_out=len(others),
-            size=comparison.train.small.shape,
+            size=comparison.train.small.size,
             pairs=_pairs(comparison),
             origin=origin,
             fake=fake.label,

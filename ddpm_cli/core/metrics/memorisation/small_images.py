@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
-from typing import IO
 
 import numpy as np
 import torch
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.feature_store import RowStore
 from ddpm_cli.core.metrics.inputs.images import ImageCounts, ImageSet
 
 LARGEST = 64  # pixels of a side: what a shift of a sixteenth of it leaves to compare is enough
@@ -22,55 +19,21 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-class SmallImages:
-    """RGB images (n, 3, height, width) in an anonymous temporary file, deleted on exit."""
+class SmallImages(RowStore):
+    """RGB images of one size on disk, uint8 (n, 3, height, width)."""
 
-    def __init__(self, size: Size | None = None) -> None:
-        """size: that of the images; None: that of the first, or less where it is above 64."""
+    _holds = "images"
+
+    def __init__(self, size: Size) -> None:
+        super().__init__((3, *size), torch.uint8)
         self.size = size
         self.grey = True  # whether all channels of all images are equal
-        self._file = _temporary_file()
-        self._count = 0
-        weakref.finalize(self, self._file.close)
-
-    def __len__(self) -> int:
-        return self._count
 
     def append(self, images: Tensor) -> None:
         """Append uint8 images (n, 1 or 3, H, W). Raises DdpmError where the disk is full."""
-        if self.size is None:
-            self.size = working_size((images.shape[2], images.shape[3]))
         small = fitted(images, self.size).expand(-1, 3, -1, -1)
         self.grey = self.grey and bool((small == small[:, :1]).all())
-        try:
-            self._file.seek(0, 2)
-            rest = memoryview(small.contiguous().cpu().numpy().tobytes())
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise _no_space(error) from error
-        self._count += len(images)
-
-    def take(self, rows: NDArray[np.int64]) -> Tensor:
-        """Read the images of these rows, in their order, uint8 (n, 3, height, width)."""
-        height, width = self.shape
-        images = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
-        buffer, size = images.numpy().data.cast("B"), 3 * height * width
-        for place in map(int, np.argsort(rows, kind="stable")):  # in the file's order
-            self._file.seek(int(rows[place]) * size)
-            self._file.readinto(buffer[place * size : (place + 1) * size])  # type: ignore[attr-defined]
-        return images
-
-    def blocks(self, size: int = 1024) -> Iterator[Tensor]:
-        """All images in their order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
-
-    @property
-    def shape(self) -> Size:
-        """Their size, once there are images."""
-        assert self.size is not None, "no images yet"
-        return self.size
+        super().append(small)
 
 
 class Recorded:
@@ -137,17 +100,3 @@ def fitted(images: Tensor, size: Size) -> Tensor:
     cut = images[:, :, top : top + rows, left : left + columns].float()
     resized = functional.interpolate(cut, size, mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def _temporary_file() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile(prefix="ddpm-images-", buffering=0)
-    except OSError as error:
-        raise _no_space(error) from error
-
-
-def _no_space(error: OSError) -> DdpmError:
-    folder = tempfile.tempdir or "a temporary folder"
-    return DdpmError(
-        f"cannot write images to {folder}: {error.strerror or error}; set TMPDIR to another folder"
-    )
