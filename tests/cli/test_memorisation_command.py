@@ -15,6 +15,8 @@ from scipy import ndimage
 
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.sources import open_source
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.memorisation import outputs
 from ddpm_cli.core.runtime.elastic import worker
 from tests.support.cli import Result
 
@@ -158,6 +160,21 @@ def test_results_are_replaced_only_with_overwrite(call: Ddpm, tmp_path: Path) ->
     assert Path("out/notes.txt").read_text() == "mine"
     Path("file").touch()
     assert "is no folder" in call(*inputs, "--out", "file").err
+
+
+def test_what_fails_half_way_leaves_no_earlier_results(
+    call: Ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, other = folder(tmp_path / "train", 10, 0), folder(tmp_path / "other", 10, 1)
+    inputs = (folder(tmp_path / "fakes", 10, 2), "--train", train, "--held-out", other)
+    assert call(*inputs, "--out", "out").code == 0
+
+    def full(*_: object) -> None:
+        raise DdpmError("disk full")
+
+    monkeypatch.setattr(outputs, "distributions", full)
+    assert "disk full" in call(*inputs, "--out", "out", "--overwrite").err
+    assert [path.name for path in Path("out").iterdir()] == ["pairs.png"]
 
 
 def test_unreadable_files_are_left_out_and_names_still_fit(call: Ddpm, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.metrics import feature_store
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import ArrayImages
 from ddpm_cli.core.metrics.scores import prdc as prdc_module
 from ddpm_cli.core.metrics.scores.prdc import prdc, squared_radii
-from ddpm_cli.core.metrics.worst import finding
+from ddpm_cli.core.metrics.worst import finding, pictures
 from ddpm_cli.core.metrics.worst.finding import Worst, find_worst
 from ddpm_cli.core.metrics.worst.pictures import FAKES, LIST, REALS, write_worst
 from ddpm_cli.core.runtime.reporting import Silent
@@ -88,8 +89,19 @@ def test_equal_images_have_no_infinite_distance() -> None:
     assert np.isfinite(values).all()
     assert all(image.row >= 10 for image in worst.fakes)
     constant = found(torch.ones(8, 4), torch.ones(9, 4), 4)
+    assert constant.uncovered == 0 and found(torch.ones(8, 4), torch.zeros(9, 4), 4).uncovered == 8
     assert [image.radii for image in constant.fakes] == [0, 0, 0, 0]
     assert constant.fakes[0].neighbours == (0, 1, 2)
+
+
+@pytest.mark.parametrize("moved", [0.0, 1e-4])
+def test_equal_images_are_covered_by_a_fake_that_equals_them(moved: float) -> None:
+    """Also where another batch has rounded its features otherwise."""
+    alone = 1 + normal(1, 1)
+    real = torch.cat([normal(1, 0).repeat(8, 1), alone])
+    assert found(real, real + moved, 4).uncovered == 0
+    assert found(real, real, 4).reals == ()
+    assert found(real, alone, 9).uncovered == 8
 
 
 def test_rows_of_a_subsample_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,3 +146,29 @@ def test_grids_and_list(tmp_path: Path, count: int) -> None:
             shown = np.asarray(picture.convert("L"))
         both = (shown == own).sum(), (shown == 260 - own).sum()
         assert both[1] == pytest.approx(3 * both[0], rel=0.01)  # words have some pixels of each
+
+
+def test_what_fails_half_way_leaves_no_earlier_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = flat([60] * 9), flat([200] * 9)
+    for image_set in images:
+        assert sum(map(len, image_set.batches(slice(None)))) == len(image_set)
+    worst = found(normal(9, 0), normal(9, 1) + 9, 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").touch()
+    write_worst(out, worst, *images)
+    before = (out / FAKES).read_bytes()
+
+    def full(*_: object) -> None:
+        raise DdpmError("disk full")
+
+    draw = pictures.files.write_png
+    monkeypatch.setattr(
+        pictures.files, "write_png", lambda path, x: (draw if path.name == FAKES else full)(path, x)
+    )
+    with pytest.raises(DdpmError, match="disk full"):
+        write_worst(out, worst._replace(fakes=worst.fakes[:1]), *images)
+    assert {path.name for path in out.iterdir()} == {"notes.txt", FAKES}
+    assert (out / FAKES).read_bytes() != before

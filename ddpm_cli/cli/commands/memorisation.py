@@ -87,8 +87,8 @@ def memorisation(
     from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
-    from ddpm_cli.core.runtime.files import results_folder
     from ddpm_cli.core.runtime.reporting import Warned
+    from ddpm_cli.core.runtime.results_folder import results_folder
 
     start_up.end()
     processes.refuse_several("ddpm memorisation")

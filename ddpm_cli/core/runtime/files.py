@@ -9,12 +9,11 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DdpmError, first_line
 
 PARTIAL = ".part"  # the suffix of files that are being written, whose names begin with a dot
@@ -99,37 +98,6 @@ def new_file(
 def new_folder(path: Path) -> Path:
     """Create `path`, or the first of `NAME-2`, `NAME-3`, … that no other call creates."""
     return next(name for name in numbered_names(path) if create_folder(name))
-
-
-@contextmanager
-def results_folder(
-    out: Path | None,
-    default: Path,
-    names: Sequence[str],
-    option: str = "--out",
-    *,
-    overwrite: bool = False,
-) -> Iterator[Path]:
-    """Yield the folder for the results, which is there from now on; removed where it stays empty.
-
-    out: as the option names it; None: the default, or the first of DEFAULT-2, DEFAULT-3, … that is
-    free. names: of the files that will be written. Raises DdpmError where the folder holds such a
-    file already that is not to be overwritten.
-    """
-    folder = new_folder(default) if out is None else paths.expanded(out)
-    if out is not None and not create_folder(folder):
-        if not folder.is_dir():
-            raise DdpmError(f"{option} {folder} is there already, and is no folder; choose another")
-        there = [name for name in names if (folder / name).exists()]
-        if there and not overwrite:
-            raise DdpmError(
-                f"{folder} holds {there[0]}; choose another {option}, or add --overwrite"
-            )
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):
-            folder.rmdir()  # fails where there are files
 
 
 def numbered_names(path: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from ddpm_cli.core.metrics.memorisation.pixels import NEIGHBOURS
 from ddpm_cli.core.metrics.memorisation.report import COPY, PAIRS, MemorisationReport
 from ddpm_cli.core.metrics.memorisation.small_images import working_size
 from ddpm_cli.core.runtime.files import finite, write_json
+from ddpm_cli.core.runtime.results_folder import remove_earlier
 
 SHEET, PLOT, DOCUMENT = "pairs.png", "distances.png", "memorisation.json"
 FILES = SHEET, PLOT, DOCUMENT
@@ -26,7 +27,8 @@ _WIDTH = 1100  # pixels of the sheet, at least, where it has several columns
 def write_results(
     folder: Path, comparison: Comparison, report: MemorisationReport, document: dict[str, object]
 ) -> None:
-    """Write the three files."""
+    """Write the three files, in place of earlier ones. Raises DdpmError where it fails."""
+    remove_earlier(folder, FILES)
     _draw_pairs(folder / SHEET, comparison, report)
     fakes, held_out = comparison.fakes, comparison.held_out
     percentile = "1st percentile of the held-out"
@@ -43,7 +45,7 @@ def write_results(
         ((report.features.threshold, percentile),),
     )
     distributions(folder / PLOT, (pixels, features))
-    write_json(folder / DOCUMENT, finite(document), durable=False)
+    write_json(folder / DOCUMENT, finite(document), durable=False)  # last: it stands for all
 
 
 def _draw_pairs(path: Path, comparison: Comparison, report: MemorisationReport) -> None:

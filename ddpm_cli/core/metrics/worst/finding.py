@@ -52,8 +52,9 @@ def find_worst(
     A fake's distance is the least of those to real images, each in that image's radius (k = 3):
     1 / realism of Kynkaanniemi et al. 2019 (eq. 3), which leaves out the half of the real images
     with the larger radii. A real image's is that to the nearest fake in its own radius (k = 5):
-    from 1 on no fake covers it, as in the score coverage. Of more than 50,000 images of an input as
-    many are looked at. radii: `prdc.squared_radii` of the real images.
+    from 1 on no fake covers it, as in the score coverage, but for a fake that equals it, which
+    always does. Of more than 50,000 images of an input as many are looked at. radii:
+    `prdc.squared_radii` of the real images.
     """
     rows = [torch.from_numpy(chosen(len(store), MAX_IMAGES)) for store in (real, fake)]
     real, fake = (store.subsample(MAX_IMAGES) for store in (real, fake))
@@ -65,7 +66,9 @@ def find_worst(
             of_fakes[j] = torch.minimum(of_fakes[j], (d / third[i]).amin(dim=1))
             of_reals[i] = torch.minimum(of_reals[i], d.amin(dim=0))
             bar.update(j.stop)
-    uncovered = of_reals >= radii[:, K_DENSITY - 1].to(of_reals.device)
+    own = radii[:, K_DENSITY - 1].to(of_reals.device)
+    # of equal real images the radius is 0, and the distance of equal fakes 0 but for rounding
+    uncovered = (of_reals >= own) & (of_reals > _LEAST**2 * own.mean())
     of_reals = torch.where(uncovered, of_reals / fifth, -1)
     reals, fakes = _Side(real, rows[0]), _Side(fake, rows[1])
     return Worst(

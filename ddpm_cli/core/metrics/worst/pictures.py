@@ -22,9 +22,11 @@ from ddpm_cli.core.metrics.requested import WorstRequest
 from ddpm_cli.core.metrics.scores.score import Label
 from ddpm_cli.core.metrics.worst.finding import Found, Worst
 from ddpm_cli.core.runtime import distributed
-from ddpm_cli.core.runtime.files import results_folder, write_json
+from ddpm_cli.core.runtime.files import write_json
+from ddpm_cli.core.runtime.results_folder import remove_earlier, results_folder
 
 FAKES, REALS, LIST = "unlike-real.png", "uncovered.png", "worst.json"
+_FILES = FAKES, REALS, LIST
 _LINES = 16  # of a grid; more images are beside each other
 _TILE = 72  # pixels of a shown image, at least, for the words below it
 _SIDE = 128  # pixels to which large images, and those of several sizes, are resized
@@ -58,15 +60,14 @@ def requested_worst(
             raise UsageError(f"--worst-out {out} is for the images of --worst N")
         yield None
         return
-    names = (FAKES, REALS, LIST)
-    claim = results_folder(out, default, names, "--worst-out", overwrite=overwrite)
+    claim = results_folder(out, default, _FILES, "--worst-out", overwrite=overwrite)
     with ExitStack() as stack:
         folder = distributed.broadcast_from_rank0(lambda: stack.enter_context(claim))
         yield WorstRequest(count, folder)
 
 
 def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> Shown:
-    """Write the grids and the list into a folder. Raises DdpmError where that fails."""
+    """Write the grids and the list, in place of earlier ones. Raises DdpmError where it fails."""
     n_real, n_fake = worst.looked_at
     document = {
         "real": real.label,
@@ -77,7 +78,7 @@ def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> S
         "reals": _listed(worst.reals, real, fake),
         "uncovered": worst.uncovered,
     }
-    write_json(folder / LIST, document)
+    remove_earlier(folder, _FILES)
     heading = (
         f"The {len(worst.fakes)} of {n_fake:,} fakes least like any real image, with their nearest"
     )
@@ -86,8 +87,7 @@ def write_worst(folder: Path, worst: Worst, real: ImageSet, fake: ImageSet) -> S
         count = f"{len(worst.reals)} of {worst.uncovered:,}"
         heading = f"{count} real images that no fake is near to, with their nearest"
         _draw(folder / REALS, worst.reals, (real, fake), ("real", "fake"), heading)
-    else:
-        (folder / REALS).unlink(missing_ok=True)  # of an earlier call
+    write_json(folder / LIST, document)  # last: it stands for all
     return Shown(str(folder), worst.uncovered, n_real)
 
 
