@@ -68,22 +68,29 @@ def test_subsets_are_what_their_rows_are_however_they_are_computed() -> None:
 
 
 def test_it_is_nearer_to_the_true_distance_than_fid_is_and_within_its_error() -> None:
-    """Over 20 draws of 1000 fakes of 16 features, whose bias is several times the deviation."""
+    """Over 40 draws of 1000 fakes of 16 features, whose bias is several times the deviation.
+
+    The deviation of 40 values is known to 11 %, two such are allowed beside the 0.93 of 200 draws
+    (tests/benchmarks/infinity_error.py).
+    """
     mixing = np.random.default_rng(1).standard_normal((16, 16)) / 4
     covariance = mixing @ mixing.T + 0.2 * np.eye(16)
     shift = np.full(16, 0.05)
     real = Gaussian(np.zeros(16), np.eye(16))
     truth = real.distance(shift, covariance)
     factor = np.linalg.cholesky(covariance)
-    errors, biases, scaled = [], [], []
-    for seed in range(20):
+    errors, biases, stds = [], [], []
+    for seed in range(40):
         fake = np.random.default_rng(seed).standard_normal((1000, 16)) @ factor.T + shift
         result = fid_infinity(real, store(fake), Silent())
         errors.append(result.value - truth)
         biases.append(result.fids[-1] - truth)
-        scaled.append(abs(result.value - truth) / result.std)
+        stds.append(result.std)
     assert abs(np.mean(errors)) < 0.3 * abs(np.mean(biases))
-    assert np.mean(np.array(scaled) < 2) >= 0.8  # 0.95 of a right error; 2 deviations lower here
+    error = np.mean(np.square(stds)) ** 0.5
+    assert 0.73 < error / np.std(errors, ddof=1) < 1.2
+    within = np.mean(np.abs(errors) < 2 * np.array(stds))
+    assert 0.85 <= within  # 0.95 of a right error, less 3 deviations of so few draws
 
 
 def test_constant_fakes_lie_on_a_flat_line() -> None:
