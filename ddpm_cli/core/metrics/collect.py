@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class InputFeatures:
     features: FeatureStore | None = None  # in the order of the images
     logits: FeatureStore | None = None
     labels: NDArray[np.int64] | None = None  # as those of the ImageSet, in the order of features
+    entry: Path | None = None  # in the cache, of images that are cached
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import InputFeatures, Keep, collect
-from ddpm_cli.core.metrics.feature_cache import collect_cached
+from ddpm_cli.core.metrics.feature_cache import collect_cached, mark_used
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages, ScoreInput, open_input
 from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
@@ -177,6 +177,7 @@ class Evaluation:
             fake = opened
         together = not self._alone
         features = self._collected(fake, requested.keep_fake, what, together=together)
+        mark_used(self._real_side.collected)  # lest the fakes push it out of the cache
         report = distributed.broadcast_from_rank0(lambda: self._report(fake, features, requested))
         sampled = fake.sampled if isinstance(fake, GeneratedImages) else None
         return replace(report, sampled=sampled)

@@ -1,13 +1,17 @@
 """Statistics and features of inputs that were scored before, in the cache by their content.
 
-The least recently used go when all together are larger than LIMIT.
+The least recently used go when all together are larger than LIMIT; features of an input that alone
+take half of it are not kept.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from ddpm_cli.core.metrics.networks.extraction import Extractor
 from ddpm_cli.core.metrics.statistics import Statistics, read_statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.cache import cache_root
-from ddpm_cli.core.runtime.files import size_below
+from ddpm_cli.core.runtime.files import in_words, size_below
 from ddpm_cli.core.runtime.reporting import Reporter
 
 LIMIT = 8 * 2**30  # bytes: about 20 inputs of 50,000 images
@@ -47,20 +51,31 @@ def collect_cached(
     if entry is None:
         return collect(images, extractor, keep, what, reporter, together=together)
     widths = {name: width for name, width in _widths(extractor).items() if getattr(keep, name)}
-    cached = distributed.broadcast_from_rank0(lambda: _read(entry, widths, spatial=keep.spatial))
-    if cached is not None:
+    spatial, main = keep.spatial, distributed.is_main()
+    cached = _read(entry, widths, reporter, spatial=spatial) if main else None
+    statistics = distributed.broadcast_from_rank0(lambda: cached.statistics if cached else None)
+    if statistics is not None:
         reporter.say(f"{what}: {images.label} is in the cache ({entry})")
-        if not distributed.is_main():
-            return InputFeatures(cached)
-        files = {name: FeatureStore.open(_file(entry, name), widths[name]) for name in widths}
-        return InputFeatures(cached, **files, labels=images.labels)
+        statistics = replace(statistics, origin=extractor.origin)  # this weights file's name
+        if cached is None:
+            return InputFeatures(statistics)
+        return replace(cached, statistics=statistics, labels=images.labels)
     collected = collect(images, extractor, keep, what, reporter, together=together)
-    if distributed.is_main() and not images.counts.unreadable:
-        try:
-            _write(entry, collected)
-        except DdpmError as error:
-            reporter.say(f"not kept for the next call: {error}")
-    return collected
+    if not main or images.counts.unreadable:
+        return collected
+    try:
+        _write(entry, collected, images.label, reporter)
+    except DdpmError as error:
+        reporter.say(f"not kept for the next call: {error}")
+    return replace(collected, entry=entry)
+
+
+def mark_used(collected: InputFeatures) -> None:
+    """Have what was collected count as used now, if it is in the cache."""
+    if collected.entry is not None:
+        now = time.time_ns()  # the file system's own clock has steps of milliseconds
+        with suppress(OSError):  # it was deleted meanwhile, or not kept
+            os.utime(collected.entry, ns=(now, now))
 
 
 def clear() -> tuple[int, int]:
@@ -83,27 +98,56 @@ def _file(entry: Path, name: str) -> Path:
     return entry / f"{name}.f32"
 
 
-def _read(entry: Path, widths: dict[str, int], *, spatial: bool) -> Statistics | None:
-    """The cached statistics; None where they are missing, or the features that go with them."""
-    if not (entry / _STATISTICS).is_file():
+def _read(
+    entry: Path, widths: dict[str, int], reporter: Reporter, *, spatial: bool
+) -> InputFeatures | None:
+    """What is cached; None where a part is missing, or damaged, which is said."""
+    try:
+        if not all(os.path.lexists(path) for path in _files(entry, widths)):
+            return None
+        statistics = read_statistics(entry / _STATISTICS)
+        if spatial and statistics.spatial is None:
+            return None
+        stores = {name: _open(_file(entry, name), widths[name], statistics) for name in widths}
+    except DdpmError as error:
+        reporter.say(f"the cache is damaged, so features are computed again: {error}")
         return None
-    cached = read_statistics(entry / _STATISTICS)
-    if spatial and cached.spatial is None:
-        return None
-    for name, width in widths.items():
-        file = _file(entry, name)
-        if not (file.is_file() and file.stat().st_size == 4 * width * (cached.n or 0)):
-            return None  # cut short by a power cut, as they are not durable
-    with suppress(OSError):
-        os.utime(entry)
-    return cached
+    found = InputFeatures(statistics, stores.get("features"), stores.get("logits"), entry=entry)
+    mark_used(found)
+    return found
 
 
-def _write(entry: Path, collected: InputFeatures) -> None:
-    for name in ("features", "logits"):
-        if (store := getattr(collected, name)) is not None:
-            store.save(_file(entry, name))
-    collected.statistics.write(entry / _STATISTICS)
+def _files(entry: Path, names: Iterable[str]) -> list[Path]:
+    return [entry / _STATISTICS, *(_file(entry, name) for name in names)]
+
+
+def _open(path: Path, width: int, statistics: Statistics) -> FeatureStore:
+    """Raises DdpmError where it was cut short, by a power cut, as it is not durable."""
+    store = FeatureStore.open(path, width)
+    if len(store) != statistics.n:
+        raise DdpmError(f"{path} holds {len(store)} images of {statistics.n}")
+    return store
+
+
+def _write(entry: Path, collected: InputFeatures, label: str, reporter: Reporter) -> None:
+    """Write what was collected; what else the entry holds is kept."""
+    stores = {name: getattr(collected, name) for name in ("features", "logits")}
+    stores = {name: store for name, store in stores.items() if store is not None}
+    size = sum(4 * store.width * len(store) for store in stores.values())
+    if size > LIMIT / 2:
+        reporter.say(
+            f"{label}: features of {in_words(size)} are not kept for the next call, as the cache "
+            f"is of {in_words(LIMIT)}; the statistics are"
+        )
+        stores = {}
+    for name, store in stores.items():
+        store.save(_file(entry, name))
+    statistics = collected.statistics
+    if statistics.spatial is None:
+        with suppress(DdpmError):  # there was no entry, or a damaged one
+            earlier = read_statistics(entry / _STATISTICS)
+            statistics = replace(statistics, spatial=earlier.spatial)
+    statistics.write(entry / _STATISTICS)
     _prune(entry)
 
 
