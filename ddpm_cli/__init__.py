@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from ddpm_cli.core.generation.trained_model import TrainedModel
+    from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.report import Report
     from ddpm_cli.core.models.unet import UNet
 
@@ -40,6 +41,7 @@ _MODULES = {  # where each name that is imported on first use is defined
     "DdpmError": "errors",
     "Denoiser": "diffusion.denoiser",
     "DivergedError": "errors",
+    "MemorisationReport": "metrics.memorisation.report",
     "Report": "metrics.report",
     "RunConfig": "config.run",
     "SamplerStep": "diffusion.samplers",
@@ -55,6 +57,7 @@ __all__ = [
     "DdpmError",
     "Denoiser",
     "DivergedError",
+    "MemorisationReport",
     "Report",
     "RunConfig",
     "SamplerStep",
@@ -69,6 +72,7 @@ __all__ = [
     "evaluate_all",
     "fid",
     "load",
+    "memorisation",
     "sample",
     "schedule",
     "train",
@@ -273,6 +277,35 @@ def fid(
     value = evaluate(real, fake, metrics=["fid"], **settings).fid
     assert value is not None
     return value
+
+
+def memorisation(
+    fake: str | Path | NDArray[np.uint8],
+    train: str | Path | NDArray[np.uint8],
+    held_out: str | Path | NDArray[np.uint8],
+    *,
+    weights: str | Path | None = None,
+    features: str | Path | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> MemorisationReport:
+    """What share of fakes are copies of training images, against what held-out images show.
+
+    Images and other arguments as `evaluate`; held_out: images of the same kind that were not
+    trained on. `ddpm memorisation` also draws the nearest pairs.
+    """
+    from ddpm_cli.core.config.paths import expanded
+    from ddpm_cli.core.metrics.inputs.opening import open_images
+    from ddpm_cli.core.metrics.memorisation.judging import judge
+    from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
+    from ddpm_cli.core.runtime.devices import choose_device
+
+    settings = ExtractorSettings(expanded(weights) if weights else None, features, protocol)
+    reporter, named = _reporter(progress), {"fake": fake, "train": train, "held_out": held_out}
+    inputs = [open_images(images, name, reporter=reporter) for name, images in named.items()]
+    extractor = settings.load(choose_device(device), reporter)
+    return judge(inputs[0], inputs[1], inputs[2], extractor, reporter)[0]
 
 
 def _reporter(progress: bool) -> Any:

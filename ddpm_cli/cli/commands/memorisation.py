@@ -82,12 +82,10 @@ def memorisation(
     """
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.batching import parse_batch
-    from ddpm_cli.core.metrics.memorisation.compare import compare
+    from ddpm_cli.core.metrics.memorisation.judging import judge
     from ddpm_cli.core.metrics.memorisation.outputs import FILES, write_results
-    from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
-    from ddpm_cli.core.runtime.reporting import Warned
     from ddpm_cli.core.runtime.results_folder import results_folder
 
     start_up.end()
@@ -112,10 +110,7 @@ def memorisation(
             else scoring.images_of(fake, "FAKE", reporter, skip_bad=skip_bad)
         )
         extractor = settings.load(chosen, reporter)
-        found = compare(images, training, others, extractor, reporter, cache=cache)
-        report = MemorisationReport.of(found, extractor.origin, images, training, others)
-        for notice in report.notices():
-            reporter.say(Warned(notice))
+        report, found = judge(images, training, others, extractor, reporter, cache=cache)
         document = report.document() | {"out": str(folder)}
         document |= {"provenance": provenance.gather(chosen)}
         write_results(folder, found, report, document)

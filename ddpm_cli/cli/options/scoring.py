@@ -138,16 +138,12 @@ def sampled_runs(
 def images_of(spec: str, name: str, reporter: Reporter, *, skip_bad: bool) -> ImageSet:
     """The images of an input. Raises UsageError, by its name, for statistics."""
     from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.metrics.inputs.opening import open_input
-    from ddpm_cli.core.metrics.statistics import Statistics
+    from ddpm_cli.core.metrics.inputs.opening import open_images
     from ddpm_cli.core.runtime.run_directory import is_run_or_weights
 
     if is_run_or_weights(spec):
         raise UsageError(f"{name} {spec} is a run; only FAKE can be one")
-    opened = open_input(spec, skip_bad, reporter)
-    if isinstance(opened, Statistics):
-        raise UsageError(f"{name} {spec} holds statistics; single images are needed")
-    return opened
+    return open_images(spec, name, skip_bad, reporter)
 
 
 def training_and_held_out(

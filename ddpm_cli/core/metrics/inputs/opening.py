@@ -20,7 +20,7 @@ from ddpm_cli.core.data.file_source import FileSource
 from ddpm_cli.core.data.readers.arrays import ArrayFileSource
 from ddpm_cli.core.data.sources import Source, open_source
 from ddpm_cli.core.data.transform import Transform
-from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.inputs.classes import classes_of_files
 from ddpm_cli.core.metrics.inputs.images import (
     MAX_BATCH,
@@ -65,6 +65,19 @@ class Numbered:
     def name(self, index: int) -> str:
         """The image's number."""
         return f"image {index}"
+
+
+def open_images(
+    spec: str | Path | NDArray[np.uint8],
+    name: str,
+    skip_bad: bool = False,
+    reporter: Reporter = SILENT,
+) -> ImageSet:
+    """Open an input as `open_input`. Raises UsageError, by its name, for statistics."""
+    opened = open_input(spec, skip_bad, reporter)
+    if isinstance(opened, Statistics):
+        raise UsageError(f"{name} {spec} holds statistics; single images are needed")
+    return opened
 
 
 class ArrayImages(Numbered):
