@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ddpm_cli.cli import console, tables
+from ddpm_cli.cli import class_tables, console, tables
 from ddpm_cli.cli.tables import Column
 from ddpm_cli.core.errors import listed
 from ddpm_cli.core.metrics import comparing
@@ -19,10 +19,14 @@ _FLOOR = "(real against real)"
 
 
 def text(comparison: Comparison) -> str:
-    """The table, the protocol line, and what cannot be compared."""
+    """The table, the protocol line, what cannot be compared, and the classes of each fake."""
     lines = [tables.table(_columns(comparison)), f"[{comparison.line()}]"]
     if said := _of_unlike_n(comparison):
         lines.append(said)
+    for result in comparison.results:
+        if classes := class_tables.text(result.document):
+            label = result.document.get("label") or "FID"
+            lines += [f"\n{result.name}: {label} by class", classes]
     return "\n".join(lines)
 
 

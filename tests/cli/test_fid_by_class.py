@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_cli.core.metrics import scoring
+from ddpm_cli.core.metrics.scores import by_class
 from tests.support import ranks
 from tests.support.local_standin import shapes
 
@@ -78,13 +80,44 @@ def test_the_table_has_the_worst_class_first(
     head, columns, *rows = result.out.splitlines()
     assert head.startswith(f"local-FID by class: worst {rows[0].split()[0]} ")
     assert "  [local-features" in head
-    assert columns.split() == ["class", "real", "fake", "local-FID", "local-KID"]
+    assert columns.split() == ["CLASS", "REAL", "FAKE", "local-FID", "local-KID"]
     assert rows[-1].split()[0] == name
     assert rows[-1].split()[-3:] == ["0", "-", "-"]
     values = [float(row.split()[-2]) for row in rows[:-1]]
     assert values == sorted(values, reverse=True)
     said = " ".join(result.err.split())
     assert "no local-FID without 2 images on each side" in said
+
+
+def test_several_fakes_have_a_table_of_classes_each(
+    ddpm: Run,
+    trained: Path,
+    sides: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, fake = sides
+    other = shapes(tmp_path / "other", 300, 45, noise=60)
+    alone = [
+        ddpm("fid", real, one, "--features", trained, "--metrics", "fid,classes").out.splitlines()
+        for one in (fake, other)
+    ]
+    out = tmp_path / "both.json"
+    options = ("--features", trained, "--metrics", "fid,classes", "--out", out)
+    fitted, floor, work = by_class._fitted, scoring.fid_floor, []
+    monkeypatch.setattr(by_class, "_fitted", lambda *a: work.append("class") or fitted(*a))
+    monkeypatch.setattr(scoring, "fid_floor", lambda *a: work.append("floor") or floor(*a))
+    both = ddpm("fid", real, other, fake, *options)
+    assert both.code == 0, both.err
+    classes = len(list(real.iterdir()))
+    assert work == ["class"] * 3 * classes  # of the real ones once, of each fake once
+    for name, lines in zip((fake, other), alone, strict=True):
+        start = both.out.splitlines().index(f"{name}: local-FID by class") + 1
+        table = lines[2:]  # after FID and the worst class
+        assert both.out.splitlines()[start : start + len(table)] == table
+    assert ddpm("fid", "--compare", out).out == both.out
+    ddpm("fid", real, other, fake, "--floor", "--features", trained, "--metrics", "fid")
+    assert work.count("floor") == 1
 
 
 def test_groups_of_classes(score: Run, sides: tuple[Path, Path], tmp_path: Path) -> None:

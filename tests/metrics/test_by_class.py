@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_cli.cli import class_tables
 from ddpm_cli.core.metrics.feature_store import FeatureStore
 from ddpm_cli.core.metrics.scores.by_class import ByClass, Side, by_class
 from ddpm_cli.core.metrics.scores.frechet import RootGaussian, frechet_distance
@@ -85,7 +86,8 @@ def test_a_class_without_two_images_is_reported_last() -> None:
     assert (
         "no FID without 2 images on each side: bee (10 real, 1 fake), cat (0 real, 10 fake)" in text
     )
-    line = next(line for line in result.line(str).splitlines() if line.startswith("bee"))
+    lines = class_tables.text(result.document()).splitlines()
+    line = next(line for line in lines if line.startswith("bee"))
     assert line.split() == ["bee", "10", "1", "-", "-"]
     entry = result.document()["classes"][-1]  # type: ignore[index]
     assert entry == {"class": "cat", "n_real": 0, "n_fake": 10, "fid": None, "kid": None}
@@ -136,8 +138,13 @@ def test_groups_are_of_all_images_of_their_classes() -> None:
     mean, std = inception_score(lambda rows: chosen[rows], len(chosen), 10)
     assert (small.inception_score, small.inception_score_std) == pytest.approx((mean, std))
     assert (one.fid, one.inception_score, one.n_fake) == (None, None, 1)
-    text = result.line(str).splitlines()
+    text = class_tables.text(result.document()).splitlines()
     assert any(line.startswith("small (ant, bee)") and "+/-" in line for line in text)
+    assert any(line.endswith("(10 splits)") for line in text)
+    assert (small.splits, one.splits) == (10, None)
+    assert "of a group is at most the number of images of a split (small 2)" in " ".join(
+        result.notices(str)
+    )
     without = by_class(real, fake, NAMES, groups, None, SILENT).groups[0]
     assert (without.fid, without.inception_score) == (pytest.approx(fid, rel=1e-6), None)
 
@@ -158,8 +165,8 @@ def test_of_many_classes_the_table_has_the_worst() -> None:
     names = [f"c{i}" for i in range(60)]
     spread = Side(real.features, np.arange(60) % 30)
     result = by_class(spread, spread, names, {}, None, SILENT)
-    lines = result.line(str).splitlines()
-    assert len(lines) == 53
+    lines = class_tables.text(result.document()).splitlines()
+    assert len(lines) == 52
     assert lines[-1] == "and 10 more classes, which --json has"
     assert len(result.document()["classes"]) == 60  # type: ignore[arg-type]
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ddpm_cli.core.metrics import scoring
+from ddpm_cli.core.metrics.collect import InputFeatures
 from ddpm_cli.core.metrics.feature_store import BLOCK, FeatureStore
-from ddpm_cli.core.metrics.scores.cmmd import cmmd
+from ddpm_cli.core.metrics.requested import RequestedMetrics
+from ddpm_cli.core.metrics.scores import cmmd as cmmd_module
+from ddpm_cli.core.metrics.scores.cmmd import cmmd, kernel_mean
+from ddpm_cli.core.metrics.scoring import RealSide
+from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 from ddpm_cli.core.runtime.reporting import Silent
 
 
@@ -42,6 +51,26 @@ def test_the_definition(n: int, m: int, shift: float) -> None:
     value = cmmd(stored(real), stored(fake), Silent()).value
     # products in float32: 1e-6 is a thousandth of the last digit that papers print
     assert value == pytest.approx(by_definition(real, fake), rel=1e-5, abs=1e-6)
+
+
+def test_the_mean_of_real_pairs_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fakes = stored(embeddings(30, 1)), [stored(embeddings(20, seed)) for seed in (2, 3)]
+    expected = [cmmd(real, fake, Silent()).value for fake in fakes]
+    pairs = []
+
+    def counted(x: FeatureStore, y: FeatureStore, *rest: Any) -> float:
+        pairs.append((x, y))
+        return kernel_mean(x, y, *rest)
+
+    for module in (scoring, cmmd_module):
+        monkeypatch.setattr(module, "kernel_mean", counted)
+    statistics = Statistics(np.zeros(48), np.eye(48), 30, FeatureOrigin("cmmd"))
+    side = RealSide(InputFeatures(statistics, real), None)
+    only = RequestedMetrics(frozenset({"cmmd"}))
+    reports = [side.score(InputFeatures(statistics, fake), only, Silent()) for fake in fakes]
+    assert [report.document()["cmmd"] for report in reports] == pytest.approx(expected, rel=1e-12)
+    assert pairs.count((real, real)) == 1
+    assert len(pairs) == 5
 
 
 def test_equal_and_near_inputs() -> None:

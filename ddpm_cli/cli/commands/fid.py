@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, scores_text
+from ddpm_cli.cli import class_tables, console, scores_text
 from ddpm_cli.cli.options import common, conditioning, scoring
 from ddpm_cli.cli.options import fid as options
 from ddpm_cli.cli.options.groups import grouped, names_given
@@ -158,8 +158,12 @@ def _show_results(results: Results, plot: Path | None, *, as_json: bool) -> None
     reporter = console.reporter()
     for notice in results.notices():
         reporter.say(Warned(notice))
-    text = results.alone.lines() if results.alone else scores_text.text(results.comparison)
-    console.result(text, results.document(), as_json)
+    document = results.document()
+    if results.alone:
+        text = "\n".join(filter(None, (results.alone.lines(), class_tables.text(document))))
+    else:
+        text = scores_text.text(results.comparison)
+    console.result(text, document, as_json)
     if distributed.is_main():
         _draw(results.comparison, plot)
 

@@ -48,9 +48,8 @@ class Report:
         return next((score.value for score in self.scores if isinstance(score, Fid)), None)
 
     def lines(self) -> str:
-        """A line or a table for each score, the first line with the protocol line."""
-        text = "\n".join(score.line(self.origin.label) for score in self.scores)
-        first, *rest = text.split("\n")
+        """A line for each score, the first with the protocol line."""
+        first, *rest = (score.line(self.origin.label) for score in self.scores)
         return "\n".join([f"{first}  [{self.protocol_line()}]", *rest])
 
     def protocol_line(self) -> str:

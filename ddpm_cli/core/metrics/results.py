@@ -41,7 +41,7 @@ class Results:
         if self.reports and self._out is not None and distributed.is_main():
             write_json(self._out, finite(self.document()))
         if self.alone is None and not isinstance(report, DdpmError):
-            scores = (score.line(report.origin.label).split("\n")[0] for score in report.scores)
+            scores = (score.line(report.origin.label) for score in report.scores)
             self._reporter.say(f"{outcome.name}: {'; '.join(scores)}")
 
     @property

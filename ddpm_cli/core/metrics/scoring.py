@@ -11,8 +11,8 @@ from ddpm_cli.core.metrics.inputs.classes import CommonClasses, Groups
 from ddpm_cli.core.metrics.networks.extraction import Extractor
 from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.requested import RequestedMetrics
-from ddpm_cli.core.metrics.scores.by_class import ByClass, Side, by_class
-from ddpm_cli.core.metrics.scores.cmmd import cmmd
+from ddpm_cli.core.metrics.scores.by_class import ByClass, HeldGaussians, Side, by_class
+from ddpm_cli.core.metrics.scores.cmmd import cmmd, kernel_mean
 from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
 from ddpm_cli.core.metrics.scores.frechet import Gaussian
 from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
@@ -31,7 +31,11 @@ class RealSide:
 
     def __init__(self, collected: InputFeatures, extractor: Extractor | None) -> None:
         self.collected, self._extractor = collected, extractor
-        self._known_radii: Tensor | None = None  # computed once for all fakes
+        # computed once for all fakes
+        self._known_radii: Tensor | None = None
+        self._known_kernel_mean: float | None = None
+        self._known_floors: dict[int, tuple[float, int]] = {}  # by the number of fakes
+        self._class_gaussians = HeldGaussians()
         self._gaussian = Gaussian(collected.statistics.mean, collected.statistics.covariance)
 
     def score(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Report:
@@ -61,7 +65,8 @@ class RealSide:
                     f"precision and recall need {MIN_IMAGES} images in each input: left out"
                 )
             if requested.has("cmmd"):
-                scores.append(cmmd(real.features, fake.features, reporter, device))
+                of_real = self._kernel_mean(reporter)
+                scores.append(cmmd(real.features, fake.features, reporter, device, of_real))
         if requested.has("is") and fake.logits is not None:
             splits = min(SPLITS, len(fake.logits) // 2)
             scores.append(score_logits(fake.logits, splits, reporter))
@@ -97,14 +102,29 @@ class RealSide:
             self._known_radii = squared_radii(self.collected.features, reporter, self._device)
         return self._known_radii
 
+    def _kernel_mean(self, reporter: Reporter) -> float:
+        if self._known_kernel_mean is None:
+            features = self.collected.features
+            assert features is not None, "they are kept"
+            self._known_kernel_mean = kernel_mean(features, features, reporter, self._device)
+        return self._known_kernel_mean
+
+    def _floor(self, n_fake: int | None) -> tuple[float, int]:
+        features = self.collected.features
+        assert features is not None, "they are kept"
+        n = n_fake or len(features)
+        if n not in self._known_floors:
+            self._known_floors[n] = fid_floor(features, n)
+        return self._known_floors[n]
+
     def _fid(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Fid:
-        features, statistics = self.collected.features, fake.statistics
+        statistics = fake.statistics
         value = self._gaussian.distance(statistics.mean, statistics.covariance)
         std = floor = n = None
         if requested.spread and fake.features is not None:
             std = fid_spread(self._gaussian, fake.features, reporter)
-        if requested.floor and features is not None:
-            floor, n = fid_floor(features, statistics.n or len(features))
+        if requested.floor and self.collected.features is not None:
+            floor, n = self._floor(statistics.n)
         return Fid(value, std, floor, n)
 
     def _by_class(
@@ -123,6 +143,7 @@ class RealSide:
             fake.logits,
             reporter,
             self._device,
+            self._class_gaussians,
         )
 
     @property

@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.reporting import Reporter, track
 
 Rows = NDArray[np.intp]
 
-_SHOWN = 50  # classes in the table: of more, the worst; --json has all of them
+_HELD = 2**30  # bytes of Gaussians of the real classes: those of more are fitted for each fake
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class GroupScore:
     fid: float | None = None
     inception_score: float | None = None  # of the fakes
     inception_score_std: float | None = None
+    splits: int | None = None  # of the Inception Score
 
     def document(self) -> dict[str, object]:
         """Its entry of --json."""
@@ -64,6 +65,7 @@ class ByClass:
     classes: tuple[ClassScore, ...]
     feature_dim: int
     groups: tuple[GroupScore, ...] = ()
+    logits: int = 0  # their number of classes; 0: the network has none
 
     @property
     def worst(self) -> ClassScore | None:
@@ -71,32 +73,12 @@ class ByClass:
         return next((entry for entry in self.classes if entry.fid is not None), None)
 
     def line(self, label: Label) -> str:
-        """The worst class in a line, a table of all, and one of the groups."""
-        shown, fid, kid = self.classes[:_SHOWN], label("FID"), label("KID")
-        rows = [
-            (c.name, str(c.n_real), str(c.n_fake), _number(c.fid), _number(c.kid, ".6f"))
-            for c in shown
-        ]
+        """The worst class."""
         worst = self.worst
         which = "none has 2 images on each side"
         if worst is not None and worst.fid is not None:
             which = f"worst {worst.name} {digits(worst.fid)}"
-        lines = [f"{fid} by class: {which}"]
-        lines += _table(("class", "real", "fake", fid, kid), rows)
-        if more := len(self.classes) - len(shown):
-            lines.append(f"and {more:,} more classes, which --json has")
-        if self.groups:
-            score = label("Inception Score")
-            entries = [
-                (
-                    f"{g.name} ({listed(g.classes)})",
-                    *(str(g.n_real), str(g.n_fake), _number(g.fid)),
-                    _number(g.inception_score, ".4f", g.inception_score_std),
-                )
-                for g in self.groups
-            ]
-            lines += _table(("group", "real", "fake", fid, score), entries)
-        return "\n".join(lines)
+        return f"{label('FID')} by class: {which}"
 
     def document(self) -> dict[str, object]:
         """Its keys of --json."""
@@ -123,6 +105,13 @@ class ByClass:
                 f"a side: their {fid} is biased upward, and compares at the same {numbers}; "
                 f"{label('KID')} is not biased"
             )
+        sizes = {g.name: g.n_fake // g.splits for g in self.groups if g.splits}
+        if bounded := [f"{name} {m}" for name, m in sizes.items() if m < self.logits]:
+            found.append(
+                f"{label('Inception Score')} of a group is at most the number of images of a split "
+                f"({listed(bounded)}), whatever they show: compare it with scores of the same n "
+                "and splits alone"
+            )
         return found
 
 
@@ -139,6 +128,26 @@ class Side(NamedTuple):
         return np.flatnonzero(self.labels[:, list(classes)].any(axis=1))
 
 
+class HeldGaussians:
+    """Gaussians of the real classes, fitted once for all fakes as far as memory allows."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, RootGaussian] = {}  # by the rows that they are of
+        self._bytes = 0
+
+    def of(self, store: FeatureStore, rows: Rows) -> RootGaussian:
+        """That of these rows."""
+        key = rows.tobytes()
+        if key in self._held:
+            return self._held[key]
+        fitted = _fitted(store, rows)
+        size = fitted.root.nbytes + len(key)
+        if self._bytes + size <= _HELD:
+            self._held[key] = fitted
+            self._bytes += size
+        return fitted
+
+
 def by_class(
     real: Side,
     fake: Side,
@@ -147,27 +156,36 @@ def by_class(
     logits: FeatureStore | None,
     reporter: Reporter,
     device: torch.device | None = None,
+    held: HeldGaussians | None = None,
 ) -> ByClass:
     """FID and KID of the images of each class against the real ones of that class.
 
     names: of the indices in the labels. groups: of these names; their Inception Score is of
     `logits` of the fakes, where there are any. Equal to the scores of folders of one class each.
+    held: those of `real`, from one fake to the next.
     """
+    held = held or HeldGaussians()
     scores = [
-        _class_score(name, real, fake, index, device)
+        _class_score(name, real, fake, index, device, held)
         for index, name in enumerate(track(names, reporter, "FID by class", len(names), "classes"))
     ]
     ordered = sorted(scores, key=lambda c: -np.inf if c.fid is None else c.fid, reverse=True)
     index = {name: i for i, name in enumerate(names)}
     found = [
-        _group_score(name, tuple(group), real, fake, [index[c] for c in group], logits)
+        _group_score(name, tuple(group), real, fake, [index[c] for c in group], logits, held)
         for name, group in groups.items()
     ]
-    return ByClass(tuple(ordered), real.features.width, tuple(found))
+    width = 0 if logits is None else logits.width
+    return ByClass(tuple(ordered), real.features.width, tuple(found), width)
 
 
 def _class_score(
-    name: str, real: Side, fake: Side, index: int, device: torch.device | None
+    name: str,
+    real: Side,
+    fake: Side,
+    index: int,
+    device: torch.device | None,
+    held: HeldGaussians,
 ) -> ClassScore:
     rows = real.rows(index), fake.rows(index)
     counts = len(rows[0]), len(rows[1])
@@ -177,7 +195,7 @@ def _class_score(
         side.features.take(_at_most(chosen, SUBSET_SIZE)).to(device)
         for side, chosen in zip((real, fake), rows, strict=True)
     )
-    return ClassScore(name, *counts, _distance(real, fake, *rows), squared_mmd(x, y))
+    return ClassScore(name, *counts, _distance(real, fake, rows, held), squared_mmd(x, y))
 
 
 def _group_score(
@@ -187,19 +205,20 @@ def _group_score(
     fake: Side,
     indices: Sequence[int],
     logits: FeatureStore | None,
+    held: HeldGaussians,
 ) -> GroupScore:
     rows = real.rows(*indices), fake.rows(*indices)
     counts = len(rows[0]), len(rows[1])
-    fid = _distance(real, fake, *rows) if min(counts) >= 2 else None
-    mean = std = None
+    fid = _distance(real, fake, rows, held) if min(counts) >= 2 else None
+    mean = std = splits = None
     if logits is not None and counts[1] >= 2:
         splits = min(SPLITS, counts[1] // 2)
         mean, std = inception_score(lambda i: logits.take(rows[1][i]).numpy(), counts[1], splits)
-    return GroupScore(name, classes, *counts, fid, mean, std)
+    return GroupScore(name, classes, *counts, fid, mean, std, splits)
 
 
-def _distance(real: Side, fake: Side, real_rows: Rows, fake_rows: Rows) -> float:
-    return _fitted(real.features, real_rows).distance(_fitted(fake.features, fake_rows))
+def _distance(real: Side, fake: Side, rows: tuple[Rows, Rows], held: HeldGaussians) -> float:
+    return held.of(real.features, rows[0]).distance(_fitted(fake.features, rows[1]))
 
 
 def _fitted(store: FeatureStore, rows: Rows) -> RootGaussian:
@@ -216,23 +235,3 @@ def _fitted(store: FeatureStore, rows: Rows) -> RootGaussian:
 def _at_most(rows: Rows, count: int) -> Rows:
     """These rows, or as many of them, chosen at random by a fixed seed."""
     return rows if len(rows) <= count else np.sort(rows[shuffled(len(rows))[:count]])
-
-
-def _number(value: float | None, form: str = "", std: float | None = None) -> str:
-    if value is None:
-        return "-"
-    text = format(value, form) if form else digits(value)
-    return text if std is None else f"{text} +/- {format(std, form)}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of aligned columns, the first to the left and numbers to the right."""
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
