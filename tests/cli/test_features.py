@@ -115,7 +115,12 @@ def test_unlike_features_are_never_compared(
     again = ddpm("fid", saved, sides[1], *dino, *only)
     assert again.out.startswith("FD-DINOv2 ")
     other = message(ddpm("fid", saved, sides[1], *dino, *only, "--protocol", "edm2"), 1)
-    assert "--protocol of REAL is dgm-eval, of FAKE edm2" in other
+    assert "is dgm-eval, and edm2 is asked for: add --protocol dgm-eval" in other
+    for inputs in ((saved, sides[1]), (sides[0], saved), (saved, *sides)):
+        early = message(ddpm("fid", *inputs, *only), 1)  # nothing is downloaded
+        assert "features of dinov2-l" in early and "add --features dinov2-l" in early
+    folder = message(ddpm("fid", *sides, "--features", tmp_path), 1)
+    assert "is a run or another folder, not a classifier; ddpm train-classifier" in folder
     arrays = dict(np.load(saved))
     assert str(arrays["features"]) == "dinov2-l"
     inception = tmp_path / "inception.npz"
@@ -151,7 +156,7 @@ def test_statistics_of_clip_have_no_score(
         ("--features dinov2-l --protocol clean-fid", "clean-fid is of --features inception; of "),
         ("--protocol dgm-eval", "dgm-eval is of --features dinov2-l; of inception choose one of"),
         ("--features dinov2-l --protocol dgm", "'dgm' is unknown; choose one of dgm-eval, edm2"),
-        ("--features dinov2", "no such file, nor a network's name; choose one of inception, dino"),
+        ("--features dinov2", "nor a network's name; did you mean dinov2-l? Or choose one of"),
     ],
 )
 def test_options_that_do_not_fit(

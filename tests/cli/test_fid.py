@@ -91,8 +91,8 @@ def test_a_run_is_sampled_in_memory(
     weights = score(photos, "run/model.safetensors", "-n", 12, "--steps", 3, "--seed", 5)
     assert weights["fid"] == result["fid"]
     assert "REAL run is a run" in score("run", photos)
-    assert "are for sampling from a run" in score(photos, photos, "-n", 5)
-    assert "are for sampling from a run" in score(photos, photos, "--sampler", "heun")
+    assert "is for sampling from a run" in score(photos, photos, "-n", 5)
+    assert "is for sampling from a run" in score(photos, photos, "--sampler", "heun")
     heun = ("--sampler", "heun", "--steps", 2, "--seed", 5)
     assert score(photos, "run", "-n", 12, *heun)["fid"] != result["fid"]
 
@@ -121,7 +121,7 @@ def test_the_inception_score_of_a_run_is_that_of_the_images_drawn_from_it(
     assert files["n"] == 10
     assert drawn.json()["mean"] == pytest.approx(files["mean"], 1e-5)
     refused = ddpm("inception-score", photos, "-n", 10, *options)
-    assert (refused.code, "are for sampling from a run" in refused.err) == (2, True)
+    assert (refused.code, "is for sampling from a run" in refused.err) == (2, True)
 
 
 def test_features_are_cached_by_image_content(

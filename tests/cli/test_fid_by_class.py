@@ -235,7 +235,7 @@ def test_scores_that_the_inputs_do_not_allow(
     real, fake = sides
     found = score(real, fake, metrics="fid,sfid")
     assert found.startswith("2 ")
-    assert "sfid is no score of the features of local" in found
+    assert "sfid is no score of the features of a classifier" in found
     found = score(real, fake, metrics="infinity")  # 45 fakes
     assert found.startswith("1 ")
     assert "--metrics infinity needs 50 images in FAKE, which holds 45" in found

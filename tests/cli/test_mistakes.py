@@ -44,6 +44,13 @@ MISTAKES = {
     "train --data Ski Trips/": "put names with spaces in quotes: --data 'Ski Trips/'",
     "data Ski Trips": "put names with spaces in quotes: 'Ski Trips'",
     "fid photos": "Missing argument 'FAKE'; such as: ddpm fid photos/ fake/; see ddpm fid --help",
+    "fid": "Missing argument 'REAL'; such as: ddpm fid photos/ fake/; see ddpm fid --help",
+    "fid --compare": "--compare needs files of --json or --out, such as: ddpm fid --compare "
+    "monday.json tuesday.json",
+    "fid runs/shapes-32 photos": "REAL runs/shapes-32 is a run; only FAKE can be one; swap them: "
+    "ddpm fid photos runs/shapes-32",
+    "fid photos pets -n 3 --steps 2": "--steps, -n are for sampling from a run; pets is none; of "
+    "other inputs all images are scored: for n of them give n files",
     # values that are one of some
     "train --preset cifar-10": f"--preset 'cifar-10' is unknown; choose one of {PRESETS}; did you "
     "mean cifar10 or edm-cifar10 or cifar10-fast?",

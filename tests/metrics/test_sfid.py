@@ -196,5 +196,6 @@ def test_statistics_of_different_lengths_are_refused() -> None:
 
 def test_another_network_is_refused_before_it_runs() -> None:
     for network in ("local", "dinov2-l", "clip-l336"):
-        with pytest.raises(UsageError, match=f"sfid is no score of the features of {network}"):
+        said = "a classifier" if network == "local" else network
+        with pytest.raises(UsageError, match=f"sfid is no score of the features of {said}"):
             RequestedMetrics.parse("fid,sfid" if network == "local" else "sfid", network=network)

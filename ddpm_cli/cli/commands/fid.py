@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from ddpm_cli.core.metrics.comparing import Comparison
     from ddpm_cli.core.metrics.results import Results
 
+_COMPARE = "ddpm fid --compare monday.json tuesday.json"
 INPUTS = f"{IMAGE_FILES}, statistics .npz (mu, sigma) or a data set's name (cifar10:train)"
 
 
 @grouped
 @stop_at_once(NO_SCORE)
 def fid(
-    real: Annotated[str, typer.Argument(help=f"The real images: {INPUTS}.")],
+    real: Annotated[
+        str | None,
+        typer.Argument(metavar="REAL", help=f"The real images: {INPUTS}.", show_default=False),
+    ] = None,
     fake: Annotated[
         list[str] | None,
         typer.Argument(
@@ -73,11 +77,13 @@ def fid(
     claimed = partial(_claimed, files, overwrite=overwrite)
     if several.compare:
         groups = (scores, failures, network, draw, conditions, sampling, inputs)
+        if real is None:
+            raise UsageError(f"--compare needs files of --json or --out, such as: {_COMPARE}")
         _compare([real, *(fake or [])], groups, several, claimed, as_json=json)
         return
-    if not fake:
-        example = "ddpm fid photos/ fake/; see ddpm fid --help"
-        raise UsageError(f"Missing argument 'FAKE'; such as: {example}")
+    if real is None or not fake:
+        missing, example = "FAKE" if real else "REAL", "ddpm fid photos/ fake/; see ddpm fid --help"
+        raise UsageError(f"Missing argument '{missing}'; such as: {example}")
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.fakes import named, opened_later
     from ddpm_cli.core.metrics.evaluate import Evaluation
@@ -92,7 +98,8 @@ def fid(
     reporter, settings = console.reporter(), network.extractor
     requested = scores.requested(settings.network)
     if is_run_or_weights(real):
-        raise UsageError(f"REAL {real} is a run; only FAKE can be one")
+        swap = "" if is_run_or_weights(fake[0]) else f"; swap them: ddpm fid {fake[0]} {real}"
+        raise UsageError(f"REAL {real} is a run; only FAKE can be one{swap}")
     names = named(fake, reporter, each_snapshot=draw.each_snapshot)
     sampled = scoring.sampled_runs(
         names, draw.count, draw.seed, conditions, sampling, network.precision, draw.given

@@ -12,6 +12,7 @@ import typer
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.common import SamplingOptions
 from ddpm_cli.cli.options.conditioning import ConditionOptions
+from ddpm_cli.cli.options.groups import names_given
 
 if TYPE_CHECKING:
     from ddpm_cli.core.generation.run_images import RunImages
@@ -127,9 +128,15 @@ def sampled_runs(
     asked = (count, conditions, seed, sampling, given)
     nothing = (None, ConditionOptions(), 0, SamplingOptions(), None)
     if asked != nothing and not any(map(is_run_or_weights, specs)):
+        alone = {"-n": count, "--seed": seed or None, "--given": given}
+        options = {option for option, value in alone.items() if value is not None}
+        options |= names_given(conditions) | names_given(sampling)
         none = "is none" if len(specs) == 1 else "are none"
+        fewer = "; of other inputs all images are scored: for n of them give n files"
+        fewer = "" if count is None else fewer
         raise UsageError(
-            f"-n, --steps and the like are for sampling from a run; {listed(specs)} {none}"
+            f"{listed(sorted(options))} {'is' if len(options) == 1 else 'are'} for sampling from "
+            f"a run; {listed(specs)} {none}{fewer}"
         )
     request = conditions.request
     return RunImages(Path(), count, seed, request, sampling.sampling, precision, given)

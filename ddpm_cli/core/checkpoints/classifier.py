@@ -28,6 +28,11 @@ def save(path: Path, network: Classifier, config: ClassifierConfig) -> None:
 
 def load(path: Path, option: str = "--features") -> LoadedClassifier:
     """Read a classifier. Raises DdpmError, which names the option, for any other file."""
+    if path.is_dir():
+        raise DdpmError(
+            f"{option} {path} is a run or another folder, not a classifier; "
+            "ddpm train-classifier makes one"
+        )
     if not path.is_file():
         raise DdpmError(f"{option} {path}: no such file; ddpm train-classifier makes one")
     file = tensors.read(path)

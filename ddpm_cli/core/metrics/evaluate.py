@@ -21,6 +21,7 @@ from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettin
 from ddpm_cli.core.metrics.report import InceptionScoreReport, Report
 from ddpm_cli.core.metrics.requested import (
     RequestedMetrics,
+    check_before_loading,
     check_comparable,
     check_enough,
     check_real,
@@ -100,9 +101,16 @@ class Evaluation:
     def load(self, settings: ExtractorSettings, device: torch.device) -> Extractor | None:
         """Load the network; None where all inputs are statistics.
 
-        Raises UsageError for settings that then have no meaning.
+        Raises UsageError for settings that then have no meaning, and DdpmError where those of the
+        statistics given are others.
         """
         if self.needs_network:
+            for checked in self._usable:
+                inputs = self._real, checked.opened, settings
+                name = checked.fake.name
+                failure = self._attempt(name, partial(check_before_loading, *inputs))
+                self._fakes[name] = failure or checked
+            self._raise_if_none_is_left()
             return settings.load(device, self._reporter)
         if settings != ExtractorSettings(batch=settings.batch):
             raise UsageError(
@@ -139,7 +147,7 @@ class Evaluation:
             if isinstance(checked, DdpmError):
                 yield Outcome(name, checked)
                 continue
-            what = "fake" if self._alone else f"fake {place} of {len(self._fakes)}:"
+            what = "fake" if self._alone else f"fake {place} of {len(self._fakes)}"
             yield Outcome(name, self._attempt(name, partial(self._score, checked, what)))
 
     @property

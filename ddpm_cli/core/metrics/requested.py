@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ddpm_cli.core.config.choices import INCEPTION, METRICS, NEEDS_IMAGES
+from ddpm_cli.core.config.choices import INCEPTION, LOCAL, METRICS, NEEDS_IMAGES
 from ddpm_cli.core.config.fields import did_you_mean
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.collect import Keep
@@ -17,12 +17,13 @@ from ddpm_cli.core.metrics.inputs.classes import (
     resolved_groups,
 )
 from ddpm_cli.core.metrics.inputs.opening import ScoreInput
-from ddpm_cli.core.metrics.networks.extraction import Extractor
+from ddpm_cli.core.metrics.networks.extraction import Extractor, ExtractorSettings
 from ddpm_cli.core.metrics.scores.infinity import MIN_IMAGES as MIN_INFINITY
 from ddpm_cli.core.metrics.scores.prdc import MIN_IMAGES
 from ddpm_cli.core.metrics.statistics import FeatureOrigin, Statistics
 
 _DEFAULT = frozenset({"fid", "kid", "prdc", "cmmd"})  # those of them that suit the inputs
+_ENOUGH = ", which are enough for --metrics fid"
 _GROUPS_OF_CLASSES = "--class-groups are of classes: add classes to --metrics"
 
 
@@ -92,7 +93,10 @@ class RequestedMetrics:
         images = {name: x for name, x in inputs.items() if not isinstance(x, Statistics)}
         if self.worst is not None:
             for name in inputs.keys() - images.keys():
-                raise UsageError(f"--worst shows images: give those of {name}, not statistics")
+                raise UsageError(
+                    f"--worst shows images: give those of {name}, not statistics{_ENOUGH} "
+                    "without --worst"
+                )
             if len(images["REAL"]) < MIN_IMAGES:
                 raise DdpmError(f"--worst needs {MIN_IMAGES} images in REAL")
         statistics = [x for x in inputs.values() if isinstance(x, Statistics)]
@@ -108,6 +112,7 @@ class RequestedMetrics:
                 if required not in images:
                     raise UsageError(
                         f"--metrics {name} needs the images of {required}, not their statistics"
+                        f"{_ENOUGH if 'fid' in METRICS[self.network] else ''}"
                     )
         if "prdc" in self.metrics and min(map(len, images.values())) < MIN_IMAGES:
             raise DdpmError(f"--metrics prdc needs {MIN_IMAGES} images in each input")
@@ -151,10 +156,15 @@ def check_metric(metric: str, network: str) -> None:
     if metric in METRICS[network]:
         return
     others = [other for other, metrics in METRICS.items() if metric in metrics]
+    of = " or ".join("a classifier's file" if name == LOCAL else name for name in others)
     raise UsageError(
-        f"{metric} is no score of the features of {network}, which has "
-        f"{', '.join(METRICS[network])}; it is one of --features {' or '.join(others)}"
+        f"{metric} is no score of the features of {_named(network)}, which has "
+        f"{', '.join(METRICS[network])}; it is one of --features {of}"
     )
+
+
+def _named(network: str) -> str:
+    return "a classifier" if network == LOCAL else network
 
 
 def _usual(images: frozenset[str], networks: set[str]) -> frozenset[str]:
@@ -182,7 +192,7 @@ def check_real(real: ScoreInput, requested: RequestedMetrics) -> None:
     if not requested.floor:
         return
     if isinstance(real, Statistics):
-        raise UsageError("--floor needs the images of REAL, not their statistics")
+        raise UsageError(f"--floor needs the images of REAL, not their statistics{_ENOUGH}")
     if len(real) < 4:
         raise DdpmError(f"--floor needs at least 4 images in REAL, which holds {len(real)}")
 
@@ -215,6 +225,37 @@ def check_comparable(
         raise DdpmError(
             f"not comparable: {option} of REAL is {of_real}, of FAKE {of_fake}; "
             "make both with the same"
+        )
+
+
+def check_before_loading(
+    real: ScoreInput, fake: ScoreInput | None, settings: ExtractorSettings
+) -> None:
+    """Raise DdpmError where the statistics of one input are not of the features that are asked for.
+
+    That is, of those that images of the other one would have. fake: None for images.
+    """
+    sides = {"REAL": real, "FAKE": fake}
+    of_statistics = {name: x.origin for name, x in sides.items() if isinstance(x, Statistics)}
+    if len(of_statistics) == len(sides):
+        return
+    for name, origin in of_statistics.items():
+        if (conflict := origin.conflict(settings.expected)) is None:
+            continue
+        option, own, other = conflict
+        option = option.replace("--", settings.prefix)
+        if option.endswith("features"):
+            network = f"the classifier {origin.weights or ''}".strip() if origin.local else own
+            sha256 = f" (sha256 {origin.weights_sha256[:8]}…)" if origin.weights_sha256 else ""
+            raise DdpmError(
+                f"the statistics given as {name} are features of {network}{sha256}, not of "
+                f"{'a classifier' if other == LOCAL else other}: add {option} "
+                f"{'with its file' if origin.local else own}"
+            )
+        fix = "with their file" if option.endswith("weights") else own
+        raise DdpmError(
+            f"not comparable: {option} of the statistics given as {name} is {own}, and {other} "
+            f"is asked for: add {option} {fix}"
         )
 
 

@@ -84,10 +84,9 @@ class Results:
         ]
 
     def raise_if_any_failed(self) -> None:
-        """Raise DdpmError that says which fakes have no scores, and why."""
+        """Raise DdpmError that says which fakes have no scores; why was said when they failed."""
         if self.failed:
-            reasons = [f"{name} ({error})" for name, error in self.failed.items()]
             raise DdpmError(
                 f"{len(self.failed)} of {len(self._names)} fakes could not be scored: "
-                f"{listed(reasons, 3, '; ')}"
+                f"{listed(list(self.failed))}"
             )

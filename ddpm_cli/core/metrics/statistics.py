@@ -144,7 +144,11 @@ class FeatureOrigin:
         pairs = (
             ("--features", self.network, other.network),
             ("--protocol", self.protocol, other.protocol),
-            ("--weights", self.weights_sha256, other.weights_sha256),
+            (
+                "--features" if self.local else "--weights",
+                self.weights_sha256,
+                other.weights_sha256,
+            ),
             ("--precision", self.arithmetic, other.arithmetic),
         )
         differing = [(option, a, b) for option, a, b in pairs if a and b and a != b]

@@ -86,9 +86,11 @@ def common_classes(real: ImageSet, fake: ImageSet) -> CommonClasses:
     notice = ""
     if not set(own).intersection(other):
         if _are_indices(fake.classes, real.classes):
-            other, notice = _by_index(fake.classes, real.classes), _numbered("FAKE", "REAL")
+            other = _by_index(fake.classes, real.classes)
+            notice = _numbered("FAKE", "REAL", fake.classes, other)
         elif _are_indices(real.classes, fake.classes):
-            own, notice = _by_index(real.classes, fake.classes), _numbered("REAL", "FAKE")
+            own = _by_index(real.classes, fake.classes)
+            notice = _numbered("REAL", "FAKE", real.classes, own)
         else:
             raise DdpmError(
                 f"REAL and FAKE have no class in common: REAL has {listed(real.classes, _LISTED)}; "
@@ -125,8 +127,12 @@ def _by_index(names: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
     return tuple(other[int(name)] for name in names)
 
 
-def _numbered(one: str, other: str) -> str:
-    return f"the classes of {one} are numbers: they are taken as indices of those of {other}"
+def _numbered(one: str, other: str, numbers: Sequence[str], names: Sequence[str]) -> str:
+    pairs = [f"{number} = {name}" for number, name in zip(numbers, names, strict=True)]
+    return (
+        f"the classes of {one} are numbers: they are taken as indices of those of {other} "
+        f"({listed(pairs, _LISTED)})"
+    )
 
 
 def _relabelled(labels: Labels, old: Sequence[str], new: Sequence[str]) -> Labels:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints import classifier
-from ddpm_cli.core.config import paths
+from ddpm_cli.core.config import choices, paths
 from ddpm_cli.core.config.choices import INCEPTION, LOCAL
 from ddpm_cli.core.config.fields import did_you_mean, one_of
 from ddpm_cli.core.errors import UsageError
@@ -112,6 +112,15 @@ class ExtractorSettings:
         return self.features if isinstance(self.features, str) and self._is_named else LOCAL
 
     @property
+    def expected(self) -> FeatureOrigin:
+        """What is known of the features before the network is loaded, or downloaded."""
+        if self.network == LOCAL:
+            return FeatureOrigin(choices.LOCAL_PROTOCOL, arithmetic=self.precision, features=LOCAL)
+        published = NETWORKS[self.network].published.sha256 if self.weights is None else None
+        name = protocols.protocol(self.protocol, self.network).name
+        return FeatureOrigin(name, published, self.precision, features=self.network)
+
+    @property
     def _is_named(self) -> bool:
         return self.features in NETWORKS
 
@@ -124,10 +133,11 @@ class ExtractorSettings:
                 )
         name = str(self.features)
         if not self._file.suffix and self._file.name == name and not self._file.exists():
+            meant = did_you_mean(name, NETWORKS).removeprefix("; ")
             raise UsageError(
-                f"{self.prefix}features {name}: no such file, nor a network's name; choose one of "
-                f"{', '.join(NETWORKS)}, or a file of ddpm train-classifier"
-                f"{did_you_mean(name, NETWORKS)}"
+                f"{self.prefix}features {name}: no such file, nor a network's name; "
+                f"{f'{meant} Or ' if meant else ''}choose one of {', '.join(NETWORKS)}, or a file "
+                "of ddpm train-classifier"
             )
 
     @property
