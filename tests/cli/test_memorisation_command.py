@@ -133,8 +133,16 @@ def test_refusals(call: Ddpm, tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", 4, 0)
     np.savez("statistics.npz", mu=np.zeros(2), sigma=np.eye(2))
     for arguments, code, message in (
-        ((photos,), 2, "is no run, so give --train and --held-out"),
-        ((photos, "--train", photos), 2, "is no run, so give --held-out"),
+        (
+            (photos,),
+            2,
+            "give --train, the images that the model was trained on, and --held-out, im",
+        ),
+        (
+            (photos, "--train", photos),
+            2,
+            "is no run, so give --held-out, images of the same kind that it was not",
+        ),
         ((photos, "--train", "none", "--held-out", photos), 1, "none: no such folder"),
         ((photos, "--train", "statistics.npz", "--held-out", photos), 2, "holds statistics"),
         (("statistics.npz", "--train", photos, "--held-out", photos), 2, "holds statistics"),

@@ -314,3 +314,23 @@ def test_held_out_images_that_were_trained_on_are_refused(extractor: Extractor) 
     assert any("20 of the 20 fakes are held-out images" in said for said in noted.said)
     with pytest.raises(DdpmError, match="fewer than 2 images"):
         report(new, train[:1], new, extractor)
+
+
+def test_training_images_of_another_kind_give_no_verdict(extractor: Extractor) -> None:
+    """Noise is far from smooth pictures: as held-out images, and where all others are noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (340, 24, 24, 3), dtype=np.uint8)
+    train, new = pictures(120, 0), pictures(240, 1)
+    held_out = report(new[:120], train, noise[:200], extractor)
+    assert held_out.conclusion == "unknown"
+    assert held_out.verdict.startswith("Nothing can be said: the held-out images are not like")
+    both = report(noise[:140], train, noise[140:], extractor)
+    assert both.conclusion == "unknown"
+    assert "--train is probably another data set" in both.verdict
+    assert both.held_out_far is not None and both.held_out_far > 0.9
+    fakes = report(noise[:140], train, new, extractor)
+    assert any("they are poor, or" in notice for notice in fakes.notices())
+    alike = report(new[:120], train, new[120:], extractor)
+    assert alike.held_out_far is not None and alike.held_out_far < 0.2
+    doubled = np.concatenate([train, train])  # an image's nearest other one is itself
+    twice = report(new[:120], doubled, new[120:], extractor)
+    assert "Nothing can be said" not in twice.verdict

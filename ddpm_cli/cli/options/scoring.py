@@ -168,10 +168,12 @@ def training_and_held_out(
         option for option, value in (("--train", train), ("--held-out", held_out)) if not value
     ]
     if missing and not is_run_or_weights(fake):
-        raise UsageError(
-            f"{fake} is no run, so give {' and '.join(missing)}: the images that the model was "
-            "trained on, and others of the same kind"
-        )
+        words = {
+            "--train": "--train, the images that the model was trained on",
+            "--held-out": "--held-out, images of the same kind that it was not trained on",
+        }
+        wanted = ", and ".join(words[option] for option in missing)
+        raise UsageError(f"{fake} is no run, so give {wanted}")
     found = (
         images_of_run(
             Path(fake), reporter, training=not train, held_out=not held_out, skip_bad=skip_bad

@@ -33,6 +33,10 @@ from ddpm_cli.core.metrics.scores.neighbours import nearest
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
 
 MOST_EQUAL = 0.1  # of the held-out images, that may equal a training image
+FAR = 95.0  # percentile of the training images' distances from each other, beyond which is far
+_NEIGHBOUR = 5  # whose distance tells how far: near-duplicates in the data do not change it
+_SAMPLED = 2000  # training images that tell how far these are from each other, at most
+_FEWEST = 20, 10  # training images, and others, to be compared so
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Compared:
     pixels: PixelNeighbours
     features: NDArray[np.float64]  # (n,) distances in feature space
     own: NDArray[np.float64]  # (n,) of that training image to its own nearest other one
+    far: float | None  # the share of them that is far from the training images (`_far`)
     equal: int  # how many equal a training image
 
     def __len__(self) -> int:
@@ -122,11 +127,16 @@ def compare(
     _check_new(small_fake, small_held_out, reporter)
     device = torch.device("cpu") if extractor.device.type == "mps" else extractor.device
     points = thumbnails(small_train)
+    k, of = min(_NEIGHBOUR, len(trained.features) - 1), "nearest in features"
+    apart = _apart(trained.features, k, reporter, device)
 
     def compared(images: Input, what: str) -> Compared:
         pixels = nearest_in_pixels(images.small, small_train, points, what, reporter, device)
-        features, own = _in_features(images.features, trained.features, reporter, device)
-        return Compared(pixels, features, own, int(np.isin(_digests(images.small), known).sum()))
+        near = nearest(images.features, trained.features, k, reporter, device, what=f"{what}: {of}")
+        own = _own_nearest(near.rows[:, 0].numpy(), trained.features, reporter, device)
+        features = np.sqrt(near.squared.double().numpy())
+        equal = int(np.isin(_digests(images.small), known).sum())
+        return Compared(pixels, features[:, 0], own, _far(features[:, -1], apart), equal)
 
     return Comparison(
         fakes, trained, compared(fakes, "fakes"), compared(others, "held-out"), own_size
@@ -150,20 +160,44 @@ def _read(images: ImageSet, size: Size, what: str, reporter: Reporter) -> SmallI
     return small
 
 
-def _in_features(
-    queries: FeatureStore, train: FeatureStore, reporter: Reporter, device: torch.device
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distances (n,) to the nearest training image, and (n,) from there to its nearest other."""
-    found = nearest(queries, train, 1, reporter, device)
-    rows = found.rows[:, 0].numpy()
+def _own_nearest(
+    rows: NDArray[np.int64], train: FeatureStore, reporter: Reporter, device: torch.device
+) -> NDArray[np.float64]:
+    """Distances (n,) of these training images to their nearest others."""
     hit, places = np.unique(rows, return_inverse=True)
-    subset = FeatureStore(train.width)
-    for start in range(0, len(hit), BLOCK):
-        subset.append(train.take(hit[start : start + BLOCK]))
-    two = nearest(subset, train, 2, reporter, device)  # itself, and another
+    what = "training images: nearest in features"
+    two = nearest(_part(train, hit), train, 2, reporter, device, what=what)  # itself, and another
     first = two.rows[:, 0].numpy() == hit
     own = np.where(first, two.squared[:, 1].numpy(), two.squared[:, 0].numpy())
-    return np.sqrt(found.squared[:, 0].double().numpy()), np.sqrt(own.astype(np.float64))[places]
+    return np.sqrt(own.astype(np.float64))[places]
+
+
+def _apart(
+    train: FeatureStore, k: int, reporter: Reporter, device: torch.device
+) -> NDArray[np.float64]:
+    """Distances of up to 2,000 training images, evenly spaced, to the k-th nearest other one."""
+    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _SAMPLED)).astype(np.int64))
+    what = "training images: how far apart"
+    near = nearest(_part(train, rows), train, k + 1, reporter, device, what=what)
+    return np.sqrt(near.squared[:, k].double().numpy())  # the first is itself
+
+
+def _far(distances: NDArray[np.float64], apart: NDArray[np.float64]) -> float | None:
+    """The share of images farther from the training images than 95 % of these are from each other.
+
+    By the distance to the k-th nearest; images of the same kind have 5 %, as both are drawn alike.
+    None for too few to tell.
+    """
+    if len(apart) < _FEWEST[0] or len(distances) < _FEWEST[1]:
+        return None
+    return float(np.mean(distances > np.percentile(apart, FAR)))
+
+
+def _part(store: FeatureStore, rows: NDArray[np.int64]) -> FeatureStore:
+    part = FeatureStore(store.width)
+    for start in range(0, len(rows), BLOCK):
+        part.append(store.take(rows[start : start + BLOCK]))
+    return part
 
 
 def _digests(images: SmallImages) -> NDArray[np.uint64]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpm_cli.core.metrics.inputs.images import ImageSet
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
-from ddpm_cli.core.metrics.memorisation.compare import Comparison
+from ddpm_cli.core.metrics.memorisation.compare import FAR, Comparison
 from ddpm_cli.core.metrics.memorisation.pixels import tolerance
 from ddpm_cli.core.metrics.memorisation.statistics import (
     CONFIDENCE,
@@ -75,6 +75,8 @@ class MemorisationReport:
     auth_pct_held_out: float
     c_t: float
     c_t_pixels: float
+    fakes_far: float | None  # the share that is far from the training images
+    held_out_far: float | None
     equal: int  # fakes that equal a training image
     n_fake: int
     n_train: int
@@ -111,6 +113,8 @@ class MemorisationReport:
             auth_pct_held_out=auth_pct(others.features, others.own),
             c_t=c_t(fakes.features, others.features),
             c_t_pixels=c_t(*relative),
+            fakes_far=fakes.far,
+            held_out_far=others.far,
             equal=fakes.equal,
             n_fake=len(fakes),
             n_train=len(comparison.train.small),
@@ -126,7 +130,9 @@ class MemorisationReport:
 
     @property
     def conclusion(self) -> str:
-        """copies, none, or unknown where there are too few images to tell."""
+        """copies, none, or unknown: too few images to tell, or held-out ones of another kind."""
+        if _mostly(self.held_out_far):
+            return "unknown"
         if self.copied.low > 0:
             return "copies"
         return "none" if self.copied.high <= _TELLING else "unknown"
@@ -144,6 +150,8 @@ class MemorisationReport:
             f"training image as copies are, and {_percent(self.held_out_like_copies.value)} of "
             f"{self.n_held_out:,} held-out images"
         )
+        if _mostly(self.held_out_far):
+            return f"Nothing can be said: {self._unlike}. {seen[0].upper()}{seen[1:]}."
         low, high = (_percent(limit) for limit in self.copied[1:])
         if self.conclusion == "copies":
             found = (
@@ -156,6 +164,22 @@ class MemorisationReport:
         return (
             f"Too few images to tell: {seen}. Up to {high} of the fakes could be copies ({_SURE}); "
             f"{self.needed:,} fakes and as many held-out images would tell it to 2 points."
+        )
+
+    @property
+    def _unlike(self) -> str:
+        """Why held-out images that are far from the training images show nothing."""
+        apart = f"farther from the training images than {FAR:.0f} % of these are from each other"
+        far = f"in features {_percent(self.held_out_far or 0)} of the held-out images"
+        if _mostly(self.fakes_far):
+            return (
+                f"neither the held-out images nor the fakes are like the training images ({far} "
+                f"and {_percent(self.fakes_far or 0)} of the fakes are {apart}); --train is "
+                f"probably another data set than the model was trained on ({self.train})"
+            )
+        return (
+            f"the held-out images are not like the training images ({far} are {apart}), so they "
+            f"do not show what chance explains; give --held-out images of the same kind"
         )
 
     def lines(self) -> str:
@@ -188,6 +212,14 @@ class MemorisationReport:
                 f"{self.n_held_out} held-out images have no 1st percentile: that of 100 is the "
                 "nearest of all; give more"
             )
+        if _mostly(self.held_out_far):
+            return
+        if _mostly(self.fakes_far):
+            yield (
+                f"in features {_percent(self.fakes_far or 0)} of the fakes are farther from the "
+                f"training images than {FAR:.0f} % of these are from each other: they are poor, or "
+                "of a model that was trained on others"
+            )
         nearer = excess(self.features.fakes, self.features.held_out)
         if self.conclusion != "copies" and nearer.low > 0:
             yield (
@@ -215,6 +247,8 @@ class MemorisationReport:
             "auth_pct_held_out": self.auth_pct_held_out,
             "c_t": self.c_t,
             "c_t_pixels": self.c_t_pixels,
+            "fakes_far": self.fakes_far,
+            "held_out_far": self.held_out_far,
             "equal": self.equal,
             "n_fake": self.n_fake,
             "n_train": self.n_train,
@@ -230,6 +264,11 @@ class MemorisationReport:
             "sampled": self.sampled,
             "pairs": [pair.document() for pair in self.pairs],
         }
+
+
+def _mostly(far: float | None) -> bool:
+    """Whether most of the images are far from the training images."""
+    return far is not None and far > 0.5
 
 
 def _at_most(distances: Distances, threshold: float) -> Share:

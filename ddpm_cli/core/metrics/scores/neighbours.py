@@ -42,17 +42,18 @@ def nearest(
     device: torch.device | None = None,
     *,
     itself: bool = False,
+    what: str = "nearest neighbours",
 ) -> Neighbours:
     """Find the k nearest points of every query.
 
     With `itself` the queries are the points, and no row is its own neighbour; an equal image in
-    another row is. Raises ValueError where there are fewer than k points to be neighbours.
+    another row is. what: for the progress bar. Raises ValueError where there are fewer than k points to be neighbours.
     """
     n = len(queries)
     if k > len(points) - itself:
         raise ValueError(f"{k} neighbours of {len(points) - itself} points")
     best = _Best(n, k, device or torch.device("cpu"))
-    with reporter.bar("nearest neighbours", n, "images") as bar:
+    with reporter.bar(what, n, "images") as bar:
         for i, j, d in squared_distances(queries, points, device, itself=itself):
             best.update(i, j, d)
             if itself:  # what comes later is the other way round in no block
