@@ -136,12 +136,12 @@ def test_refusals(call: Ddpm, tmp_path: Path) -> None:
         (
             (photos,),
             2,
-            "give --train, the images that the model was trained on, and --held-out, im",
+            "that the model was trained on, and --held-out, images of the same kind",
         ),
         (
             (photos, "--train", photos),
             2,
-            "is no run, so give --held-out, images of the same kind that it was not",
+            "is no run, so give --held-out, images of the same kind",
         ),
         ((photos, "--train", "none", "--held-out", photos), 1, "none: no such folder"),
         ((photos, "--train", "statistics.npz", "--held-out", photos), 2, "holds statistics"),

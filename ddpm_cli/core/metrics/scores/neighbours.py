@@ -47,7 +47,8 @@ def nearest(
     """Find the k nearest points of every query.
 
     With `itself` the queries are the points, and no row is its own neighbour; an equal image in
-    another row is. what: for the progress bar. Raises ValueError where there are fewer than k points to be neighbours.
+    another row is. what: for the progress bar. Raises ValueError where there are fewer than k
+    points to be neighbours.
     """
     n = len(queries)
     if k > len(points) - itself:
