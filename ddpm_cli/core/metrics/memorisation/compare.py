@@ -179,7 +179,8 @@ def _apart(
     rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _SAMPLED)).astype(np.int64))
     what = "training images: how far apart"
     near = nearest(_part(train, rows), train, k + 1, reporter, device, what=what)
-    return np.sqrt(near.squared[:, k].double().numpy())  # the first is itself
+    squared: NDArray[np.float64] = near.squared[:, k].double().numpy()  # the first is itself
+    return np.sqrt(squared)
 
 
 def _far(distances: NDArray[np.float64], apart: NDArray[np.float64]) -> float | None:
