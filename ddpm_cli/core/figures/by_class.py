@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ddpm_cli.core.figures import canvas
+from ddpm_cli.core.figures.bars import bars, wrapped
 from ddpm_cli.core.figures.plots import write_figure
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def class_scores(
     label: of the score; whole: the score of all images, drawn as a line across the bars.
     """
     shown = classes[:_MOST]
-    names = [textwrap.fill(bar.name, _LINE) for bar in shown]
+    names = [wrapped(bar.name, _LINE) for bar in shown]
     rows = sum(name.count("\n") + 1.3 for name in names)
     panels = [bool(classes), line is not None]
     height = max(3.6, _ROW * rows + 1.3)
@@ -68,26 +68,21 @@ def class_scores(
 
 
 def _bars(
-    axes: Axes, bars: Sequence[Bar], names: Sequence[str], label: str, whole: float | None
+    axes: Axes, entries: Sequence[Bar], names: Sequence[str], label: str, whole: float | None
 ) -> None:
     """A bar for each class with its value and numbers of images."""
-    values = [bar.value or 0.0 for bar in bars]
-    known = [bar.value is not None for bar in bars]
-    rows = range(len(bars))
-    colours = ["tab:red" if row == 0 and known[0] else "tab:blue" for row in rows]
-    axes.barh(rows, values, color=colours, height=0.7)
-    longest = max([*values, whole or 0.0]) or 1.0
-    for row, (bar, value) in enumerate(zip(bars, values, strict=True)):
-        counts = f"{bar.n_real:,} real, {bar.n_fake:,} fake"
-        text = "not computable" if bar.value is None else f"{value:.4g}"
-        axes.text(value + 0.015 * longest, row, f"{text}  ({counts})", va="center", fontsize=8,
-                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+    texts = [
+        f"{'not computable' if bar.value is None else f'{bar.value:.4g}'}  "
+        f"({bar.n_real:,} real, {bar.n_fake:,} fake)"
+        for bar in entries
+    ]
+    worst = "tab:blue" if entries[0].value is None else "tab:red"
+    colours = [worst, *["tab:blue"] * (len(entries) - 1)]
+    values = [bar.value or 0.0 for bar in entries]
+    bars(axes, names, values, texts, colours=colours, reach=whole or 0.0, space=1.75)
     if whole is not None:
         axes.axvline(whole, color="black", ls="--", lw=1, label=f"all images: {whole:.4g}")
         axes.legend(loc="lower right", fontsize=8)
-    axes.set_yticks(rows, names, fontsize=8)
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, 1.75 * longest)
     axes.set_xlabel(f"{label} (lower is better)")
 
 

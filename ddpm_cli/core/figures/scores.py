@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_cli.core.figures import canvas
 from ddpm_cli.core.figures.axes import logarithmic, of_images
+from ddpm_cli.core.figures.bars import bars, wrapped
 from ddpm_cli.core.figures.plots import write_figure
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def scores(
     """
     known = [point for point in points if point.value is not None]
     both = len(points) > 1 and all(None not in (p.precision, p.recall) for p in points)
-    names = [_wrapped(f"{i}. {p.name}") for i, p in enumerate(known, 1)]
+    names = [wrapped(f"{i}. {p.name}", _LINE) for i, p in enumerate(known, 1)]
     lines = sum(name.count("\n") + 1.6 for name in names)
     height = 4.2 if against else max(3.6 if both else 1.7, 0.17 * lines + 1.2)
     width = 5.4 if against else 6.6
@@ -62,7 +62,12 @@ def scores(
     if against:
         _lines(main, known, label, against)
     else:
-        _bars(main, known, names, label, max([0.0, *floors]))
+        values = [_number(point.value) for point in known]
+        texts = [f"{value:.4g}" for value in values]
+        errors = [point.error or 0.0 for point in known]
+        colours, reach = _colours(len(known)), max([0.0, *floors])
+        bars(main, names, values, texts, colours=colours, errors=errors, reach=reach)
+        main.set_xlabel(label)
     for floor in floors:
         line = main.axhline if against else main.axvline
         line(floor, color="black", ls="--", lw=1, label=_FLOOR)
@@ -88,7 +93,7 @@ def _lines(axes: Axes, points: Sequence[Point], label: str, against: str) -> Non
             [_number(p.value) for p in several],
             yerr=[p.error or 0.0 for p in several],
             color=colour, marker="o", ms=4, lw=1.5, capsize=2,
-            label=_wrapped(name),
+            label=wrapped(name, _LINE),
         )  # fmt: skip
     axes.set_ylabel(label)
     if against == "images_seen":
@@ -98,24 +103,6 @@ def _lines(axes: Axes, points: Sequence[Point], label: str, against: str) -> Non
     values = [_number(point.value) for point in points]
     if max(values) <= _DECADES * min(values) or not logarithmic(axes):
         axes.set_ylim(bottom=0)
-
-
-def _bars(
-    axes: Axes, points: Sequence[Point], names: Sequence[str], label: str, floor: float
-) -> None:
-    """A bar for each, the best on top, with its value, on an axis that reaches the floor."""
-    values = [_number(point.value) for point in points]
-    errors = [point.error or 0.0 for point in points]
-    rows = range(len(points))
-    axes.barh(rows, values, xerr=errors, color=_colours(len(points)), height=0.7, capsize=2)
-    longest = max(v + e for v, e in zip(values, errors, strict=True)) or 1.0
-    for row, value, error in zip(rows, values, errors, strict=True):
-        axes.text(value + error + 0.015 * longest, row, f"{value:.4g}", va="center", fontsize=8)
-    right = max(1.17 * longest, 1.05 * floor)
-    axes.set_xlim(1.1 * min(0.0, min(values)), right)  # KID may be below 0
-    axes.set_yticks(rows, names, fontsize=8)
-    axes.set_ylim(len(points) - 0.4, -0.6)
-    axes.set_xlabel(label)
 
 
 def _precision_recall(axes: Axes, points: Sequence[Point], against: str) -> None:
@@ -171,11 +158,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
         drawn = [named[name] for name in shown]
         columns = min(3, len(shown))
         figure.legend(drawn, shown, loc="outside upper center", ncols=columns, fontsize=8)
-
-
-def _wrapped(name: str) -> str:
-    """A name in lines that fit beside the bars."""
-    return textwrap.fill(name, _LINE, break_on_hyphens=False)
 
 
 def _series(points: Sequence[Point]) -> dict[str, list[Point]]:
