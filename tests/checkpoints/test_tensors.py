@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -134,6 +135,30 @@ def test_tensors_of_any_type_are_checked(tmp_path: Path) -> None:
     torch.save({"half": torch.tensor([1e6]).half()}, tmp_path / "w.pt")  # overflows
     with pytest.raises(DdpmError, match="1 of 1 in half"):
         tensors.read_flat(tmp_path / "w.pt")
+
+
+def unusual() -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings(action="ignore"):  # of prototypes
+        return {
+            "sparse": torch.eye(4).to_sparse(),
+            "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+            "quantised": torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+            "complex": torch.ones(4, dtype=torch.complex64),
+            "meta": torch.empty(4, device="meta"),
+        }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["sparse", "nested", "quantised", "complex", "meta"])
+def test_tensors_that_are_no_weights_are_refused(
+    kind: str, tmp_path: Path, ddpm: Callable[..., Result]
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"good": torch.ones(2), "cls_token": unusual()[kind]}, path)
+    with pytest.raises(DdpmError, match=f"cls_token is a {kind} tensor"):
+        tensors.read_flat(path)
+    result = ddpm("convert", path, "--out", "w.safetensors")
+    assert (result.code, f"a {kind} tensor" in result.err) == (1, True), result.err
 
 
 def test_every_command_refuses_them(

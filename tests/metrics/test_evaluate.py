@@ -329,7 +329,11 @@ def test_splits_of_few_images_bring_a_notice_and_of_one_are_refused(tmp_path: Pa
     assert recorder.messages[0].startswith("the Inception Score of splits of 2 images is at most 2")
     requested = RequestedMetrics(frozenset({"fid", "is"}), cache=False)
     report, _ = evaluate(few, few, extractor(), requested, recorder)
-    assert report.document()["splits"] == 6
+    assert report.document()["splits"] == report.splits == 6
+    assert report.inception_score == report.document()["inception_score"] > 1
+    assert report.kid is None
+    with pytest.raises(AttributeError, match="no 'kids'"):
+        _ = report.kids
 
 
 def test_copies_and_too_few_images_for_neighbours(tmp_path: Path) -> None:

@@ -150,11 +150,16 @@ def read_pytorch(path: Path, *, memory_mapped: bool = False) -> Any:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise DdpmError that names the first tensor with NaN or infinities.
+    """Raise DdpmError that names the first tensor with NaN or infinities, or that is not dense.
 
     A network with one computes nothing but NaN, which become black images.
     """
     for name, tensor in tensors.items():
+        if kind := _unusual(tensor):
+            raise DdpmError(
+                f"{path} holds no plain weights: {name} is a {kind} tensor; save it again as dense "
+                "numbers, or download another file"
+            )
         values = tensor.float() if tensor.itemsize == 1 else tensor  # of float8, isfinite is not
         if not values.isfinite().all():
             bad = int(values.numel() - values.isfinite().sum())
@@ -163,6 +168,18 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
                 "Its training diverged or the file is damaged: take weights saved earlier, or copy "
                 "or download it again"
             )
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What a tensor is that is not dense, real and in memory; "" for weights."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        "quantised": tensor.is_quantized,
+        "complex": tensor.is_complex(),
+        "meta": tensor.is_meta,
+    }
+    return next((kind for kind, found in kinds.items() if found), "")
 
 
 def _unreadable(path: Path, error: Exception) -> DdpmError:

@@ -47,6 +47,12 @@ class Report:
         """FID, or the Frechet distance in other features; None: not requested."""
         return next((score.value for score in self.scores if isinstance(score, Fid)), None)
 
+    def __getattr__(self, name: str) -> Any:
+        """A score by its key in the document, such as `report.kid`; None: not requested."""
+        if name in _KEYS:
+            return self.document()[name]
+        raise AttributeError(f"a report has no {name!r}")
+
     def lines(self) -> str:
         """A line for each score, the first with the protocol line."""
         first, *rest = (score.line(self.origin.label) for score in self.scores)
