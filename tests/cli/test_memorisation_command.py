@@ -88,7 +88,7 @@ def test_new_images_in_a_folder(call: Ddpm, tmp_path: Path) -> None:
 def test_a_run_is_compared_with_its_own_images(
     call: Ddpm, tiny_run: Callable[..., Path], photos: Path
 ) -> None:
-    run = tiny_run("run", "--images", 16, "--holdout", 6)
+    run = tiny_run("run", "--images", 16, "--holdout", 6, "--preview", 0)
     few = ("-n", 4, "--steps", 2)
     result = call(run, *few, "--json")
     assert result.code == 0, result.err
