@@ -69,7 +69,15 @@ def test_copies_in_a_folder(call: Ddpm, tmp_path: Path) -> None:
     again = call(*inputs)
     assert again.code == 0, again.err
     assert again.out.splitlines()[0] == document["verdict"]
-    assert again.out.rstrip().endswith("The nearest pairs are in memorisation-fakes-2")
+    last = again.out.splitlines()[-1]
+    assert f"{Path('memorisation-fakes-2').resolve()}/pairs.png" in last
+    assert "distances.png" in last and "memorisation.json names the fakes" in last
+    assert "memorisation-fakes is there already: the results go to memorisation-f" in again.err
+    before = (written / "pairs.png").stat().st_mtime_ns
+    replaced = call(*inputs, "--overwrite")
+    assert f"{written.resolve()}/pairs.png" in replaced.out.splitlines()[-1]
+    assert (written / "pairs.png").stat().st_mtime_ns > before
+    assert not Path("memorisation-fakes-3").exists()
     assert "is in the cache" in again.err
 
 
@@ -102,7 +110,7 @@ def test_a_run_is_compared_with_its_own_images(
     names = set(open_source(str(photos)).files.names)  # type: ignore[attr-defined]
     assert {pair["train"] for pair in document["pairs"]} <= names
     weights = call(Path(run) / "model.safetensors", *few)
-    assert weights.out.rstrip().endswith("run/memorisation-2")
+    assert "run/memorisation-2/pairs.png" in weights.out.splitlines()[-1]
     other = call(run, *few, "--train", photos, "--held-out", photos)
     assert (other.code, "24 of the 24 held-out images" in other.err) == (1, True)
     assert not Path("run/memorisation-3").exists()  # nothing was written into it

@@ -55,7 +55,12 @@ def fid(
     sampling: common.SamplingOptions,
     several: options.SeveralOptions,
     inputs: options.InputOptions,
-    overwrite: common.OverwriteFile = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the files, and the folder's of --worst, if they are there."
+        ),
+    ] = False,
     json: common.Json = False,
 ) -> None:
     """Frechet Inception distance and related scores of sets of images against real ones.
@@ -114,7 +119,9 @@ def fid(
     with (
         distributed.process_group(chosen),
         claimed(distributed.broadcast_from_rank0),
-        requested_worst(failures.worst, failures.worst_out, beside, overwrite=overwrite) as worst,
+        requested_worst(
+            failures.worst, failures.worst_out, beside, reporter, overwrite=overwrite
+        ) as worst,
     ):
         requested = replace(requested, worst=worst)
         opened = opened_later(names, sampled, inputs.skip_bad, network.at_once, chosen)

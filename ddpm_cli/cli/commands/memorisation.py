@@ -47,14 +47,38 @@ def memorisation(
         Path | None,
         typer.Option(
             help="Folder for pairs.png, distances.png and memorisation.json.",
-            show_default="memorisation/ in the run, or memorisation-NAME/",
+            show_default="memorisation in the run, or memorisation-FAKE, then with -2 and so on",
         ),
     ] = None,
-    overwrite: common.Overwrite = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace what an earlier call left at --out, or else in its default folder.",
+        ),
+    ] = False,
     weights: scoring.Weights = None,
     protocol: scoring.Protocol = None,
-    features: scoring.Features = None,
-    count: scoring.Count = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The network whose features are compared beside the pixels: inception, dinov2-l, "
+            "clip-l336, or a classifier of ddpm train-classifier.",
+            show_default="inception",
+            rich_help_panel=scoring.FEATURES,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            min=2,
+            help="Fakes to sample from a run: 1000 tell a copied share to about 2 points.",
+            show_default="5000, or as many as --class and --prompts say",
+            rich_help_panel=common.SAMPLING,
+        ),
+    ] = None,
     *,
     conditions: conditioning.ConditionOptions,
     given: scoring.Given = None,
@@ -83,7 +107,7 @@ def memorisation(
     from ddpm_cli.core.data.files import allow_pixels
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.metrics.memorisation.judging import judge
-    from ddpm_cli.core.metrics.memorisation.outputs import FILES, write_results
+    from ddpm_cli.core.metrics.memorisation.outputs import FILES, write_results, written
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.runtime import devices, distributed, processes, provenance
     from ddpm_cli.core.runtime.results_folder import results_folder
@@ -102,7 +126,7 @@ def memorisation(
     chosen = devices.choose_device(device)
     with (
         distributed.process_group(chosen),
-        results_folder(out, default, FILES, overwrite=overwrite) as folder,
+        results_folder(out, default, FILES, reporter, overwrite=overwrite) as folder,
     ):
         images = (
             run.open(at_once, chosen, reporter)
@@ -114,4 +138,4 @@ def memorisation(
         document = report.document() | {"out": str(folder)}
         document |= {"provenance": provenance.gather(chosen)}
         write_results(folder, found, report, document)
-        console.result(f"{report.lines()}\nThe nearest pairs are in {folder}", document, json)
+        console.result(f"{report.lines()}\n{written(folder)}", document, json)

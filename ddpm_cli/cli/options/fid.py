@@ -85,7 +85,7 @@ class WorstOptions:
         typer.Option(
             help="The folder for --worst.",
             rich_help_panel=WORST,
-            show_default="worst in the run, or worst-FAKE",
+            show_default="worst in the run, or worst-FAKE, then with -2 and so on",
         ),
     ] = None
 

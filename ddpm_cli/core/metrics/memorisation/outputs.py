@@ -24,6 +24,14 @@ _SHOWN = 160  # pixels a side of an image on the sheet, at most, before it is en
 _WIDTH = 1100  # pixels of the sheet, at least, where it has several columns
 
 
+def written(folder: Path) -> str:
+    """What the files of a folder show, in one line."""
+    return (
+        f"Look at {folder.resolve() / SHEET} (the nearest pairs) and {PLOT} (all distances) "
+        f"there; {DOCUMENT} names the fakes that are as near as copies"
+    )
+
+
 def write_results(
     folder: Path, comparison: Comparison, report: MemorisationReport, document: dict[str, object]
 ) -> None:

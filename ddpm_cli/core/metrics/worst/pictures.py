@@ -23,6 +23,7 @@ from ddpm_cli.core.metrics.scores.score import Label
 from ddpm_cli.core.metrics.worst.finding import Found, Worst
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import write_json
+from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.results_folder import remove_earlier, results_folder
 
 FAKES, REALS, LIST = "unlike-real.png", "uncovered.png", "worst.json"
@@ -52,7 +53,7 @@ class Shown(NamedTuple):
 
 @contextmanager
 def requested_worst(
-    count: int | None, out: Path | None, default: Path, *, overwrite: bool
+    count: int | None, out: Path | None, default: Path, reporter: Reporter, *, overwrite: bool
 ) -> Iterator[WorstRequest | None]:
     """Yield what is to be shown, with its folder, which rank 0 takes now; None for no count."""
     if count is None:
@@ -60,7 +61,7 @@ def requested_worst(
             raise UsageError(f"--worst-out {out} is for the images of --worst N")
         yield None
         return
-    claim = results_folder(out, default, _FILES, "--worst-out", overwrite=overwrite)
+    claim = results_folder(out, default, _FILES, reporter, "--worst-out", overwrite=overwrite)
     with ExitStack() as stack:
         folder = distributed.broadcast_from_rank0(lambda: stack.enter_context(claim))
         yield WorstRequest(count, folder)
