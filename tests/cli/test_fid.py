@@ -269,6 +269,10 @@ def test_notices_of_formats_and_sizes_that_change_scores(
     result = ddpm("fid", real, fake, "--features", trained)
     assert "only FAKE is JPEG" in result.err
     assert "REAL is 16x16, FAKE 20x20" in result.err
+    Image.open(fake / "0.jpg").save(fake / "0.png")
+    (fake / "0.jpg").unlink()
+    mixed = ddpm("fid", real, fake, "--features", trained)
+    assert "some of FAKE are JPEG" in mixed.err and "below 50 images" in mixed.err
     equal = ddpm("fid", real, real, "--features", trained)
     assert "JPEG" not in equal.err
     assert "resized straight" not in equal.err

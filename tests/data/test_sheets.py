@@ -88,7 +88,8 @@ def test_long_names_are_wrapped_and_cut_with_an_ellipsis_within_their_place() ->
 
 def test_a_marked_image_has_a_frame_and_the_others_none() -> None:
     white = np.full((4, 3, 16, 16), 255, np.uint8)
-    dark = sheets.sheet(white, 2, marked=[3])[0] == 0
+    drawn = sheets.sheet(white, 2, marked=[3]).transpose(1, 2, 0)
+    dark = (drawn == (214, 39, 40)).all(axis=2)  # red, seen beside black and white images
     height, width = dark.shape
     assert not dark[: height // 2 - GAP, :].any() and not dark[:, : width // 2 - GAP].any()
     assert dark[-1, -1] and dark[height // 2 + 1, width // 2 + 1]

@@ -151,6 +151,22 @@ def test_what_does_not_depend_on_n_is_compared_at_unlike_n(write: Any) -> None:
             compare(paths, Recorder())
 
 
+def test_notices_of_files_are_said_once(write: Any) -> None:
+    recorder = Recorder()
+    compare([write("a", notices=["few"]), write("b", notices=["few"])], recorder)
+    assert recorder.messages == ["a, b: few"]
+
+
+def test_another_real_is_said_beside_its_number(write: Any) -> None:
+    with pytest.raises(DdpmError, match=r"n_real is .*; REAL of b is not that of a"):
+        compare([write("a"), write("b", n_real=7, real_fingerprint=[9.0])], Recorder())
+
+
+def test_a_folder_is_no_file_of_results(tmp_path: Path) -> None:
+    with pytest.raises(DdpmError, match="--compare takes files written by --json or --out"):
+        compare([tmp_path], Recorder())
+
+
 def test_what_a_file_does_not_say_is_said(write: Any) -> None:
     recorder = Recorder()
     unknown = write("b", protocol=None, weights_sha256=None)

@@ -218,7 +218,7 @@ def test_fid_below_its_floor_says_why(tmp_path: Path) -> None:
         assert report.fid is not None
         floor = report.document()["fid_floor"]
         assert isinstance(floor, float)
-        assert (report.fid < floor) == bool(report.notices())
+        assert (report.fid < floor) == any("below its floor" in n for n in report.notices())
         return report.notices()
 
     (notice,) = notices(new)  # as good as real, against twice as many as the floor
@@ -229,6 +229,8 @@ def test_fid_below_its_floor_says_why(tmp_path: Path) -> None:
     assert "of 80 against 80" in notice
     assert "FAKE may hold images of REAL, or copies" in notice
     assert notices(write(tmp_path / "dark.npz", 40, 1, 32, bright=40)) == []
+    (notice,) = notices(write(tmp_path / "more.npz", 60, 1, 32, bright=40))
+    assert "the floor is of 40 images, half of REAL, and FID of 60" in notice
 
 
 def test_a_floor_needs_two_halves_of_two(tmp_path: Path) -> None:

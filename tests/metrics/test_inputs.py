@@ -128,6 +128,8 @@ def test_modes_are_converted_and_counted(tmp_path: Path) -> None:
     image_set.counts.report(recorder, "fake/", grey=False)
     assert recorder.messages[0] == "fake/: 2 of 7 are grey (replicated to RGB)"
     assert len(recorder.messages) == 6
+    image_set.counts.report(recorder, "fake/", grey=True)
+    assert "fake/: 5 of 7 are colour (converted to grey)" in recorder.messages[6:]
 
 
 def truncated(suffix: str) -> bytes:

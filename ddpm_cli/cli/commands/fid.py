@@ -159,6 +159,7 @@ def _compare(
     with claimed():
         if several.out is not None:
             write_json(several.out, document)
+            console.reporter().say(f"the results are in {several.out}")
         _draw(comparison, several.plot)
         console.result(scores_text.text(comparison), document, as_json)
 

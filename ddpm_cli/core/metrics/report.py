@@ -16,6 +16,7 @@ from ddpm_cli.core.metrics.scores.score import Score, digits
 from ddpm_cli.core.metrics.scores.sfid import Sfid
 from ddpm_cli.core.metrics.statistics import FeatureOrigin
 
+_NEXT_TO_NOTHING = 50  # images
 _KEYS = (  # of every document, None where they were not requested
     *("fid", "fid_std", "fid_floor", "fid_floor_n", "kid", "kid_std", "kid_subset"),
     "cmmd",
@@ -79,6 +80,7 @@ class Report:
             "real_fingerprint": list(self.real_fingerprint),
             **_origin_keys(self.origin),
             "line": self.protocol_line(),
+            "notices": self.notices(),
         }
 
     def notices(self) -> list[str]:
@@ -110,11 +112,15 @@ class Report:
         for name, width in of_covariances:
             few = [f"{count}={n}" for count, n in counts if n is not None and n < width]
             label = self.origin.label(name)
+            advice = f"compare it with {label} at the same n alone"
+            if any(n is not None and n < _NEXT_TO_NOTHING for _, n in counts):
+                advice = f"below {_NEXT_TO_NOTHING} images no score says more than noise; give more"
+            elif has_kid:
+                advice += ", or look at KID, which is not"
             if few:
                 yield (
                     f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} below {width}: the "
-                    f"covariance is rank-deficient and {label} is biased upward; compare it with "
-                    f"{label} at the same n alone{', or look at KID, which is not' * has_kid}"
+                    f"covariance is rank-deficient and {label} is biased upward; {advice}"
                 )
 
     def _copies(self, prdc: Prdc) -> Iterator[str]:
@@ -127,7 +133,14 @@ class Report:
     def _below_the_floor(self, fid: Fid) -> Iterator[str]:
         """Why FID is less than its floor: the floor is of fewer images, or FAKE holds REAL's."""
         n = fid.floor_n
-        if fid.floor is None or not n or fid.value >= fid.floor:
+        if fid.floor is None or not n:
+            return
+        if fid.value >= fid.floor:
+            if self.n_fake and n < self.n_fake:
+                yield (
+                    f"the floor is of {n} images, half of REAL, and {self.origin.label('FID')} of "
+                    f"{self.n_fake}: of fewer images it is higher, so it is too high for that"
+                )
             return
         n_real, n_fake = self.n_real or n, self.n_fake or n
         # FID's bias falls about as 1/n of each side (Chong and Forsyth 2020)
@@ -146,9 +159,13 @@ class Report:
         sizes = {name: summary.partition(" ")[2] for name, summary in summaries.items()}
         if "statistics" in formats.values():
             return
-        jpeg = [name for name, value in formats.items() if "jp" in value]
-        if len(jpeg) == 1:
-            yield f"only {jpeg[0]} is JPEG, whose artefacts alone move the scores"
+        jpeg = {name: _jpeg(value) for name, value in formats.items()}
+        if len(set(jpeg.values())) > 1:
+            shares = [f"{share} of {name}" for name, share in jpeg.items() if share != "none"]
+            said = f"{' and '.join(shares)} are"
+            if len(shares) == 1 and shares[0].startswith("all of "):
+                said = f"only {shares[0].removeprefix('all of ')} is"
+            yield f"{said} JPEG, whose artefacts alone move the scores"
         if sizes["REAL"].split()[-1:] != sizes["FAKE"].split()[-1:]:
             yield (
                 f"REAL is {sizes['REAL']}, FAKE {sizes['FAKE']}: each image is resized straight to "
@@ -181,6 +198,12 @@ class InceptionScoreReport:
         features = self.origin.network or INCEPTION
         names = {"features": features, "label": self.origin.label("Inception Score")}
         return {**flat, **names, **_origin_keys(self.origin)}
+
+
+def _jpeg(formats: str) -> str:
+    """How many of the images are JPEG, by their formats, such as "png/jpeg"."""
+    kinds = ["jp" in kind for kind in formats.split("/")]
+    return "all" if all(kinds) else "some" if any(kinds) else "none"
 
 
 def _origin_keys(origin: FeatureOrigin) -> dict[str, object]:

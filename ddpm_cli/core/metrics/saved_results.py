@@ -31,6 +31,7 @@ _AGREE = {  # keys that must be equal for results to be compared, and what each 
 _LISTS = (
     "real_fingerprint",
     "unknown_origin",
+    "notices",
     "classes",
     "groups",
     "fid_infinity_sizes",
@@ -50,7 +51,18 @@ def compare(paths: Sequence[Path], reporter: Reporter) -> Comparison:
     if len(results) > 1:
         for notice in _unknown(results):
             reporter.say(Warned(notice))
+    for notice, names in _notices(results).items():
+        reporter.say(Warned(f"{listed(names, 3)}: {notice}"))
     return Comparison(results)
+
+
+def _notices(results: Sequence[Result]) -> dict[str, list[str]]:
+    """What biases the scores, as the files say, and of which of them."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for notice in result.document.get("notices") or []:
+            found.setdefault(str(notice), []).append(result.name)
+    return found
 
 
 def _unknown(results: Sequence[Result]) -> Iterator[str]:
@@ -72,11 +84,16 @@ def _unknown(results: Sequence[Result]) -> Iterator[str]:
                 f"{'it is' if len(what) == 1 else 'they are'} the same for all is not known"
             )
     for side in ("REAL", "FAKE"):
-        if of := [r.name for r in results if side in (r.document.get("unknown_origin") or [])]:
+        if of := [r.name for r in results if side in _unknown_origin(r)]:
             yield (
                 f"{listed(of, 3)}: {side} was statistics that do not say which protocol and "
                 "weights made them, so they may be others than the line says"
             )
+
+
+def _unknown_origin(result: Result) -> Sequence[str]:
+    """Sides of unknown origin, where the notices of the file do not say so."""
+    return [] if result.document.get("notices") else result.document.get("unknown_origin") or []
 
 
 def read(paths: Sequence[Path]) -> list[Result]:
@@ -95,6 +112,10 @@ def _read(path: Path) -> Iterator[Result]:
         document = read_json(path)
     except FileNotFoundError as error:
         raise DdpmError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise DdpmError(
+            f"{path} is a run or another folder; --compare takes files written by --json or --out"
+        ) from error
     except OSError as error:
         raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -168,7 +189,7 @@ def conflicts(results: Sequence[Result]) -> list[str]:
             reasons[key] = f"{what} is {', '.join(said)}{depends}"
     known = [(r.name, print_) for r in results if (print_ := r.document.get("real_fingerprint"))]
     others = [name for name, print_ in known[1:] if not _same(known[0][1], print_)]
-    if others and reasons.keys() <= {"n_fake"}:  # in unlike features any images differ
+    if others and reasons.keys() <= {"n_fake", "n_real"}:  # in unlike features any images differ
         reasons["real"] = f"REAL of {listed(others, 2)} is not that of {known[0][0]}"
     return list(reasons.values())
 

@@ -22,6 +22,7 @@ _TITLE_LINES, _CAPTION_LINES = 3, 4  # at most; the rest is an ellipsis
 _ROW_TITLE = 150  # pixels of the widest title beside a row
 _SPACE = 6  # pixels between words and images
 _FRAME = 4  # pixels around an image that is marked
+_MARK = (214, 39, 40)  # red, which is seen beside dark images too
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def sheet(
 ) -> ImageArray:
     """Tile images (N, C, H, W) with words, enlarged so that they are at least `width` pixels wide.
 
-    gap: pixels between images. marked: numbers of the images with a black frame. Without
-    enlargement beyond 8,192 pixels in height, or where images are large enough.
+    gap: pixels between images. marked: numbers of the images with a frame, red where there are
+    colours. Without enlargement beyond 8,192 pixels in height, or where images are large enough.
     """
     n, channels, *size = images.shape
     columns = columns or near_square(n)
@@ -84,7 +85,10 @@ def sheet(
         top, left = layout.corner(i)
         if i in marked:
             frame = slice(top - _FRAME, top + height + _FRAME)
-            canvas[:3, frame, left - _FRAME : left + width + _FRAME] = 0
+            colour = _MARK if channels >= 3 else (0,)
+            canvas[:3, frame, left - _FRAME : left + width + _FRAME] = np.reshape(
+                colour, (-1, 1, 1)
+            )
         canvas[:, top : top + height, left : left + width] = _repeated(image, layout.factor)
     ink = layout.written()
     canvas[:3] = np.minimum(canvas[:3], ink)  # white where there are images

@@ -79,12 +79,14 @@ class ImageCounts:
     def report(self, reporter: Reporter, label: str, *, grey: bool) -> None:
         """Report how decoding changed the images, and which files were left out.
 
-        `grey`: the network takes grey images unchanged.
+        `grey`: the network takes grey images, unchanged, and no others.
         """
         for trait, times in self.traits.most_common():
             if grey and trait == "grey":
                 continue
             reporter.say(f"{label}: {times} of {self.count} are {trait} ({TRAIT_HANDLING[trait]})")
+        if grey and (coloured := self.count - self.traits["grey"]):
+            reporter.say(f"{label}: {coloured} of {self.count} are colour (converted to grey)")
         if self.unreadable:
             names = listed(self.unreadable, separator="; ")
             reporter.say(f"{label}: left out {len(self.unreadable)} unreadable files: {names}")

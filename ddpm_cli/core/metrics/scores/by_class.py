@@ -78,6 +78,11 @@ class ByClass:
         which = "none has 2 images on each side"
         if worst is not None and worst.fid is not None:
             which = f"worst {worst.name} {digits(worst.fid)}"
+        missing = [c.name for c in self.classes if not c.n_fake and c.n_real]
+        if missing:
+            verb = "has" if len(missing) == 1 else "have"
+            which += f"; {len(missing)} of {len(self.classes)} classes {verb} no fake: "
+            which += listed(sorted(missing), 10)
         return f"{label('FID')} by class: {which}"
 
     def document(self) -> dict[str, object]:
