@@ -21,10 +21,10 @@ def test_both_losses_and_their_ratios_are_drawn(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(holdout, "write_figure", lambda _, figure: drawn.append(figure))
     between = {"images": 60.0, "loss": 1.0, "loss_holdout": None, "loss_trained": None}
     rows = [
-        row(50, 0.6, (0.5, 1.0, 0.5, None)),
+        row(50, 0.6, (0.5, 1.0, 0.5, None)) | {"loss_gap": 0.2},
         between,
-        row(100, 0.4, (1.0, 2.0, 0.5, None)),
-        row(150, 0.7, (2.0, 4.0, 0.5, None)),
+        row(100, 0.4, (1.0, 2.0, 0.5, None)) | {"loss_gap": 0.6},
+        row(150, 0.7, (2.0, 4.0, 0.5, None)) | {"loss_gap": 1.5},
     ]
     assert holdout.curves(Path("holdout.png"), rows, "error", 1.0)
     losses, ratios = drawn[0].axes
@@ -35,6 +35,8 @@ def test_both_losses_and_their_ratios_are_drawn(monkeypatch: pytest.MonkeyPatch)
     lines = {line.get_label(): line for line in ratios.lines}
     assert lines["less noise"].get_ydata().tolist() == [2, 4, 8]
     assert lines["--stop-at-gap"].get_ydata() == [2, 2]
+    compared = lines["largest less 2 errors"]
+    assert compared.get_ydata().tolist() == pytest.approx([1.2, 1.6, 2.5])
     assert "most noise" not in lines  # no image held out has so much
 
 

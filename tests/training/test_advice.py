@@ -56,7 +56,8 @@ def test_few_images_seen_often_are_copied() -> None:
     first = lines(few, run)[0]
     assert first == (
         "24 images for 200,000 (8,333 epochs) will be copied, not learned; more images help most, "
-        "and ddpm memorisation says afterwards how many samples are copies (--augment 0.12 "
+        "and ddpm memorisation says afterwards how many samples are copies "
+        "(without --holdout it needs --held-out images) (--augment 0.12 "
         "--images 7000 or --holdout 5 --patience 3 --validate-every 500)"  # 24 * 300 = 7,200
     )
     augmented = lines(few, config(data={"holdout": 0, "augment": 0.12}))[0]

@@ -311,11 +311,15 @@ def _closing(summary: dict[str, Any], *, guided: bool) -> str:
     rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
     bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
     time = quantities.duration(summary["seconds"])
+    held_out, run = summary["loss_heldout"], quote(summary["run"])
+    overfitted = held_out is not None and held_out > 1.01 * summary["best"]
+    chosen = " --weights best" if overfitted else ""
+    why = " (the held-out loss was lowest with these)" if overfitted else ""
     return (
         f"Trained on {summary['images']:,} images in {time}{rate}"
         f"{_losses(summary)}{bad}.\n"
         f"Run directory: {summary['run']}\n"
-        f"Next: ddpm sample {quote(summary['run'])}{' --guidance 2' * guided}"
+        f"Next: ddpm sample {run}{chosen}{' --guidance 2' * guided}{why}"
     )
 
 

@@ -25,7 +25,8 @@ _QUARTERS = (  # of the noise levels: name and colour
 def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | None = None) -> bool:
     """Draw both losses, and the ratio of the two by quarter of the noise levels, by images seen.
 
-    label: of the losses; stop_at_gap: the gap at which training stops, which is marked. Returns
+    label: of the losses; stop_at_gap: the gap at which training stops, which is marked with what is
+    compared with it: the largest ratio less two standard errors of the difference. Returns
     False, and draws nothing, where no row has both.
     """
     found = [row for row in rows if None not in (row.get("loss_holdout"), row.get("loss_trained"))]
@@ -34,7 +35,7 @@ def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | Non
     images, held_out, trained = (
         _column(found, name) for name in ("images", "loss_holdout", "loss_trained")
     )
-    figure = canvas.Figure(figsize=(10, 4.5), layout="constrained")
+    figure = canvas.Figure(figsize=(10, 5), layout="constrained")
     losses, ratios = figure.subplots(1, 2)
     losses.plot(images, held_out, "o-", ms=3, color="tab:orange", label="held out")
     losses.plot(images, trained, "o-", ms=3, color="tab:blue", label="trained on")
@@ -47,6 +48,10 @@ def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | Non
         if np.isfinite(one / other).any():
             ratios.plot(images, one / other, "o-", ms=3, color=colour, label=name)
     ratios.axhline(1, color="grey", lw=0.8)
+    certain = 1 + _column(found, "loss_gap")
+    if stop_at_gap is not None and np.isfinite(certain).any():
+        name = "largest less 2 errors"
+        ratios.plot(images, certain, "s:", ms=3, color="tab:red", lw=1, label=name)
     if stop_at_gap is not None:
         ratios.axhline(1 + stop_at_gap, color="tab:red", lw=1, ls="--", label="--stop-at-gap")
     ratios.set_title("their ratio by noise level; 1 is no gap")
@@ -55,7 +60,7 @@ def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | Non
         of_images(axes)
         logarithmic(axes)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     write_figure(path, figure)
     return True

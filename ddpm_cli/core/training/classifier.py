@@ -105,7 +105,7 @@ def _train(
             if not math.isfinite(value):
                 raise DdpmError(f"the loss became {value} at step {step + 1}; try a smaller --lr")
             smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
-            bar.update((step + 1) * recipe.batch, f"loss {smooth:.3f}")
+            bar.update((step + 1) * recipe.batch, f"loss {smooth:.3f} of smoothed labels")
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -32,7 +32,8 @@ def reason(config: RunConfig, progress: Progress) -> str:
     limit = config.stop_at_gap
     if limit is not None and progress.gap is not None and progress.gap >= limit:
         return (
-            f"The held-out loss is {100 * progress.gap:.0f} % above that of images trained on, in "
-            f"a quarter of the noise levels (--stop-at-gap {limit:g}): the model begins to copy"
+            f"The held-out loss is at least {100 * progress.gap:.0f} % (two standard errors below "
+            "what was measured) above that of images trained on, in a quarter of the noise levels "
+            f"(--stop-at-gap {limit:g}): the model begins to copy"
         )
     return ""

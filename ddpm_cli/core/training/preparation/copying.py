@@ -39,10 +39,12 @@ def advise(images: int, budget: int, config: RunConfig) -> Advice | None:
     seen = f"{images:,} images for {budget:,} ({epochs:,.0f} epochs)"
     if passed < _SOME_COPIED:
         return Advice(f"{seen} may be overfitted", flags, warning=False)
+    held_out = config.data.holdout or config.holdout_data
+    others = "" if held_out else " (without --holdout it needs --held-out images)"
     copied = "will be copied, not learned" if passed >= _MOST_COPIED else "begin to be copied"
     return Advice(
         f"{seen} {copied}; more images help most, and ddpm memorisation says "
-        "afterwards how many samples are copies",
+        f"afterwards how many samples are copies{others}",
         flags,
     )
 
