@@ -12,6 +12,7 @@ from ddpm_cli.core.metrics import comparing
 from ddpm_cli.core.metrics.comparing import Comparison, Result
 from ddpm_cli.core.metrics.scores.score import digits
 
+_SERIES = 100  # the column of images seen is left out last where a terminal is narrow
 _BAR = 12  # columns of the longest bar
 _FARTHEST = 10  # times the best score: the longest bar, at most
 _NAMES = ("weights", "weights_sha256")  # of `sampled`: the fakes' names say as much
@@ -57,15 +58,16 @@ def _columns(comparison: Comparison) -> list[Column]:
     for key in comparison.differing():
         if key not in _NAMES:
             cells = ["" if isinstance(row, tuple) else _cell(row.sampled.get(key)) for row in rows]
-            columns.append(Column(key.replace("_", " ").upper(), cells, right=True, needed=2))
+            needed = _SERIES if key == "images_seen" else 2
+            columns.append(Column(key.replace("_", " ").upper(), cells, right=True, needed=needed))
     by = comparison.by
     columns.append(_scores(by, comparison.label, rows))
-    columns.append(Column("", _bars(comparison, rows), needed=3))
-    for column in comparing.COLUMNS:
+    columns.append(Column("", _bars(comparison, rows), needed=1))
+    for later, column in enumerate(comparing.COLUMNS, 1):
         if column is not by:
             title = comparison.title(column)
             title = title.upper() if title.islower() else title
-            columns.append(_scores(column, title, rows, needed=4))
+            columns.append(_scores(column, title, rows, needed=_SERIES - later))
     return columns
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ddpm_cli.cli.scores_text import text
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.metrics.comparing import Comparison, Result
 from ddpm_cli.core.metrics.drawing import series_key
@@ -200,3 +201,15 @@ def test_results_without_fid_are_sorted_by_what_all_have() -> None:
     comparison = Comparison(recalls)
     assert comparison.by.key == "recall"
     assert [result.name for result in comparison.results] == ["0.9", "0.5", "0.2"]
+
+
+def test_a_narrow_terminal_has_images_seen_rather_than_bars(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = [sampled(f"snapshots/{n}", images_seen=n) for n in (10, 20)]
+    for result in results:
+        result.document.update(kid=0.1, precision=0.5, recall=0.5, density=0.5, coverage=0.5)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = text(Comparison(results))
+    assert "IMAGES SEEN" in narrow and "█" not in narrow and "COVERAGE" not in narrow
