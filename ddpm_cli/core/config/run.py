@@ -336,7 +336,7 @@ class RunConfig(Settings):
     )
     keep: int = setting(
         2,
-        "Newest snapshots kept; older ones are deleted.",
+        "Newest snapshots kept; older ones are deleted, but for those of --keep-every.",
         unit="snapshots",
         panel=_SAVING,
         check=number(most=10**9),
