@@ -25,7 +25,8 @@ READ = {"sh", "console", "python", "toml", "json"}
 OTHERS = (  # programs with options of their own
     r"#SBATCH|mlflow|pip|pytest|python|ruff|scancel|sbatch|srun|tensorboard|tests/|torchrun|trackio"
 )
-FOREIGN = {"--pty", "--works", "--memory", "--classifier", "--draws"}  # of srun and of benchmarks, in sentences on them
+# of srun and of benchmarks, in sentences on them
+FOREIGN = {"--pty", "--works", "--memory", "--classifier", "--draws"}
 
 
 def of(*labels: str) -> list[Block]:
