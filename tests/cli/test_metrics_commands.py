@@ -61,7 +61,7 @@ def test_fid_of_folders_and_of_saved_statistics(ddpm: Run, weights: Path, tmp_pa
 
     code, _, err = ddpm("fid", saved, fake, "--weights", weights, "--protocol", "torch-fidelity")
     assert code == 1
-    assert "not comparable: --protocol of REAL is pytorch-fid, of FAKE torch-fidelity" in err
+    assert "--protocol of the statistics given as REAL is pytorch-fid, and torch-fidelity is" in err
 
 
 def test_inception_score_of_a_folder(ddpm: Run, weights: Path, tmp_path: Path) -> None:

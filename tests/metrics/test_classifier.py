@@ -130,4 +130,4 @@ def test_bf16_is_near_fp32_and_not_comparable_with_it(
     assert half["fid"] == pytest.approx(exact["fid"], rel=0.05)
     mixed = ddpm("fid", tmp_path / "s.npz", *call[2:], "--precision", "bf16")
     assert mixed.code == 1
-    assert "not comparable: --precision of REAL is fp32, of FAKE bf16" in mixed.err
+    assert "--precision of the statistics given as REAL is fp32, and bf16 is asked" in mixed.err

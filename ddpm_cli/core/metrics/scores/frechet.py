@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from ddpm_cli.core.errors import DdpmError
 
@@ -25,18 +26,15 @@ class Gaussian:
 
     @cached_property
     def root(self) -> torch.Tensor:
-        """R (d, rank) with R R^T = covariance: by Cholesky, or by eigenvectors if singular."""
-        covariance = torch.from_numpy(self.covariance)
-        factor: torch.Tensor
-        factor, info = torch.linalg.cholesky_ex(covariance)
-        if not info:
-            return factor
-        with _one_thread():
-            values, vectors = torch.linalg.eigh(covariance)
-        # eigenvalues below the tolerance are rounding errors of 0
-        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-        root: torch.Tensor = vectors[:, kept] * values[kept].sqrt()
-        return root
+        """R (d, rank) with R R^T = covariance: Cholesky's factor, pivoted (Higham 1990).
+
+        It ends where what is left of the covariance is rounding errors, so that its cost and size
+        are those of the rank: at most n - 1 for n images.
+        """
+        factor, order, rank, _ = lapack.dpstrf(self.covariance, lower=1)
+        root = np.zeros((len(order), rank))
+        root[order - 1] = np.tril(factor)[:, :rank]
+        return torch.from_numpy(root)
 
     def distance(self, mean: Floats, covariance: Floats) -> float:
         """Frechet distance to another Gaussian, as `frechet_distance`."""
