@@ -38,7 +38,8 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.models.group_norm import why_unfused
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch, Batches

@@ -22,7 +22,8 @@ from ddpm_cli.core.conversion.exporting import export
 from ddpm_cli.core.conversion.importing import ImportOptions, convert
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from tests.support.cli import Result
 
 with warnings.catch_warnings():

@@ -20,7 +20,8 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.attention import SelfAttention
 from ddpm_cli.core.models.blocks import Downsample, ResidualBlock
 from ddpm_cli.core.models.embeddings import Embeddings, sinusoidal
-from ddpm_cli.core.models.unet import UNet, forward_operations, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 
 TINY = NetworkConfig(
     size=(8, 8), width=8, multipliers=(1, 2), blocks=("res", "res,attn"), patch=2, dropout=0.0
@@ -45,7 +46,7 @@ def test_operations_are_those_of_convolutions(resample: str) -> None:
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 8, 16), torch.zeros(1))
     counts = counter.get_flop_counts()["Global"]
-    assert forward_operations(network) == counts[torch.ops.aten.convolution]
+    assert network.forward_operations() == counts[torch.ops.aten.convolution]
 
 
 @pytest.mark.parametrize(

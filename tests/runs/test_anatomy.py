@@ -9,7 +9,8 @@ import pytest
 
 from ddpm_cli.core.config.network import NetworkConfig, TextConfig
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runs import anatomy, drawing
 from ddpm_cli.core.runs.anatomy import DECODER, EMBEDDING, ENCODER, INPUT, MIDDLE, OUTPUT
 from ddpm_cli.core.runs.inspection import WEIGHTS, Inspection

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ddpm_cli
-from ddpm_cli.core.models.unet import UNet, forward_operations
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import start_up, threads
 
 # Runs a command to its end, and prints what the process was set to.
@@ -129,7 +129,7 @@ def numbers(groups: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_network_too_small_to_gain_from_several_threads_has_one(
     numbers: list[int], monkeypatch: pytest.MonkeyPatch, images: int, expected: int
 ) -> None:
-    each = forward_operations(UNet(ddpm_cli.config("shapes").network))
+    each = UNet(ddpm_cli.config("shapes").network).forward_operations()
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     threads.limit_to_work(images * each)
     assert numbers == []  # the user's choice

@@ -18,7 +18,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised
-from ddpm_cli.core.models.unet import UNet, forward_operations
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -74,7 +74,7 @@ def test_elsewhere_only_on_request(device: str) -> None:
 
 def test_a_training_takes_its_minutes_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
     network = CONFIG.network
-    seconds = 10**9 * 3 * forward_operations(UNet(network)) / 60e12
+    seconds = 10**9 * 3 * UNet(network).forward_operations() / 60e12
     assert compilation.expected_seconds(lasting(images=10**9), 100) == pytest.approx(seconds)
     assert compilation.expected_seconds(lasting(images=10**9, minutes=0.1), 100) == 6
     epochs = compilation.expected_seconds(lasting(epochs=10**7), 100)

@@ -19,7 +19,8 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.training.preparation import activations, forecast, trial
 from ddpm_cli.core.training.preparation.forecast import Memory, Work

@@ -12,7 +12,8 @@ from ddpm_cli.core.checkpoints import snapshots, tensors
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
+from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import content
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import run_of_snapshot
@@ -23,7 +24,7 @@ _KEY = "ddpm"  # of the metadata
 class Weights(NamedTuple):
     """A trained network, read from a weights file or a snapshot."""
 
-    network: UNet  # in evaluation mode, on the CPU
+    network: Network  # in evaluation mode, on the CPU
     config: RunConfig
     images: int  # images seen in training
     sha256: str  # of the file
@@ -76,7 +77,7 @@ def load(path: Path) -> Weights:
 
 
 def _built(path: Path, described: Description, state: dict[str, Tensor]) -> Weights:
-    network = UNet(described.config.network)
+    network = build(described.config.network)
     tensors.fill(network, state, path)
     return Weights(
         network.eval(), described.config, described.images, sha256_of(path), described.statistics

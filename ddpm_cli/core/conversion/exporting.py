@@ -21,7 +21,8 @@ from ddpm_cli.core.conversion import diffusers, reference, scheduler
 from ddpm_cli.core.conversion.checking import difference
 from ddpm_cli.core.conversion.layout import DIFFUSERS, Tensors, export_tensors
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.files import cannot_write, read_json
 
 _VERSION = "0.30.0"  # the first version of diffusers that reads these files
@@ -64,8 +65,10 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     if out.exists() and not overwrite:
         raise DdpmError(f"{out} exists; choose another --out, or add --overwrite")
     model = weights.load(source)
-    ours = model.config.network
-    unet = diffusers.from_network(model.network)
+    ours, network = model.config.network, model.network
+    if not isinstance(network, UNet):
+        raise DdpmError(f"{source} is no U-Net, and diffusers has no counterpart for it")
+    unet = diffusers.from_network(network)
     noise = scheduler.from_diffusion(model.config.diffusion, learned_variance=ours.learned_variance)
     with _new_folder(out) as folder:
         labels = {str(index): name for index, name in enumerate(ours.classes)}
@@ -78,17 +81,17 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
         header = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION}
         _write(folder / "unet" / "config.json", header | diffusers.document(unet))
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-        tensors.write(file, _exported_tensors(model.network, ours), "format", "pt")
+        tensors.write(file, _exported_tensors(network, ours), "format", "pt")
 
         document = read_json(folder / "unet" / "config.json")
         written = diffusers.read(document, "the written config")
         compute = partial(reference.diffusers_unet, tensors.read(file).tensors, written)
         null_class = len(ours.classes) if ours.null_class else None
-        largest = difference(model.network, compute, model.config.diffusion, null_class)
+        largest = difference(network, compute, model.config.diffusion, null_class)
     return {
         "out": str(out),
         "source": str(source),
-        "parameters": parameter_count(model.network),
+        "parameters": parameter_count(network),
         "largest_difference": largest,
         "size": list(ours.size),
         "channels": ours.channels,

@@ -21,7 +21,8 @@ from ddpm_cli.core.conversion.layout import DIFFUSERS, OPENAI, Layout, Tensors, 
 from ddpm_cli.core.conversion.reference import AttentionHeads
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.files import new_file, read_json
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 

@@ -30,7 +30,7 @@ from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.generation.starts.given import Given, check_given
 from ddpm_cli.core.generation.starts.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
-from ddpm_cli.core.models.unet import UNet, forward_operations
+from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.seeds import ImageNoise
@@ -158,7 +158,7 @@ def call_operations(model: Model, request: GenerationRequest, batch: int | None)
     """Floating point operations of a network call, forward, on a CPU: `batch` images at a time."""
     images = min(request.count, batch or batching.DEFAULT)
     branches = 1 if request.sampling.guidance in (0, 1) else 2
-    return images * branches * forward_operations(cast(UNet, model.denoiser.network))
+    return images * branches * cast(Network, model.denoiser.network).forward_operations()
 
 
 def sample_batches(

@@ -19,7 +19,7 @@ from ddpm_cli.core.hub import card, names, picture
 from ddpm_cli.core.hub.client import Hub, check_name
 from ddpm_cli.core.hub.contents import MODEL, SETTINGS
 from ddpm_cli.core.hub.picture import Picture
-from ddpm_cli.core.models.unet import parameter_count
+from ddpm_cli.core.models.network import parameter_count
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import in_words, write_json, write_text

@@ -14,6 +14,7 @@ from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
 from ddpm_cli.core.models import attention, blocks
 from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
+from ddpm_cli.core.models.network import Network
 
 
 class Stage(nn.Module):
@@ -55,14 +56,11 @@ def _block(kind: str, inputs: int, outputs: int, config: NetworkConfig) -> nn.Mo
             raise ValueError(f"no module for blocks of type {kind!r}")
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """Encoder, middle and decoder, with skip connections from encoder to decoder."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        config.check()
-        self.config = config
-        self.checkpointed = False  # keep only layers' inputs in training, and compute them again
+        super().__init__(config)
         folded = config.channels * config.patch**2
         self.embedding = ConditionEmbedding(config)
         inputs = folded + config.given_channels * config.patch**2
@@ -116,6 +114,28 @@ class UNet(nn.Module):
         h = self.outputs(self.norm(h, silu=True))
         return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
 
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Encoder, middle and decoder."""
+        return (*self.down, *self.middle, *self.up)
+
+    def forward_operations(self) -> int:
+        """Floating point operations of one image's forward pass, in convolutions: nearly all.
+
+        A weight of theirs is multiplied and added once at each position of its level.
+        """
+        config = self.config
+        positions = math.prod(math.ceil(side / config.patch) for side in config.size)
+        total = positions * _weights(self.inputs, self.outputs)
+        for layer in self.down:
+            positions //= 1 if isinstance(layer, Stage) else 4
+            total += positions * _weights(layer)
+        total += positions * _weights(self.middle)
+        for layer in self.up:
+            positions *= 1 if isinstance(layer, Stage) else 4
+            total += positions * _weights(layer)
+        return 2 * total
+
     def _layer(self, layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:
         """Inputs (B, C_i, H, W), side by side, through a layer; checkpointed (Chen et al. 2016)."""
         if not (self.checkpointed and self.training and torch.is_grad_enabled()):
@@ -154,29 +174,6 @@ def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Modul
         return blocks.ResidualBlock(channels, channels, config, direction)
     kind = blocks.Downsample if direction == "down" else blocks.Upsample
     return kind(channels, config)
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def forward_operations(network: UNet) -> int:
-    """Floating point operations of one image's forward pass, in convolutions: nearly all of them.
-
-    A weight of theirs is multiplied and added once at each position of its level.
-    """
-    config = network.config
-    positions = math.prod(math.ceil(side / config.patch) for side in config.size)
-    total = positions * _weights(network.inputs, network.outputs)
-    for layer in network.down:
-        positions //= 1 if isinstance(layer, Stage) else 4
-        total += positions * _weights(layer)
-    total += positions * _weights(network.middle)
-    for layer in network.up:
-        positions *= 1 if isinstance(layer, Stage) else 4
-        total += positions * _weights(layer)
-    return 2 * total
 
 
 def _weights(*parts: nn.Module) -> int:

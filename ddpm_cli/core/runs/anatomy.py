@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import ATTENTION, NetworkConfig, StageBlocks
-from ddpm_cli.core.models.unet import Stage, UNet, parameter_count
+from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.unet import Stage, UNet
 
 EMBEDDING, INPUT, ENCODER, MIDDLE, DECODER, OUTPUT = (
     "embedding",

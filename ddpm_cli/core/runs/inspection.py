@@ -20,7 +20,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.conversion.diffusers_folder import is_diffusers
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.classifier import ClassifierConfig
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runs import foreign, summary
 from ddpm_cli.core.runs.anatomy import Anatomy, anatomy
 from ddpm_cli.core.runs.summary import RunSummary
@@ -189,7 +189,7 @@ def _stored(path: Path, held: Mapping[str, Tensor]) -> Stored:
 def _mismatches(config: RunConfig, held: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Tensors that the network of the config does not have, or has in other shapes."""
     with torch.device("meta"):
-        expected = UNet(config.network).state_dict()
+        expected = build(config.network).state_dict()
     named = {tensors.current_name(name): tensor for name, tensor in held.items()}
     return tuple(tensors.mismatches(named, expected))
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.models.unet import UNet, forward_operations
+from ddpm_cli.core.models.families import build
+from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.compiling import run_compiled
 from ddpm_cli.core.runtime.quantities import roughly
@@ -59,12 +60,12 @@ def expected_seconds(config: RunConfig, images: int) -> float:
     if limit is not None:
         rate = _RATE * distributed.world_size()
         with torch.device("meta"):
-            forward = forward_operations(UNet(config.network))
+            forward = build(config.network).forward_operations()
         limits.append(limit * 3 * forward / rate)  # the backward pass has twice as many
     return min(limits)
 
 
-def compile_or_not(network: UNet, first_pass: Callable[[], object], reporter: Reporter) -> None:
+def compile_or_not(network: Network, first_pass: Callable[[], object], reporter: Reporter) -> None:
     """Compile the network, in place, by its first forward and backward pass.
 
     Where that fails it is reported, and the pass is made without: so that each rank makes one.

@@ -16,7 +16,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.run import WeightsOrigin
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.errors import DdpmError, listed
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from ddpm_cli.core.training.state import TrainingState
 
@@ -64,7 +64,7 @@ def read(path: Path, config: NetworkConfig) -> InitialWeights:
     source = weights.load(file)
     tensors = dict(source.network.state_dict())
     with torch.device("meta"):
-        expected = UNet(config).state_dict()
+        expected = build(config).state_dict()
     if _CLASSES in expected:
         embeddings = tensors.get(_CLASSES, torch.zeros(1, expected[_CLASSES].shape[1]))
         tensors[_CLASSES] = _by_class_name(embeddings, source.config.network, config)

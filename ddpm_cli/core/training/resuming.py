@@ -19,7 +19,7 @@ from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
 from ddpm_cli.core.errors import DdpmError, UsageError, first_line, listed
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.elastic import stopping, worker
@@ -121,7 +121,7 @@ def verify_named_snapshot(out: Path, request: TrainingRequest, network: NetworkC
         return
     found = snapshots.read(Path(mode))["network"]
     with torch.device("meta"):
-        expected = UNet(network).state_dict()
+        expected = build(network).state_dict()
     if wrong := mismatches(found, expected):
         raise DdpmError(
             f"--resume {mode} is of another network than this training's: "

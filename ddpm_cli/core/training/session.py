@@ -20,7 +20,7 @@ from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models import group_norm
-from ddpm_cli.core.models.unet import parameter_count
+from ddpm_cli.core.models.network import parameter_count
 from ddpm_cli.core.runtime import devices, distributed, provenance
 from ddpm_cli.core.runtime.elastic import slurm, stopping, watchdog, worker, world
 from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder

@@ -15,7 +15,8 @@ from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.errors import DdpmError, listed
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
+from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
 
@@ -54,8 +55,8 @@ class Progress:
 class TrainingState:
     """The networks, the optimiser, the progress and, for importance sampling, past losses."""
 
-    network: UNet
-    average: UNet  # the exponential moving average of the network's weights
+    network: Network
+    average: Network  # the exponential moving average of the network's weights
     optimiser: torch.optim.Optimizer
     progress: Progress = field(default_factory=Progress)
     history: LossHistory | None = None
@@ -65,7 +66,7 @@ class TrainingState:
         """The state before the first step: a function of the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.derive(config.optimiser.seed, "weights"))
-            network = UNet(config.network)
+            network = build(config.network)
         network = network.to(device).to(memory_format=torch.channels_last)
         state = cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
         if config.objective.noise_levels == "importance":
@@ -124,7 +125,7 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _optimiser(network: UNet, config: OptimiserConfig) -> torch.optim.Optimizer:
+def _optimiser(network: Network, config: OptimiserConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         network.parameters(),
         lr=config.lr,

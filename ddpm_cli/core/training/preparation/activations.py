@@ -15,8 +15,8 @@ from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.embeddings import AUGMENTATIONS
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.group_norm import why_unfused
-from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 
 
@@ -61,14 +61,14 @@ def _kept(
 
     cpu = torch.device("cpu")
     with FakeTensorMode():
-        net = UNet(network)
+        net = build(network)
         for parameter in net.parameters():
             if parameter.ndim == 4:  # as TrainingState.initial: net.to() cannot, of fake ones
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
         net.checkpointed = checkpointed
         before = [0]  # bytes kept when each layer began
-        for layer in (*net.down, *net.middle, *net.up):
+        for layer in net.layers:
             layer.register_forward_pre_hook(lambda *_: before.append(_bytes(kept)))
         x = torch.zeros(images, network.channels, *network.size)
         condition = _condition(network, images, text_length)

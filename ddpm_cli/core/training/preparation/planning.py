@@ -26,7 +26,8 @@ from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.models.unet import UNet, parameter_count
+from ddpm_cli.core.models.families import build
+from ddpm_cli.core.models.network import parameter_count
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, runs_folder
@@ -72,7 +73,7 @@ class TrainingPlan:
     def parameters(self) -> int:
         """Trainable parameters of the network."""
         with torch.device("meta"):
-            return parameter_count(UNet(self.config.network))
+            return parameter_count(build(self.config.network))
 
     @property
     def whole_config(self) -> RunConfig:
