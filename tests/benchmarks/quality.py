@@ -63,11 +63,11 @@ def train(options: argparse.Namespace, seed: int, out: Path) -> tuple[TrainedMod
     return model, {"images": seen, "seconds": round(seconds), "images/s": round(seen / seconds)}
 
 
-def judged(model: TrainedModel, count: int) -> dict[str, Any]:
+def judged(model: TrainedModel, count: int, steps: int) -> dict[str, Any]:
     """How many figures pass, by guidance."""
     row: dict[str, Any] = {}
     for guidance in FIGURES_GUIDANCE:
-        images = model.sample(count, steps=50, guidance=guidance)
+        images = model.sample(count, steps=steps, guidance=guidance)
         asked = [list(FIGURES)[i % len(FIGURES)] for i in range(count)]
         fits = [shapes_judge.fit(image) for image in images]
         row[f"guidance {guidance:g}"] = {
@@ -81,7 +81,7 @@ def judged(model: TrainedModel, count: int) -> dict[str, Any]:
 def scored(model: TrainedModel, options: argparse.Namespace) -> dict[str, Any]:
     """The distance of samples from the held-out images, and that of some of these from the rest."""
     held_out = decoded(options.held_out)
-    fake = model.sample(options.n, steps=50, guidance=options.guidance)
+    fake = model.sample(options.n, steps=options.sample_steps, guidance=options.guidance)
     chosen = np.random.default_rng(0).permutation(len(held_out))
     real, rest = held_out[chosen[: options.n]], held_out[chosen[options.n :]]
     features = {"features": options.classifier}
@@ -112,14 +112,21 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PART.NAME=VALUE")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("-n", type=int, default=500, help="samples")
+    parser.add_argument("--sample-steps", type=int, default=50)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as temporary:
             out = (options.out or Path(temporary)) / f"seed-{seed}"
             model, row = train(options, seed, out)
-            row |= judged(model, options.n) if options.data == "shapes" else scored(model, options)
-        print(json.dumps({"preset": options.preset, "seed": seed, "set": options.set} | row))
+            if options.data == "shapes":
+                row |= judged(model, options.n, options.sample_steps)
+            else:
+                row |= scored(model, options)
+        print(
+            json.dumps({"preset": options.preset, "seed": seed, "set": options.set} | row),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
