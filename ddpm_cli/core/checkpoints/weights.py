@@ -37,14 +37,25 @@ class Description(NamedTuple):
     config: RunConfig
     images: int
     statistics: Any
+    sigma_rel: float | None = None  # of an average with a power profile; None: another one
 
 
 def save(
-    path: Path, state: dict[str, Tensor], config: RunConfig, images: int, statistics: Any = None
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: RunConfig,
+    images: int,
+    statistics: Any = None,
+    sigma_rel: float | None = None,
 ) -> None:
-    """Write a weights file, atomically. statistics: of the training images, as JSON values."""
+    """Write a weights file, atomically.
+
+    statistics: of the training images, as JSON values. sigma_rel: of an average with a power
+    profile.
+    """
     document = {"config": to_dict(config), "images": images}
     document |= {} if statistics is None else {"statistics": statistics}
+    document |= {} if sigma_rel is None else {"sigma_rel": sigma_rel}
     tensors.write(path, state, _KEY, tensors.as_text(document))
 
 
@@ -123,4 +134,6 @@ def read_description(path: Path, metadata: Mapping[str, str]) -> Description:
     if not isinstance(document, dict) or not {"config", "images"} <= document.keys():
         raise DdpmError(f"{path} holds a damaged config: it should name config and images")
     config = from_dict(RunConfig, document["config"], f"the config in {path}")
-    return Description(config, document["images"], document.get("statistics"))
+    return Description(
+        config, document["images"], document.get("statistics"), document.get("sigma_rel")
+    )

@@ -61,6 +61,11 @@ class RunDirectory:
         return self.path / "snapshots"
 
     @property
+    def averages(self) -> Path:
+        """The folder of averages with power profiles, stored as the training went on."""
+        return self.path / "ema"
+
+    @property
     def resumed(self) -> Path:
         """The last snapshot given to `--resume` that the run was resumed from."""
         return self.path / "resumed.json"

@@ -1,0 +1,123 @@
+"""Post-hoc EMA: an average of any length, rebuilt from those that a training stored in `ema/`.
+
+Karras et al. (2024), section 3.2 and appendix C.5.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.checkpoints import profiles, tensors
+from ddpm_cli.core.checkpoints.profiles import Profile
+from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter, track
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+
+TRACKED = (0.05, 0.10)
+"""The sigma_rel of the averages that a training keeps and stores, those of the paper."""
+
+GOOD, USELESS = 0.05, 0.5  # errors of a fit: above the first it is said, above the other refused
+_NEGLIGIBLE = 1e-9  # coefficients whose files are not read
+_NAME = re.compile(r"(\d{12})-(0\.\d{3})")
+
+
+class Stored(NamedTuple):
+    """An average on the disk."""
+
+    path: Path
+    profile: Profile
+
+
+class Rebuilt(NamedTuple):
+    """An average as it would have been tracked in training, nearly."""
+
+    tensors: dict[str, Tensor]  # by the names of the network's parameters, on the CPU
+    profile: Profile
+    error: float  # of its profile, relative (profiles.Fit)
+    files: int  # that were read
+
+
+def path_of(run: RunDirectory, profile: Profile, suffix: str = "safetensors") -> Path:
+    """Where a training stores an average."""
+    return run.averages / f"{profile.images:012d}-{profile.sigma_rel:.3f}.{suffix}"
+
+
+def stored(run: RunDirectory, suffix: str = "safetensors") -> list[Stored]:
+    """The averages that a run has stored, fewest images first; or those set aside."""
+    found = []
+    for path in sorted(run.averages.glob(f"*.{suffix}")):
+        if name := _NAME.fullmatch(path.stem):
+            found.append(Stored(path, Profile(int(name[1]), float(name[2]))))
+    return found
+
+
+def best_fit(
+    run: RunDirectory, sigma_rel: float, images: int | None = None
+) -> tuple[list[Stored], Profile, profiles.Fit]:
+    """Which stored averages make the one wanted, and how well; images: None for the newest.
+
+    Raises DdpmError where there are none, or those there are cannot make it.
+    """
+    there = stored(run)
+    if not there:
+        raise DdpmError(
+            f"{run.path} has stored no averages in {run.averages.name}/: other lengths can be "
+            "rebuilt of a run that was trained with --ema-every"
+        )
+    newest = there[-1].profile.images
+    wanted = Profile(newest if images is None else images, sigma_rel)
+    used = [one for one in there if one.profile.images <= wanted.images]
+    if not used or wanted.images > newest:
+        raise DdpmError(
+            f"{run.path} has stored averages of {there[0].profile.images:,} to {newest:,} images "
+            f"seen, so there is none after {wanted.images:,}"
+        )
+    fit = profiles.fit([one.profile for one in used], wanted)
+    if fit.error > USELESS:
+        raise DdpmError(
+            f"{run.path}: the {len(used)} averages stored until {wanted.images:,} images cannot "
+            f"make one of sigma_rel {sigma_rel:g}: its profile would differ by {fit.error:.0%} "
+            f"from what it should be; choose one nearer to {' or '.join(map(str, TRACKED))}, or "
+            "train with a smaller --ema-every"
+        )
+    return used, wanted, fit
+
+
+def rebuilt(
+    run: RunDirectory, sigma_rel: float, images: int | None = None, reporter: Reporter = SILENT
+) -> Rebuilt:
+    """The average of this length after so many images seen; None: all that were stored.
+
+    The files are read one after the other: in memory are one of them and the sum, in float64.
+    Raises DdpmError as `best_fit`, and for files that cannot be read or are of another network.
+    """
+    used, wanted, fit = best_fit(run, sigma_rel, images)
+    parts = [
+        (one.path, float(x))
+        for one, x in zip(used, fit.coefficients, strict=True)
+        if abs(x) > _NEGLIGIBLE
+    ]
+    total: dict[str, Tensor] = {}
+    for path, x in track(parts, reporter, f"sigma_rel {sigma_rel:g}", len(parts), "files"):
+        _add(total, path, x)
+    return Rebuilt(
+        {name: tensor.float() for name, tensor in total.items()}, wanted, fit.error, len(parts)
+    )
+
+
+def _add(total: dict[str, Tensor], path: Path, coefficient: float) -> None:
+    """Add the tensors of a file times a coefficient, in place."""
+    found = tensors.read(path).tensors
+    if not total:
+        total.update({name: torch.zeros_like(x, dtype=torch.float64) for name, x in found.items()})
+    if wrong := tensors.mismatches(found, total):
+        raise DdpmError(
+            f"{path} is of another network than the averages before it: {listed(wrong)}"
+        )
+    for name, tensor in found.items():
+        total[name].add_(tensor, alpha=coefficient)
