@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.reporting import Silent
 from tests.support.cli import Result

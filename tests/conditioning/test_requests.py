@@ -20,7 +20,7 @@ from ddpm_cli.core.conditioning.requests import (
     default_plan,
     plan_conditions,
 )
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ddpm_cli.core.conditioning import tokens
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.guidance import guided

@@ -25,7 +25,8 @@ from ddpm_cli.core.config.fields import (
     settings_of,
 )
 from ddpm_cli.core.config.machine import MachineConfig
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.request import ScoringRequest, TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin

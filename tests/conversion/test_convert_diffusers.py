@@ -15,7 +15,8 @@ import torch
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.conversion import diffusers, layout, reference, scheduler
 from ddpm_cli.core.conversion.exporting import export

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NULL_CLASS
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddpm_cli.core.conditioning import tokens
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.data import files, loader, sources
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.transform import Transform

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddpm_cli.core.conditioning import tokens
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.annotations.captions import from_class_names

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.config.network import NULL_CLASS
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.diffusion import grids, samplers, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
 from ddpm_cli.core.diffusion.guidance import guided

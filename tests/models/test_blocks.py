@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.config.network import BLOCKS, CHANNEL_CHANGING
+from ddpm_cli.core.config.unet import BLOCKS, CHANNEL_CHANGING
 from ddpm_cli.core.models.attention import ChannelAttention
 from ddpm_cli.core.models.blocks import ResidualBlock
 from ddpm_cli.core.models.embeddings import Embeddings
@@ -196,7 +196,7 @@ def test_class_attention_written_out() -> None:
     """Channel i takes the values of channel j by the softmax over j of q_i k_j."""
     block, x, emb = randomised(fresh("class-attn")), images(2, 8, 4, 6), embeddings(2)
     values = per_pixel(group_normalised(x, block), block, "value")
-    numbers = nnf.linear(emb.class_embedding, *weight(block, "qk"))
+    numbers = nnf.linear(nnf.silu(emb.class_embedding), *weight(block, "qk"))
     mixed = torch.zeros_like(x)
     for i in range(2):
         q, k = numbers[i, :8].tolist(), numbers[i, 8:].tolist()

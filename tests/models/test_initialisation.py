@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.models import attention, text
 
 CONFIG = NetworkConfig(width=64, classes=("a", "b"), text=TextConfig(width=96))

@@ -12,7 +12,8 @@ from torch.nn import functional as nnf
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated

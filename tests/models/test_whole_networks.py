@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import CHANNEL_CHANGING, NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.config.unet import CHANNEL_CHANGING
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from tests.support.networks import CASES, CONFIG, TEXT, every_case, randomised

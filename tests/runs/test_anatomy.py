@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.models.network import parameter_count
 from ddpm_cli.core.models.unet import UNet

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.models.unet import UNet

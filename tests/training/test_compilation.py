@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config import run as c
-from ddpm_cli.core.config.network import NetworkConfig, TextConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import LossScalars

@@ -13,8 +13,10 @@ import torch
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig, TextConfig, with_text_attention
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import NULL_CLASS, TextConfig
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.unet import with_text_attention
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.downloads import sha256_of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.config.network import NULL_CLASS
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.runtime.devices import to_device
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE
+from ddpm_cli.core.config.network_inputs import JOIN, NO_ATTRIBUTE
 
 Label = int | tuple[int, ...]
 """The index of a class; for multi-label, K zeros and ones."""

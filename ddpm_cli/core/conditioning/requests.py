@@ -17,7 +17,8 @@ from ddpm_cli.core.conditioning.labels import Label, multi_hot
 from ddpm_cli.core.conditioning.tokens import TokenisedText
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import is_whole_number, near_names
-from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE, NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import JOIN, NO_ATTRIBUTE
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime import seeds

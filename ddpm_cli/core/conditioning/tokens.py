@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.frozen_encoder import FrozenEncoder, is_path
 from ddpm_cli.core.config import paths
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime.cache import cache_root
 from ddpm_cli.core.runtime.files import atomic_write, is_written, reserve

@@ -112,6 +112,11 @@ class Settings:
             if info is not None and info.check is not None and value is not None:
                 info.check(_spelling(field.name, info), value)
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """Settings that have no effect beside the others, and that printed settings leave out."""
+        return frozenset()
+
 
 @dataclass(frozen=True)
 class Choice:

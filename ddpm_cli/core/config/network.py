@@ -1,295 +1,81 @@
-"""The settings of the U-Net: its levels, the blocks of each, and their hyperparameters."""
+"""The settings of a network: of all families in one namespace, of which each has its own."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 
-from ddpm_cli.core.config.fields import (
-    Settings,
-    above_zero,
-    channels_above_zero,
-    choice,
-    each,
-    number,
-    one_of,
-    parse_numbers,
-    setting,
-    shortened,
-)
+from ddpm_cli.core.config.fields import settings_of, shortened
+from ddpm_cli.core.config.network_inputs import JOIN, NO_ATTRIBUTE, Architecture, NetworkInputs
+from ddpm_cli.core.config.transformer import TransformerSettings
+from ddpm_cli.core.config.unet import UNetSettings
 from ddpm_cli.core.errors import UsageError
 
-_MOST_LEVELS = 12  # the coarsest has sides of a 2048th
 
-NULL_CLASS = -1  # the label that means "no class"
-JOIN, NO_ATTRIBUTE = "+", "none"  # in names of several classes' labels: Smiling+Male, and no class
-
-CHANNEL_CHANGING = ("res", "conv")  # blocks that may change the width; each begins a stage
-ATTENTION = ("attn", "class-attn", "linear-attn", "text-attn")  # blocks with heads
-BLOCKS = (*CHANNEL_CHANGING, *ATTENTION, "channel-attn")
-
-_PANEL, _CONDITIONS = "Network", "Conditions"
-
-StageBlocks = tuple[str, ...]
-"""The blocks of a stage: a res or conv, and the blocks up to the next res or conv."""
+def _names(kind: type[NetworkInputs]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
 
 
-@dataclass(frozen=True)
-class TextConfig(Settings):
-    """The caption encoder, whose tokens text-attn blocks attend to."""
+OF_FAMILY = {
+    "unet": _names(UNetSettings) - _names(Architecture),
+    "transformer": _names(TransformerSettings) - _names(Architecture),
+}
+"""The settings of each family alone."""
 
-    encoder: str = setting(
-        "bytes",
-        "Caption encoder: bytes (a small transformer, trained with the U-Net), or a frozen CLIP "
-        "text model or T5 encoder: its folder, or its name on the Hugging Face hub.",
-        panel=_CONDITIONS,
-        option="--text-encoder",
-    )
-    length: int = setting(
-        128,
-        "Bytes (a frozen encoder's tokens) of the longest caption; longer ones are refused.",
-        unit="tokens",
-        panel=_CONDITIONS,
-        option="--text-length",
-        check=number(most=10**6),
-    )
-    width: int = setting(
-        128,
-        "Width of the trained transformer, or the frozen encoder's.",
-        check=channels_above_zero,
-    )
-    layers: int = setting(2, "Layers of the trained transformer.", check=number(most=1000))
-    heads: int = setting(
-        4, "Attention heads of the trained transformer.", check=channels_above_zero
-    )
-    fingerprint: str = setting("", "Hash of a frozen encoder's weights.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.encoder == "bytes" and self.width % self.heads:
-            raise UsageError(
-                f"a text width of {self.width} cannot be split into {self.heads} heads"
-            )
+_SPELLED = {"unet": "the U-Net", "transformer": "a transformer"}
 
 
 @dataclass(frozen=True)
-class NetworkConfig(Settings):
-    """The U-Net F(x, c_noise, condition); by default the CIFAR-10 network of Ho et al. (2020).
+class NetworkConfig(TransformerSettings, UNetSettings):
+    """The network F(x, c_noise, condition): a U-Net, or a transformer.
 
-    A recipe lists the blocks of a level in order, such as "res,attn,res,attn". Each res or conv
-    begins a stage. A decoder level takes one skip connection from each encoder stage and one from
-    the level's input, so it has one stage more: by default the encoder's stages, with the last one
-    repeated.
+    Settings of the other family keep their defaults, and have no effect.
     """
 
-    FORMER_NAMES: ClassVar[dict[str, str]] = {"time": "modulation", "time_width": "embedding_width"}
-
-    size: tuple[int, int] = setting(
-        (32, 32), "Height and width of the images.", unit="pixels", check=each(number(most=2**14))
-    )
-    channels: int = setting(3, "1 grey, 3 colour, 4 with alpha.", check=choice(1, 3, 4))
-    classes: tuple[str, ...] = setting((), "Class names; empty: no class condition.")
-    multi_label: bool = setting(
-        False, "An image has any number of the classes (attributes), and not one of them."
-    )
-    text: TextConfig | None = None  # None: no captions
-    width: int = setting(
-        128,
-        "Channels of the first level.",
-        unit="channels",
-        panel=_PANEL,
-        check=channels_above_zero,
-    )
-    multipliers: tuple[int, ...] = setting(
-        (1, 2, 2, 2),
-        "Multipliers of the width, one per level, as 1,2,2,2; each level halves the sides.",
-        panel=_PANEL,
-        parse=parse_numbers(int, "--multipliers", "whole numbers such as 1,2,2,2"),
-        check=each(number(most=1024)),
-    )
-    blocks: tuple[str, ...] = setting(
-        ("res,res", "res,attn,res,attn", "res,res", "res,res"),
-        f"A level's blocks in order, as res,attn,res,attn, of {', '.join(BLOCKS)} (residual, "
-        "ConvNeXt, self-attention, attention by class, of linear cost, to the caption, and ECA); "
-        "once for all levels, or repeated for each, the finest first.",
-        panel=_PANEL,
-    )
-    middle: str = setting("res,attn,res", "Blocks between encoder and decoder.")
-    up_blocks: tuple[str, ...] = setting(
-        (), "The decoder's blocks, finest level first; empty: the encoder's, the last repeated."
-    )
-    heads: int = setting(1, "Heads of attention.", panel=_PANEL, check=channels_above_zero)
-    head_width: int | None = setting(
-        None,
-        "Channels of an attention head, which then decides how many there are.",
-        unit="channels",
-        panel=_PANEL,
-        default_text="by --heads",
-        check=channels_above_zero,
-    )
-    attn_patch: int = setting(
-        1,
-        "Side, in pixels of their level, of the patches that attn attends over.",
-        unit="pixels",
-        panel=_PANEL,
-        check=number(most=1024),
-    )
-    modulation: str = setting(
-        "add",
-        "How noise level and class modulate a block: add (DDPM) or scale-shift (improved DDPM).",
-        panel=_PANEL,
-        aliases=("--time",),
-        check=choice("add", "scale-shift"),
-    )
-    embedding_width: int | None = setting(
-        None,
-        "Width of the noise level embedding.",
-        panel=_PANEL,
-        aliases=("--time-width",),
-        default_text="4 x --width",
-        check=channels_above_zero,
-    )
-    class_width: int | None = setting(
-        None,
-        "Width of the class embedding.",
-        panel=_PANEL,
-        default_text="--embedding-width",
-        check=channels_above_zero,
-    )
-    null_class: bool = setting(True, "A learned embedding of no class, which guidance needs.")
-    encoding: str = setting(
-        "sin-cos",
-        "Encoding of c_noise: sin-cos (DDPM) or cos-sin (improved DDPM, ADM).",
-        check=choice("sin-cos", "cos-sin"),
-    )
-    resample: str = setting(
-        "conv",
-        "Down- and upsampling: conv (convolutions), pool (means and repeats), or res (within "
-        "residual blocks, as DDPM++ and ADM).",
-        panel=_PANEL,
-        check=choice("conv", "pool", "res"),
-    )
-    padding: str = setting(
-        "after",
-        "Padding of downsampling convolutions: after (TensorFlow's SAME) or around.",
-        check=choice("after", "around"),
-    )
-    resample_skip: bool = setting(
-        False, "A convolution in the skip of resampling residual blocks (DDPM++)."
-    )
-    skip_scale: float = setting(
-        1.0, "Factor of residual sums; DDPM++ has sqrt(1/2).", check=above_zero
-    )
-    groups: int | None = setting(
-        None,
-        "Groups of group normalisation; none: 32, fewer for narrow levels.",
-        check=channels_above_zero,
-    )
-    epsilon: float = setting(1e-6, "Epsilon of the normalisation layers.", check=above_zero)
-    augmented: bool = setting(
-        False, "Condition on augmentation (Karras et al. 2022, appendix F.2); set by --augment."
-    )
-    given_channels: int = setting(
-        0,
-        "Channels of an image that the network is given beside its input; set by --given.",
-        check=number(zero=True, most=16),
-    )
-    given_noise: bool = setting(
-        False, "Condition on the deviation of the noise in that image; set by --given-noise."
-    )
-    patch: int = setting(
-        1,
-        "Pixels are unshuffled into channels in squares of this side: coarser and faster.",
-        unit="pixels",
-        panel=_PANEL,
-        check=number(most=1024),
-    )
-    dropout: float = setting(
-        0.1,
-        "Fraction of activations dropped in training.",
-        panel=_PANEL,
-        check=number(zero=True, below=1),
-    )
-    learned_variance: bool = setting(
-        False,
-        "Learn the variance of sampling steps, too: better likelihoods, and few-step ddpm.",
-        panel="Diffusion",
-        option="--learned-variance/--fixed-variance",
-    )
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.multipliers or len(self.multipliers) > _MOST_LEVELS:
+        defaults = {field.name: field.default for field in fields(self)}
+        refuse_others(
+            self.family, [name for name in self.unused if getattr(self, name) != defaults[name]]
+        )
+        if self.width % 2:
             raise UsageError(
-                f"--multipliers should be 1 to {_MOST_LEVELS} numbers, one for each level, not "
-                f"{len(self.multipliers)}"
+                f"width {self.width} should be even: the noise level embedding is half sines and "
+                "half cosines"
             )
-        self._check_widths()
+        if self.family == "unet":
+            self.check_unet()
+        else:
+            self.check_transformer()
 
     @property
-    def levels(self) -> tuple[Level, ...]:
-        """The levels, finest first. Raises UsageError for recipes that do not fit the levels."""
-        count = len(self.multipliers)
-        down = [_stages("blocks", recipe) for recipe in _for_each("blocks", self.blocks, count)]
-        up = [(*stages, stages[-1]) for stages in down]
-        if self.up_blocks:
-            recipes = _for_each("up-blocks", self.up_blocks, count)
-            up = [_stages("up-blocks", recipe) for recipe in recipes]
-        for level, (encoder, decoder) in enumerate(zip(down, up, strict=True)):
-            if len(decoder) != len(encoder) + 1:
-                raise UsageError(
-                    f"up-blocks of level {level} have {len(decoder)} res or conv for "
-                    f"{len(encoder) + 1} skip connections: give as many"
-                )
-        widths = [self.width * multiplier for multiplier in self.multipliers]
-        return tuple(Level(*level) for level in zip(widths, down, up, strict=True))
-
-    @property
-    def middle_stages(self) -> tuple[StageBlocks, ...]:
-        """The stages between encoder and decoder."""
-        return _stages("middle", self.middle)
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """All types of blocks in the network."""
-        stages = [s for level in self.levels for s in (*level.down, *level.up)]
-        return frozenset(kind for stage in (*stages, *self.middle_stages) for kind in stage)
+    def unused(self) -> frozenset[str]:
+        """The settings of other families."""
+        return frozenset().union(*(OF_FAMILY[other] for other in OF_FAMILY if other != self.family))
 
     @property
     def size_multiple(self) -> int:
         """Images are padded to multiples of this many pixels."""
+        if self.family == "transformer":
+            return self.patch
         return int(self.patch * 2 ** (len(self.multipliers) - 1) * self.attn_patch)
 
     @property
-    def conditioned(self) -> bool:
-        """Whether the network is conditional: on classes or captions."""
-        return bool(self.classes) or self.text is not None
+    def encoding_dim(self) -> int:
+        """Sines and cosines of the noise level, of which its embedding is made."""
+        return self.encoding_width if self.family == "transformer" else self.width
 
     @property
     def embedding_dim(self) -> int:
         """Width of the noise level embedding, to which the class embedding is added."""
-        return 4 * self.width if self.embedding_width is None else self.embedding_width
-
-    def heads_of(self, channels: int) -> int:
-        """Number of heads of attention over so many channels."""
-        return self.heads if self.head_width is None else channels // self.head_width
-
-    def groups_of(self, channels: int) -> int:
-        """Groups of normalisation: by default at most 32, of at least 4 channels each."""
-        return self.groups or math.gcd(32, channels // 4)
+        if self.embedding_width is not None:
+            return self.embedding_width
+        return self.width if self.family == "transformer" else 4 * self.width
 
     def check(self) -> None:
         """Raise UsageError for blocks without the condition that they attend to, and for names."""
-        kinds = self.kinds
-        if "class-attn" in kinds and not self.classes:
-            raise UsageError(
-                "class-attn attends by class, and the network is trained without classes"
-            )
-        if "text-attn" in kinds and self.text is None:
-            raise UsageError(
-                "text-attn attends to captions, and the network is trained without captions"
-            )
+        if self.family == "unet":
+            self.check_conditions()
         ambiguous = [name for name in self.classes if JOIN in name or name == NO_ATTRIBUTE]
         if self.multi_label and ambiguous:
             raise UsageError(
@@ -297,81 +83,15 @@ class NetworkConfig(Settings):
                 f"by {JOIN}, and {NO_ATTRIBUTE} is an image without any"
             )
 
-    def _check_widths(self) -> None:
-        if self.width % 2:
-            raise UsageError(
-                f"width {self.width} should be even: the noise level embedding is half sines and "
-                "half cosines"
-            )
-        for channels in (self.width * m for m in self.multipliers):
-            if (self.groups is None and channels % 4) or channels % (self.groups or 1):
+
+def refuse_others(family: str, names: Collection[str]) -> None:
+    """Raise UsageError for names of settings that another family has, and this one does not."""
+    for setting in settings_of(NetworkConfig):
+        name = setting.path[-1]
+        for other, theirs in OF_FAMILY.items():
+            if len(setting.path) == 1 and name in names and name in theirs and other != family:
+                option = setting.option.split("/")[0] if setting.info.panel else name
                 raise UsageError(
-                    f"a level of {channels} channels cannot be split into "
-                    + ("groups of 4" if self.groups is None else f"{self.groups} groups")
-                    + "; use another --width"
+                    f"{option} is of {_SPELLED[other]}, and the network is {_SPELLED[family]}; "
+                    f"leave it out, or give --network {other}"
                 )
-        levels = [(level.width, (*level.down, *level.up)) for level in self.levels]
-        for channels, stages in (*levels, (levels[-1][0], self.middle_stages)):
-            has_heads = any(kind in ATTENTION for stage in stages for kind in stage)
-            if has_heads and channels % (self.head_width or self.heads):
-                heads, option = f"{self.heads} heads", "--heads"
-                if self.head_width is not None:
-                    heads, option = f"heads of {self.head_width} channels", "--head-width"
-                raise UsageError(
-                    f"a level of {channels} channels cannot be split into {heads}; use another "
-                    f"--width or {option}"
-                )
-
-
-class Level(NamedTuple):
-    """A level of the U-Net: all blocks at one resolution."""
-
-    width: int  # channels
-    down: tuple[StageBlocks, ...]  # of the encoder
-    up: tuple[
-        StageBlocks, ...
-    ]  # of the decoder: one more, for the skip connection of the level's input
-
-
-def _for_each(name: str, recipes: tuple[str, ...], levels: int) -> tuple[str, ...]:
-    if len(recipes) not in (1, levels):
-        raise UsageError(
-            f"{name} has {len(recipes)} recipes for {levels} levels; give one for all, or one for "
-            "each level (multipliers)"
-        )
-    return recipes * levels if len(recipes) == 1 else recipes
-
-
-def _stages(name: str, recipe: str) -> tuple[StageBlocks, ...]:
-    """Split a recipe such as "res,attn,res" before each res and conv."""
-    stages: list[StageBlocks] = []
-    for kind in (word.strip() for word in recipe.split(",")):
-        one_of(f"{name}: block", kind, BLOCKS)
-        if kind in CHANNEL_CHANGING:
-            stages.append((kind,))
-        elif not stages:
-            raise UsageError(
-                f"{name} {shortened(recipe)} must begin with {' or '.join(CHANNEL_CHANGING)}"
-            )
-        else:
-            stages[-1] = (*stages[-1], kind)
-    return tuple(stages)
-
-
-def with_text_attention(recipe: str) -> str:
-    """The recipe with text-attn at the end of each stage with attn, unless it has text-attn.
-
-    At the end, so that the indices of the other blocks stay, and with them their parameter names.
-    """
-    if "text-attn" in recipe:
-        return recipe
-    stages = _stages("blocks", recipe)
-    return ",".join(
-        kind for stage in stages for kind in (*stage, *(["text-attn"] if "attn" in stage else []))
-    )
-
-
-def without_text_attention(recipe: str) -> str:
-    """The recipe without text-attn blocks."""
-    kinds = (word.strip() for word in recipe.split(","))
-    return ",".join(kind for kind in kinds if kind != "text-attn")

@@ -6,6 +6,8 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from ddpm_cli.core.config.fields import one_of
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import NetworkInputs
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 
@@ -242,6 +244,12 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {
     "flow": {"diffusion": {"parameterisation": "flow"}},
 }
 
+# Sizes with which a network of another family begins than that of the settings beneath.
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "unet": {},
+    "transformer": {"width": 384, "patch": 4, "head_width": 64, "dropout": 0.0},
+}
+
 
 def preset(name: str) -> Preset:
     """The preset of that name."""
@@ -260,7 +268,8 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
 
     A continuous schedule brings its own parameterisation and noise levels, another
     parameterisation, loss or weighting replaces the weighting with its details, one limit of the
-    budget replaces all others, and new blocks replace the decoder, which follows them.
+    budget replaces all others, new blocks replace the decoder, which follows them, and another
+    family of networks replaces all that is of the network, but not of the images.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
     replaced = dict(SCHEDULE_DEFAULTS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
@@ -277,4 +286,14 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
         replaced |= {"budget": dict.fromkeys(field.name for field in fields(Budget))}
     if parts.get("network", {}).get("blocks"):
         replaced |= {"network": {"up_blocks": []}}
+    family = parts.get("network", {}).get("family", config.network.family)
+    if family != config.network.family:
+        replaced |= {"network": _beginning(family)}
     return updated(updated(config, replaced), settings)
+
+
+def _beginning(family: str) -> dict[str, Any]:
+    """The settings of a network but for its images and conditions, as its family begins."""
+    of_images = {field.name for field in fields(NetworkInputs)}
+    defaults = {f.name: f.default for f in fields(NetworkConfig) if f.name not in of_images}
+    return defaults | {"family": family} | FAMILY_DEFAULTS.get(family, {})

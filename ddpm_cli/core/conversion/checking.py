@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
-from ddpm_cli.core.config.network import NULL_CLASS
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.serialisation import from_dict, to_dict
+from ddpm_cli.core.config.unet import StageBlocks
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.models.unet import UNet
 

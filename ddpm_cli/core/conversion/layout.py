@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.checkpoints.tensors import mismatches
-from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.unet import StageBlocks
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.models.unet import UNet
 

@@ -87,7 +87,7 @@ class ClassAttention(nn.Module):
         assert embeddings.class_embedding is not None
         batch, channels, height, width = x.shape
         split = (batch, self.heads, channels // self.heads)
-        q, k = self.qk(embeddings.class_embedding).chunk(2, dim=1)
+        q, k = self.qk(nnf.silu(embeddings.class_embedding)).chunk(2, dim=1)
         v = self.value(self.norm(x)).reshape(*split, height * width)
         h = nnf.scaled_dot_product_attention(
             q.reshape(*split, 1).to(v), k.reshape(*split, 1).to(v), v

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import NULL_CLASS, NetworkConfig
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 from ddpm_cli.core.models.text import TextEmbedding
 
@@ -19,14 +20,15 @@ AUGMENTATIONS = 9  # augmentation parameters of an image (Karras et al. 2022, ap
 
 
 class Embeddings(NamedTuple):
-    """The inputs of a block beside its feature map; activated (SiLU) where a linear layer follows.
+    """The inputs of a block beside its feature map.
 
     E is the embedding width, L the number of tokens and D their width.
     """
 
-    # (B, E): the noise level embedding plus class, augmentation and pooled text embedding
+    # (B, E): the noise level embedding plus class, augmentation and pooled text embedding,
+    # activated (SiLU)
     global_embedding: Tensor
-    class_embedding: Tensor | None = None  # (B, E)
+    class_embedding: Tensor | None = None  # (B, E), not activated
     tokens: Tensor | None = None  # (B, L, D): the caption's
     token_mask: Tensor | None = None  # (B, L) bool: False for padding
 
@@ -53,16 +55,14 @@ class ConditionEmbedding(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.embedding_dim
-        self.first = glorot(nn.Linear(config.width, width))
+        width, encoding = config.embedding_dim, config.encoding_dim
+        self.first = glorot(nn.Linear(encoding, width))
         self.second = glorot(nn.Linear(width, width))
         self.augmented = (
-            glorot(nn.Linear(AUGMENTATIONS, config.width, bias=False)) if config.augmented else None
+            glorot(nn.Linear(AUGMENTATIONS, encoding, bias=False)) if config.augmented else None
         )
         self.given_noise = (
-            glorot(nn.Linear(config.width, config.width, bias=False))
-            if config.given_noise
-            else None
+            glorot(nn.Linear(encoding, encoding, bias=False)) if config.given_noise else None
         )
         self.classes = self.class_map = None
         if config.classes:
@@ -77,7 +77,7 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, c_noise: Tensor, condition: Condition) -> Embeddings:
         """c_noise (B,) and the condition of B images -> their embeddings."""
-        encoded = sinusoidal(c_noise, self.config.width, self.config.encoding)
+        encoded = self._encode(c_noise)
         if self.augmented is not None:
             augmentation = condition.augmented
             if augmentation is None:
@@ -87,13 +87,12 @@ class ConditionEmbedding(nn.Module):
             deviation = condition.given_noise
             if deviation is None:
                 deviation = torch.zeros_like(c_noise)
-            deviation = sinusoidal(_LEVELS * deviation, self.config.width, self.config.encoding)
-            encoded = encoded + self.given_noise(deviation)
+            encoded = encoded + self.given_noise(self._encode(_LEVELS * deviation))
         embedding = self.second(nnf.silu(self.first(encoded)))
         class_embedding = None
         if self.classes is not None:
             class_embedding = self._embed_classes(condition.labels, c_noise)
-            embedding, class_embedding = embedding + class_embedding, nnf.silu(class_embedding)
+            embedding = embedding + class_embedding
         if self.text is None or self.text_map is None:
             return Embeddings(nnf.silu(embedding), class_embedding)
         text = self.text.empty(c_noise) if condition.text is None else condition.text
@@ -102,6 +101,9 @@ class ConditionEmbedding(nn.Module):
         normalised = nnf.layer_norm(tokens, tokens.shape[-1:])
         embedding = embedding + self.text_map(_masked_mean(normalised, mask))
         return Embeddings(nnf.silu(embedding), class_embedding, tokens, mask)
+
+    def _encode(self, values: Tensor) -> Tensor:
+        return sinusoidal(values, self.config.encoding_dim, self.config.encoding)
 
     def _embed_classes(self, labels: Tensor | None, c_noise: Tensor) -> Tensor:
         assert self.classes is not None

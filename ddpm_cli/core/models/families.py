@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models.network import Network
+from ddpm_cli.core.models.transformer import Transformer
 from ddpm_cli.core.models.unet import UNet
 
 
 def build(config: NetworkConfig) -> Network:
     """The network of a config, with random weights. Raises UsageError for contradictions."""
-    return UNet(config)
+    return Transformer(config) if config.family == "transformer" else UNet(config)

@@ -36,3 +36,15 @@ class Network(nn.Module):
 def parameter_count(network: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def given_image(condition: Condition, x: Tensor, channels: int) -> Tensor:
+    """The image given beside noisy ones x (B, C, H, W): (B, channels, H, W) (Saharia et al. 2021).
+
+    Raises ValueError for a condition without one of that shape.
+    """
+    shape, given = (len(x), channels, *x.shape[2:]), condition.given
+    if given is None or given.shape != shape:
+        found = "none" if given is None else tuple(given.shape)
+        raise ValueError(f"the network is given an image {shape} by condition.given, not {found}")
+    return given

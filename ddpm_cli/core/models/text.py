@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 
 BYTES = 256  # values of a byte

@@ -10,11 +10,12 @@ from torch.nn import functional as nnf
 from torch.utils.checkpoint import checkpoint
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
-from ddpm_cli.core.config.network import NetworkConfig, StageBlocks
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.unet import StageBlocks
 from ddpm_cli.core.models import attention, blocks
 from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
-from ddpm_cli.core.models.network import Network
+from ddpm_cli.core.models.network import Network, given_image
 
 
 class Stage(nn.Module):
@@ -149,18 +150,6 @@ class UNet(Network):
             preserve_rng_state=self.config.dropout > 0,
         )
         return output
-
-
-def given_image(condition: Condition, x: Tensor, channels: int) -> Tensor:
-    """The image given beside noisy ones x (B, C, H, W): (B, channels, H, W) (Saharia et al. 2021).
-
-    Raises ValueError for a condition without one of that shape.
-    """
-    shape, given = (len(x), channels, *x.shape[2:]), condition.given
-    if given is None or given.shape != shape:
-        found = "none" if given is None else tuple(given.shape)
-        raise ValueError(f"the network is given an image {shape} by condition.given, not {found}")
-    return given
 
 
 def _through(layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.network import ATTENTION, NetworkConfig, StageBlocks
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.unet import ATTENTION, StageBlocks
 from ddpm_cli.core.models.network import parameter_count
 from ddpm_cli.core.models.unet import Stage, UNet
 

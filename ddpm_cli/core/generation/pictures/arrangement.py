@@ -11,7 +11,7 @@ import numpy as np
 
 from ddpm_cli.core.conditioning.labels import label_name
 from ddpm_cli.core.config.fields import is_whole_number, one_of, shortened
-from ddpm_cli.core.config.network import JOIN
+from ddpm_cli.core.config.network_inputs import JOIN
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pictures import sheets

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config.fields import did_you_mean
-from ddpm_cli.core.config.network import JOIN, NO_ATTRIBUTE
+from ddpm_cli.core.config.network_inputs import JOIN, NO_ATTRIBUTE
 from ddpm_cli.core.data.annotations.classes import Classes, from_names
 from ddpm_cli.core.data.files import UnreadableError
 from ddpm_cli.core.data.image_files import ImageFiles

@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm_cli.core.conditioning import tokens
-from ddpm_cli.core.config.network import (
-    NetworkConfig,
-    TextConfig,
-    with_text_attention,
-    without_text_attention,
-)
+from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.serialisation import to_dict, updated
+from ddpm_cli.core.config.unet import with_text_attention, without_text_attention
 from ddpm_cli.core.data.annotations.captions import Captions
 from ddpm_cli.core.data.sources import Source, captions_of
 from ddpm_cli.core.errors import UsageError
@@ -39,8 +36,14 @@ def network_settings(
     """The network's settings for captions: the text encoder, and text-attn after every attn.
 
     options: the user's settings over the config. Without captions, the config's text-attn blocks
-    are removed, but not those that the user names.
+    are removed, but not those that the user names. A transformer has no recipes: all its blocks
+    attend to captions.
     """
+    if captions is None and options.get("text"):
+        raise UsageError("--text-encoder and --text-length are for captions: there are none")
+    text = None if captions is None else _text(config, options, captions)
+    if options.get("family", config.family) == "transformer":
+        return {"text": text}
     up_blocks = () if "blocks" in options else config.up_blocks  # they follow new blocks
     recipes: dict[str, Any] = {
         "blocks": config.blocks,
@@ -48,11 +51,8 @@ def network_settings(
         "middle": config.middle,
     }
     if captions is None:
-        if options.get("text"):
-            raise UsageError("--text-encoder and --text-length are for captions: there are none")
         recipes = {name: _each(without_text_attention, recipe) for name, recipe in recipes.items()}
         return {"text": None} | {k: v for k, v in recipes.items() if k not in options}
-    text = updated(config.text or TextConfig(), options.get("text", {}))
     recipes = {
         name: _each(with_text_attention, options.get(name, recipe))
         for name, recipe in recipes.items()
@@ -62,7 +62,12 @@ def network_settings(
             "captions are read by text-attn blocks: --blocks should have text-attn, or attn, after "
             "which one is added"
         )
-    return {"text": to_dict(tokens.resolve_encoder(text, captions.sentences)), **recipes}
+    return {"text": text, **recipes}
+
+
+def _text(config: NetworkConfig, options: dict[str, Any], captions: Captions) -> dict[str, Any]:
+    text = updated(config.text or TextConfig(), options.get("text", {}))
+    return to_dict(tokens.resolve_encoder(text, captions.sentences))
 
 
 def _each(change: Callable[[str], str], recipe: str | Sequence[str]) -> str | list[str]:

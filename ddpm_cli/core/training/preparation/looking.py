@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from ddpm_cli.core.config.fields import parse_size
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.preset_choice import choose
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest

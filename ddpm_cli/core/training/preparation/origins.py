@@ -124,7 +124,7 @@ def _paths(settings: dict[str, Any], path: Sequence[str] = ()) -> set[str]:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its dotted name; a part that is left out is one, None."""
+    """Every setting that is used by its dotted name; a part that is left out is one, None."""
     found: dict[str, Any] = {}
     _add(config, (), found)
     return found
@@ -132,6 +132,8 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 def _add(config: Any, path: Sequence[str], found: dict[str, Any]) -> None:
     for field in dataclasses.fields(config):
+        if field.name in getattr(config, "unused", ()):
+            continue
         value, place = getattr(config, field.name), (*path, field.name)
         if dataclasses.is_dataclass(value):
             _add(value, place, found)

@@ -13,6 +13,7 @@ import torch
 from ddpm_cli.core.conditioning.requests import ConditionPlan, default_plan
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.fields import shortened
+from ddpm_cli.core.config.network import refuse_others
 from ddpm_cli.core.config.preset_choice import Choice, choices, choose
 from ddpm_cli.core.config.presets import merged
 from ddpm_cli.core.config.request import TrainingRequest
@@ -327,6 +328,8 @@ def _with_options(
 ) -> tuple[RunConfig, Captions | None]:
     """The config under the request's options and what follows from the data; captions to learn."""
     options = dict(request.settings)
+    of_network = options.get("network", {})
+    refuse_others(of_network.get("family", config.network.family), of_network)
     follows, captions = conditions.to_learn(
         request, saved, config, source, options, learn_conditions=learn_conditions
     )
