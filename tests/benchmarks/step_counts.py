@@ -197,9 +197,9 @@ def count_step(config: RunConfig, *, fused: bool) -> dict[str, Phase]:
             ema, "update", lambda *others: update(*others[:-1], Flag(others[-1]))
         )
         with flagged, marked(state, count.phase_on_gpu):
-            step(batch, 0.999)  # makes the optimiser's moments
+            step(batch, [0.999])  # makes the optimiser's moments
             count.phases |= {name: Phase() for name in PHASES if name != "data"}
-            step(batch, 0.999)
+            step(batch, [0.999])
     return count.phases
 
 

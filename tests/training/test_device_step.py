@@ -80,6 +80,7 @@ def fused_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
 def step_and_log(config: RunConfig) -> Moves:
     """Take a step of a run, count its losses, and return the operations."""
     state = TrainingState.initial(config, DEVICE)
+    state.progress.images = config.optimiser.batch
     network = state.network
     schedule = schedules.from_config(config.diffusion)
     denoiser = Denoiser(network, schedule, config.diffusion.parameterisation)
@@ -99,7 +100,7 @@ def step_and_log(config: RunConfig) -> Moves:
     step = Step(config, state, network, denoiser, DEVICE, torch.float32, 2, SILENT)
     with Moves() as moves:
         for _ in range(2):  # the first one makes the optimiser's states
-            outcome = step(batch, 0.5)
+            outcome = step(batch, state.decays(config.optimiser))
             losses = weighted(outcome.losses, batch)
             log.count(losses, batch.scalars.sigma, outcome.skipped, batch.importance)
     assert {value.device for value in outcome} == {DEVICE}
@@ -109,6 +110,7 @@ def step_and_log(config: RunConfig) -> Moves:
 
 CONFIGS = {
     "conditional, clipped": RunConfig(network=NETWORK),
+    "averages with power profiles": RunConfig(network=NETWORK, ema_every=1000),
     "learned variance": RunConfig(network=replace(NETWORK, learned_variance=True, dropout=0.0)),
     "x0 of cosine": RunConfig(
         network=NETWORK, diffusion=DiffusionConfig("cosine", parameterisation="x0")

@@ -53,6 +53,7 @@ CONFIGS = {
         diffusion=c.DiffusionConfig("cosine", 40, "eps"),
         objective=replace(CONFIG.objective, loss="vlb", noise_levels="importance"),
     ),
+    "averages with power profiles": replace(CONFIG, optimiser=EXACT, ema_every=24),
     "augmented, weighted": replace(
         CONFIG,
         optimiser=EXACT,
@@ -96,6 +97,9 @@ def assert_equal(one: TrainingState, other: TrainingState) -> None:
     mine, theirs = one.state_dict(), other.state_dict()
     for part in ("network", "average"):
         assert equal_tensors(mine[part], theirs[part])
+    assert mine.keys() == theirs.keys()
+    for length, average in mine.get("averages", {}).items():
+        assert equal_tensors(average, theirs["averages"][length])
     assert mine["optimiser"]["param_groups"] == theirs["optimiser"]["param_groups"]
     assert all(isinstance(group["lr"], float) for group in mine["optimiser"]["param_groups"])
     for index, moments in mine["optimiser"]["state"].items():

@@ -264,8 +264,10 @@ def _bytes(count: int) -> str:
 
 def _announce_disk(needed: dict[str, int], reporter: Reporter) -> None:
     cache = f"; {_bytes(needed['cache'])} of decoded images in the cache" if needed["cache"] else ""
+    averages = needed["averages"]
+    stored = f", averages in ema/ ({_bytes(averages)})" if averages else ""
     reporter.say(
-        f"Disk: about {_bytes(needed['total'])} for snapshots, weights and previews, of "
+        f"Disk: about {_bytes(needed['total'])} for snapshots, weights{stored} and previews, of "
         f"{_bytes(needed['free'])} free{cache}"
     )
     if needed["total"] > needed["free"]:

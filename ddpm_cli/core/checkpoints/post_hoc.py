@@ -6,14 +6,17 @@ Karras et al. (2024), section 3.2 and appendix C.5.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints import profiles, tensors
+from ddpm_cli.core.checkpoints import profiles, tensors, weights
 from ddpm_cli.core.checkpoints.profiles import Profile
+from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter, track
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -42,18 +45,52 @@ class Rebuilt(NamedTuple):
     files: int  # that were read
 
 
-def path_of(run: RunDirectory, profile: Profile, suffix: str = "safetensors") -> Path:
+def path_of(run: RunDirectory, profile: Profile) -> Path:
     """Where a training stores an average."""
-    return run.averages / f"{profile.images:012d}-{profile.sigma_rel:.3f}.{suffix}"
+    return run.averages / f"{profile.images:012d}-{profile.sigma_rel:.3f}.safetensors"
 
 
-def stored(run: RunDirectory, suffix: str = "safetensors") -> list[Stored]:
-    """The averages that a run has stored, fewest images first; or those set aside."""
+def _aside(run: RunDirectory, profile: Profile) -> Path:
+    return path_of(run, profile).with_suffix(".superseded")
+
+
+def stored(run: RunDirectory) -> list[Stored]:
+    """The averages that a run has stored, fewest images first."""
     found = []
-    for path in sorted(run.averages.glob(f"*.{suffix}")):
+    for path in sorted(run.averages.glob("*.safetensors")):
         if name := _NAME.fullmatch(path.stem):
             found.append(Stored(path, Profile(int(name[1]), float(name[2]))))
     return found
+
+
+def store(
+    run: RunDirectory,
+    averages: Mapping[float, Mapping[str, Tensor]],
+    config: RunConfig,
+    images: int,
+    statistics: Any,
+) -> None:
+    """Write averages, by sigma_rel, after so many images seen. statistics: as `weights.save`."""
+    for sigma_rel, state in averages.items():
+        profile = Profile(images, sigma_rel)
+        weights.save(path_of(run, profile), state, config, images, statistics, sigma_rel)
+        with suppress(OSError):
+            _aside(run, profile).unlink()  # the same, of before a resume
+
+
+def supersede_newer(run: RunDirectory, images: int) -> None:
+    """Rename averages of more images: training resumes from before them, and stores them again."""
+    try:
+        for path, profile in stored(run):
+            if profile.images > images:
+                path.replace(_aside(run, profile))
+    except OSError as error:
+        raise DdpmError(f"cannot rename {error.filename}: {error.strerror}") from error
+
+
+def superseded(run: RunDirectory) -> list[Path]:
+    """The averages that were set aside."""
+    return sorted(run.averages.glob("*.superseded"))
 
 
 def best_fit(

@@ -18,7 +18,7 @@ from ddpm_cli.core.runtime.files import atomic_write, flush_and_drop_cache
 from ddpm_cli.core.runtime.reporting import Reporter
 
 StateDict = dict[str, Any]
-"""Nested dicts of tensors and plain numbers: network, average, optimiser, progress, history.
+"""Nested dicts of tensors and plain numbers: network, average, optimiser, progress, history, …
 
 On the disk with the run's config, so that the file alone can be sampled from.
 """

@@ -349,6 +349,16 @@ class RunConfig(Settings):
         default_text="none is kept for good",
         check=images_above_zero,
     )
+    ema_every: int | None = setting(
+        None,
+        "Keep two more averages of the weights and store both every this many images, so that "
+        "ddpm ema can make averages of other lengths afterwards: a 32nd of the training is good. "
+        "Each time as much disk as two files of weights.",
+        unit="images",
+        panel=_SAVING,
+        default_text="none are kept",
+        check=images_above_zero,
+    )
     preview: int = setting(
         16,
         "Images in a preview grid, sampled at every snapshot; 0: none.",

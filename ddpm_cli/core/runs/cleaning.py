@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.checkpoints import post_hoc, snapshots
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime import locks
@@ -154,12 +154,13 @@ def _newest_readable(existing: Sequence[Path], known: _Verified | None) -> _Veri
 
 
 def _superseded(run: RunDirectory) -> Iterator[Path]:
-    """Snapshots and weights that were set aside."""
+    """Snapshots, weights and averages that were set aside."""
     yield from snapshots.listed(run.snapshots, "superseded")
     for weights in (run.weights, run.best):
         aside = weights.with_name(f"{weights.name}.superseded")
         if aside.is_file():
             yield aside
+    yield from post_hoc.superseded(run)
 
 
 def _left_over(run: RunDirectory) -> Iterator[Path]:

@@ -1,14 +1,18 @@
-"""The exponential moving average of the weights, which is what gets sampled."""
+"""Moving averages of the weights: the exponential one, which is sampled, and others beside it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
+
+Decays = Sequence[float | Tensor]
+"""Of one step: of the exponential average, then of those with power profiles, in their order."""
 
 
 def averaged_copy(network: Net) -> Net:

@@ -11,7 +11,7 @@ from shlex import quote
 
 import torch
 
-from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.checkpoints import post_hoc, snapshots
 from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.fields import settings_of
 from ddpm_cli.core.config.network import NetworkConfig
@@ -32,7 +32,7 @@ from ddpm_cli.core.runtime.files import (
     write_json,
 )
 from ddpm_cli.core.runtime.locks import LOCK, lock_run
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import (
     RunDirectory,
     existing_runs,
@@ -77,7 +77,7 @@ def choose_directory(plan: TrainingPlan, request: TrainingRequest) -> Path:
     space to save in.
     """
     out = _directory(plan, request)
-    check_disk_space(out, plan.config, plan.parameters)
+    check_disk_space(out, plan.config, plan.parameters, plan.images)
     return out
 
 
@@ -227,6 +227,7 @@ def prepare_directory(run: RunDirectory, config: RunConfig, images: int) -> None
     run.write_config(config)
     run.rewind_rows(images)
     snapshots.supersede_newer(run.snapshots, images)
+    post_hoc.supersede_newer(run, images)
 
 
 def resume(
@@ -244,6 +245,14 @@ def resume(
         load_snapshot(path, state)
     progress, now = state.progress, distributed.world_size()
     reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
+    if state.averages and (snapshots.read_config(path) or {}).get("ema_every") is None:
+        reporter.say(
+            Warned(
+                f"{path} holds no averages for --ema-every: they begin with its weights, which "
+                f"stand for those of the {progress.images:,} images before. Long averages are "
+                "right once several times as many are seen"
+            )
+        )
     if warning := stopping.short_grace_warning(progress.save_seconds):
         reporter.say(warning)
     if now != progress.processes:

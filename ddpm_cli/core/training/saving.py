@@ -1,15 +1,17 @@
-"""What a training writes as it runs: snapshots and weights, previews, a loss curve."""
+"""What a training writes as it runs: snapshots, weights and averages, previews, a loss curve."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from ddpm_cli.core.checkpoints import snapshots, weights
+from ddpm_cli.core.checkpoints import post_hoc, snapshots, weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.data.decoded import DecodedImages
@@ -24,6 +26,27 @@ from ddpm_cli.core.training import preview
 from ddpm_cli.core.training.state import TrainingState
 
 _CURVE_INTERVAL = 60.0  # seconds between drawings of the loss curve, which takes longer than a step
+
+
+class _What(NamedTuple):
+    """What a save writes."""
+
+    snapshot: bool
+    best: bool
+    averages: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of the state; all of it, where none is named."""
+        if self.snapshot:
+            return ()
+        return ("progress", *self.best * ("average",), *self.averages * ("averages",))
+
+    def __str__(self) -> str:
+        """In words, for a message."""
+        if self.snapshot:
+            return "a snapshot and the weights"
+        return "the best weights" if self.best else "two averages of the weights"
 
 
 class Saver:
@@ -73,13 +96,14 @@ class Saver:
         every = self._config.snapshot_every
         return passed_multiple(images, batch, every) or images - batch < every // 10 <= images
 
-    def start(self, *, snapshot: bool = True, best: bool = False) -> None:
-        """Save the state as it is now, the weights as the best so far, or both.
+    def start(self, *, snapshot: bool = True, best: bool = False, averages: bool = False) -> None:
+        """Save the state as it is now, the weights as the best so far, the averages, or all.
 
-        Raises DdpmError where the previous save failed.
+        averages: those with power profiles. Raises DdpmError where the previous save failed.
         """
+        what = _What(snapshot, best, averages)
         with watchdog.paused():
-            distributed.broadcast_from_rank0(lambda: self._start(snapshot=snapshot, best=best))
+            distributed.broadcast_from_rank0(lambda: self._start(what))
 
     def finish(self) -> None:
         """Wait until the last save is on the disk. Raises DdpmError where it failed."""
@@ -94,13 +118,11 @@ class Saver:
         with watchdog.paused():
             distributed.broadcast_from_rank0(lambda: self._draw(last=last))
 
-    def _start(self, *, snapshot: bool, best: bool) -> None:
+    def _start(self, what: _What) -> None:
         self._finish()
         started = time.monotonic()
-        state = self._state.copied_state_dict(*(() if snapshot else ("average", "progress")))
-        self._pending = self._writer.submit(
-            self._write, state, started, snapshot=snapshot, best=best
-        )
+        state = self._state.copied_state_dict(*what.parts)
+        self._pending = self._writer.submit(self._write, state, started, what)
 
     def _finish(self) -> None:
         if self._pending is None:
@@ -112,19 +134,20 @@ class Saver:
             newest = f"; the newest snapshot is {existing[-1]}" if existing else ""
             raise DdpmError(f"{error}{newest}: run the same command again to resume") from error
 
-    def _write(
-        self, state: snapshots.StateDict, started: float, *, snapshot: bool, best: bool
-    ) -> None:
+    def _write(self, state: snapshots.StateDict, started: float, what: _What) -> None:
         run, config, images = self._run, self._config, state["progress"]["images"]
-        files = snapshot * [run.weights] + best * [run.best]
-        needed = snapshot * snapshots.size(state) + len(files) * snapshots.size(state["average"])
-        what = "a snapshot and the weights" if snapshot else "the best weights"
-        check_free_space(run.path, needed, what, "free some space")
+        files = what.snapshot * [run.weights] + what.best * [run.best]
+        averages = state["averages"] if what.averages else {}
+        needed = what.snapshot * snapshots.size(state) + snapshots.size(averages)
+        needed += len(files) * snapshots.size(state.get("average"))
+        check_free_space(run.path, needed, str(what), "free some space")
+        statistics = run.read_statistics()
         for file in files:
-            weights.save(file, state["average"], config, images, run.read_statistics())
-        if not snapshot:
+            weights.save(file, state["average"], config, images, statistics)
+        post_hoc.store(run, averages, config, images, statistics)
+        if not what.snapshot:
             return
-        # Last: a snapshot implies that its weights are there.
+        # Last: a snapshot implies that its weights and the averages until then are there.
         snapshots.write(run.snapshots, state | {"config": to_dict(config)})
         snapshots.prune(run.snapshots, config.keep, config.keep_every)
         self.seconds = time.monotonic() - started
@@ -145,17 +168,40 @@ class Saver:
                 holdout.curves(self._run.holdout_plot, rows, label, self._config.stop_at_gap)
 
 
-def check_disk_space(folder: Path, config: RunConfig, parameters: int) -> None:
-    """Raise DdpmError where the disk has no space for a run of so many parameters.
+def check_disk_space(folder: Path, config: RunConfig, parameters: int, images: int | None) -> None:
+    """Raise DdpmError where the disk has no space for a run of so many parameters and images.
 
-    It needs one snapshot more than are kept, the weights, the best weights and those being written.
+    It needs one snapshot more than are kept, the weights, the best weights, those being written,
+    and the averages that are not stored yet. images: None where only time ends the run.
     """
-    snapshot, weights_size = snapshots.estimate(parameters), 4 * parameters
-    existing = snapshots.listed(RunDirectory(folder).snapshots)
-    present = sum(path.stat().st_size for path in existing)
+    run, weights_size = RunDirectory(folder), 4 * parameters
+    snapshot = snapshot_size(config, parameters)
+    present = _bytes(snapshots.listed(run.snapshots))
     needed = max(snapshot, (config.keep + 1) * snapshot - present) + 3 * weights_size
-    fix = "free some, lower --keep, or choose another --out"
+    stored = _bytes([one.path for one in post_hoc.stored(run)])
+    needed += max(0, averages_size(config, parameters, images) - stored)
+    fewer = "lower --keep" if config.ema_every is None else "lower --keep, raise --ema-every"
+    fix = f"free some, {fewer}, or choose another --out"
     check_free_space(folder, needed, "the run's snapshots and weights", fix)
+
+
+def snapshot_size(config: RunConfig, parameters: int) -> int:
+    """Bytes of a snapshot, with the averages of --ema-every."""
+    averages = 0 if config.ema_every is None else len(post_hoc.TRACKED)
+    return snapshots.estimate(parameters) + averages * 4 * parameters
+
+
+def averages_size(config: RunConfig, parameters: int, images: int | None) -> int:
+    """Bytes of all averages that a run of so many images stores; where that is unknown, at once."""
+    if config.ema_every is None:
+        return 0
+    batch = config.optimiser.batch
+    times = min(-(-(images or 1) // config.ema_every), -(-(images or 1) // batch))
+    return times * len(post_hoc.TRACKED) * 4 * parameters
+
+
+def _bytes(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 def passed_multiple(images: int, batch: int, every: int) -> bool:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
+from ddpm_cli.core.checkpoints import profiles
+from ddpm_cli.core.checkpoints.post_hoc import TRACKED
+from ddpm_cli.core.checkpoints.profiles import Profile
 from ddpm_cli.core.checkpoints.snapshots import StateDict
 from ddpm_cli.core.checkpoints.tensors import mismatches
 from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
@@ -53,13 +56,17 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """The networks, the optimiser, the progress and, for importance sampling, past losses."""
+    """The networks, the optimiser, the progress and, for importance sampling, past losses.
+
+    Averages with power profiles are there for --ema-every alone.
+    """
 
     network: Network
     average: Network  # the exponential moving average of the network's weights
     optimiser: torch.optim.Optimizer
     progress: Progress = field(default_factory=Progress)
     history: LossHistory | None = None
+    averages: dict[float, Network] = field(default_factory=dict)  # by sigma_rel
 
     @classmethod
     def initial(cls, config: RunConfig, device: torch.device) -> TrainingState:
@@ -71,17 +78,28 @@ class TrainingState:
         state = cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
         if config.objective.noise_levels == "importance":
             state.history = LossHistory(schedules.from_config(config.diffusion))
+        if config.ema_every is not None:
+            state.averages = {length: ema.averaged_copy(network) for length in TRACKED}
         return state
+
+    def decays(self, config: OptimiserConfig) -> ema.Decays:
+        """Those of the step after which `progress.images` are seen."""
+        batch, images = config.batch, self.progress.images
+        usual = ema.decay_after(batch, images, config.ema_halflife, config.ema_rampup)
+        return (usual, *(profiles.decay(Profile(images, x), batch) for x in self.averages))
 
     def state_dict(self) -> StateDict:
         """Tensors and plain numbers, by name; the tensors are those in use."""
-        return {
+        state: StateDict = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "progress": asdict(self.progress),
             "history": self.history and self.history.state_dict(),
         }
+        if self.averages:
+            state["averages"] = {name: net.state_dict() for name, net in self.averages.items()}
+        return state
 
     def copied_state_dict(self, *parts: str) -> StateDict:
         """These parts, or all, in memory of their own: training may go on while they are written.
@@ -102,6 +120,9 @@ class TrainingState:
         self.progress = Progress.restored(state["progress"])
         if self.history is not None:
             self.history.load_state_dict(state["history"])
+        for length, average in self.averages.items():
+            # Where none were kept before: these weights stand for those of all images seen.
+            average.load_state_dict(state.get("averages", {}).get(length, state["network"]))
 
     def is_finite(self) -> bool:
         """Whether all weights, averages and optimiser moments are finite."""
@@ -111,7 +132,8 @@ class TrainingState:
             for value in of_parameter.values()
             if isinstance(value, torch.Tensor)
         ]
-        tensors = [*self.network.parameters(), *self.average.parameters(), *moments]
+        networks = (self.network, self.average, *self.averages.values())
+        tensors = [*(x for network in networks for x in network.parameters()), *moments]
         return bool(get_total_norm(tensors, math.inf).isfinite())
 
 

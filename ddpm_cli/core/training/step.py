@@ -50,11 +50,11 @@ class Step:
         self._fits = False  # whether there was memory for a gradient
         self._parameters = list(state.network.parameters())
 
-    def __call__(self, shard: Batch, decay: float | Tensor) -> Outcome:
-        """Take a step. decay: of the average."""
+    def __call__(self, shard: Batch, decays: ema.Decays) -> Outcome:
+        """Take a step. decays: of the averages, as `TrainingState.decays`."""
         losses = self.gradient(shard)
         norm, skipped = self.clip(losses)
-        self.update(decay, skipped)
+        self.update(decays, skipped)
         return Outcome(losses, norm, skipped)
 
     def gradient(self, shard: Batch) -> Tensor:
@@ -118,17 +118,20 @@ class Step:
         is_finite = norm.isfinite() & losses.isfinite().all()
         return norm, distributed.maximum((~is_finite).float())
 
-    def update(self, decay: float | Tensor, skipped: Tensor) -> None:
+    def update(self, decays: ema.Decays, skipped: Tensor) -> None:
         """Update weights and average, unless the step is skipped; the gradient is dropped.
 
         The flag stays on the device; but it is read where fused optimisers may not know it.
         """
-        optimiser = self._state.optimiser
+        state, optimiser = self._state, self._state.optimiser
         if self._device.type != "mps" or not skipped:
             optimiser.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler
             optimiser.step()
-            ema.update(self._state.average, self._state.network, decay, skipped)
+            ema.update(state.average, state.network, decays[0], skipped)
         optimiser.zero_grad(set_to_none=True)
+        # Power profiles are of the images seen: of a skipped step's, too, with unchanged weights.
+        for average, decay in zip(state.averages.values(), decays[1:], strict=True):
+            ema.update(average, state.network, decay, torch.zeros_like(skipped))
 
 
 def weighted(losses: Tensor, batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
+from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch
 from ddpm_cli.core.training.step import Outcome, Step
 
@@ -25,7 +26,7 @@ class GraphedStep(Step):
     """A Step whose forward and backward pass, clipping and updates are replayed.
 
     What differs from step to step is copied into tensors that the recording reads: the batch, the
-    learning rate and the decay. Until `record`, where that failed, and for a batch of another
+    learning rate and the decays. Until `record`, where that failed, and for a batch of another
     shape, steps are taken as Step takes them.
     """
 
@@ -36,7 +37,8 @@ class GraphedStep(Step):
         groups = self._state.optimiser.param_groups
         try:
             self._rates = [torch.zeros((), device=self._device) for _ in groups]
-            self._decay = torch.zeros((), dtype=torch.float64, device=self._device)
+            one = torch.ones((), dtype=torch.float64, device=self._device)  # changes no average
+            self._decays = [one.clone() for _ in (None, *self._state.averages)]
             self._batch = _copied(shard)
             self._replay, self._outcome = capture(self._device, self._idle_step, self._step)
         except Exception as error:  # of many types: whatever in a step waits for the device
@@ -48,12 +50,13 @@ class GraphedStep(Step):
                 )
             )
 
-    def __call__(self, shard: Batch, decay: float | Tensor) -> Outcome:
-        """Take a step. decay: of the average."""
+    def __call__(self, shard: Batch, decays: ema.Decays) -> Outcome:
+        """Take a step. decays: of the averages, as `TrainingState.decays`."""
         if self._replay is None or _shapes(shard) != _shapes(self._batch):
-            return super().__call__(shard, decay)
+            return super().__call__(shard, decays)
         torch._foreach_copy_(_tensors(self._batch), _tensors(shard))
-        self._decay.fill_(decay)
+        for recorded, decay in zip(self._decays, decays, strict=True):
+            recorded.fill_(decay)
         for rate, group in zip(self._rates, self._state.optimiser.param_groups, strict=True):
             rate.fill_(group["lr"])
         self._replay()
@@ -61,13 +64,13 @@ class GraphedStep(Step):
 
     def _step(self) -> Outcome:
         with self._recorded_rates():
-            return super().__call__(self._batch, self._decay)
+            return super().__call__(self._batch, self._decays)
 
     def _idle_step(self) -> None:
         """A step that is skipped: all its kernels run, and nothing changes."""
         with self._recorded_rates():
             self.clip(self.gradient(self._batch))
-            self.update(self._decay, torch.ones((), device=self._device))
+            self.update(self._decays, torch.ones((), device=self._device))
 
     @contextmanager
     def _recorded_rates(self) -> Iterator[None]:

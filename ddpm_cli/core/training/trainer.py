@@ -21,7 +21,7 @@ from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Bar, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import compilation, early_stopping, ema
+from ddpm_cli.core.training import compilation, early_stopping
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.divergence import DivergenceMonitor
@@ -56,6 +56,7 @@ class Due:
     validation: bool = False
     snapshot: bool = False  # by images, or because the training ends
     score: bool = False
+    averages: bool = False  # those with power profiles are stored
 
     @property
     def save(self) -> bool:
@@ -181,7 +182,7 @@ class Trainer:
                 self.log.speed.add(time.monotonic() - started, self.batches.waited - waited)
                 is_best = self._validate_and_log(due, bar, budget, lr)
                 if self._stops_early():
-                    due = Due(end=True, snapshot=True)
+                    due = Due(end=True, snapshot=True, averages=bool(self.state.averages))
                 self._stop_if_diverged(due, shard, outcome.losses, is_best=is_best)
                 self._save(due, is_best=is_best)
                 if due.signal:
@@ -206,7 +207,7 @@ class Trainer:
         _, skipped = self.step.clip(self.step.gradient(batch))
         devices.synchronise(self.execution.device)
         times.append(time.monotonic())
-        self.step.update(0.5, skipped)
+        self.step.update(self.state.decays(self.config.optimiser), skipped)
         devices.synchronise(self.execution.device)
         times.append(time.monotonic())
         return Trial(*(after - before for before, after in itertools.pairwise(times)))
@@ -253,7 +254,10 @@ class Trainer:
         score = self.scorer is not None and self.scorer.is_due(images, end=False)
         # At the end of the budget a signal changes nothing: the training ends anyway, complete.
         signal = 0 if end else signal
-        return Due(signal, end, row, validation, end or self.saver.is_due(), score)
+        averages = bool(self.state.averages) and (
+            end or passed_multiple(images, batch, self.config.ema_every or 0)
+        )
+        return Due(signal, end, row, validation, end or self.saver.is_due(), score, averages)
 
     def _take_step(self, shard: Batch) -> Outcome:
         """Queue a step, and count its losses for the log."""
@@ -264,12 +268,7 @@ class Trainer:
             )
         progress.images += optimiser.batch
         progress.steps += 1
-        outcome = self.step(
-            shard,
-            ema.decay_after(
-                optimiser.batch, progress.images, optimiser.ema_halflife, optimiser.ema_rampup
-            ),
-        )
+        outcome = self.step(shard, self.state.decays(optimiser))
         losses, importance = weighted(outcome.losses, shard), shard.importance
         self.log.count(losses, shard.scalars.sigma, outcome.skipped, importance)
         return outcome
@@ -287,7 +286,7 @@ class Trainer:
     def _stop_if_diverged(self, due: Due, shard: Batch, losses: Tensor, *, is_best: bool) -> None:
         """Raise DivergedError where steps stay non-finite, or weights to be saved are."""
         reason = self.monitor.reason(end=due.end)
-        if not reason and (due.save or is_best):
+        if not reason and (due.save or due.averages or is_best):
             (broken,) = distributed.all_reduce_max(not self.state.is_finite())
             reason = "the weights are no longer finite" if broken else ""
         if reason:
@@ -335,8 +334,8 @@ class Trainer:
         """Save and draw, whichever of them is due."""
         if due.save:
             self.log.store()
-        if due.save or is_best:
-            self.saver.start(snapshot=due.save, best=is_best)
+        if due.save or due.averages or is_best:
+            self.saver.start(snapshot=due.save, best=is_best, averages=due.averages)
         if due.signal or due.score:
             self.saver.finish()  # before what may take minutes
         if due.snapshot:

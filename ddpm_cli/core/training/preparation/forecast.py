@@ -6,13 +6,14 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ddpm_cli.core.checkpoints import snapshots
+from ddpm_cli.core.checkpoints.post_hoc import TRACKED
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import free_space, in_words
 from ddpm_cli.core.training.batches import RESIDENT
 from ddpm_cli.core.training.preparation.activations import saved_bytes
+from ddpm_cli.core.training.saving import averages_size, snapshot_size
 from ddpm_cli.core.training.step import but_for_masks
 from ddpm_cli.core.training.trainer import Execution
 
@@ -31,7 +32,7 @@ class Memory:
     """Estimated bytes, at the peak, of one process in the memory of its device."""
 
     weights: int
-    average: int
+    average: int  # with those of --ema-every
     optimiser: int  # AdamW's two moments
     gradient: int
     activations: int  # of a microbatch, kept for the backward pass
@@ -105,17 +106,17 @@ class Work:
 
 def memory(work: Work) -> Memory:
     """The memory of one process at its peak, without scores (--fid-every)."""
-    network, of_weights = work.config.network, 4 * work.parameters
+    config, network, of_weights = work.config, work.config.network, 4 * work.parameters
     channels = network.channels + network.given_channels
     image = 4 * channels * network.size[0] * network.size[1]
     return Memory(
         weights=of_weights,
-        average=of_weights,
+        average=of_weights * (1 if config.ema_every is None else 1 + len(TRACKED)),
         optimiser=2 * of_weights,
         gradient=of_weights,
         activations=round(_ALLOCATOR * work.saved_bytes(work.microbatch)),
         images=image * (3 * work.shard + 3 * work.microbatch) + work.resident,
-        saving=0 if work.on_gpu else snapshots.estimate(work.parameters) + _FILE * of_weights,
+        saving=0 if work.on_gpu else snapshot_size(config, work.parameters) + _FILE * of_weights,
         process=_CONTEXT if work.on_gpu else _resident() + _LIBRARIES,
         accumulates=work.microbatch < work.shard or work.processes > 1,  # or kept by buckets
     )
@@ -218,7 +219,7 @@ def disk(
 
     cached: bytes of the decoded images, which lie elsewhere and are not in the total.
     """
-    snapshot, weights = snapshots.estimate(parameters), 4 * parameters
+    snapshot, weights = snapshot_size(config, parameters), 4 * parameters
     for_good = (images or 0) // config.keep_every if config.keep_every else 0
     height, width = config.network.size
     grid = max(config.preview * height * width, 256**2) * config.network.channels
@@ -226,6 +227,7 @@ def disk(
     parts = {
         "snapshots": (config.keep + for_good) * snapshot,
         "weights": 2 * weights,  # the newest and the best
+        "averages": averages_size(config, parameters, images),
         "previews": previews,
     }
     total = sum(parts.values())

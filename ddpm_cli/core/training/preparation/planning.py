@@ -94,6 +94,16 @@ class TrainingPlan:
         return default_plan(self.config)
 
     @property
+    def training_images(self) -> int:
+        """Images of an epoch."""
+        return len(self.source) - self.config.data.holdout
+
+    @property
+    def images(self) -> int | None:
+        """Images seen when the training ends; None where only time ends it."""
+        return BudgetTracker(self.config, self.training_images, Progress()).images
+
+    @property
     def text_length(self) -> int:
         """Bytes or tokens of the longest caption, at most; 0 without captions."""
         text = self.config.network.text
@@ -117,9 +127,7 @@ class TrainingPlan:
 
     def summary(self) -> dict[str, Any]:
         """What `--dry-run` reports."""
-        config = self.config
-        training_images = len(self.source) - config.data.holdout
-        budget = BudgetTracker(config, training_images, Progress())
+        config, images = self.config, self.images
         batch = config.optimiser.batch
         given_to = config.data.given or config.data.given_data
         cached = 0 if self.in_memory or self.cache == "none" else self.decoded
@@ -129,7 +137,7 @@ class TrainingPlan:
             "preset_because": self.preset_because or None,
             "microbatch": self.microbatch,
             "memory_bytes": self.memory and self.memory.by_part(),
-            "disk_bytes": disk(self.out, config, self.parameters, budget.images, cached),
+            "disk_bytes": disk(self.out, config, self.parameters, images, cached),
             "parameters": self.parameters,
             "pictures": len(self.source),
             "classes": list(config.network.classes),
@@ -144,9 +152,9 @@ class TrainingPlan:
             "size": list(config.network.size),
             "channels": config.network.channels,
             "batch": batch,
-            "images": budget.images,
-            "steps": budget.images and budget.images // batch,
-            "epochs": budget.images and budget.images / training_images,
+            "images": images,
+            "steps": images and images // batch,
+            "epochs": images and images / self.training_images,
             "minutes": config.budget.minutes,
             "clipped_betas": _clipped_betas(config.diffusion),
         }
