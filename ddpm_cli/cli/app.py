@@ -15,6 +15,7 @@ from ddpm_cli.cli import console
 from ddpm_cli.cli.commands.convert import convert
 from ddpm_cli.cli.commands.data import data
 from ddpm_cli.cli.commands.doctor import doctor
+from ddpm_cli.cli.commands.ema import ema
 from ddpm_cli.cli.commands.fetch_weights import fetch_weights
 from ddpm_cli.cli.commands.fid import fid
 from ddpm_cli.cli.commands.gif import gif
@@ -54,6 +55,7 @@ app.command(cls=Command)(sample)
 app.command(cls=Command)(gif)
 app.command(cls=Command)(interpolate)
 app.command(cls=Command)(invert)
+app.command(cls=Command)(ema)
 app.command(cls=Command)(report)
 app.command(cls=Command)(fid)
 app.command(cls=Command)(inception_score)

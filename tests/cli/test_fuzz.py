@@ -91,7 +91,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, written_photos: Path) -> Path:
     (folder / "tiny.json").write_text(json.dumps(cli.TINY | {"network": network}))
     cli.stdout_of(
         cli.start("train", "--data", written_photos, "--config", folder / "tiny.json",
-                  "--images", 16, "--out", folder / "run", "--device", "cpu")
+                  "--images", 16, "--ema-every", 8, "--out", folder / "run", "--device", "cpu")
     )  # fmt: skip
     return folder / "run"
 
@@ -122,6 +122,7 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
         "invert": ["invert", run, photos / "dark", "--steps", 2, "--out", tmp_path / "inverted"],
         "interpolate": ["interpolate", run, 1, 2, "-n", 3, "--steps", 2, "--out",
                         tmp_path / "between"],
+        "ema": ["ema", run, "--sigma-rel", 0.08, "--out", tmp_path / "averages"],
         "report": ["report", run, "--out", out.with_suffix(".html")],
         "inspect-schedule": ["inspect-schedule", "--timesteps", 50],
         "inspect": ["inspect", run],

@@ -182,11 +182,11 @@ def test_a_batch_of_another_shape_is_not_replayed(recordings: Recordings) -> Non
     graphed, shard = graphed_step(CONFIG, state), batches.draw(0, None)
     batches.close()
     graphed.record(shard, Messages())
-    assert len(graphed(shard.select(slice(3)), 0.5).losses) == 3
+    assert len(graphed(shard.select(slice(3)), [0.5]).losses) == 3
     assert recordings.replayed == 0
-    outcome = graphed(shard, 0.5)
+    outcome = graphed(shard, [0.5])
     kept: Tensor = outcome.losses.clone()
-    graphed(shard, 0.5)
+    graphed(shard, [0.5])
     assert recordings.replayed == 2
     assert torch.equal(outcome.losses, kept)  # which the next replay does not overwrite
 

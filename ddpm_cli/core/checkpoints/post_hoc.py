@@ -24,6 +24,9 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory
 TRACKED = (0.05, 0.10)
 """The sigma_rel of the averages that a training keeps and stores, those of the paper."""
 
+USUAL = (0.01, 0.02, 0.03, *TRACKED, 0.15, 0.20, 0.25)
+"""Lengths of which is said, where none is asked for, how well they can be rebuilt."""
+
 GOOD, USELESS = 0.05, 0.5  # errors of a fit: above the first it is said, above the other refused
 _NEGLIGIBLE = 1e-9  # coefficients whose files are not read
 _NAME = re.compile(r"(\d{12})-(0\.\d{3})")
@@ -144,6 +147,35 @@ def rebuilt(
         _add(total, path, x)
     return Rebuilt(
         {name: tensor.float() for name, tensor in total.items()}, wanted, fit.error, len(parts)
+    )
+
+
+def name_of(profile: Profile, newest: int) -> str:
+    """The file of a rebuilt average in its run, which `--weights` finds without the suffix."""
+    after = "" if profile.images == newest else f"-{profile.images}"
+    digits = max(3, len(f"{profile.sigma_rel:.9f}".rstrip("0")) - 2)
+    return f"ema-{profile.sigma_rel:.{digits}f}{after}.safetensors"
+
+
+def save(path: Path, run: RunDirectory, found: Rebuilt) -> None:
+    """Write a rebuilt average as a weights file, atomically."""
+    newest = next(one.path for one in reversed(stored(run)))
+    described = weights.read_description(newest, tensors.describe(newest))
+    images, sigma_rel = found.profile
+    weights.save(path, found.tensors, described.config, images, described.statistics, sigma_rel)
+
+
+def holds(path: Path, found: Rebuilt) -> bool:
+    """Whether a file holds this average already. Raises DdpmError where it cannot be read."""
+    if not path.is_file():
+        return False
+    there = tensors.read(path)
+    described = weights.read_description(path, there.metadata)
+    same = found.profile == (described.images, described.sigma_rel)
+    return (
+        same
+        and there.tensors.keys() == found.tensors.keys()
+        and all(torch.equal(x, found.tensors[name]) for name, x in there.tensors.items())
     )
 
 

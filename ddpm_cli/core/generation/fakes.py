@@ -63,10 +63,13 @@ def _weights_of(spec: str, reporter: Reporter) -> list[Path]:
     unreadable = []
     for path in sorted(run.path.glob("*.safetensors"), key=lambda path: path != run.weights):
         try:
-            images = weights.read_description(path, tensors.describe(path)).images
+            described = weights.read_description(path, tensors.describe(path))
         except DdpmError:  # which is said when it is scored
             unreadable.append(path)
             continue
+        if described.sigma_rel is not None:
+            continue  # an average of ddpm ema
+        images = described.images
         if images in found:
             reporter.say(f"{path} holds the weights of {found[images]}: they are scored once")
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.core.checkpoints import tensors, weights
+from ddpm_cli.core.checkpoints import post_hoc, tensors, weights
 from ddpm_cli.core.checkpoints.weights import Weights
 from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.serialisation import to_dict
@@ -123,6 +123,8 @@ def prepared(
             shown = picture.draw(source, folder / card.PICTURE, device, reporter)
         if shown is None:
             notices.append(picture.why_none(config))
+        if post_hoc.stored(run):
+            notices.append("The averages in ema/ are not pushed; --weights names one of ddpm ema")
         for notice in notices:
             reporter.say(notice)
         model = model._replace(config=config)

@@ -36,7 +36,7 @@ def facts(found: Inspection) -> Iterator[Fact]:
         yield "Noise", _noise(config)
         yield "Objective", _objective(config)
         yield "Training", _training(found, config)
-        yield "Average", _average(config.optimiser)
+        yield "Average", _average(found, config.optimiser)
         yield "Origin", _origin(found, config)
         if versions := _versions(found):
             yield "Versions", versions
@@ -138,9 +138,13 @@ def _training(found: Inspection, config: RunConfig) -> str:
     return "; ".join(words)
 
 
-def _average(optimiser: OptimiserConfig) -> str:
+def _average(found: Inspection, optimiser: OptimiserConfig) -> str:
+    if found.sigma_rel is not None:
+        return f"power profile, sigma_rel {found.sigma_rel:g}"
     share = f"{100 * optimiser.ema_rampup:g} %"
-    return f"half-life {optimiser.ema_halflife:,} images, at most {share} of the images seen"
+    stored = f"; {found.averages} with power profiles in ema/" if found.averages else ""
+    usual = f"half-life {optimiser.ema_halflife:,} images, at most {share} of the images seen"
+    return usual + stored
 
 
 def _origin(found: Inspection, config: RunConfig) -> str:
@@ -211,6 +215,8 @@ def _of_config(found: Inspection, config: RunConfig) -> dict[str, Any]:
         "ema": {
             "halflife": config.optimiser.ema_halflife,
             "rampup": config.optimiser.ema_rampup,
+            "sigma_rel": found.sigma_rel,
+            "stored": found.averages,
         },
         "origin": config.origin and asdict(config.origin),
         "config": to_dict(config),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints import classifier, snapshots, tensors, weights
+from ddpm_cli.core.checkpoints import classifier, post_hoc, snapshots, tensors, weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.conversion.diffusers_folder import is_diffusers
 from ddpm_cli.core.errors import DdpmError
@@ -57,6 +57,8 @@ class Inspection:
     classifier: ClassifierConfig | None = None
     mismatches: tuple[str, ...] = ()  # of the tensors and the network that the config describes
     next: str = ""  # what can be done with it, as a command
+    sigma_rel: float | None = None  # of an average with a power profile
+    averages: int = 0  # such ones that a run has stored
 
     @property
     def is_ours(self) -> bool:
@@ -116,6 +118,7 @@ def _of_run(run: RunDirectory) -> Inspection:
         found,
         tuple(summary.starts(run.path)),
         mismatches=mismatches,
+        averages=len(post_hoc.stored(run)),
         next=_sample(run.path, config) if stored else f"ddpm train --out {quote(str(run.path))}",
     )
 
@@ -146,6 +149,7 @@ def _of_safetensors(path: Path) -> Inspection:
         stored,
         mismatches=_mismatches(described.config, held.tensors),
         next=_sample(path, described.config),
+        sigma_rel=described.sigma_rel,
     )
 
 

@@ -1,0 +1,204 @@
+"""`ddpm ema`: averages of the weights of any length, rebuilt after a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpm_cli.cli import console, tables
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.cli.tables import Column
+from ddpm_cli.core.config import paths
+from ddpm_cli.core.config.fields import parse_numbers
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime import start_up
+from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
+from ddpm_cli.core.runtime.files import in_words, new_file
+from ddpm_cli.core.runtime.reporting import Warned
+
+if TYPE_CHECKING:
+    from ddpm_cli.core.checkpoints.post_hoc import Rebuilt
+    from ddpm_cli.core.runtime.run_directory import RunDirectory
+
+
+@grouped
+@stop_at_once("the files written are whole; the same command goes on with the others")
+def ema(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run trained with --ema-every. Default: the newest run under runs/."),
+    ] = None,
+    sigma_rel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUES",
+            help="Lengths of the averages, relative to the images seen: 0.10 or several, as "
+            "0.05,0.10,0.15.",
+            show_default="list what is stored, and what can be rebuilt",
+        ),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="IMAGES",
+            min=1,
+            help="The averages as they were after this many images.",
+            show_default="all that were stored",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the files.", show_default="the run"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files if they are there.")
+    ] = False,
+    json: common.Json = False,
+) -> None:
+    """Rebuild averages of the weights of any length, of those that a training stored.
+
+    A training with --ema-every stores two averages now and then, of which others are linear
+    combinations, nearly (post-hoc EMA, Karras et al. 2024). A file is written for each, as
+    ema-0.100.safetensors, which ddpm sample, gif and others take as --weights ema-0.100.
+
+    Examples:
+        ddpm ema
+        ddpm ema runs/photos-64 --sigma-rel 0.05,0.10,0.15
+        ddpm sample runs/photos-64 --weights ema-0.150
+    """
+    from ddpm_cli.core.runtime.run_directory import RunDirectory, newest_run, why_no_run
+
+    lengths = None if sigma_rel is None else _lengths(sigma_rel)
+    if lengths is None and (at, out, overwrite) != (None, None, False):
+        raise UsageError("--at, --out and --overwrite are of averages to rebuild: give --sigma-rel")
+    start_up.end()
+    folder = newest_run() if run is None else paths.expanded(run)
+    if not (folder / "config.json").is_file():
+        raise DdpmError(why_no_run(folder, "config.json"))
+    directory = RunDirectory(folder)
+    if lengths is None:
+        _list(directory, as_json=json)
+        return
+    rows = _rebuild(directory, lengths, at, out or folder, overwrite=overwrite)
+    first = quote(Path(rows[0]["file"]).stem if out is None else rows[0]["file"])
+    lines = [_table(rows), f"Next: ddpm sample {quote(str(folder))} --weights {first}"]
+    console.result("\n\n".join(lines), {"run": str(folder), "averages": rows}, json)
+
+
+def _lengths(text: str) -> list[float]:
+    """The lengths of --sigma-rel. Raises UsageError."""
+    from ddpm_cli.core.checkpoints.profiles import LONGEST
+
+    found = parse_numbers(float, "--sigma-rel", "lengths such as 0.05,0.10")(text)
+    for length in found:
+        if not 0 < length <= LONGEST:
+            raise UsageError(
+                f"--sigma-rel {length:g}: lengths are above 0 and at most {LONGEST:.3f}, which is "
+                "the plain mean of all weights"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _rebuild(
+    run: RunDirectory, lengths: Sequence[float], at: int | None, folder: Path, *, overwrite: bool
+) -> list[dict[str, Any]]:
+    """Write a file for each length; what was written, as JSON values."""
+    from ddpm_cli.core.checkpoints import post_hoc
+    from ddpm_cli.core.runtime.downloads import sha256_of
+
+    reporter, rows = console.reporter(), []
+    fits = [post_hoc.best_fit(run, length, at) for length in lengths]  # raise before any is read
+    newest = post_hoc.stored(run)[-1].profile.images
+    for length, (_, profile, fit) in zip(lengths, fits, strict=True):
+        path = folder / post_hoc.name_of(profile, newest)
+        if fit.error > post_hoc.GOOD:
+            reporter.say(Warned(_poor(length, fit.error)))
+        found = post_hoc.rebuilt(run, length, at, reporter)
+        if not _there(path, found):
+            with new_file(path, overwrite=overwrite):
+                post_hoc.save(path, run, found)
+        rows.append(
+            {
+                "file": str(path),
+                "sigma_rel": length,
+                "images": profile.images,
+                "error": fit.error,
+                "stored": found.files,
+                "sha256": sha256_of(path),
+            }
+        )
+    return rows
+
+
+def _there(path: Path, found: Rebuilt) -> bool:
+    """Whether the file is there and is this one, which is said."""
+    from ddpm_cli.core.checkpoints import post_hoc
+
+    try:
+        same = post_hoc.holds(path, found)
+    except DdpmError:  # some other file, which is not overwritten
+        return False
+    if same:
+        console.reporter().say(f"{path} is there already, the same")
+    return same
+
+
+def _poor(length: float, error: float) -> str:
+    return (
+        f"sigma_rel {length:g}: the profile of what is rebuilt differs by {error:.0%} from the one "
+        "asked for; more stored averages (a smaller --ema-every) make it better"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    return tables.table(
+        [
+            Column("SIGMA REL", [f"{row['sigma_rel']:g}" for row in rows], right=True),
+            Column("IMAGES", [f"{row['images']:,}" for row in rows], right=True),
+            Column("ERROR", [f"{row['error']:.2%}" for row in rows], right=True),
+            Column("STORED", [str(row["stored"]) for row in rows], right=True, needed=1),
+            Column("FILE", [row["file"] for row in rows]),
+        ]
+    )
+
+
+def _list(run: RunDirectory, *, as_json: bool) -> None:
+    """What is stored, and how well the usual lengths can be rebuilt."""
+    from ddpm_cli.core.checkpoints import post_hoc, profiles
+
+    there = post_hoc.stored(run)
+    if not there:
+        post_hoc.best_fit(run, post_hoc.TRACKED[0])  # raises
+    sizes = [one.path.stat().st_size for one in there]
+    newest = there[-1].profile.images
+    known = [one.profile for one in there]
+    errors = {x: profiles.fit(known, profiles.Profile(newest, x)).error for x in post_hoc.USUAL}
+    marks = [
+        "no" if error > post_hoc.USELESS else "poorly" if error > post_hoc.GOOD else "well"
+        for error in errors.values()
+    ]
+    text = "\n\n".join(
+        [
+            f"{run.averages}: {len(there)} averages, of {known[0].images:,} to {newest:,} images "
+            f"seen, {in_words(sum(sizes))}",
+            tables.table(
+                [
+                    Column("SIGMA REL", [f"{length:g}" for length in errors], right=True),
+                    Column("ERROR", [f"{error:.2%}" for error in errors.values()], right=True),
+                    Column("REBUILT", marks),
+                ]
+            ),
+            f"Next: ddpm ema {quote(str(run.path))} --sigma-rel 0.05,0.10,0.15",
+        ]
+    )
+    stored = [
+        {"file": str(path), "images": profile.images, "sigma_rel": profile.sigma_rel, "bytes": size}
+        for (path, profile), size in zip(there, sizes, strict=True)
+    ]
+    lengths = [{"sigma_rel": length, "error": error} for length, error in errors.items()]
+    console.result(text, {"run": str(run.path), "stored": stored, "lengths": lengths}, as_json)
