@@ -26,7 +26,7 @@ from ddpm_cli.core.config.presets import preset
 from ddpm_cli.core.config.run import Budget, RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data.decoded import DecodedImages
-from ddpm_cli.core.models.unet import UNet
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import SILENT, Reporter
@@ -51,7 +51,7 @@ def preset_config(name: str, batch: int | None = None) -> RunConfig:
 
 def operations(config: RunConfig) -> int:
     """Floating point operations of one image, forward and backward."""
-    network = UNet(config.network).to("meta")
+    network = build(config.network).to("meta")
     x = torch.zeros(1, config.network.channels, *config.network.size, device="meta")
     with FlopCounterMode(display=False) as counter:
         network(x, torch.zeros(1, device="meta"))

@@ -11,7 +11,7 @@ from tests.support.cli import Result
 
 PRESETS = (
     "shapes, mnist, small, small-64, cifar10, cifar10-fast, iddpm-cifar10, edm-cifar10, adm-64, "
-    "celeba-64, photos-64"
+    "celeba-64, photos-64, jit-s/4-32, dit-s/4-32"
 )
 SAMPLERS = "ddim, ddpm, euler, heun, dpmpp-2m, dpmpp-3m, ipndm, dpmpp-2m-sde, dpmpp-3m-sde"
 SCHEDULES = "linear, linear-fixed, quadratic, sigmoid, cosine, sigmoid-abar, edm, flow"
@@ -58,6 +58,10 @@ MISTAKES = {
     "mean ddim?",
     "inspect-schedule --schedule cosin": f"--schedule 'cosin' is unknown; choose one of "
     f"{SCHEDULES}; did you mean cosine?",
+    "train --network transformer --multipliers 1,2": "--multipliers is of the U-Net, and the "
+    "network is a transformer; leave it out, or give --network unet",
+    "train --depth 12": "--depth is of a transformer, and the network is the U-Net; leave it out, "
+    "or give --network transformer",
     "train --device gpu": "--device 'gpu' is unknown; choose one of auto, cpu, cuda, mps; did you "
     "mean cuda?",
     "train --gpu": "train has no option --gpu; here it is --device cuda",

@@ -19,11 +19,14 @@ from ddpm_cli.core.config.diffusion import (
     DiffusionConfig,
     ObjectiveConfig,
 )
+from ddpm_cli.core.config.presets import PRESETS
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, Prediction
 from ddpm_cli.core.diffusion.likelihood import variational_term
 from ddpm_cli.core.diffusion.losses import training_loss, weight
-from ddpm_cli.core.diffusion.noising import Noised
+from ddpm_cli.core.diffusion.noising import Noised, training_sigmas
 
 LINEAR = schedules.from_config(DiffusionConfig("linear", 1000))
 CHOSEN = np.array([0, 1, 10, 300, 700, 999])
@@ -86,7 +89,7 @@ def test_the_bounds_weight_is_equation_12_clipped() -> None:
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
-@pytest.mark.parametrize("weighting", ["plain", "min-snr", "p2", "edm", "vlb"])
+@pytest.mark.parametrize("weighting", ["plain", "min-snr", "p2", "edm", "flow", "vlb"])
 def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
     parameterisation: str, weighting: str, noise: Callable[..., Tensor]
 ) -> None:
@@ -104,6 +107,7 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
         "min-snr": (s**-2).clamp(max=5),
         "p2": s**-2 / (1 + s**-2),
         "edm": (s**2 + 0.25) / (s * 0.5) ** 2,
+        "flow": (1 + 1 / s).square().clamp(max=400),
         "vlb": torch.minimum(500 * (below**-2 - s**-2), 1e12 / c_out**2),
     }[weighting]
     # The network's input is float32, and x0 = x - sigma F cancels at sigma 157.
@@ -113,6 +117,33 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
 
 def test_edm_under_edms_weighting_is_plain() -> None:
     np.testing.assert_allclose(weights("edm", weighting="edm"), np.ones(6), rtol=1e-12)
+
+
+def test_x0_under_flows_weighting_is_the_velocity_loss_of_jit() -> None:
+    """Li & He (2025), section 4.3: v = (x - x_t) / max(1 - t, .05) of image and prediction."""
+    t = torch.tensor([0.02, 0.3, 0.5, 0.9, 0.97], dtype=torch.float64)  # the image's share
+    x, e = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    share = t[:, None, None, None]
+    x_t, predicted = share * x + (1 - share) * e, torch.randn_like(x)
+    v, v_predicted = ((y - x_t) / (1 - share).clamp(min=0.05) for y in (x, predicted))
+    schedule = schedules.from_config(DiffusionConfig(schedule="flow", parameterisation="x0"))
+    denoiser = Denoiser(lambda x, c, k: predicted, schedule, "x0")
+    noised = Noised(x, e, (1 - t) / t)  # x_t / t = x + sigma e
+    objective = ObjectiveConfig(weighting="flow")
+    made = training_loss(denoiser, noised, UNCONDITIONAL, objective)
+    # The prediction is compared in float32.
+    expected = (v_predicted - v).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=0)
+
+
+def test_jits_noise_levels_are_logit_normal_with_its_mean_negated() -> None:
+    """t = sigmoid(N(-.8, .8^2)) of the image is 1 - t = sigmoid(N(.8, .8^2)) of the noise."""
+    objective = updated(RunConfig(), PRESETS["jit-s/4-32"].settings).objective
+    u = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+    schedule = schedules.from_config(DiffusionConfig(schedule="flow"))
+    sigma = training_sigmas(schedule, objective, u)
+    image = torch.sigmoid(-0.8 + 0.8 * torch.special.ndtri(1 - u))
+    torch.testing.assert_close(1 / (1 + sigma), image)
 
 
 def gaussian_kl(mean_q: float, var_q: float, mean_p: float, var_p: float) -> float:

@@ -15,6 +15,7 @@ from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.config.unet import CHANNEL_CHANGING
+from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime import devices
 from tests.support.networks import CASES, CONFIG, TEXT, every_case, randomised
@@ -78,7 +79,7 @@ RECIPES = {
 def test_images_of_any_size(recipe: str) -> None:
     for channels, size in ((1, (1, 1)), (3, (1, 7)), (4, (9, 1)), (3, (11, 6))):
         config = replace(RECIPES[recipe], channels=channels)
-        network = randomised(UNet(config), std=0.1).float().eval()
+        network = randomised(build(config), std=0.1).float().eval()
         x = torch.randn(2, channels, *size)
         with torch.no_grad():
             out = network(x, torch.tensor([0.0, 900.0]), condition_of(config, 2))

@@ -20,7 +20,14 @@ CONTINUOUS = ("edm", "flow")  # schedules of continuous noise levels, without ti
 SCHEDULES = (*BETA_RANGED, "cosine", "sigmoid-abar", *CONTINUOUS)
 PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow")
 LOSSES = ("l2", "l1", "huber", "vlb")
-WEIGHTINGS = {"plain": None, "min-snr": 5.0, "p2": 1.0, "edm": None, "vlb": 50.0}  # their gamma
+WEIGHTINGS = {  # their gamma
+    "plain": None,
+    "min-snr": 5.0,
+    "p2": 1.0,
+    "edm": None,
+    "flow": 400.0,
+    "vlb": 50.0,
+}
 NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
 NOISE_LEVELS = ("uniform", *NORMALS, "importance")
 
@@ -106,9 +113,9 @@ class ObjectiveConfig(Settings):
     )
     weighting_gamma: float | None = setting(
         None,
-        "min-snr's largest SNR, p2's exponent, vlb's largest weight.",
+        "min-snr's largest SNR, p2's exponent, flow's and vlb's largest weight.",
         panel=_PANEL,
-        default_text="5, 1, 50",
+        default_text="5, 1, 400, 50",
         check=above_zero,
     )
     weighting_k: float = setting(1.0, "P2's k (Choi et al. 2022, equation 8).", check=above_zero)

@@ -49,6 +49,25 @@ _CLEAN = {
 _TWO, _THREE, _FOUR = "res,attn,res,attn", "res,attn,res,attn,res,attn", "res,res,res,res"
 _OPENAI = {"encoding": "cos-sin", "epsilon": 1e-5}  # where their networks differ from DDPM's
 
+_TRANSFORMER = {"family": "transformer", "width": 384, "head_width": 64, "patch": 4, "dropout": 0.0}
+_JIT = {  # prediction of x0 with the loss of the velocity (Li & He 2025, section 4.3)
+    "diffusion": {"schedule": "flow", "parameterisation": "x0"},
+    "objective": {
+        "weighting": "flow",
+        "noise_levels": "logit-normal",
+        "noise_mean": 0.8,  # of the noise's share t; JiT's t, -0.8, is the image's
+        "noise_std": 0.8,
+    },
+}
+_DIT = {"norm": "layer", "mlp": "gelu", "positions": "sin-cos", "qk_norm": False}
+_FOR_A_GPU = {
+    "budget": {"images": 20_000_000},
+    "snapshot_every": 1_000_000,
+    "validate_every": 1_000_000,
+    "log_every": 25_000,
+    "preview": 40,
+}
+
 PRESETS: dict[str, Preset] = {
     "shapes": Preset(
         "for the built-in shapes: minutes on a laptop's CPU",
@@ -233,6 +252,33 @@ PRESETS: dict[str, Preset] = {
             "preview": 40,
         },
     ),
+    "jit-s/4-32": Preset(
+        "a transformer on 4x4 patches of small images, as JiT of Li & He (2025) but smaller, "
+        "for a GPU (untuned, not measured)",
+        {
+            "network": _TRANSFORMER | {"bottleneck": 32},
+            **_JIT,
+            "optimiser": {
+                "batch": 256,
+                "lr": 2e-4,
+                "warmup": 250_000,
+                "betas": [0.9, 0.95],
+                "ema_halflife": 500_000,
+            },
+            **_FOR_A_GPU,
+        },
+    ),
+    "dit-s/4-32": Preset(
+        "the transformer DiT-S/4 of Peebles & Xie (2023) on the pixels of small images, with "
+        "learned variance, for a GPU (untuned, not measured)",
+        {
+            "network": _TRANSFORMER
+            | _DIT
+            | {"bottleneck": None, "context_tokens": 0, "learned_variance": True},
+            "optimiser": {"batch": 256, "lr": 1e-4, "warmup": 0, "clip": None},
+            **_FOR_A_GPU,
+        },
+    ),
 }
 
 # Defaults that follow from a schedule of continuous noise levels.
@@ -247,7 +293,7 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {
 # Sizes with which a network of another family begins than that of the settings beneath.
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {},
-    "transformer": {"width": 384, "patch": 4, "head_width": 64, "dropout": 0.0},
+    "transformer": _TRANSFORMER | {"bottleneck": 32},
 }
 
 
@@ -296,4 +342,4 @@ def _beginning(family: str) -> dict[str, Any]:
     """The settings of a network but for its images and conditions, as its family begins."""
     of_images = {field.name for field in fields(NetworkInputs)}
     defaults = {f.name: f.default for f in fields(NetworkConfig) if f.name not in of_images}
-    return defaults | {"family": family} | FAMILY_DEFAULTS.get(family, {})
+    return defaults | {"family": family} | FAMILY_DEFAULTS[family]

@@ -33,9 +33,13 @@ _MODEL = {
     "unet": ["diffusers", "UNet2DModel"],
 }
 
+_ONLY_UNETS = "a transformer has no counterpart in diffusers; a U-Net has (--network unet)"
+
 
 def why_not_exportable(config: RunConfig) -> str | None:
     """Why diffusers has no counterpart for a run, with the setting to change; None: it has one."""
+    if config.network.family != "unet":
+        return _ONLY_UNETS
     with torch.device("meta"):
         network = UNet(config.network)
     learned = config.network.learned_variance
@@ -67,7 +71,7 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     model = weights.load(source)
     ours, network = model.config.network, model.network
     if not isinstance(network, UNet):
-        raise DdpmError(f"{source} is no U-Net, and diffusers has no counterpart for it")
+        raise DdpmError(f"{source}: {_ONLY_UNETS}")
     unet = diffusers.from_network(network)
     noise = scheduler.from_diffusion(model.config.diffusion, learned_variance=ours.learned_variance)
     with _new_folder(out) as folder:

@@ -157,6 +157,14 @@ def _edm(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tenso
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
 
+def _flow(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """1 / t^2 at flow's t, which makes the error of x0 that of the velocity, at most gamma.
+
+    For x0 it is the v-loss of JiT (Li & He 2025, section 4.3), whose largest weight is 1 / .05^2.
+    """
+    return ((1 + sigma) / sigma).square().clamp(max=objective.gamma)
+
+
 def _vlb(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
     """T / 2 (SNR_(t - 1) - SNR_t) (Kingma et al. 2021, equation 13), clipped to gamma on F.
 
@@ -172,5 +180,6 @@ WEIGHTINGS: dict[str, Callable[[Denoiser, Tensor, ObjectiveConfig], Tensor]] = {
     "min-snr": _min_snr,
     "p2": _p2,
     "edm": _edm,
+    "flow": _flow,
     "vlb": _vlb,
 }

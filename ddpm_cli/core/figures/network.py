@@ -1,4 +1,4 @@
-"""A network as a picture: the U, a row a level, with widths, blocks, parameters and operations."""
+"""A network as a picture, a row a level of the U: widths, blocks, parameters and operations."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _COLOURS = {
     "class-attn": "#9c6bb0",
     "text-attn": "#54a24b",
     "channel-attn": "#9d755d",
+    "mlp": "#4c78a8",
     "down": "#b8bec6",
     "up": "#b8bec6",
 }
@@ -34,6 +35,7 @@ _NAMES = {
     "class-attn": "attention by class",
     "text-attn": "attention to the caption",
     "channel-attn": "channel attention",
+    "mlp": "MLP",
     "down": "half the resolution",
     "up": "twice the resolution",
 }
@@ -54,7 +56,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """A level: its two sides, or the middle of the U, which has none on the right."""
+    """A level: its two sides; the middle of the U, or blocks of a transformer, have one."""
 
     left: Group
     right: Group | None
@@ -65,7 +67,7 @@ class Row:
 
 
 def draw(path: Path, rows: Sequence[Row], title: str, about: Sequence[str]) -> None:
-    """Write the picture as PNG. rows: the finest level first, the middle last; about: the foot."""
+    """Write the picture as PNG. rows: as an image passes them first; about: the foot."""
     with canvas.defaults():
         write_figure(path, _figure(rows, title, about))
 
@@ -84,7 +86,8 @@ def _figure(rows: Sequence[Row], title: str, about: Sequence[str]) -> Any:
     panels = [_row(axes, row, i, span, scale) for i, row in enumerate(rows)]
     for above, below in pairwise(panels):
         _arrow(axes, above[0], below[0])
-        _arrow(axes, below[1], above[1])
+        if rows[0].right is not None:
+            _arrow(axes, below[1], above[1])
     _labels(axes, rows, left, span)
     _legend(axes, rows, middle, -_PITCH * len(rows) - 0.02)
     for i, line in enumerate(about):
@@ -123,7 +126,9 @@ class _Scale:
             for i, row in enumerate(rows)
             if row.right is not None
         ]
-        return max(*needed, self.width(rows[-1].left) + 2 * _INDENT * (len(rows) - 1))
+        indents = 2 * _INDENT * len(needed)
+        needed += [self.width(row.left) + indents for row in rows if row.right is None]
+        return max(needed)
 
 
 class _Panel(NamedTuple):

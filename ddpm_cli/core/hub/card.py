@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_cli.core.config.diffusion import DiffusionConfig
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.published import last_part
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import listed
@@ -195,8 +196,7 @@ def _settings(facts: Facts) -> str:
     config = facts.config
     diffusion, optimiser, network = config.diffusion, config.optimiser, config.network
     rows = [
-        ("network", f"U-Net of {_numbers([level.width for level in network.levels])} channels"),
-        ("blocks", "; ".join(network.blocks)),
+        *_network(network),
         ("noise schedule", _schedule(diffusion)),
         ("predicts", diffusion.parameterisation),
         ("loss", f"{config.objective.loss}, weighting {config.objective.weighting}"),
@@ -216,6 +216,16 @@ def _settings(facts: Facts) -> str:
     text = f"| setting | value |\n| --- | --- |\n{table}\n\nAll settings are in `config.json`"
     trains = "; `ddpm train --config config.json --data IMAGES` trains with them"
     return text + (trains if facts.images else "") + ".\n"
+
+
+def _network(network: NetworkConfig) -> list[tuple[str, str]]:
+    """The family, its widths and its blocks: two rows."""
+    if network.family == "transformer":
+        what = f"transformer of {network.width} channels, on patches of {network.patch} pixels"
+        heads = network.heads_of(network.width)
+        return [("network", what), ("blocks", f"{network.depth}, attention of {heads} heads")]
+    widths = _numbers([level.width for level in network.levels])
+    return [("network", f"U-Net of {widths} channels"), ("blocks", "; ".join(network.blocks))]
 
 
 def _schedule(diffusion: DiffusionConfig) -> str:

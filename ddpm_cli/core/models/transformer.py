@@ -17,7 +17,12 @@ from ddpm_cli.core.models import positions
 from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.layers import glorot, zeroed
 from ddpm_cli.core.models.network import Network, given_image
-from ddpm_cli.core.models.transformer_blocks import TransformerBlock, modulate, token_norm
+from ddpm_cli.core.models.transformer_blocks import (
+    TransformerBlock,
+    full_precision,
+    modulate,
+    token_norm,
+)
 
 _SMALL = 0.02  # deviation of context tokens' learned part at the start, as JiT
 
@@ -68,7 +73,7 @@ class Transformer(Network):
         h = self.inputs(nnf.pixel_unshuffle(x, config.patch))
         rows, columns = h.shape[2:]
         h = h.flatten(2).transpose(1, 2)  # (B, tokens, channels)
-        h = (h if self.widen is None else self.widen(h)).float()
+        h = full_precision(h if self.widen is None else self.widen(h))
         if config.positions != "rope":
             h = h + positions.sin_cos(rows, columns, config.width, h.device)
         rotations = None

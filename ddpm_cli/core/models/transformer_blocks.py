@@ -64,7 +64,7 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, rotations: Tensor | None) -> Tensor:
         """h (B, L, D) -> the same shape."""
         q, k, v = _split(self.qkv(h), 3, self.heads)
-        q, k = self.q_norm(q.float()), self.k_norm(k.float())
+        q, k = self.q_norm(full_precision(q)), self.k_norm(full_precision(k))
         if rotations is not None:
             q, k = positions.rotate(q, rotations), positions.rotate(k, rotations)
         h = nnf.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
@@ -137,6 +137,11 @@ def token_norm(config: NetworkConfig) -> nn.Module:
     if config.norm == "rms":
         return nn.RMSNorm(config.width, eps=config.epsilon)
     return nn.LayerNorm(config.width, eps=config.epsilon, elementwise_affine=False)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least in float32, in which tokens are normalised and summed up."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

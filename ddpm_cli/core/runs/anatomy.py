@@ -1,8 +1,8 @@
-"""A network level by level: resolution, width, blocks, parameters and operations of each part."""
+"""A network part by part: resolution, width, blocks, parameters and operations of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.unet import ATTENTION, StageBlocks
-from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.families import build
+from ddpm_cli.core.models.network import Network, parameter_count
+from ddpm_cli.core.models.transformer import Transformer
 from ddpm_cli.core.models.unet import Stage, UNet
 
 EMBEDDING, INPUT, ENCODER, MIDDLE, DECODER, OUTPUT = (
@@ -24,14 +26,18 @@ EMBEDDING, INPUT, ENCODER, MIDDLE, DECODER, OUTPUT = (
     "decoder",
     "output",
 )
+BLOCKS, IN_CONTEXT = "blocks", "blocks in context"  # of a transformer
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the network: one level of the encoder or decoder, or what is around them."""
+    """A part of the network: one level of a U-Net's encoder or decoder, or what is around them.
 
-    name: str  # embedding, input, encoder, middle, decoder or output
-    level: int  # from 0, the finest; of the embedding 0
+    Of a transformer its blocks, and apart from those the ones with context tokens.
+    """
+
+    name: str  # embedding, input, encoder, middle, decoder, blocks, blocks in context or output
+    level: int  # from 0, the finest; of a transformer and of the embedding 0
     size: tuple[int, int] | None  # height and width of its feature maps; None: it has none
     width: int  # channels; of the embedding its width
     stages: tuple[StageBlocks, ...]  # its blocks in order; resampling is "down" and "up"
@@ -76,14 +82,14 @@ def anatomy(config: NetworkConfig) -> Anatomy:
     pass of one image with its condition; normalisation and activations are not counted.
     """
     with torch.device("meta"):
-        network = UNet(config).eval()
+        network = build(config).eval()
     flops = _flops(network)
     parts = tuple(_parts(network, flops))
     image = (config.channels, *config.size)
     return Anatomy(parts, image, parameter_count(network), flops["Global"])
 
 
-def _flops(network: UNet) -> dict[str, int]:
+def _flops(network: Network) -> dict[str, int]:
     """Operations of the network and of its modules by name, "Global" for all."""
     config = network.config
     with torch.device("meta"):
@@ -94,7 +100,8 @@ def _flops(network: UNet) -> dict[str, int]:
         network(x, c_noise, condition)
     counts = counter.get_flop_counts()
     named = {name: sum(by_operator.values()) for name, by_operator in counts.items()}
-    return {"Global": 0} | {name.removeprefix("UNet."): count for name, count in named.items()}
+    prefix = f"{type(network).__name__}."
+    return {"Global": 0} | {name.removeprefix(prefix): count for name, count in named.items()}
 
 
 def _condition(config: NetworkConfig) -> Condition:
@@ -118,7 +125,7 @@ def _condition(config: NetworkConfig) -> Condition:
     return Condition(labels, text, given=given)
 
 
-def _parts(network: UNet, flops: dict[str, int]) -> Iterator[Part]:
+def _parts(network: Network, flops: dict[str, int]) -> Iterator[Part]:
     config = network.config
     sizes = _sizes(config)
 
@@ -128,11 +135,19 @@ def _parts(network: UNet, flops: dict[str, int]) -> Iterator[Part]:
         kinds = {kind for stage in stages for kind in stage}
         size = None if name == EMBEDDING else sizes[level]
         heads = config.heads_of(width) if kinds & set(ATTENTION) else 0
-        parameters = sum(parameter_count(network.get_submodule(module)) for module in modules)
+        parameters = sum(_parameters(network, module) for module in modules)
         operations = sum(flops.get(module, 0) for module in modules)
         return Part(name, level, size, width, tuple(stages), heads, parameters, operations)
 
     yield part(EMBEDDING, 0, config.embedding_dim, (), ["embedding"])
+    if isinstance(network, Transformer):
+        yield from _of_transformer(network, part)
+    elif isinstance(network, UNet):
+        yield from _of_unet(network, part)
+
+
+def _of_unet(network: UNet, part: Callable[..., Part]) -> Iterator[Part]:
+    config = network.config
     yield part(INPUT, 0, config.width, (), ["inputs"])
     levels, last = config.levels, len(config.levels) - 1
     down, up = _by_level(network.down, "down"), _by_level(network.up, "up")
@@ -145,6 +160,26 @@ def _parts(network: UNet, flops: dict[str, int]) -> Iterator[Part]:
         stages = [("up",)] * (depth < last) + list(level.up)
         yield part(DECODER, depth, level.width, stages, up[last - depth])
     yield part(OUTPUT, 0, levels[0].width, (), ["norm", "outputs"])
+
+
+def _of_transformer(network: Transformer, part: Callable[..., Part]) -> Iterator[Part]:
+    config = network.config
+    block = ("attn", "mlp") if config.text is None else ("attn", "text-attn", "mlp")
+    blocks = [f"blocks.{i}" for i in range(config.depth)]
+    apart = config.depth if network.context is None else config.context_from
+    yield part(INPUT, 0, config.width, (), ["inputs", "widen", "context"])
+    for name, those in ((BLOCKS, blocks[:apart]), (IN_CONTEXT, blocks[apart:])):
+        if those:
+            yield part(name, 0, config.width, [block] * len(those), those)
+    yield part(OUTPUT, 0, config.width, (), ["norm", "modulation", "outputs"])
+
+
+def _parameters(network: Network, name: str) -> int:
+    """Of a module, or a parameter, of that name; 0 of one that the network is without."""
+    found = getattr(network, name) if "." not in name else network.get_submodule(name)
+    if isinstance(found, nn.Parameter):
+        return found.numel()
+    return 0 if found is None else parameter_count(found)
 
 
 def _by_level(layers: nn.ModuleList, name: str) -> list[list[str]]:
@@ -161,4 +196,6 @@ def _sizes(config: NetworkConfig) -> list[tuple[int, int]]:
     """Height and width of each level's feature maps: of the padded image, in patches."""
     padded = [-(-side // config.size_multiple) * config.size_multiple for side in config.size]
     height, width = (side // config.patch for side in padded)
+    if config.family == "transformer":
+        return [(height, width)]
     return [(height >> depth, width >> depth) for depth in range(len(config.multipliers))]

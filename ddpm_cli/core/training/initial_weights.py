@@ -20,10 +20,12 @@ from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from ddpm_cli.core.training.state import TrainingState
 
-# Parts that the new network may have in addition: the embedding of a condition, and blocks after
-# the first of their stage, which start as the identity.
+# Parts that the new network may have in addition: the embedding of a condition, blocks after the
+# first of their stage and a transformer's attention to captions, which start as the identity; and
+# its tokens of classes, which its attention gets used to.
 _ADDED = re.compile(
-    r"(embedding\.(class_map|text|text_map|augmented|given_noise)|.*\.blocks\.[1-9]\d*)\."
+    r"(embedding\.(class_map|text|text_map|augmented|given_noise)"
+    r"|.*\.blocks\.[1-9]\d*|blocks\.\d+\.text)\.|context$"
 )
 _CLASSES = "embedding.classes.weight"
 _AUGMENTED = "embedding.augmented.weight"  # no effect without augmentation

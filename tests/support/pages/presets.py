@@ -14,7 +14,10 @@ def overview() -> str:
     rows = []
     for name, entry in PRESETS.items():
         config = updated(RunConfig(), preset(name).settings)
-        width = " ".join(str(config.network.width * m) for m in config.network.multipliers)
+        network = config.network
+        width = " ".join(str(network.width * m) for m in network.multipliers)
+        if network.family == "transformer":
+            width = f"{network.width}, {network.depth} blocks"
         optimiser, budget = config.optimiser, config.budget.images
         images = "" if budget is None else f"{budget:,}"
         rows.append(
