@@ -33,6 +33,7 @@ from ddpm_cli.cli.commands.runs import runs
 from ddpm_cli.cli.commands.runs_clean import runs_clean
 from ddpm_cli.cli.commands.runs_compare import runs_compare
 from ddpm_cli.cli.commands.sample import sample
+from ddpm_cli.cli.commands.sweep import sweep
 from ddpm_cli.cli.commands.train import train
 from ddpm_cli.cli.commands.train_classifier import train_classifier
 from ddpm_cli.cli.options.arguments import Command, Group
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command(cls=Command)(data)
 app.command(cls=PresetHelp)(train)
 app.command(cls=Command)(sample)
+app.command(cls=Command)(sweep)
 app.command(cls=Command)(gif)
 app.command(cls=Command)(interpolate)
 app.command(cls=Command)(invert)

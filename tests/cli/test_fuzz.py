@@ -109,6 +109,7 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
         "train": ["train", "--data", photos, "--config", tiny, "--images", 16, "--out", out,
                   "--preview", 0],
         "sample": ["sample", run, "--out", tmp_path / "samples", *few],
+        "sweep": ["sweep", run, "--steps", "1,2", "-n", 4, "--features", trained],
         "gif": ["gif", run, "--out", out.with_suffix(".gif"), *few, "--seconds", 1],
         "fid": ["fid", photos, run, "--features", trained, "-n", 4, "--steps", 2],
         "memorisation": ["memorisation", run, "--features", trained, "--train", photos / "dark",

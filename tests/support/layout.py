@@ -13,7 +13,7 @@ LAYERS = (  # lowest first; packages on one layer do not import each other
     ("core.figures", "core.tracking"),
     ("core.metrics",),
     ("core.generation",),
-    ("core.conversion", "core.training"),
+    ("core.conversion", "core.training", "core.sweep"),
     ("core.runs", "core.doctor"),
     ("core.report", "core.hub"),
     ("cli",),

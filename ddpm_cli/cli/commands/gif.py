@@ -92,11 +92,12 @@ def gif(
         ddpm gif --strip -n 4
         ddpm gif --interpolate 1 2 --format webp
     """
-    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation import default_sampling, generate
+    from ddpm_cli.core.generation.default_sampling import DefaultSampling
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.pictures import animation
     from ddpm_cli.core.generation.pictures.arrangement import GridLayout
-    from ddpm_cli.core.runtime import devices, files, provenance, run_directory
+    from ddpm_cli.core.runtime import devices, files, provenance
 
     start_up.end()
     values = {"-n": count, "--grid": grid, "--show": shown.show, "--every": length.every}
@@ -104,10 +105,15 @@ def gif(
     used = {name for name, value in values.items() if value is not None}
     used |= {*names_given(conditions), *names_given(given), *names_given(sampling)}
     _refuse_unused(shown, used, length.of_films())
-    settings, (frames, seconds, hold) = sampling.sampling, length.resolve(shown)
+    samples = not shown.training and shown.forward is None
+    default = default_sampling.of_run(run) if samples else DefaultSampling()
+    settings = default.with_options(sampling.nested())
+    frames, seconds, hold = length.resolve(shown)
     animation.check(length.file(out, Path(), shown), shown.show or "xt")
-    size, weights = GridLayout.parse(grid, None).size, run_directory.find_weights(run)
+    size, weights = GridLayout.parse(grid, None).size, default.find_weights(run)
     chosen, reporter = devices.choose_device(device), console.reporter()
+    if (told := default.told(sampling.nested())) is not None:
+        reporter.say(told)
     if shown.training:
         plan = _training(weights)
     else:

@@ -53,26 +53,27 @@ def interpolate(
         ddpm interpolate runs/photos-64 first.png second.png
     """
     from ddpm_cli.core.diffusion.sampling import evaluations
-    from ddpm_cli.core.generation import batching, generate
+    from ddpm_cli.core.generation import batching, default_sampling, generate
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.outputs import output, record
     from ddpm_cli.core.generation.starts import interpolation
     from ddpm_cli.core.generation.starts.given import check_none_needed
-    from ddpm_cli.core.runtime import devices, provenance, run_directory
+    from ddpm_cli.core.runtime import devices, provenance
     from ddpm_cli.core.runtime.files import new_folder
 
     start_up.end()
     run, (one, other) = common.run_and_rest(places, 2, "two seeds, or two images")
     reporter, at_once = console.reporter(), batching.parse_batch(batch)
-    chosen = devices.choose_device(device)
-    model = load_model(
-        run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
-    )
+    chosen, default = devices.choose_device(device), default_sampling.of_run(run)
+    settings = default.with_options(sampling.nested())
+    model = load_model(default.find_weights(run), chosen, devices.choose_precision("fp32", chosen))
     check_none_needed(model, "ddpm interpolate")
     found = interpolation.resolve(
-        model, (one, other), count, conditions.request, sampling.sampling, reporter
+        model, (one, other), count, conditions.request, settings, reporter
     )
-    reporter.say(generate.notices(model, found.request)[0])
+    for notice in (default.told(sampling.nested()), generate.notices(model, found.request)[0]):
+        if notice is not None:
+            reporter.say(notice)
     folder = new_folder(model.folder / "interpolated") if out is None else out
     place = output.at(folder, model, found.request, found.layout)
     output.write(place, at_once, reporter, overwrite=overwrite)

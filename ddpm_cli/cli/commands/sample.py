@@ -21,6 +21,7 @@ from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 from ddpm_cli.core.runtime.reporting import Warned
 
 if TYPE_CHECKING:
+    from ddpm_cli.core.generation.default_sampling import DefaultSampling
     from ddpm_cli.core.generation.model import Model
     from ddpm_cli.core.generation.outputs.output import Output, Shard, Written
     from ddpm_cli.core.generation.outputs.record import Wanted
@@ -92,13 +93,15 @@ def sample(
         ddpm sample -n 5000 --out fake/
         ddpm sample --guidance 1,2,4 --steps 10,50
     """
-    from ddpm_cli.core.generation import generate
+    from ddpm_cli.core.generation import default_sampling, generate
     from ddpm_cli.core.generation.batching import parse_batch
+    from ddpm_cli.core.generation.default_sampling import DefaultSampling
     from ddpm_cli.core.generation.pictures.axes import axes_of, combinations
     from ddpm_cli.core.runtime import devices, distributed, processes, threads
 
     start_up.end()
-    images = _Images(count, conditions, given, initial, sampling, seed, like, picture)
+    default = default_sampling.of_run(run) if like is None else DefaultSampling()
+    images = _Images(count, conditions, given, initial, sampling, seed, like, picture, default)
     axes = axes_of(picture.several | sampling.several())
     cells = [(values, images.wanted(values)) for values in combinations(axes)]
     at_once, layout, suffix = parse_batch(batch), picture.layout, "" if axes else output.suffix
@@ -116,7 +119,7 @@ def sample(
             drawn = [images.cell(values, wanted, models) for values, wanted in cells]
         model, request = drawn[0].model, drawn[0].request
         about = [model.about] if axes else generate.notices(model, request)
-        for notice in (*cells[0][1].notices(model, request), *about):
+        for notice in filter(None, (images.told, *cells[0][1].notices(model, request), *about)):
             console.reporter().say(notice)
         threads.limit_to_work(generate.call_operations(model, request, at_once))
         if axes:
@@ -138,6 +141,13 @@ class _Images:
     seed: int | None
     like: Path | None
     picture: pictures.PictureOptions
+    default: DefaultSampling
+
+    @property
+    def told(self) -> str | None:
+        """What is the run's default, in a line."""
+        given = self.sampling.nested() | self.sampling.several()
+        return self.default.told(given, weights=self.picture.weights is None)
 
     def wanted(self, values: Mapping[str, Any]) -> Wanted:
         """What to sample, by the values of a cell; without a sheet there are none."""
@@ -146,7 +156,7 @@ class _Images:
         settings = self.sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
         conditions, begin = self.conditions.request, self.initial.request
         if self.like is None:
-            sampling = common.sampling_of(settings)
+            sampling = self.default.with_options(settings)
             return record.Wanted(self.seed or 0, conditions, sampling, initial=begin)
         return record.again(self.like, self.seed, conditions, settings, begin)
 
@@ -155,11 +165,11 @@ class _Images:
     ) -> dict[str | None, Model]:
         """The models by the names of their weights. machine: device and precision."""
         from ddpm_cli.core.generation.model import load_model
-        from ddpm_cli.core.runtime.run_directory import find_weights
 
         run = run or cells[0][1].weights
         names = dict.fromkeys(self._weights(values) for values, _ in cells)
-        return {name: load_model(find_weights(run, name), *machine) for name in names}
+        found = {name: self.default.find_weights(run, name) for name in names}
+        return {name: load_model(path, *machine) for name, path in found.items()}
 
     def cell(
         self, values: Mapping[str, Any], wanted: Wanted, models: Mapping[str | None, Model]

@@ -138,8 +138,8 @@ def sampled_runs(
             f"{listed(sorted(options))} {'is' if len(options) == 1 else 'are'} for sampling from "
             f"a run; {listed(specs)} {none}{fewer}"
         )
-    request = conditions.request
-    return RunImages(Path(), count, seed, request, sampling.sampling, precision, given)
+    request, settings = conditions.request, sampling.nested()
+    return RunImages(Path(), count, seed, request, settings, precision, given)
 
 
 def images_of(spec: str, name: str, reporter: Reporter, *, skip_bad: bool) -> ImageSet:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,17 @@ from ddpm_cli.core.data.pairs import pair
 from ddpm_cli.core.data.sources import Source, captions_of, labels_for, open_source
 from ddpm_cli.core.data.transform import Transform
 from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
+from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.starts.given import check_conditional, of_data
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
 from ddpm_cli.core.runtime import devices, distributed
-from ddpm_cli.core.runtime.reporting import Reporter, Silent
-from ddpm_cli.core.runtime.run_directory import find_weights
+from ddpm_cli.core.runtime.reporting import SILENT, Reporter
 
 DEFAULT_COUNT = 5000  # images
 
@@ -41,7 +43,7 @@ class RunImages:
     count: int | None  # None: as many as the conditions say, or else DEFAULT_COUNT
     seed: int
     conditions: ConditionRequest
-    sampling: Sampling
+    settings: Mapping[str, Any]  # of Sampling, those given: the rest are the run's defaults
     precision: str = "fp32"  # of the denoiser: fp32, bf16 or auto
     given: str | None = None  # images that a model is given; None: those of its training
 
@@ -51,12 +53,15 @@ class RunImages:
         Raises UsageError or DdpmError where the request cannot be met.
         """
 
-        def load() -> Model:
+        def load() -> tuple[DefaultSampling, Model]:
             precision = devices.choose_precision(self.precision, device)
-            return load_model(find_weights(self.run), device, precision)
+            default = default_sampling.of_run(self.run)
+            return default, load_model(default.find_weights(self.run), device, precision)
 
-        model = distributed.run_on_all_ranks(load)
-        request = self._request(model, reporter)
+        default, model = distributed.run_on_all_ranks(load)
+        if (told := default.told(self.settings)) is not None:
+            reporter.say(told)
+        request = self.request(model, default.with_options(self.settings), reporter)
         sampling = request.sampling
         reporter.say(
             f"{model.about}; sampling {request.count:,} images: "
@@ -66,7 +71,7 @@ class RunImages:
         )
         return generated_images(str(self.run), model, request, batch)
 
-    def _request(self, model: Model, reporter: Reporter) -> GenerationRequest:
+    def request(self, model: Model, sampling: Sampling, reporter: Reporter) -> GenerationRequest:
         """The images to sample; where the model is given images, of data with their classes."""
         images = data_of(model, self.given, reporter)
         with distributed.local_rank0_first():
@@ -76,7 +81,7 @@ class RunImages:
                 self.count,
                 self.seed,
                 self.conditions,
-                self.sampling,
+                sampling,
                 reporter,
                 DEFAULT_COUNT,
                 given,
@@ -128,15 +133,19 @@ def data_of(model: Model, name: str | None, reporter: Reporter) -> DecodedImages
 
 
 def generated_images(
-    label: str, model: Model, request: GenerationRequest, batch: Batch
+    label: str,
+    model: Model,
+    request: GenerationRequest,
+    batch: Batch,
+    reporter: Reporter = SILENT,
 ) -> GeneratedImages:
-    """The images of a request as an image set, sampled in batches without a progress bar.
+    """The images of a request as an image set, sampled in batches: by default without a bar.
 
     batch: as that of `sample_batches`.
     """
 
     def batches(indices: Sequence[int]) -> Iterator[Tensor]:
-        for _, images in sample_batches(model, request, indices, batch, Silent()):
+        for _, images in sample_batches(model, request, indices, batch, reporter):
             yield torch.from_numpy(images)
 
     sampled = settings_of(model, request) | {"precision": devices.precision_name(model.precision)}

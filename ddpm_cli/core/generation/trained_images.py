@@ -27,17 +27,25 @@ class TrainedImages(NamedTuple):
 
 
 def images_of_run(
-    run: Path, reporter: Reporter, *, training: bool, held_out: bool, skip_bad: bool = False
+    run: Path,
+    reporter: Reporter,
+    *,
+    training: bool,
+    held_out: bool,
+    skip_bad: bool = False,
+    option: str = "--train",
 ) -> TrainedImages:
     """Open a run's training images, its held-out ones, or both, at its size; says which they are.
 
     Held out are those of --holdout or --holdout-data; without either, of a data set by name, its
-    test split. Raises UsageError where a run has none, or does not record its data, and DdpmError
+    test split. option: what names other training images, for messages.
+    Raises UsageError where a run has none, or does not record its data, and DdpmError
     where they cannot be read.
     """
     config = weights.describe(find_weights(run))
     if not config.data.source:
-        raise UsageError(f"{run} does not record its training data: give --train and --held-out")
+        options = f"{option} and --held-out" if held_out else option
+        raise UsageError(f"{run} does not record its training data: give {options}")
     elsewhere = "" if config.data.holdout else _elsewhere(run, config, needed=held_out)
     if not training and elsewhere:
         return TrainedImages(None, _others(elsewhere, config, reporter, skip_bad=skip_bad))
@@ -47,7 +55,7 @@ def images_of_run(
         reporter.say(
             Warned(
                 f"the images of {name} have changed since {run} was trained on them: they may not "
-                "be its training images; --train names others"
+                f"be its training images; {option} names others"
             )
         )
     images = loader.prepare(source, Transform.of(config), reporter, skip_bad=skip_bad)
@@ -55,7 +63,7 @@ def images_of_run(
     names = _names(source)
     trained = TrainingImages(inside, name, names)
     if training:
-        reporter.say(f"--train: the {len(trained):,} training images of {run} ({name})")
+        reporter.say(f"{option}: the {len(trained):,} training images of {run} ({name})")
     if not held_out:
         return TrainedImages(trained, None)
     if elsewhere:

@@ -19,6 +19,7 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser, noise_levels
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
@@ -64,6 +65,14 @@ class TrainedModel:
     def classes(self) -> tuple[str, ...]:
         """Class names; empty for a model without classes."""
         return self.model.config.network.classes
+
+    @property
+    def default_sampling(self) -> dict[str, Any]:
+        """What `ddpm sweep` found best for the run: settings for `sample`; {} without a sweep.
+
+        They are of the weights that the run's sampling.json names.
+        """
+        return dict(default_sampling.of_run(self.model.folder).sampling)
 
     def sample(
         self,

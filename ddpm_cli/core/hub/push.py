@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.conversion.exporting import export, why_not_exportable
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import default_sampling
+from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.hub import card, names, picture
 from ddpm_cli.core.hub.client import Hub, check_name
 from ddpm_cli.core.hub.contents import MODEL, SETTINGS
@@ -24,7 +26,7 @@ from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import in_words, write_json, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of_snapshot
+from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 
 _BESIDE = (
     *("metrics.jsonl", "loss.png", "holdout.png", "scores.jsonl", "scores.png"),
@@ -109,15 +111,21 @@ def prepared(
 
     draw: sample a picture for the card where the run has none; else it is only said.
     """
-    source = find_weights(request.run)
-    if request.weights is not None:
-        source = find_weights(request.run, request.weights)
+    default = DefaultSampling()  # of a sweep, which was of its own weights alone
+    if request.weights is None:
+        default = default_sampling.of_run(request.run)
+    source = default.find_weights(request.run, request.weights)
     model = weights.load(source)
     run = run_of_snapshot(source) or RunDirectory(source.parent)
     config = names.published(model.config, run.path)
     notices = [] if request.card_only else list(names.notices(model.config, config))
     with tempfile.TemporaryDirectory(prefix="ddpm-push-") as name:
         folder = Path(name)
+        if default.weights is not None and not request.card_only:
+            notices.append(
+                f"the weights are {default.weights}, which ddpm sweep found best; --weights model "
+                "uploads the newest"
+            )
         shown = picture.found(run, model)
         if shown is None and draw and not config.network.given_channels:
             shown = picture.draw(source, folder / card.PICTURE, device, reporter)
@@ -128,7 +136,8 @@ def prepared(
         for notice in notices:
             reporter.say(notice)
         model = model._replace(config=config)
-        yield _package(request, run, _model_files(source, model, folder), model, shown, notices)
+        found = _model_files(source, model, folder) | _default_sampling(default, folder)
+        yield _package(request, run, found, model, shown, notices)
 
 
 def _package(
@@ -200,6 +209,16 @@ def _model_files(source: Path, model: Weights, folder: Path) -> dict[str, Path]:
         state = model.network.state_dict() if is_snapshot else tensors.read(source).tensors
         weights.save(path, state, model.config, model.images, model.statistics)
     return {MODEL: path, SETTINGS: folder / SETTINGS}
+
+
+def _default_sampling(default: DefaultSampling, folder: Path) -> dict[str, Path]:
+    """What a sweep found, of the weights that are pushed, without paths of this machine."""
+    if default.path is None:
+        return {}
+    measured = {name: value for name, value in default.measured.items() if name != "real"}
+    pushed = RunDirectory(folder)
+    replace(default, weights=None, measured=measured).write(pushed)
+    return {pushed.sampling.name: pushed.sampling}
 
 
 def _pipeline(model: Path, folder: Path) -> dict[str, Path]:

@@ -70,6 +70,13 @@ def collect_cached(
     return replace(collected, entry=entry)
 
 
+def is_cached(images: ImageSet, extractor: Extractor, keep: Keep) -> bool:
+    """Whether `collect_cached` would find an entry, unless it is damaged."""
+    entry = _entry(images, extractor)
+    widths = [name for name in _widths(extractor) if getattr(keep, name)]
+    return entry is not None and all(os.path.lexists(path) for path in _files(entry, widths))
+
+
 def mark_used(collected: InputFeatures) -> None:
     """Have what was collected count as used now, if it is in the cache."""
     if collected.entry is not None:

@@ -13,7 +13,7 @@ from ddpm_cli.core.metrics.report import Report
 from ddpm_cli.core.metrics.requested import RequestedMetrics
 from ddpm_cli.core.metrics.scores.by_class import ByClass, HeldGaussians, Side, by_class
 from ddpm_cli.core.metrics.scores.cmmd import cmmd, kernel_mean
-from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_spread
+from ddpm_cli.core.metrics.scores.fid import Fid, fid_floor, fid_resamples, standard_error
 from ddpm_cli.core.metrics.scores.frechet import Gaussian
 from ddpm_cli.core.metrics.scores.inception_score import SPLITS, score_logits
 from ddpm_cli.core.metrics.scores.infinity import fid_infinity
@@ -120,12 +120,12 @@ class RealSide:
     def _fid(self, fake: InputFeatures, requested: RequestedMetrics, reporter: Reporter) -> Fid:
         statistics = fake.statistics
         value = self._gaussian.distance(statistics.mean, statistics.covariance)
-        std = floor = n = None
+        floor, n, resamples = None, None, tuple[float, ...]()
         if requested.spread and fake.features is not None:
-            std = fid_spread(self._gaussian, fake.features, reporter)
+            resamples = fid_resamples(self._gaussian, fake.features, reporter)
         if requested.floor and self.collected.features is not None:
             floor, n = self._floor(statistics.n)
-        return Fid(value, std, floor, n)
+        return Fid(value, standard_error(resamples), floor, n, resamples)
 
     def _by_class(
         self, fake: InputFeatures, classes: CommonClasses, groups: Groups, reporter: Reporter

@@ -30,7 +30,8 @@ def again(record: Record) -> list[tuple[str, str]]:
         command = f"ddpm train --config {file} --out {quote(f'{record.name}-again')}{options}"
         found.append(("Train as this run did, with its settings, budget and seed", command))
     given = config is not None and bool(config.network.given_channels)
-    extra = " --guidance 2" if config is not None and config.guidable else ""
+    guided = config is not None and config.guidable and not record.run.sampling.is_file()
+    extra = " --guidance 2" if guided else ""
     extra += " --given FILE" if given else ""
     found.append(("Sample from its newest weights", f"ddpm sample {place} -n 36 --seed 0{extra}"))
     if config is not None:

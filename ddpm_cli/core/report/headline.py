@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ddpm_cli.core.config.choices import score_name
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.metrics.scores.score import digits
 from ddpm_cli.core.report.records import Document, Record
 from ddpm_cli.core.report.settings import written
@@ -133,8 +135,8 @@ def _budget(record: Record) -> str:
 
 
 def scores(record: Record) -> list[Score]:
-    """Those of the training, then those of documents in the run directory."""
-    return [*_of_training(record), *_of_documents(record)]
+    """Those of the training, then those of documents in the run directory, and of a sweep."""
+    return [*_of_training(record), *_of_documents(record), *_of_sweep(record)]
 
 
 def _of_training(record: Record) -> Iterator[Score]:
@@ -168,6 +170,19 @@ def _of_documents(record: Record) -> Iterator[Score]:
                 written = digits(value) if key == "fid" else f"{value:.6g}"
                 own = label if key == "total" else score_name(label, features)
                 yield Score(own, written, name, protocol)
+
+
+def _of_sweep(record: Record) -> Iterator[Score]:
+    """That of the settings by which the run is sampled by default."""
+    try:
+        default = default_sampling.of_run(record.run.path)
+    except DdpmError:  # which is said where it is sampled
+        return
+    value = default.measured.get("value")
+    if isinstance(value, int | float):
+        settings = default_sampling.in_words(default.sampling) or "the usual settings"
+        label, protocol = (str(default.measured.get(name, "")) for name in ("score", "features"))
+        yield Score(label, digits(value), f"best of a sweep: {settings}", protocol)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from ddpm_cli.core.config.run import DataConfig, OptimiserConfig, RunConfig
 from ddpm_cli.core.config.serialisation import to_dict
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, listed
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.runs import listing
-from ddpm_cli.core.runs.inspection import Inspection
+from ddpm_cli.core.runs.inspection import RUN, Inspection
 from ddpm_cli.core.runtime import quantities
 from ddpm_cli.core.runtime.files import in_words
 
@@ -37,10 +38,21 @@ def facts(found: Inspection) -> Iterator[Fact]:
         yield "Objective", _objective(config)
         yield "Training", _training(found, config)
         yield "Average", _average(found, config.optimiser)
+        if found.kind == RUN and (text := _sampling(found)):
+            yield "Sampling", text
         yield "Origin", _origin(found, config)
         if versions := _versions(found):
             yield "Versions", versions
     yield from _of_file(found)
+
+
+def _sampling(found: Inspection) -> str:
+    """How the run is sampled by default, where a sweep found it."""
+    try:
+        default = default_sampling.of_run(found.path)
+    except DdpmError as error:
+        return str(error)
+    return "" if default.path is None else default.described
 
 
 def _of_classifier(found: Inspection) -> Iterator[Fact]:
@@ -239,4 +251,5 @@ def document(found: Inspection) -> dict[str, Any]:
         "classifier": found.classifier and to_dict(found.classifier),
         "mismatches": list(found.mismatches),
         "next": found.next or None,
+        **({"sampling": _sampling(found)} if found.kind == RUN and _sampling(found) else {}),
     }

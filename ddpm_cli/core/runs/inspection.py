@@ -107,6 +107,7 @@ def _of_run(run: RunDirectory) -> Inspection:
     if run.weights.is_file():
         held = tensors.header(run.weights)
         stored, mismatches = _stored(run.weights, held.tensors), _mismatches(config, held.tensors)
+    sample = _sample(run.path, config, swept=run.sampling.is_file())
     return Inspection(
         run.path,
         RUN,
@@ -119,12 +120,13 @@ def _of_run(run: RunDirectory) -> Inspection:
         tuple(summary.starts(run.path)),
         mismatches=mismatches,
         averages=len(post_hoc.stored(run)),
-        next=_sample(run.path, config) if stored else f"ddpm train --out {quote(str(run.path))}",
+        next=sample if stored else f"ddpm train --out {quote(str(run.path))}",
     )
 
 
-def _sample(path: Path, config: RunConfig) -> str:
-    return f"ddpm sample {quote(str(path))}{' --guidance 2' * config.guidable}"
+def _sample(path: Path, config: RunConfig, *, swept: bool = False) -> str:
+    guided = config.guidable and not swept  # else a sweep said how
+    return f"ddpm sample {quote(str(path))}{' --guidance 2' * guided}"
 
 
 def _of_safetensors(path: Path) -> Inspection:

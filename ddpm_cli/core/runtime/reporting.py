@@ -72,6 +72,22 @@ class Silent:
 SILENT = Silent()
 
 
+class PartOfBar(Silent):
+    """A Reporter of a part of some work: its progress is added to that of all, its notices said."""
+
+    def __init__(self, reporter: Reporter, bar: Bar, before: float, each: float = 1.0) -> None:
+        """before: what was done of all before. each: units of the whole for one of the part's."""
+        self._reporter, self._bar, self._before, self._each = reporter, bar, before, each
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self._reporter.say(message)
+
+    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
+        """Set the progress of the part."""
+        self._bar.update(self._before + self._each * done, note)
+
+
 class Quiet(Silent):
     """A Reporter of warnings alone."""
 

@@ -101,6 +101,16 @@ class RunDirectory:
         return self.path / "scores.jsonl"
 
     @property
+    def sampling(self) -> Path:
+        """How the run is sampled by default, as a sweep found it."""
+        return self.path / "sampling.json"
+
+    @property
+    def sweeps(self) -> Path:
+        """What sweeps measured: a line of points.jsonl for each setting, and pictures."""
+        return self.path / "sweeps"
+
+    @property
     def loss_plot(self) -> Path:
         """The loss curve."""
         return self.path / "loss.png"

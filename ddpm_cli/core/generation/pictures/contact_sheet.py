@@ -38,7 +38,7 @@ from ddpm_cli.core.metrics.statistics import Statistics
 from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import new_file, write_json
 from ddpm_cli.core.runtime.quantities import roughly
-from ddpm_cli.core.runtime.reporting import SILENT, Bar, Reporter, Silent, TrainingStatus
+from ddpm_cli.core.runtime.reporting import SILENT, PartOfBar, Reporter
 
 _MOST = 100  # images of a cell that are shown, unless rows and columns are given
 NAME = "sheet.png"
@@ -179,7 +179,7 @@ class ContactSheet:
         drawn, done = [], 0
         with reporter.bar("contact sheet", self.calls, "network calls") as bar:
             for cell in self.cells:
-                drawn.append(self._sampled(cell, batch, _Inner(reporter, bar, done, cell.nfe)))
+                drawn.append(self._sampled(cell, batch, PartOfBar(reporter, bar, done, cell.nfe)))
                 done += cell.calls
                 bar.update(done)
         return drawn
@@ -310,18 +310,3 @@ def _seconds_of_call(cell: Cell, batch: Batch, reporter: Reporter) -> float:
         if size.attempt(count, partial(step, count), reporter) is not None:
             times.append((time.monotonic() - started) / count)
     return times[-1]
-
-
-class _Inner(Silent):
-    """A Reporter of one cell, whose progress is a part of the sheet's."""
-
-    def __init__(self, reporter: Reporter, bar: Bar, before: int, nfe: int) -> None:
-        self._reporter, self._bar, self._before, self._nfe = reporter, bar, before, nfe
-
-    def say(self, message: str) -> None:
-        """Print one line."""
-        self._reporter.say(message)
-
-    def update(self, done: float, note: str = "", status: TrainingStatus | None = None) -> None:
-        """Set the progress, in images."""
-        self._bar.update(self._before + self._nfe * done, note)

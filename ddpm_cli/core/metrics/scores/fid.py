@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class Fid:
     std: float | None = None  # block jackknife over the fakes
     floor: float | None = None  # real against other real, of floor_n images each
     floor_n: int | None = None
+    resamples: tuple[float, ...] = ()  # FID without a block of the fakes each
 
     def line(self, label: Label) -> str:
         """The distance with its standard error and its floor."""
@@ -40,24 +42,38 @@ class Fid:
 
 
 def fid_spread(real: Gaussian, fake: FeatureStore, reporter: Reporter) -> float | None:
-    """Standard error of FID over the sampling of fakes, by the block jackknife; None below 4 fakes.
+    """Standard error of FID over the sampling of fakes; None below 4 of them."""
+    return standard_error(fid_resamples(real, fake, reporter))
 
-    The shuffled fakes are split into 10 blocks, and FID is computed 10 times, each time without one
-    block: sqrt(9/10 sum_b (FID_b - mean)^2) (Efron and Stein 1981). The real input stays fixed.
-    Unlike a bootstrap it repeats no image, which would raise FID, and each resample has nearly the
-    full n, on which FID depends.
+
+def standard_error(resamples: Sequence[float]) -> float | None:
+    """That of `fid_resamples`: sqrt(9/10 sum_b (FID_b - mean)^2) (Efron and Stein 1981).
+
+    Of the differences of two inputs' resamples it is that of their difference, where the blocks are
+    of the same images, or seeds. None without any.
+    """
+    count = len(resamples)
+    return float(np.sqrt((count - 1) / count * np.var(resamples) * count)) if count else None
+
+
+def fid_resamples(real: Gaussian, fake: FeatureStore, reporter: Reporter) -> tuple[float, ...]:
+    """FID without each block of the fakes, for the block jackknife; none below 4 fakes.
+
+    The shuffled fakes are split into 10 blocks, always the same of as many images, and FID is
+    computed 10 times, each time without one block. The real input stays fixed. Unlike a bootstrap
+    it repeats no image, which would raise FID, and each resample has nearly the full n, on which
+    FID depends.
     """
     n = len(fake)
     if n < 4:
-        return None
+        return ()
     blocks = np.array_split(shuffled(n), min(RESAMPLES, n))
     total = moments(fake, np.arange(n))
     values = []
     for block in track(blocks, reporter, "FID without a block", len(blocks), "resamples"):
         rest = total.without(moments(fake, block))
         values.append(real.distance(rest.mean, rest.covariance))
-    count = len(values)
-    return float(np.sqrt((count - 1) / count * np.var(values) * count))
+    return tuple(values)
 
 
 def fid_floor(real: FeatureStore, n: int) -> tuple[float, int]:

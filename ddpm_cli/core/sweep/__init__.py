@@ -1,0 +1,1 @@
+"""The settings of sampling, searched for the best score of a run."""

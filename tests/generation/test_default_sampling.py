@@ -1,0 +1,132 @@
+"""A run's sampling.json: sampling starts from it, options win, and it is said."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation import default_sampling
+from ddpm_cli.core.generation.default_sampling import DefaultSampling
+from ddpm_cli.core.runtime.run_directory import RunDirectory
+from tests.support.cli import Result
+from tests.support.networks import write_weights
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Path:
+    Path("run").mkdir()
+    write_weights(Path("run"))
+    Path("run/config.json").write_text("{}")
+    return Path("run")
+
+
+def settings(default: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """What the settings of a call are, but for the usual defaults."""
+    sampling = DefaultSampling(default).with_options(given).document()
+    usual = DefaultSampling().with_options({}).document()
+    return {name: value for name, value in sampling.items() if value != usual[name]}
+
+
+def test_options_replace_all_that_belongs_to_them() -> None:
+    heun = {"sampler": "heun", "steps": 18, "s_churn": 10.0, "guidance": 1.6}
+    assert settings(heun, steps=30)["steps"] == 30
+    assert settings(heun, sampler="ddim") == {"guidance": 1.6}
+    assert settings(heun, sampler="ddpm") == {"guidance": 1.6, "sampler": "ddpm", "eta": 1.0}
+    assert settings(heun, eta=0.5) == {"guidance": 1.6, "eta": 0.5}
+    assert settings(heun, unclipped_eps=True) == {"guidance": 1.6, "unclipped_eps": True}
+    assert settings(heun, sampler="heun")["s_churn"] == 10
+    ddim = {"eta": 0.3, "steps": 20, "spacing": "leading"}
+    assert settings(ddim, sampler="ddpm") == {"sampler": "ddpm", "eta": 1.0}
+    assert settings(ddim, timesteps=(9, 5)) == {
+        "eta": 0.3, "timesteps": [9, 5], "spacing": None, "steps": 2,
+    }  # fmt: skip
+    chosen = {"timesteps": (9, 5), "guidance": 2.0, "guidance_interval": (0.3, 5.0)}
+    assert settings(chosen, steps=7) == {
+        "steps": 7, "guidance": 2.0, "guidance_interval": [0.3, 5.0],
+    }  # fmt: skip
+    assert settings(chosen, guidance=1.0).keys() == {"timesteps", "spacing", "steps"}
+    with pytest.raises(UsageError, match="by default this run has guidance"):
+        settings({"guidance": 1.6}, guidance_rescale=2.0)
+
+
+def test_a_file_comes_back_as_it_was_written(run: Path) -> None:
+    directory = RunDirectory(run)
+    written = DefaultSampling(
+        {"guidance": 1.6, "guidance_interval": (0.3, float("inf")), "steps": 7},
+        "model",
+        {"score": "local-FID", "value": 1.5, "images_seen": 64},
+    )
+    written.write(directory)
+    found = default_sampling.of_run(run)
+    assert found == replace(written, path=directory.sampling)
+    assert found.with_options({}).guidance_interval == (0.3, float("inf"))
+    assert default_sampling.of_run(run / "model.safetensors") == DefaultSampling()
+    assert default_sampling.of_run(None) == DefaultSampling()
+
+
+DAMAGED = {
+    "{": "cannot be read",
+    "[]": "no file of ddpm sweep",
+    '{"steps": 50, "seed": 0, "weights": "x"}': "no file of ddpm sweep",  # of a folder of samples
+    '{"sampling": {"stesp": 5}}': "unknown setting 'stesp'",
+    '{"sampling": {"steps": "many"}}': "sampling.steps should be of type int",
+    '{"sampling": {"sampler": "heun", "eta": 1.0}}': "takes no --eta",
+    '{"sampling": {}, "weights": "../other"}': "a name in the run",
+    '{"sampling": {}, "other": 1}': "no file of ddpm sweep",
+}
+
+
+def test_damaged_and_foreign_files_are_named(ddpm: Run, run: Path) -> None:
+    for text, words in DAMAGED.items():
+        (run / "sampling.json").write_text(text)
+        with pytest.raises(DdpmError, match=words) as raised:
+            default_sampling.of_run(run)
+        assert "run/sampling.json" in str(raised.value) and "delete that file" in str(raised.value)
+    refused = ddpm("sample", run)
+    assert (refused.code, "Traceback" in refused.err) == (1, False)
+    (run / "sampling.json").write_text('{"sampling": {}, "weights": "ema-0.100"}')
+    missing = ddpm("sample", run)
+    assert missing.code == 1
+    assert "run has no weights ema-0.100" in missing.err and "run/sampling.json" in missing.err
+
+
+def test_sampling_starts_from_it_and_says_so(
+    ddpm: Run, run: Path, photos: Path, trained: Path
+) -> None:
+    shutil.copy(run / "model.safetensors", run / "ema-0.100.safetensors")
+    best = DefaultSampling({"steps": 2, "guidance": 1.5}, "ema-0.100", {"images_seen": 32})
+    best.write(RunDirectory(run))
+    said = "sampling by the best of a sweep: 2 steps, guidance 1.5, ema-0.100 (run/sampling.json"
+    few = ("-n", 2, "--json", "--device", "cpu")
+    sampled = ddpm("sample", run, "--out", "a", *few)
+    assert sampled.code == 0, sampled.err
+    assert said in sampled.err
+    assert "measured at 32 images seen, and the run has seen 64: sweep again" in sampled.err
+    document = sampled.json()
+    assert (document["nfe"], document["weights"]) == (4, "run/ema-0.100.safetensors")
+    given = ddpm("sample", run, "--out", "b", *few, "--guidance", 1, "--weights", "model")
+    assert (given.json()["nfe"], given.json()["weights"]) == (2, "run/model.safetensors")
+    assert "best of a sweep: 2 steps (run/sampling.json" in given.err
+    file = ddpm("sample", run / "model.safetensors", "--out", "c", *few, "--steps", 3)
+    assert (file.json()["nfe"], "sweep" in file.err) == (3, False)
+    # images that are there by other settings are not mixed with these
+    refused = ddpm("sample", run / "model.safetensors", "--out", "a", "-n", 4, "--steps", 3)
+    assert refused.code == 1
+    like = ddpm("sample", run, "--like", "b/000000.png", "--out", "d", "--json")
+    assert (like.json()["nfe"], "sweep" in like.err) == (2, False)
+    film = ddpm("gif", run, "--out", "x.gif", *few, "--seconds", 1)
+    assert (film.code, said in film.err, film.json()["steps"]) == (0, True, 2)
+    ends = ddpm("interpolate", run, 1, 2, "--out", "e", "-n", 2, "--json")
+    assert (ends.code, said in ends.err, ends.json()["nfe"]) == (0, True, 4)
+    scored = ddpm("fid", photos, run, "--features", trained, "-n", 4, "--metrics", "fid", "--json")
+    assert (scored.code, said in scored.err) == (0, True)
+    assert scored.json()["sampled"]["guidance"] == 1.5
+    assert scored.json()["sampled"]["weights"] == "run/ema-0.100.safetensors"

@@ -1,0 +1,222 @@
+"""`ddpm sweep`: its points, its forecast, resuming, and the default that it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
+from ddpm_cli.core.sweep import forecast
+from ddpm_cli.core.sweep.forecast import Rates
+from ddpm_cli.core.sweep.scoring import Score, Scorer
+from tests.support.cli import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tiny_run: Callable[..., Path]) -> Path:
+    return tiny_run("run", "--images", 16)
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial, whose network calls are not a setting's, is left out."""
+    monkeypatch.setattr(forecast, "rates", lambda *_: Rates(0.001, 0.001, 0.1))
+
+
+@pytest.fixture
+def sweep(ddpm: Run, run: Path, trained: Path) -> Run:
+    """Sweep the tiny run."""
+
+    def call(*options: object) -> Result:
+        return ddpm("sweep", run, "--features", trained, "-n", 4, *options, "--json")
+
+    return call
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch, untimed: None) -> list[dict[str, Any]]:
+    """Scores by a known function of the settings in place of images; what was scored."""
+    scored = list[dict[str, Any]]()
+
+    def score(self: Scorer, side: Any, images: GeneratedImages) -> Score:
+        scored.append(images.sampled)
+        off, steps = images.sampled["guidance"] - 1.62, images.sampled["steps"]
+        return Score(2 + off**2 + 0.5 / steps, 0.01)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    return scored
+
+
+def test_a_planted_optimum_is_found_and_becomes_the_default(
+    ddpm: Run, sweep: Run, run: Path, planted: list[dict[str, Any]]
+) -> None:
+    found = sweep("--guidance", "1:3", "--steps", "1,4,5").json()
+    assert len(planted) == len(found["settings"]) == 3 * (5 + 4)
+    best = found["best"]["values"]
+    assert abs(best["guidance"] - 1.62) < 0.25  # of the bracket that four values leave
+    # 5 steps score 0.025 less than 4, more than a standard error; one step 0.4 more
+    assert best["steps"] == 5
+    assert found["settings"][0]["ties"] and found["settings"][0]["values"]["steps"] == 5
+    assert (found["picture"], found["default"]) == (
+        "run/sweeps/guidance-steps.png",
+        "run/sampling.json",
+    )
+    assert Path(found["picture"]).stat().st_size > 5000
+    written = json.loads((run / "sampling.json").read_text())
+    assert written["sampling"] == {"steps": 5, "guidance": best["guidance"]}
+    assert written["measured"]["value"] == found["best"]["value"]
+    sampled = ddpm("sample", run, "-n", 1, "--out", "x", "--json")
+    assert sampled.json()["guidance"] == best["guidance"]
+    assert f"5 steps, guidance {best['guidance']:g} (run/sampling.json" in sampled.err
+    # another sweep starts from there, and varies what it is told to
+    again = sweep("--sampler", "ddim,ddpm", "--no-default").json()
+    assert [entry["guidance"] for entry in planted[-2:]] == [best["guidance"]] * 2
+    assert again["default"] is None and again["picture"] == "run/sweeps/sampler.png"
+    assert json.loads((run / "sampling.json").read_text()) == written
+
+
+def test_within_a_standard_error_the_fewest_calls_win(
+    sweep: Run, run: Path, planted: list[dict[str, Any]]
+) -> None:
+    found = sweep("--steps", "2,39,40").json()  # 39 and 40 are apart by 0.0003
+    assert found["best"]["values"] == {"steps": 39}
+    assert [one["ties"] for one in found["settings"]] == [True, True, False]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images that went through the network."""
+    counted, predict = list[int](), Denoiser.predict
+
+    def counting(self: Denoiser, x: Any, *rest: Any, **more: Any) -> Any:
+        counted.append(len(x))
+        return predict(self, x, *rest, **more)
+
+    monkeypatch.setattr(Denoiser, "predict", counting)
+    return counted
+
+
+def test_the_network_calls_are_those_forecast(
+    sweep: Run, run: Path, untimed: None, calls: list[int]
+) -> None:
+    options = ("--guidance", "0.5:1.5", "--coarse", 3, "--refine", 2, "--sampler", "ddim,heun")
+    options += ("--steps", "2,3")
+    dry = sweep(*options, "--dry-run")
+    assert dry.code == 0, dry.err
+    # at guidance 1 one call for each, else two; heun twice but for its last step
+    once = {("ddim", 2): 2, ("ddim", 3): 3, ("heun", 2): 3, ("heun", 3): 5}
+    expected = 4 * sum(calls * (1 + 2 * 4) for calls in once.values())
+    assert (dry.json()["calls"], dry.json()["settings"], calls) == (expected, 20, [])
+    assert not (run / "sweeps").exists()
+    found = sweep(*options)
+    assert found.code == 0, found.err
+    assert f"20 settings, 4 images each: {expected} network calls, about" in found.err
+    assert sum(calls) == found.json()["network_calls"] == expected
+    assert found.json()["forecast"]["calls"] == expected
+    calls.clear()
+    again = sweep(*options)
+    assert (sum(calls), again.json()["network_calls"]) == (0, 0)
+    assert "20 settings, 20 of them known, 4 images each: 0 network calls" in again.err
+    assert again.json()["settings"] == found.json()["settings"]
+
+
+def test_a_score_is_that_of_ddpm_fid(
+    ddpm: Run, sweep: Run, run: Path, photos: Path, trained: Path
+) -> None:
+    options = ("--real", photos, "--eta", "0,1", "--steps", 3)
+    found = sweep(*options, "--seed", 5, "--no-default").json()
+    assert found["real"] and len(found["settings"]) == 2
+    for one in found["settings"]:
+        alone = ddpm(
+            *("fid", photos, run, "--features", trained, "-n", 4, "--metrics", "fid"),
+            *("--steps", 3, "--eta", one["values"]["eta"], "--seed", 5, "--json"),
+        ).json()
+        assert one["value"] == pytest.approx(alone["fid"], rel=1e-4)
+        assert one["std"] == pytest.approx(alone["fid_std"], rel=1e-3)
+    other = sweep(*options, "--score", "kid", "--seed", 5, "--no-default")
+    assert other.json()["score"] == "local-KID" and other.json()["network_calls"] > 0
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
+    """Have the scoring die after so many settings."""
+    score = Scorer.score
+
+    def after(count: int | None) -> None:
+        left = [count]
+
+        def dying(self: Scorer, *rest: Any) -> Any:
+            if left[0] == 0:
+                raise DdpmError("killed")
+            left[0] = None if left[0] is None else left[0] - 1
+            return score(self, *rest)
+
+        monkeypatch.setattr(Scorer, "score", dying)
+
+    yield after
+
+
+def test_what_was_scored_before_a_kill_is_not_scored_again(
+    sweep: Run, run: Path, untimed: None, calls: list[int], dies: Callable[[int | None], None]
+) -> None:
+    options = ("--guidance", "1:2", "--coarse", 3, "--refine", 2, "--steps", 2)
+    whole = sweep(*options, "--out", "elsewhere").json()
+    every = sum(calls)
+    calls.clear()
+    dies(2)
+    assert sweep(*options).code == 1
+    points = run / "sweeps" / "points.jsonl"
+    assert len(points.read_text().splitlines()) == 2
+    with points.open("a") as file:
+        file.write('{"values": {"guidance": 1')  # cut short
+    dies(None)
+    resumed = sweep(*options)
+    assert "5 settings, 2 of them known" in resumed.err
+    assert sum(calls) == every
+    documents = whole, resumed.json()
+    for document in documents:
+        for one in (*document["settings"], document["best"]):
+            del one["seconds"]
+    assert documents[0]["settings"] == documents[1]["settings"]
+    assert documents[0]["best"] == documents[1]["best"]
+    calls.clear()
+    # others with the same settings are found again; those of other images are not taken for them
+    wider = sweep("--guidance", "1,1.5,2,4", "--steps", 2).json()
+    assert wider["network_calls"] == sum(calls) == 4 * 4
+    others = (("--seed", 1), ("--class", "dark"), ("--threshold", "none"), ("--score", "kid"))
+    for changed in others:
+        calls.clear()
+        found = sweep("--guidance", "1,1.5", "--steps", 2, *changed).json()
+        assert found["network_calls"] == sum(calls) == 4 * (2 + 4), changed
+
+
+REFUSED = [
+    ((), 2, "a sweep needs an option with several values"),
+    (("--guidance", "2"), 2, "a sweep needs an option with several values"),
+    (("--steps", "5:10"), 2, "takes values alone"),
+    (("--steps", "5,2000"), 2, "--steps must be between 1 and"),
+    (("--sampler", "ddim,best"), 2, "'best' is unknown"),
+    (("--sampler", "ddim,heun", "--eta", "0,1"), 2, "--sampler heun takes no --eta"),
+    (("--eta", "0:2"), 2, "--eta must be between 0"),
+    (("--steps", "1,2", "--score", "is"), 2, "choose one of fid, kid, cmmd"),
+    (("--steps", "1,2", "--score", "cmmd"), 2, "--features clip-l336"),
+    (("--steps", "1,2", "--real", "nothing"), 1, "nothing: no such"),
+    (("--steps", "1,2", "--real", "run"), 2, "run is a run"),
+    (("--sigma-rel", "0.05,0.1"), 1, "stored no averages"),
+]
+
+
+def test_what_cannot_be_swept(sweep: Run, run: Path, untimed: None) -> None:
+    before = sorted(run.iterdir())
+    for options, code, words in REFUSED:
+        refused = sweep(*options)
+        assert (refused.code, words in refused.err) == (code, True), (options, refused.err)
+        assert sorted(run.iterdir()) == before
