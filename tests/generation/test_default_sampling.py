@@ -130,3 +130,22 @@ def test_sampling_starts_from_it_and_says_so(
     assert (scored.code, said in scored.err) == (0, True)
     assert scored.json()["sampled"]["guidance"] == 1.5
     assert scored.json()["sampled"]["weights"] == "run/ema-0.100.safetensors"
+
+
+def test_a_report_and_an_inspection_show_it(ddpm: Run, tiny_run: Callable[..., Path]) -> None:
+    run = tiny_run("run", "--images", 16)
+    assert "sampling" not in ddpm("inspect", run, "--json").json()
+    measured = {"score": "local-FID", "value": 4.25, "n": 1000, "features": "a protocol"}
+    DefaultSampling({"steps": 2, "guidance": 1.5}, None, measured).write(RunDirectory(run))
+    text = "2 steps, guidance 1.5: local-FID 4.25 of 1000 images, by ddpm sweep"
+    found = ddpm("inspect", run, "--json").json()
+    assert (found["sampling"], found["next"]) == (text, "ddpm sample run")
+    assert text in " ".join(ddpm("inspect", run).out.split())
+    assert ddpm("report", run).code == 0
+    page = (run / "report.html").read_text()
+    assert "best of a sweep: 2 steps, guidance 1.5" in page and "a protocol" in page
+    assert "ddpm sample run -n 36 --seed 0<" in page
+    (run / "sampling.json").write_text("{")
+    assert "cannot be read" in ddpm("inspect", run).out
+    assert ddpm("report", run, "--overwrite").code == 0
+    assert ddpm("runs").code == 0

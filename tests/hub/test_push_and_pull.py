@@ -15,7 +15,9 @@ import yaml
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conversion.exporting import export
 from ddpm_cli.core.data import files
+from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.runtime.downloads import sha256_of
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from tests.support.cli import Result, config_of, refused
 from tests.support.hub_standin import NAME, HubStandin
 
@@ -72,6 +74,27 @@ def test_a_run_comes_back_and_samples_the_same(
     assert pixels("one") == pixels("two") != []
     assert ddpm("inspect-schedule").code == 0
     assert [path.name for path in Path("runs").iterdir()] == ["digits"]  # nothing beside it
+
+
+def test_what_a_sweep_found_goes_along_with_its_weights(
+    ddpm: Run, hub: HubStandin, make_run: MakeRun
+) -> None:
+    run = make_run()
+    (run / "ema-0.100.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    measured = {"score": "FID", "value": 5.0, "real": "/home/me/photos"}
+    best = DefaultSampling({"steps": 2, "eta": 0.5}, "ema-0.100", measured)
+    best.write(RunDirectory(run))
+    sent = ddpm("push", run, NAME, "--json")
+    assert "the weights are ema-0.100, which ddpm sweep found best" in sent.err
+    assert b"/home/me" not in pushed(hub)["sampling.json"]
+    assert ddpm("pull", NAME).code == 0
+    for place, out in ((run, "one"), ("runs/digits", "two")):
+        done = ddpm("sample", place, "-n", 2, "--out", out, "--json").json()
+        assert (done["nfe"], done["eta"]) == (2, 0.5)
+    assert pixels("one") == pixels("two") != []
+    assert ddpm("push", run, NAME, "--weights", "model", "--json").code == 0
+    files = ddpm("push", run, NAME, "--weights", "model", "--dry-run", "--json").json()["files"]
+    assert "sampling.json" not in {each["file"] for each in files}
 
 
 def test_diffusers_loads_what_was_pushed(ddpm: Run, hub: HubStandin, make_run: MakeRun) -> None:

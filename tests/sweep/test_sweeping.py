@@ -198,6 +198,30 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(
         assert found["network_calls"] == sum(calls) == 4 * (2 + 4), changed
 
 
+def test_lengths_of_the_average_are_rebuilt_and_the_best_is_kept(
+    ddpm: Run, tiny_run: Callable[..., Path], trained: Path, untimed: None
+) -> None:
+    run = tiny_run("averaged", "--images", 64, "--ema-every", 8)
+    options = ("--features", trained, "-n", 4, "--steps", 2, "--json")
+    found = ddpm("sweep", run, "--sigma-rel", "0.05,0.1,0.15", *options)
+    assert found.code == 0, found.err
+    best = found.json()["best"]
+    name = f"ema-{best['values']['sigma_rel']:.3f}"
+    assert json.loads((run / "sampling.json").read_text())["weights"] == name
+    length = best["values"]["sigma_rel"]
+    assert ddpm("ema", run, "--sigma-rel", length).code == 0  # which writes the same file
+    scored = ddpm(*("fid", *(found.json()["real"],), run, "--metrics", "fid", *options))
+    assert scored.code == 0, scored.err
+    assert f"best of a sweep: {name} (averaged/sampling.json" in scored.err  # steps are given
+    assert scored.json()["fid"] == pytest.approx(best["value"], rel=1e-4)
+    scores = [one["value"] for one in found.json()["settings"]]
+    assert len(set(scores)) == 3
+    # other settings are swept with the weights chosen
+    steps = ddpm("sweep", run, "--steps", "2,3", *options[:4], "--json").json()
+    assert steps["weights"] == f"averaged/{name}.safetensors"
+    assert json.loads((run / "sampling.json").read_text())["weights"] == name
+
+
 REFUSED = [
     ((), 2, "a sweep needs an option with several values"),
     (("--guidance", "2"), 2, "a sweep needs an option with several values"),
