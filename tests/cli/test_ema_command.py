@@ -107,3 +107,29 @@ def test_a_run_without_stored_averages(ddpm: Ddpm, run: Path) -> None:
         path.unlink()
     assert "trained with --ema-every" in ddpm("ema", run).err
     assert "is not a run" in ddpm("ema", run / "ema").err
+
+
+def test_a_sweep_scores_the_lengths_and_draws_them(
+    ddpm: Ddpm, run: Path, photos: Path, trained: Path
+) -> None:
+    options = ("--sweep", "--real", photos, "--features", trained, "-n", 8)
+    result = ddpm("ema", run, "--sigma-rel", "0.05,0.08,0.12", *options, "--steps", 2, "--json")
+    assert result.code == 0, result.err
+    assert "Scores: 3 averages, 8 images of each in 2 steps" in result.err
+    document = result.json()
+    assert {row["sampled"]["sigma_rel"] for row in document["results"]} == {0.05, 0.08, 0.12}
+    assert Path(document["plot"]) == run / "ema-sweep.png" and (run / "ema-sweep.png").is_file()
+    assert len(document["averages"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--sigma-rel", "0.1", "--sweep"), "--sweep compares lengths: give several"),
+        (("--sweep",), "--sweep compares lengths: give several"),
+        (("--sigma-rel", "0.05,0.1", "--steps", 5), "--steps: of scores; add --sweep"),
+    ],
+)
+def test_options_of_scores(ddpm: Ddpm, run: Path, arguments: tuple[object, ...], said: str) -> None:
+    result = ddpm("ema", run, *arguments)
+    assert result.code == 2 and said in result.err

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, tables
-from ddpm_cli.cli.options import common
-from ddpm_cli.cli.options.groups import grouped
+from ddpm_cli.cli import console, scores_text, tables
+from ddpm_cli.cli.options import common, conditioning
+from ddpm_cli.cli.options import ema as options
+from ddpm_cli.cli.options import scoring as scores
+from ddpm_cli.cli.options.fid import NetworkOptions
+from ddpm_cli.cli.options.groups import grouped, names_given
 from ddpm_cli.cli.tables import Column
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.fields import parse_numbers
-from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 from ddpm_cli.core.runtime.files import in_words, new_file
+from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Warned
 
 if TYPE_CHECKING:
     from ddpm_cli.core.checkpoints.post_hoc import Rebuilt
+    from ddpm_cli.core.generation.run_images import RunImages
+    from ddpm_cli.core.metrics.results import Results
     from ddpm_cli.core.runtime.run_directory import RunDirectory
 
 
@@ -33,6 +41,7 @@ def ema(
         Path | None,
         typer.Argument(help="A run trained with --ema-every. Default: the newest run under runs/."),
     ] = None,
+    *,
     sigma_rel: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +67,10 @@ def ema(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files if they are there.")
     ] = False,
+    scoring: options.SweepOptions,
+    conditions: conditioning.ConditionOptions,
+    sampling: common.SamplingOptions,
+    network: NetworkOptions,
     json: common.Json = False,
 ) -> None:
     """Rebuild averages of the weights of any length, of those that a training stored.
@@ -70,12 +83,18 @@ def ema(
         ddpm ema
         ddpm ema runs/photos-64 --sigma-rel 0.05,0.10,0.15
         ddpm sample runs/photos-64 --weights ema-0.150
+        ddpm ema runs/photos-64 --sigma-rel 0.03,0.07,0.15,0.2 --sweep -n 2000 --steps 25
     """
     from ddpm_cli.core.runtime.run_directory import RunDirectory, newest_run, why_no_run
 
     lengths = None if sigma_rel is None else _lengths(sigma_rel)
     if lengths is None and (at, out, overwrite) != (None, None, False):
         raise UsageError("--at, --out and --overwrite are of averages to rebuild: give --sigma-rel")
+    given = set[str]().union(*map(names_given, (scoring, conditions, sampling, network)))
+    if given and not scoring.sweep:
+        raise UsageError(f"{listed(sorted(given))}: of scores; add --sweep")
+    if scoring.sweep and (lengths is None or len(lengths) < 2):
+        raise UsageError("--sweep compares lengths: give several, as --sigma-rel 0.05,0.10,0.15")
     start_up.end()
     folder = newest_run() if run is None else paths.expanded(run)
     if not (folder / "config.json").is_file():
@@ -85,9 +104,82 @@ def ema(
         _list(directory, as_json=json)
         return
     rows = _rebuild(directory, lengths, at, out or folder, overwrite=overwrite)
+    if scoring.sweep:
+        how = scores.sampled_runs(
+            [row["file"] for row in rows],
+            scoring.count,
+            scoring.seed,
+            conditions,
+            sampling,
+            network.precision,
+        )
+        results = _score(rows, how, scoring, network)
+        _show(results, rows, scoring.plot or folder / "ema-sweep.png", overwrite, as_json=json)
+        return
     first = quote(Path(rows[0]["file"]).stem if out is None else rows[0]["file"])
     lines = [_table(rows), f"Next: ddpm sample {quote(str(folder))} --weights {first}"]
     console.result("\n\n".join(lines), {"run": str(folder), "averages": rows}, json)
+
+
+def _score(
+    rows: Sequence[dict[str, Any]],
+    how: RunImages,
+    scoring: options.SweepOptions,
+    network: NetworkOptions,
+) -> Results:
+    """Score the files as `ddpm fid` does, which says what it costs."""
+    from ddpm_cli.core.config.choices import METRICS
+    from ddpm_cli.core.generation.fakes import opened_later
+    from ddpm_cli.core.generation.run_images import DEFAULT_COUNT
+    from ddpm_cli.core.generation.trained_images import images_of_run
+    from ddpm_cli.core.metrics.evaluate import Evaluation
+    from ddpm_cli.core.metrics.inputs.opening import open_input
+    from ddpm_cli.core.metrics.requested import RequestedMetrics
+    from ddpm_cli.core.metrics.results import Results
+    from ddpm_cli.core.runtime import devices, provenance
+
+    reporter, names = console.reporter(), [row["file"] for row in rows]
+    settings, chosen = network.extractor, devices.choose_device(scoring.device)
+    requested = RequestedMetrics.parse(METRICS[settings.network][0], network=settings.network)
+    trained = None
+    if scoring.real is None:
+        trained = images_of_run(Path(names[0]), reporter, training=True, held_out=False).training
+    real = trained or open_input(scoring.real or "", reporter=reporter)
+    reporter.say(
+        f"Scores: {len(names)} averages, {how.count or DEFAULT_COUNT:,} images of each in "
+        f"{how.sampling.steps or 'all'} steps; each takes as long as ddpm fid of the run"
+    )
+    fakes = opened_later(names, how, False, network.at_once, chosen)
+    evaluation = Evaluation(real, fakes, requested, reporter)
+    evaluation.collect_real(evaluation.load(settings, chosen))
+    results, began = Results(names, partial(provenance.gather, chosen), None, reporter), monotonic()
+    for done, outcome in enumerate(evaluation.outcomes(), 1):
+        results.add(outcome)
+        if done == 1:
+            left = roughly((monotonic() - began) * (len(names) - 1))
+            reporter.say(f"Time: about {left} to go, as the first one took")
+    return results
+
+
+def _show(
+    results: Results,
+    rows: Sequence[dict[str, Any]],
+    plot: Path,
+    overwrite: bool,
+    *,
+    as_json: bool,
+) -> None:
+    """The table, best first, and the curve."""
+    from ddpm_cli.core.metrics.drawing import draw
+
+    with new_file(plot, "--plot", overwrite=overwrite, numbered=not overwrite) as path:
+        draw(path, results.comparison)
+    for notice in results.notices():
+        console.reporter().say(Warned(notice))
+    document = results.document() | {"averages": list(rows), "plot": str(path)}
+    text = f"{scores_text.text(results.comparison)}\n\nDrawn: {path}"
+    console.result(text, document, as_json)
+    results.raise_if_any_failed()
 
 
 def _lengths(text: str) -> list[float]:

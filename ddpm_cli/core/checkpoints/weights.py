@@ -29,6 +29,7 @@ class Weights(NamedTuple):
     images: int  # images seen in training
     sha256: str  # of the file
     statistics: Any = None  # of the training images, as JSON values; None in older files
+    sigma_rel: float | None = None  # as of a Description
 
 
 class Description(NamedTuple):
@@ -91,7 +92,12 @@ def _built(path: Path, described: Description, state: dict[str, Tensor]) -> Weig
     network = build(described.config.network)
     tensors.fill(network, state, path)
     return Weights(
-        network.eval(), described.config, described.images, sha256_of(path), described.statistics
+        network.eval(),
+        described.config,
+        described.images,
+        sha256_of(path),
+        described.statistics,
+        described.sigma_rel,
     )
 
 

@@ -45,7 +45,7 @@ def scores(
 ) -> None:
     """Draw scores, best first, and precision against recall where all points have both.
 
-    label: of the axis. against: "images_seen" or "guidance", or "" for bars. floors: scores of
+    label: of the axis. against: "images_seen", "guidance", …, or "" for bars. floors: scores of
     real images, drawn as lines.
     """
     known = [point for point in points if point.value is not None]

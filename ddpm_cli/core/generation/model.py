@@ -27,6 +27,7 @@ class Model(NamedTuple):
     device: torch.device
     precision: torch.dtype  # of autocast
     statistics: Any = None  # of the training images, as JSON values
+    sigma_rel: float | None = None  # of an average with a power profile
 
     @property
     def folder(self) -> Path:
@@ -40,7 +41,8 @@ class Model(NamedTuple):
         origin = self.config.origin
         if origin is not None and self.images == 0:
             return f"the weights of {origin.path}"
-        return f"{self.images:,} images seen"
+        average = "" if self.sigma_rel is None else f", sigma_rel {self.sigma_rel:g}"
+        return f"{self.images:,} images seen{average}"
 
     @property
     def about(self) -> str:
@@ -66,6 +68,7 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
         device,
         precision,
         loaded.statistics,
+        loaded.sigma_rel,
     )
 
 

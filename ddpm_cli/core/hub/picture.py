@@ -23,7 +23,7 @@ _DRAWN, _STEPS = 16, 50  # images of a picture that is drawn for the card, and t
 # What sampling.json says of images that begin at noise of a seed. Anything more may be of images
 # of the user's (--init, --mask, --given, --noise), which a grid of samples resembles or shows.
 _PLAIN = {
-    *("weights", "weights_sha256", "images_seen", "seed", "n", "provenance"),
+    *("weights", "weights_sha256", "images_seen", "sigma_rel", "seed", "n", "provenance"),
     *("classes", "classes_at_random", "prompts"),
     *Sampling().document(),
 }

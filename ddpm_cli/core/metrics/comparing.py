@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from ddpm_cli.core.config.choices import score_name
 from ddpm_cli.core.runtime.json_lines import number
 
-OF_WEIGHTS = ("weights", "weights_sha256", "images_seen")  # of `sampled`: not how, but from what
+# Of `sampled`: not how, but from what.
+OF_WEIGHTS = ("weights", "weights_sha256", "images_seen", "sigma_rel")
 
 
 class Column(NamedTuple):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SERIES: dict[str, Callable[[Result], str]] = {  # a setting, and whose values make a line
     "images_seen": lambda result: result.run,
+    "sigma_rel": lambda result: result.run,
     "guidance": lambda result: str(result.sampled.get("weights")),
 }
 
@@ -24,10 +25,10 @@ _SERIES: dict[str, Callable[[Result], str]] = {  # a setting, and whose values m
 def draw(path: Path, comparison: Comparison) -> list[Path]:
     """Draw the scores to a .png, and where there are both, precision against recall; the files.
 
-    Against images seen or guidance where all fakes are of runs, sampled alike but for the one; else
-    as bars. Scores by class and the line of FID-infinity are figures of one fake: `path` itself
-    where it is the only one, else beside it, NAME-1.png that of the best (or NAME-1-2.png, where
-    that is taken). Raises DdpmError where there is nothing to draw.
+    Against images seen, sigma_rel or guidance where all fakes are of runs, sampled alike but for
+    the one; else as bars. Scores by class and the line of FID-infinity are figures of one fake:
+    `path` itself where it is the only one, else beside it, NAME-1.png that of the best (or
+    NAME-1-2.png, where that is taken). Raises DdpmError where there is nothing to draw.
     """
     from ddpm_cli.core.figures import by_class, scores  # imports matplotlib
 
@@ -101,7 +102,7 @@ def _points(comparison: Comparison) -> list[Point]:
 
 
 def series_key(comparison: Comparison) -> str:
-    """The setting that the scores are drawn against: images_seen or guidance; "": none."""
+    """The setting that the scores are drawn against, such as guidance; "": none."""
     if len(comparison.counts) > 1 or not all(result.sampled for result in comparison.results):
         return ""
     differing = comparison.differing().keys()

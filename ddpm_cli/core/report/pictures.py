@@ -169,6 +169,7 @@ _TOLD = {  # what is recorded of a picture, in words
     "guidance": "guidance {}",
     "seed": "seed {}",
     "images_seen": "after {} images seen",
+    "sigma_rel": "sigma_rel {}",
 }
 
 

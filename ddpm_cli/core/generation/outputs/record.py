@@ -63,6 +63,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "weights": str(model.path),
         "weights_sha256": model.sha256,
         "images_seen": model.images,
+        **({} if model.sigma_rel is None else {"sigma_rel": model.sigma_rel}),
         "seed": request.seed,
         "classes": _compact([label_name(label, names) for label in request.conditions.labels]),
         "classes_at_random": request.conditions.at_random,
