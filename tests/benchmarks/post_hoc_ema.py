@@ -5,14 +5,19 @@
 Trains a preset with --ema-every, which also tracks power averages of other lengths; then rebuilds
 these from 4, 8, … of the stored pairs. The error is |rebuilt - tracked| / |tracked| over all
 weights; beside it that of the stored average of .10, and the error of the profile, which
-`ddpm ema` says. With a run in --out that is there, the training is left out.
+`ddpm ema` says. With a run in --out that is there, the training is left out. --step measures
+instead what the averages cost: processor time of a step with them and without, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -22,10 +27,20 @@ from torch import Tensor
 import ddpm_cli as ddpm
 from ddpm_cli.core.checkpoints import post_hoc, tensors
 from ddpm_cli.core.checkpoints.profiles import Profile
+from ddpm_cli.core.data.loader import prepare
+from ddpm_cli.core.data.sources import open_source
+from ddpm_cli.core.data.transform import Transform
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import state
+from ddpm_cli.core.training.batches import Batches
+from ddpm_cli.core.training.state import TrainingState
+from ddpm_cli.core.training.step import Step
 
 LENGTHS = (0.02, 0.03, 0.07, 0.15, 0.2, 0.25)
+CPU = torch.device("cpu")
 DIRECT = "tracked"  # a folder in the run
 
 
@@ -94,6 +109,33 @@ def table(run: RunDirectory, stores: int) -> None:
         count *= 2
 
 
+def measure_step(options: argparse.Namespace) -> None:
+    """Print milliseconds of a step on one thread, with the averages of --ema-every and without."""
+    torch.set_num_threads(1)
+    source = open_source(options.data, SILENT, training=True)
+    config = ddpm.config(options.preset, ema_every=1000)
+    size, network = source.native_size, config.network
+    network = replace(network, size=size, channels=source.native_channels, classes=source.classes)
+    config = replace(config, network=network)
+    training = TrainingState.initial(config, CPU)
+    schedule = schedules.from_config(config.diffusion)
+    denoiser = Denoiser(training.network, schedule, config.diffusion.parameterisation)
+    images = prepare(source, Transform.of(config), SILENT)
+    with closing(Batches(config, denoiser, images, CPU)) as batches:
+        shard = batches.draw(0, None)
+    step = Step(config, training, training.network, denoiser, CPU, torch.float32, None, SILENT)
+    training.progress.images = 100 * config.optimiser.batch
+    kept, seconds = training.averages, dict[bool, list[float]]({True: [], False: []})
+    for _ in range(24):
+        for on, found in seconds.items():
+            training.averages = kept if on else {}
+            started = time.thread_time()
+            step(shard, training.decays(config.optimiser))
+            found.append(time.thread_time() - started)
+    for on, found in seconds.items():
+        print(f"{'with' if on else 'without'}: {1000 * median(found[2:]):.1f} ms")
+
+
 def main() -> None:
     """Read the options, train, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,8 +143,14 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=20_480)
     parser.add_argument("--stores", type=int, default=64)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--step", action="store_true")
     options = parser.parse_args()
+    if options.step:
+        measure_step(options)
+        return
+    if options.out is None:
+        parser.error("--out is missing")
     if not (options.out / DIRECT).is_dir():
         train(options)
     with torch.no_grad():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ddpm_cli.core.checkpoints import post_hoc, tensors, weights
+from ddpm_cli.core.generation import fakes
 from ddpm_cli.core.models.families import build
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from tests.support.cli import Result
-from tests.support.training import CONFIG
+from tests.support.training import CONFIG, Messages
 
 Ddpm = Callable[..., Result]
 
@@ -96,6 +97,12 @@ def test_what_cannot_be_rebuilt_is_one_line(
     result = ddpm("ema", run, *arguments)
     assert result.code == code and said in result.err
     assert not list(run.glob("ema-*"))
+
+
+def test_a_rebuilt_average_is_none_of_each_snapshot(ddpm: Ddpm, run: Path) -> None:
+    assert ddpm("ema", run, "--sigma-rel", "0.07").code == 0
+    names = fakes.named([str(run)], Messages(), each_snapshot=True)
+    assert names == [str(run / "model.safetensors")]
 
 
 def test_a_poor_fit_is_said(ddpm: Ddpm, run: Path) -> None:

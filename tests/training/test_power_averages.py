@@ -19,6 +19,7 @@ from ddpm_cli.core.checkpoints.post_hoc import TRACKED
 from ddpm_cli.core.checkpoints.profiles import Profile
 from ddpm_cli.core.config import run as c
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.runs import cleaning
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import resuming, saving, step
@@ -112,7 +113,8 @@ def test_averages_newer_than_the_snapshot_are_set_aside_until_they_are_stored_ag
     train_run(tmp_path, KEPT)
     resuming.prepare_directory(run, KEPT, 32)
     assert [one.profile.images for one in post_hoc.stored(run)] == [24, 24]
-    assert len(post_hoc.superseded(run)) == 4
+    aside = post_hoc.superseded(run)
+    assert len(aside) == 4 and {file.path for file in cleaning.plan(tmp_path).files} >= {*aside}
     state = TrainingState.initial(KEPT, CPU.device)
     resuming.load_snapshot(snapshots.snapshot_path(run.snapshots, 32), state)
     train_run(tmp_path, replace(KEPT, budget=c.Budget(images=48)), state)
