@@ -1,32 +1,22 @@
-"""Power profiles, one rebuilt from stored ones, and its error by their number; scores by length.
+"""Power profiles, one rebuilt from stored ones, and its error by their number.
 
-    python docs/figures/averages.py --scores averages.json
-
-The scores are those of a run of digits, which this writes to averages.json:
-
-    ddpm train --data mnist:train --preset mnist --images 20480 --ema-every 320 --out runs/averages
-    ddpm ema runs/averages --sigma-rel 0.02,0.03,0.05,0.07,0.1,0.15,0.2,0.25 --sweep \
-        --real mnist:test -n 500 --steps 25 --features mnist-classifier.safetensors \
-        --json > averages.json
+    python docs/figures/averages.py             # needs no run
 
 - averages.png: profiles of several lengths; the fit of one of .15 from 8 stored pairs; the error of
-  fits, |fit - profile| / |profile|, by the number of pairs;
-- averages-scores.png: the distance of samples to real images against the length.
+  fits, |fit - profile| / |profile|, by the number of pairs.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from drawing import WIDTH, options, plots, save_plots
+from drawing import options, plots, save_plots
 
 from ddpm_cli.core.checkpoints import profiles
 from ddpm_cli.core.checkpoints.profiles import Array, Profile
 
-OUTPUTS = ("averages.png", "averages-scores.png")
+OUTPUTS = ("averages.png",)
 
 TRACKED = (0.05, 0.1)
 LENGTHS = (0.03, 0.05, 0.1, 0.15, 0.25)
@@ -75,23 +65,9 @@ def draw_profiles(path: Path) -> None:
     save_plots(path, figure)
 
 
-def draw_scores(path: Path, document: dict[str, Any]) -> None:
-    """Scores with their standard errors, and the length that is the best."""
-    results = sorted(document["results"], key=lambda result: result["sampled"]["sigma_rel"])
-    lengths = [result["sampled"]["sigma_rel"] for result in results]
-    figure, panels = plots(width=0.6 * WIDTH)
-    (axes,) = panels[0]
-    values = [result["fid"] for result in results]
-    axes.errorbar(lengths, values, [r["fid_std"] for r in results], fmt="o-", capsize=3)
-    axes.set(xlabel="sigma_rel", ylabel=f"{results[0]['label']} (lower is better)")
-    save_plots(path, figure)
-
-
 def main() -> None:
-    """Draw both."""
-    chosen = options(__doc__, scores="the document of ddpm ema --sweep")
-    draw_profiles(chosen.out / "averages.png")
-    draw_scores(chosen.out / "averages-scores.png", json.loads(Path(chosen.scores).read_text()))
+    """Draw it."""
+    draw_profiles(options(__doc__).out / "averages.png")
 
 
 if __name__ == "__main__":

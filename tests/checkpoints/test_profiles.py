@@ -9,6 +9,7 @@ from scipy.integrate import quad
 
 from ddpm_cli.core.checkpoints import profiles
 from ddpm_cli.core.checkpoints.profiles import Profile
+from ddpm_cli.core.errors import UsageError
 
 
 def density(profile: Profile, tau: float) -> float:
@@ -29,7 +30,7 @@ def test_the_exponent_inverts_the_length(length: float) -> None:
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.3, math.nan])
 def test_lengths_that_no_profile_has(length: float) -> None:
-    with pytest.raises(ValueError, match=r"at most 0\.2887"):
+    with pytest.raises(UsageError, match=r"at most 0\.2887"):
         profiles.gamma(length)
 
 

@@ -83,8 +83,8 @@ def test_without_lengths_it_lists_what_is_stored_and_can_be_rebuilt(ddpm: Ddpm, 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--sigma-rel", "0.3"), 2, "--sigma-rel 0.3: lengths are above 0 and at most 0.289"),
-        (("--sigma-rel", "nan"), 2, "--sigma-rel nan: lengths are"),
+        (("--sigma-rel", "0.3"), 2, "sigma_rel 0.3: lengths are above 0 and at most 0.2887"),
+        (("--sigma-rel", "nan"), 2, "sigma_rel nan: lengths are"),
         (("--sigma-rel", "long"), 2, "lengths such as 0.05,0.10"),
         (("--sigma-rel", "0.01"), 1, "would differ by 52%"),
         (("--sigma-rel", "0.1", "--at", 50), 1, "none after 50"),

@@ -152,7 +152,7 @@ def test_a_dry_run_counts_them(train_tiny: Callable[..., Result]) -> None:
     one, other = (result.json()["disk_bytes"] for result in (plain, kept))
     assert (one["averages"], other["averages"]) == (0, 3 * 2 * size)  # at 24, 48 and 64 images
     assert other["snapshots"] == one["snapshots"] + 2 * 2 * size
-    assert "averages in ema/" in kept.err and "averages in ema/" not in plain.err
+    assert ", 6 averages in ema/ (" in kept.err and "averages in ema/" not in plain.err
     memory = [result.json()["memory_bytes"] for result in (plain, kept)]
     assert memory[1]["average"] - memory[0]["average"] == 2 * size
 

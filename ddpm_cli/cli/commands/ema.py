@@ -184,15 +184,11 @@ def _show(
 
 def _lengths(text: str) -> list[float]:
     """The lengths of --sigma-rel. Raises UsageError."""
-    from ddpm_cli.core.checkpoints.profiles import LONGEST
+    from ddpm_cli.core.checkpoints import profiles
 
     found = parse_numbers(float, "--sigma-rel", "lengths such as 0.05,0.10")(text)
     for length in found:
-        if not 0 < length <= LONGEST:
-            raise UsageError(
-                f"--sigma-rel {length:g}: lengths are above 0 and at most {LONGEST:.3f}, which is "
-                "the plain mean of all weights"
-            )
+        profiles.gamma(length)  # raises
     return list(dict.fromkeys(found))
 
 

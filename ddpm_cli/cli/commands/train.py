@@ -236,7 +236,7 @@ def _announce(plan: dict[str, Any], reporter: Reporter) -> None:
     reporter.say(f"Training for {' or '.join(limits)}; run directory {plan['out']}")
     if plan["memory_bytes"]:
         reporter.say(_memory(plan["memory_bytes"]))
-    _announce_disk(plan["disk_bytes"], reporter)
+    _announce_disk(plan["disk_bytes"], reporter, whole=plan["images"] is not None)
 
 
 def _memory(needed: dict[str, int]) -> str:
@@ -262,10 +262,12 @@ def _bytes(count: int) -> str:
     return f"{float(f'{number:.2g}'):,g} {unit}"
 
 
-def _announce_disk(needed: dict[str, int], reporter: Reporter) -> None:
+def _announce_disk(needed: dict[str, int], reporter: Reporter, *, whole: bool) -> None:
+    """Say what the files need. whole: of a run whose images are known, and so its averages."""
     cache = f"; {_bytes(needed['cache'])} of decoded images in the cache" if needed["cache"] else ""
-    averages = needed["averages"]
-    stored = f", averages in ema/ ({_bytes(averages)})" if averages else ""
+    averages, of_weights = needed["averages"], needed["weights"] // 2  # which are two files
+    count, each = averages // of_weights, "" if whole else " each time"
+    stored = f", {count:,} averages in ema/ ({_bytes(averages)}{each})" if averages else ""
     reporter.say(
         f"Disk: about {_bytes(needed['total'])} for snapshots, weights{stored} and previews, of "
         f"{_bytes(needed['free'])} free{cache}"

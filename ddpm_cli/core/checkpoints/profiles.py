@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ddpm_cli.core.errors import UsageError
+
 Array = npt.NDArray[np.float64]
 
 LONGEST = 12**-0.5
@@ -47,11 +49,14 @@ def sigma_rel(exponent: float) -> float:
 def gamma(length: float) -> float:
     """The exponent of the profile with this sigma_rel: the inverse of `sigma_rel`, at least 0.
 
-    The largest root of the cubic in equation 126, by trigonometry. Raises ValueError for a length
+    The largest root of the cubic in equation 126, by trigonometry. Raises UsageError for a length
     that is not above 0 and at most LONGEST.
     """
     if not 0 < length <= LONGEST:
-        raise ValueError(f"sigma_rel is above 0 and at most {LONGEST:.4f}, not {length}")
+        raise UsageError(
+            f"sigma_rel {length:g}: lengths are above 0 and at most {LONGEST:.4f}, which is the "
+            "plain mean of all weights"
+        )
     inverse = length**-2
     b, c = 16 - inverse, 12 - inverse  # gamma^3 + 7 gamma^2 + b gamma + c = 0
     p, q = b - 49 / 3, 686 / 27 - 7 * b / 3 + c  # y^3 + p y + q = 0 of y = gamma + 7/3; p < 0
