@@ -146,8 +146,8 @@ def _score(
         trained = images_of_run(Path(names[0]), reporter, training=True, held_out=False).training
     real = trained or open_input(scoring.real or "", reporter=reporter)
     reporter.say(
-        f"Scores: {len(names)} averages, {how.count or DEFAULT_COUNT:,} images of each in "
-        f"{how.sampling.steps or 'all'} steps; each takes as long as ddpm fid of the run"
+        f"Scores: {len(names)} averages, {how.count or DEFAULT_COUNT:,} images of each; one takes "
+        "as long as ddpm fid of the run (ddpm sweep --sigma-rel forecasts it)"
     )
     fakes = opened_later(names, how, False, network.at_once, chosen)
     evaluation = Evaluation(real, fakes, requested, reporter)
