@@ -125,13 +125,17 @@ def sample(
     *,
     seed: int = 0,
     condition: Condition | None = None,
+    guide: Denoiser | None = None,
     device: str | torch.device = "cpu",
 ) -> NDArray[np.uint8]:
     """Sample with any denoiser D(x, sigma, condition): uint8 images (N, H, W, C).
 
     shape: (N, C, H, W). Image i depends on seed + i alone. sampling: steps, sampler, guidance;
-    default: 50 steps of deterministic DDIM.
+    default: 50 steps of deterministic DDIM. guide: a worse denoiser, by which sampling.guidance
+    then guides (sampling.guide names it, or is left out).
     """
+    from dataclasses import replace
+
     import torch
 
     from ddpm_cli.core.conditioning.condition import UNCONDITIONAL
@@ -145,7 +149,10 @@ def sample(
     seeds = [seed + i for i in range(count)]
     noise = ImageNoise(seeds, (image[0], image[1], image[2]), torch.device(device))
     condition = UNCONDITIONAL if condition is None else condition
-    x = final_state(samplers.sample(denoiser, noise, condition, sampling or Sampling()))
+    sampling = sampling or Sampling()
+    if guide is not None and sampling.guide is None:
+        sampling = replace(sampling, guide="guide")
+    x = final_state(samplers.sample(denoiser, noise, condition, sampling, guide=guide))
     return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
 
 

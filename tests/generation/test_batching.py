@@ -298,7 +298,7 @@ def test_a_long_sampling_on_a_gpu_is_compiled(
     asked: bool | None, device: torch.device, seconds: float, compiles: bool
 ) -> None:
     said, network = Said(), Compilable()
-    compiler = Compiler(network, asked, device, said)
+    compiler = Compiler([network], asked, device, said)
     assert compiler.run(2, lambda: network._compiled_call_impl is None)
     compiler.consider(seconds)
     assert compiler.run(2, lambda: network._compiled_call_impl is not None) == compiles

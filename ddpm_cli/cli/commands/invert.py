@@ -64,6 +64,7 @@ def invert(
     from ddpm_cli.core.data import files
     from ddpm_cli.core.data.input_images import InputImages
     from ddpm_cli.core.generation import batching, generate
+    from ddpm_cli.core.generation.guides import with_guide
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.starts import inversion, starting_noise
     from ddpm_cli.core.generation.starts.given import check_none_needed
@@ -80,6 +81,7 @@ def invert(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     check_none_needed(model, "ddpm invert")
+    model = with_guide(model, settings)
     settings = inversion.without_condition(model, conditions.request, settings)
     images = InputImages.open(path, "the images", reporter)
     request = generate.resolve_request(
@@ -133,6 +135,9 @@ def _again(
     again = ["ddpm", "sample", str(model.path), "--noise", str(noise), "-n", str(request.count)]
     settings: dict[str, Any] = {"seed": request.seed, **sampling.nested()}
     settings |= {"steps": request.sampling.steps, "guidance": request.sampling.guidance}
+    if model.guide is not None:
+        settings["guide"] = str(model.guide.path)
+        settings["class_guidance"] = request.sampling.class_guidance
     for name, value in settings.items():
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         again += [f"--{name.replace('_', '-')}", shown]

@@ -92,6 +92,7 @@ def sample(
         ddpm sample runs/photos-64 --class cat:8 --class dog:8
         ddpm sample -n 5000 --out fake/
         ddpm sample --guidance 1,2,4 --steps 10,50
+        ddpm sample runs/photos-64 --guide early --guidance 1.7
     """
     from ddpm_cli.core.generation import default_sampling, generate
     from ddpm_cli.core.generation.batching import parse_batch
@@ -164,12 +165,16 @@ class _Images:
         self, run: Path | None, cells: Sequence[tuple[Mapping[str, Any], Wanted]], *machine: Any
     ) -> dict[str | None, Model]:
         """The models by the names of their weights. machine: device and precision."""
+        from ddpm_cli.core.generation.guides import with_guide
         from ddpm_cli.core.generation.model import load_model
 
         run = run or cells[0][1].weights
         names = dict.fromkeys(self._weights(values) for values, _ in cells)
         found = {name: self.default.find_weights(run, name) for name in names}
-        return {name: load_model(path, *machine) for name, path in found.items()}
+        sampling = cells[0][1].sampling
+        return {
+            name: with_guide(load_model(path, *machine), sampling) for name, path in found.items()
+        }
 
     def cell(
         self, values: Mapping[str, Any], wanted: Wanted, models: Mapping[str | None, Model]

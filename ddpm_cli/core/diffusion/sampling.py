@@ -30,17 +30,20 @@ def sample(
     sampling: Sampling,
     edit: Edit | None = None,
     towards: Towards | None = None,
+    guide: Denoiser | None = None,
 ) -> Iterator[SamplerStep]:
     """Sample one batch, yielding every step; `x` of the last step is the images in [-1, 1].
 
     noise: draws standard normal noise (B, C, H, W). condition: that of the B images. edit: begins
     at B images in place of pure noise; without a step that is taken, nothing is yielded. towards:
-    a condition that is mixed with the first.
+    a condition that is mixed with the first. guide: a worse D of the same images, for settings with
+    one.
     """
     sigmas = visited(denoiser.schedule, sampling, edit)
-    predict = guided(denoiser, condition, sampling)
+    predict = guided(denoiser, condition, sampling, guide)
     if towards is not None:
-        predict = mixed(predict, guided(denoiser, towards.condition, sampling), towards.t)
+        other = guided(denoiser, towards.condition, sampling, guide)
+        predict = mixed(predict, other, towards.t)
     predict = thresholded(predict, sampling.threshold)
     first = noise()
     start = first * denoiser.schedule.prior_std(float(sigmas[0]))
@@ -82,14 +85,14 @@ def visited(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) ->
 def evaluations(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) -> int:
     """Number of network evaluations per image (NFE), counted by sampling one pixel without it.
 
-    Of an edit its strength and resampling count.
+    Those of a guide count as the model's. Of an edit its strength and resampling count.
     """
     count = 0
     pixel = torch.zeros(1, 1, 1, 1)
 
     def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
         nonlocal count
-        count += 2 if sampling.guidance != 0 and sampling.is_guided_at(float(sigma)) else 1
+        count += sampling.calls_at(float(sigma))
         return Prediction(pixel, pixel)
 
     def steps(predict: Predict, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:

@@ -72,6 +72,20 @@ class Sampling(Settings):
         "paper's w is g - 1.)",
         panel=_PANEL,
     )
+    guide: str | None = setting(
+        None,
+        "Guide by a worse model of the same images, with or without classes (autoguidance): a run, "
+        "weights file or snapshot, or early, an earlier state of this training. --guidance is then "
+        "its weight w: x0_guide + w (x0 - x0_guide), 1 is the model alone.",
+        panel=_PANEL,
+        default_text="none",
+    )
+    class_guidance: float = setting(
+        1.0,
+        "With --guide: classifier-free guidance beside it, g as --guidance is without; 0 leaves "
+        "class and prompt out of both models.",
+        panel=_PANEL,
+    )
     spacing: str = setting(
         None,
         "Which noise levels the steps visit: trailing (timesteps evenly apart from the very last), "
@@ -188,10 +202,43 @@ class Sampling(Settings):
         steps = min(_STEPS, timesteps) if self.steps is None else self.steps
         return replace(self, steps=steps)
 
+    @property
+    def class_weight(self) -> float:
+        """The scale g of classifier-free guidance."""
+        return self.guidance if self.guide is None else self.class_guidance
+
+    @property
+    def guide_weight(self) -> float:
+        """The weight w of a guide; 1 without one."""
+        return 1.0 if self.guide is None else self.guidance
+
+    def with_class_weight(self, scale: float) -> Sampling:
+        """These settings at another scale of classifier-free guidance."""
+        if self.guide is None:
+            return replace(self, guidance=scale)
+        return replace(self, class_guidance=scale)
+
+    def without_guide(self) -> Sampling:
+        """These settings for a model that has no guide: what is left is classifier-free."""
+        if self.guide is None:
+            return self
+        settings: dict[str, Any] = {"guidance": self.class_guidance, "class_guidance": 1.0}
+        if self.class_guidance == 1:
+            settings["guidance_interval"] = (0.0, math.inf)
+        if self.class_guidance in (0, 1):
+            settings["guidance_rescale"] = 0.0
+        return replace(self, guide=None, **settings)
+
     def is_guided_at(self, sigma: float) -> bool:
         """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
-        return self.guidance != 1 and low < sigma <= high
+        return (self.class_weight != 1 or self.guide_weight != 1) and low < sigma <= high
+
+    def calls_at(self, sigma: float) -> int:
+        """Network calls for an image at a noise level, those of a guide among them."""
+        if not self.is_guided_at(sigma):
+            return 1
+        return 1 + (self.class_weight not in (0, 1)) + (self.guide_weight != 1)
 
     def _chosen_steps(self) -> dict[str, int]:
         """The setting that chooses the steps one by one, and their number; empty without one."""
@@ -211,6 +258,10 @@ class Sampling(Settings):
         for valid, message in (
             (0 <= self.eta <= 1, f"--eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta:g}"),
             (0 <= self.guidance < math.inf, f"--guidance must be 0 or more, not {self.guidance:g}"),
+            (
+                0 <= self.class_guidance < math.inf,
+                f"--class-guidance must be 0 or more, not {self.class_guidance:g}",
+            ),
             (
                 0 <= self.guidance_rescale <= 1,
                 f"--guidance-rescale must be between 0 and 1, not {self.guidance_rescale:g}",
@@ -273,11 +324,18 @@ class Sampling(Settings):
                 "--s-min, --s-max and --s-noise have no meaning without --s-churn",
             ),
             (
-                self.guidance == 1 and self.guidance_interval != (0, math.inf),
+                self.guide is None and self.class_guidance != 1,
+                "--class-guidance is beside a guide's; without --guide give --guidance",
+            ),
+            (
+                self.class_weight == self.guide_weight == 1
+                and self.guidance_interval != (0, math.inf),
                 "--guidance-interval has no meaning at --guidance 1, which is no guidance",
             ),
             (
-                self.guidance in (0, 1) and self.guidance_rescale != 0,
+                self.class_weight in (0, 1)
+                and self.guide_weight == 1
+                and self.guidance_rescale != 0,
                 f"--guidance-rescale has no meaning at --guidance {self.guidance:g}",
             ),
         ):

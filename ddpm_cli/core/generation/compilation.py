@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -18,15 +18,20 @@ _WORTH = 10 * 60  # seconds of sampling from which a gain of 1.15 pays for a min
 
 
 class Compiler:
-    """Compiles a network for batches of one size; others, such as the last, go without.
+    """Compiles networks for batches of one size; others, such as the last, go without.
 
     asked: None compiles on a GPU, once it is known that there is enough to sample.
     """
 
     def __init__(
-        self, network: NetworkFn, asked: bool | None, device: torch.device, reporter: Reporter
+        self,
+        networks: Sequence[NetworkFn],
+        asked: bool | None,
+        device: torch.device,
+        reporter: Reporter,
     ) -> None:
-        self._network, self._reporter = network, reporter
+        self._networks = [network for network in networks if isinstance(network, nn.Module)]
+        self._reporter = reporter
         self._wanted = bool(asked)
         self._undecided = asked is None and device.type == "cuda"
         self._size: int | None = None  # of the batches that it was compiled for
@@ -47,13 +52,12 @@ class Compiler:
 
         Where compiling fails, which is reported, the work is done again without.
         """
-        network = self._network
-        if not self._wanted or not isinstance(network, nn.Module):
+        if not self._wanted or not self._networks:
             return work()
         if self._size is not None:
             with torch.compiler.set_stance("default" if images == self._size else "force_eager"):
                 return work()
-        result, self._wanted = run_compiled(network, work, self._reporter, "sampling")
+        result, self._wanted = run_compiled(self._networks, work, self._reporter, "sampling")
         if self._wanted:
             self._size = images
         return result

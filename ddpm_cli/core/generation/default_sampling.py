@@ -29,12 +29,14 @@ _ONLY_OF = {  # the samplers that take them: for others a call without --sampler
     "unclipped_eps": ("ddim",),
     "s_churn": ("heun",),
 }
+_GUIDING = ("guidance_interval", "guidance_rescale")
 _BELONGING = {  # what an option replaces beside its own setting
     "steps": _CHOOSING,
     "spacing": _CHOOSING,
     **dict.fromkeys(_CHOOSING, ("steps", "spacing", *_CHOOSING)),
     "s_churn": _CHURN,
-    "guidance": ("guidance_interval", "guidance_rescale"),
+    "guidance": _GUIDING,
+    "guide": ("guidance", "class_guidance", *_GUIDING),
 }
 
 

@@ -18,6 +18,7 @@ from ddpm_cli.core.conditioning.requests import ConditionPlan, ConditionRequest,
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.input_images import output_names
 from ddpm_cli.core.data.pixels import to_uint8
+from ddpm_cli.core.diffusion.denoiser import NetworkFn
 from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.samplers import SamplerStep, final_state
 from ddpm_cli.core.diffusion.sampling import grid, sample, visited
@@ -26,6 +27,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
+from ddpm_cli.core.generation.guides import check_levels
 from ddpm_cli.core.generation.model import Model, check_sampling
 from ddpm_cli.core.generation.starts.given import Given, check_given
 from ddpm_cli.core.generation.starts.initial import InitialImages, InitialRequest
@@ -111,7 +113,7 @@ def resolve_request(
     """
     check_given(model, given)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
-    grid(model.denoiser.schedule, sampling)
+    check_levels(model, grid(model.denoiser.schedule, sampling), sampling)
     check_sampling(model, sampling)
     plan = plan_conditions(model.config, request, str(model.path))
     init = None if initial is None else initial.open(model.config.network, reporter)
@@ -142,7 +144,7 @@ def notices(model: Model, request: GenerationRequest) -> list[str]:
     sampling = request.sampling
     told = (
         f"{model.about}; {sampling.sampler}, {sampling.steps} steps, "
-        f"eta {sampling.eta:g}, guidance {sampling.guidance:g}"
+        f"eta {sampling.eta:g}, {guidance_told(model, sampling)}"
     )
     if request.init is not None:
         steps = steps_of(model, request) or "no"
@@ -154,11 +156,32 @@ def notices(model: Model, request: GenerationRequest) -> list[str]:
     return [told] if warning is None else [told, warning]
 
 
+def guidance_told(model: Model, sampling: Sampling) -> str:
+    """How images are guided, in words."""
+    if model.guide is None:
+        return f"guidance {sampling.guidance:g}"
+    told = f"guidance {sampling.guidance:g} by {model.guide.about}"
+    if sampling.guidance == 1:
+        told += ", which has no effect at 1"
+    if sampling.class_guidance == 1:
+        return told
+    return f"{told}; class guidance {sampling.class_guidance:g}"
+
+
+def networks_of(model: Model) -> list[NetworkFn]:
+    """The networks that are called: the model's, and its guide's where it has one."""
+    return [each.denoiser.network for each in (model, model.guide) if each is not None]
+
+
 def call_operations(model: Model, request: GenerationRequest, batch: int | None) -> int:
-    """Floating point operations of a network call, forward, on a CPU: `batch` images at a time."""
+    """Floating point operations of a network call, forward, on a CPU: `batch` images at a time.
+
+    Of a model and its guide those of the larger call.
+    """
     images = min(request.count, batch or batching.DEFAULT)
-    branches = 1 if request.sampling.guidance in (0, 1) else 2
-    return images * branches * cast(Network, model.denoiser.network).forward_operations()
+    branches = 1 if request.sampling.class_weight in (0, 1) else 2
+    own, *others = (cast(Network, each).forward_operations() for each in networks_of(model))
+    return images * max([branches * own, *others])
 
 
 def sample_batches(
@@ -182,7 +205,7 @@ def sample_batches(
         return next(sample_steps(model, request, indices[:count]), None)
 
     size = batching.choose(batch, len(indices), model.device, trial)
-    compiler = Compiler(model.denoiser.network, compiled, model.device, reporter)
+    compiler = Compiler(networks_of(model), compiled, model.device, reporter)
     started, done = time.monotonic(), 0
     with reporter.bar("sampling", ranks * len(indices), "images") as bar:
 
@@ -243,7 +266,8 @@ def sample_steps(
     with devices.autocast(model.device, model.precision):
         noise = image_noise(model, request, indices)
         edit = edit_of(model, request, indices)
-        yield from sample(model.denoiser, noise, condition, request.sampling, edit)
+        guide = model.guide_denoiser
+        yield from sample(model.denoiser, noise, condition, request.sampling, edit, guide=guide)
 
 
 def edit_of(model: Model, request: GenerationRequest, indices: Sequence[int]) -> Edit | None:

@@ -28,6 +28,23 @@ class Model(NamedTuple):
     precision: torch.dtype  # of autocast
     statistics: Any = None  # of the training images, as JSON values
     sigma_rel: float | None = None  # of an average with a power profile
+    guide: Model | None = None  # a worse model, for settings of sampling that have one
+
+    @property
+    def guide_denoiser(self) -> Denoiser | None:
+        """D of the guide."""
+        return None if self.guide is None else self.guide.denoiser
+
+    @property
+    def guide_record(self) -> dict[str, Any]:
+        """What is recorded of the guide; nothing without one."""
+        if self.guide is None:
+            return {}
+        return {
+            "guide": str(self.guide.path),
+            "guide_sha256": self.guide.sha256,
+            "guide_images_seen": self.guide.images,
+        }
 
     @property
     def folder(self) -> Path:
@@ -82,24 +99,27 @@ def check_sampling(model: Model, sampling: Sampling) -> None:
             f"{model.path} was trained without --learned-variance; "
             "use --variance fixed-small or fixed-large"
         )
-    if sampling.guidance != 1:
-        _check_guidance(model)
+    if sampling.class_weight != 1:
+        option = "--guidance" if sampling.guide is None else "--class-guidance"
+        _check_null_condition(model, option)
+        if sampling.class_weight == 0 and model.guide is not None:
+            _check_null_condition(model.guide, option)
 
 
-def _check_guidance(model: Model) -> None:
+def _check_null_condition(model: Model, option: str) -> None:
     network = model.config.network
     if not network.conditioned:
         raise DdpmError(
             f"{model.path} was trained without classes and captions, so there is nothing to guide "
-            "towards; leave --guidance at 1"
+            f"towards; leave {option} at 1, or guide by a worse model, such as --guide early"
         )
     if network.classes and not network.null_class:
         raise DdpmError(
-            f"{model.path} has no null class, which guidance needs; leave --guidance at 1 (ddpm "
+            f"{model.path} has no null class, which guidance needs; leave {option} at 1 (ddpm "
             "convert --null-class says which class is the null class)"
         )
     if model.config.optimiser.class_drop == 0:
         raise DdpmError(
             f"{model.path} was trained with --class-drop 0, so it has no unconditional branch; "
-            "leave --guidance at 1"
+            f"leave {option} at 1"
         )

@@ -24,7 +24,13 @@ from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
-from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
+from ddpm_cli.core.generation.generate import (
+    GenerationRequest,
+    guidance_told,
+    resolve_request,
+    sample_batches,
+)
+from ddpm_cli.core.generation.guides import with_guide
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.starts.given import check_conditional, of_data
@@ -56,7 +62,8 @@ class RunImages:
         def load() -> tuple[DefaultSampling, Model]:
             precision = devices.choose_precision(self.precision, device)
             default = default_sampling.of_run(self.run)
-            return default, load_model(default.find_weights(self.run), device, precision)
+            model = load_model(default.find_weights(self.run), device, precision)
+            return default, with_guide(model, default.with_options(self.settings))
 
         default, model = distributed.run_on_all_ranks(load)
         if (told := default.told(self.settings)) is not None:
@@ -66,7 +73,7 @@ class RunImages:
         reporter.say(
             f"{model.about}; sampling {request.count:,} images: "
             f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
-            f"guidance {sampling.guidance:g}, seed {self.seed}, "
+            f"{guidance_told(model, sampling)}, seed {self.seed}, "
             f"{devices.precision_name(model.precision)}"
         )
         return generated_images(str(self.run), model, request, batch)

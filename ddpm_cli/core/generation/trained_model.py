@@ -22,6 +22,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
+from ddpm_cli.core.generation.guides import guided_by, with_guide
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
 from ddpm_cli.core.generation.starts import interpolation, inversion
 from ddpm_cli.core.generation.starts.given import GivenRequest, check_given
@@ -97,25 +98,20 @@ class TrainedModel:
         (H, W, C) uint8; mask, degrade and given_noise as the options of ddpm sample. noise: where
         to start, as `invert` returns it. batch: images at a time, default: as many as fit into
         memory. What is odd about the images is reported.
-        settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Raises UsageError
-        or DdpmError where the model cannot do that.
+        settings: those of Sampling, such as steps=50, guidance=2, sampler="heun". Its guide is a
+        path, "early", or a TrainedModel, which is not loaded again each time. Raises UsageError or
+        DdpmError where the model cannot do that.
         """
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
-        images = GivenRequest(given, mask, degrade, given_noise).resolve(self.model, self.reporter)
+        model, sampling = self._guided(settings)
+        images = GivenRequest(given, mask, degrade, given_noise).resolve(model, self.reporter)
         network = self.config.network
         start = None if noise is None else StartingNoise.of(noise, network, "an array")
         request = resolve_request(
-            self.model,
-            count,
-            seed,
-            conditions,
-            Sampling(**settings),
-            self.reporter,
-            given=images,
-            noise=start,
+            model, count, seed, conditions, sampling, self.reporter, given=images, noise=start
         )
-        every, inspection = range(request.count), Inspection(self.model, request)
-        batches = sample_batches(self.model, request, every, batch, self.reporter)
+        every, inspection = range(request.count), Inspection(model, request)
+        batches = sample_batches(model, request, every, batch, self.reporter)
         drawn = np.concatenate([images for _, images in inspection.watch(batches)])
         for finding in inspection.findings():
             self.reporter.say(Warned(finding.text))
@@ -142,18 +138,14 @@ class TrainedModel:
         resample: times that each ten steps are taken. The rest as of `sample`.
         """
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        model, sampling = self._guided(settings)
+        initial = InitialRequest(images, strength, mask, resample)
         request = resolve_request(
-            self.model,
-            count,
-            seed,
-            conditions,
-            Sampling(**settings),
-            self.reporter,
-            initial=InitialRequest(images, strength, mask, resample),
+            model, count, seed, conditions, sampling, self.reporter, initial=initial
         )
-        batches = sample_batches(self.model, request, range(request.count), batch, self.reporter)
+        batches = sample_batches(model, request, range(request.count), batch, self.reporter)
         return [
-            finished(self.model, request, index, image).transpose(1, 2, 0)
+            finished(model, request, index, image).transpose(1, 2, 0)
             for indices, sampled in batches
             for index, image in zip(indices, sampled, strict=True)
         ]
@@ -175,12 +167,12 @@ class TrainedModel:
         null condition is used, as by guidance=0.
         """
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
-        sampling = Sampling(**settings)
+        model, sampling = self._guided(settings)
         inversion.check_invertible(sampling)
-        sampling = inversion.without_condition(self.model, conditions, sampling)
+        sampling = inversion.without_condition(model, conditions, sampling)
         given = InputImages.open(images, "the images", self.reporter)
-        request = resolve_request(self.model, len(given), seed, conditions, sampling, self.reporter)
-        return inversion.inverted(self.model, request, given, batch, self.reporter)
+        request = resolve_request(model, len(given), seed, conditions, sampling, self.reporter)
+        return inversion.inverted(model, request, given, batch, self.reporter)
 
     def interpolate(
         self,
@@ -195,10 +187,11 @@ class TrainedModel:
     ) -> NDArray[np.uint8]:
         """Images between two seeds or two image files, as `ddpm interpolate`: (N, H, W, C)."""
         conditions = ConditionRequest.from_options(list(map(str, classes)), list(prompts), None)
+        model, sampling = self._guided(settings)
         found = interpolation.resolve(
-            self.model, (one, other), count, conditions, Sampling(**settings), self.reporter
+            model, (one, other), count, conditions, sampling, self.reporter
         )
-        batches = sample_batches(self.model, found.request, range(count), batch, self.reporter)
+        batches = sample_batches(model, found.request, range(count), batch, self.reporter)
         return np.concatenate([images for _, images in batches]).transpose(0, 2, 3, 1)
 
     def denoise(
@@ -210,25 +203,38 @@ class TrainedModel:
         prompts: Sequence[str] = (),
         guidance: float = 1.0,
         given: Arrays | None = None,
+        guide: str | Path | TrainedModel | None = None,
+        class_guidance: float = 1.0,
     ) -> Tensor:
         """D(x, sigma) -> x0 (Karras et al. 2022, section 5), for x = x0 + sigma n (B, C, H, W).
 
         sigma: one for all images or one each. classes, prompts: one for all or one each; without
-        them a conditional model gets the null condition. given: as of `sample`, in turn. Gradients
-        flow to x.
+        them a conditional model gets the null condition. given, guide: as of `sample`, in turn.
+        Gradients flow to x.
         """
-        sampling = Sampling(guidance=guidance)
-        check_sampling(self.model, sampling)
+        model, sampling = self._guided(
+            {"guidance": guidance, "guide": guide, "class_guidance": class_guidance}
+        )
+        check_sampling(model, sampling)
         condition = self._condition(len(x), classes, prompts)
         images = GivenRequest(given).resolve(self.model, Silent())
         check_given(self.model, images)
         if images is not None:
             condition = images.add(condition, range(len(x)), range(len(x)))
-        if guidance != 1 and condition.is_empty:
+        if sampling.class_weight != 1 and condition.is_empty:
             raise UsageError("guidance is towards a class or a prompt: give classes or prompts")
         with devices.autocast(self.model.device, self.model.precision):
-            predict = guided(self.denoiser, condition, sampling)
+            predict = guided(self.denoiser, condition, sampling, model.guide_denoiser)
             return predict(x, noise_levels(sigma, x)).x0
+
+    def _guided(self, settings: dict[str, Any]) -> tuple[Model, Sampling]:
+        """The model with the guide of these settings, and the settings. Raises as `sample`."""
+        guide = settings.get("guide")
+        if isinstance(guide, TrainedModel):
+            sampling = Sampling(**settings | {"guide": str(guide.model.path)})
+            return guided_by(self.model, guide.model), sampling
+        sampling = Sampling(**settings | {"guide": None if guide is None else str(guide)})
+        return with_guide(self.model, sampling), sampling
 
     def _condition(
         self, count: int, classes: Sequence[str | int], prompts: Sequence[str]

@@ -1,8 +1,8 @@
-"""Compiling a network by the work that it is for, which is done without where compiling fails."""
+"""Compiling networks by the work they are for, which is done without where compiling fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torch import nn
@@ -15,15 +15,21 @@ T = TypeVar("T")
 
 
 def run_compiled(
-    network: nn.Module, work: Callable[[], T], reporter: Reporter, what: str, *, whole: bool = False
+    networks: Sequence[nn.Module],
+    work: Callable[[], T],
+    reporter: Reporter,
+    what: str,
+    *,
+    whole: bool = False,
 ) -> tuple[T, bool]:
-    """Compile a network, in place, at its first call within the work.
+    """Compile networks, in place, each at its first call within the work.
 
-    Returns what the work does, and whether the network is compiled: where that fails it is
+    Returns what the work does, and whether they are compiled: where that fails it is
     reported, and the work is done again without. what: goes on then, as "training", for the
     message. whole: as one graph, or not at all. Errors of memory and of ddpm are the work's own.
     """
-    network.compile(fullgraph=whole, dynamic=False)  # a graph for each shape
+    for network in networks:
+        network.compile(fullgraph=whole, dynamic=False)  # a graph for each shape
     try:
         return work(), True
     except DdpmError:
@@ -32,7 +38,8 @@ def run_compiled(
         if devices.is_out_of_memory(error):
             raise
         reason = first_line(getattr(error, "inner_exception", error))  # of what torch wrapped
-    network._compiled_call_impl = None
+    for network in networks:
+        network._compiled_call_impl = None
     reporter.say(
         Warned(f"Compiling the network does not work here, so {what} continues without: {reason}")
     )

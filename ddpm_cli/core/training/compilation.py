@@ -76,4 +76,4 @@ def compile_or_not(network: Network, first_pass: Callable[[], object], reporter:
     # it overlaps with the rest of the backward pass; the graphs of checkpointed layers cannot be.
     torch._dynamo.config.optimize_ddp = not network.checkpointed
     # A shape of images has a graph of its own: there are two at most, with microbatches.
-    run_compiled(network, first_pass, reporter, "training", whole=True)
+    run_compiled([network], first_pass, reporter, "training", whole=True)

@@ -105,7 +105,7 @@ class Inspection:
         conditions, recorded = self._request.conditions, self._model.config.data.examples
         if self._request.given is not None:
             return 1  # of whatever was given
-        if self._places or self._request.sampling.guidance == 0:
+        if self._places or self._request.sampling.class_weight == 0:
             return None
         if conditions.prompts and conditions.prompts != recorded:
             return 1  # of whatever kind was asked for
@@ -122,7 +122,11 @@ def _references(
     if statistics is None or request.init is not None:  # which has the look of what it begins at
         return (), {}
     labels = list(dict.fromkeys(request.conditions.labels))
-    if request.sampling.guidance == 0 or request.conditions.prompts or request.given is not None:
+    if (
+        request.sampling.class_weight == 0
+        or request.conditions.prompts
+        or request.given is not None
+    ):
         labels = []
     known = dict(enumerate(statistics.classes))
     own = [known.get(label) if isinstance(label, int) else None for label in labels]

@@ -25,9 +25,10 @@ from ddpm_cli.core.runtime.files import dumps, read_json
 SETTINGS = "sampling.json"  # the file of settings in a folder, and in a .zip
 TEXT = "ddpm"  # the key of a PNG's text that holds its record
 _NOT_IDENTITY = ("weights", "n", "provenance")
-_ELSEWHERE = ("given", "cascade", "init", "mask", "noise")  # names of what has a hash: it may move
+_ELSEWHERE = ("guide", "given", "cascade", "init", "mask", "noise")  # what has a hash may move
 _GIVEN = ("given", "degrade", "given_noise", "cascade")  # of an image's record
-_GIVEN_HASHES = {
+_HASHES = {
+    "guide_sha256": "--guide has other weights than those that guided that image",
     "given_sha256": "--given has other pixels than the image of which that one was made",
     "mask_sha256": "--mask has other pixels than that image's",
     "cascade_sha256": "--cascade has other weights than those that drew what that image was given",
@@ -40,6 +41,7 @@ class _Record:
 
     seed: int
     weights_sha256: str
+    guide_sha256: str = ""
     prompt: str = ""
     given: str = ""
     given_sha256: str = ""
@@ -69,6 +71,7 @@ def settings_of(model: Model, request: GenerationRequest) -> dict[str, Any]:
         "classes_at_random": request.conditions.at_random,
         "prompts": list(request.conditions.prompts),
         **request.sampling.document(),
+        **model.guide_record,
         **request.inputs_record,
     }
 
@@ -110,6 +113,7 @@ def text_of(model: Model, request: GenerationRequest, index: int) -> dict[str, s
         **request.input_hashes(index),
         **entry(model, request, index),
         **request.sampling.document(),
+        **model.guide_record,
     }
     return {"Software": f"ddpm {__version__}", TEXT: json.dumps(document, allow_nan=False)}
 
@@ -165,8 +169,8 @@ class Wanted:
                 f"{model.path} are not the weights of that image (sha256 {model.sha256[:12]}, not "
                 f"{str(self.weights_sha256)[:12]})"
             )
-        now = request.inputs_record | request.input_hashes(0)
-        for name, changed in _GIVEN_HASHES.items():
+        now = model.guide_record | request.inputs_record | request.input_hashes(0)
+        for name, changed in _HASHES.items():
             if name in self.given and self.given[name] != now.get(name, self.given[name]):
                 found.append(f"{changed} (sha256 {now[name][:12]}, not {self.given[name][:12]})")
         return [f"{line}: the image will be another" for line in found]
@@ -203,7 +207,7 @@ def again(
         1,
         _weights_beside(path, document["weights_sha256"]),
         document["weights_sha256"],
-        {name: document[name] for name in (*_GIVEN, *_GIVEN_HASHES) if name in document},
+        {name: document[name] for name in (*_GIVEN, *_HASHES) if name in document},
         initial.again(document) if initial is not None and "init" in document else initial,
     )
 

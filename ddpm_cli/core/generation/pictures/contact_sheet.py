@@ -19,6 +19,7 @@ from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
 from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pictures.sheets import Words
+from ddpm_cli.core.diffusion.sampling import evaluations
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
@@ -242,6 +243,10 @@ class ContactSheet:
         if "sampler" in names:
             names.add("eta")  # which not every sampler takes
         words = [text for name, text in common.items() if name not in names]
+        if (guide := self.cells[0].model.guide) is not None:
+            words.append(f"guide of {guide.images:,} images seen")
+        if sampling.class_guidance != 1:
+            words.append(f"class guidance {sampling.class_guidance:g}")
         last = request.seed + self.shown - 1
         words.append(f"seeds {request.seed} to {last}" if self.shown > 1 else f"seed {last}")
         heading = ", ".join(words)
@@ -299,6 +304,9 @@ def _score_of(report: Report) -> str:
 def _seconds_of_call(cell: Cell, batch: Batch, reporter: Reporter) -> float:
     """Seconds of a network call for one image, among as many as are sampled at a time."""
     sampling = Sampling(steps=1).with_default_steps(len(cell.model.denoiser.schedule))
+    if cell.model.guide is not None:  # the mean of both networks' calls
+        sampling = replace(sampling, guide=str(cell.model.guide.path), guidance=2.0)
+    calls = evaluations(cell.model.denoiser.schedule, sampling)
     request = replace(cell.request, sampling=sampling, init=None)
 
     def step(count: int) -> torch.Tensor:
@@ -308,5 +316,5 @@ def _seconds_of_call(cell: Cell, batch: Batch, reporter: Reporter) -> float:
     while len(times) < 2:  # the first images of a network take longer
         count, started = min(size.images, request.count), time.monotonic()
         if size.attempt(count, partial(step, count), reporter) is not None:
-            times.append((time.monotonic() - started) / count)
+            times.append((time.monotonic() - started) / (count * calls))
     return times[-1]

@@ -74,8 +74,10 @@ class Transition:
         if any(self._changes(index) for index in indices):
             towards = Towards(generate.condition_of(model, end, indices), t)
         edit = generate.edit_of(model, start, indices)
+        guide = model.guide_denoiser
         with devices.autocast(model.device, model.precision):
-            x = final_state(sample(model.denoiser, noise, condition, start.sampling, edit, towards))
+            steps = sample(model.denoiser, noise, condition, start.sampling, edit, towards, guide)
+            x = final_state(steps)
         return to_uint8(x).cpu().numpy()
 
     def _changes(self, index: int) -> bool:

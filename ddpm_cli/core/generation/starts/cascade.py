@@ -49,6 +49,7 @@ def given_by(
             f"--cascade {first} was trained on other classes than {model.path}, so the image i of "
             "both would not be of one class"
         )
+    sampling = sampling.without_guide()
     if not small.config.network.conditioned:
         conditions, sampling = ConditionRequest(), replace(sampling, guidance=1.0)
     request = generate.resolve_request(small, count, seed, conditions, sampling, reporter)

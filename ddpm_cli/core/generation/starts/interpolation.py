@@ -88,7 +88,7 @@ def resolve(
         inversion.check_invertible(sampling)
     if seeds == [None, None]:
         sampling = inversion.without_condition(model, conditions, sampling)
-    if sampling.guidance != 0:
+    if sampling.class_weight != 0:
         conditions = _of_seed(model, first, conditions, reporter)
     request = generate.resolve_request(model, count, first, conditions, sampling, reporter)
     noise, originals = zip(*(_end(model, request, end) for end in ends), strict=True)

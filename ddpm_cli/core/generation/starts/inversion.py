@@ -102,8 +102,8 @@ def without_condition(model: Model, conditions: ConditionRequest, sampling: Samp
 
     As they are where the model has none, or something is said.
     """
-    said = conditions.classes or conditions.prompts or sampling.guidance != 1
-    null = replace(sampling, guidance=0.0)
+    said = conditions.classes or conditions.prompts or sampling.class_weight != 1
+    null = sampling.with_class_weight(0.0)
     if said or not model.config.network.conditioned:
         return sampling
     try:
@@ -164,7 +164,8 @@ def noise_of(
     schedule, sampling = model.denoiser.schedule, request.sampling
     sigmas = grid(schedule, sampling)
     condition = generate.condition_of(model, request, indices)
-    predict = thresholded(guided(model.denoiser, condition, sampling), sampling.threshold)
+    predict = guided(model.denoiser, condition, sampling, model.guide_denoiser)
+    predict = thresholded(predict, sampling.threshold)
     channels, height, width = images.shape[1:]
     fresh = ImageNoise(request.seeds(indices), (channels, height, width), model.device, "inversion")
     x0 = to_unit(torch.from_numpy(images)).to(model.device)
