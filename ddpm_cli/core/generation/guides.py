@@ -15,7 +15,7 @@ from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of_snapshot
 
 EARLY = "early"  # the name of an earlier state of the model's own training
-_SHARE = 1 / 5  # of the model's images, to which it is chosen as near as there is one
+_SHARE = 1 / 3  # of the model's images, to which it is chosen as near as there is one
 _MOST = 1 / 2  # of them: later states are too much like the model
 _ROUNDING = 1e-3  # relative: levels so near to a schedule's ends are within it
 
@@ -65,7 +65,7 @@ def check_levels(model: Model, sigmas: Tensor, sampling: Sampling) -> None:
 
 
 def early(model: Model) -> Path:
-    """The state that the model's training kept nearest to a fifth of the images it has seen.
+    """The state that the model's training kept nearest to a third of the images it has seen.
 
     Of a snapshot and stored averages of as many images, the longest average. Raises DdpmError
     where its run kept none of the first half.
