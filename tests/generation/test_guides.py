@@ -13,7 +13,7 @@ import torch
 
 import ddpm_cli
 from ddpm_cli.core.checkpoints import weights
-from ddpm_cli.core.config.network import TextConfig
+from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling

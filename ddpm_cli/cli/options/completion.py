@@ -79,6 +79,11 @@ def to_resume(ctx: Any, incomplete: str) -> list[Offer]:
     return ["auto", "never", *runs(ctx, incomplete)]
 
 
+def guides(ctx: Any, incomplete: str) -> list[Offer]:
+    """The word of --guide, and runs."""
+    return ["early", *runs(ctx, incomplete)]
+
+
 def classes(ctx: Any, incomplete: str) -> list[Offer]:
     """The class names of the run named, or of the newest; behind a + another attribute."""
     before, plus, _ = incomplete.rpartition("+")
@@ -108,6 +113,7 @@ _BY_NAME: dict[str, Completer] = {
     "FAKE": runs,
     "IMAGES": runs,
     "SOURCE": runs,
+    "--guide": guides,
     "--init-from": runs,
     "--cascade": runs,
     "--out": runs,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddpm_cli.core.checkpoints import post_hoc, snapshots
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, listed
@@ -71,24 +72,18 @@ def early(model: Model) -> Path:
     where its run kept none of the first half.
     """
     run = run_of_snapshot(model.path) or RunDirectory(model.path.parent)
-    kept = [*run.snapshots.glob("[0-9]*.pt"), *run.averages.glob("[0-9]*-*.safetensors")]
-    states = [(*_images_and_length(path), path) for path in kept]
+    states = [(int(path.stem), 0.0, path) for path in snapshots.listed(run.snapshots)]
+    states += [(*average.profile, average.path) for average in post_hoc.stored(run)]
     first = [state for state in states if 0 < state[0] <= _MOST * model.images]
     if not first:
         raise DdpmError(
             f"--guide early: {run.path} has kept no state of the first half of the "
             f"{model.images:,} images that {model.path.name} has seen. Train with --keep-every "
-            f"{max(1, round(_SHARE * model.images)):,}, or give as --guide a run of the same data "
+            f"{max(1, round(_SHARE * model.images))}, or give as --guide a run of the same data "
             "with fewer --images or a smaller network"
         )
     aim = math.log(_SHARE * model.images)
     return min(first, key=lambda state: (abs(math.log(state[0]) - aim), -state[1]))[2]
-
-
-def _images_and_length(path: Path) -> tuple[int, float]:
-    """The images seen, and of a stored average its length, sigma_rel, from the name of its file."""
-    images, _, length = path.stem.partition("-")
-    return int(images), float(length or 0)
 
 
 def _task(config: RunConfig) -> dict[str, tuple[Any, str]]:
