@@ -91,7 +91,7 @@ def test_a_guide_may_be_another_network_parameterisation_and_schedule(run: Path)
         diffusion={"schedule": "edm", "parameterisation": "edm", "timesteps": 50},
     )
     sampling = Sampling(steps=4, sampler="heun", guidance=1.7, guide="other.safetensors")
-    model = with_guide(model_of(run / "model.safetensors"), sampling)
+    model = with_guide(model_of(run / "model.safetensors"), sampling.guide)
     assert model.guide is not None and model.guide.denoiser.schedule.name == "edm"
     trained = ddpm_cli.load(run, device="cpu")
     settings = {"steps": 4, "sampler": "heun", "classes": ["dark"]}
@@ -121,7 +121,7 @@ def test_a_guide_of_something_else_is_refused(
     written(Path("other.safetensors"), **changed)
     model = model_of(run / "model.safetensors")
     with pytest.raises(DdpmError, match="cannot guide") as raised:
-        with_guide(model, Sampling(guide="other.safetensors"))
+        with_guide(model, "other.safetensors")
     assert words in str(raised.value)
 
 
@@ -233,9 +233,23 @@ def test_every_command_that_samples_takes_a_guide(
     refused(nothing, "--guide is for sampling from a run")
 
 
+def test_a_guides_weight_is_swept_and_becomes_the_default(
+    ddpm: Callable[..., Result], run: Path, trained: Path, written_photos: Path
+) -> None:
+    how = ("--features", trained, "--real", written_photos, "-n", 4, "--steps", 2, "--json")
+    found = ddpm("sweep", run, "--guidance", "1.5,2", "--guide", "early", *how)
+    assert found.code == 0, found.err
+    assert [one["nfe"] for one in found.json()["settings"]] == [4, 4]
+    sampled = ddpm("sample", run, "-n", 1, "--json").json()
+    assert sampled["guide"] == str(run / "ema/000000000012-0.100.safetensors")
+    assert sampled["guidance"] in (1.5, 2)
+    other = ddpm("sample", run, "-n", 1, "--guide", "small.safetensors", "--json").json()
+    assert (other["guide"], other["guidance"]) == ("small.safetensors", 1)  # weights are a guide's
+
+
 def test_the_cost_of_a_call_is_that_of_the_larger_network(run: Path) -> None:
     sampling = Sampling(steps=2, guidance=1.7, guide="small.safetensors")
-    model = with_guide(model_of(run / "model.safetensors"), sampling)
+    model = with_guide(model_of(run / "model.safetensors"), sampling.guide)
     request = generate.GenerationRequest(4, 0, generate.ConditionPlan(), sampling)
     plain = generate.call_operations(model._replace(guide=None), request, None)
     assert generate.call_operations(model, request, None) == plain

@@ -119,7 +119,7 @@ def gif(
         plan = _training(weights)
     else:
         model = load_model(weights, chosen, devices.choose_precision("fp32", chosen))
-        model = with_guide(model, settings)
+        model = with_guide(model, settings.guide)
         first = shown.interpolate[0] if shown.interpolate else seed or 0
         if shown.forward is not None:
             most = _count(count, size) or (_FEW if shown.strip else generate.DEFAULT_COUNT)

@@ -69,7 +69,7 @@ def interpolate(
     settings = default.with_options(sampling.nested())
     model = load_model(default.find_weights(run), chosen, devices.choose_precision("fp32", chosen))
     check_none_needed(model, "ddpm interpolate")
-    model = with_guide(model, settings)
+    model = with_guide(model, settings.guide)
     found = interpolation.resolve(
         model, (one, other), count, conditions.request, settings, reporter
     )

@@ -81,7 +81,7 @@ def invert(
         run_directory.find_weights(run), chosen, devices.choose_precision("fp32", chosen)
     )
     check_none_needed(model, "ddpm invert")
-    model = with_guide(model, settings)
+    model = with_guide(model, settings.guide)
     settings = inversion.without_condition(model, conditions.request, settings)
     images = InputImages.open(path, "the images", reporter)
     request = generate.resolve_request(

@@ -171,10 +171,8 @@ class _Images:
         run = run or cells[0][1].weights
         names = dict.fromkeys(self._weights(values) for values, _ in cells)
         found = {name: self.default.find_weights(run, name) for name in names}
-        sampling = cells[0][1].sampling
-        return {
-            name: with_guide(load_model(path, *machine), sampling) for name, path in found.items()
-        }
+        guide = cells[0][1].sampling.guide
+        return {name: with_guide(load_model(path, *machine), guide) for name, path in found.items()}
 
     def cell(
         self, values: Mapping[str, Any], wanted: Wanted, models: Mapping[str | None, Model]

@@ -102,7 +102,7 @@ class HeldOptions(
     only=(
         "spacing", "timesteps", "sigmas", "sections", "final_sigma", "variance", "unclipped_eps",
         "s_churn", "s_min", "s_max", "s_noise", "threshold", "guidance_interval",
-        "guidance_rescale",
+        "guidance_rescale", "guide", "class_guidance",
     ),
 ):  # fmt: skip
     """Settings of sampling that all have."""

@@ -21,14 +21,14 @@ _MOST = 1 / 2  # of them: later states are too much like the model
 _ROUNDING = 1e-3  # relative: levels so near to a schedule's ends are within it
 
 
-def with_guide(model: Model, sampling: Sampling) -> Model:
-    """The model with the guide that the settings name, on its device; without one as it is.
+def with_guide(model: Model, name: str | None) -> Model:
+    """The model with a guide as `Sampling.guide` names it, on its device; None: as it is.
 
     Raises DdpmError where there is no such guide, or it cannot guide the model.
     """
-    if sampling.guide is None:
+    if name is None:
         return model
-    path = early(model) if sampling.guide == EARLY else find_weights(Path(sampling.guide))
+    path = early(model) if name == EARLY else find_weights(Path(name))
     return guided_by(model, load_model(path, model.device, model.precision))
 
 

@@ -63,7 +63,7 @@ class RunImages:
             precision = devices.choose_precision(self.precision, device)
             default = default_sampling.of_run(self.run)
             model = load_model(default.find_weights(self.run), device, precision)
-            return default, with_guide(model, default.with_options(self.settings))
+            return default, with_guide(model, default.settings(self.settings).get("guide"))
 
         default, model = distributed.run_on_all_ranks(load)
         if (told := default.told(self.settings)) is not None:

@@ -234,7 +234,7 @@ class TrainedModel:
             sampling = Sampling(**settings | {"guide": str(guide.model.path)})
             return guided_by(self.model, guide.model), sampling
         sampling = Sampling(**settings | {"guide": None if guide is None else str(guide)})
-        return with_guide(self.model, sampling), sampling
+        return with_guide(self.model, sampling.guide), sampling
 
     def _condition(
         self, count: int, classes: Sequence[str | int], prompts: Sequence[str]

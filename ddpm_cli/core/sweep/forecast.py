@@ -98,7 +98,13 @@ def _seconds_of_call(
 ) -> tuple[float, torch.Tensor]:
     """Seconds of a network call for an image among as many as are sampled at a time, and images."""
     schedule = model.denoiser.schedule
-    sampling = Sampling(steps=min(_STEPS, len(schedule)), guidance=request.sampling.guidance)
+    asked = request.sampling
+    sampling = Sampling(
+        steps=min(_STEPS, len(schedule)),
+        guidance=asked.guidance,
+        guide=asked.guide,
+        class_guidance=asked.class_guidance,
+    )
     request = replace(request, sampling=sampling)
 
     def step(count: int) -> torch.Tensor:

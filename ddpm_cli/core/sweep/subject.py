@@ -17,6 +17,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.generate import GenerationRequest
+from ddpm_cli.core.generation.guides import check_levels, with_guide
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model
 from ddpm_cli.core.generation.outputs.record import identity, settings_of
 from ddpm_cli.core.generation.run_images import RunImages
@@ -61,6 +62,7 @@ class Subject:
         default = default_sampling.of_run(images.run)
         path = find_weights(images.run) if own_weights else default.find_weights(images.run)
         model = load_model(path, device, devices.choose_precision(images.precision, device))
+        model = with_guide(model, default.settings(images.settings).get("guide"))
         return cls(model, images.request(model, Sampling(), reporter), default, images.settings)
 
     def settings(self, values: Values) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Subject:
         """The images by a setting. Raises UsageError or DdpmError where the model cannot."""
         schedule = self.model.denoiser.schedule
         sampling = Sampling(**self.settings(values)).with_default_steps(len(schedule))
-        grid(schedule, sampling)
+        check_levels(self.model, grid(schedule, sampling), sampling)
         check_sampling(self.model, sampling)
         return replace(self.request, sampling=sampling)
 
