@@ -212,8 +212,11 @@ def _model_files(source: Path, model: Weights, folder: Path) -> dict[str, Path]:
 
 
 def _default_sampling(default: DefaultSampling, folder: Path) -> dict[str, Path]:
-    """What a sweep found, of the weights that are pushed, without paths of this machine."""
-    if default.path is None:
+    """What a sweep found, of the weights that are pushed, without paths of this machine.
+
+    Nothing where a guide belongs to it, as that is not pushed.
+    """
+    if default.path is None or "guide" in default.sampling:
         return {}
     measured = {name: value for name, value in default.measured.items() if name != "real"}
     pushed = RunDirectory(folder)
