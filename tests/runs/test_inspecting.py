@@ -37,7 +37,8 @@ def test_a_run(tiny_run: Callable[..., Path], ddpm: Callable[..., Result]) -> No
     assert found["data"]["fingerprint"] == config_of("run")["data"]["fingerprint"]
     assert found["schedule"]["name"] == "cosine" and found["schedule"]["sigma_max"] > 1000
     assert found["objective"]["parameterisation"] == "v"
-    assert found["ema"] == {"halflife": 64, "rampup": 0.05}
+    average = {"halflife": 64, "rampup": 0.05, "sigma_rel": None, "stored": 0}
+    assert found["ema"] == average
     assert [start["ddpm"] for start in found["starts"]]
     assert found["run"]["state"] == "finished"
     text = ddpm("inspect", run).out
