@@ -14,6 +14,7 @@ from ddpm_cli import __version__
 from ddpm_cli.cli import console
 from ddpm_cli.cli.commands.convert import convert
 from ddpm_cli.cli.commands.data import data
+from ddpm_cli.cli.commands.distill import distill
 from ddpm_cli.cli.commands.doctor import doctor
 from ddpm_cli.cli.commands.ema import ema
 from ddpm_cli.cli.commands.fetch_weights import fetch_weights
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.command(cls=Command)(data)
 app.command(cls=PresetHelp)(train)
+app.command(cls=Command)(distill)
 app.command(cls=Command)(sample)
 app.command(cls=Command)(sweep)
 app.command(cls=Command)(gif)

@@ -108,6 +108,8 @@ def calls(run: Path, photos: Path, tiny: Path, trained: Path, tmp_path: Path) ->
         "data": ["data", photos, "--out", out.with_suffix(".png")],
         "train": ["train", "--data", photos, "--config", tiny, "--images", 16, "--out", out,
                   "--preview", 0],
+        "distill": ["distill", run, "--data", photos, "--images", 16, "--out", tmp_path / "student",
+                    "--preview", 0],
         "sample": ["sample", run, "--out", tmp_path / "samples", *few],
         "sweep": ["sweep", run, "--steps", "1,2", "-n", 4, "--features", trained],
         "gif": ["gif", run, "--out", out.with_suffix(".gif"), *few, "--seconds", 1],

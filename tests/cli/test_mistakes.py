@@ -13,7 +13,9 @@ PRESETS = (
     "shapes, mnist, small, small-64, cifar10, cifar10-fast, iddpm-cifar10, edm-cifar10, adm-64, "
     "celeba-64, photos-64, jit-s/4-32, dit-s/4-32"
 )
-SAMPLERS = "ddim, ddpm, euler, heun, dpmpp-2m, dpmpp-3m, ipndm, dpmpp-2m-sde, dpmpp-3m-sde"
+SAMPLERS = (
+    "ddim, ddpm, euler, heun, dpmpp-2m, dpmpp-3m, ipndm, dpmpp-2m-sde, dpmpp-3m-sde, consistency"
+)
 SCHEDULES = "linear, linear-fixed, quadratic, sigmoid, cosine, sigmoid-abar, edm, flow"
 CLASSES = "it has 2 classes, numbered from 0 to 1: dark, light"
 
@@ -34,7 +36,8 @@ MISTAKES = {
     "ddpm train --help",
     "train -data photos": "train has no option -d; did you mean --data, with two dashes?",
     "sample --zzz": "sample has no option --zzz; see ddpm sample --help",
-    "sample --requeue": "sample has no option --requeue; ddpm train has it; see ddpm sample --help",
+    "sample --requeue": "sample has no option --requeue; ddpm train and distill have it; see ddpm "
+    "sample --help",
     "sample --num 3": "sample has no option --num; here it is -n",
     "sample --ckpt x": "sample has no option --ckpt; here it is an argument: ddpm sample RUN",
     "train --class dark": "train has no option --class; ddpm sample and gif and interpolate have "

@@ -41,7 +41,7 @@ PARTS: tuple[type[Any], ...] = (
     *(NetworkConfig, TextConfig, ScoringRequest, *CONFIGS),
 )
 # Fields that neither users nor config files set by themselves.
-UNDECLARED = {"origin.path", "origin.sha256", "settings"}
+UNDECLARED = {"origin.path", "origin.sha256", "settings", "teacher"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -32,6 +32,7 @@ def published_target(name: str, x0: Tensor, noise: Tensor, sigma: Tensor) -> Ten
         "x0": x0,
         "v": alpha * noise - sigma_vp * x0,
         "flow": noise - x0,
+        "x0-skip": x0 - noise * 0.01**2 / sigma[:, None, None, None],  # of D(x, 0) = x
         "edm": edm_target(x0, noise, sigma[:, None, None, None]),
     }[name]
 

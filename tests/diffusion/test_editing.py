@@ -14,7 +14,7 @@ from ddpm_cli.core.diffusion import sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser, NoiseLevels, Prediction, noise_levels
 from ddpm_cli.core.diffusion.editing import Edit, invert
 from ddpm_cli.core.diffusion.samplers import ddim
-from ddpm_cli.core.diffusion.settings import SAMPLERS, SPACINGS, Sampling
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, SAMPLERS, SPACINGS, Sampling
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
 COSINE = schedules.from_config(DiffusionConfig("cosine", 1000))
@@ -73,7 +73,10 @@ def test_a_strength_is_a_noise_level(sampler: str, strength: float) -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_levels_descend_from_that_of_the_strength(sampler: str, spacing: str) -> None:
-    settings = Sampling(sampler=sampler, spacing=spacing, steps=12)
+    if sampler == CONSISTENCY and spacing != SPACINGS[0]:
+        return  # it has levels of its own
+    of_sampler = {} if sampler == CONSISTENCY else {"spacing": spacing}
+    settings = Sampling(sampler=sampler, steps=12, **of_sampler)
     whole = sampling.grid(COSINE, settings)
     for timesteps in (1, 2, 40, 333, 600, 990, 999):
         sigmas = sampling.visited(COSINE, settings, Edit(images(), timesteps / 1000))

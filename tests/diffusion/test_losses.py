@@ -101,7 +101,8 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
     s = SIGMA
     below = LINEAR.below(s)
     c_out = {"eps": s, "x0": s**0, "v": s / (1 + s**2).sqrt(), "flow": s / (1 + s),
-             "edm": 0.5 * s / (s**2 + 0.25).sqrt()}[parameterisation]  # fmt: skip
+             "edm": 0.5 * s / (s**2 + 0.25).sqrt(),
+             "x0-skip": s**2 / (s**2 + 0.01**2)}[parameterisation]  # fmt: skip
     published = {
         "plain": c_out**-2,
         "min-snr": (s**-2).clamp(max=5),

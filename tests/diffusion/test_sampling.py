@@ -18,6 +18,7 @@ from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.diffusion import grids, sampling, schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import (
+    CONSISTENCY,
     ODE_SOLVERS,
     SAMPLERS,
     SDE_SOLVERS,
@@ -81,8 +82,10 @@ def valid_settings() -> st.SearchStrategy[dict[str, Any]]:
     """Any combination that is valid."""
 
     def fit(chosen: dict[str, Any]) -> dict[str, Any]:
-        if chosen["sampler"] in ODE_SOLVERS:
+        if chosen["sampler"] in (*ODE_SOLVERS, CONSISTENCY):
             chosen["eta"] = 0.0
+        if chosen["sampler"] == CONSISTENCY:
+            chosen["spacing"] = None
         if chosen["sampler"] in SDE_SOLVERS:
             chosen["variance"] = "fixed-small"
         if chosen["sampler"] != "ddim" or chosen["threshold"] == "none":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,36 +75,55 @@ def train(
         ddpm train --data photos/ --size 64 --minutes 60
         ddpm train --data cifar10 --preset cifar10-fast --nproc 8
     """
-    from ddpm_cli.core.runtime.elastic import stopping
-
-    resources = MachineConfig(**machine.nested())
     if dry_run and print_config:
         raise UsageError("--dry-run reports and --print-config prints the settings: give one")
+    resources = MachineConfig(**machine.nested())
+    calls = settings_text.calls(request, machine)
+    asked = requested(request, config)
+    shown = partial(_print_config, resources, calls, as_json=json) if print_config else None
+    run(asked, resources, calls, dry_run=dry_run, as_json=json, instead=shown)
+
+
+def requested(request: SettingOptions, config: SettingOptions, **more: Any) -> TrainingRequest:
+    """What the options of a training ask for."""
+    values = request.nested()
+    scoring = ScoringRequest(**values.pop("scoring", {}))
+    return TrainingRequest(**values, scoring=scoring, settings=config.nested(), **more)
+
+
+def run(
+    asked: TrainingRequest,
+    resources: MachineConfig,
+    calls: settings_text.Calls,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    instead: Callable[[TrainingRequest, Log], None] | None = None,
+) -> None:
+    """Train, in the processes that are asked for; or do something else `instead`."""
+    from ddpm_cli.core.runtime.elastic import stopping
+
     with stopping.catch_signals() as stop:
         from ddpm_cli.core.runtime import provenance
         from ddpm_cli.core.training import resuming, session  # import torch, which takes seconds
+        from ddpm_cli.core.training.preparation import distilling
 
         start_up.end()
         with session.requeue_if_preempted(resources):
-            values = request.nested()
-            scoring = ScoringRequest(**values.pop("scoring", {}))
-            training = resuming.with_run_named(
-                TrainingRequest(**values, scoring=scoring, settings=config.nested())
-            )
+            training = distilling.with_student(resuming.with_run_named(asked))
             log = Log(console.reporter())
-            calls = settings_text.calls(request, machine)
-            if print_config:
-                _print_config(training, resources, calls, log, as_json=json)
+            if instead is not None:
+                instead(training, log)
                 return
             log.note(f"started: {provenance.command()}")
             if dry_run or not session.launch_if_needed(training, resources, stop, log):
-                _train(training, resources, stop, log, calls, dry_run=dry_run, as_json=json)
+                _train(training, resources, stop, log, calls, dry_run=dry_run, as_json=as_json)
 
 
 def _print_config(
-    request: TrainingRequest,
     machine: MachineConfig,
     calls: settings_text.Calls,
+    request: TrainingRequest,
     reporter: Reporter,
     *,
     as_json: bool,
@@ -159,7 +179,8 @@ def _train(
                 return
             _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
         summary = session.train(plan, request, execution, reporter, stop)
-    closing = _closing(summary, guided=plan.config.guidable)
+    distilled = plan.config.objective.consistency is not None
+    closing = _closing(summary, guided=plan.config.guidable and not distilled)
     reporter.note(closing)
     console.result(closing, summary, as_json)
 

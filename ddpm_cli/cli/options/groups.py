@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -100,18 +100,23 @@ class SettingOptions:
 
     `class RunOptions(SettingOptions, of=RunConfig)` has an option for every setting of RunConfig
     that belongs to a panel of the help, or for those in `only`. Those in `several` take several
-    values, such as 1,2,4.
+    values, such as 1,2,4. `defaults`: what a command has in place of the settings' defaults, in
+    words, by their names.
     """
 
     settings: typing.ClassVar[tuple[Setting, ...]]
     _several: typing.ClassVar[Collection[str]]
 
     def __init_subclass__(
-        cls, of: type[Any], only: Collection[str] = (), several: Collection[str] = ()
+        cls,
+        of: type[Any],
+        only: Collection[str] = (),
+        several: Collection[str] = (),
+        defaults: Mapping[str, str] | None = None,
     ) -> None:
         cls._several = several
         cls.settings = tuple(
-            setting
+            _with_default(setting, (defaults or {}).get(setting.name))
             for setting in settings_of(of)
             if setting.info.panel is not None and (not only or setting.name in only)
         )
@@ -168,6 +173,13 @@ def _values(setting: Setting, text: str) -> tuple[Any, ...]:
     for word in words:
         arguments.check_number(setting.option, word, arguments.METAVARS[setting.kind])
     return tuple(setting.kind(word) for word in words)
+
+
+def _with_default(setting: Setting, text: str | None) -> Setting:
+    """The setting with another default in words, if there is one."""
+    if text is None:
+        return setting
+    return dataclasses.replace(setting, info=dataclasses.replace(setting.info, default_text=text))
 
 
 def _annotation(

@@ -24,6 +24,7 @@ class Condition(NamedTuple):
     augmented: Tensor | None = None  # (B, 9) float32 augmentation labels; None: not augmented
     given: Tensor | None = None  # (B, C', H, W) float32 in [-1, 1], beside the input; never dropped
     given_noise: Tensor | None = None  # (B,) float32, deviation of noise in `given`; None: none
+    guidance: Tensor | None = None  # (B,) float32, of a network that learned it; None: none
 
     @property
     def is_empty(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddpm_cli.core.config.consistency import ConsistencyConfig
 from ddpm_cli.core.config.fields import (
     Settings,
     above_zero,
@@ -18,7 +19,8 @@ from ddpm_cli.core.errors import UsageError
 BETA_RANGED = ("linear", "linear-fixed", "quadratic", "sigmoid")  # from beta_min to beta_max
 CONTINUOUS = ("edm", "flow")  # schedules of continuous noise levels, without timesteps
 SCHEDULES = (*BETA_RANGED, "cosine", "sigmoid-abar", *CONTINUOUS)
-PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow")
+PARAMETERISATIONS = ("eps", "x0", "v", "edm", "flow", "x0-skip")
+CONSISTENCY = "consistency"  # the loss of what ddpm distill trains
 LOSSES = ("l2", "l1", "huber", "vlb")
 WEIGHTINGS = {  # their gamma
     "plain": None,
@@ -103,7 +105,7 @@ class ObjectiveConfig(Settings):
         f"{choices(LOSSES)}: a distance of the network's output to its target, but vlb: the "
         "variational bound itself, in bits/dim.",
         panel=_PANEL,
-        check=choice(*LOSSES),
+        check=choice(*LOSSES, CONSISTENCY),
     )
     weighting: str = setting(
         "plain",
@@ -148,6 +150,7 @@ class ObjectiveConfig(Settings):
         default_text="1.2 log-normal, 1 logit-normal",
         check=above_zero,
     )
+    consistency: ConsistencyConfig | None = None  # of the loss of that name
 
     @property
     def gamma(self) -> float:

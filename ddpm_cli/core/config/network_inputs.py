@@ -86,6 +86,9 @@ class NetworkInputs(Settings):
     given_noise: bool = setting(
         False, "Condition on the deviation of the noise in that image; set by --given-noise."
     )
+    guidance: bool = setting(
+        False, "Condition on the guidance of a teacher; set by ddpm distill --guidance."
+    )
     learned_variance: bool = setting(
         False,
         "Learn the variance of sampling steps, too: better likelihoods, and few-step ddpm.",

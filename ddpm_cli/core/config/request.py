@@ -232,6 +232,7 @@ class TrainingRequest(Settings):
         check=number(zero=True, most=10**6),
     )
     scoring: ScoringRequest = field(default_factory=ScoringRequest)
+    teacher: Path | None = None  # the run or weights file that ddpm distill makes a student of
     settings: dict[str, Any] = field(default_factory=dict)  # of RunConfig, over preset and file
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpm_cli.core.config.diffusion import (
     BETA_RANGED,
+    CONSISTENCY,
     CONTINUOUS,
     NORMALS,
     WEIGHTINGS,
@@ -394,8 +395,17 @@ class RunConfig(Settings):
         normal, gamma = objective.noise_levels in NORMALS, WEIGHTINGS[objective.weighting]
         learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
-        given = self.data.degradation
+        given, tuned = self.data.degradation, objective.consistency is not None
         contradictions = {
+            "--loss consistency is that of a distilled run, which ddpm distill RUN makes": (
+                objective.loss == CONSISTENCY and not tuned
+            ),
+            f"a distilled run has the loss {CONSISTENCY}, and no other": (
+                objective.loss != CONSISTENCY and tuned
+            ),
+            "a consistency model has no variance: it cannot be one with --learned-variance": (
+                learned and tuned
+            ),
             "--given makes the condition, and --given-data names images that are it: give one": (
                 given is not None and bool(self.data.given_data)
             ),
@@ -426,7 +436,9 @@ class RunConfig(Settings):
                 not discrete and self.diffusion.time_scale != 1
             ),
             f"--noise-levels {objective.noise_levels} needs a schedule of continuous noise levels; "
-            f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": normal and discrete,
+            f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": (
+                normal and discrete and not tuned
+            ),
             f"--noise-levels importance counts timesteps, and --schedule {schedule} has none": (
                 objective.noise_levels == "importance" and not discrete
             ),

@@ -26,6 +26,7 @@ from ddpm_cli.core.models.unet import UNet
 from ddpm_cli.core.runtime.files import cannot_write, read_json
 
 _VERSION = "0.30.0"  # the first version of diffusers that reads these files
+_CONSISTENCY = "a consistency model, which a DDPMPipeline would sample as a diffusion model"
 _MODEL = {
     "_class_name": "DDPMPipeline",
     "_diffusers_version": _VERSION,
@@ -43,7 +44,7 @@ def why_not_exportable(config: RunConfig) -> str | None:
     with torch.device("meta"):
         network = UNet(config.network)
     learned = config.network.learned_variance
-    reasons = []
+    reasons = [] if config.objective.consistency is None else [_CONSISTENCY]
     for counterpart in (
         partial(diffusers.from_network, network),
         partial(scheduler.from_diffusion, config.diffusion, learned_variance=learned),
@@ -72,6 +73,8 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     ours, network = model.config.network, model.network
     if not isinstance(network, UNet):
         raise DdpmError(f"{source}: {_ONLY_UNETS}")
+    if model.config.objective.consistency is not None:
+        raise DdpmError(f"{source}: {_CONSISTENCY}")
     unet = diffusers.from_network(network)
     noise = scheduler.from_diffusion(model.config.diffusion, learned_variance=ours.learned_variance)
     with _new_folder(out) as folder:

@@ -31,6 +31,7 @@ Any nn.Module or other callable of this signature; c_noise is on the device of x
 """
 
 SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] that EDM assumes
+SKIP_BELOW = 0.01  # the noise level at which half of D is x, with x0-skip
 
 
 class Scalings(NamedTuple):
@@ -67,12 +68,23 @@ def _flow(s: Tensor) -> Scalings:
     return Scalings(1 / (1 + s), -s / (1 + s), 1 / (1 + s))
 
 
+def _x0_skip(s: Tensor) -> Scalings:
+    """F is x0, but D(x, 0) = x, as a consistency function needs (Song et al. 2023, equation 5).
+
+    c_skip is Karras et al.'s (2022) for a deviation of the data of 0.01: with the same F, D differs
+    from that of x0 by half a hundredth at most, which is less than a grey level of 256.
+    """
+    c_skip = SKIP_BELOW**2 / (s**2 + SKIP_BELOW**2)
+    return Scalings(c_skip, s**2 / (s**2 + SKIP_BELOW**2), (1 + s**2).rsqrt())
+
+
 PARAMETERISATIONS: dict[str, Callable[[Tensor], Scalings]] = {
     "eps": _eps,
     "x0": _x0,
     "v": _v,
     "edm": _edm,
     "flow": _flow,
+    "x0-skip": _x0_skip,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
@@ -30,9 +31,12 @@ def guided(
 
     Outside the guidance interval only the conditional model is evaluated, and at w = 1 no guide. A
     learned variance is not guided: it is the conditional model's. With an empty condition there is
-    no D_null, and D is the unconditional model. A given image stays in all of them. Raises
-    ValueError where the settings have a guide that is missing.
+    no D_null, and D is the unconditional model. A given image stays in all of them. A network that
+    learned guidance is told g instead. Raises ValueError where the settings have a guide that is
+    missing.
     """
+    if sampling.guidance_learned:
+        return _told(denoiser, condition, sampling.guidance)
     if sampling.guide is not None and guide is None:
         raise ValueError(f"the guide of these settings, {sampling.guide}, is missing")
     scale = 1.0 if condition.is_empty else sampling.class_weight
@@ -60,6 +64,16 @@ def guided(
         if sampling.guidance_rescale:
             mixed = _rescaled(mixed, x0, sampling.guidance_rescale)
         return Prediction(mixed, fraction)
+
+    return predict
+
+
+def _told(denoiser: Denoiser, condition: Condition, guidance: float) -> Predict:
+    """D of a network that is conditioned on the guidance."""
+
+    def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
+        told = torch.full((len(x),), guidance, device=x.device)
+        return denoiser.predict(x, sigma, condition._replace(guidance=told))
 
     return predict
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import NORMALS, ObjectiveConfig
+from ddpm_cli.core.diffusion.grids import ODE_SIGMA_MAX
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 _MARGIN = 1e-5  # distance of u from 0 and 1, where noise levels may be 0 or infinite
@@ -43,10 +44,17 @@ def training_sigmas(schedule: Schedule, objective: ObjectiveConfig, u: Tensor) -
 
     uniform: in the schedule's time, so uniform timesteps (Ho et al. 2020, algorithm 1) or flow's t.
     log-normal: Karras et al. (2022), table 1. logit-normal: flow's t is logit-normal (Esser et al.
-    2024, equation 19), which is a log-normal sigma, as ln sigma = logit t.
+    2024, equation 19), which is a log-normal sigma, as ln sigma = logit t. Those of consistency
+    tuning are within the levels that a model of any schedule is sampled at.
     """
     if objective.noise_levels in NORMALS:
         mean, std = objective.normal
         normal: Tensor = torch.special.ndtri(u)
-        return (mean + std * normal).exp()
+        levels = (mean + std * normal).exp()
+        return levels if objective.consistency is None else levels.clamp(*bounds(schedule))
     return schedule.sigma_at(u)
+
+
+def bounds(schedule: Schedule) -> tuple[float, float]:
+    """The least and largest noise level of the schedule, none above the largest of ODE solvers."""
+    return float(schedule.sigma[0]), min(float(schedule.sigma[-1]), ODE_SIGMA_MAX)

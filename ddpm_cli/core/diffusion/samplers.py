@@ -191,3 +191,16 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
             x = x + (sigma_next - sigma) * coefficient * slope
         x = x if sigma_next > 0 else x0
         yield SamplerStep(i, sigma, sigma_next, x, x0)
+
+
+def consistency(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Callable[[], Tensor]
+) -> Iterator[SamplerStep]:
+    """Multistep consistency sampling (Song et al. 2023, algorithm 1): x0, then noise again.
+
+    One evaluation per step; with one step it is D of the first state.
+    """
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
+        x0 = denoise(x, sigma)
+        x = x0 + sigma_next * noise() if sigma_next > 0 else x0
+        yield SamplerStep(i, sigma, sigma_next, x, x0)

@@ -16,7 +16,7 @@ from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.interpolation import Towards, mixed
 from ddpm_cli.core.diffusion.samplers import SamplerStep
 from ddpm_cli.core.diffusion.schedules import Schedule
-from ddpm_cli.core.diffusion.settings import SOLVERS, Sampling
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, SOLVERS, Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
 
 _DPMPP_ORDERS = {"dpmpp-2m": 2, "dpmpp-3m": 3, "dpmpp-2m-sde": 2, "dpmpp-3m-sde": 3}
@@ -71,6 +71,8 @@ def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
         return grids.ending_at(final, grids.at_sigmas(schedule, sampling.sigmas))
     if sampling.sections:
         return grids.ending_at(final, grids.in_sections(schedule, sampling.sections))
+    if sampling.sampler == CONSISTENCY:
+        return grids.ending_at(final, grids.of_consistency(schedule, sampling.steps or 1))
     largest = grids.ODE_SIGMA_MAX if sampling.sampler in SOLVERS else math.inf
     steps = sampling.with_default_steps(len(schedule)).steps
     return grids.sigmas(schedule, steps, sampling.spacing, largest, final)
@@ -127,6 +129,8 @@ def _steps(
         return samplers.dpmpp(denoise, x, sigmas, order=order, noise=noise, eta=sampling.eta)
     if sampling.sampler == "ipndm":
         return samplers.ipndm(denoise, x, sigmas)
+    if sampling.sampler == CONSISTENCY:
+        return samplers.consistency(denoise, x, sigmas, noise=noise)
     if sampling.sampler in ("ddim", "ddpm", "euler"):  # which differ by eta
         return samplers.ddim(
             predict,

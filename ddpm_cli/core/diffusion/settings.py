@@ -25,13 +25,14 @@ from ddpm_cli.core.errors import UsageError
 ODE_SOLVERS = ("euler", "heun", "dpmpp-2m", "dpmpp-3m", "ipndm")  # of the probability flow ODE
 SDE_SOLVERS = ("dpmpp-2m-sde", "dpmpp-3m-sde")  # of the reverse SDE
 SOLVERS = (*ODE_SOLVERS, *SDE_SOLVERS)
-SAMPLERS = ("ddim", "ddpm", *SOLVERS)
+CONSISTENCY = "consistency"  # of the models of ddpm distill
+SAMPLERS = ("ddim", "ddpm", *SOLVERS, CONSISTENCY)
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "beta", "karras", "exponential")
 FINAL_SIGMAS = ("zero", "sigma-min")
 VARIANCES = ("fixed-small", "fixed-large", "learned")
 THRESHOLDS = ("static", "dynamic", "none")
 
-_STEPS = 50
+_STEPS, _STEPS_OF_CONSISTENCY = 50, 2
 _PANEL = "Sampling"
 
 
@@ -56,7 +57,7 @@ class Sampling(Settings):
         "Denoising steps, 1 to the model's number of timesteps.",
         unit="steps",
         panel=_PANEL,
-        default_text="50, or all where there are fewer",
+        default_text="50, or all where there are fewer; 2 of consistency",
         check=above_zero,
     )
     eta: float = setting(
@@ -85,6 +86,9 @@ class Sampling(Settings):
         "With --guide: classifier-free guidance beside it, g as --guidance is without; 0 leaves "
         "class and prompt out of both models.",
         panel=_PANEL,
+    )
+    guidance_learned: bool = setting(
+        False, "Guidance is a condition of the network, which learned a guided teacher's outputs."
     )
     spacing: str = setting(
         None,
@@ -126,7 +130,8 @@ class Sampling(Settings):
     sampler: str = setting(
         "ddim",
         "ddim or ddpm (the same as --eta 1); or solvers, from a noise level of 80 at most: of the "
-        f"probability flow ODE {choices(ODE_SOLVERS)}; of the reverse SDE {choices(SDE_SOLVERS)}.",
+        f"probability flow ODE {choices(ODE_SOLVERS)}; of the reverse SDE {choices(SDE_SOLVERS)}. "
+        "consistency, in 1 to 4 steps, is for models of ddpm distill, whose default it is.",
         panel=_PANEL,
         check=choice(*SAMPLERS),
     )
@@ -199,12 +204,15 @@ class Sampling(Settings):
 
     def with_default_steps(self, timesteps: int) -> Sampling:
         """These settings with `steps` set, for a model of so many timesteps."""
-        steps = min(_STEPS, timesteps) if self.steps is None else self.steps
+        usual = _STEPS_OF_CONSISTENCY if self.sampler == CONSISTENCY else _STEPS
+        steps = min(usual, timesteps) if self.steps is None else self.steps
         return replace(self, steps=steps)
 
     @property
     def class_weight(self) -> float:
-        """The scale g of classifier-free guidance."""
+        """The scale g of classifier-free guidance; 1 where the network is told it."""
+        if self.guidance_learned:
+            return 1.0
         return self.guidance if self.guide is None else self.class_guidance
 
     @property
@@ -250,8 +258,12 @@ class Sampling(Settings):
         return {name: count for name, count in counts.items() if count}
 
     def document(self) -> dict[str, Any]:
-        """The settings as JSON values: pairs as lists, infinity as None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """The settings as JSON values, but for what the model says: pairs as lists.
+
+        Infinity is None.
+        """
+        names = (field.name for field in fields(self) if field.name != "guidance_learned")
+        return {name: _plain(getattr(self, name)) for name in names}
 
     def _check_ranges(self) -> None:
         low, high = self.guidance_interval
@@ -295,7 +307,11 @@ class Sampling(Settings):
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
             ),
             (
-                self.sampler in ODE_SOLVERS and self.eta != 0,
+                self.sampler == CONSISTENCY and self.spacing is not None,
+                f"--sampler {CONSISTENCY} takes no --spacing; --sigmas chooses its noise levels",
+            ),
+            (
+                self.sampler in (*ODE_SOLVERS, CONSISTENCY) and self.eta != 0,
                 f"--sampler {self.sampler} takes no --eta; use --sampler ddim",
             ),
             (
@@ -343,8 +359,10 @@ class Sampling(Settings):
                 raise UsageError(message)
 
 
-def default_spacing(sampler: str) -> str:
-    """The default spacing of a sampler."""
+def default_spacing(sampler: str) -> str | None:
+    """The default spacing of a sampler; None of one that has noise levels of its own."""
+    if sampler == CONSISTENCY:
+        return None
     return "karras" if sampler in SOLVERS else "trailing"
 
 

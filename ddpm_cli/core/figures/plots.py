@@ -26,6 +26,7 @@ _LOSSES = {
     "l1": "mean absolute error of the network's output",
     "huber": "Huber loss of the network's output",
     "vlb": "variational bound (bits/dim)",
+    "consistency": "difference of two outputs along the ODE",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -28,13 +28,13 @@ from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
 from ddpm_cli.core.generation.guides import check_levels
-from ddpm_cli.core.generation.model import Model, check_sampling
+from ddpm_cli.core.generation.model import Model, check_sampling, warning
 from ddpm_cli.core.generation.starts.given import Given, check_given
 from ddpm_cli.core.generation.starts.initial import InitialImages, InitialRequest
 from ddpm_cli.core.generation.starts.starting_noise import StartingNoise
 from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import devices
-from ddpm_cli.core.runtime.reporting import Reporter
+from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.runtime.seeds import ImageNoise
 
 DEFAULT_COUNT = 16  # images
@@ -112,9 +112,12 @@ def resolve_request(
     `default_count`; of images to begin at, and of noise, each of them at least.
     """
     check_given(model, given)
+    sampling = replace(sampling, guidance_learned=model.config.network.guidance)
     sampling = sampling.with_default_steps(len(model.denoiser.schedule))
-    check_levels(model, grid(model.denoiser.schedule, sampling), sampling)
     check_sampling(model, sampling)
+    check_levels(model, grid(model.denoiser.schedule, sampling), sampling)
+    if odd := warning(model, sampling):
+        reporter.say(Warned(odd))
     plan = plan_conditions(model.config, request, str(model.path))
     init = None if initial is None else initial.open(model.config.network, reporter)
     if count is None and (init is not None or noise is not None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.run_directory import run_of_snapshot
 
@@ -89,21 +91,85 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
     )
 
 
+def own_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings of Sampling that a consistency model starts from; none of other models.
+
+    Its sampler and, where it learned a teacher's guidance, that which is nearest to none.
+    """
+    if (tuning := config.objective.consistency) is None:
+        return {}
+    low, high = tuning.guidance or (1.0, 1.0)
+    return {"sampler": CONSISTENCY, "guidance": min(max(1.0, low), high)}
+
+
+def own_sampling(config: RunConfig, given: Mapping[str, Any]) -> Sampling:
+    """How a model is sampled, by the settings given and else its own."""
+    learned = config.network.guidance
+    return Sampling(**own_settings(config) | dict(given), guidance_learned=learned)
+
+
+def usual_sampling(config: RunConfig, steps: int) -> Sampling:
+    """How previews and scores sample a model: in so many steps, or those of a consistency model."""
+    timesteps = config.diffusion.timesteps
+    given = {} if config.objective.consistency is not None else {"steps": min(steps, timesteps)}
+    return own_sampling(config, given).with_default_steps(timesteps)
+
+
 def check_sampling(model: Model, sampling: Sampling) -> None:
     """Raise UsageError or DdpmError where the model lacks what the settings need.
 
-    That is a learned variance, and for guidance a null condition (Ho & Salimans, 2022).
+    That is a learned variance, consistency, the guidance that it learned, or a null condition for
+    guidance (Ho & Salimans, 2022).
     """
+    tuning = model.config.objective.consistency
+    if sampling.sampler == CONSISTENCY and tuning is None:
+        raise DdpmError(
+            f"--sampler {CONSISTENCY} is for models of ddpm distill, and {model.path} is a "
+            "diffusion model: leave it out, or distil it"
+        )
     if sampling.variance == "learned" and not model.config.network.learned_variance:
         raise UsageError(
             f"{model.path} was trained without --learned-variance; "
             "use --variance fixed-small or fixed-large"
         )
-    if sampling.class_weight != 1:
+    if tuning is not None and tuning.guidance:
+        _check_learned_guidance(model, sampling, *tuning.guidance)
+    elif sampling.class_weight != 1:
         option = "--guidance" if sampling.guide is None else "--class-guidance"
         _check_null_condition(model, option)
         if sampling.class_weight == 0 and model.guide is not None:
             _check_null_condition(model.guide, option)
+
+
+def warning(model: Model, sampling: Sampling) -> str | None:
+    """What is odd about sampling this model so, in a line; None for nothing."""
+    if model.config.objective.consistency is None:
+        return None
+    if sampling.sampler != CONSISTENCY:
+        return (
+            f"{model.path} is a consistency model, whose output is no denoised mean: expect poor "
+            f"images of --sampler {sampling.sampler}, or use --sampler {CONSISTENCY}"
+        )
+    if sampling.guidance != 1 and not model.config.network.guidance:
+        return (
+            f"{model.path} was distilled without guidance: --guidance mixes two of its outputs, "
+            "which is no guided model's (ddpm distill --guidance learns that)"
+        )
+    return None
+
+
+def _check_learned_guidance(model: Model, sampling: Sampling, low: float, high: float) -> None:
+    if not low <= sampling.guidance <= high:
+        learned = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        raise UsageError(
+            f"{model.path} has learned guidance {learned}, not --guidance {sampling.guidance:g}"
+        )
+    interval = sampling.guidance_interval != (0.0, math.inf)
+    if interval or sampling.guidance_rescale or sampling.guide is not None:
+        raise UsageError(
+            f"{model.path} is told its guidance: it takes no --guide, --guidance-interval and "
+            "--guidance-rescale"
+        )
 
 
 def _check_null_condition(model: Model, option: str) -> None:

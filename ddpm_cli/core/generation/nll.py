@@ -71,6 +71,11 @@ def choose_variance(model: Model, variance: str | None) -> str:
             f"{model.path} was trained with --schedule {diffusion.schedule}: a model of continuous "
             "noise levels has no variational bound, so no bits/dim"
         )
+    if model.config.objective.consistency is not None:
+        raise DdpmError(
+            f"{model.path} is a consistency model, whose output is no denoised mean: it has no "
+            "variational bound, so no bits/dim; evaluate its teacher"
+        )
     chosen = variance or ("learned" if learned else "fixed-large")
     one_of("--variance", chosen, VARIANCES)
     if chosen == "learned" and not learned:

@@ -23,7 +23,7 @@ from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
 from ddpm_cli.core.generation.guides import guided_by, with_guide
-from ddpm_cli.core.generation.model import Model, check_sampling, load_model
+from ddpm_cli.core.generation.model import Model, check_sampling, load_model, own_sampling
 from ddpm_cli.core.generation.starts import interpolation, inversion
 from ddpm_cli.core.generation.starts.given import GivenRequest, check_given
 from ddpm_cli.core.generation.starts.initial import InitialRequest
@@ -231,9 +231,10 @@ class TrainedModel:
         """The model with the guide of these settings, and the settings. Raises as `sample`."""
         guide = settings.get("guide")
         if isinstance(guide, TrainedModel):
-            sampling = Sampling(**settings | {"guide": str(guide.model.path)})
+            sampling = own_sampling(self.config, settings | {"guide": str(guide.model.path)})
             return guided_by(self.model, guide.model), sampling
-        sampling = Sampling(**settings | {"guide": None if guide is None else str(guide)})
+        named = None if guide is None else str(guide)
+        sampling = own_sampling(self.config, settings | {"guide": named})
         return with_guide(self.model, sampling.guide), sampling
 
     def _condition(

@@ -15,6 +15,7 @@ from ddpm_cli.core.config.network_inputs import NULL_CLASS
 from ddpm_cli.core.models.layers import embedding_table, glorot, zeroed
 from ddpm_cli.core.models.text import TextEmbedding
 
+_GUIDANCE = 100  # that a guidance of 1 is encoded as, of _LEVELS
 _LEVELS = 1000  # that an encoding tells apart: deviations of 0 to 1, as timesteps
 AUGMENTATIONS = 9  # augmentation parameters of an image (Karras et al. 2022, appendix F.2)
 
@@ -64,6 +65,7 @@ class ConditionEmbedding(nn.Module):
         self.given_noise = (
             glorot(nn.Linear(encoding, encoding, bias=False)) if config.given_noise else None
         )
+        self.guidance = zeroed(nn.Linear(encoding, width)) if config.guidance else None
         self.classes = self.class_map = None
         if config.classes:
             rows = len(config.classes) + config.null_class  # row 0: the null class, if there is one
@@ -89,6 +91,11 @@ class ConditionEmbedding(nn.Module):
                 deviation = torch.zeros_like(c_noise)
             encoded = encoded + self.given_noise(self._encode(_LEVELS * deviation))
         embedding = self.second(nnf.silu(self.first(encoded)))
+        if self.guidance is not None:
+            guidance = condition.guidance
+            if guidance is None:
+                guidance = torch.ones_like(c_noise)  # none
+            embedding = embedding + self.guidance(self._encode(_GUIDANCE * guidance))
         class_embedding = None
         if self.classes is not None:
             class_embedding = self._embed_classes(condition.labels, c_noise)

@@ -19,7 +19,7 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
-from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.model import Model, load_model, usual_sampling
 from ddpm_cli.core.generation.pictures import animation
 from ddpm_cli.core.generation.pictures.arrangement import GridLayout
 from ddpm_cli.core.generation.pictures.axes import Axis, Cell, combinations
@@ -55,17 +55,21 @@ def draw(record: Record, device: torch.device, reporter: Reporter) -> list[Pictu
             f"{record.run.path} --given FILE, which the report shows"
         )
     length = len(model.denoiser.schedule)
-    sampling = Sampling(min(_STEPS, length))
+    sampling = usual_sampling(model.config, _STEPS)
     request = generate.resolve_request(model, _GRID, 0, ConditionRequest(), sampling, reporter)
     part = _Part(model, request)
     threads.limit_to_work(generate.call_operations(model, request, None))
-    started, sheet = time.monotonic(), _sheet(part, length)
-    calls = (_GRID + _FILM) * sampling.steps + sheet.calls
-    reporter.say(
-        f"{_GRID} samples, a film of {_FILM} and a sheet of {len(sheet.cells)} settings: {calls:,} "
-        "network calls"
-    )
-    drawn = [_grid(part, reporter), _film(part, reporter), _drawn_sheet(sheet, reporter)]
+    calls, started = (_GRID + _FILM) * sampling.steps, time.monotonic()
+    if model.config.objective.consistency is not None:  # of so few steps that no sheet is needed
+        reporter.say(f"{_GRID} samples and a film of {_FILM}: {calls:,} network calls")
+        drawn = [_grid(part, reporter), _film(part, reporter)]
+    else:
+        sheet = _sheet(part, length)
+        reporter.say(
+            f"{_GRID} samples, a film of {_FILM} and a sheet of {len(sheet.cells)} settings: "
+            f"{calls + sheet.calls:,} network calls"
+        )
+        drawn = [_grid(part, reporter), _film(part, reporter), _drawn_sheet(sheet, reporter)]
     reporter.say(f"drawn in {time.monotonic() - started:.0f} s")
     return [picture for picture in drawn if picture is not None]
 

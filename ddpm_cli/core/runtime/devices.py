@@ -129,6 +129,23 @@ def without_tf32() -> Iterator[None]:
         matmul.allow_tf32 = before
 
 
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Draw random numbers on a device that are drawn again afterwards.
+
+    The states are on the host, so nothing waits for a GPU.
+    """
+    if device.type == "mps":
+        state = torch.mps.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(state)
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from main memory without waiting for what a CUDA GPU is doing.
 

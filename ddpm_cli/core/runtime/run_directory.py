@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "best.safetensors"
 
     @property
+    def teacher(self) -> Path:
+        """The weights of the model whose guidance a distilled run learns."""
+        return self.path / "teacher.safetensors"
+
+    @property
     def snapshots(self) -> Path:
         """The folder of training states."""
         return self.path / "snapshots"

@@ -18,12 +18,16 @@ from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.data.given import GivenParts, GivenRecipe
 from ddpm_cli.core.data.order import order_of
 from ddpm_cli.core.data.pixels import to_unit
+from ddpm_cli.core.diffusion.consistency import ConsistencyScalars
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.training.prefetch import Prefetch
+
+Scalars = LossScalars | ConsistencyScalars
+"""What the loss needs of the noise levels of B images."""
 
 _NOISE_BLOCK = 64  # images whose noise is drawn by one generator
 _BLOCK = 4096  # images copied to a GPU at once
@@ -40,7 +44,7 @@ class Loaded(NamedTuple):
     augmentation: Augmentation | None
     given: GivenParts | None
     u: Tensor  # float64, of the global batch, on the CPU: noise levels are drawn by these
-    levels: tuple[Tensor, LossScalars] | None  # (B,) on the CPU; None: they depend on past losses
+    levels: tuple[Tensor, Scalars] | None  # (B,) on the CPU; None: they depend on past losses
 
 
 class Batch(NamedTuple):
@@ -49,7 +53,7 @@ class Batch(NamedTuple):
     noised: Noised
     condition: Condition
     rows: NDArray[np.int64]  # (B,), indices of the images
-    scalars: LossScalars  # of the noise levels, on the device
+    scalars: Scalars  # of the noise levels, on the device
     importance: Tensor | None  # (B,), importance weights of the losses; None: all are 1
 
     def __len__(self) -> int:
@@ -84,7 +88,7 @@ class Batches:
         self._config, self._denoiser, self._device = config, denoiser, device
         self._images, self._resident = images, _resident(images, device)
         self._order = order_of(config.data, config.optimiser.seed, images)
-        self._given = GivenRecipe.of(config)
+        self._given, self._tuning = GivenRecipe.of(config), config.objective.consistency
         self._ahead = Prefetch(self._load, config.optimiser.batch)
 
     @property
@@ -107,7 +111,7 @@ class Batches:
         else:
             assert history is not None
             sigma, weights = (values[self._shard] for values in history.sample_sigmas(loaded.u))
-            scalars = self._scalars(sigma)
+            scalars = self._scalars(sigma, seen)
             importance = devices.to_device(weights.float(), self._device)
         images = loaded.images if self._resident is None else self._resident[loaded.images]
         x0, condition = to_unit(images), loaded.condition
@@ -141,7 +145,7 @@ class Batches:
         levels = None
         if self._config.objective.noise_levels != "importance":
             sigma = training_sigmas(self._denoiser.schedule, self._config.objective, u)[shard]
-            levels = sigma, self._scalars(sigma)
+            levels = sigma, self._scalars(sigma, seen)
 
         rows = self._order.indices(seen, optimiser.batch)[shard]
         random = seeds.generator(optimiser.seed, "captions", seen)
@@ -157,6 +161,7 @@ class Batches:
             condition = condition._replace(augmented=augmentation.labels(parameters))
             augmented = augmentation.planned(parameters, self._config.network.size)
             augmented = augmented.to(self._device)
+        condition = self._guided(condition, optimiser.batch, "guidance", seen, shard)
         given = None
         if self._given is not None:
             random = seeds.generator(optimiser.seed, "given", seen)
@@ -173,9 +178,16 @@ class Batches:
             levels,
         )
 
-    def _scalars(self, sigma: Tensor) -> LossScalars:
-        """What the loss needs of noise levels (B,), on the device."""
-        config = self._config
+    def _scalars(self, sigma: Tensor, seen: int | None) -> Scalars:
+        """What the loss needs of noise levels (B,), on the device; seen: None at a validation.
+
+        A validation is of the last stage of consistency tuning, always: so that all compare.
+        """
+        config, tuning = self._config, self._tuning
+        if tuning is not None:
+            stage = tuning.stages - 1 if seen is None else tuning.stage(seen)
+            levels = ConsistencyScalars.at(self._denoiser, sigma, config.objective, stage)
+            return levels.to(self._device, torch.float32)
         bound = config.network.learned_variance
         scalars = LossScalars.at(self._denoiser, sigma, config.objective, bound=bound)
         return scalars.to(self._device, torch.float32)
@@ -198,6 +210,7 @@ class Batches:
             rows = indices[part]
             pixels = images.pixels_of(rows)
             condition = self._condition(images, rows, torch.zeros(len(rows)))
+            condition = self._guided(condition, len(rows), "holdout guidance", start)
             noise = torch.randn(pixels.shape, generator=random).to(self._device)
             x0, condition = to_unit(pixels.to(self._device)), condition.to(self._device)
             if self._given is not None and given is not None:
@@ -206,7 +219,7 @@ class Batches:
                 low = self._low_noise(start, len(rows))
                 x0, condition = self._given.condition(parts.beside(x0), condition, parts, low)
             noised = Noised(x0, noise, sigma[part])
-            batch = Batch(noised, condition, rows, self._scalars(sigma[part]), None)
+            batch = Batch(noised, condition, rows, self._scalars(sigma[part], None), None)
             yield batch.select(distributed.shard(len(rows)))
 
     def _condition(
@@ -215,6 +228,20 @@ class Batches:
         """The conditions of images; `draws`, (B,) in [0, 1): of captions."""
         classes = images.labels_of(rows) if self._config.network.classes else None
         return Condition(classes, images.caption_tokens(rows, draws.numpy()))
+
+    def _guided(
+        self, condition: Condition, count: int, key: str, at: int, part: slice = slice(None)
+    ) -> Condition:
+        """The condition with the guidance of its images, where that is learned: uniform, a `part`.
+
+        A function of the key and of what was seen before, as all that is drawn.
+        """
+        if self._tuning is None or not self._tuning.guidance:
+            return condition
+        low, high = self._tuning.guidance
+        random = seeds.generator(self._config.optimiser.seed, key, at)
+        guidance = low + (high - low) * torch.rand(count, generator=random)
+        return condition._replace(guidance=guidance[part])
 
     def _augmentation(self, seen: int) -> Tensor:
         """Parameters (B, 8) of the augmentation of the batch after `seen` images."""

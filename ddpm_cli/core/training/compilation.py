@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import distributed
@@ -26,12 +27,29 @@ class Decision(NamedTuple):
     reason: str = ""  # in a sentence; "": nothing to say
 
 
+def check(config: RunConfig, *, asked: bool | None, graph: bool) -> None:
+    """Raise UsageError for compiling what compiled would be another training.
+
+    Consistency tuning draws the same masks of dropout twice, which compiled passes, each a program
+    of its own, do not.
+    """
+    if config.objective.consistency is None or not config.network.dropout or not (asked or graph):
+        return
+    option = "--compile" if asked else "--cuda-graph"
+    raise UsageError(
+        f"{option}: the two passes of consistency tuning share masks of dropout, and compiled or "
+        "recorded ones do not: leave it out, or give --dropout 0"
+    )
+
+
 def decide(asked: bool | None, config: RunConfig, images: int, device: torch.device) -> Decision:
     """As asked; for None on a GPU where the training is long enough, and else not.
 
     images: of one epoch. A function of the budget as a whole: so a run that resumes decides as it
     did before, and takes the steps that it would have taken.
     """
+    if config.objective.consistency is not None and config.network.dropout:
+        return Decision(False)
     if asked:
         return Decision(True, "Compiling the network: this can take minutes.")
     if asked is False or device.type != "cuda":

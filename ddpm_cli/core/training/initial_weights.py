@@ -24,7 +24,7 @@ from ddpm_cli.core.training.state import TrainingState
 # first of their stage and a transformer's attention to captions, which start as the identity; and
 # its tokens of classes, which its attention gets used to.
 _ADDED = re.compile(
-    r"(embedding\.(class_map|text|text_map|augmented|given_noise)"
+    r"(embedding\.(class_map|text|text_map|augmented|given_noise|guidance)"
     r"|.*\.blocks\.[1-9]\d*|blocks\.\d+\.text)\.|context$"
 )
 _CLASSES = "embedding.classes.weight"

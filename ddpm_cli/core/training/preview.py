@@ -16,9 +16,8 @@ from ddpm_cli.core.data.pixels import to_uint8
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import sample
-from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
-from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.model import Model, usual_sampling
 from ddpm_cli.core.generation.starts.given import of_data, shown
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -45,8 +44,7 @@ def save_preview(
         return
     condition, beside = _condition(run, denoiser, config, images, device, training)
     noise = ImageNoise(range(count), (network.channels, *network.size), device)
-    sampling = Sampling(min(_STEPS, config.diffusion.timesteps))
-    x = final_state(sample(denoiser, noise, condition, sampling))
+    x = final_state(sample(denoiser, noise, condition, usual_sampling(config, _STEPS)))
     sampled = to_uint8(x).cpu().numpy()
     if beside is not None:
         sampled = np.concatenate([beside, sampled], axis=3)

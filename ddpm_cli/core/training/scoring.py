@@ -18,11 +18,10 @@ from ddpm_cli.core.config.request import ScoringRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.decoded import DecodedImages
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.batching import BatchSize
 from ddpm_cli.core.generation.data_conditions import plan_of, representative_rows
 from ddpm_cli.core.generation.generate import GenerationRequest
-from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.model import Model, usual_sampling
 from ddpm_cli.core.generation.run_images import generated_images
 from ddpm_cli.core.generation.starts import given as given_images
 from ddpm_cli.core.metrics.collect import Keep
@@ -84,7 +83,7 @@ class TrainingScorer:
         self.extractor, self.run, self.config = extractor, run, config
         self.execution, self.reporter, self.stop = execution, reporter, stop
         self._dispensable = Dispensable(reporter)
-        self.steps = min(_STEPS, config.diffusion.timesteps)
+        self.sampling = usual_sampling(config, _STEPS)
         real = TrainingImages(images, config.data.source)
         interruptible = _Interruptible(real, MAX_BATCH, stop, run.path)
         real_features = collect_cached(interruptible, extractor, Keep(), "real", reporter)
@@ -116,7 +115,7 @@ class TrainingScorer:
             total = f", out of the training's {budget.seconds / 60:g} minutes"
         self.reporter.say(
             f"{self.label} every {self.every:,} images: about {seconds:.0f} s each{total} "
-            f"({self.count:,} images in {self.steps} steps)"
+            f"({self.count:,} images in {self.sampling.steps} steps)"
         )
 
     def is_due(self, images: int, *, end: bool) -> bool:
@@ -133,7 +132,7 @@ class TrainingScorer:
         report = self._evaluate(averaged, self.count, images)
         seconds, fid = time.monotonic() - started, cast(float, report.fid)
         best = min((row["value"] for row in self._comparable()), default=math.inf)
-        row = {"images": images, "label": self.label, "value": fid, "steps": self.steps}
+        row = {"images": images, "label": self.label, "value": fid, "steps": self.sampling.steps}
         row |= {"precision": devices.precision_name(self.execution.precision)}  # of sampling
         row |= {"seconds": round(seconds, 2), "protocol": report.protocol_line()}
         self._rows.append(row | {"weights_sha256": self.extractor.weights_sha256})
@@ -175,7 +174,7 @@ class TrainingScorer:
         device, precision = self.extractor.device, self.execution.precision
         model = Model(self.run.weights, averaged, self.config, images, "", device, precision)
         given = given_images.of_data(model, self._images, self._chosen)
-        request = GenerationRequest(count, 0, self._conditions, Sampling(self.steps), given)
+        request = GenerationRequest(count, 0, self._conditions, self.sampling, given)
         batch = BatchSize(self.extractor.batch, given=False)
         fake = generated_images(self.label, model, request, batch)
         interruptible = _Interruptible(fake, self.extractor.batch, self.stop, self.run.path)

@@ -27,7 +27,7 @@ from ddpm_cli.core.runtime.files import cannot_write, dumps, finite, new_folder
 from ddpm_cli.core.runtime.reporting import Log, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.tracking import processes
-from ddpm_cli.core.training import appearance, initial_weights, resuming
+from ddpm_cli.core.training import appearance, initial_weights, resuming, teacher
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
 from ddpm_cli.core.training.preparation import advice
@@ -165,7 +165,7 @@ def _train(
         record = provenance.gather(execution.device, preset)
         state = TrainingState.initial(config, execution.device)
         resumed_at = resuming.resume(run, state, request, reporter)
-        origin = _origin(run, state, plan.init_from, resumed_at, reporter)
+        origin = _origin(run, config, state, plan.init_from, resumed_at, reporter)
         config = replace(config, origin=origin)
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
@@ -303,6 +303,7 @@ def _write_missing_weights(run: RunDirectory, config: RunConfig, state: Training
 
 def _origin(
     run: RunDirectory,
+    config: RunConfig,
     state: TrainingState,
     init_from: Path | None,
     resumed_at: int,
@@ -314,6 +315,8 @@ def _origin(
     if init_from is None:
         return None
     initial = initial_weights.read(init_from, state.network.config)
+    if teacher.is_needed(config):
+        distributed.broadcast_from_rank0(lambda: teacher.keep(run, init_from))
     initial_weights.load_into(state, initial)
     reporter.say(f"Starting from the weights of {init_from}.")
     return initial.origin

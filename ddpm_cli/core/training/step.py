@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion import consistency
+from ddpm_cli.core.diffusion.consistency import ConsistencyScalars
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
 from ddpm_cli.core.runtime import devices, distributed
@@ -42,10 +44,15 @@ class Step:
         precision: torch.dtype,
         microbatch: int | None,
         reporter: Reporter,
+        teacher: Denoiser | None = None,
     ) -> None:
-        """network: the state's, or that with its gradients averaged over ranks."""
+        """network: the state's, or that with its gradients averaged over ranks.
+
+        teacher: of consistency tuning, where its guidance is learned.
+        """
         self._config, self._state, self._network, self._denoiser = config, state, network, denoiser
         self._device, self._precision, self._reporter = device, precision, reporter
+        self._teacher = teacher
         self.microbatch = microbatch  # images in a forward pass; None: the whole shard
         self._fits = False  # whether there was memory for a gradient
         self._parameters = list(state.network.parameters())
@@ -107,8 +114,19 @@ class Step:
     def losses(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         """The loss of each image (B,)."""
         noised, condition, _, scalars, _ = batch
+        objective = self._config.objective
         with devices.autocast(self._device, self._precision):
-            return training_loss(denoiser, noised, condition, self._config.objective, scalars)
+            if isinstance(scalars, ConsistencyScalars):
+                return consistency.loss(
+                    denoiser,
+                    noised,
+                    condition,
+                    objective,
+                    scalars,
+                    teacher=self._teacher,
+                    dropout=self._config.network.dropout > 0,
+                )
+            return training_loss(denoiser, noised, condition, objective, scalars)
 
     def clip(self, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Clip the gradient: its norm before that, and whether to skip the step; both ()."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.errors import DdpmError, first_line
 from ddpm_cli.core.runtime import distributed
@@ -136,6 +135,6 @@ def _copied(batch: Batch) -> Batch:
         Noised(noised.x0.clone(), noised.noise.clone(), noised.sigma.to("meta")),
         Condition(*copies(condition)),
         rows,
-        LossScalars(*copies(scalars)),
+        type(scalars)(*copies(scalars)),
         *copies((importance,)),
     )

@@ -21,7 +21,7 @@ from ddpm_cli.core.runtime.elastic import stopping, watchdog
 from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Bar, Reporter, Warned
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import compilation, early_stopping
+from ddpm_cli.core.training import compilation, early_stopping, teacher
 from ddpm_cli.core.training.batches import Batch, Batches
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.divergence import DivergenceMonitor
@@ -132,6 +132,7 @@ class Trainer:
             execution.precision,
             execution.microbatch,
             reporter,
+            teacher.load(run, config, execution.device),
         )
         self.validate = Validator(
             config, self.batches, images, held_out, self.step, self.averaged, execution.device

@@ -41,14 +41,21 @@ def by_panel(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     """Settings by the help's panel; one without an option where most of its part's are."""
     panels: dict[str, list[Setting]] = {}
     for setting in settings:
-        of_part = Counter(
-            other.info.panel
-            for other in settings
-            if other.path[:-1] == setting.path[:-1] and other.info.panel is not None
-        )
-        name = setting.info.panel or of_part.most_common(1)[0][0] or ""
+        name = setting.info.panel or _panel_of_part(setting.path[:-1], settings)
         panels.setdefault(name, []).append(setting)
     return panels
+
+
+def _panel_of_part(part: tuple[str, ...], settings: Sequence[Setting]) -> str:
+    """The panel of most settings of a part; where none has one, of the part that it is in."""
+    found = Counter(
+        other.info.panel
+        for other in settings
+        if other.path[:-1] == part and other.info.panel is not None
+    )
+    if found or not part:
+        return found.most_common(1)[0][0] or "" if found else ""
+    return _panel_of_part(part[:-1], settings)
 
 
 @functools.cache

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.diffusion.settings import Sampling, default_spacing
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling, default_spacing
 
 _FEW = 10_000  # images seen, after which no network draws well
 _MORE = 200_000  # images seen, up to which more of them are what odd images need first
 _COLD = 0.05  # share of the initial weights in the averaged ones
 _STEPS = 50
+_STEPS_OF_CONSISTENCY = 4  # more add little
 _EULER = 0.5772  # the limit of 1 + 1/2 + … + 1/n - log n
 
 
@@ -25,7 +26,8 @@ def of_images(oddity: str, sampling: Sampling) -> str:
 
 def _options(oddity: str, sampling: Sampling) -> list[str]:
     """Options that may help, those that change least first."""
-    guided, few = sampling.guidance > 1, (sampling.steps or _STEPS) < _STEPS
+    most = _STEPS_OF_CONSISTENCY if sampling.sampler == CONSISTENCY else _STEPS
+    guided, few = sampling.guidance > 1, (sampling.steps or most) < most
     lower = f"--guidance {max(1, sampling.guidance / 2):.3g}"
     chosen = sampling.timesteps or sampling.sigmas or sampling.sections
     noisy = oddity in ("noise", "flat")
@@ -37,7 +39,7 @@ def _options(oddity: str, sampling: Sampling) -> list[str]:
         (noisy and sampling.final_sigma != "zero", "--final-sigma zero"),
         (not guided and _is_late(sampling), f"--spacing {default_spacing(sampling.sampler)}"),
         (not guided and bool(chosen), "evenly spaced --steps"),
-        (few and not chosen and (noisy or not guided), f"--steps {_STEPS}"),
+        (few and not chosen and (noisy or not guided), f"--steps {most}"),
         (noisy and bool(sampling.eta) and few, "--eta 0"),
     ]  # fmt: skip
     return [text for fits, text in options if fits][:2]

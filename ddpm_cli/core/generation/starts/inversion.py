@@ -23,7 +23,7 @@ from ddpm_cli.core.diffusion.editing import invert
 from ddpm_cli.core.diffusion.guidance import guided
 from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import grid
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling
 from ddpm_cli.core.diffusion.thresholding import thresholded
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import batching, generate
@@ -73,6 +73,12 @@ class Inversion:
         return sheets.sheet(pairs, count, words)
 
 
+_NO_ODE = (
+    "inversion follows the ODE of a diffusion model, and a consistency model jumps to its end: "
+    "invert with its teacher"
+)
+
+
 def psnr(error: float) -> float | None:
     """Peak signal to noise ratio in dB of a root mean square error; None where there is none."""
     return 20 * math.log10(255 / error) if error else None
@@ -80,6 +86,11 @@ def psnr(error: float) -> float | None:
 
 def check_deterministic(sampling: Sampling, what: str) -> None:
     """Raise UsageError for a sampler that adds noise, as then noise does not say which image."""
+    if sampling.sampler == CONSISTENCY and sampling.steps != 1:
+        raise UsageError(
+            f"{what} needs a deterministic sampler, and --sampler {CONSISTENCY} adds noise between "
+            "its steps: give --steps 1"
+        )
     if sampling.eta != 0 or sampling.s_churn != 0:
         raise UsageError(
             f"{what} needs a deterministic sampler, and this one adds noise: --sampler "
@@ -89,6 +100,8 @@ def check_deterministic(sampling: Sampling, what: str) -> None:
 
 def check_invertible(sampling: Sampling) -> None:
     """Raise UsageError for a sampler whose steps are not those that are inverted."""
+    if sampling.sampler == CONSISTENCY:
+        raise UsageError(_NO_ODE)
     check_deterministic(sampling, "inversion")
     if sampling.sampler not in ("ddim", "euler") or sampling.unclipped_eps:
         raise UsageError(
@@ -120,6 +133,8 @@ def inverted(
 
     The request has their number, conditions and sampler. batch: as that of `sample_batches`.
     """
+    if model.config.objective.consistency is not None:
+        raise DdpmError(f"{model.path}: {_NO_ODE}")
     network = model.config.network
     whole = [
         Placement(images.size_of(index), network.size).onto(images.image(index, network.channels))

@@ -170,6 +170,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
     source = _open_source(request, saved, reporter)
+    _check_images(request, saved, source)
     asked, request = request, with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
     size = request.size or saved.get("network", "size") or source.native_size
@@ -211,6 +212,8 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     notices = _notices(request, saved, source, captions)
     origin, cache = saved.init_from, request.cache
     name, because = choice.preset, choice.because
+    if saved.run is None and request.teacher is not None:
+        because = f"settings of {request.teacher}, for consistency tuning"
     plan = TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
     traced = origins.trace(config, asked, saved, choice)
     if saved.file is not None and not request.preset and origins.without_preset(traced):
@@ -247,6 +250,18 @@ def _open_source(request: TrainingRequest, saved: SavedSettings, reporter: Repor
             f"{saved.where} is of the images in {shortened(recorded)} (data.source), which cannot "
             f"be used: {error}; --data says where they are"
         ) from error
+
+
+def _check_images(request: TrainingRequest, saved: SavedSettings, source: Source) -> None:
+    """Raise DdpmError for a teacher's images that are others now, unless --data names them."""
+    if saved.run is not None or request.teacher is None or request.data is not None:
+        return
+    if source.fingerprint != saved.get("data", "fingerprint"):
+        name = saved.get("data", "source")
+        raise DdpmError(
+            f"the images of {name} are not the ones that {request.teacher} was trained on: give "
+            f"--data {name} to tune it on them as they are"
+        )
 
 
 def with_size(request: TrainingRequest, source: Source) -> TrainingRequest:

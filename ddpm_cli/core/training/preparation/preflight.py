@@ -23,7 +23,7 @@ from ddpm_cli.core.runtime.elastic import worker
 from ddpm_cli.core.runtime.files import in_words
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.tracking import processes as tracking
-from ddpm_cli.core.training import resuming, validation
+from ddpm_cli.core.training import compilation, resuming, validation
 from ddpm_cli.core.training.preparation import forecast
 from ddpm_cli.core.training.preparation.facts import Facts
 from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_training
@@ -51,6 +51,7 @@ def preflight(
     def checked() -> TrainingPlan:
         plan = make_plan() if make_plan else plan_training(request, reporter, device)
         check_batch(plan.config, processes)
+        compilation.check(plan.config, asked=execution.compiled, graph=execution.cuda_graph)
         if distributed.is_main():
             plan = with_memory(plan, processes, execution)
             if not worker.is_worker():  # whose launcher did: a restart needs no tracker

@@ -19,6 +19,7 @@ from ddpm_cli.core.runtime.content import describe_file
 from ddpm_cli.core.runtime.files import parse_json, read_text
 from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
 from ddpm_cli.core.training import initial_weights
+from ddpm_cli.core.training.preparation import distilling
 
 # What the data decide. Another --data overrules what a file says of its own images.
 FROM_DATA = {
@@ -71,7 +72,9 @@ class SavedSettings:
     @property
     def where(self) -> str:
         """What the settings are of, for messages."""
-        return f"--config {self.file}" if self.file is not None else str(self.run and self.run.path)
+        if self.file is not None:
+            return f"--config {self.file}"
+        return str(self.init_from if self.run is None else self.run.path)
 
     def overruled_images(self, request: TrainingRequest) -> str | None:
         """The images that the settings name, where --data names others."""
@@ -124,6 +127,10 @@ def read(request: TrainingRequest) -> SavedSettings:
     base = None if run is None or request.preset is not None else run.read_config()
     layers: list[Layer] = []
     of_run = "" if run is None else f"run {run.path}"
+    if run is None and request.teacher is not None:
+        base = distilling.student(request.teacher, request.settings, request.data)
+        init_from = request.teacher
+        of_run = f"teacher {request.teacher}"
     if base is not None:
         layers = [Layer(of_run, to_dict(base))]
     else:

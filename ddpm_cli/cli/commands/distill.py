@@ -1,0 +1,99 @@
+"""`ddpm distill`: a model of few steps from a trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_cli.cli import settings_text
+from ddpm_cli.cli.commands import train
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options.groups import SettingOptions, grouped
+from ddpm_cli.core.config.consistency import parse_guidance
+from ddpm_cli.core.config.machine import MachineConfig
+from ddpm_cli.core.config.request import TrainingRequest
+from ddpm_cli.core.config.run import RunConfig
+
+_OF_REQUEST = (
+    *("data", "data_root", "config", "cache", "skip_bad", "max_pixels", "out", "resume", "log"),
+    *("time_limit", "stall_timeout"),
+    *("scoring.every", "scoring.count", "scoring.weights", "scoring.features"),
+)
+_OF_CONFIG = (
+    *("budget.images", "budget.minutes", "optimiser.batch", "optimiser.lr", "optimiser.seed"),
+    *("network.dropout", "data.holdout", "holdout_data", "snapshot_every", "validate_every"),
+    *("log_every", "keep", "keep_every", "preview"),
+)
+_TEACHERS = "the teacher's"
+
+
+class RequestOptions(
+    SettingOptions,
+    of=TrainingRequest,
+    only=_OF_REQUEST,
+    defaults={"data": _TEACHERS, "out": "runs/<teacher>-distilled"},
+):
+    """Data, run directory and scores."""
+
+
+class ConfigOptions(
+    SettingOptions,
+    of=RunConfig,
+    only=_OF_CONFIG,
+    defaults=dict.fromkeys(_OF_CONFIG, _TEACHERS)
+    | {
+        "budget.images": "what takes under half of the teacher's time",
+        "budget.minutes": "no limit",
+        "optimiser.lr": "a quarter of the teacher's",
+    },
+):
+    """Settings of the run."""
+
+
+class MachineOptions(SettingOptions, of=MachineConfig, defaults={"precision": "fp32"}):
+    """Processes, device and precision."""
+
+
+@grouped
+def distill(
+    teacher: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run directory or weights file: the teacher."),
+    ],
+    request: RequestOptions,
+    config: ConfigOptions,
+    machine: MachineOptions,
+    *,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn the teacher with guidance: 2, or a range such as 1,4, of which ddpm sample "
+            "--guidance then chooses. A step takes half as long again.",
+            show_default="none",
+            rich_help_panel="Conditions",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would run, train nothing.")
+    ] = False,
+    json: common.Json = False,
+) -> None:
+    """Make a consistency model of a trained model: it samples in 1 to 4 network calls.
+
+    It is a run like any other, which begins with the teacher's weights, settings and data (easy
+    consistency tuning, Geng et al. 2024). The same command again resumes it.
+
+    Examples:
+        ddpm distill runs/mnist-28
+        ddpm distill runs/cifar10-32 --images 2000000 --out runs/fast
+        ddpm distill runs/photos-64 --guidance 1,4
+    """
+    asked = train.requested(request, config, teacher=teacher)
+    if guidance is not None:
+        tuning = {"consistency": {"guidance": parse_guidance(guidance)}}
+        asked.settings["objective"] = tuning
+    resources = MachineConfig(**{"precision": "fp32"} | machine.nested())
+    calls = settings_text.calls(request, machine)
+    train.run(asked, resources, calls, dry_run=dry_run, as_json=json)

@@ -1,0 +1,70 @@
+"""The settings of consistency tuning (Geng et al. 2024), in the run that `ddpm distill` makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ddpm_cli.core.config.fields import (
+    Settings,
+    above_zero,
+    at_least_zero,
+    choice,
+    images_above_zero,
+    number,
+    setting,
+    shortened,
+)
+from ddpm_cli.core.errors import UsageError
+
+_MOST_STAGES = 100
+
+
+def parse_guidance(text: str) -> tuple[float, float]:
+    """Read "2" or "1,4" as the least and largest guidance. Raises UsageError."""
+    try:
+        low, *rest = (float(word) for word in text.split(","))
+        (high,) = rest or [low]
+    except ValueError as error:
+        raise UsageError(
+            f"--guidance {shortened(text)} should be a number, or a range such as 1,4"
+        ) from error
+    return low, high
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig(Settings):
+    """Which lower noise level r a level t is compared with, and by what distance.
+
+    r = t max(0, 1 - (1 + k sigmoid(-b t)) / q^(stage + 1)) (Geng et al. 2024, section 3.2): at
+    first far below t, or 0, and nearer with every stage.
+    """
+
+    q: float = setting(2.0, "Factor by which r nears t with every stage.", check=number(least=1.01))
+    stages: int = setting(8, "Number of stages.", unit="stages", check=number(most=_MOST_STAGES))
+    stage_images: int = setting(
+        50_000, "Images seen in each stage but the last.", unit="images", check=images_above_zero
+    )
+    k: float = setting(8.0, "How much further r is from small t.", check=at_least_zero)
+    b: float = setting(1.0, "How fast that ends with t.", check=above_zero)
+    distance: str = setting(
+        "pseudo-huber",
+        "Distance of the two outputs: pseudo-huber, sqrt(d^2 + c^2) - c, or l2, d^2, of their root "
+        "mean square difference d.",
+        check=choice("pseudo-huber", "l2"),
+    )
+    huber_c: float = setting(
+        0.0, "c of pseudo-huber, in grey levels from -1 to 1.", check=at_least_zero
+    )
+    guidance: tuple[float, ...] = setting(
+        (), "Least and largest guidance of the teacher that is learned; empty: no guidance."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.guidance or (1.0, 1.0)
+        if not 0 <= low <= high < float("inf"):
+            raise UsageError(f"--guidance {low:g},{high:g} is no range: give 0 <= LOW <= HIGH")
+
+    def stage(self, images: int) -> int:
+        """The stage after so many images seen: 0 to stages - 1."""
+        return min(images // self.stage_images, self.stages - 1)

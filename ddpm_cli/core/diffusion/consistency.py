@@ -1,0 +1,150 @@
+"""Consistency tuning: a denoiser becomes f(x, sigma), the end of the probability flow ODE from x.
+
+f(x, 0) = x, and f has the same value all along a solution of the ODE (Song et al. 2023). Tuning
+compares f at a noise level t with f at a lower level r, which nears t stage by stage (Geng et al.
+2024, "Consistency Models Made Easy"). f is the denoiser D itself, whose parameterisation has
+c_skip = 1 and c_out = 0 at sigma = 0.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.core.conditioning.condition import Condition
+from ddpm_cli.core.config.consistency import ConsistencyConfig
+from ddpm_cli.core.config.diffusion import ObjectiveConfig
+from ddpm_cli.core.diffusion.denoiser import (
+    Denoiser,
+    NoiseLevels,
+    expand_to_image,
+    noise_levels,
+)
+from ddpm_cli.core.diffusion.losses import WEIGHTINGS
+from ddpm_cli.core.diffusion.noising import Noised
+from ddpm_cli.core.runtime import devices
+
+
+def earlier(config: ConsistencyConfig, t: Tensor, stage: int) -> Tensor:
+    """The lower noise levels r of levels t (B,), float64 (Geng et al. 2024, section 3.2)."""
+    gap = (1 + config.k * torch.sigmoid(-config.b * t)) / config.q ** (stage + 1)
+    return t * (1 - gap).clamp(min=0)
+
+
+class ConsistencyScalars(NamedTuple):
+    """What the loss needs of the noise levels t of B images, and of the levels r below: each (B,).
+
+    As losses.LossScalars, they are computed on the CPU in float64, so that what differs between t
+    and r is rounded only once, and moved together with the batch.
+    """
+
+    sigma: Tensor  # t
+    weight: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+    r: Tensor
+    r_in: Tensor
+    r_noise: Tensor
+    r_skip: Tensor
+    r_out: Tensor
+
+    @classmethod
+    def at(
+        cls, denoiser: Denoiser, t: Tensor, objective: ObjectiveConfig, stage: int
+    ) -> ConsistencyScalars:
+        """The scalars at noise levels t, float64 (B,) on the CPU, in a stage."""
+        assert objective.consistency is not None
+        r = earlier(objective.consistency, t, stage)
+        weighting = WEIGHTINGS.get(objective.weighting)
+        weight = torch.ones_like(t) if weighting is None else weighting(denoiser, t, objective)
+        # Where r is 0, f is x whatever the network says, which may be told any level.
+        told = torch.where(r > 0, r, t)
+        levels = _of_level(denoiser, t, t), _of_level(denoiser, r, told)
+        return cls._make((t, weight, *levels[0], r, *levels[1]))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ConsistencyScalars:
+        """Move all in one copy, which does not wait for the device."""
+        moved = devices.to_device(torch.stack(self).to(dtype), device)
+        return ConsistencyScalars._make(moved)
+
+    def select(self, rows: slice) -> ConsistencyScalars:
+        """Those of some of the images."""
+        return ConsistencyScalars(*(field[rows] for field in self))
+
+
+def _of_level(denoiser: Denoiser, sigma: Tensor, told: Tensor) -> tuple[Tensor, ...]:
+    """c_in, c_noise, c_skip and c_out of noise levels (B,), of which the network is `told`."""
+    c_skip, c_out, c_in = denoiser.scalings(sigma)
+    return c_in, denoiser.schedule.c_noise(told).double(), c_skip, c_out
+
+
+def loss(
+    denoiser: Denoiser,
+    noised: Noised,
+    condition: Condition,
+    objective: ObjectiveConfig,
+    at: ConsistencyScalars,
+    *,
+    teacher: Denoiser | None = None,
+    dropout: bool = False,
+) -> Tensor:
+    """The loss of each image, (B,): of f at t, against f at r without gradient.
+
+    Both see the same noise, and with dropout the same masks (Geng et al. 2024, section 3.3). Where
+    r is 0 the target is x0 itself. With a teacher, the state at r is where its guided ODE leads
+    from that at t, instead.
+    """
+    x0, noise, sigma = noised
+    config = objective.consistency
+    assert config is not None
+    x = x0 + expand_to_image(at.sigma, x0) * noise
+    with torch.no_grad():
+        if teacher is None:
+            below = x0 + expand_to_image(at.r, x0) * noise
+        else:
+            below = guided_step(teacher, x, sigma, at.r / at.sigma, condition)
+        with devices.same_random_numbers(x.device) if dropout else nullcontext():
+            target = _f(denoiser, below, condition, at.r_in, at.r_noise, at.r_skip, at.r_out)
+    found = _f(denoiser, x, condition, at.c_in, at.c_noise, at.c_skip, at.c_out)
+    squares = (found - target).square().mean(dim=(1, 2, 3))
+    if config.distance == "pseudo-huber":
+        squares = _pseudo_huber(squares, config.huber_c)
+    return at.weight * squares
+
+
+def guided_step(
+    teacher: Denoiser, x: Tensor, sigma: NoiseLevels, ratio: Tensor, condition: Condition
+) -> Tensor:
+    """Euler's step of the guided teacher from x (B, C, H, W) at sigma to ratio (B,) times sigma.
+
+    Each image has its own guidance w, of D_null + w (D - D_null), which the student is given as a
+    condition (Meng et al. 2023, section 3; Luo et al. 2023, section 4.2). A ratio of 0 is D.
+    """
+    if condition.guidance is None:
+        raise ValueError("a teacher is guided by condition.guidance, and there is none")
+    both = condition._replace(guidance=None).with_null()
+    levels = noise_levels(sigma, x).expand(len(x)).repeat(2)
+    conditional, null = teacher(x.repeat(2, 1, 1, 1), levels, both).chunk(2)
+    x0 = null + expand_to_image(condition.guidance, x) * (conditional - null)
+    return x0 + expand_to_image(ratio, x) * (x - x0)
+
+
+def _f(denoiser: Denoiser, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
+    """f of states x (B, C, H, W), by c_in, c_noise, c_skip and c_out (B,) of their noise levels."""
+    c_in, c_noise, c_skip, c_out = scalars
+    output, _ = denoiser.evaluate(expand_to_image(c_in, x) * x, c_noise.float(), condition)
+    return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
+
+
+def _pseudo_huber(squares: Tensor, c: float) -> Tensor:
+    """sqrt(d^2 + c^2) - c of d^2 (B,) (Song & Dhariwal 2024, equation 7).
+
+    Where d is 0 so is the gradient, also with c = 0, where that of the root is infinite.
+    """
+    inside = squares + c**2
+    return torch.where(inside > 0, inside, 1).sqrt().where(inside > 0, 0.0) - c

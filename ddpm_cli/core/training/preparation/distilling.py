@@ -1,0 +1,137 @@
+"""The settings of a student: what `ddpm distill` makes of a trained diffusion model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.checkpoints.weights import Weights
+from ddpm_cli.core.config.diffusion import CONSISTENCY
+from ddpm_cli.core.config.request import TrainingRequest
+from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.runtime.downloads import sha256_of
+from ddpm_cli.core.runtime.run_directory import (
+    RunDirectory,
+    find_weights,
+    run_of_snapshot,
+    runs_folder,
+)
+
+# Of a step in steps of training, a third of which is its forward pass: one more of the student, and
+# two more of a teacher that is guided.
+COST, COST_GUIDED = 4 / 3, 2.0
+_SHARE = 0.45  # of the teacher's training time that a student takes, where no budget is given
+
+
+def with_student(request: TrainingRequest) -> TrainingRequest:
+    """A request with a teacher, with the directory of the student: by default the teacher's name.
+
+    Raises DdpmError where that holds a run of another teacher, or no student.
+    """
+    if request.teacher is None:
+        return request
+    file = find_weights(request.teacher)
+    if request.out is None:
+        run = run_of_snapshot(file) or RunDirectory(file.parent)
+        name = run.path.resolve().name if run.config.is_file() else file.stem
+        request = replace(request, out=runs_folder() / f"{name}-distilled")
+    assert request.out is not None
+    if RunDirectory(request.out).config.is_file():
+        _check_student(RunDirectory(request.out), file)
+    return request
+
+
+def _check_student(out: RunDirectory, teacher: Path) -> None:
+    """Raise DdpmError for a run that was not distilled from these weights."""
+    config = out.read_config()
+    if config.objective.consistency is None or config.origin is None:
+        raise DdpmError(f"{out.path} holds a run that was not distilled; give another --out")
+    if config.origin.sha256 != sha256_of(teacher):
+        raise DdpmError(
+            f"{out.path} was distilled from other weights ({config.origin.path}) than {teacher} "
+            f"holds now; go on with it by ddpm train --out {quote(str(out.path))}, or give another "
+            "--out"
+        )
+
+
+def student(teacher: Path, settings: dict[str, Any], data: str | None = None) -> RunConfig:
+    """The settings that a student begins with, before options replace any.
+
+    settings: those options, of which the guidance and the budget decide others. data: the images
+    that are named. Raises DdpmError for a teacher that cannot be distilled.
+    """
+    loaded = weights.load(find_weights(teacher))
+    config, tuning = loaded.config, settings.get("objective", {}).get("consistency", {})
+    guidance = tuning.get("guidance", ())
+    check_teacher(teacher, config, guided=bool(guidance))
+    if data is None and not config.data.source:
+        raise UsageError(f"{teacher} does not record its training data: give --data")
+    images = settings.get("budget", {}).get("images")
+    if not settings.get("budget"):
+        images = _default_images(teacher, loaded, guided=bool(guidance))
+    images, stages = images or loaded.images, tuning.get("stages", _STAGES)
+    return updated(
+        config,
+        {
+            "data": {"augment": 0.0},
+            "network": {"augmented": False, "guidance": bool(guidance)},
+            "diffusion": {"parameterisation": student_parameterisation(config)},
+            "objective": {
+                "loss": CONSISTENCY,
+                "weighting": "plain",
+                "weighting_gamma": None,
+                "weighting_k": 1.0,
+                "noise_levels": "log-normal",
+                "noise_mean": -1.1,
+                "noise_std": 2.0,
+                "consistency": {
+                    "stages": stages,
+                    "stage_images": max(1, images // stages),
+                    "guidance": list(guidance),
+                },
+            },
+            "optimiser": {"warmup": images // 20},
+            "budget": {"images": images, "steps": None, "epochs": None, "minutes": None},
+            "origin": None,
+        },
+    )
+
+
+_STAGES = 8  # as on CIFAR-10 (Geng et al. 2024)
+
+
+def student_parameterisation(config: RunConfig) -> str:
+    """The teacher's, or the one like it of which D(x, 0) = x."""
+    own = config.diffusion.parameterisation
+    return "x0-skip" if own == "x0" else own
+
+
+def check_teacher(path: Path, config: RunConfig, *, guided: bool) -> None:
+    """Raise DdpmError for a model that cannot be distilled, so or at all."""
+    if config.objective.consistency is not None:
+        raise DdpmError(
+            f"{path} is a consistency model, which samples in few steps already; distil the "
+            "diffusion model that it comes from"
+        )
+    if config.network.learned_variance:
+        raise DdpmError(
+            f"{path} was trained with --learned-variance, and a consistency model has no variance: "
+            "train a teacher without"
+        )
+    if guided and not config.guidable:
+        raise DdpmError(
+            f"--guidance: {path} was trained without classes and captions, or with --class-drop 0, "
+            "so there is no guidance to learn; leave it out"
+        )
+
+
+def _default_images(teacher: Path, loaded: Weights, *, guided: bool) -> int:
+    """Images of a student where no budget is given: under half of the teacher's training time."""
+    if not loaded.images:
+        raise UsageError(f"{teacher} does not say how many images it has seen: give --images")
+    return max(1, round(_SHARE * loaded.images / (COST_GUIDED if guided else COST)))
