@@ -195,9 +195,7 @@ def test_compiled_passes_share_no_masks() -> None:
 # The command.
 
 
-def test_distilling_a_run(
-    ddpm: Callable[..., Result], tiny_run: Callable[..., Path], train_tiny: Callable[..., Result]
-) -> None:
+def test_distilling_a_run(ddpm: Callable[..., Result], tiny_run: Callable[..., Path]) -> None:
     """A run like any other, said first and last, which the same command resumes."""
     run = tiny_run("runs/teacher")
     told = ddpm("distill", run, "--images", 32, "--dry-run", "--json").json()
@@ -309,7 +307,7 @@ def test_a_student_takes_under_half_of_the_teachers_time(tmp_path: Path) -> None
     ("words", "message"),
     [
         (("invert", "runs/s", "photo.png"), "invert with its teacher"),
-        (("interpolate", "runs/s", 1, 2, "--sampler", "consistency"), "give --steps 1"),
+        (("interpolate", "runs/s", 1, 2), "give --steps 1"),
         (("nll", "runs/s", "-n", 2), "no bits/dim"),
         (("convert", "runs/s", "--to", "diffusers", "--out", "p"), "a consistency model"),
         (("sample", "runs/teacher", "--sampler", "consistency"), "is for models of ddpm distill"),
@@ -337,11 +335,9 @@ def test_a_distilled_run_is_sampled_in_two_calls(
     """By default; another sampler is warned of, and films and scores follow."""
     run = tiny_run("runs/teacher")
     assert ddpm("distill", run, "--images", 8, "--out", "runs/s").code == 0
-    own = ("--sampler", "consistency")
-    document = ddpm("sample", "runs/s", "-n", 2, *own, "--out", "a", "--json").json()
+    document = ddpm("sample", "runs/s", "-n", 2, "--out", "a", "--json").json()
     assert (document["sampler"], document["steps"], document["nfe"]) == ("consistency", 2, 2)
-    levels = (*own, "--sigmas", "40,2,0.5")
-    chosen = ddpm("sample", "runs/s", "-n", 2, *levels, "--out", "b", "--json")
+    chosen = ddpm("sample", "runs/s", "-n", 2, "--sigmas", "40,2,0.5", "--out", "b", "--json")
     assert (chosen.json()["sampler"], chosen.json()["nfe"]) == ("consistency", 3)
     other = ddpm("sample", "runs/s", "-n", 2, "--sampler", "ddim", "--steps", 3, "--out", "c")
     assert other.code == 0

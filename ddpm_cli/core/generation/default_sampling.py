@@ -17,6 +17,7 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import checked
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
+from ddpm_cli.core.generation.model import own_settings
 from ddpm_cli.core.runtime.files import finite, read_json, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, newest_run
 
@@ -118,10 +119,15 @@ class DefaultSampling:
 def of_run(run: Path | None) -> DefaultSampling:
     """The default sampling of a run; empty without one, and of files. None: the newest run.
 
-    Raises DdpmError where its file is damaged or another program's.
+    A consistency model's, also of a file, is its own sampler's. Raises DdpmError where the run's
+    file is damaged or another program's.
     """
     path = path_of(run)
-    return DefaultSampling() if path is None else read(path)
+    if path is not None:
+        return read(path)
+    with suppress(DdpmError):  # which is said when the weights are wanted
+        return DefaultSampling(own_settings(weights.describe(find_weights(run))))
+    return DefaultSampling()
 
 
 def path_of(run: Path | None) -> Path | None:
