@@ -56,8 +56,13 @@ def train(options: argparse.Namespace) -> None:
             store(RunDirectory(run.path / DIRECT), others, config, images, *rest)
 
     budget = {"images": options.images}
+    every, narrow = options.images // options.stores, {"width": options.width}
     config = ddpm.config(
-        options.preset, preview=0, budget=budget, ema_every=options.images // options.stores
+        options.preset,
+        preview=0,
+        budget=budget,
+        ema_every=every,
+        network=narrow if options.width else {},
     )
     with (
         mock.patch.object(state, "TRACKED", (*post_hoc.TRACKED, *LENGTHS)),
@@ -143,6 +148,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=20_480)
     parser.add_argument("--stores", type=int, default=64)
+    parser.add_argument("--width", type=int, help="of the network, instead of the preset's")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", action="store_true")
     options = parser.parse_args()
