@@ -83,7 +83,7 @@ def ema(
         ddpm ema
         ddpm ema runs/photos-64 --sigma-rel 0.05,0.10,0.15
         ddpm sample runs/photos-64 --weights ema-0.150
-        ddpm ema runs/photos-64 --sigma-rel 0.03,0.07,0.15,0.2 --sweep -n 2000 --steps 25
+        ddpm ema --sigma-rel 0.03,0.07,0.15,0.2 --sweep -n 2000 --steps 25
     """
     from ddpm_cli.core.runtime.run_directory import RunDirectory, newest_run, why_no_run
 
