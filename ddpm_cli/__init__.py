@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ddpm_cli.core.generation.trained_model import TrainedModel
     from ddpm_cli.core.metrics.memorisation.report import MemorisationReport
     from ddpm_cli.core.metrics.report import Report
+    from ddpm_cli.core.models.transformer import Transformer
     from ddpm_cli.core.models.unet import UNet
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ _MODULES = {  # where each name that is imported on first use is defined
     "Sampling": "diffusion.settings",
     "Schedule": "diffusion.schedules",
     "TrainedModel": "generation.trained_model",
+    "Transformer": "models.transformer",
     "UNet": "models.unet",
     "UsageError": "errors",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "TrainedModel",
+    "Transformer",
     "UNet",
     "UsageError",
     "__version__",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ddpm_cli
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.network import NetworkConfig
@@ -158,3 +159,4 @@ def test_a_preset_with_a_slash_names_no_folder(ddpm: Run, photos: Path) -> None:
     assert planned.code == 0, planned.err
     assert planned.json()["preset"] == "jit-s/4-32"
     assert "jit" not in planned.json()["out"]
+    assert ddpm_cli.config("jit-s/4-32", optimiser={"batch": 2}).network.family == "transformer"

@@ -102,7 +102,7 @@ class Transformer(Network):
     def forward_operations(self) -> int:
         """Floating point operations of one image's forward pass, in matrix products and attention.
 
-        Those of the bytes of captions, which are few, are left out.
+        Those of captions' tokens are left out.
         """
         config = self.config
         tokens = math.prod(math.ceil(side / config.patch) for side in config.size)

@@ -40,10 +40,15 @@ class TransformerBlock(nn.Module):
         return torch.add(h, gate2 * self.mlp(modulate(self.norm2(h), shift2, scale2)))
 
     def multiplications(self, length: int) -> int:
-        """Of matrix products and self-attention, for one image of so many tokens."""
-        attention, per_token = self.attention, (self.attention, self.mlp)
+        """Of matrix products and self-attention, for one image of so many tokens.
+
+        Those of a caption's tokens, which may be of any number, are left out.
+        """
+        per_token: list[nn.Module] = [self.attention, self.mlp]
+        if self.text is not None:
+            per_token += [self.text.query, self.text.out]
         weights = sum(p.numel() for part in per_token for p in part.parameters() if p.ndim == 2)
-        pairs = 2 * attention.out.in_features * length**2  # q k^T, and the weighted values
+        pairs = 2 * self.attention.out.in_features * length**2  # q k^T, and the weighted values
         return length * weights + pairs + self.modulation.weight.numel()
 
 
