@@ -128,6 +128,26 @@ def test_the_network_calls_are_those_forecast(
     assert again.json()["settings"] == found.json()["settings"]
 
 
+def test_the_weight_of_a_guide_is_swept(
+    ddpm: Run, sweep: Run, run: Path, tiny_run: Callable[..., Path], untimed: None, calls: list[int]
+) -> None:
+    guide = tiny_run("guide", "--images", 8) / "model.safetensors"
+    calls.clear()  # of the trainings
+    found = sweep("--guidance", "1,1.5,2", "--steps", 2, "--guide", guide)
+    assert found.code == 0, found.err
+    # at weight 1 there is no guide to call
+    assert sum(calls) == found.json()["network_calls"] == 4 * 2 * (1 + 2 + 2)
+    assert len({one["value"] for one in found.json()["settings"]}) == 3
+    best = found.json()["best"]["values"]["guidance"]
+    written = json.loads((run / "sampling.json").read_text())["sampling"]
+    assert written == {"guide": str(guide), "steps": 2, "guidance": best}
+    sampled = ddpm("sample", run, "-n", 1, "--out", "x", "--json")
+    assert (sampled.json()["guide"], sampled.json()["guidance"]) == (str(guide), best)
+    # another guide has another weight
+    other = ddpm("sample", run, "-n", 1, "--out", "y", "--guide", "run/model.safetensors", "--json")
+    assert other.json()["guidance"] == 1 and other.json()["steps"] == 2
+
+
 def test_a_score_is_that_of_ddpm_fid(
     ddpm: Run, sweep: Run, run: Path, photos: Path, trained: Path
 ) -> None:
