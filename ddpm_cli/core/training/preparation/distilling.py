@@ -25,6 +25,7 @@ from ddpm_cli.core.runtime.run_directory import (
 # Of a step in steps of training, a third of which is its forward pass: one more of the student, and
 # two more of a teacher that is guided.
 COST, COST_GUIDED = 4 / 3, 2.0
+_STAGES = 5  # r ends at t less 1/32 to 5/32 of it, which suits the thousand steps of a short tuning
 _SHARE = 0.45  # of the teacher's training time that a student takes, where no budget is given
 
 
@@ -71,10 +72,9 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
     check_teacher(teacher, config, guided=bool(guidance))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
-    images = settings.get("budget", {}).get("images")
-    if not settings.get("budget"):
+    images, stages = settings.get("budget", {}).get("images"), tuning.get("stages", _STAGES)
+    if images is None:  # stages are of images also where the budget is of time
         images = _default_images(teacher, loaded, guided=bool(guidance))
-    images, stages = images or loaded.images, tuning.get("stages", _STAGES)
     return updated(
         config,
         {
@@ -95,14 +95,11 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
                     "guidance": list(guidance),
                 },
             },
-            "optimiser": {"warmup": images // 20},
+            "optimiser": {"warmup": images // 20, "lr": config.optimiser.lr / 4},
             "budget": {"images": images, "steps": None, "epochs": None, "minutes": None},
             "origin": None,
         },
     )
-
-
-_STAGES = 8  # as on CIFAR-10 (Geng et al. 2024)
 
 
 def student_parameterisation(config: RunConfig) -> str:
