@@ -440,8 +440,8 @@ def test_a_save_in_progress_is_completed_after_an_error(
     started, writing, failed = threading.Event(), threading.Event(), threading.Event()
     start, write = saving.Saver.start, snapshots.write
 
-    def start_and_set(self: saving.Saver, *, snapshot: bool = True, best: bool = False) -> None:
-        start(self, snapshot=snapshot, best=best)
+    def start_and_set(self: saving.Saver, **what: bool) -> None:
+        start(self, **what)
         started.set()
 
     def slow(folder: Path, state: dict[str, Any]) -> Path:
