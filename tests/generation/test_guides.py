@@ -13,6 +13,7 @@ import torch
 
 import ddpm_cli
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
@@ -33,7 +34,8 @@ CLASSES = ("dark", "light")
 def written(path: Path, images: int = 64, seed: int = 0, **changed: Any) -> Path:
     """A weights file of random weights, as of a training on 8x8 images in two classes."""
     network = {"size": (8, 8), "classes": CLASSES} | changed.pop("network", {})
-    config = updated(replace(TINY_RUN, network=replace(TINY_RUN.network, **network)), changed)
+    tiny = NetworkConfig() if "family" in network else TINY_RUN.network
+    config = updated(replace(TINY_RUN, network=replace(tiny, **network)), changed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         module = randomised(build(config.network), std=0.1)
@@ -84,10 +86,19 @@ def test_early_is_nearest_to_a_third_of_the_training(run: Path) -> None:
         early(model_of(run / "model.safetensors"))
 
 
-def test_a_guide_may_be_another_network_parameterisation_and_schedule(run: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"width": 4, "blocks": ("res",), "learned_variance": True},
+        {"family": "transformer", "width": 16, "heads": 2, "patch": 2, "depth": 1},
+    ],
+)
+def test_a_guide_may_be_another_network_parameterisation_and_schedule(
+    run: Path, network: dict[str, Any]
+) -> None:
     written(
         Path("other.safetensors"),
-        network={"width": 4, "blocks": ("res",), "learned_variance": True},
+        network=network,
         diffusion={"schedule": "edm", "parameterisation": "edm", "timesteps": 50},
     )
     sampling = Sampling(steps=4, sampler="heun", guidance=1.7, guide="other.safetensors")
@@ -128,7 +139,7 @@ def test_a_guide_of_something_else_is_refused(
 def test_what_a_guide_lacks_is_said(ddpm: Callable[..., Result], run: Path) -> None:
     (run / "text.txt").write_text("hello")
     guided = ("sample", run, "-n", 1, "--steps", 2, "--guidance", 1.7, "--guide")
-    refused(ddpm(*guided, "nowhere"), "nowhere: no such run or weights file")
+    refused(ddpm(*guided, "nowhere"), "--guide nowhere: no such run or weights file")
     refused(ddpm(*guided, run / "text.txt"), "is no weights file")
     refused(
         ddpm("sample", "small.safetensors", "--guide", "early"), "--guide early", "--keep-every"

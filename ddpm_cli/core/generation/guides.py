@@ -28,8 +28,15 @@ def with_guide(model: Model, name: str | None) -> Model:
     """
     if name is None:
         return model
-    path = early(model) if name == EARLY else find_weights(Path(name))
+    path = early(model) if name == EARLY else _found(name)
     return guided_by(model, load_model(path, model.device, model.precision))
+
+
+def _found(name: str) -> Path:
+    try:
+        return find_weights(Path(name))
+    except DdpmError as error:
+        raise DdpmError(f"--guide {error}") from error
 
 
 def guided_by(model: Model, guide: Model) -> Model:
@@ -61,7 +68,7 @@ def check_levels(model: Model, sigmas: Tensor, sampling: Sampling) -> None:
             raise DdpmError(
                 f"--guide {model.guide.path} has learned noise levels from {low:.3g} to {high:.3g} "
                 f"and is wanted at {sigma:.3g}: guide where it has, with --guidance-interval "
-                f"{0.99 * low:.3g},{high:.3g}"
+                f"{0.99 * low:.3g},{0.99 * high:.3g}"
             )
 
 
