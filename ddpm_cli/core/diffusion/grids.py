@@ -16,7 +16,7 @@ from ddpm_cli.core.errors import UsageError
 # Karras et al. (2022), table 1. The cosine schedule starts at 20,291 and goes to 642 in one step.
 ODE_SIGMA_MAX = 80.0
 
-_FIRST, _LAST = 3.0, 0.4  # of consistency models, between which noise is added again
+_BETWEEN = (0.0337, 20.0)  # the levels between which consistency models add noise again
 
 _RHO = 7  # Karras et al. (2022), equation 5
 _BETA = 0.6  # both parameters (Lee et al. 2024, "Beta sampling is all you need")
@@ -54,17 +54,17 @@ def sigmas(
 def of_consistency(schedule: Schedule, steps: int) -> Table:
     """The noise levels of so many steps of a consistency model, descending: (steps,).
 
-    The first is the largest, at most 80. Raises UsageError where there are more steps than
-    timesteps.
+    The first is the largest, at most 80, the others lie evenly in log sigma between 20 and 0.034:
+    so of two steps the second is at 0.82, as Geng et al. (2024) choose. Raises UsageError where
+    there are more steps than timesteps.
     """
     if not 1 <= steps <= len(schedule):
         raise UsageError(
             f"--steps must be between 1 and the model's {len(schedule)} timesteps, not {steps}"
         )
     least, largest = float(schedule.sigma[0]), min(ODE_SIGMA_MAX, float(schedule.sigma[-1]))
-    last = max(min(_LAST, largest / 2), least)
-    first = min(max(_FIRST, 2 * last), largest)
-    return np.append(largest, np.geomspace(first, last, steps)[1:])
+    low, high = (min(max(level, least), largest) for level in _BETWEEN)
+    return np.append(largest, np.geomspace(high, low, steps + 1)[1:-1])
 
 
 def ending_at(final: float, visited: Table) -> Tensor:
