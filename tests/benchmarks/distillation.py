@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,7 +69,7 @@ def step_cost(teacher: TrainedModel, request: TrainingRequest) -> float:
         seconds: list[list[float]] = [[], []]
         for _ in range(TURNS):
             for times, one in zip(seconds, (students, teachers), strict=True):
-                times.append(sum(one.trial(one.config.optimiser.batch)))
+                times.append(sum(asdict(one.trial(one.config.optimiser.batch)).values()))
         for one in (students, teachers):
             one.batches.close()
     return median(seconds[0]) / median(seconds[1])
