@@ -327,5 +327,6 @@ def test_a_range_of_guidance_is_read() -> None:
     for wrong in ("", "1,2,3", "high"):
         with pytest.raises(UsageError, match="range"):
             parse_guidance(wrong)
-    with pytest.raises(UsageError, match="LOW <= HIGH"):
-        ConsistencyConfig(guidance=(4.0, 1.0))
+    for none in ((4.0, 1.0), (2.0,), (1.0, 2.0, 3.0), (-1.0, 1.0)):
+        with pytest.raises(UsageError, match="LOW <= HIGH"):
+            ConsistencyConfig(guidance=none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ddpm_cli.core.config.fields import (
@@ -29,6 +30,10 @@ def parse_guidance(text: str) -> tuple[float, float]:
             f"--guidance {shortened(text)} should be a number, or a range such as 1,4"
         ) from error
     return low, high
+
+
+def _is_range(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and 0 <= values[0] <= values[1] < math.inf
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,9 @@ class ConsistencyConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.guidance or (1.0, 1.0)
-        if not 0 <= low <= high < float("inf"):
-            raise UsageError(f"--guidance {low:g},{high:g} is no range: give 0 <= LOW <= HIGH")
+        if self.guidance and not _is_range(self.guidance):
+            listed = ",".join(f"{value:g}" for value in self.guidance)
+            raise UsageError(f"--guidance {listed} is no range: give 0 <= LOW <= HIGH")
 
     def stage(self, images: int) -> int:
         """The stage after so many images seen: 0 to stages - 1."""
