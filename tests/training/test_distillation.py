@@ -13,11 +13,12 @@ import torch
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import compilation, initial_weights, teacher
 from ddpm_cli.core.training.preparation import distilling
@@ -108,10 +109,11 @@ def test_a_killed_distillation_resumes_exactly(
     config = updated(CLASSES, {"network": {"dropout": 0.2}})
     file = saved_teacher(tmp_path / "w.safetensors", config)
     student = as_student(config, guidance=guidance, stage_images=8)
+    student = replace(student, origin=WeightsOrigin(str(file), sha256_of(file)))
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         if guidance:
-            teacher.keep(RunDirectory(tmp_path / name), file)
+            teacher.keep(RunDirectory(tmp_path / name), student, None)
     whole = train_run(tmp_path / "whole", student, begun(file, student))
     assert whole.progress.images == 48
     assert not equal_tensors(whole.network.state_dict(), begun(file, student).network.state_dict())
@@ -286,9 +288,9 @@ def test_a_run_of_another_teacher_is_not_resumed(
     other = saved_teacher(Path("w.safetensors"), RunDirectory(run).read_config())
     refused = ddpm("distill", other, "--images", 8, "--out", "runs/s")
     assert refused.code == 1
-    assert "was distilled from other weights" in refused.err
+    assert "is a student of other weights" in refused.err
     trained = ddpm("distill", run, "--images", 8, "--out", run)
-    assert "holds a run that was not distilled" in trained.err
+    assert "holds a run that is no student" in trained.err
 
 
 def test_a_student_takes_under_half_of_the_teachers_time(tmp_path: Path) -> None:

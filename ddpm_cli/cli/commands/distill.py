@@ -92,8 +92,9 @@ def distill(
     """
     asked = train.requested(request, config, teacher=teacher)
     if guidance is not None:
-        tuning = {"consistency": {"guidance": parse_guidance(guidance)}}
-        asked.settings["objective"] = tuning
-    resources = MachineConfig(**{"precision": "fp32"} | machine.nested())
+        learned = {"consistency": {"guidance": parse_guidance(guidance)}}
+        asked.settings["objective"] = learned
+        asked.settings["network"] = asked.settings.get("network", {}) | {"guidance": True}
+    resources = MachineConfig(**machine.nested())
     calls = settings_text.calls(request, machine)
     train.run(asked, resources, calls, dry_run=dry_run, as_json=json)

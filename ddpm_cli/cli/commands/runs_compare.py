@@ -70,7 +70,7 @@ def runs_compare(
     from ddpm_cli.core.runs import differences
 
     compared = differences.compare(runs or [])
-    drawn = common.sampling_of(sampling.nested())
+    common.sampling_of(sampling.nested())  # checked before anything is loaded
     if not count and sampling.nested():
         raise UsageError("-n 0 draws no samples, and the other options say how to draw them")
     from ddpm_cli.core.runs import side_by_side
@@ -81,7 +81,7 @@ def runs_compare(
     if count:
         chosen = devices.choose_device(device)
         precise = devices.choose_precision(precision, chosen)
-        samples = side_by_side.Samples(count, seed, drawn, chosen, precise)
+        samples = side_by_side.Samples(count, seed, sampling.nested(), chosen, precise)
     pictures = side_by_side.draw(
         compared, side_by_side.new_place(out), samples, console.reporter(), overwrite=overwrite
     )

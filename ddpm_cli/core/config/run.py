@@ -395,16 +395,22 @@ class RunConfig(Settings):
         normal, gamma = objective.noise_levels in NORMALS, WEIGHTINGS[objective.weighting]
         learned, discrete = self.network.learned_variance, schedule not in CONTINUOUS
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
-        given, tuned = self.data.degradation, objective.consistency is not None
+        given, consistency = self.data.degradation, objective.consistency
+        student = consistency is not None
+        guided = consistency is not None and bool(consistency.guidance)
         contradictions = {
-            "--loss consistency is that of a distilled run, which ddpm distill RUN makes": (
-                objective.loss == CONSISTENCY and not tuned
+            "--loss consistency is that of a student, which ddpm distill RUN makes": (
+                objective.loss == CONSISTENCY and not student
             ),
-            f"a distilled run has the loss {CONSISTENCY}, and no other": (
-                objective.loss != CONSISTENCY and tuned
+            f"a student of ddpm distill has the loss {CONSISTENCY}, and no other": (
+                objective.loss != CONSISTENCY and student
             ),
+            "network.guidance is true of a student that learns its teacher's guidance, and of no "
+            "other network: ddpm distill --guidance sets it": self.network.guidance and not guided,
+            "objective.consistency.guidance is a condition of the network: network.guidance has to "
+            "be true": guided and not self.network.guidance,
             "a consistency model has no variance: it cannot be one with --learned-variance": (
-                learned and tuned
+                learned and student
             ),
             "--given makes the condition, and --given-data names images that are it: give one": (
                 given is not None and bool(self.data.given_data)
@@ -437,7 +443,7 @@ class RunConfig(Settings):
             ),
             f"--noise-levels {objective.noise_levels} needs a schedule of continuous noise levels; "
             f"choose --schedule {' or '.join(CONTINUOUS)}, not {schedule}": (
-                normal and discrete and not tuned
+                normal and discrete and not student
             ),
             f"--noise-levels importance counts timesteps, and --schedule {schedule} has none": (
                 objective.noise_levels == "importance" and not discrete

@@ -17,12 +17,7 @@ from torch import Tensor
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.consistency import ConsistencyConfig
 from ddpm_cli.core.config.diffusion import ObjectiveConfig
-from ddpm_cli.core.diffusion.denoiser import (
-    Denoiser,
-    NoiseLevels,
-    expand_to_image,
-    noise_levels,
-)
+from ddpm_cli.core.diffusion.denoiser import Denoiser, expand_to_image
 from ddpm_cli.core.diffusion.losses import WEIGHTINGS
 from ddpm_cli.core.diffusion.noising import Noised
 from ddpm_cli.core.runtime import devices
@@ -52,35 +47,45 @@ class ConsistencyScalars(NamedTuple):
     r_noise: Tensor
     r_skip: Tensor
     r_out: Tensor
+    teacher_in: Tensor | None = None  # at t, of a teacher that is guided; None: there is none
+    teacher_noise: Tensor | None = None
+    teacher_skip: Tensor | None = None
+    teacher_out: Tensor | None = None
 
     @classmethod
     def at(
-        cls, denoiser: Denoiser, t: Tensor, objective: ObjectiveConfig, stage: int
+        cls,
+        denoiser: Denoiser,
+        t: Tensor,
+        objective: ObjectiveConfig,
+        stage: int,
+        teacher: Denoiser | None = None,
     ) -> ConsistencyScalars:
         """The scalars at noise levels t, float64 (B,) on the CPU, in a stage."""
         assert objective.consistency is not None
         r = earlier(objective.consistency, t, stage)
         weighting = WEIGHTINGS.get(objective.weighting)
         weight = torch.ones_like(t) if weighting is None else weighting(denoiser, t, objective)
-        # Where r is 0, f is x whatever the network says, which may be told any level.
-        told = torch.where(r > 0, r, t)
-        levels = _of_level(denoiser, t, t), _of_level(denoiser, r, told)
-        return cls._make((t, weight, *levels[0], r, *levels[1]))
+        # Where r is 0, f is x whatever the network says, and a schedule may have no c_noise.
+        above_zero = torch.where(r > 0, r, t)
+        of_t, of_r = _of_level(denoiser, t, t), _of_level(denoiser, r, above_zero)
+        of_teacher = () if teacher is None else _of_level(teacher, t, t)
+        return cls(t, weight, *of_t, r, *of_r, *of_teacher)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ConsistencyScalars:
         """Move all in one copy, which does not wait for the device."""
-        moved = devices.to_device(torch.stack(self).to(dtype), device)
-        return ConsistencyScalars._make(moved)
+        together = torch.stack([field for field in self if field is not None]).to(dtype)
+        return ConsistencyScalars(*devices.to_device(together, device))
 
     def select(self, rows: slice) -> ConsistencyScalars:
         """Those of some of the images."""
-        return ConsistencyScalars(*(field[rows] for field in self))
+        return ConsistencyScalars(*(field[rows] for field in self if field is not None))
 
 
-def _of_level(denoiser: Denoiser, sigma: Tensor, told: Tensor) -> tuple[Tensor, ...]:
-    """c_in, c_noise, c_skip and c_out of noise levels (B,), of which the network is `told`."""
+def _of_level(denoiser: Denoiser, sigma: Tensor, c_noise_at: Tensor) -> tuple[Tensor, ...]:
+    """c_in, c_noise, c_skip and c_out (B,) of noise levels; c_noise of other ones."""
     c_skip, c_out, c_in = denoiser.scalings(sigma)
-    return c_in, denoiser.schedule.c_noise(told).double(), c_skip, c_out
+    return c_in, denoiser.schedule.c_noise(c_noise_at).double(), c_skip, c_out
 
 
 def loss(
@@ -99,7 +104,7 @@ def loss(
     r is 0 the target is x0 itself. With a teacher, the state at r is where its guided ODE leads
     from that at t, instead.
     """
-    x0, noise, sigma = noised
+    x0, noise, _ = noised
     config = objective.consistency
     assert config is not None
     x = x0 + expand_to_image(at.sigma, x0) * noise
@@ -107,7 +112,7 @@ def loss(
         if teacher is None:
             below = x0 + expand_to_image(at.r, x0) * noise
         else:
-            below = guided_step(teacher, x, sigma, at.r / at.sigma, condition)
+            below = guided_step(teacher, x, at, condition)
         with devices.same_random_numbers(x.device) if dropout else nullcontext():
             target = _f(denoiser, below, condition, at.r_in, at.r_noise, at.r_skip, at.r_out)
     found = _f(denoiser, x, condition, at.c_in, at.c_noise, at.c_skip, at.c_out)
@@ -118,24 +123,25 @@ def loss(
 
 
 def guided_step(
-    teacher: Denoiser, x: Tensor, sigma: NoiseLevels, ratio: Tensor, condition: Condition
+    teacher: Denoiser, x: Tensor, at: ConsistencyScalars, condition: Condition
 ) -> Tensor:
-    """Euler's step of the guided teacher from x (B, C, H, W) at sigma to ratio (B,) times sigma.
+    """Euler's step of the guided teacher from x (B, C, H, W) at t to r.
 
     Each image has its own guidance w, of D_null + w (D - D_null), which the student is given as a
-    condition (Meng et al. 2023, section 3; Luo et al. 2023, section 4.2). A ratio of 0 is D.
+    condition (Meng et al. 2023, section 3; Luo et al. 2023, section 4.2). To r = 0
+    it leads to D.
     """
     if condition.guidance is None:
         raise ValueError("a teacher is guided by condition.guidance, and there is none")
     both = condition._replace(guidance=None).with_null()
-    levels = noise_levels(sigma, x).expand(len(x)).repeat(2)
-    conditional, null = teacher(x.repeat(2, 1, 1, 1), levels, both).chunk(2)
+    scalars = [field.repeat(2) for field in at[-4:] if field is not None]
+    conditional, null = _f(teacher, x.repeat(2, 1, 1, 1), both, *scalars).chunk(2)
     x0 = null + expand_to_image(condition.guidance, x) * (conditional - null)
-    return x0 + expand_to_image(ratio, x) * (x - x0)
+    return x0 + expand_to_image(at.r / at.sigma, x) * (x - x0)
 
 
 def _f(denoiser: Denoiser, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
-    """f of states x (B, C, H, W), by c_in, c_noise, c_skip and c_out (B,) of their noise levels."""
+    """f, or a teacher's D, of states x (B, C, H, W), by c_in, c_noise, c_skip and c_out (B,) of their noise levels."""
     c_in, c_noise, c_skip, c_out = scalars
     output, _ = denoiser.evaluate(expand_to_image(c_in, x) * x, c_noise.float(), condition)
     return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)

@@ -71,10 +71,11 @@ def grid(schedule: Schedule, sampling: Sampling) -> Tensor:
         return grids.ending_at(final, grids.at_sigmas(schedule, sampling.sigmas))
     if sampling.sections:
         return grids.ending_at(final, grids.in_sections(schedule, sampling.sections))
-    if sampling.sampler == CONSISTENCY:
-        return grids.ending_at(final, grids.of_consistency(schedule, sampling.steps or 1))
-    largest = grids.ODE_SIGMA_MAX if sampling.sampler in SOLVERS else math.inf
     steps = sampling.with_default_steps(len(schedule)).steps
+    if sampling.sampler == CONSISTENCY:
+        assert steps is not None
+        return grids.ending_at(final, grids.of_consistency(schedule, steps))
+    largest = grids.ODE_SIGMA_MAX if sampling.sampler in SOLVERS else math.inf
     return grids.sigmas(schedule, steps, sampling.spacing, largest, final)
 
 

@@ -15,7 +15,6 @@ from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data import files
 from ddpm_cli.core.data.files import ImageArray
-from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
@@ -76,10 +75,8 @@ def draw(record: Record, device: torch.device, reporter: Reporter) -> list[Pictu
 
 def draw_beside(compared: Compared, device: torch.device, reporter: Reporter) -> Picture | None:
     """Samples of runs from the same seeds, a row for each; None where no run has any."""
-    known = [run.config.diffusion.timesteps for run in compared.runs if run.config is not None]
-    sampling = Sampling(min([_STEPS, *known]))
     precision = devices.choose_precision("auto", device)
-    samples = side_by_side.Samples(_BESIDE, 0, sampling, device, precision)
+    samples = side_by_side.Samples(_BESIDE, 0, {}, device, precision)
     sheet = side_by_side.sample(compared, samples, reporter)
     if sheet is None:
         return None

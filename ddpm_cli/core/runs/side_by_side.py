@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_request, sample_batches
-from ddpm_cli.core.generation.model import Model, load_model
+from ddpm_cli.core.generation.model import Model, load_model, own_sampling
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.differences import Compared
 from ddpm_cli.core.runtime.files import new_file, numbered_names
@@ -40,7 +40,7 @@ class Samples:
 
     count: int
     seed: int
-    sampling: Sampling
+    sampling: Mapping[str, Any]  # settings that are given; else each model's own
     device: torch.device
     precision: torch.dtype
 
@@ -149,7 +149,7 @@ def _request(
     network = model.config.network
     labelled = bool(known) and network.text is None
     conditions = ConditionRequest(classes=tuple(known) if labelled else ())
-    sampling = samples.sampling
+    sampling = own_sampling(model.config, samples.sampling)
     return resolve_request(model, samples.count, samples.seed, conditions, sampling, reporter)
 
 
@@ -172,11 +172,14 @@ def _sheet(
         for i in range(samples.count)
     ]
     titles = [f"{name} ({models[name].images:,} images)" for name in rows]
-    sampling = next(iter(requests.values())).sampling
-    heading = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+    heading = "; ".join(dict.fromkeys(_in_words(request.sampling) for request in requests.values()))
     words = Words(heading, columns, titles, captions)
     tiles = np.concatenate(_of_one_size(list(rows.values())))
     return sheets.sheet(tiles, samples.count, words, width=_WIDTH)
+
+
+def _in_words(sampling: Sampling) -> str:
+    return f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
 
 
 def _conditions(

@@ -57,7 +57,7 @@ class RunDirectory:
 
     @property
     def teacher(self) -> Path:
-        """The weights of the model whose guidance a distilled run learns."""
+        """The weights of the model whose guidance a student learns."""
         return self.path / "teacher.safetensors"
 
     @property

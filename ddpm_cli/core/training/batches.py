@@ -83,12 +83,19 @@ class Batches:
     """
 
     def __init__(
-        self, config: RunConfig, denoiser: Denoiser, images: DecodedImages, device: torch.device
+        self,
+        config: RunConfig,
+        denoiser: Denoiser,
+        images: DecodedImages,
+        device: torch.device,
+        teacher: Denoiser | None = None,
     ) -> None:
+        """teacher: of a student that learns its guidance."""
         self._config, self._denoiser, self._device = config, denoiser, device
+        self._teacher = teacher
         self._images, self._resident = images, _resident(images, device)
         self._order = order_of(config.data, config.optimiser.seed, images)
-        self._given, self._tuning = GivenRecipe.of(config), config.objective.consistency
+        self._given, self._consistency = GivenRecipe.of(config), config.objective.consistency
         self._ahead = Prefetch(self._load, config.optimiser.batch)
 
     @property
@@ -183,10 +190,12 @@ class Batches:
 
         A validation is of the last stage of consistency tuning, always: so that all compare.
         """
-        config, tuning = self._config, self._tuning
-        if tuning is not None:
-            stage = tuning.stages - 1 if seen is None else tuning.stage(seen)
-            levels = ConsistencyScalars.at(self._denoiser, sigma, config.objective, stage)
+        config, settings = self._config, self._consistency
+        if settings is not None:
+            stage = settings.stages - 1 if seen is None else settings.stage(seen)
+            levels = ConsistencyScalars.at(
+                self._denoiser, sigma, config.objective, stage, self._teacher
+            )
             return levels.to(self._device, torch.float32)
         bound = config.network.learned_variance
         scalars = LossScalars.at(self._denoiser, sigma, config.objective, bound=bound)
@@ -236,9 +245,9 @@ class Batches:
 
         A function of the key and of what was seen before, as all that is drawn.
         """
-        if self._tuning is None or not self._tuning.guidance:
+        if self._consistency is None or not self._consistency.guidance:
             return condition
-        low, high = self._tuning.guidance
+        low, high = self._consistency.guidance
         random = seeds.generator(self._config.optimiser.seed, key, at)
         guidance = low + (high - low) * torch.rand(count, generator=random)
         return condition._replace(guidance=guidance[part])

@@ -22,7 +22,7 @@ from ddpm_cli.core.runtime.elastic import watchdog
 from ddpm_cli.core.runtime.files import check_free_space
 from ddpm_cli.core.runtime.reporting import SILENT, Dispensable, Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import preview
+from ddpm_cli.core.training import preview, teacher
 from ddpm_cli.core.training.state import TrainingState
 
 _CURVE_INTERVAL = 60.0  # seconds between drawings of the loss curve, which takes longer than a step
@@ -180,6 +180,8 @@ def check_disk_space(folder: Path, config: RunConfig, parameters: int, images: i
     needed = max(snapshot, (config.keep + 1) * snapshot - present) + 3 * weights_size
     stored = _bytes([one.path for one in post_hoc.stored(run)])
     needed += max(0, averages_size(config, parameters, images) - stored)
+    if teacher.is_needed(config) and not run.teacher.is_file():
+        needed += weights_size
     fewer = "lower --keep" if config.ema_every is None else "lower --keep, raise --ema-every"
     fix = f"free some, {fewer}, or choose another --out"
     check_free_space(folder, needed, "the run's snapshots and weights", fix)

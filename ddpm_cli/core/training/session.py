@@ -78,6 +78,7 @@ def launch_if_needed(
             precision,
             machine.microbatch,
             checkpoint_activations=machine.checkpoint_activations,
+            precision_given=machine.precision != "auto",
         )
         plan = preflight(request, machine.processes, execution, reporter)
         # Several nodes decode after the rendezvous, where they wait longer.
@@ -109,6 +110,7 @@ def execution_on(machine: MachineConfig, reporter: Reporter) -> Execution:
         machine.compiled,
         machine.cuda_graph,
         machine.checkpoint_activations,
+        precision_given=machine.precision != "auto",
     )
 
 
@@ -165,10 +167,13 @@ def _train(
         record = provenance.gather(execution.device, preset)
         state = TrainingState.initial(config, execution.device)
         resumed_at = resuming.resume(run, state, request, reporter)
-        origin = _origin(run, config, state, plan.init_from, resumed_at, reporter)
+        origin = _origin(run, config, state, plan, resumed_at, reporter)
         config = replace(config, origin=origin)
         seen = state.progress.images
         distributed.broadcast_from_rank0(lambda: resuming.prepare_directory(run, config, seen))
+        if teacher.is_needed(config):  # after config.json, without which a folder is no run
+            resumed = None if request.resume in ("auto", "never") else Path(request.resume)
+            distributed.broadcast_from_rank0(lambda: teacher.keep(run, config, resumed))
         distributed.broadcast_from_rank0(lambda: _open_log(run, record, reporter))
         distributed.broadcast_from_rank0(
             lambda: appearance.write_statistics(run, training, config, reporter)
@@ -305,18 +310,18 @@ def _origin(
     run: RunDirectory,
     config: RunConfig,
     state: TrainingState,
-    init_from: Path | None,
+    plan: TrainingPlan,
     resumed_at: int,
     reporter: Reporter,
 ) -> WeightsOrigin | None:
     """What the run was initialised with; where it starts now, the state takes those weights."""
-    if resumed_at:
-        return run.read_config().origin if run.config.is_file() else None
-    if init_from is None:
+    if resumed_at:  # of this run, or of another, whose settings the plan has
+        student = config.objective.consistency is not None
+        other = plan.recorded if student else None
+        return run.read_config().origin if run.config.is_file() else other
+    if (init_from := plan.init_from) is None:
         return None
     initial = initial_weights.read(init_from, state.network.config)
-    if teacher.is_needed(config):
-        distributed.broadcast_from_rank0(lambda: teacher.keep(run, init_from))
     initial_weights.load_into(state, initial)
     reporter.say(f"Starting from the weights of {init_from}.")
     return initial.origin

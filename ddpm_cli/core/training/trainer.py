@@ -44,6 +44,7 @@ class Execution:
     compiled: bool | None = False  # the network, before the first step; None: where that pays
     cuda_graph: bool = False  # record a step and replay it
     checkpoint_activations: bool = False  # compute them again in the backward pass
+    precision_given: bool = True  # rather than chosen for the device
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Trainer:
         schedule = schedules.from_config(config.diffusion)
         self.denoiser = Denoiser(self.network, schedule, config.diffusion.parameterisation)
         self.averaged = Denoiser(state.average, schedule, config.diffusion.parameterisation)
-        self.batches = Batches(config, self.denoiser, images, execution.device)
+        guided = teacher.load(run, config, execution.device)
+        self.batches = Batches(config, self.denoiser, images, execution.device, guided)
         step = GraphedStep if execution.cuda_graph else Step
         self.step = step(
             config,
@@ -132,7 +134,7 @@ class Trainer:
             execution.precision,
             execution.microbatch,
             reporter,
-            teacher.load(run, config, execution.device),
+            guided,
         )
         self.validate = Validator(
             config, self.batches, images, held_out, self.step, self.averaged, execution.device

@@ -20,7 +20,7 @@ from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import generate
 from ddpm_cli.core.generation.generate import GenerationRequest
-from ddpm_cli.core.generation.model import Model
+from ddpm_cli.core.generation.model import Model, own_sampling
 from ddpm_cli.core.generation.pictures.arrangement import Arrangement, GridLayout
 from ddpm_cli.core.generation.starts import inversion
 from ddpm_cli.core.generation.starts.starting_noise import StartingNoise, between
@@ -102,7 +102,8 @@ def _of_seed(
     model: Model, seed: int, conditions: ConditionRequest, reporter: Reporter
 ) -> ConditionRequest:
     """The class and prompt that the image of a seed has, for all images."""
-    request = generate.resolve_request(model, 1, seed, conditions, Sampling(), reporter)
+    sampling = own_sampling(model.config, {})
+    request = generate.resolve_request(model, 1, seed, conditions, sampling, reporter)
     label, prompt = request.label_and_prompt(0)
     if label is not None:
         name = label_name(label, model.config.network.classes)

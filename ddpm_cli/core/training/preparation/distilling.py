@@ -32,49 +32,64 @@ _SHARE = 0.45  # of the teacher's training time that a student takes, where no b
 def with_student(request: TrainingRequest) -> TrainingRequest:
     """A request with a teacher, with the directory of the student: by default the teacher's name.
 
-    Raises DdpmError where that holds a run of another teacher, or no student.
+    A student that is there resumes also where its teacher is not there any more. Raises DdpmError
+    where the directory holds a run of another teacher, or no student.
     """
     if request.teacher is None:
         return request
-    file = find_weights(request.teacher)
-    if request.out is None:
-        run = run_of_snapshot(file) or RunDirectory(file.parent)
-        name = run.path.resolve().name if run.config.is_file() else file.stem
-        request = replace(request, out=runs_folder() / f"{name}-distilled")
-    assert request.out is not None
-    if RunDirectory(request.out).config.is_file():
-        _check_student(RunDirectory(request.out), file)
-    return request
+    file, missing = None, None
+    try:
+        file = find_weights(request.teacher)
+    except DdpmError as error:
+        missing = error
+    out = request.out or runs_folder() / f"{_name(file or request.teacher)}-distilled"
+    if RunDirectory(out).config.is_file():
+        _check_student(RunDirectory(out), request.teacher, file)
+    elif missing is not None:
+        raise missing
+    return replace(request, out=out)
 
 
-def _check_student(out: RunDirectory, teacher: Path) -> None:
-    """Raise DdpmError for a run that was not distilled from these weights."""
+def _name(teacher: Path) -> str:
+    """Of a weights file its run's, where it is in one; of a run, which may be gone, its own."""
+    run = run_of_snapshot(teacher) or RunDirectory(teacher.parent)
+    in_run = teacher.is_file() and run.config.is_file()
+    return run.path.resolve().name if in_run else teacher.stem
+
+
+def _check_student(out: RunDirectory, teacher: Path, file: Path | None) -> None:
+    """Raise DdpmError for a run that is no student of this teacher, whose weights are this file."""
     config = out.read_config()
     if config.objective.consistency is None or config.origin is None:
-        raise DdpmError(f"{out.path} holds a run that was not distilled; give another --out")
-    if config.origin.sha256 != sha256_of(teacher):
+        raise DdpmError(f"{out.path} holds a run that is no student; give another --out")
+    origin = config.origin
+    if origin.path != str(teacher) if file is None else origin.sha256 != sha256_of(file):
+        now = "are not there" if file is None else "it was not distilled from"
         raise DdpmError(
-            f"{out.path} was distilled from other weights ({config.origin.path}) than {teacher} "
-            f"holds now; go on with it by ddpm train --out {quote(str(out.path))}, or give another "
-            "--out"
+            f"{out.path} is a student of other weights ({origin.path}) than those of {teacher}, "
+            f"which {now}; go on with it by ddpm train --out {quote(str(out.path))}, or give "
+            "another --out"
         )
 
 
 def student(teacher: Path, settings: dict[str, Any], data: str | None = None) -> RunConfig:
-    """The settings that a student begins with, before options replace any.
+    """The settings that a student begins with, before a file and options replace any.
 
-    settings: those options, of which the guidance and the budget decide others. data: the images
-    that are named. Raises DdpmError for a teacher that cannot be distilled.
+    settings: those of file and options, of which the guidance and the budget decide others. data:
+    the images that are named. Raises DdpmError for a teacher that cannot be distilled.
     """
     loaded = weights.load(find_weights(teacher))
-    config, tuning = loaded.config, settings.get("objective", {}).get("consistency", {})
-    guidance = tuning.get("guidance", ())
+    config, chosen = loaded.config, settings.get("objective", {}).get("consistency") or {}
+    guidance = chosen.get("guidance", ())
     check_teacher(teacher, config, guided=bool(guidance))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
-    images, stages = settings.get("budget", {}).get("images"), tuning.get("stages", _STAGES)
+    images, stages = settings.get("budget", {}).get("images"), chosen.get("stages", _STAGES)
     if images is None:  # stages are of images also where the budget is of time
         images = _default_images(teacher, loaded, guided=bool(guidance))
+    halflife = config.optimiser.ema_halflife
+    if loaded.images:  # as long a part of the student's training as of the teacher's
+        halflife = max(1, min(halflife, round(halflife * images / loaded.images)))
     return updated(
         config,
         {
@@ -83,6 +98,7 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
             "diffusion": {"parameterisation": student_parameterisation(config)},
             "objective": {
                 "loss": CONSISTENCY,
+                # Not ECT's (t^2 + s^2) / (t s)^2, for c_out of EDM: an x0-skip network's is 1.
                 "weighting": "plain",
                 "weighting_gamma": None,
                 "weighting_k": 1.0,
@@ -95,8 +111,16 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
                     "guidance": list(guidance),
                 },
             },
-            "optimiser": {"warmup": images // 20, "lr": config.optimiser.lr / 4},
+            "optimiser": {
+                "warmup": images // 20,
+                "lr": config.optimiser.lr / 4,
+                "ema_halflife": halflife,
+            },
             "budget": {"images": images, "steps": None, "epochs": None, "minutes": None},
+            # Of losses that fall with every stage, and of a training several times as long.
+            "patience": 0,
+            "stop_at_gap": None,
+            "ema_every": None,
             "origin": None,
         },
     )

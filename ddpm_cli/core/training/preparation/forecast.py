@@ -11,6 +11,7 @@ from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.files import free_space, in_words
+from ddpm_cli.core.training import teacher
 from ddpm_cli.core.training.batches import RESIDENT
 from ddpm_cli.core.training.preparation.activations import saved_bytes
 from ddpm_cli.core.training.saving import averages_size, snapshot_size
@@ -31,7 +32,7 @@ _TOLERANCE = 0.2  # relative error of the estimate
 class Memory:
     """Estimated bytes, at the peak, of one process in the memory of its device."""
 
-    weights: int
+    weights: int  # with those of a guided teacher
     average: int  # with those of --ema-every
     optimiser: int  # AdamW's two moments
     gradient: int
@@ -110,7 +111,9 @@ def memory(work: Work) -> Memory:
     channels = network.channels + network.given_channels
     image = 4 * channels * network.size[0] * network.size[1]
     return Memory(
-        weights=of_weights,
+        # A guided teacher's pass over twice the images keeps nothing for a gradient, and is over
+        # when the student's begins: its activations are taken to be fewer. Not measured.
+        weights=of_weights * (2 if teacher.is_needed(config) else 1),
         average=of_weights * (1 if config.ema_every is None else 1 + len(TRACKED)),
         optimiser=2 * of_weights,
         gradient=of_weights,
@@ -227,6 +230,7 @@ def disk(
     parts = {
         "snapshots": (config.keep + for_good) * snapshot,
         "weights": 2 * weights,  # the newest and the best
+        "teacher": weights if teacher.is_needed(config) else 0,
         "averages": averages_size(config, parameters, images),
         "previews": previews,
     }

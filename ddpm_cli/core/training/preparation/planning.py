@@ -86,8 +86,16 @@ class TrainingPlan:
         return replace(self.config, origin=origin)
 
     def fitted(self, execution: Execution) -> Execution:
-        """The execution with a microbatch that fits, unless it has one."""
-        return replace(execution, microbatch=execution.microbatch or self.microbatch)
+        """The execution with a microbatch that fits, unless it has one; of a student in float32.
+
+        Its two outputs differ by less than bfloat16 rounds, so that needs to be asked for.
+        """
+        exact = self.config.objective.consistency is not None and not execution.precision_given
+        return replace(
+            execution,
+            microbatch=execution.microbatch or self.microbatch,
+            precision=torch.float32 if exact else execution.precision,
+        )
 
     def default_conditions(self) -> ConditionPlan:
         """What previews show: the classes or example captions in turn."""

@@ -82,7 +82,7 @@ def with_memory(plan: TrainingPlan, processes: int, execution: Execution) -> Tra
     work = forecast.Work(
         plan.config,
         plan.parameters,
-        execution,
+        plan.fitted(execution),
         processes,
         plan.text_length,
         plan.decoded,

@@ -128,7 +128,9 @@ def read(request: TrainingRequest) -> SavedSettings:
     layers: list[Layer] = []
     of_run = "" if run is None else f"run {run.path}"
     if run is None and request.teacher is not None:
-        base = distilling.student(request.teacher, request.settings, request.data)
+        given, data = _nested_over(document, request.settings), document.get("data", {})
+        named = request.data or data.get("source")
+        base = distilling.student(request.teacher, given, named)
         init_from = request.teacher
         of_run = f"teacher {request.teacher}"
     if base is not None:
@@ -174,6 +176,15 @@ def read_file(path: Path) -> dict[str, Any]:
     if "_class_name" in settings:
         raise DdpmError(f"{where} is a config of diffusers; ddpm convert imports its model")
     return checked(RunConfig, settings, str(path))
+
+
+def _nested_over(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings under others."""
+    both = settings | more
+    for name in settings.keys() & more.keys():
+        if isinstance(settings[name], dict) and isinstance(more[name], dict):
+            both[name] = _nested_over(settings[name], more[name])
+    return both
 
 
 def _run_continued(request: TrainingRequest) -> RunDirectory | None:

@@ -11,6 +11,7 @@ from ddpm_cli.core.errors import first_line
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training import teacher
 from ddpm_cli.core.training.preparation.planning import TrainingPlan
 from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
@@ -60,6 +61,8 @@ def measure(
         return "not measured with several processes at once; --nproc measures in one"
     started = time.monotonic()
     config, execution = plan.config, plan.fitted(execution)
+    if teacher.is_needed(config):
+        config = plan.whole_config  # which says where the teacher is
     device = execution.device
     # On a CPU the processes share its cores, on GPUs each has its own.
     share = processes if device.type == "cuda" else 1
