@@ -20,13 +20,13 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.training import compilation, initial_weights, teacher
+from ddpm_cli.core.training import compilation, teacher
 from ddpm_cli.core.training.preparation import distilling
 from ddpm_cli.core.training.resuming import load_snapshot
 from ddpm_cli.core.training.state import TrainingState
 from tests.support.cli import Result
+from tests.support.students import CLASSES, as_student, begun, saved_teacher
 from tests.support.training import (
-    CONFIG,
     CPU,
     batches_of,
     before_each_step,
@@ -34,43 +34,6 @@ from tests.support.training import (
     equal_tensors,
     train_run,
 )
-
-CLASSES = updated(CONFIG, {"network": {"classes": ["dark", "light"]}})
-
-
-def as_student(config: RunConfig, **tuning: object) -> RunConfig:
-    """The config of a student of a teacher of this config, over 48 images."""
-    return updated(
-        config,
-        {
-            "network": {"guidance": bool(tuning.get("guidance"))},
-            "diffusion": {"parameterisation": distilling.student_parameterisation(config)},
-            "objective": {
-                **{"loss": "consistency", "weighting": "plain", "noise_levels": "log-normal"},
-                **{"noise_mean": -1.1, "noise_std": 2.0},
-                "consistency": {"stages": 3, "stage_images": 16, **tuning},
-            },
-            "budget": {"images": 48},
-            "snapshot_every": 16,
-        },
-    )
-
-
-def saved_teacher(path: Path, config: RunConfig) -> Path:
-    """A weights file of a teacher with random weights."""
-    torch.manual_seed(3)
-    network = TrainingState.initial(config, CPU.device).network
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    weights.save(path, network.state_dict(), config, 100)
-    return path
-
-
-def begun(file: Path, config: RunConfig) -> TrainingState:
-    """The state that a student begins with."""
-    state = TrainingState.initial(config, CPU.device)
-    initial_weights.load_into(state, initial_weights.read(file, config.network))
-    return state
 
 
 def denoiser(state: TrainingState, config: RunConfig) -> Denoiser:

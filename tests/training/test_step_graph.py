@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config import run as c
+from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -26,6 +28,7 @@ from ddpm_cli.core.training.state import TrainingState
 from ddpm_cli.core.training.step import Outcome
 from ddpm_cli.core.training.step_graph import GraphedStep
 from ddpm_cli.core.training.trainer import Trainer
+from tests.support.students import as_student, begun, saved_teacher
 from tests.support.training import (
     CONFIG,
     CPU,
@@ -121,6 +124,20 @@ def test_replayed_steps_are_those_taken_one_by_one(
         for run in ("eager", "replayed")
     ]
     assert rows[0] == rows[1]
+
+
+def test_a_guided_student_is_recorded(tmp_path: Path, recordings: Recordings) -> None:
+    """Its teacher's scalars are on the device with the others: no step reads sigma."""
+    config = updated(replace(CONFIG, optimiser=EXACT), {"network": {"classes": ["dark", "light"]}})
+    file = saved_teacher(tmp_path / "w.safetensors", config)
+    student = as_student(config, guidance=(1.0, 3.0))
+    student = replace(student, origin=c.WeightsOrigin(str(file), sha256_of(file)))
+    found = [
+        train_run(tmp_path / name, student, begun(file, student), execution=execution)
+        for name, execution in (("eager", CPU), ("replayed", GRAPHED))
+    ]
+    assert recordings.replayed == found[1].progress.steps == 6
+    assert_equal(*found)
 
 
 def test_a_run_resumes_with_and_without_recording(tmp_path: Path, recordings: Recordings) -> None:

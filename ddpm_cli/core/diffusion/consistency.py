@@ -69,8 +69,8 @@ class ConsistencyScalars(NamedTuple):
         # Where r is 0, f is x whatever the network says, and a schedule may have no c_noise.
         above_zero = torch.where(r > 0, r, t)
         of_t, of_r = _of_level(denoiser, t, t), _of_level(denoiser, r, above_zero)
-        of_teacher = () if teacher is None else _of_level(teacher, t, t)
-        return cls(t, weight, *of_t, r, *of_r, *of_teacher)
+        of_teacher = (None,) * 4 if teacher is None else _of_level(teacher, t, t)
+        return cls._make((t, weight, *of_t, r, *of_r, *of_teacher))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ConsistencyScalars:
         """Move all in one copy, which does not wait for the device."""
@@ -141,7 +141,7 @@ def guided_step(
 
 
 def _f(denoiser: Denoiser, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
-    """f, or a teacher's D, of states x (B, C, H, W), by c_in, c_noise, c_skip and c_out (B,) of their noise levels."""
+    """f, or a teacher's D, of states x (B, C, H, W) and c_in, c_noise, c_skip and c_out (B,)."""
     c_in, c_noise, c_skip, c_out = scalars
     output, _ = denoiser.evaluate(expand_to_image(c_in, x) * x, c_noise.float(), condition)
     return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
