@@ -98,7 +98,7 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
             "diffusion": {"parameterisation": student_parameterisation(config)},
             "objective": {
                 "loss": CONSISTENCY,
-                # Not ECT's (t^2 + s^2) / (t s)^2, for c_out of EDM: an x0-skip network's is 1.
+                # ECT's (t^2 + s^2) / (t s)^2 is 1 / c_out^2 of EDM; of x0-skip that is about 1.
                 "weighting": "plain",
                 "weighting_gamma": None,
                 "weighting_k": 1.0,
