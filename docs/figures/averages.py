@@ -2,9 +2,9 @@
 
     python docs/figures/averages.py --scores averages.json
 
-The scores are those of a small run of digits, seconds on a CPU, which this writes:
+The scores are those of a run of digits, minutes on a CPU, which this writes:
 
-    python -m tests.benchmarks.post_hoc_ema mnist mnist-train.zip --width 16 --images 6144 \
+    python -m tests.benchmarks.post_hoc_ema mnist mnist-train.zip --images 40960 \
         --out runs/averages
     ddpm ema runs/averages --sigma-rel 0.02,0.05,0.1,0.15,0.2,0.25 --sweep --real mnist:test \
         -n 500 --steps 10 --sampler dpmpp-2m --features mnist-classifier.safetensors \
