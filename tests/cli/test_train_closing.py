@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_cli.cli.commands.train import _closing
+from ddpm_cli.cli.training import _closing
 
 SUMMARY: dict[str, Any] = {
     "run": "run",

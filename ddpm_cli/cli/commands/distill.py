@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli import settings_text
-from ddpm_cli.cli.commands import train
+from ddpm_cli.cli import settings_text, training
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
 from ddpm_cli.core.config.consistency import parse_guidance
@@ -90,11 +89,11 @@ def distill(
         ddpm distill runs/cifar10-32 --images 2000000 --out runs/fast
         ddpm distill runs/photos-64 --guidance 1,4
     """
-    asked = train.requested(request, config, teacher=teacher)
+    asked = training.requested(request, config, teacher=teacher)
     if guidance is not None:
         learned = {"consistency": {"guidance": parse_guidance(guidance)}}
         asked.settings["objective"] = learned
         asked.settings["network"] = asked.settings.get("network", {}) | {"guidance": True}
     resources = MachineConfig(**machine.nested())
     calls = settings_text.calls(request, machine)
-    train.run(asked, resources, calls, dry_run=dry_run, as_json=json)
+    training.run(asked, resources, calls, dry_run=dry_run, as_json=json)
