@@ -333,7 +333,7 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     if parts.get("network", {}).get("blocks"):
         replaced |= {"network": {"up_blocks": []}}
     family = parts.get("network", {}).get("family", config.network.family)
-    if family != config.network.family:
+    if family != config.network.family and family in FAMILY_DEFAULTS:  # others are refused later
         replaced |= {"network": _beginning(family)}
     return updated(updated(config, replaced), settings)
 
