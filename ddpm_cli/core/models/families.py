@@ -7,7 +7,9 @@ from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.models.transformer import Transformer
 from ddpm_cli.core.models.unet import UNet
 
+NETWORKS: dict[str, type[Network]] = {"unet": UNet, "transformer": Transformer}
+
 
 def build(config: NetworkConfig) -> Network:
     """The network of a config, with random weights. Raises UsageError for contradictions."""
-    return Transformer(config) if config.family == "transformer" else UNet(config)
+    return NETWORKS[config.family](config)

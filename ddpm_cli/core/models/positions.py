@@ -5,12 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models.embeddings import sinusoidal
 
 _LONGEST = 10_000.0  # of the wavelengths, in multiples of the shortest
 
 
-def sin_cos(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+def tables(
+    config: NetworkConfig, rows: int, columns: int, device: torch.device | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """`sin_cos` and `rotations` of a grid as the config's `positions` has them; None: without.
+
+    device: None for the default one.
+    """
+    added = rotated = None
+    if config.positions != "rope":
+        added = sin_cos(rows, columns, config.width, device)
+    if config.positions != "sin-cos":
+        rotated = rotations(rows, columns, config.width // config.heads_of(config.width), device)
+    return added, rotated
+
+
+def sin_cos(rows: int, columns: int, width: int, device: torch.device | None = None) -> Tensor:
     """Fixed embeddings of the positions of a grid, row by row: (rows columns, width).
 
     Half of the channels are sines and cosines of the column, and half of the row (as DiT's, after
@@ -22,7 +38,7 @@ def sin_cos(rows: int, columns: int, width: int, device: torch.device) -> Tensor
     return torch.cat(halves, dim=1)
 
 
-def rotations(rows: int, columns: int, head: int, device: torch.device) -> Tensor:
+def rotations(rows: int, columns: int, head: int, device: torch.device | None = None) -> Tensor:
     """Angles of the rotary embedding of a grid's tokens: (2, rows columns, head / 2), cos and sin.
 
     Su et al. (2021), equation 34, in two dimensions: the first half of the pairs of channels turns
@@ -48,7 +64,7 @@ def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     return torch.cat([x[:, :, :beside], turned], dim=2) if beside else turned
 
 
-def _grid(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _grid(rows: int, columns: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Row and column of each token, float32 (rows columns,)."""
     sides = [torch.arange(n, device=device, dtype=torch.float32) for n in (rows, columns)]
     row, column = torch.meshgrid(*sides, indexing="ij")

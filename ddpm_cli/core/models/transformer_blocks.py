@@ -10,6 +10,7 @@ from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.models import positions
 from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.layers import glorot, zeroed
+from ddpm_cli.core.models.network import weight_count
 
 _RATIO = 4  # of the MLP's width to the token's
 
@@ -47,7 +48,7 @@ class TransformerBlock(nn.Module):
         per_token: list[nn.Module] = [self.attention, self.mlp]
         if self.text is not None:
             per_token += [self.text.query, self.text.out]
-        weights = sum(p.numel() for part in per_token for p in part.parameters() if p.ndim == 2)
+        weights = weight_count(*per_token, dimensions=(2,))
         pairs = 2 * self.attention.out.in_features * length**2  # q k^T, and the weighted values
         return length * weights + pairs + self.modulation.weight.numel()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
-from torch.utils.checkpoint import checkpoint
 
 from ddpm_cli.core.conditioning.condition import UNCONDITIONAL, Condition
 from ddpm_cli.core.config.network import NetworkConfig
@@ -15,7 +14,7 @@ from ddpm_cli.core.config.unet import StageBlocks
 from ddpm_cli.core.models import attention, blocks
 from ddpm_cli.core.models.embeddings import ConditionEmbedding, Embeddings
 from ddpm_cli.core.models.layers import glorot, normalisation, zeroed
-from ddpm_cli.core.models.network import Network, given_image
+from ddpm_cli.core.models.network import Network, weight_count
 
 
 class Stage(nn.Module):
@@ -30,8 +29,10 @@ class Stage(nn.Module):
             _block(kind, width, outputs, config) for kind, width in zip(kinds, widths, strict=True)
         )
 
-    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
-        """x (B, inputs, H, W) -> (B, outputs, H, W)."""
+    def forward(self, x: Tensor, embeddings: Embeddings, skip: Tensor | None = None) -> Tensor:
+        """x, and the skip beside it, of `inputs` channels together -> (B, outputs, H, W)."""
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
         for block in self.blocks:
             x = block(x, embeddings)
         return x
@@ -95,25 +96,17 @@ class UNet(Network):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         """x (B, C, H, W) of any H and W, c_noise (B,), condition -> F (B, C or 2 C, H, W)."""
         embeddings = self.embedding(c_noise, condition)
-        if self.config.given_channels:
-            x = torch.cat([x, given_image(condition, x, self.config.given_channels)], dim=1)
-        height, width = x.shape[2:]
-        below, right = (-side % self.config.size_multiple for side in (height, width))
-        if below or right:
-            x = nnf.pad(x, (0, right, 0, below))
-
-        h = self.inputs(nnf.pixel_unshuffle(x, self.config.patch))
+        h = self.inputs(self.patches(x, condition))
         skips = [h]
         for layer in self.down:
-            h = self._layer(layer, embeddings, h)
+            h = self.through(layer, h, embeddings)
             skips.append(h)
         for layer in self.middle:
-            h = self._layer(layer, embeddings, h)
+            h = self.through(layer, h, embeddings)
         for layer in self.up:
             skip = [skips.pop()] if isinstance(layer, Stage) else []
-            h = self._layer(layer, embeddings, h, *skip)
-        h = self.outputs(self.norm(h, silu=True))
-        return nnf.pixel_shuffle(h, self.config.patch)[..., :height, :width]
+            h = self.through(layer, h, embeddings, *skip)
+        return self.pixels(self.outputs(self.norm(h, silu=True)), x)
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -127,35 +120,16 @@ class UNet(Network):
         """
         config = self.config
         positions = math.prod(math.ceil(side / config.patch) for side in config.size)
-        total = positions * _weights(self.inputs, self.outputs)
+        convolved = partial(weight_count, dimensions=(4,))
+        total = positions * convolved(self.inputs, self.outputs)
         for layer in self.down:
             positions //= 1 if isinstance(layer, Stage) else 4
-            total += positions * _weights(layer)
-        total += positions * _weights(self.middle)
+            total += positions * convolved(layer)
+        total += positions * convolved(self.middle)
         for layer in self.up:
             positions *= 1 if isinstance(layer, Stage) else 4
-            total += positions * _weights(layer)
+            total += positions * convolved(layer)
         return 2 * total
-
-    def _layer(self, layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:
-        """Inputs (B, C_i, H, W), side by side, through a layer; checkpointed (Chen et al. 2016)."""
-        if not (self.checkpointed and self.training and torch.is_grad_enabled()):
-            return _through(layer, embeddings, *inputs)
-        output: Tensor = checkpoint(
-            _through,
-            layer,
-            embeddings,
-            *inputs,
-            use_reentrant=False,
-            preserve_rng_state=self.config.dropout > 0,
-        )
-        return output
-
-
-def _through(layer: nn.Module, embeddings: Embeddings, *inputs: Tensor) -> Tensor:
-    h = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
-    output: Tensor = layer(h, embeddings)
-    return output
 
 
 def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Module:
@@ -163,8 +137,3 @@ def _resampler(channels: int, config: NetworkConfig, direction: str) -> nn.Modul
         return blocks.ResidualBlock(channels, channels, config, direction)
     kind = blocks.Downsample if direction == "down" else blocks.Upsample
     return kind(channels, config)
-
-
-def _weights(*parts: nn.Module) -> int:
-    """How many weights of two-dimensional convolutions there are."""
-    return sum(p.numel() for part in parts for p in part.parameters() if p.ndim == 4)
