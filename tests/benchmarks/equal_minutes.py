@@ -27,7 +27,7 @@ from ddpm_cli.core.data.sources import open_source
 from ddpm_cli.core.runtime.elastic.stopping import StopRequest
 from ddpm_cli.core.runtime.reporting import Silent
 from ddpm_cli.core.training.trainer import Execution
-from tests.benchmarks.quality import nested, scored, train
+from tests.benchmarks.quality import decoded, nested, scored, train
 from tests.benchmarks.training_speed import trainer_of
 
 ROUNDS, STEPS = 3, 25  # of each, in turns
@@ -80,15 +80,20 @@ def main() -> None:
     sides = [] if options.speed else [(options.set, equal)]
     if not (options.alone or options.speed):
         sides.insert(0, ([], options.images))
+    held_out = decoded(options.held_out)
     for seed in options.seeds:
         for assignments, images in sides:
-            run = argparse.Namespace(preset=options.preset, data=options.data, set=assignments)
-            run.held_out, run.classifier, run.guidance = options.held_out, options.classifier, 1.0
-            run.n, run.sample_steps = options.n, options.sample_steps
-            run.minutes, run.images = None, images
+            settings = nested(assignments) | {"budget": {"images": images}}
             with tempfile.TemporaryDirectory() as folder:
-                model, row = train(run, seed, Path(folder) / "run")
-                row |= scored(model, run)
+                out = Path(folder) / "run"
+                model, row = train(options.preset, options.data, settings, seed, out)
+                row |= scored(
+                    model,
+                    held_out,
+                    options.classifier,
+                    count=options.n,
+                    steps=options.sample_steps,
+                )
             print(json.dumps({"seed": seed, "set": assignments} | row), flush=True)
 
 

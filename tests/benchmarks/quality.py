@@ -48,16 +48,14 @@ def nested(assignments: list[str]) -> dict[str, Any]:
     return settings
 
 
-def train(options: argparse.Namespace, seed: int, out: Path) -> tuple[TrainedModel, dict[str, Any]]:
-    """Train once; the model, and what it cost."""
-    settings = nested(options.set)
-    settings.setdefault("optimiser", {})["seed"] = seed
-    limits = {"minutes": options.minutes, "images": options.images}
-    if any(limits.values()):
-        settings["budget"] = {name: value for name, value in limits.items() if value}
-    config = ddpm.config(options.preset, preview=0, **settings)
+def train(
+    preset: str, data: str, settings: dict[str, Any], seed: int, out: Path
+) -> tuple[TrainedModel, dict[str, Any]]:
+    """Train a preset under other settings once; the model, and what it cost."""
+    optimiser = settings.get("optimiser", {}) | {"seed": seed}
+    config = ddpm.config(preset, preview=0, **(settings | {"optimiser": optimiser}))
     started = time.monotonic()
-    model = ddpm.train(config, options.data, out=out, progress=True)
+    model = ddpm.train(config, data, out=out, progress=True)
     seconds = time.monotonic() - started
     seen = model.model.images
     return model, {"images": seen, "seconds": round(seconds), "images/s": round(seen / seconds)}
@@ -78,13 +76,20 @@ def judged(model: TrainedModel, count: int, steps: int) -> dict[str, Any]:
     return row
 
 
-def scored(model: TrainedModel, options: argparse.Namespace) -> dict[str, Any]:
+def scored(
+    model: TrainedModel,
+    held_out: NDArray[np.uint8],
+    classifier: str | None,
+    *,
+    count: int,
+    steps: int,
+    guidance: float = 1.0,
+) -> dict[str, Any]:
     """The distance of samples from the held-out images, and that of some of these from the rest."""
-    held_out = decoded(options.held_out)
-    fake = model.sample(options.n, steps=options.sample_steps, guidance=options.guidance)
+    fake = model.sample(count, steps=steps, guidance=guidance)
     chosen = np.random.default_rng(0).permutation(len(held_out))
-    real, rest = held_out[chosen[: options.n]], held_out[chosen[options.n :]]
-    features = {"features": options.classifier}
+    real, rest = held_out[chosen[:count]], held_out[chosen[count:]]
+    features = {"features": classifier}
     return {
         "distance": round(ddpm.fid(held_out, fake, **features), 2),
         "real": round(ddpm.fid(rest, real, **features), 2),
@@ -115,14 +120,25 @@ def main() -> None:
     parser.add_argument("--sample-steps", type=int, default=50)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    settings = nested(options.set)
+    limits = {"minutes": options.minutes, "images": options.images}
+    if any(limits.values()):
+        settings["budget"] = {name: value for name, value in limits.items() if value}
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as temporary:
             out = (options.out or Path(temporary)) / f"seed-{seed}"
-            model, row = train(options, seed, out)
+            model, row = train(options.preset, options.data, settings, seed, out)
             if options.data == "shapes":
                 row |= judged(model, options.n, options.sample_steps)
             else:
-                row |= scored(model, options)
+                row |= scored(
+                    model,
+                    decoded(options.held_out),
+                    options.classifier,
+                    count=options.n,
+                    steps=options.sample_steps,
+                    guidance=options.guidance,
+                )
         print(
             json.dumps({"preset": options.preset, "seed": seed, "set": options.set} | row),
             flush=True,

@@ -89,7 +89,7 @@ def test_the_bounds_weight_is_equation_12_clipped() -> None:
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
-@pytest.mark.parametrize("weighting", ["plain", "min-snr", "p2", "edm", "flow", "vlb"])
+@pytest.mark.parametrize("weighting", ["plain", "min-snr", "p2", "edm", "velocity", "vlb"])
 def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
     parameterisation: str, weighting: str, noise: Callable[..., Tensor]
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_weighting_is_the_same_error_of_x0_whatever_the_parameterisation(
         "min-snr": (s**-2).clamp(max=5),
         "p2": s**-2 / (1 + s**-2),
         "edm": (s**2 + 0.25) / (s * 0.5) ** 2,
-        "flow": (1 + 1 / s).square().clamp(max=400),
+        "velocity": (1 + 1 / s).square().clamp(max=400),
         "vlb": torch.minimum(500 * (below**-2 - s**-2), 1e12 / c_out**2),
     }[weighting]
     # The network's input is float32, and x0 = x - sigma F cancels at sigma 157.
@@ -120,7 +120,7 @@ def test_edm_under_edms_weighting_is_plain() -> None:
     np.testing.assert_allclose(weights("edm", weighting="edm"), np.ones(6), rtol=1e-12)
 
 
-def test_x0_under_flows_weighting_is_the_velocity_loss_of_jit() -> None:
+def test_x0_under_the_velocity_weighting_is_the_loss_of_jit() -> None:
     """Li & He (2025), section 4.3: v = (x - x_t) / max(1 - t, .05) of image and prediction."""
     t = torch.tensor([0.02, 0.3, 0.5, 0.9, 0.97], dtype=torch.float64)  # the image's share
     x, e = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_x0_under_flows_weighting_is_the_velocity_loss_of_jit() -> None:
     schedule = schedules.from_config(DiffusionConfig(schedule="flow", parameterisation="x0"))
     denoiser = Denoiser(lambda x, c, k: predicted, schedule, "x0")
     noised = Noised(x, e, (1 - t) / t)  # x_t / t = x + sigma e
-    objective = ObjectiveConfig(weighting="flow")
+    objective = ObjectiveConfig(weighting="velocity")
     made = training_loss(denoiser, noised, UNCONDITIONAL, objective)
     # The prediction is compared in float32.
     expected = (v_predicted - v).square().mean(dim=(1, 2, 3))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as nnf
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +24,7 @@ from ddpm_cli.core.models import positions
 from ddpm_cli.core.models.embeddings import Embeddings
 from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.transformer import Transformer
 from ddpm_cli.core.models.transformer_blocks import TransformerBlock
 from ddpm_cli.core.runtime import devices
 from tests.support.networks import randomised
@@ -247,6 +250,21 @@ def test_checkpointed_blocks_give_the_same_gradients(dropout: float) -> None:
         assert (one is None and other is None) or torch.equal(one, other)
 
 
+def test_positions_are_kept_but_not_in_files() -> None:
+    """Those of the config's size; a copy has its own, and other sizes are counted anew."""
+    network = build(JIT)
+    assert isinstance(network, Transformer)
+    assert not {"place", "rotations"} & network.state_dict().keys()
+    copied = copy.deepcopy(network)
+    assert copied.rotations is not network.rotations
+    assert network.rotations is not None and network.rotations.shape == (2, 16, 4)
+    assert network._tables(4, 4, torch.device("cpu"))[1] is network.rotations
+    _, others = network._tables(2, 3, torch.device("cpu"))
+    assert others is not None and others.shape == (2, 6, 4)
+    with FakeTensorMode():
+        assert isinstance(build(JIT).rotations, FakeTensor)
+
+
 @every_kind
 def test_bfloat16_is_close(kind: str) -> None:
     exact = output(THREE[kind])
@@ -257,9 +275,9 @@ def test_bfloat16_is_close(kind: str) -> None:
 
 
 def test_compiled_it_is_one_graph() -> None:
-    network = randomised(build(replace(EVERYTHING, depth=1)), std=0.2).float()
+    network = randomised(build(replace(JIT, depth=1)), std=0.2).float()
     x, c_noise = torch.randn(2, 3, 7, 8), torch.tensor([1.0, 700.0])
-    condition = condition_of(EVERYTHING, 2, (7, 8))
+    condition = condition_of(JIT, 2, (7, 8))
     plain = network(x, c_noise, condition)
     network.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(network(x, c_noise, condition), plain)

@@ -27,7 +27,7 @@ WEIGHTINGS = {  # their gamma
     "min-snr": 5.0,
     "p2": 1.0,
     "edm": None,
-    "flow": 400.0,
+    "velocity": 400.0,
     "vlb": 50.0,
 }
 NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
@@ -115,7 +115,7 @@ class ObjectiveConfig(Settings):
     )
     weighting_gamma: float | None = setting(
         None,
-        "min-snr's largest SNR, p2's exponent, flow's and vlb's largest weight.",
+        "min-snr's largest SNR, p2's exponent, velocity's and vlb's largest weight.",
         panel=_PANEL,
         default_text="5, 1, 400, 50",
         check=above_zero,

@@ -16,13 +16,12 @@ def _names(kind: type[NetworkInputs]) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-OF_FAMILY = {
-    "unet": _names(UNetSettings) - _names(Architecture),
-    "transformer": _names(TransformerSettings) - _names(Architecture),
+SETTINGS: dict[str, type[Architecture]] = {
+    "unet": UNetSettings,
+    "transformer": TransformerSettings,
 }
+OF_FAMILY = {family: _names(kind) - _names(Architecture) for family, kind in SETTINGS.items()}
 """The settings of each family alone."""
-
-_SPELLED = {"unet": "the U-Net", "transformer": "a transformer"}
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,12 @@ class NetworkConfig(TransformerSettings, UNetSettings):
                 f"width {self.width} should be even: the noise level embedding is half sines and "
                 "half cosines"
             )
-        if self.family == "unet":
-            self.check_unet()
-        else:
-            self.check_transformer()
+        self.of_family.check_architecture(self)
+
+    @property
+    def of_family(self) -> type[Architecture]:
+        """The settings of its family, which say what is the family's."""
+        return SETTINGS[self.family]
 
     @property
     def unused(self) -> frozenset[str]:
@@ -56,26 +57,28 @@ class NetworkConfig(TransformerSettings, UNetSettings):
     @property
     def size_multiple(self) -> int:
         """Images are padded to multiples of this many pixels."""
-        if self.family == "transformer":
-            return self.patch
-        return int(self.patch * 2 ** (len(self.multipliers) - 1) * self.attn_patch)
+        return self.of_family.own_size_multiple(self)
 
     @property
     def encoding_dim(self) -> int:
         """Sines and cosines of the noise level, of which its embedding is made."""
-        return self.encoding_width if self.family == "transformer" else self.width
+        return self.of_family.own_encoding_dim(self)
 
     @property
     def embedding_dim(self) -> int:
         """Width of the noise level embedding, to which the class embedding is added."""
         if self.embedding_width is not None:
             return self.embedding_width
-        return self.width if self.family == "transformer" else 4 * self.width
+        return self.of_family.own_embedding_dim(self)
+
+    @property
+    def summary(self) -> tuple[str, str]:
+        """The network and its blocks in words."""
+        return self.of_family.own_summary(self)
 
     def check(self) -> None:
         """Raise UsageError for blocks without the condition that they attend to, and for names."""
-        if self.family == "unet":
-            self.check_conditions()
+        self.of_family.check_conditions(self)
         ambiguous = [name for name in self.classes if JOIN in name or name == NO_ATTRIBUTE]
         if self.multi_label and ambiguous:
             raise UsageError(
@@ -92,6 +95,7 @@ def refuse_others(family: str, names: Collection[str]) -> None:
             if len(setting.path) == 1 and name in names and name in theirs and other != family:
                 option = setting.option.split("/")[0] if setting.info.panel else name
                 raise UsageError(
-                    f"{option} is of {_SPELLED[other]}, and the network is {_SPELLED[family]}; "
+                    f"{option} is of {SETTINGS[other].SPELLED}, and the network is "
+                    f"{SETTINGS[family].SPELLED}; "
                     f"leave it out, or give --network {other}"
                 )

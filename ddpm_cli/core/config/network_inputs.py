@@ -107,6 +107,7 @@ class Architecture(NetworkInputs):
     """The family, and the sizes that mean the same in each."""
 
     FORMER_NAMES: ClassVar[dict[str, str]] = {"time": "modulation", "time_width": "embedding_width"}
+    SPELLED: ClassVar[str] = ""  # the family in messages
 
     family: str = setting(
         "unet",
@@ -166,6 +167,32 @@ class Architecture(NetworkInputs):
         check=choice("sin-cos", "cos-sin"),
     )
     epsilon: float = setting(1e-6, "Epsilon of the normalisation layers.", check=above_zero)
+
+    # What each family says in its own way; NetworkConfig asks the settings of its family.
+
+    def check_architecture(self) -> None:
+        """Raise UsageError for widths, heads and levels that make no network of the family."""
+        raise NotImplementedError
+
+    def check_conditions(self) -> None:
+        """Raise UsageError for parts that attend to a condition that there is not."""
+        raise NotImplementedError
+
+    def own_size_multiple(self) -> int:
+        """Images are padded to multiples of this many pixels."""
+        raise NotImplementedError
+
+    def own_encoding_dim(self) -> int:
+        """Sines and cosines of the noise level, of which its embedding is made."""
+        raise NotImplementedError
+
+    def own_embedding_dim(self) -> int:
+        """Width of the noise level embedding where `embedding_width` does not say it."""
+        raise NotImplementedError
+
+    def own_summary(self) -> tuple[str, str]:
+        """The network and its blocks in words."""
+        raise NotImplementedError
 
     def heads_of(self, channels: int) -> int:
         """Number of heads of attention over so many channels."""

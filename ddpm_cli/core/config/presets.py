@@ -53,13 +53,19 @@ _TRANSFORMER = {"family": "transformer", "width": 384, "head_width": 64, "patch"
 _JIT = {  # prediction of x0 with the loss of the velocity (Li & He 2025, section 4.3)
     "diffusion": {"schedule": "flow", "parameterisation": "x0"},
     "objective": {
-        "weighting": "flow",
+        "weighting": "velocity",
         "noise_levels": "logit-normal",
         "noise_mean": 0.8,  # of the noise's share t; JiT's t, -0.8, is the image's
         "noise_std": 0.8,
     },
 }
-_DIT = {"norm": "layer", "mlp": "gelu", "positions": "sin-cos", "qk_norm": False}
+_DIT = {
+    "norm": "layer",
+    "mlp": "gelu",
+    "positions": "sin-cos",
+    "qk_norm": False,
+    "encoding": "cos-sin",
+}
 _FOR_A_GPU = {
     "budget": {"images": 20_000_000},
     "snapshot_every": 1_000_000,

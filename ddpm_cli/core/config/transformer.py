@@ -19,6 +19,8 @@ class TransformerSettings(Architecture):
     a bottleneck, normalised queries and keys, nor context tokens.
     """
 
+    SPELLED = "a transformer"
+
     depth: int = setting(
         12, "Blocks of a transformer.", unit="blocks", panel=_PANEL, check=number(most=1000)
     )
@@ -65,7 +67,27 @@ class TransformerSettings(Architecture):
         """The first block that has context tokens: JiT's 4 of 12, 8 of 24 and 10 of 32."""
         return self.depth // 3
 
-    def check_transformer(self) -> None:
+    def own_size_multiple(self) -> int:
+        """A patch."""
+        return self.patch
+
+    def own_encoding_dim(self) -> int:
+        """As set."""
+        return self.encoding_width
+
+    def own_embedding_dim(self) -> int:
+        """A token's width."""
+        return self.width
+
+    def own_summary(self) -> tuple[str, str]:
+        """Width and patch; the number of blocks and their heads."""
+        network = f"transformer of {self.width} channels, on patches of {self.patch} pixels"
+        return network, f"{self.depth}, attention of {self.heads_of(self.width)} heads"
+
+    def check_conditions(self) -> None:
+        """Its blocks attend to captions where there are any."""
+
+    def check_architecture(self) -> None:
         """Raise UsageError for widths and heads that make no transformer."""
         self.check_heads(self.width, "a token")
         head = self.width // self.heads_of(self.width)

@@ -42,6 +42,8 @@ class UNetSettings(Architecture):
     repeated.
     """
 
+    SPELLED = "the U-Net"
+
     multipliers: tuple[int, ...] = setting(
         (1, 2, 2, 2),
         "Multipliers of the width, one per level, as 1,2,2,2; each level halves the sides.",
@@ -131,7 +133,24 @@ class UNetSettings(Architecture):
         """Groups of normalisation: by default at most 32, of at least 4 channels each."""
         return self.groups or math.gcd(32, channels // 4)
 
-    def check_unet(self) -> None:
+    def own_size_multiple(self) -> int:
+        """A patch of attention at the coarsest level."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1) * self.attn_patch)
+
+    def own_encoding_dim(self) -> int:
+        """The width of the finest level."""
+        return self.width
+
+    def own_embedding_dim(self) -> int:
+        """Four times that width (Ho et al. 2020)."""
+        return 4 * self.width
+
+    def own_summary(self) -> tuple[str, str]:
+        """The widths of the levels; their recipes."""
+        widths = ", ".join(str(level.width) for level in self.levels)
+        return f"U-Net of {widths} channels", "; ".join(self.blocks)
+
+    def check_architecture(self) -> None:
         """Raise UsageError for levels, widths or heads that make no U-Net."""
         if not self.multipliers or len(self.multipliers) > _MOST_LEVELS:
             raise UsageError(

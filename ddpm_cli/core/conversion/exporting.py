@@ -34,13 +34,13 @@ _MODEL = {
     "unet": ["diffusers", "UNet2DModel"],
 }
 
-_ONLY_UNETS = "a transformer has no counterpart in diffusers; a U-Net has (--network unet)"
+_ONLY_UNETS = "{} has no counterpart in diffusers; a U-Net has (--network unet)"
 
 
 def why_not_exportable(config: RunConfig) -> str | None:
     """Why diffusers has no counterpart for a run, with the setting to change; None: it has one."""
     if config.network.family != "unet":
-        return _ONLY_UNETS
+        return _ONLY_UNETS.format(config.network.of_family.SPELLED)
     with torch.device("meta"):
         network = UNet(config.network)
     learned = config.network.learned_variance
@@ -72,7 +72,7 @@ def export(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any
     model = weights.load(source)
     ours, network = model.config.network, model.network
     if not isinstance(network, UNet):
-        raise DdpmError(f"{source}: {_ONLY_UNETS}")
+        raise DdpmError(f"{source}: {_ONLY_UNETS.format(ours.of_family.SPELLED)}")
     if model.config.objective.consistency is not None:
         raise DdpmError(f"{source}: {_CONSISTENCY}")
     unet = diffusers.from_network(network)

@@ -157,7 +157,7 @@ def _edm(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tenso
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
 
-def _flow(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
+def _velocity(denoiser: Denoiser, sigma: Tensor, objective: ObjectiveConfig) -> Tensor:
     """1 / t^2 at flow's t, which makes the error of x0 that of the velocity, at most gamma.
 
     For x0 it is the v-loss of JiT (Li & He 2025, section 4.3), whose largest weight is 1 / .05^2.
@@ -180,6 +180,6 @@ WEIGHTINGS: dict[str, Callable[[Denoiser, Tensor, ObjectiveConfig], Tensor]] = {
     "min-snr": _min_snr,
     "p2": _p2,
     "edm": _edm,
-    "flow": _flow,
+    "velocity": _velocity,
     "vlb": _vlb,
 }

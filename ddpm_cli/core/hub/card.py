@@ -220,22 +220,13 @@ def _settings(facts: Facts) -> str:
 
 def _network(network: NetworkConfig) -> list[tuple[str, str]]:
     """The family, its widths and its blocks: two rows."""
-    if network.family == "transformer":
-        what = f"transformer of {network.width} channels, on patches of {network.patch} pixels"
-        heads = network.heads_of(network.width)
-        return [("network", what), ("blocks", f"{network.depth}, attention of {heads} heads")]
-    widths = _numbers([level.width for level in network.levels])
-    return [("network", f"U-Net of {widths} channels"), ("blocks", "; ".join(network.blocks))]
+    return list(zip(("network", "blocks"), network.summary, strict=True))
 
 
 def _schedule(diffusion: DiffusionConfig) -> str:
     if diffusion.schedule in ("edm", "flow"):
         return diffusion.schedule
     return f"{diffusion.schedule}, {diffusion.timesteps:,} timesteps"
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _files(facts: Facts) -> str:

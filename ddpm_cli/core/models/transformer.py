@@ -70,12 +70,12 @@ class Transformer(Network):
         """
         embeddings = self.embedding(c_noise, condition)
         h = self.inputs(self.patches(x, condition))
-        grid = h.shape[2:]
-        place, rotations = self._tables(*grid, h.device)
+        rows, columns = h.shape[2:]
+        place, rotations = self._tables(rows, columns, h.device)
         h = self._through_blocks(self._tokens(h, place), embeddings, rotations)
         shift, scale = self.modulation(embeddings.global_embedding)[:, None].chunk(2, dim=-1)
         h = self.outputs(modulate(self.norm(h), shift, scale))
-        return self.pixels(h.transpose(1, 2).unflatten(2, grid), x)
+        return self.pixels(h.transpose(1, 2).unflatten(2, (rows, columns)), x)
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:

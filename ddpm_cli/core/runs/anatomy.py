@@ -127,13 +127,13 @@ def _condition(config: NetworkConfig) -> Condition:
 
 def _parts(network: Network, flops: dict[str, int]) -> Iterator[Part]:
     config = network.config
-    sizes = _sizes(config)
+    rows, columns = _patches(config)
 
     def part(
         name: str, level: int, width: int, stages: Sequence[StageBlocks], modules: Sequence[str]
     ) -> Part:
         kinds = {kind for stage in stages for kind in stage}
-        size = None if name == EMBEDDING else sizes[level]
+        size = None if name == EMBEDDING else (rows >> level, columns >> level)
         heads = config.heads_of(width) if kinds & set(ATTENTION) else 0
         parameters = sum(_parameters(network, module) for module in modules)
         operations = sum(flops.get(module, 0) for module in modules)
@@ -144,6 +144,8 @@ def _parts(network: Network, flops: dict[str, int]) -> Iterator[Part]:
         yield from _of_transformer(network, part)
     elif isinstance(network, UNet):
         yield from _of_unet(network, part)
+    else:
+        raise TypeError(f"the parts of a {type(network).__name__} are not known")
 
 
 def _of_unet(network: UNet, part: Callable[..., Part]) -> Iterator[Part]:
@@ -192,10 +194,7 @@ def _by_level(layers: nn.ModuleList, name: str) -> list[list[str]]:
     return found
 
 
-def _sizes(config: NetworkConfig) -> list[tuple[int, int]]:
-    """Height and width of each level's feature maps: of the padded image, in patches."""
+def _patches(config: NetworkConfig) -> tuple[int, int]:
+    """Rows and columns of patches in the padded image: the finest level's feature maps."""
     padded = [-(-side // config.size_multiple) * config.size_multiple for side in config.size]
-    height, width = (side // config.patch for side in padded)
-    if config.family == "transformer":
-        return [(height, width)]
-    return [(height >> depth, width >> depth) for depth in range(len(config.multipliers))]
+    return padded[0] // config.patch, padded[1] // config.patch

@@ -259,6 +259,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         network,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # constants, which every rank has computed
     )
 
 

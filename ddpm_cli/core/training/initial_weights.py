@@ -21,11 +21,11 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from ddpm_cli.core.training.state import TrainingState
 
 # Parts that the new network may have in addition: the embedding of a condition, blocks after the
-# first of their stage and a transformer's attention to captions, which start as the identity; and
-# its tokens of classes, which its attention gets used to.
+# first of their stage, a transformer's last blocks and its attention to captions, which start as
+# the identity; and its tokens of classes, which its attention gets used to.
 _ADDED = re.compile(
     r"(embedding\.(class_map|text|text_map|augmented|given_noise|guidance)"
-    r"|.*\.blocks\.[1-9]\d*|blocks\.\d+\.text)\.|context$"
+    r"|blocks\.\d+\.text|(.*\.)?blocks\.[1-9]\d*)\.|context$"
 )
 _CLASSES = "embedding.classes.weight"
 _AUGMENTED = "embedding.augmented.weight"  # no effect without augmentation

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm_cli.core.conditioning import tokens
-from ddpm_cli.core.config.network import NetworkConfig
+from ddpm_cli.core.config.network import OF_FAMILY, NetworkConfig
 from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.serialisation import to_dict, updated
 from ddpm_cli.core.config.unet import with_text_attention, without_text_attention
@@ -42,7 +42,7 @@ def network_settings(
     if captions is None and options.get("text"):
         raise UsageError("--text-encoder and --text-length are for captions: there are none")
     text = None if captions is None else _text(config, options, captions)
-    if options.get("family", config.family) == "transformer":
+    if "blocks" not in OF_FAMILY[options.get("family", config.family)]:
         return {"text": text}
     up_blocks = () if "blocks" in options else config.up_blocks  # they follow new blocks
     recipes: dict[str, Any] = {
