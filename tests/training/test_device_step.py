@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.network import NetworkConfig
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import OptimiserConfig, RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import LossScalars
@@ -110,6 +110,7 @@ def step_and_log(config: RunConfig) -> Moves:
 
 CONFIGS = {
     "conditional, clipped": RunConfig(network=NETWORK),
+    "muon": RunConfig(network=NETWORK, optimiser=OptimiserConfig(method="muon")),
     "averages with power profiles": RunConfig(network=NETWORK, ema_every=1000),
     "learned variance": RunConfig(network=replace(NETWORK, learned_variance=True, dropout=0.0)),
     "x0 of cosine": RunConfig(

@@ -52,6 +52,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "flow": {"diffusion": FLOW},
     "flow, logit-normal": {"diffusion": FLOW, "objective": {"noise_levels": "logit-normal"}},
+    "v, muon": {"optimiser": {"method": "muon"}},
     "vlb, fixed": {"objective": {"loss": "vlb"}},
     "importance": {"objective": {"noise_levels": "importance"}, "diffusion": FEW},
     "importance, vlb": {
@@ -95,11 +96,14 @@ def test_the_validation_loss_falls_and_a_resumed_run_is_equal(tmp_path: Path, na
         assert p.max() > 1.01 / len(p)  # importance sampling is no longer uniform
 
 
-def test_importance_sampling_is_the_same_on_two_processes(
-    tiny: Path, photos: Path, train_tiny: Callable[..., Result]
+@pytest.mark.parametrize(
+    "objective", ["--timesteps 2 --noise-levels importance", "--optimiser muon"]
+)
+def test_objectives_are_the_same_on_two_processes(
+    tiny: Path, photos: Path, train_tiny: Callable[..., Result], objective: str
 ) -> None:
     """Two timesteps are seen ten times each within the first three of its eight steps."""
-    options = ["--timesteps", 2, "--noise-levels", "importance", "--batch", 9, "--preview", 0]
+    options = [*objective.split(), "--batch", 9, "--preview", 0]
     one = train_tiny(*options, "--out", "run1", "--json").json()
     command = ["train", "--data", photos, "--config", tiny, *options, "--out", "run2", "--json"]
     both = ranks.run(2, "", *command)

@@ -38,6 +38,7 @@ from ddpm_cli.core.errors import UsageError
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
 FITS = ("crop", "pad", "stretch")
+OPTIMISERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}  # in words
 IMAGE_FILES = "a folder, .zip, .tar, .parquet, .npy or .npz of images"
 
 _DATA, _CONDITIONS, _LENGTH = "Data", "Conditions", "Length"
@@ -184,7 +185,7 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True)
 class OptimiserConfig(Settings):
-    """AdamW, its learning rate and the moving average.
+    """The optimiser, its learning rate and the moving average.
 
     Lengths are in images, so that neither the batch size nor the number of processes changes them.
     """
@@ -196,9 +197,15 @@ class OptimiserConfig(Settings):
         panel=_OPTIMISATION,
         check=number(most=10**6),
     )
-    lr: float = setting(
-        2e-4, "Highest learning rate of AdamW.", panel=_OPTIMISATION, check=above_zero
+    method: str = setting(
+        "adamw",
+        "adamw; or muon, which makes the updates of the hidden layers' matrices orthogonal, and "
+        "leaves the rest to AdamW.",
+        panel=_OPTIMISATION,
+        option="--optimiser",
+        check=choice(*OPTIMISERS),
     )
+    lr: float = setting(2e-4, "Highest learning rate.", panel=_OPTIMISATION, check=above_zero)
     warmup: int = setting(
         640_000,
         "Images over which the learning rate rises linearly from 0.",
@@ -211,7 +218,7 @@ class OptimiserConfig(Settings):
     betas: tuple[float, float] = setting(
         (0.9, 0.999), "AdamW's betas.", check=each(number(zero=True, below=1))
     )
-    weight_decay: float = setting(0.0, "AdamW's weight decay.", check=at_least_zero)
+    weight_decay: float = setting(0.0, "Decoupled weight decay.", check=at_least_zero)
     clip: float | None = setting(
         1.0, "Largest norm of the gradient, as DDPM; none: not clipped.", check=above_zero
     )

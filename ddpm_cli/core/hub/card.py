@@ -9,7 +9,7 @@ from typing import Any
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.published import last_part
-from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.config.run import OPTIMISERS, RunConfig
 from ddpm_cli.core.errors import listed
 
 # The names on the hub of data sets that ddpm knows by name.
@@ -203,7 +203,7 @@ def _settings(facts: Facts) -> str:
         ("noise levels", config.objective.noise_levels),
         ("images seen", f"{facts.images:,}"),
         ("batch", f"{optimiser.batch:,}"),
-        ("learning rate", f"{optimiser.lr:g} (AdamW)"),
+        ("learning rate", f"{optimiser.lr:g} ({OPTIMISERS[optimiser.method]})"),
         ("average of weights", f"half-life of {optimiser.ema_halflife:,} images"),
         ("dropout", f"{network.dropout:g}"),
         ("mirrored images", "yes" if config.data.flip else "no"),

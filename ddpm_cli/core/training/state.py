@@ -22,6 +22,7 @@ from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
+from ddpm_cli.core.training.muon import Muon
 
 
 @dataclass
@@ -148,6 +149,8 @@ def _copied(value: Any) -> Any:
 
 
 def _optimiser(network: Network, config: OptimiserConfig) -> torch.optim.Optimizer:
+    if config.method == "muon":
+        return Muon(network, config)
     return torch.optim.AdamW(
         network.parameters(),
         lr=config.lr,
