@@ -40,6 +40,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "x0, huber": {"diffusion": {"parameterisation": "x0"}, "objective": {"loss": "huber"}},
     "v, min-snr": {"objective": {"weighting": "min-snr"}},
     "v, as edm": {"objective": {"weighting": "edm"}},
+    "v, learned": {"objective": {"weighting": "learned"}},
     "v, hybrid": {"network": LEARNED},
     "x0, vlb": {
         "diffusion": {"parameterisation": "x0"},

@@ -29,6 +29,7 @@ WEIGHTINGS = {  # their gamma
     "edm": None,
     "velocity": 400.0,
     "vlb": 50.0,
+    "learned": None,
 }
 NORMALS = {"log-normal": (-1.2, 1.2), "logit-normal": (0.0, 1.0)}  # mean, std of ln sigma
 NOISE_LEVELS = ("uniform", *NORMALS, "importance")

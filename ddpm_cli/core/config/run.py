@@ -465,6 +465,9 @@ class RunConfig(Settings):
                 objective.loss == "vlb"
                 and (objective.weighting != "plain" or objective.vlb_weight is not None)
             ),
+            "--weighting learned is of one loss, and --learned-variance adds another": (
+                objective.weighting == "learned" and learned
+            ),
             f"--weighting {objective.weighting} has no --weighting-gamma": (
                 objective.weighting_gamma is not None and gamma is None
             ),

@@ -29,7 +29,7 @@ class LossScalars(NamedTuple):
     c_noise: Tensor
     of_x0: Tensor  # F's target is of_x0 x0 + of_noise n
     of_noise: Tensor
-    weight: Tensor | None = None  # None: all are 1
+    weight: Tensor | None = None  # None: all are 1, or learned
     c_skip: Tensor | None = None  # of D; these for a learned variance and the loss vlb alone
     c_out: Tensor | None = None
     log_small: Tensor | None = None  # likelihood.StepScalars
@@ -48,7 +48,7 @@ class LossScalars(NamedTuple):
             c_in,
             denoiser.schedule.c_noise(sigma),
             *denoiser.target_scalars(sigma),
-            None if objective.weighting == "plain" else weight(denoiser, sigma, objective),
+            weight(denoiser, sigma, objective) if objective.weighting in WEIGHTINGS else None,
         )
         if not bound and objective.loss != "vlb":
             return scalars

@@ -42,7 +42,7 @@ _SMOOTHED = 50  # rows, at most, that a point of these curves is a mean of
 def loss_label(config: RunConfig) -> str:
     """What the losses of a run's metrics are, in words."""
     objective, label = config.objective, _LOSSES[config.objective.loss]
-    if objective.weighting != "plain":
+    if objective.weighting not in ("plain", "learned"):  # which is reported as plain
         label += f", {objective.weighting} weighting"
     if config.network.learned_variance and objective.loss != "vlb":
         label += f" + {objective.bound_weight:g} L_vlb"

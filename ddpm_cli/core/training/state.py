@@ -22,6 +22,7 @@ from ddpm_cli.core.models.families import build
 from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import seeds
 from ddpm_cli.core.training import ema
+from ddpm_cli.core.training.learned_weight import LearnedWeight
 from ddpm_cli.core.training.muon import Muon
 
 
@@ -68,6 +69,7 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     history: LossHistory | None = None
     averages: dict[float, Network] = field(default_factory=dict)  # by sigma_rel
+    weight: LearnedWeight | None = None  # of the loss
 
     @classmethod
     def initial(cls, config: RunConfig, device: torch.device) -> TrainingState:
@@ -79,6 +81,9 @@ class TrainingState:
         state = cls(network, ema.averaged_copy(network), _optimiser(network, config.optimiser))
         if config.objective.noise_levels == "importance":
             state.history = LossHistory(schedules.from_config(config.diffusion))
+        if config.objective.weighting == "learned":
+            state.weight = LearnedWeight().to(device)
+            state.optimiser.add_param_group({"params": state.weight.parameters()})
         if config.ema_every is not None:
             state.averages = {length: ema.averaged_copy(network) for length in TRACKED}
         return state
@@ -98,6 +103,8 @@ class TrainingState:
             "progress": asdict(self.progress),
             "history": self.history and self.history.state_dict(),
         }
+        if self.weight is not None:
+            state["weight"] = self.weight.state_dict()
         if self.averages:
             state["averages"] = {name: net.state_dict() for name, net in self.averages.items()}
         return state
@@ -121,6 +128,8 @@ class TrainingState:
         self.progress = Progress.restored(state["progress"])
         if self.history is not None:
             self.history.load_state_dict(state["history"])
+        if self.weight is not None:
+            self.weight.load_state_dict(state["weight"])
         for length, average in self.averages.items():
             # Where none were kept before: these weights stand for those of all images seen.
             average.load_state_dict(state.get("averages", {}).get(length, state["network"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.training import ema
 from ddpm_cli.core.training.batches import Batch
+from ddpm_cli.core.training.learned_weight import balanced
 from ddpm_cli.core.training.state import TrainingState
 
 
@@ -56,6 +59,7 @@ class Step:
         self.microbatch = microbatch  # images in a forward pass; None: the whole shard
         self._fits = False  # whether there was memory for a gradient
         self._parameters = list(state.network.parameters())
+        self._weight = state.weight and distributed.data_parallel(state.weight, device)
 
     def __call__(self, shard: Batch, decays: ema.Decays) -> Outcome:
         """Take a step. decays: of the averages, as `TrainingState.decays`."""
@@ -105,11 +109,22 @@ class Step:
         microbatches, unweighted = shard.microbatches(self.microbatch), []
         for batch in microbatches:
             last = batch is microbatches[-1]
-            with distributed.accumulate_gradients(self._network, last=last):
+            with self._accumulate(last=last):
                 losses = self.losses(self._denoiser, batch)
                 unweighted.append(losses.detach())
+                if self._weight is not None:
+                    losses = balanced(losses, self._weight(batch.scalars.sigma))
                 torch.autograd.backward(scale * weighted(losses, batch).sum())
         return unweighted[0] if len(unweighted) == 1 else torch.cat(unweighted)
+
+    @contextmanager
+    def _accumulate(self, *, last: bool) -> Iterator[None]:
+        with distributed.accumulate_gradients(self._network, last=last):
+            if self._weight is None:
+                yield
+                return
+            with distributed.accumulate_gradients(self._weight, last=last):
+                yield
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         """The loss of each image (B,)."""
