@@ -183,7 +183,7 @@ def test_options_of_the_diffusion_process_set_the_config(train_tiny: Callable[..
         ("--schedule cubic", "sigmoid-abar"),
         ("--parameterisation score", "eps, x0, v, edm, flow"),
         ("--loss l3", "l2, l1, huber, vlb"),
-        ("--weighting snr", "plain, min-snr, p2, edm, vlb"),
+        ("--weighting snr", "plain, min-snr, p2, edm"),
         ("--noise-levels normal", "uniform, log-normal, logit-normal, importance"),
     ],
 )
