@@ -78,13 +78,13 @@ def draw_profiles(path: Path) -> None:
 
 def draw_scores(path: Path, document: dict[str, Any]) -> None:
     """Scores with their standard errors, and the length that is the best."""
-    results = sorted(document["results"], key=lambda result: result["sampled"]["sigma_rel"])
-    lengths = [result["sampled"]["sigma_rel"] for result in results]
+    scored = sorted(document["settings"], key=lambda one: one["values"]["sigma_rel"])
+    lengths = [one["values"]["sigma_rel"] for one in scored]
     figure, panels = plots(width=0.6 * WIDTH)
     (axes,) = panels[0]
-    values = [result["fid"] for result in results]
-    axes.errorbar(lengths, values, [r["fid_std"] for r in results], fmt="o-", capsize=3)
-    label = f"{results[0]['label']} (lower is better)"
+    values = [one["value"] for one in scored]
+    axes.errorbar(lengths, values, [one["std"] for one in scored], fmt="o-", capsize=3)
+    label = f"{document['score']} (lower is better)"
     axes.set(xlabel="sigma_rel", ylabel=label, ylim=(0, None))
     save_plots(path, figure)
 

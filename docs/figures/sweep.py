@@ -12,7 +12,6 @@ The table is printed as well. Settings that an earlier call scored are not score
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from drawing import ddpm, options, reduce
 
@@ -26,9 +25,10 @@ def main() -> None:
     chosen = options(
         __doc__, run="a run with classes", classifier="a file of ddpm train-classifier"
     )
-    print(ddpm("sweep", chosen.run, *SWEPT, "--features", chosen.classifier, "--no-default"))
+    told = ddpm("sweep", chosen.run, *SWEPT, "--features", chosen.classifier, "--no-default")
+    print(told)
     path = chosen.out / OUTPUTS[0]
-    shutil.copy(Path(chosen.run, "sweeps", "guidance-steps.png"), path)
+    shutil.copy(told.rpartition("Picture: ")[2].splitlines()[0], path)
     reduce(path)
 
 

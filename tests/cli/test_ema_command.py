@@ -122,11 +122,40 @@ def test_a_sweep_scores_the_lengths_and_draws_them(
     options = ("--sweep", "--real", photos, "--features", trained, "-n", 8)
     result = ddpm("ema", run, "--sigma-rel", "0.05,0.08,0.12", *options, "--steps", 2, "--json")
     assert result.code == 0, result.err
-    assert "Scores: 3 averages, 8 images of each" in result.err
+    assert "3 settings, 8 images each" in result.err
     document = result.json()
-    assert {row["sampled"]["sigma_rel"] for row in document["results"]} == {0.05, 0.08, 0.12}
+    assert {one["values"]["sigma_rel"] for one in document["settings"]} == {0.05, 0.08, 0.12}
     assert Path(document["plot"]) == run / "ema-sweep.png" and (run / "ema-sweep.png").is_file()
     assert len(document["averages"]) == 3
+    assert not (run / "default-sampling.json").exists()
+    again = ddpm("ema", run, "--sigma-rel", "0.05,0.08,0.12", *options, "--steps", 2, "--json")
+    assert again.json()["network_calls"] == 0
+
+
+def test_a_sweep_is_refused_before_a_file_is_written(ddpm: Ddpm, run: Path, trained: Path) -> None:
+    """A run is no real images: its pictures of losses would be read."""
+    asked = ("ema", run, "--sigma-rel", "0.05,0.08", "--sweep", "--real")
+    for real, code, said in ((run, 2, "is a run; real images are wanted"), ("none", 1, "no such")):
+        result = ddpm(*asked, real, "--features", trained)
+        assert (result.code, said in result.err) == (code, True), result.err
+    unread = ddpm(*asked, run.parent, "--features", run / "config.json")
+    assert unread.code in (1, 2) and "Traceback" not in unread.err
+    assert not list(run.glob("ema-*"))
+
+
+def test_an_average_of_fewer_images_is_replaced(ddpm: Ddpm, run: Path) -> None:
+    """After more training, as it can be rebuilt by --at; the same length of all is one file."""
+    assert ddpm("ema", run, "--sigma-rel", "0.07").code == 0
+    stored = post_hoc.stored(RunDirectory(run))
+    states = {
+        profile.sigma_rel: {name: x + 1 for name, x in tensors.read(path).tensors.items()}
+        for path, profile in stored[-2:]
+    }
+    post_hoc.store(RunDirectory(run), states, CONFIG, 900, None)
+    result = ddpm("ema", run, "--sigma-rel", "0.07", "--json")
+    assert result.code == 0 and "replaces that of 800 images" in result.err
+    path = run / "ema-0.070.safetensors"
+    assert weights.read_description(path, tensors.describe(path)).images == 900
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run's sampling.json: sampling starts from it, options win, and it is said."""
+"""A run's default-sampling.json: sampling starts from it, options win, and it is said."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ddpm_cli.core.checkpoints import tensors, weights
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
+from ddpm_cli.core.generation.guides import with_guide
+from ddpm_cli.core.generation.model import load_model
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from tests.support.cli import Result
 from tests.support.networks import write_weights
@@ -57,6 +61,40 @@ def test_options_replace_all_that_belongs_to_them() -> None:
         settings({"guidance": 1.6}, guidance_rescale=2.0)
 
 
+def test_samplers_are_compared_by_the_same_settings() -> None:
+    """What was found for ddim is left out for it as for heun, which is said."""
+    found = DefaultSampling({"steps": 25, "guidance": 1.6}, path=Path("run/default-sampling.json"))
+    compared = found.varying(["sampler"])
+    by_sampler = [compared.settings({"sampler": name}) for name in ("ddim", "heun")]
+    assert [settings.get("steps") for settings in by_sampler] == [None, None]
+    assert [settings["guidance"] for settings in by_sampler] == [1.6, 1.6]
+    told = found.told({}, ["sampler"])
+    assert told is not None and "guidance 1.6, without 25 steps, as --sampler varies" in told
+    told = found.told({"steps": 10}, ["sampler"])
+    assert told is not None and "without" not in told
+    # of others the values differ alone, and what belongs to them is left out
+    assert found.varying(["steps"]).settings({"steps": 7}) == {"guidance": 1.6, "steps": 7}
+
+
+def test_a_guide_is_the_one_that_was_measured(ddpm: Run, run: Path) -> None:
+    Path("guide").mkdir()
+    guide = write_weights(Path("guide"))
+    model = load_model(run / "model.safetensors", torch.device("cpu"), torch.float32)
+    default = DefaultSampling({"steps": 2, "guide": str(guide), "guidance": 1.5})
+    default.with_guide_of(with_guide(model, str(guide))).write(RunDirectory(run))
+    found = default_sampling.of_run(run)
+    assert found.sampling["guide"] == str(guide.resolve()) and found.guide_sha256 is not None
+    assert ddpm("sample", run, "-n", 1, "--out", "a").code == 0
+    doubled = {name: 2 * x for name, x in tensors.read(guide).tensors.items()}
+    weights.save(guide, doubled, model.config, 128)
+    changed = ddpm("sample", run, "-n", 1, "--out", "b")
+    assert changed.code == 1 and "has changed since the sweep" in changed.err
+    guide.unlink()
+    gone = ddpm("sample", run, "-n", 1, "--out", "c")
+    assert gone.code == 1 and "run/default-sampling.json names it" in gone.err
+    assert ddpm("sample", run, "-n", 1, "--out", "d", "--guide", run).code == 0
+
+
 def test_a_file_comes_back_as_it_was_written(run: Path) -> None:
     directory = RunDirectory(run)
     written = DefaultSampling(
@@ -86,16 +124,20 @@ DAMAGED = {
 
 def test_damaged_and_foreign_files_are_named(ddpm: Run, run: Path) -> None:
     for text, words in DAMAGED.items():
-        (run / "sampling.json").write_text(text)
+        (run / "default-sampling.json").write_text(text)
         with pytest.raises(DdpmError, match=words) as raised:
             default_sampling.of_run(run)
-        assert "run/sampling.json" in str(raised.value) and "delete that file" in str(raised.value)
+        assert "run/default-sampling.json" in str(raised.value) and "delete that file" in str(
+            raised.value
+        )
     refused = ddpm("sample", run)
     assert (refused.code, "Traceback" in refused.err) == (1, False)
-    (run / "sampling.json").write_text('{"sampling": {}, "weights": "ema-0.100"}')
+    (run / "default-sampling.json").write_text('{"sampling": {}, "weights": "ema-0.100"}')
     missing = ddpm("sample", run)
     assert missing.code == 1
-    assert "run has no weights ema-0.100" in missing.err and "run/sampling.json" in missing.err
+    assert (
+        "run has no weights ema-0.100" in missing.err and "run/default-sampling.json" in missing.err
+    )
 
 
 def test_sampling_starts_from_it_and_says_so(
@@ -104,7 +146,7 @@ def test_sampling_starts_from_it_and_says_so(
     shutil.copy(run / "model.safetensors", run / "ema-0.100.safetensors")
     best = DefaultSampling({"steps": 2, "guidance": 1.5}, "ema-0.100", {"images_seen": 32})
     best.write(RunDirectory(run))
-    said = "sampling by the best of a sweep: 2 steps, guidance 1.5, ema-0.100 (run/sampling.json"
+    said = "the best of a sweep: 2 steps, guidance 1.5, ema-0.100 (run/default-sampling.json"
     few = ("-n", 2, "--json", "--device", "cpu")
     sampled = ddpm("sample", run, "--out", "a", *few)
     assert sampled.code == 0, sampled.err
@@ -112,16 +154,20 @@ def test_sampling_starts_from_it_and_says_so(
     assert "measured at 32 images seen, and the run has seen 64: sweep again" in sampled.err
     document = sampled.json()
     assert (document["nfe"], document["weights"]) == (4, "run/ema-0.100.safetensors")
-    given = ddpm("sample", run, "--out", "b", *few, "--guidance", 1, "--weights", "model")
-    assert (given.json()["nfe"], given.json()["weights"]) == (2, "run/model.safetensors")
-    assert "best of a sweep: 2 steps (run/sampling.json" in given.err
+    given = ddpm("sample", run, "--out", "b", *few, "--steps", 2)
+    assert given.json()["nfe"] == 4
+    assert "best of a sweep: guidance 1.5, ema-0.100 (run/default-sampling.json" in given.err
+    # other weights have their own best settings
+    other = ddpm("sample", run, "--out", "o", *few, "--steps", 2, "--weights", "model")
+    assert (other.json()["nfe"], other.json()["weights"]) == (2, "run/model.safetensors")
+    assert "sweep" not in other.err
     file = ddpm("sample", run / "model.safetensors", "--out", "c", *few, "--steps", 3)
     assert (file.json()["nfe"], "sweep" in file.err) == (3, False)
     # images that are there by other settings are not mixed with these
     refused = ddpm("sample", run / "model.safetensors", "--out", "a", "-n", 4, "--steps", 3)
     assert refused.code == 1
     like = ddpm("sample", run, "--like", "b/000000.png", "--out", "d", "--json")
-    assert (like.json()["nfe"], "sweep" in like.err) == (2, False)
+    assert (like.json()["nfe"], "sweep" in like.err) == (4, False)
     film = ddpm("gif", run, "--out", "x.gif", *few, "--seconds", 1)
     assert (film.code, said in film.err, film.json()["steps"]) == (0, True, 2)
     ends = ddpm("interpolate", run, 1, 2, "--out", "e", "-n", 2, "--json")
@@ -145,7 +191,7 @@ def test_a_report_and_an_inspection_show_it(ddpm: Run, tiny_run: Callable[..., P
     page = (run / "report.html").read_text()
     assert "best of a sweep: 2 steps, guidance 1.5" in page and "a protocol" in page
     assert "ddpm sample run -n 36 --seed 0<" in page
-    (run / "sampling.json").write_text("{")
+    (run / "default-sampling.json").write_text("{")
     assert "cannot be read" in ddpm("inspect", run).out
     assert ddpm("report", run, "--overwrite").code == 0
     assert ddpm("runs").code == 0

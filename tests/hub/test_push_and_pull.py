@@ -86,7 +86,7 @@ def test_what_a_sweep_found_goes_along_with_its_weights(
     best.write(RunDirectory(run))
     sent = ddpm("push", run, NAME, "--json")
     assert "the weights are ema-0.100, which ddpm sweep found best" in sent.err
-    assert b"/home/me" not in pushed(hub)["sampling.json"]
+    assert b"/home/me" not in pushed(hub)["default-sampling.json"]
     assert ddpm("pull", NAME).code == 0
     for place, out in ((run, "one"), ("runs/digits", "two")):
         done = ddpm("sample", place, "-n", 2, "--out", out, "--json").json()
@@ -94,7 +94,7 @@ def test_what_a_sweep_found_goes_along_with_its_weights(
     assert pixels("one") == pixels("two") != []
     assert ddpm("push", run, NAME, "--weights", "model", "--json").code == 0
     files = ddpm("push", run, NAME, "--weights", "model", "--dry-run", "--json").json()["files"]
-    assert "sampling.json" not in {each["file"] for each in files}
+    assert "default-sampling.json" not in {each["file"] for each in files}
 
 
 def test_diffusers_loads_what_was_pushed(ddpm: Run, hub: HubStandin, make_run: MakeRun) -> None:

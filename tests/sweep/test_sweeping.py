@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ddpm_cli.core.checkpoints import post_hoc, tensors, weights
+from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation.run_images import RunImages
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
+from ddpm_cli.core.runtime.reporting import SILENT
+from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.sweep import forecast
 from ddpm_cli.core.sweep.forecast import Rates
 from ddpm_cli.core.sweep.scoring import Score, Scorer
+from ddpm_cli.core.sweep.swept_model import SweptModel
 from tests.support.cli import Result
 
 Run = Callable[..., Result]
@@ -28,7 +35,7 @@ def run(tiny_run: Callable[..., Path]) -> Path:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial, whose network calls are not a setting's, is left out."""
-    monkeypatch.setattr(forecast, "rates", lambda *_: Rates(0.001, 0.001, 0.1))
+    monkeypatch.setattr(forecast, "measured_rates", lambda *_: Rates(0.001, 0.001, 0.1))
 
 
 @pytest.fixture
@@ -67,20 +74,20 @@ def test_a_planted_optimum_is_found_and_becomes_the_default(
     assert found["settings"][0]["ties"] and found["settings"][0]["values"]["steps"] == 5
     assert (found["picture"], found["default"]) == (
         "run/sweeps/guidance-steps.png",
-        "run/sampling.json",
+        "run/default-sampling.json",
     )
     assert Path(found["picture"]).stat().st_size > 5000
-    written = json.loads((run / "sampling.json").read_text())
+    written = json.loads((run / "default-sampling.json").read_text())
     assert written["sampling"] == {"steps": 5, "guidance": best["guidance"]}
     assert written["measured"]["value"] == found["best"]["value"]
     sampled = ddpm("sample", run, "-n", 1, "--out", "x", "--json")
     assert sampled.json()["guidance"] == best["guidance"]
-    assert f"5 steps, guidance {best['guidance']:g} (run/sampling.json" in sampled.err
+    assert f"5 steps, guidance {best['guidance']:g} (run/default-sampling.json" in sampled.err
     # another sweep starts from there, and varies what it is told to
     again = sweep("--sampler", "ddim,ddpm", "--no-default").json()
     assert [entry["guidance"] for entry in planted[-2:]] == [best["guidance"]] * 2
     assert again["default"] is None and again["picture"] == "run/sweeps/sampler.png"
-    assert json.loads((run / "sampling.json").read_text()) == written
+    assert json.loads((run / "default-sampling.json").read_text()) == written
 
 
 def test_within_a_standard_error_the_fewest_calls_win(
@@ -139,7 +146,8 @@ def test_the_weight_of_a_guide_is_swept(
     assert sum(calls) == found.json()["network_calls"] == 4 * 2 * (1 + 2 + 2)
     assert len({one["value"] for one in found.json()["settings"]}) == 3
     best = found.json()["best"]["values"]["guidance"]
-    written = json.loads((run / "sampling.json").read_text())["sampling"]
+    written = json.loads((run / "default-sampling.json").read_text())["sampling"]
+    guide = guide.resolve()  # from wherever the run is sampled
     assert written == {"guide": str(guide), "steps": 2, "guidance": best}
     sampled = ddpm("sample", run, "-n", 1, "--out", "x", "--json")
     assert (sampled.json()["guide"], sampled.json()["guidance"]) == (str(guide), best)
@@ -163,6 +171,60 @@ def test_a_score_is_that_of_ddpm_fid(
         assert one["std"] == pytest.approx(alone["fid_std"], rel=1e-3)
     other = sweep(*options, "--score", "kid", "--seed", 5, "--no-default")
     assert other.json()["score"] == "local-KID" and other.json()["network_calls"] > 0
+
+
+def test_what_means_nothing_in_a_setting_is_left_out(sweep: Run, calls: list[int]) -> None:
+    """Heun has one eta, and an interval is of settings that are guided."""
+    found = sweep("--eta", "0,1", "--sampler", "ddim,heun", "--steps", 2, "--guidance", "1,2",
+                  "--guidance-interval", "0.3,500").json()  # fmt: skip
+    values = sorted(tuple(one["values"].values()) for one in found["settings"])
+    ddim = [("ddim", 2, eta, guidance) for eta in (0, 1) for guidance in (1, 2)]
+    assert values == [*ddim, *(("heun", 2, 0, guidance) for guidance in (1, 2))]
+    assert found["forecast"]["settings"] == 6
+
+
+def test_a_distilled_run_is_told_its_guidance(
+    ddpm: Run, tiny_run: Callable[..., Path], trained: Path, calls: list[int]
+) -> None:
+    """By one call a step, as ddpm sample draws it; it has not learned to be unguided."""
+    teacher = tiny_run("runs/teacher")
+    run = Path("runs/student")
+    assert ddpm("distill", teacher, "--guidance", "1.5,3", "--out", run, "--images", 16).code == 0
+    options = ("--features", trained, "-n", 4, "--json")
+    calls.clear()
+    found = ddpm("sweep", run, "--guidance", "1.5,2", "--steps", "1,2", *options)
+    assert found.code == 0, found.err
+    assert "consistency model" not in found.err
+    document = found.json()
+    assert document["network_calls"] == 4 * 2 * (1 + 2)
+    assert {one["nfe"] for one in document["settings"]} == {1, 2}
+    best = document["best"]
+    scored = ddpm("fid", document["real"], run, "--metrics", "fid", *options).json()
+    assert scored["fid"] == pytest.approx(best["value"], rel=1e-4)
+    assert scored["sampled"]["sampler"] == "consistency"
+    refused = ddpm("sweep", run, "--guidance", "1,2", *options)
+    assert refused.code == 2 and "has learned guidance 1.5 to 3" in refused.err
+
+
+def test_a_default_is_of_all_that_a_run_draws(
+    sweep: Run, ddpm: Run, run: Path, trained: Path, planted: list[dict[str, Any]]
+) -> None:
+    one = sweep("--steps", "1,2", "--class", "dark")
+    assert one.json()["default"] is None
+    file = run / "model.safetensors"
+    text = ddpm("sweep", file, "--features", trained, "-n", 4, "--steps", "1,2")
+    assert f"Default: none, as {file} is a file" in text.out
+    assert not (run / "default-sampling.json").exists()
+
+
+def test_scores_are_shown_where_the_default_cannot_be_written(
+    sweep: Run, run: Path, planted: list[dict[str, Any]]
+) -> None:
+    (run / "default-sampling.json").mkdir()
+    found = sweep("--steps", "1,2")
+    assert (found.code, found.json()["default"]) == (1, None)
+    assert len(found.json()["settings"]) == 2
+    assert "default-sampling.json" in found.err
 
 
 @pytest.fixture
@@ -214,8 +276,30 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(
     others = (("--seed", 1), ("--class", "dark"), ("--threshold", "none"), ("--score", "kid"))
     for changed in others:
         calls.clear()
-        found = sweep("--guidance", "1,1.5", "--steps", 2, *changed).json()
-        assert found["network_calls"] == sum(calls) == 4 * (2 + 4), changed
+        found = sweep("--guidance", "1,1.5", "--steps", 2, *changed)
+        assert found.code == 0, found.err
+        assert found.json()["network_calls"] == sum(calls) == 4 * (2 + 4), changed
+
+
+def test_averages_stored_meanwhile_are_left_out(
+    tiny_run: Callable[..., Path], trained: Path, untimed: None
+) -> None:
+    """A training beside the sweep stores others, of which none gets into those compared."""
+    run = RunDirectory(tiny_run("averaged", "--images", 64, "--ema-every", 8))
+    images = RunImages(run.path, 4, 0, ConditionRequest(), {"steps": 2})
+    swept = SweptModel.load(images, torch.device("cpu"), SILENT, ["sigma_rel"])
+    values = {"sigma_rel": 0.07}
+    before, of = swept.with_weights(values).denoiser.network.state_dict(), swept.identity(values)
+    before = {name: x.clone() for name, x in before.items()}
+    for one in post_hoc.stored(run)[-2:]:
+        path = post_hoc.path_of(run, one.profile._replace(images=72))
+        state = {name: x + 1 for name, x in tensors.read(one.path).tensors.items()}
+        weights.save(path, state, run.read_config(), 72, None, one.profile.sigma_rel)
+    swept.with_weights({"sigma_rel": 0.1})
+    after = swept.with_weights(values).denoiser.network.state_dict()
+    assert all(torch.equal(x, before[name]) for name, x in after.items())
+    assert swept.identity(values) == of
+    assert swept.save(values) == "ema-0.070"
 
 
 def test_lengths_of_the_average_are_rebuilt_and_the_best_is_kept(
@@ -227,19 +311,21 @@ def test_lengths_of_the_average_are_rebuilt_and_the_best_is_kept(
     assert found.code == 0, found.err
     best = found.json()["best"]
     name = f"ema-{best['values']['sigma_rel']:.3f}"
-    assert json.loads((run / "sampling.json").read_text())["weights"] == name
+    assert json.loads((run / "default-sampling.json").read_text())["weights"] == name
     length = best["values"]["sigma_rel"]
     assert ddpm("ema", run, "--sigma-rel", length).code == 0  # which writes the same file
     scored = ddpm(*("fid", *(found.json()["real"],), run, "--metrics", "fid", *options))
     assert scored.code == 0, scored.err
-    assert f"best of a sweep: {name} (averaged/sampling.json" in scored.err  # steps are given
+    assert (
+        f"best of a sweep: {name} (averaged/default-sampling.json" in scored.err
+    )  # steps are given
     assert scored.json()["fid"] == pytest.approx(best["value"], rel=1e-4)
     scores = [one["value"] for one in found.json()["settings"]]
     assert len(set(scores)) == 3
     # other settings are swept with the weights chosen
     steps = ddpm("sweep", run, "--steps", "2,3", *options[:4], "--json").json()
     assert steps["weights"] == f"averaged/{name}.safetensors"
-    assert json.loads((run / "sampling.json").read_text())["weights"] == name
+    assert json.loads((run / "default-sampling.json").read_text())["weights"] == name
 
 
 REFUSED = [
@@ -248,7 +334,8 @@ REFUSED = [
     (("--steps", "5:10"), 2, "takes values alone"),
     (("--steps", "5,2000"), 2, "--steps must be between 1 and"),
     (("--sampler", "ddim,best"), 2, "'best' is unknown"),
-    (("--sampler", "ddim,heun", "--eta", "0,1"), 2, "--sampler heun takes no --eta"),
+    (("--sampler", "heun", "--eta", "0,1"), 2, "--sampler heun takes no --eta"),
+    (("--steps", "1,2", "--guidance-interval", "0.3,5"), 2, "no meaning at --guidance 1"),
     (("--eta", "0:2"), 2, "--eta must be between 0"),
     (("--steps", "1,2", "--score", "is"), 2, "choose one of fid, kid, cmmd"),
     (("--steps", "1,2", "--score", "cmmd"), 2, "--features clip-l336"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from shlex import quote
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_cli.cli import console, scores_text, tables
+from ddpm_cli.cli import console, sweep_text, tables
 from ddpm_cli.cli.options import common, conditioning
 from ddpm_cli.cli.options import ema as options
-from ddpm_cli.cli.options import scoring as scores
 from ddpm_cli.cli.options.fid import NetworkOptions
 from ddpm_cli.cli.options.groups import grouped, names_given
 from ddpm_cli.cli.tables import Column
@@ -24,14 +21,11 @@ from ddpm_cli.core.errors import DdpmError, UsageError, listed
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 from ddpm_cli.core.runtime.files import in_words, new_file
-from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Warned
 
 if TYPE_CHECKING:
-    from ddpm_cli.core.checkpoints.post_hoc import Rebuilt
-    from ddpm_cli.core.generation.run_images import RunImages
-    from ddpm_cli.core.metrics.results import Results
     from ddpm_cli.core.runtime.run_directory import RunDirectory
+    from ddpm_cli.core.sweep.sweep import Sweep
 
 
 @grouped
@@ -103,83 +97,78 @@ def ema(
     if lengths is None:
         _list(directory, as_json=json)
         return
-    rows = _rebuild(directory, lengths, at, out or folder, overwrite=overwrite)
+    scored = None
     if scoring.sweep:
-        how = scores.sampled_runs(
-            [row["file"] for row in rows],
-            scoring.count,
-            scoring.seed,
-            conditions,
-            sampling,
-            network.precision,
-        )
-        results = _score(rows, how, scoring, network)
-        _show(results, rows, scoring.plot or folder / "ema-sweep.png", overwrite, as_json=json)
+        scored = _prepared(directory, lengths, at, scoring, conditions, sampling, network)
+    rows = _rebuild(directory, lengths, at, out or folder, overwrite=overwrite)
+    if scored is not None:
+        _score(scored, rows, scoring.plot or folder / "ema-sweep.png", overwrite, as_json=json)
         return
     first = quote(Path(rows[0]["file"]).stem if out is None else rows[0]["file"])
     lines = [_table(rows), f"Next: ddpm sample {quote(str(folder))} --weights {first}"]
     console.result("\n\n".join(lines), {"run": str(folder), "averages": rows}, json)
 
 
-def _score(
-    rows: Sequence[dict[str, Any]],
-    how: RunImages,
+def _prepared(
+    run: RunDirectory,
+    lengths: Sequence[float],
+    at: int | None,
     scoring: options.SweepOptions,
+    conditions: conditioning.ConditionOptions,
+    sampling: common.SamplingOptions,
     network: NetworkOptions,
-) -> Results:
-    """Score the files as `ddpm fid` does, which says what it costs."""
+) -> Sweep:
+    """A sweep of these lengths alone, as ddpm sweep --sigma-rel has it."""
     from ddpm_cli.core.config.choices import METRICS
-    from ddpm_cli.core.generation.fakes import opened_later
-    from ddpm_cli.core.generation.run_images import DEFAULT_COUNT
-    from ddpm_cli.core.generation.trained_images import images_of_run
-    from ddpm_cli.core.metrics.evaluate import Evaluation
-    from ddpm_cli.core.metrics.inputs.opening import open_input
-    from ddpm_cli.core.metrics.requested import RequestedMetrics
-    from ddpm_cli.core.metrics.results import Results
-    from ddpm_cli.core.runtime import devices, provenance
+    from ddpm_cli.core.generation.run_images import RunImages
+    from ddpm_cli.core.runtime import devices
+    from ddpm_cli.core.sweep.axes import Axis
+    from ddpm_cli.core.sweep.sweep import SweepRequest
 
-    reporter, names = console.reporter(), [row["file"] for row in rows]
-    settings, chosen = network.extractor, devices.choose_device(scoring.device)
-    requested = RequestedMetrics.parse(METRICS[settings.network][0], network=settings.network)
-    trained = None
-    if scoring.real is None:
-        trained = images_of_run(Path(names[0]), reporter, training=True, held_out=False).training
-    real = trained or open_input(scoring.real or "", reporter=reporter)
-    reporter.say(
-        f"Scores: {len(names)} averages, {how.count or DEFAULT_COUNT:,} images of each; one takes "
-        "as long as ddpm fid of the run (ddpm sweep --sigma-rel forecasts it)"
+    settings = network.extractor
+    images = RunImages(
+        run.path,
+        scoring.count,
+        scoring.seed,
+        conditions.request,
+        sampling.nested(),
+        network.precision,
     )
-    fakes = opened_later(names, how, False, network.at_once, chosen)
-    evaluation = Evaluation(real, fakes, requested, reporter)
-    evaluation.collect_real(evaluation.load(settings, chosen))
-    results, began = Results(names, partial(provenance.gather, chosen), None, reporter), monotonic()
-    for done, outcome in enumerate(evaluation.outcomes(), 1):
-        results.add(outcome)
-        if done == 1:
-            left = roughly((monotonic() - began) * (len(names) - 1))
-            reporter.say(f"Time: about {left} to go, as the first one took")
-    return results
+    asked = SweepRequest(
+        axes=[Axis("sigma_rel", tuple(lengths))],
+        refine=0,
+        images=images,
+        real=scoring.real,
+        score=METRICS[settings.network][0],
+        extractor=settings,
+        batch=network.at_once,
+        at=at,
+    )
+    return asked.prepare(devices.choose_device(scoring.device), console.reporter())
 
 
-def _show(
-    results: Results,
-    rows: Sequence[dict[str, Any]],
-    plot: Path,
-    overwrite: bool,
-    *,
-    as_json: bool,
+def _score(
+    search: Sweep, rows: Sequence[dict[str, Any]], plot: Path, overwrite: bool, *, as_json: bool
 ) -> None:
-    """The table, best first, and the curve."""
-    from ddpm_cli.core.metrics.drawing import draw
+    """Score them; the table, best first, and the curve."""
+    from ddpm_cli.core.runtime import provenance
+    from ddpm_cli.core.sweep.results import Results
 
+    cost = search.cost()
+    console.reporter().say(cost.told())
+    search.run(cost)
+    results = Results(search)
     with new_file(plot, "--plot", overwrite=overwrite, numbered=not overwrite) as path:
-        draw(path, results.comparison)
-    for notice in results.notices():
-        console.reporter().say(Warned(notice))
-    document = results.document() | {"averages": list(rows), "plot": str(path)}
-    text = f"{scores_text.text(results.comparison)}\n\nDrawn: {path}"
-    console.result(text, document, as_json)
-    results.raise_if_any_failed()
+        results.draw(path)
+    document = {
+        "run": str(search.images.run),
+        "averages": list(rows),
+        "plot": str(path),
+        "forecast": cost.document(),
+        **results.document(),
+        "provenance": provenance.gather(search.swept.model.device),
+    }
+    console.result(sweep_text.text(results, cost, path, None), document, as_json)
 
 
 def _lengths(text: str) -> list[float]:
@@ -207,9 +196,8 @@ def _rebuild(
         if fit.error > post_hoc.GOOD:
             reporter.say(Warned(_poor(length, fit.error)))
         found = post_hoc.rebuilt(run, length, at, reporter)
-        if not _there(path, found):
-            with new_file(path, overwrite=overwrite):
-                post_hoc.save(path, run, found)
+        if told := post_hoc.write(path, run, found, overwrite=overwrite):
+            reporter.say(f"{path} {told}")
         rows.append(
             {
                 "file": str(path),
@@ -221,19 +209,6 @@ def _rebuild(
             }
         )
     return rows
-
-
-def _there(path: Path, found: Rebuilt) -> bool:
-    """Whether the file is there and is this one, which is said."""
-    from ddpm_cli.core.checkpoints import post_hoc
-
-    try:
-        same = post_hoc.holds(path, found)
-    except DdpmError:  # some other file, which is not overwritten
-        return False
-    if same:
-        console.reporter().say(f"{path} is there already, the same")
-    return same
 
 
 def _poor(length: float, error: float) -> str:

@@ -94,7 +94,6 @@ def gif(
     """
     from ddpm_cli.core.generation import default_sampling, generate
     from ddpm_cli.core.generation.default_sampling import DefaultSampling
-    from ddpm_cli.core.generation.guides import with_guide
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.pictures import animation
     from ddpm_cli.core.generation.pictures.arrangement import GridLayout
@@ -119,7 +118,7 @@ def gif(
         plan = _training(weights)
     else:
         model = load_model(weights, chosen, devices.choose_precision("fp32", chosen))
-        model = with_guide(model, settings.guide)
+        model = default.guided(model, settings.guide)
         first = shown.interpolate[0] if shown.interpolate else seed or 0
         if shown.forward is not None:
             most = _count(count, size) or (_FEW if shown.strip else generate.DEFAULT_COUNT)

@@ -54,7 +54,6 @@ def interpolate(
     """
     from ddpm_cli.core.diffusion.sampling import evaluations
     from ddpm_cli.core.generation import batching, default_sampling, generate
-    from ddpm_cli.core.generation.guides import with_guide
     from ddpm_cli.core.generation.model import load_model
     from ddpm_cli.core.generation.outputs import output, record
     from ddpm_cli.core.generation.starts import interpolation
@@ -69,7 +68,7 @@ def interpolate(
     settings = default.with_options(sampling.nested())
     model = load_model(default.find_weights(run), chosen, devices.choose_precision("fp32", chosen))
     check_none_needed(model, "ddpm interpolate")
-    model = with_guide(model, settings.guide)
+    model = default.guided(model, settings.guide)
     found = interpolation.resolve(
         model, (one, other), count, conditions.request, settings, reporter
     )

@@ -101,7 +101,12 @@ def sample(
     from ddpm_cli.core.runtime import devices, distributed, processes, threads
 
     start_up.end()
-    default = default_sampling.of_run(run) if like is None else DefaultSampling()
+    if like is not None:
+        default = DefaultSampling()
+    elif picture.weights is not None:
+        default = default_sampling.of_weights(run)
+    else:
+        default = default_sampling.of_run(run)
     images = _Images(count, conditions, given, initial, sampling, seed, like, picture, default)
     axes = axes_of(picture.several | sampling.several())
     cells = [(values, images.wanted(values)) for values in combinations(axes)]
@@ -147,8 +152,7 @@ class _Images:
     @property
     def told(self) -> str | None:
         """What is the run's default, in a line."""
-        given = self.sampling.nested() | self.sampling.several()
-        return self.default.told(given, weights=self.picture.weights is None)
+        return self.default.told(self.sampling.nested(), self.sampling.several())
 
     def wanted(self, values: Mapping[str, Any]) -> Wanted:
         """What to sample, by the values of a cell; without a sheet there are none."""
@@ -157,7 +161,8 @@ class _Images:
         settings = self.sampling.nested() | {k: v for k, v in values.items() if k != "weights"}
         conditions, begin = self.conditions.request, self.initial.request
         if self.like is None:
-            sampling = self.default.with_options(settings)
+            default = self.default.varying(self.sampling.several())
+            sampling = default.with_options(settings)
             return record.Wanted(self.seed or 0, conditions, sampling, initial=begin)
         return record.again(self.like, self.seed, conditions, settings, begin)
 
@@ -165,14 +170,14 @@ class _Images:
         self, run: Path | None, cells: Sequence[tuple[Mapping[str, Any], Wanted]], *machine: Any
     ) -> dict[str | None, Model]:
         """The models by the names of their weights. machine: device and precision."""
-        from ddpm_cli.core.generation.guides import with_guide
         from ddpm_cli.core.generation.model import load_model
 
         run = run or cells[0][1].weights
         names = dict.fromkeys(self._weights(values) for values, _ in cells)
         found = {name: self.default.find_weights(run, name) for name in names}
         guide = cells[0][1].sampling.guide
-        return {name: with_guide(load_model(path, *machine), guide) for name, path in found.items()}
+        models = {name: load_model(path, *machine) for name, path in found.items()}
+        return {name: self.default.guided(model, guide) for name, model in models.items()}
 
     def cell(
         self, values: Mapping[str, Any], wanted: Wanted, models: Mapping[str | None, Model]

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli.options import common, scoring
+from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options import sweep as options
 
 _SWEEP = "Scores of several lengths"  # a panel
 
@@ -25,15 +26,7 @@ class SweepOptions:
             rich_help_panel=_SWEEP,
         ),
     ] = False
-    real: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REAL",
-            help="The real images, as ddpm fid takes them.",
-            show_default="what the run was trained on",
-            rich_help_panel=_SWEEP,
-        ),
-    ] = None
+    real: options.Real = None
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -42,6 +35,6 @@ class SweepOptions:
             rich_help_panel=_SWEEP,
         ),
     ] = None
-    count: scoring.Count = None
+    count: options.Count = options.COUNT
     seed: common.Seed = 0
     device: common.Device = "auto"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ddpm_cli.cli.options import common
+from ddpm_cli.cli.options import common, scoring
 from ddpm_cli.cli.options.groups import SettingOptions
 from ddpm_cli.core.diffusion.settings import SAMPLERS, Sampling
 from ddpm_cli.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from ddpm_cli.core.sweep.axes import Axis
+from ddpm_cli.core.sweep.axes import COARSE, SWEPT, Axis, parse
 
 _PANEL = "Swept"
-_VARIED = {"sigma_rel": float, "sampler": str, "steps": int, "eta": float, "guidance": float}
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class SweptOptions:
         typer.Option(
             min=3, max=100, help="Values of a range that are scored first.", rich_help_panel=_PANEL
         ),
-    ] = 5
+    ] = COARSE
     refine: Annotated[
         int,
         typer.Option(
@@ -80,13 +78,9 @@ class SweptOptions:
 
     def axes(self) -> tuple[Axis, ...]:
         """What is varied, the dearest to change first. Raises UsageError."""
-        from ddpm_cli.core.sweep.axes import parse
-
-        given: dict[str, Any] = {name: getattr(self, name) for name in _VARIED}
+        given = {name: getattr(self, name) for name in SWEPT}
         axes = tuple(
-            parse(name, text, _VARIED[name], self.coarse)
-            for name, text in given.items()
-            if text is not None
+            parse(name, text, self.coarse) for name, text in given.items() if text is not None
         )
         if not any(len(axis.values) > 1 for axis in axes):
             raise UsageError(
@@ -99,12 +93,8 @@ class SweptOptions:
 class HeldOptions(
     SettingOptions,
     of=Sampling,
-    only=(
-        "spacing", "timesteps", "sigmas", "sections", "final_sigma", "variance", "unclipped_eps",
-        "s_churn", "s_min", "s_max", "s_noise", "threshold", "guidance_interval",
-        "guidance_rescale", "guide", "class_guidance",
-    ),
-):  # fmt: skip
+    only=[field.name for field in dataclasses.fields(Sampling) if field.name not in SWEPT],
+):
     """Settings of sampling that all have."""
 
 
@@ -113,4 +103,14 @@ COUNT = 1000  # images of a setting
 Count = Annotated[
     int,
     typer.Option("-n", min=2, help="Images of each setting.", rich_help_panel=common.SAMPLING),
+]
+
+Real = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REAL",
+        help="The real images, as of ddpm fid.",
+        show_default="what the run was trained on",
+        rich_help_panel=scoring.FEATURES,
+    ),
 ]

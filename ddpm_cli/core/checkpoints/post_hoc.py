@@ -157,25 +157,42 @@ def name_of(profile: Profile, newest: int) -> str:
     return f"ema-{profile.sigma_rel:.{digits}f}{after}.safetensors"
 
 
-def save(path: Path, run: RunDirectory, found: Rebuilt) -> None:
-    """Write a rebuilt average as a weights file, atomically."""
+def write(path: Path, run: RunDirectory, found: Rebuilt, *, overwrite: bool = False) -> str:
+    """Write a rebuilt average as a weights file, atomically; what was there before, in words.
+
+    The same average of fewer images is replaced, as it can be rebuilt again. Raises DdpmError
+    where another file is there, unless it is overwritten.
+    """
     newest = next(one.path for one in reversed(stored(run)))
     described = weights.read_description(newest, tensors.describe(newest))
     images, sigma_rel = found.profile
+    there = None if overwrite or not path.exists() else _earlier(path, found, described.config)
+    if there == images and _holds(path, found):
+        return "is there already, the same"
+    if there == images or (there is None and path.exists() and not overwrite):
+        raise DdpmError(
+            f"{path} exists, and is no earlier average of {run.path}: move it away, or replace it "
+            "with ddpm ema --overwrite"
+        )
     weights.save(path, found.tensors, described.config, images, described.statistics, sigma_rel)
+    return "" if there is None else f"replaces that of {there:,} images"
 
 
-def holds(path: Path, found: Rebuilt) -> bool:
-    """Whether a file holds this average already. Raises DdpmError where it cannot be read."""
-    if not path.is_file():
-        return False
-    there = tensors.read(path)
-    described = weights.read_description(path, there.metadata)
-    same = found.profile == (described.images, described.sigma_rel)
-    return (
-        same
-        and there.tensors.keys() == found.tensors.keys()
-        and all(torch.equal(x, found.tensors[name]) for name, x in there.tensors.items())
+def _earlier(path: Path, found: Rebuilt, config: RunConfig) -> int | None:
+    """The images of a file of this length and network, at most as many; None for any other."""
+    try:
+        there = weights.read_description(path, tensors.describe(path))
+    except DdpmError:
+        return None
+    same = there.config.network == config.network and there.sigma_rel == found.profile.sigma_rel
+    return there.images if same and there.images <= found.profile.images else None
+
+
+def _holds(path: Path, found: Rebuilt) -> bool:
+    """Whether a file's tensors are those of this average."""
+    there = tensors.read(path).tensors
+    return there.keys() == found.tensors.keys() and all(
+        torch.equal(x, found.tensors[name]) for name, x in there.items()
     )
 
 

@@ -36,6 +36,14 @@ _STEPS, _STEPS_OF_CONSISTENCY = 50, 2
 _PANEL = "Sampling"
 
 
+class NoEffectError(UsageError):
+    """Settings that have none beside the others."""
+
+    def __init__(self, message: str, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 def _descending(check: Check) -> Check:
     """Allow tuples of descending values that pass a check."""
 
@@ -292,71 +300,85 @@ class Sampling(Settings):
         churn = (self.s_min, self.s_max, self.s_noise)
         chosen = self._chosen_steps()
         choosing, count = " and ".join(f"--{name}" for name in chosen), sum(chosen.values())
-        for unused, message in (
-            (len(chosen) > 1, f"{choosing} each choose the steps; give one of them"),
+        for unused, names, message in (
+            (len(chosen) > 1, "", f"{choosing} each choose the steps; give one of them"),
             (
                 bool(chosen) and self.spacing is not None,
+                "spacing",
                 f"--spacing {self.spacing} has no meaning with {choosing}",
             ),
             (
                 bool(chosen) and self.steps != count,
+                "steps",
                 f"{choosing} gives {count} steps, not --steps {self.steps}; leave --steps out",
             ),
             (
                 self.sampler == "ddpm" and self.eta != 1,
+                "eta",
                 f"--sampler ddpm is --eta 1 and cannot take --eta {self.eta:g}; use --sampler ddim",
             ),
             (
                 self.sampler == CONSISTENCY and self.spacing is not None,
+                "spacing",
                 f"--sampler {CONSISTENCY} takes no --spacing; --sigmas chooses its noise levels",
             ),
             (
                 self.sampler in (*ODE_SOLVERS, CONSISTENCY) and self.eta != 0,
+                "eta",
                 f"--sampler {self.sampler} takes no --eta; use --sampler ddim",
             ),
             (
                 self.sampler in SDE_SOLVERS and self.variance != "fixed-small",
+                "variance",
                 f"--sampler {self.sampler} takes no --variance; use --sampler ddpm or ddim",
             ),
             (
                 self.unclipped_eps and self.sampler != "ddim",
+                "unclipped_eps",
                 f"--sampler {self.sampler} takes no --unclipped-eps; use --sampler ddim",
             ),
             (
                 self.unclipped_eps and self.threshold == "none",
+                "unclipped_eps",
                 "--unclipped-eps has no meaning with --threshold none, which clips nothing",
             ),
             (
                 self.eta == 0 and self.variance != "fixed-small",
+                "variance",
                 f"--variance {self.variance} is of added noise, and there is none at --eta 0; "
                 "use --sampler ddpm, or ddim with --eta",
             ),
             (
                 self.sampler != "heun" and self.s_churn != 0,
+                "s_churn s_min s_max s_noise",
                 f"--sampler {self.sampler} takes no --s-churn; use --sampler heun",
             ),
             (
                 self.s_churn == 0 and churn != (0, math.inf, 1),
+                "s_min s_max s_noise",
                 "--s-min, --s-max and --s-noise have no meaning without --s-churn",
             ),
             (
                 self.guide is None and self.class_guidance != 1,
+                "class_guidance",
                 "--class-guidance is beside a guide's; without --guide give --guidance",
             ),
             (
                 self.class_weight == self.guide_weight == 1
                 and self.guidance_interval != (0, math.inf),
+                "guidance_interval",
                 "--guidance-interval has no meaning at --guidance 1, which is no guidance",
             ),
             (
                 self.class_weight in (0, 1)
                 and self.guide_weight == 1
                 and self.guidance_rescale != 0,
+                "guidance_rescale",
                 f"--guidance-rescale has no meaning at --guidance {self.guidance:g}",
             ),
         ):
             if unused:
-                raise UsageError(message)
+                raise NoEffectError(message, tuple(names.split()))
 
 
 def default_spacing(sampler: str) -> str | None:

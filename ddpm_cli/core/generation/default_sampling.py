@@ -1,14 +1,14 @@
-"""A run's default sampling, RUN/sampling.json: what `ddpm sweep` found best, unless options differ.
+"""A run's default sampling, RUN/default-sampling.json: what `ddpm sweep` found; options replace it.
 
-It holds for a run's directory alone: who names a weights file or a snapshot has chosen.
+It holds for a run's directory alone: who names weights, a file or a snapshot has chosen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from ddpm_cli.core.config import paths
 from ddpm_cli.core.config.serialisation import checked
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.generation.model import own_settings
+from ddpm_cli.core.generation.guides import EARLY, with_guide
+from ddpm_cli.core.generation.model import Model, own_settings
 from ddpm_cli.core.runtime.files import finite, read_json, write_json
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, newest_run
 
@@ -40,7 +41,6 @@ _BELONGING = {  # what an option replaces beside its own setting
     "guide": ("guidance", "class_guidance", *_GUIDING),
 }
 
-
 _FIX = "delete that file, and ddpm sweep writes another"
 
 
@@ -51,6 +51,7 @@ class DefaultSampling:
     sampling: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None  # their name, as --weights takes it; None: the newest
     measured: dict[str, Any] = field(default_factory=dict)  # the score, and of what
+    guide_sha256: str | None = None  # of the guide's weights; None: without, or an early state
     path: Path | None = None  # where it was read
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,17 +68,36 @@ class DefaultSampling:
                 raise
             raise UsageError(f"{error} (by default this run has {in_words(kept)})") from error
 
-    def told(self, given: Mapping[str, Any], *, weights: bool = True) -> str | None:
+    def varying(self, names: Collection[str]) -> DefaultSampling:
+        """That of calls that vary these settings: the same for each of their values.
+
+        What was found for one sampler would else be that of one of those compared.
+        """
+        gone = {*names, *(("sampler", *_OF_SAMPLER) if "sampler" in names else ())}
+        kept = {name: value for name, value in self.sampling.items() if name not in gone}
+        return replace(self, sampling=kept)
+
+    def told(
+        self, given: Mapping[str, Any], varied: Collection[str] = (), *, weights: bool = True
+    ) -> str | None:
         """What a call takes from it, in a line; None where that is nothing.
 
-        weights: whether also its weights.
+        varied: settings of which it compares several values. weights: whether also its weights.
         """
-        of_file = [in_words(kept)] if (kept := self._kept(given)) else []
+        if self.path is None:
+            return None
+        asked = {**dict.fromkeys(varied), **given}
+        kept, left = self.varying(varied)._kept(asked), dict[str, Any]()
+        if asked.pop("sampler", given) is None:
+            left = {k: v for k, v in self._kept(asked).items() if k not in (*kept, "sampler")}
+        of_file = [in_words(kept)] if kept else []
         of_file += [self.weights] if weights and self.weights is not None else []
-        if not of_file or self.path is None:
+        without = f"without {in_words(left)}, as --sampler varies" if left else ""
+        if not of_file and not left:
             return None
         where = f"{self.path}; options replace it{_trained_since(self.path.parent, self.measured)}"
-        return f"sampling by the best of a sweep: {', '.join(of_file)} ({where})"
+        found = ", ".join(filter(None, (*of_file, without)))
+        return f"sampling by the best of a sweep: {found} ({where})"
 
     @property
     def described(self) -> str:
@@ -98,6 +118,32 @@ class DefaultSampling:
             return find_weights(run, self.weights)
         except DdpmError as error:
             raise DdpmError(f"{error}: {self.path} names them; {_FIX}") from error
+
+    def guided(self, model: Model, guide: str | None) -> Model:
+        """The model with the guide of a call's settings, which may be the one here.
+
+        Raises DdpmError where there is no such guide, or this one is no more what it was.
+        """
+        if guide is None or guide != self.sampling.get("guide"):
+            return with_guide(model, guide)
+        named = f"{self.path} names it: give another --guide, or {_FIX}"
+        try:
+            found = with_guide(model, guide)
+        except DdpmError as error:
+            raise DdpmError(f"{error}; {named}") from error
+        assert found.guide is not None, "it has one"
+        if self.guide_sha256 not in (None, found.guide.sha256):
+            raise DdpmError(f"--guide {guide} has changed since the sweep; {named}")
+        return found
+
+    def with_guide_of(self, model: Model) -> DefaultSampling:
+        """With the guide of a model by its absolute path and its hash; early is of each run."""
+        if model.guide is None or self.sampling.get("guide") == EARLY:
+            return self
+        path = str(model.guide.path.resolve())
+        return replace(
+            self, sampling=self.sampling | {"guide": path}, guide_sha256=model.guide.sha256
+        )
 
     def write(self, run: RunDirectory) -> None:
         """Write it into a run, in place of an earlier one. Raises DdpmError where it cannot be."""
@@ -123,15 +169,18 @@ def of_run(run: Path | None) -> DefaultSampling:
     file is damaged or another program's.
     """
     path = path_of(run)
-    if path is not None:
-        return read(path)
+    return of_weights(run) if path is None else read(path)
+
+
+def of_weights(run: Path | None) -> DefaultSampling:
+    """That of a run where other weights than the default's are named, or of a file: its own."""
     with suppress(DdpmError):  # which is said when the weights are wanted
         return DefaultSampling(own_settings(weights.describe(find_weights(run))))
     return DefaultSampling()
 
 
 def path_of(run: Path | None) -> Path | None:
-    """A run's sampling.json; None where it has none."""
+    """A run's default-sampling.json; None where it has none."""
     if run is None:
         with suppress(DdpmError):  # that there is no run is said when its weights are wanted
             run = newest_run()
@@ -140,7 +189,7 @@ def path_of(run: Path | None) -> Path | None:
 
 
 def read(path: Path) -> DefaultSampling:
-    """Read a run's sampling.json. Raises DdpmError where it is damaged or another file."""
+    """Read a run's default-sampling.json. Raises DdpmError where it is damaged or another file."""
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
@@ -155,12 +204,15 @@ def read(path: Path) -> DefaultSampling:
         Sampling(**settings)
     except DdpmError as error:
         raise DdpmError(f"{path}: {error}; {_FIX}") from error
-    return DefaultSampling(settings, name, document.get("measured", {}), path)
+    found = DefaultSampling(settings, name, document.get("measured", {}))
+    return replace(found, guide_sha256=document.get("guide_sha256"), path=path)
 
 
 def _is_ours(document: Any) -> bool:
     """Whether these are the fields of a DefaultSampling."""
-    kinds = {"sampling": dict, "weights": str | None, "measured": dict}
+    name = str | None
+    kinds: dict[str, Any] = {"sampling": dict, "measured": dict}
+    kinds |= {"weights": name, "guide_sha256": name}
     return (
         isinstance(document, dict)
         and "sampling" in document

@@ -94,6 +94,19 @@ class GenerationRequest:
         return [self.seed + index for index in indices]
 
 
+def resolve_sampling(model: Model, sampling: Sampling) -> Sampling:
+    """Settings as they are for a model. Raises UsageError or DdpmError where it cannot have them.
+
+    That is with its number of steps, and with guidance as a condition where it learned it.
+    """
+    schedule = model.denoiser.schedule
+    sampling = replace(sampling, guidance_learned=model.config.network.guidance)
+    sampling = sampling.with_default_steps(len(schedule))
+    check_sampling(model, sampling)
+    check_levels(model, grid(schedule, sampling), sampling)
+    return sampling
+
+
 def resolve_request(
     model: Model,
     count: int | None,
@@ -112,10 +125,7 @@ def resolve_request(
     `default_count`; of images to begin at, and of noise, each of them at least.
     """
     check_given(model, given)
-    sampling = replace(sampling, guidance_learned=model.config.network.guidance)
-    sampling = sampling.with_default_steps(len(model.denoiser.schedule))
-    check_sampling(model, sampling)
-    check_levels(model, grid(model.denoiser.schedule, sampling), sampling)
+    sampling = resolve_sampling(model, sampling)
     if odd := warning(model, sampling):
         reporter.say(Warned(odd))
     plan = plan_conditions(model.config, request, str(model.path))

@@ -30,7 +30,6 @@ from ddpm_cli.core.generation.generate import (
     resolve_request,
     sample_batches,
 )
-from ddpm_cli.core.generation.guides import with_guide
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.outputs.record import settings_of
 from ddpm_cli.core.generation.starts.given import check_conditional, of_data
@@ -63,7 +62,7 @@ class RunImages:
             precision = devices.choose_precision(self.precision, device)
             default = default_sampling.of_run(self.run)
             model = load_model(default.find_weights(self.run), device, precision)
-            return default, with_guide(model, default.settings(self.settings).get("guide"))
+            return default, default.guided(model, default.settings(self.settings).get("guide"))
 
         default, model = distributed.run_on_all_ranks(load)
         if (told := default.told(self.settings)) is not None:

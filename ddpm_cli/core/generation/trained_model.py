@@ -71,7 +71,7 @@ class TrainedModel:
     def default_sampling(self) -> dict[str, Any]:
         """What `ddpm sweep` found best for the run: settings for `sample`; {} without a sweep.
 
-        They are of the weights that the run's sampling.json names.
+        They are of the weights that the run's default-sampling.json names.
         """
         return dict(default_sampling.of_run(self.model.folder).sampling)
 

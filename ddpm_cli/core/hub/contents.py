@@ -19,7 +19,7 @@ _OURS = {
     "metrics.jsonl": _TEXT,
     "scores.jsonl": _TEXT,
     "statistics.json": _TEXT,
-    "sampling.json": _TEXT,
+    "default-sampling.json": _TEXT,
     "samples.png": _PICTURE,
     "loss.png": _PICTURE,
     "holdout.png": _PICTURE,

@@ -108,7 +108,7 @@ class RunDirectory:
     @property
     def sampling(self) -> Path:
         """How the run is sampled by default, as a sweep found it."""
-        return self.path / "sampling.json"
+        return self.path / "default-sampling.json"
 
     @property
     def sweeps(self) -> Path:

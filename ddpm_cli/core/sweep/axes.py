@@ -6,14 +6,28 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_cli.core.config.fields import shortened
 from ddpm_cli.core.errors import UsageError
 
 Values = dict[str, Any]  # of the axes, by their names: a setting
 
-CONTINUOUS = ("sigma_rel", "guidance", "eta")
+
+class Option(NamedTuple):
+    """What values an option that can be swept takes."""
+
+    kind: type[Any]
+    continuous: bool  # so that it takes ranges, too
+
+
+SWEPT = {  # the dearest to change first; those but sigma_rel are settings of Sampling
+    "sigma_rel": Option(float, continuous=True),
+    "sampler": Option(str, continuous=False),
+    "steps": Option(int, continuous=False),
+    "eta": Option(float, continuous=True),
+    "guidance": Option(float, continuous=True),
+}
 COARSE = 5  # values of a range that are scored first
 _PARTS = 1000  # of a range: values are no finer
 _DIGITS = 3  # of sigma_rel, in the names of files
@@ -38,6 +52,12 @@ class Axis:
         digits = max(0, math.ceil(-math.log10((high - low) / _PARTS)))
         return round(value, min(digits, _DIGITS) if self.name == "sigma_rel" else digits)
 
+    def nearest(self, value: Any) -> Any:
+        """The value of the grid nearest to one between."""
+        if value in self.values:
+            return value
+        return min(self.values, key=lambda own: abs(own - value))
+
     def around(self, value: float) -> tuple[float, float, float]:
         """A value with its neighbours on the grid; at an end it is its own."""
         place = self.values.index(value)
@@ -45,9 +65,9 @@ class Axis:
         return self.values[max(0, place - 1)], value, self.values[min(last, place + 1)]
 
 
-def parse(name: str, text: str, kind: type[Any], coarse: int = COARSE) -> Axis:
+def parse(name: str, text: str, coarse: int = COARSE) -> Axis:
     """Read "1,1.5,2", or of a continuous option the range "1:3". Raises UsageError."""
-    axis = Axis(name, ())
+    axis, kind = Axis(name, ()), SWEPT[name].kind
     if ":" in text:
         return _range(axis, text, kind, coarse)
     words = [word.strip() for word in text.split(",")]
@@ -59,7 +79,7 @@ def parse(name: str, text: str, kind: type[Any], coarse: int = COARSE) -> Axis:
 
 
 def _range(axis: Axis, text: str, kind: type[Any], coarse: int) -> Axis:
-    if axis.name not in CONTINUOUS:
+    if not SWEPT[axis.name].continuous:
         raise UsageError(
             f"{axis.option} {shortened(text)} is a range, and takes values alone, such as 10,25,50"
             if kind is int

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.sweep.axes import Values
 from ddpm_cli.core.sweep.scoring import Scorer
-from ddpm_cli.core.sweep.subject import Subject
+from ddpm_cli.core.sweep.swept_model import SweptModel
 
 _STEPS = 4  # of the trial, the first of which is not timed: it takes longer
 
@@ -32,7 +33,7 @@ class Rates(NamedTuple):
     call: float  # of the network, for an image
     features: float  # of an image
     score: float  # of a setting
-    average: float = 0.0  # to rebuild one
+    rebuild: float = 0.0  # of an average
 
     def of(self, images: int, nfe: int) -> float:
         """Seconds of a setting of so many images and network calls for each."""
@@ -48,12 +49,15 @@ class Cost:
     images: int  # of a setting
     calls: int  # of the network, each image counted for itself
     seconds: float
+    rates: Rates
     real: int = 0  # images whose features are extracted first
     real_seconds: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        document = asdict(self)
+        del document["rates"]
+        return document
 
     def told(self) -> str:
         """In words."""
@@ -66,31 +70,50 @@ class Cost:
         return f"{scored}{self.calls:,} network calls, about {total}{first}"
 
 
-def rates(
-    subject: Subject, scorer: Scorer, first: Values, batch: Batch, reporter: Reporter
+def cost(
+    swept: SweptModel,
+    scorer: Scorer,
+    planned: Sequence[Values],
+    known: int,
+    rates: Rates,
+) -> Cost:
+    """Of those planned, in this order, beside `known` others that were measured."""
+    count = swept.request.count
+    calls = [swept.nfe(values) for values in planned]
+    lengths = [values.get("sigma_rel") for values in planned]
+    rebuilt = sum(now is not None and now != last for last, now in pairwise([None, *lengths]))
+    seconds = sum(rates.of(count, nfe) for nfe in calls) + rebuilt * rates.rebuild
+    return Cost(
+        settings=known + len(planned),
+        known=known,
+        images=count,
+        calls=count * sum(calls),
+        seconds=seconds,
+        rates=rates,
+        real=scorer.waits_for_real,
+        real_seconds=scorer.waits_for_real * rates.features,
+    )
+
+
+def measured_rates(
+    swept: SweptModel,
+    scorer: Scorer,
+    planned: Sequence[Values],
+    batch: Batch,
+    reporter: Reporter,
 ) -> Rates:
-    """Measure them, by a few steps of the model itself as a setting has it."""
-    request = subject.requested(first)
+    """Measure them, by a few steps of the model itself as a setting has it.
+
+    It is the one of the most network calls, which calls a guide where any does.
+    """
+    tried = max(planned, key=swept.nfe)
+    request = swept.requested(tried)
     started = time.monotonic()
-    model = subject.with_weights(first)
-    average = time.monotonic() - started if "sigma_rel" in first else 0.0
+    model = swept.with_weights(tried)
+    rebuild = time.monotonic() - started if "sigma_rel" in tried else 0.0
     call, images = _seconds_of_call(model, request, batch, reporter)
     features = _seconds_of_features(scorer, images)
-    return Rates(call, features, scorer.seconds_of_score(request.count), average)
-
-
-def cost(
-    subject: Subject, scorer: Scorer, planned: Sequence[Values], known: int, rates: Rates
-) -> Cost:
-    """Of those planned that are not known."""
-    count = subject.request.count
-    calls = [subject.nfe(values) for values in planned]
-    lengths = {values["sigma_rel"] for values in planned if "sigma_rel" in values}
-    seconds = sum(rates.of(count, nfe) for nfe in calls) + len(lengths) * rates.average
-    real = scorer.waits_for_real
-    return Cost(
-        known + len(planned), known, count, count * sum(calls), seconds, real, real * rates.features
-    )
+    return Rates(call, features, scorer.seconds_of_score(request.count), rebuild)
 
 
 def _seconds_of_call(
@@ -104,6 +127,7 @@ def _seconds_of_call(
         guidance=asked.guidance,
         guide=asked.guide,
         class_guidance=asked.class_guidance,
+        guidance_learned=asked.guidance_learned,
     )
     request = replace(request, sampling=sampling)
 

@@ -58,49 +58,61 @@ class Results:
         several = f"{others} others are" if others > 1 else "one other is"
         return f"{told}; {several} within one standard error of the lowest, and {which}"
 
-    def write_default(self, run: Path) -> Path | None:
-        """Make the setting chosen the run's default: its sampling.json; None where it is no run.
+    @property
+    def why_no_default(self) -> str | None:
+        """Why the best setting is none of the whole run, in words; None where it is."""
+        images = self.sweep.images
+        if not paths.expanded(images.run).is_dir():
+            return f"none, as {images.run} is a file: name its run"
+        if images.conditions.classes or images.conditions.prompts:
+            return "none, as these classes or prompts are not all that the run draws"
+        return None
+
+    def write_default(self) -> Path:
+        """Make the setting chosen the run's default: its default-sampling.json.
 
         Raises DdpmError where it cannot be written, or the weights that it names.
         """
-        path = paths.expanded(run)
-        if not path.is_dir():
-            return None
-        directory = RunDirectory(path)
-        self._default().write(directory)
-        return directory.sampling
+        run = RunDirectory(paths.expanded(self.sweep.images.run))
+        self._default().write(run)
+        return run.sampling
 
     def _default(self) -> DefaultSampling:
-        subject, scorer, best = self.sweep.subject, self.sweep.scorer, self.chosen
+        swept, scorer, best = self.sweep.swept, self.sweep.scorer, self.chosen
         measured = {
             "score": scorer.label,
             "value": best.value,
             "std": best.std,
-            "n": subject.request.count,
-            "seed": subject.request.seed,
+            "n": swept.request.count,
+            "seed": swept.request.seed,
             "nfe": best.nfe,
             "real": scorer.real_name,
             "features": scorer.extractor.origin.describe(),
-            "images_seen": subject.model.images,
+            "images_seen": swept.model.images,
             "settings": len(self.sweep.points),
             "ties": len(self.ties),
         }
-        return DefaultSampling(subject.settings(best.values), subject.save(best.values), measured)
+        default = DefaultSampling(swept.settings(best.values), swept.save(best.values), measured)
+        return default.with_guide_of(swept.model)
 
-    def draw(self, folder: Path) -> Path | None:
-        """Draw a curve, or a heat map of the two axes of the most values; None without axes.
+    @property
+    def picture(self) -> Path:
+        """The name of the picture, beside the points."""
+        names = sorted(axis.name for axis in self.varied)
+        return self.sweep.file.path.with_name(f"{'-'.join(names)}.png")
 
-        Where there are more, the others have the values of the setting chosen.
+    def draw(self, path: Path) -> None:
+        """Draw a curve, or a heat map of the two axes of the most values.
+
+        Where there are more, the others have the values of their grids nearest to those chosen.
         """
         from ddpm_cli.core.figures import sweeps  # imports matplotlib
 
         axes = sorted(self.varied, key=lambda axis: -len(axis.values))[:_DRAWN]
-        if not axes:
-            return None
-        names = [axis.name for axis in axes]
-        fixed = {k: v for k, v in self.chosen.values.items() if k not in names}
+        names, best = [axis.name for axis in axes], self.chosen.values
+        others = [axis for axis in self.sweep.axes if axis.name not in names]
+        fixed = {axis.name: axis.nearest(best[axis.name]) for axis in others}
         shown = [p for p in self.sweep.points if fixed.items() <= p.values.items()]
-        path = folder / f"{'-'.join(sorted(axis.name for axis in self.varied))}.png"
         grids = [sweeps.Grid(axis.name.replace("_", " "), axis.values) for axis in axes]
         scored = [
             sweeps.Scored(
@@ -112,7 +124,7 @@ class Results:
             )
             for point in shown
         ]
-        label = f"{self.sweep.scorer.label} of {self.sweep.subject.request.count:,} images"
+        label = f"{self.sweep.scorer.label} of {self.sweep.swept.request.count:,} images"
         if len(grids) == 1:
             sweeps.curve(path, scored, grids[0], label)
         else:
@@ -120,19 +132,18 @@ class Results:
             title = ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in common.items())
             columns, rows = grids
             sweeps.heat_map(path, scored, columns, rows, label, title)
-        return path
 
     def document(self) -> dict[str, Any]:
         """The points, best first, and what they were measured of, as JSON values."""
         sweep, ties = self.sweep, self.ties
-        scorer, request = sweep.scorer, sweep.subject.request
+        scorer, request = sweep.scorer, sweep.swept.request
         return {
             "score": scorer.label,
             "n": request.count,
             "seed": request.seed,
-            "weights": str(sweep.subject.model.path),
-            "weights_sha256": sweep.subject.model.sha256,
-            "images_seen": sweep.subject.model.images,
+            "weights": str(sweep.swept.model.path),
+            "weights_sha256": sweep.swept.model.sha256,
+            "images_seen": sweep.swept.model.images,
             "real": scorer.real_name,
             "features": scorer.extractor.origin.network,
             "protocol": scorer.extractor.origin.name,

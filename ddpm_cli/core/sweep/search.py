@@ -9,7 +9,7 @@ from ddpm_cli.core.sweep.axes import Axis, Values, grid
 
 _PART = (3 - math.sqrt(5)) / 2  # of the larger part of a bracket: the golden section
 
-_WORST = 1e12  # than any score
+_UNKNOWN = 1e12  # stands for a score that is not known: above all that are
 
 Bracket = tuple[float, float, float]  # low, the lowest known, high
 
@@ -36,15 +36,28 @@ def golden_section(score: Callable[[float], float], bracket: Bracket, evaluation
     return low, middle, high
 
 
-def explore(axes: Sequence[Axis], refine: int, score: Callable[[Values], float]) -> None:
+def as_it_is(values: Values) -> Values:
+    """A setting all of whose values have an effect."""
+    return values
+
+
+def explore(
+    axes: Sequence[Axis],
+    refine: int,
+    score: Callable[[Values], float],
+    meant: Callable[[Values], Values] = as_it_is,
+) -> None:
     """Score the grid, then `refine` values along each range, around the best of each combination.
 
     A combination is one of those values that are not of ranges, so the best of each is as good as
     the other's, and how much there is to do is known before. Each setting is scored once.
+
+    meant: a setting as the others make it, which is that of several: heun has one eta.
     """
     known = dict[tuple[object, ...], float]()
 
     def once(values: Values) -> float:
+        values = meant(values)
         key = tuple(values.values())
         if key not in known:
             known[key] = score(values)
@@ -76,7 +89,10 @@ def _refined(
 
 
 def remaining(
-    axes: Sequence[Axis], refine: int, known: Callable[[Values], float | None]
+    axes: Sequence[Axis],
+    refine: int,
+    known: Callable[[Values], float | None],
+    meant: Callable[[Values], Values] = as_it_is,
 ) -> list[Values]:
     """What `explore` has still to score. What depends on scores that are not known is assumed.
 
@@ -88,8 +104,8 @@ def remaining(
         value = known(values)
         if value is None:
             missing.append(values)
-            value = _WORST - len(missing)
+            value = _UNKNOWN - len(missing)
         return value
 
-    explore(axes, refine, assumed)
+    explore(axes, refine, assumed, meant)
     return missing

@@ -5,20 +5,56 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from ddpm_cli.core.config import paths
 from ddpm_cli.core.generation.batching import Batch
-from ddpm_cli.core.generation.run_images import generated_images
+from ddpm_cli.core.generation.run_images import RunImages, generated_images
+from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 from ddpm_cli.core.metrics.scoring import RealSide
 from ddpm_cli.core.runtime.quantities import roughly
-from ddpm_cli.core.runtime.reporting import Bar, PartOfBar, Reporter
-from ddpm_cli.core.sweep import forecast
+from ddpm_cli.core.runtime.reporting import Bar, PartOfBar, Reporter, Warned
+from ddpm_cli.core.sweep import forecast, points
 from ddpm_cli.core.sweep.axes import Axis, Values
-from ddpm_cli.core.sweep.forecast import Cost
+from ddpm_cli.core.sweep.forecast import Cost, Rates
 from ddpm_cli.core.sweep.points import Point, PointsFile
 from ddpm_cli.core.sweep.scoring import Scorer
 from ddpm_cli.core.sweep.search import explore, remaining
-from ddpm_cli.core.sweep.subject import Subject
+from ddpm_cli.core.sweep.swept_model import SweptModel, real_images
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What is varied, of which images of a run, and how they are scored.
+
+    refine: values along each range, beside those of its grid. real: as `ddpm fid` takes REAL;
+    None: the run's training images. out: the folder of points.jsonl; None: in the run. at: the
+    images after which averages are rebuilt; None: all.
+    """
+
+    axes: Sequence[Axis]
+    refine: int
+    images: RunImages
+    real: str | None
+    score: str
+    extractor: ExtractorSettings
+    batch: Batch
+    out: Path | None = None
+    at: int | None = None
+
+    def prepare(self, device: torch.device, reporter: Reporter) -> Sweep:
+        """Load all that is needed. Raises UsageError or DdpmError for what cannot be done."""
+        varied = [axis.name for axis in self.axes if len(axis.values) > 1]
+        rebuilds = ["sigma_rel"] if any(axis.name == "sigma_rel" for axis in self.axes) else []
+        swept = SweptModel.load(self.images, device, reporter, {*varied, *rebuilds}, self.at)
+        real = real_images(self.real, self.images.run, reporter)
+        scorer = Scorer.load(real, self.extractor, self.score, device, reporter)
+        folder = swept.run.sweeps if self.out is None else paths.expanded(self.out)
+        file = PointsFile(folder / points.NAME)
+        return Sweep(self.axes, self.refine, self.images, swept, scorer, file, self.batch, reporter)
 
 
 @dataclass
@@ -29,8 +65,9 @@ class Sweep:
     """
 
     axes: Sequence[Axis]
-    refine: int  # values along each range, beside those of its grid
-    subject: Subject
+    refine: int
+    images: RunImages
+    swept: SweptModel
     scorer: Scorer
     file: PointsFile
     batch: Batch
@@ -40,23 +77,33 @@ class Sweep:
     seconds: float = 0.0  # that it took
 
     def __post_init__(self) -> None:
-        for values in remaining(self.axes, self.refine, lambda _: None):
-            self.subject.check(values)
+        every = remaining(self.axes, self.refine, lambda _: None)
+        self._check_effects(every)
+        odd = [self.swept.check(values) for values in every]
+        for notice in dict.fromkeys(filter(None, odd)):
+            self.reporter.say(Warned(notice))
 
     def cost(self) -> Cost:
         """What remains to be done, in network calls, and in seconds by a trial of the model."""
-        every = len(remaining(self.axes, self.refine, lambda _: None))
-        missing = remaining(self.axes, self.refine, self._known_value)
-        first = missing[0] if missing else {axis.name: axis.values[0] for axis in self.axes}
-        self._rates = forecast.rates(self.subject, self.scorer, first, self.batch, self.reporter)
-        known = every - len(missing)
-        return forecast.cost(self.subject, self.scorer, missing, known, self._rates)
+        every = remaining(self.axes, self.refine, lambda _: None, self.swept.meant)
+        missing = remaining(self.axes, self.refine, self._known_value, self.swept.meant)
+        rates = Rates(0.0, 0.0, 0.0)
+        if missing:
+            rates = forecast.measured_rates(
+                self.swept, self.scorer, missing, self.batch, self.reporter
+            )
+        known = len(every) - len(missing)
+        return forecast.cost(self.swept, self.scorer, missing, known, rates)
 
     def run(self, cost: Cost) -> None:
         """Measure what remains, which costs that. Raises DdpmError."""
         side = self.scorer.collect(self.reporter)
         with self.reporter.bar("sweep", cost.calls, "network calls") as bar:
-            explore(self.axes, self.refine, lambda values: self._value(values, side, bar, cost))
+
+            def score(values: Values) -> float:
+                return self._value(values, side, bar, cost)
+
+            explore(self.axes, self.refine, score, self.swept.meant)
 
     def _value(self, values: Values, side: RealSide, bar: Bar, cost: Cost) -> float:
         """The score of a setting: of the file, or measured and written to it."""
@@ -70,8 +117,8 @@ class Sweep:
         return point.value
 
     def _measured(self, values: Values, side: RealSide, bar: Bar) -> Point:
-        started, nfe = time.monotonic(), self.subject.nfe(values)
-        request, model = self.subject.requested(values), self.subject.with_weights(values)
+        started, nfe = time.monotonic(), self.swept.nfe(values)
+        request, model = self.swept.requested(values), self.swept.with_weights(values)
         part = PartOfBar(self.reporter, bar, self.calls, nfe)
         images = generated_images("the setting", model, request, self.batch, part)
         score = self.scorer.score(side, images)
@@ -82,10 +129,10 @@ class Sweep:
 
     def _refine_forecast(self, point: Point, cost: Cost) -> None:
         """After the first setting: say what remains as that one took."""
-        count = self.subject.request.count
+        count = self.swept.request.count
         if self.calls != point.nfe * count or cost.calls == self.calls:
             return
-        expected = self._rates.of(count, point.nfe)
+        expected = cost.rates.of(count, point.nfe)
         rest = (cost.seconds - expected) * point.seconds / expected
         self.reporter.say(
             f"the first setting took {point.seconds:.3g} s, where {expected:.3g} s were forecast: "
@@ -97,4 +144,15 @@ class Sweep:
         return None if point is None else point.value
 
     def _identity(self, values: Values) -> dict[str, Any]:
-        return self.scorer.identity | self.subject.identity(values)
+        return self.scorer.identity | self.swept.identity(values)
+
+    def _check_effects(self, every: Sequence[Values]) -> None:
+        """Raise UsageError for a setting that has no effect in any, or whose values have none."""
+        left = [self.swept.without_effect(values) for values in every]
+        for name in self.swept.held:
+            if all(name in errors for errors in left):
+                raise left[0][name]
+        for axis in self.axes:
+            reasons = [errors[axis.name] for errors in left if axis.name in errors]
+            if reasons and len({self.swept.meant(v)[axis.name] for v in every}) == 1:
+                raise reasons[0]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from ddpm_cli.core.checkpoints import post_hoc
-from ddpm_cli.core.diffusion.sampling import evaluations, grid
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.checkpoints.post_hoc import Stored
+from ddpm_cli.core.diffusion.sampling import evaluations
+from ddpm_cli.core.diffusion.settings import NoEffectError, Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
-from ddpm_cli.core.generation.generate import GenerationRequest
-from ddpm_cli.core.generation.guides import check_levels, with_guide
-from ddpm_cli.core.generation.model import Model, check_sampling, load_model
+from ddpm_cli.core.generation.generate import GenerationRequest, resolve_sampling
+from ddpm_cli.core.generation.model import Model, load_model, own_sampling, warning
 from ddpm_cli.core.generation.outputs.record import identity, settings_of
 from ddpm_cli.core.generation.run_images import RunImages
 from ddpm_cli.core.generation.trained_images import images_of_run
@@ -29,21 +28,24 @@ from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, is_run_or_weights
 from ddpm_cli.core.sweep.axes import Values
 
-_NOT_SAMPLING = ("sigma_rel",)  # axes that are no settings of Sampling
+_OF_SAMPLING = {field.name for field in fields(Sampling)}
 
 
 @dataclass
-class Subject:
+class SweptModel:
     """A model, the images that are sampled of it, and what its settings start from.
 
-    request: of the images, whatever the sampling. given: settings that all have, which replace
-    those of the run's default.
+    request: of the images, whatever the sampling. held: settings that all have where they mean
+    something, which replace those of the run's default. averages, images: those stored, of which
+    others are rebuilt as after so many images: none that a training stores meanwhile.
     """
 
     model: Model
     request: GenerationRequest
     default: DefaultSampling
-    given: Mapping[str, Any]
+    held: Mapping[str, Any]
+    averages: list[Stored]
+    images: int | None
     _length: float | None = None  # sigma_rel of the weights that the model has now
 
     @classmethod
@@ -52,37 +54,56 @@ class Subject:
         images: RunImages,
         device: torch.device,
         reporter: Reporter,
-        *,
-        own_weights: bool,
-    ) -> Subject:
+        varied: Collection[str],
+        at: int | None = None,
+    ) -> SweptModel:
         """Load a run for these images, whose settings all have.
 
-        own_weights: the newest, whatever the run's default. Raises DdpmError.
+        varied: names of options, of which sigma_rel is of the newest weights whatever the default.
+        at: the images after which averages are rebuilt; None: all. Raises DdpmError.
         """
+        rebuilds = "sigma_rel" in varied
         default = default_sampling.of_run(images.run)
-        path = find_weights(images.run) if own_weights else default.find_weights(images.run)
+        told = default.told(images.settings, varied, weights=not rebuilds)
+        path = find_weights(images.run) if rebuilds else default.find_weights(images.run)
         model = load_model(path, device, devices.choose_precision(images.precision, device))
-        model = with_guide(model, default.settings(images.settings).get("guide"))
-        return cls(model, images.request(model, Sampling(), reporter), default, images.settings)
+        for notice in filter(None, (model.about, told)):
+            reporter.say(notice)
+        default = default.varying(varied)
+        model = default.guided(model, default.settings(images.settings).get("guide"))
+        request = images.request(model, own_sampling(model.config, {}), reporter)
+        there = post_hoc.stored(RunDirectory(model.folder)) if rebuilds else []
+        averages = [one for one in there if at is None or one.profile.images <= at]
+        after = averages[-1].profile.images if averages and at is None else at
+        return cls(model, request, default, images.settings, averages, after)
+
+    def meant(self, values: Values) -> Values:
+        """A setting by what it means: heun's eta is 0, whatever is tried beside other samplers."""
+        sampling = self.requested(values).sampling
+        return {k: getattr(sampling, k) if k in _OF_SAMPLING else v for k, v in values.items()}
+
+    def without_effect(self, values: Values) -> dict[str, NoEffectError]:
+        """Which of the settings held and of these values have none, and why. Raises UsageError."""
+        return self._fitting(values)[1]
 
     def settings(self, values: Values) -> dict[str, Any]:
         """The settings of Sampling that are not the usual ones."""
-        own = {name: value for name, value in values.items() if name not in _NOT_SAMPLING}
-        return self.default.settings({**self.given, **own})
+        return self._fitting(values)[0]
 
     def requested(self, values: Values) -> GenerationRequest:
         """The images by a setting. Raises UsageError or DdpmError where the model cannot."""
-        schedule = self.model.denoiser.schedule
-        sampling = Sampling(**self.settings(values)).with_default_steps(len(schedule))
-        check_levels(self.model, grid(schedule, sampling), sampling)
-        check_sampling(self.model, sampling)
+        sampling = resolve_sampling(self.model, Sampling(**self.settings(values)))
         return replace(self.request, sampling=sampling)
 
-    def check(self, values: Values) -> None:
-        """Raise UsageError or DdpmError for a setting that the model cannot be sampled by."""
-        self.requested(values)
+    def check(self, values: Values) -> str | None:
+        """What is odd about a setting, in a line.
+
+        Raises UsageError or DdpmError for one that the model cannot be sampled by.
+        """
+        request = self.requested(values)
         if "sigma_rel" in values:
-            post_hoc.best_fit(self.run, values["sigma_rel"])
+            post_hoc.best_fit(self.run, values["sigma_rel"], self.images)
+        return warning(self.model, request.sampling)
 
     def nfe(self, values: Values) -> int:
         """Network calls for an image."""
@@ -99,7 +120,7 @@ class Subject:
         """The model with the weights of a setting, which stay until others are asked for."""
         length = values.get("sigma_rel")
         if length is not None and length != self._length:
-            average = post_hoc.rebuilt(self.run, length)
+            average = post_hoc.rebuilt(self.run, length, self.images)
             network = cast(Network, self.model.denoiser.network)
             network.load_state_dict(network.state_dict() | average.tensors)  # buffers stay
             self._length = length
@@ -112,9 +133,9 @@ class Subject:
         """
         if "sigma_rel" not in values:
             return self.default.weights
-        average, newest = post_hoc.rebuilt(self.run, values["sigma_rel"]), self._averages[-1]
-        path = self.run.path / post_hoc.name_of(average.profile, newest.profile.images)
-        post_hoc.save(path, self.run, average)
+        average = post_hoc.rebuilt(self.run, values["sigma_rel"], self.images)
+        path = self.run.path / post_hoc.name_of(average.profile, average.profile.images)
+        post_hoc.write(path, self.run, average)
         return path.stem
 
     @property
@@ -126,12 +147,25 @@ class Subject:
         """Which average a setting has: of those stored, by their names."""
         if "sigma_rel" not in values:
             return {}
-        names = [one.path.name for one in self._averages]
+        names = [one.path.name for one in self.averages]
         return {"sigma_rel": values["sigma_rel"], "averages": names}
 
-    @cached_property
-    def _averages(self) -> list[post_hoc.Stored]:
-        return post_hoc.stored(self.run)
+    def _fitting(self, values: Values) -> tuple[dict[str, Any], dict[str, NoEffectError]]:
+        """The settings, and why others are left out."""
+        own = {name: value for name, value in values.items() if name in _OF_SAMPLING}
+        settings = self.default.settings({**self.held, **own})
+        left = dict[str, NoEffectError]()
+        while True:
+            try:
+                Sampling(**settings)
+            except NoEffectError as error:
+                names = settings.keys() & error.names
+                if not names:
+                    raise
+                left |= dict.fromkeys(names, error)
+                settings = {k: v for k, v in settings.items() if k not in names}
+            else:
+                return settings, left
 
 
 def real_images(name: str | None, run: Path, reporter: Reporter) -> ScoreInput:
