@@ -75,6 +75,8 @@ def test_without_lengths_it_lists_what_is_stored_and_can_be_rebuilt(ddpm: Ddpm, 
     assert "16 averages, of 100 to 800 images seen" in listed.out
     rebuilt = {line.split()[0]: line.split()[-1] for line in listed.out.splitlines() if "%" in line}
     assert (rebuilt["0.01"], rebuilt["0.05"], rebuilt["0.25"]) == ("no", "well", "poorly")
+    assert "ERROR OF THE PROFILE" in listed.out and "well is up to 5%" in listed.out
+    assert "a smaller --ema-every" in listed.out
     document = ddpm("ema", run, "--json").json()
     assert len(document["stored"]) == 16
     assert {"sigma_rel": 0.05, "error": pytest.approx(0, abs=1e-6)} in document["lengths"]
@@ -86,7 +88,10 @@ def test_without_lengths_it_lists_what_is_stored_and_can_be_rebuilt(ddpm: Ddpm, 
         (("--sigma-rel", "0.3"), 2, "sigma_rel 0.3: lengths are above 0 and at most 0.2887"),
         (("--sigma-rel", "nan"), 2, "sigma_rel nan: lengths are"),
         (("--sigma-rel", "long"), 2, "lengths such as 0.05,0.10"),
-        (("--sigma-rel", "0.01"), 1, "would differ by 52%"),
+        (("--sigma-rel", "0.05:0.1"), 2, "0.05:0.1: ranges are for ddpm sweep; give lengths"),
+        (("--sigma-rel", "0.01"), 1, "would differ by 52% from what it should be; choose one near"),
+        (("--sigma-rel", "0.1", "--at", 460), 1, "at 300, 400, 500, 600 images: take --at 500"),
+        (("--sigma-rel", "0.01", "--at", 460), 1, "choose one nearer to 0.05 or 0.1"),
         (("--sigma-rel", "0.1", "--at", 50), 1, "none after 50"),
         (("--at", 50), 2, "give --sigma-rel"),
     ],

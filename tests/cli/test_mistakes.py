@@ -32,15 +32,17 @@ MISTAKES = {
     "sample --num-samples 3": "sample has no option --num-samples; here it is -n",
     "sample --model runs/shapes-32": "sample has no option --model; here it is an argument: "
     "ddpm sample RUN",
-    "train --eta 1": "train has no option --eta; ddpm sample and gif and interpolate have it; see "
+    "train --eta 1": "train has no option --eta; ddpm sample, sweep and gif have it; see "
     "ddpm train --help",
+    "train-classifier --size 16": "train-classifier has no option --size; ddpm data, train and "
+    "convert have it; see ddpm train-classifier --help",
     "train -data photos": "train has no option -d; did you mean --data, with two dashes?",
     "sample --zzz": "sample has no option --zzz; see ddpm sample --help",
     "sample --requeue": "sample has no option --requeue; ddpm train and distill have it; see ddpm "
     "sample --help",
     "sample --num 3": "sample has no option --num; here it is -n",
     "sample --ckpt x": "sample has no option --ckpt; here it is an argument: ddpm sample RUN",
-    "train --class dark": "train has no option --class; ddpm sample and gif and interpolate have "
+    "train --class dark": "train has no option --class; ddpm sample, sweep and gif have "
     "it; see ddpm train --help",
     "train --data photos --data pets": "--data is given 2 times; it takes one value; put both in "
     "one folder: its sub-folders become classes",

@@ -80,6 +80,21 @@ def test_each_cell_is_what_its_settings_draw_alone(ddpm: Run, run: Path) -> None
     assert not shows(sheet, alone, 0, 0)
 
 
+def test_the_heading_names_the_classes_in_their_order(
+    ddpm: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings, heading = list[str](), contact_sheet.ContactSheet._heading
+    monkeypatch.setattr(
+        contact_sheet.ContactSheet, "_heading", lambda x: headings.append(heading(x)) or ""
+    )
+    for chosen in ((), ("--class", "light")):
+        assert ddpm("sample", run, "--steps", "1,2", *chosen, "--guidance", 2).code == 0
+    assert [text.partition("guidance 2, ")[2] for text in headings] == [
+        "seeds 0 to 3, row by row: dark, light, dark, light",
+        "seeds 0 to 3, light",
+    ]
+
+
 def test_samplers_and_weights_are_compared(
     ddpm: Run, run: Path, tiny_run: Callable[..., Path]
 ) -> None:

@@ -135,6 +135,8 @@ def test_one_fault_among_many_images_is_counted(statistics: Any) -> None:
         ({"threshold": "none"}, "Try --threshold static."),
         ({"spacing": "leading"}, "Try --spacing trailing."),
         ({"steps": 5}, "Try --steps 50."),
+        ({"steps": 2, "guidance": 2}, "At --guidance 2 try --steps 50."),
+        ({"steps": 1, "sampler": "consistency"}, "Try --steps 4."),
         ({}, ""),
     ],
 )

@@ -144,6 +144,10 @@ def test_what_a_guide_lacks_is_said(ddpm: Callable[..., Result], run: Path) -> N
     refused(
         ddpm("sample", "small.safetensors", "--guide", "early"), "--guide early", "--keep-every"
     )
+    idle = ddpm("sample", run, "-n", 1, "--steps", 1, "--guide", "small.safetensors")
+    assert idle.code == 0, idle.err
+    assert "; ddim, 1 step, eta 0, guidance 1 by " in idle.err
+    assert "--guide has no effect at --guidance 1: give more, such as --guidance 1.7" in idle.err
     written(
         Path("few.safetensors"), diffusion={"schedule": "linear", "timesteps": 50}
     )  # which ends at less noise than the cosine schedule

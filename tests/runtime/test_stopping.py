@@ -209,8 +209,26 @@ def test_a_stop_between_steps_is_announced_at_once(
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     with stopping.catch_signals() as stop:
+        stop.saves = True
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
         err = capfd.readouterr().err
     assert err.count("Stopping: the current step is finished and a snapshot saved") == said
-    assert err.count("Ctrl-C again ends at once") == said
+    assert err.count("Ctrl-C again ends at once, without saving") == said
+
+
+def test_a_stop_before_the_first_step_promises_no_snapshot(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It comes while torch is imported, say; the message after it says the same."""
+    with stopping.catch_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(StoppedByUserError) as stopped, stop.raise_at_once():
+            pytest.fail("it continued")
+    err = capfd.readouterr().err
+    assert "Stopping before the first step: there is nothing new to save; Ctrl-C again" in err
+    assert "snapshot saved" not in err
+    assert str(stopped.value) == (
+        "stopped by SIGINT before the first step: nothing new was saved; the same command starts "
+        "again, from the newest snapshot if there is one"
+    )

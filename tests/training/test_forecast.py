@@ -188,7 +188,7 @@ def test_a_dry_run_says_memory_disk_and_time(train_tiny: Callable[..., Result]) 
     assert plan["seconds"] == pytest.approx(plan["steps"] * plan["seconds_per_step"])
     assert plan["time_measured"] == "measured on 2 steps"
     assert plan["disk_bytes"]["cache"] == 24 * 8 * 8 * 3
-    for said in ("Memory: about ", "Disk: about ", "Time: about "):
+    for said in ("Memory: about ", "Disk: about ", "Measuring a few steps", "Time: about "):
         assert said in result.err
     assert not Path("runs").exists()
 

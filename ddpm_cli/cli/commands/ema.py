@@ -175,6 +175,10 @@ def _lengths(text: str) -> list[float]:
     """The lengths of --sigma-rel. Raises UsageError."""
     from ddpm_cli.core.checkpoints import profiles
 
+    if ":" in text:
+        raise UsageError(
+            f"--sigma-rel {text}: ranges are for ddpm sweep; give lengths, such as 0.05,0.10"
+        )
     found = parse_numbers(float, "--sigma-rel", "lengths such as 0.05,0.10")(text)
     for length in found:
         profiles.gamma(length)  # raises
@@ -223,7 +227,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         [
             Column("SIGMA REL", [f"{row['sigma_rel']:g}" for row in rows], right=True),
             Column("IMAGES", [f"{row['images']:,}" for row in rows], right=True),
-            Column("ERROR", [f"{row['error']:.2%}" for row in rows], right=True),
+            Column("ERROR OF THE PROFILE", [f"{row['error']:.2%}" for row in rows], right=True),
             Column("STORED", [str(row["stored"]) for row in rows], right=True, needed=1),
             Column("FILE", [row["file"] for row in rows]),
         ]
@@ -252,10 +256,17 @@ def _list(run: RunDirectory, *, as_json: bool) -> None:
             tables.table(
                 [
                     Column("SIGMA REL", [f"{length:g}" for length in errors], right=True),
-                    Column("ERROR", [f"{error:.2%}" for error in errors.values()], right=True),
+                    Column(
+                        "ERROR OF THE PROFILE",
+                        [f"{error:.2%}" for error in errors.values()],
+                        right=True,
+                    ),
                     Column("REBUILT", marks),
                 ]
             ),
+            f"The error is that of the weight each step has in the average: well is up to "
+            f"{post_hoc.GOOD:.0%}, no above {post_hoc.USELESS:.0%}; a smaller --ema-every in "
+            "training stores more averages, of which others are made better.",
             f"Next: ddpm ema {quote(str(run.path))} --sigma-rel 0.05,0.10,0.15",
         ]
     )

@@ -132,6 +132,8 @@ def gif(
             few = _FEW if shown.strip or shown.is_transition else generate.DEFAULT_COUNT
             images = given.resolve(model, count, *what, mask=None)
             request = generate.resolve_request(model, count, *what, few, images)
+            if (odd := generate.guide_warning(model, request.sampling)) is not None:
+                reporter.say(odd)
             if shown.strip:
                 length.check_strip(generate.steps_of(model, request))
             plan = _sampled(model, request, shown, length.every or 1, reporter)

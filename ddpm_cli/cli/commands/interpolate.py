@@ -72,9 +72,9 @@ def interpolate(
     found = interpolation.resolve(
         model, (one, other), count, conditions.request, settings, reporter
     )
-    for notice in (default.told(sampling.nested()), generate.notices(model, found.request)[0]):
-        if notice is not None:
-            reporter.say(notice)
+    told = generate.notices(model, found.request)[0], generate.guide_warning(model, settings)
+    for notice in filter(None, (default.told(sampling.nested()), *told)):
+        reporter.say(notice)
     folder = new_folder(model.folder / "interpolated") if out is None else out
     place = output.at(folder, model, found.request, found.layout)
     output.write(place, at_once, reporter, overwrite=overwrite)

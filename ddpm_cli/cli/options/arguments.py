@@ -245,7 +245,8 @@ def _no_such_option(ctx: Any, option: str) -> str:
     near = [f"--{word}" for word in near_names(option.lstrip("-"), words)]
     if near and not having:
         return f"{message}; did you mean {' or '.join(near)}? See {ctx.command_path} --help"
-    where = f"; ddpm {' and '.join(having[:3])} {'have' if having[1:] else 'has'} it"
+    *first, last = having[:3] or [""]
+    where = f"; ddpm {', '.join(first)} and {last} have it" if first else f"; ddpm {last} has it"
     return f"{message}{where if having else ''}; see {ctx.command_path} --help"
 
 

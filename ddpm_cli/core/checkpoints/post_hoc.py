@@ -6,7 +6,7 @@ Karras et al. (2024), section 3.2 and appendix C.5.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,10 +122,22 @@ def best_fit(
         raise DdpmError(
             f"{run.path}: the {len(used)} averages stored until {wanted.images:,} images cannot "
             f"make one of sigma_rel {sigma_rel:g}: its profile would differ by {fit.error:.0%} "
-            f"from what it should be; choose one nearer to {' or '.join(map(str, TRACKED))}, or "
-            "train with a smaller --ema-every"
+            f"from what it should be; {_better(there, wanted)}"
         )
     return used, wanted, fit
+
+
+def _better(there: Sequence[Stored], wanted: Profile) -> str:
+    """What to ask for in place of an average that cannot be made."""
+    ends = sorted({one.profile.images for one in there}, key=lambda x: abs(x - wanted.images))
+    if wanted.images not in ends:  # those of before it know nothing of the images since then
+        for end in ends:
+            known = [one.profile for one in there if one.profile.images <= end]
+            if profiles.fit(known, wanted._replace(images=end)).error <= USELESS:
+                nearest = listed([f"{x:,}" for x in sorted(ends[:4])])
+                return f"averages are stored at {nearest} images: take --at {end}"
+    nearer = " or ".join(map(str, TRACKED))
+    return f"choose one nearer to {nearer}, or train with a smaller --ema-every"
 
 
 def rebuilt(

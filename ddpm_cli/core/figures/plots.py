@@ -31,10 +31,10 @@ _LOSSES = {
 
 
 _BY_NOISE = {  # columns: colour and name
-    "loss_q0": ("#cfd8dc", "least noise"),
-    "loss_q1": ("#a3b1b8", "less noise"),
-    "loss_q2": ("#72858e", "more noise"),
-    "loss_q3": ("#37474f", "most noise"),
+    "loss_q0": ("#d9b800", "least noise"),  # light to dark, and of other hues than the loss
+    "loss_q1": ("#6fae3c", "less noise"),
+    "loss_q2": ("#a04a9c", "more noise"),
+    "loss_q3": ("#3d1a55", "most noise"),
 }
 _SMOOTHED = 50  # rows, at most, that a point of these curves is a mean of
 

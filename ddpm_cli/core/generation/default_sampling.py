@@ -238,7 +238,7 @@ def in_words(settings: Mapping[str, Any]) -> str:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         if isinstance(value, tuple):
             shown = ",".join(f"{item:g}" for item in value)
-        titled = {"steps": f"{shown} steps", "sampler": shown}
+        titled = {"steps": f"{shown} step" + "s" * (value != 1), "sampler": shown}
         words.append(titled.get(name, f"{name.replace('_', ' ')} {shown}"))
     return ", ".join(words)
 

@@ -22,7 +22,7 @@ from ddpm_cli.core.diffusion.denoiser import NetworkFn
 from ddpm_cli.core.diffusion.editing import Edit
 from ddpm_cli.core.diffusion.samplers import SamplerStep, final_state
 from ddpm_cli.core.diffusion.sampling import grid, sample, visited
-from ddpm_cli.core.diffusion.settings import Sampling
+from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
@@ -156,17 +156,32 @@ def notices(model: Model, request: GenerationRequest) -> list[str]:
     """What is going to be sampled, and a warning where that starts with too little noise."""
     sampling = request.sampling
     told = (
-        f"{model.about}; {sampling.sampler}, {sampling.steps} steps, "
-        f"eta {sampling.eta:g}, {guidance_told(model, sampling)}"
+        f"{model.about}; {', '.join(sampler_told(sampling).values())}, "
+        f"{guidance_told(model, sampling)}"
     )
+    no_guide = guide_warning(model, sampling)
     if request.init is not None:
         steps = steps_of(model, request) or "no"
         return [
             told,
             f"{request.init.told}: {steps} {'step is' if steps == 1 else 'steps are'} taken",
+            *filter(None, [no_guide]),
         ]
-    warning = late_start_warning(model, request)
-    return [told] if warning is None else [told, warning]
+    return [told, *filter(None, (no_guide, late_start_warning(model, request)))]
+
+
+def guide_warning(model: Model, sampling: Sampling) -> str | None:
+    """A warning where a guide is chosen whose weight lets it change nothing."""
+    if model.guide is None or sampling.guidance != 1:
+        return None
+    return Warned("--guide has no effect at --guidance 1: give more, such as --guidance 1.7")
+
+
+def sampler_told(sampling: Sampling) -> dict[str, str]:
+    """The sampler, its steps, and eta where it takes one, in words, by their names."""
+    steps = f"{sampling.steps} step" + "s" * (sampling.steps != 1)
+    told = {"sampler": sampling.sampler, "steps": steps}
+    return told if sampling.sampler == CONSISTENCY else told | {"eta": f"eta {sampling.eta:g}"}
 
 
 def guidance_told(model: Model, sampling: Sampling) -> str:
@@ -174,8 +189,6 @@ def guidance_told(model: Model, sampling: Sampling) -> str:
     if model.guide is None:
         return f"guidance {sampling.guidance:g}"
     told = f"guidance {sampling.guidance:g} by {model.guide.about}"
-    if sampling.guidance == 1:
-        told += ", which has no effect at 1"
     if sampling.class_guidance == 1:
         return told
     return f"{told}; class guidance {sampling.class_guidance:g}"

@@ -51,8 +51,8 @@ def guided_by(model: Model, guide: Model) -> Model:
             if what == "classes are" and sorted(own) == sorted(value):
                 shown, own_shown = "in another order", listed(own)
             raise DdpmError(
-                f"--guide {guide.path} cannot guide {model.path}, as it was trained for something "
-                f"else: its {what} {shown}, and the model's {own_shown}"
+                f"--guide {guide.path} cannot guide {model.path}, as it was trained for "
+                f"something else: its {what} {shown}, and the model's {own_shown}"
             )
     return model._replace(guide=guide)
 
@@ -83,10 +83,12 @@ def early(model: Model) -> Path:
     states += [(*average.profile, average.path) for average in post_hoc.stored(run)]
     first = [state for state in states if 0 < state[0] <= _MOST * model.images]
     if not first:
+        every = max(1, round(_SHARE * model.images))
+        often = f" --snapshot-every {every}" if every < model.config.snapshot_every else ""
         raise DdpmError(
             f"--guide early: {run.path} has kept no state of the first half of the "
             f"{model.images:,} images that {model.path.name} has seen. Train with --keep-every "
-            f"{max(1, round(_SHARE * model.images))}, or give as --guide a run of the same data "
+            f"{every}{often}, or give as --guide a run of the same data "
             "with fewer --images or a smaller network"
         )
     aim = math.log(_SHARE * model.images)

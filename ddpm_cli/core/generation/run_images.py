@@ -27,8 +27,10 @@ from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.generate import (
     GenerationRequest,
     guidance_told,
+    guide_warning,
     resolve_request,
     sample_batches,
+    sampler_told,
 )
 from ddpm_cli.core.generation.model import Model, load_model
 from ddpm_cli.core.generation.outputs.record import settings_of
@@ -71,10 +73,12 @@ class RunImages:
         sampling = request.sampling
         reporter.say(
             f"{model.about}; sampling {request.count:,} images: "
-            f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, "
+            f"{', '.join(sampler_told(sampling).values())}, "
             f"{guidance_told(model, sampling)}, seed {self.seed}, "
             f"{devices.precision_name(model.precision)}"
         )
+        if (odd := guide_warning(model, sampling)) is not None:
+            reporter.say(odd)
         return generated_images(str(self.run), model, request, batch)
 
     def request(self, model: Model, sampling: Sampling, reporter: Reporter) -> GenerationRequest:

@@ -156,6 +156,7 @@ def _train(
         extractor = load_scoring(request, execution.device, reporter)
         images = load_images(plan, request, execution.device, reporter)
         training, held_out = load_held_out(plan, images, request, execution.device, reporter)
+    stop.saves = True
     with ExitStack() as locks:
         opened = partial(resuming.open_directory, plan, request, reporter, locks)
         run = RunDirectory(distributed.broadcast_from_rank0(opened))

@@ -323,7 +323,7 @@ class Trainer:
         if left is not None and left >= 60:
             self.reporter.say(
                 f"Time: about {roughly(left)} to go at {speed:,.1f} images/s, the speed of the "
-                "first steps; saves, previews and validation aside"
+                "first steps; saves, previews and validation come on top"
             )
         images = len(self.images)
         if budget.images is not None and copying.advise(images, budget.images, self.config):

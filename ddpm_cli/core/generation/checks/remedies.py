@@ -10,7 +10,7 @@ from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling, default_spac
 _FEW = 10_000  # images seen, after which no network draws well
 _MORE = 200_000  # images seen, up to which more of them are what odd images need first
 _COLD = 0.05  # share of the initial weights in the averaged ones
-_STEPS = 50
+_STEPS, _TOO_FEW = 50, 5  # of which images are blurred, whatever else is chosen
 _STEPS_OF_CONSISTENCY = 4  # more add little
 _EULER = 0.5772  # the limit of 1 + 1/2 + … + 1/n - log n
 
@@ -26,10 +26,12 @@ def of_images(oddity: str, sampling: Sampling) -> str:
 
 def _options(oddity: str, sampling: Sampling) -> list[str]:
     """Options that may help, those that change least first."""
-    most = _STEPS_OF_CONSISTENCY if sampling.sampler == CONSISTENCY else _STEPS
-    guided, few = sampling.guidance > 1, (sampling.steps or most) < most
-    lower = f"--guidance {max(1, sampling.guidance / 2):.3g}"
     chosen = sampling.timesteps or sampling.sigmas or sampling.sections
+    most = _STEPS_OF_CONSISTENCY if sampling.sampler == CONSISTENCY else _STEPS
+    steps = sampling.steps or most
+    few, too_few = steps < most, steps <= min(_TOO_FEW, most - 1) and not chosen
+    guided = sampling.guidance > 1 and not too_few  # which is then not what is wrong
+    lower = f"--guidance {max(1, sampling.guidance / 2):.3g}"
     noisy = oddity in ("noise", "flat")
     options = [
         (sampling.threshold == "none", "--threshold static"),

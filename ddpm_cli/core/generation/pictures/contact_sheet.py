@@ -21,12 +21,13 @@ from ddpm_cli.core.data.pictures import sheets
 from ddpm_cli.core.data.pictures.sheets import Words
 from ddpm_cli.core.diffusion.sampling import evaluations
 from ddpm_cli.core.diffusion.settings import Sampling
-from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.errors import UsageError, listed
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
-from ddpm_cli.core.generation.generate import sample_batches, sample_steps
+from ddpm_cli.core.generation.generate import sample_batches, sample_steps, sampler_told
 from ddpm_cli.core.generation.model import Model
 from ddpm_cli.core.generation.outputs.record import settings_of
+from ddpm_cli.core.generation.pictures.arrangement import name_of
 from ddpm_cli.core.generation.pictures.axes import SHOWN, Axis, Cell
 from ddpm_cli.core.metrics.collect import Keep
 from ddpm_cli.core.metrics.evaluate import evaluate
@@ -44,6 +45,7 @@ from ddpm_cli.core.runtime.reporting import SILENT, PartOfBar, Reporter
 _MOST = 100  # images of a cell that are shown, unless rows and columns are given
 NAME = "sheet.png"
 _WIDTH = 1024  # pixels of the sheet, at least
+_NAMED = 16  # images of a cell whose classes are told
 _GAP = 14  # pixels between cells
 
 
@@ -234,12 +236,7 @@ class ContactSheet:
         """What all cells have in common."""
         request, names = self.cells[0].request, {axis.name for axis in self.axes}
         sampling = request.sampling
-        common = {
-            "sampler": sampling.sampler,
-            "steps": f"{sampling.steps} steps",
-            "eta": f"eta {sampling.eta:g}",
-            "guidance": f"guidance {sampling.guidance:g}",
-        }
+        common = sampler_told(sampling) | {"guidance": f"guidance {sampling.guidance:g}"}
         if "sampler" in names:
             names.add("eta")  # which not every sampler takes
         words = [text for name, text in common.items() if name not in names]
@@ -249,6 +246,10 @@ class ContactSheet:
             words.append(f"class guidance {sampling.class_guidance:g}")
         last = request.seed + self.shown - 1
         words.append(f"seeds {request.seed} to {last}" if self.shown > 1 else f"seed {last}")
+        names = [name_of(self.cells[0].model, request, index) for index in range(self.shown)]
+        if any(names):
+            alike = len(set(names)) == 1
+            words.append(names[0] if alike else f"row by row: {listed(names, _NAMED)}")
         heading = ", ".join(words)
         if self.scorer is None:
             return heading

@@ -33,6 +33,9 @@ _EXIT_TIME = 5.0  # seconds to end the processes after saving
 _REPEAT_AFTER = 0.01  # seconds, of a signal that came within a destructor
 
 RERUN_HINT = "run the same command again to resume from the newest snapshot"
+NOTHING_NEW = (
+    "nothing new was saved; the same command starts again, from the newest snapshot if there is one"
+)
 NOTHING_WRITTEN = "nothing was written, and the same command starts again"
 NO_SCORE = "what was not scored yet is by the same command, with what is cached"
 
@@ -63,6 +66,7 @@ class StopRequest:
     def __init__(self, limit: TimeLimit | None = None) -> None:
         self._received, self._interrupted, self._raise_immediately = 0, False, False
         self.limit = limit  # set once the run directory is known
+        self.saves = False  # whether a snapshot follows, after a step at least
 
     @property
     def signal(self) -> int:
@@ -79,7 +83,7 @@ class StopRequest:
         if not self._received:
             self._received = number
             self._raise_if_received()
-            _announce_stop(number)
+            _announce_stop(number, saves=self.saves)
 
     def repeat(self) -> None:
         """Send the signal again, as what its handler raised was lost in a destructor."""
@@ -87,7 +91,7 @@ class StopRequest:
         threading.Timer(_REPEAT_AFTER, os.kill, (os.getpid(), number)).start()
 
     @contextmanager
-    def raise_at_once(self, end: str = f" before the first step; {RERUN_HINT}") -> Iterator[None]:
+    def raise_at_once(self, end: str = f" before the first step: {NOTHING_NEW}") -> Iterator[None]:
         """Raise PreemptedError or StoppedByUserError on a signal, during or before the block.
 
         For work with nothing to save, such as that before the first step of training; after it,
@@ -156,8 +160,8 @@ def take_announcement() -> str:
     return line
 
 
-def _announce_stop(number: int) -> None:
-    """Say at once, on rank 0, what happens until training ends.
+def _announce_stop(number: int, *, saves: bool) -> None:
+    """Say at once, on rank 0, what happens until the program ends.
 
     Straight to the terminal, in place of the bar's line: a handler must not wait for a stream that
     the code it interrupted is writing to.
@@ -165,8 +169,11 @@ def _announce_stop(number: int) -> None:
     global _announced
     if os.environ.get("RANK", "0") != "0":
         return
-    again = "; Ctrl-C again ends at once, without saving" if number == signal.SIGINT else ""
-    line = f"Stopping: the current step is finished and a snapshot saved{again}"
+    line = "Stopping before the first step: there is nothing new to save"
+    if saves:
+        line = "Stopping: the current step is finished and a snapshot saved"
+    if number == signal.SIGINT:
+        line += "; Ctrl-C again ends at once" + (", without saving" if saves else "")
     with suppress(OSError):
         erase = "\r\x1b[K" if os.isatty(2) else ""
         os.write(2, f"{erase}{line}\n".encode())

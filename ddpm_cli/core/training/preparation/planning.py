@@ -217,7 +217,7 @@ def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> 
     _check(config, source)
     if saved.run is None and not resumes:
         _check_initial_weights(saved, config)
-    notices = _notices(request, saved, source, captions)
+    notices = (*_notices(request, saved, source, captions), *_seldom_kept(config))
     origin, cache = saved.init_from, request.cache
     name, because = choice.preset, choice.because
     if saved.run is None and request.teacher is not None:
@@ -312,6 +312,16 @@ def _notices(
     beside = "" if request.captions is False else source.unread(captions)
     read = () if captions is None else captions.notices
     return tuple(filter(None, (overruled, *source.notices, *read, beside)))
+
+
+def _seldom_kept(config: RunConfig) -> tuple[str, ...]:
+    """That snapshots are written less often than --keep-every would keep them, where they are."""
+    if not config.keep_every or config.keep_every >= config.snapshot_every:
+        return ()
+    return (
+        f"--keep-every {config.keep_every:,} keeps snapshots that are written, which is one every "
+        f"{config.snapshot_every:,} images: for more, give --snapshot-every {config.keep_every}",
+    )
 
 
 def _in_order_of(source: Source, names: Sequence[str]) -> Source:
