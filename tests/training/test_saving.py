@@ -154,8 +154,8 @@ def test_snapshots_are_kept_as_requested(train_tiny: Callable[..., Result]) -> N
     options = ("--snapshot-every", 8, "--keep", 1, "--keep-every", 24, "--preview", 0)
     assert train_tiny("--out", "run", *options).code == 0
     assert snapshot_names(Path("run")) == ["24.pt", "48.pt", "64.pt"]
-    options = ("--keep-every", 4, "--snapshot-every", 8, "--images", 8, "--preview", 0)
-    seldom = train_tiny("--out", "seldom", *options)
+    options = ("--keep-every", 4, "--images", 8, "--preview", 0)
+    seldom = train_tiny("--out", "seldom", *options, "--snapshot-every", 8)
     assert "one every 8 images: for more, give --snapshot-every 4" in seldom.err
     often = train_tiny("--out", "often", *options, "--snapshot-every", 4)
     assert (often.code, "for more, give" in often.err) == (0, False), often.err
