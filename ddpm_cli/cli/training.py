@@ -120,6 +120,7 @@ def _looked_into(
     session.load_scoring(request, execution.device, reporter)
     images = preflight.load_images(plan, request, execution.device, reporter)
     training, held_out = preflight.load_held_out(plan, images, request, execution.device, reporter)
+    reporter.say("Measuring a few steps …")
     step = trial.measure(plan, execution, training, held_out, processes)
     seen = None if isinstance(step, str) else step.images_seen(plan.config, len(training))
     sized = request.size is not None
@@ -229,11 +230,11 @@ def _announce_time(
     seconds, whole = plan["steps"] and step.mean * plan["steps"], ""
     if seconds and not (limit and limit < seconds):
         least, most = (quantities.duration(x * plan["steps"]) for x in (step.fastest, step.slowest))
-        whole = f", {least if least == most else f'{least} to {most}'} in all"
+        whole = f", {least if least == most else f'{least} to {most}'} for all steps"
     elif limit:
         whole, seconds = f", {_rounded(limit / step.mean)} steps in {plan['minutes']:g} min", limit
     reporter.say(
-        f"Time: about {step.mean:.2g} s a step{whole}, saves, previews and validation aside "
+        f"Time: about {step.mean:.2g} s a step{whole}; saves, previews and validation come on top "
         f"({step.measured}, in {step.spent:.1f} s)"
     )
     return {"seconds_per_step": step.mean, "seconds": seconds, "time_measured": step.measured}

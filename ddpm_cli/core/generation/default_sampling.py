@@ -41,7 +41,7 @@ _BELONGING = {  # what an option replaces beside its own setting
     "guide": ("guidance", "class_guidance", *_GUIDING),
 }
 
-_FIX = "delete that file, and ddpm sweep writes another"
+_FIX = "delete that file, which ddpm sweep writes, or name weights: RUN/model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class DefaultSampling:
         Raises DdpmError where there is no such guide, or this one is no more what it was.
         """
         if guide is None or guide != self.sampling.get("guide"):
-            return with_guide(model, guide)
+            return self._guided_as_asked(model, guide)
         named = f"{self.path} names it: give another --guide, or {_FIX}"
         try:
             found = with_guide(model, guide)
@@ -135,6 +135,15 @@ class DefaultSampling:
         if self.guide_sha256 not in (None, found.guide.sha256):
             raise DdpmError(f"--guide {guide} has changed since the sweep; {named}")
         return found
+
+    def _guided_as_asked(self, model: Model, guide: str | None) -> Model:
+        """With a guide that an option names; of weights that are named here, this is said."""
+        try:
+            return with_guide(model, guide)
+        except DdpmError as error:
+            if self.weights is None or model.path.name != self.weights:
+                raise
+            raise DdpmError(f"{error} ({self.path} chose {self.weights})") from error
 
     def with_guide_of(self, model: Model) -> DefaultSampling:
         """With the guide of a model by its absolute path and its hash; early is of each run."""

@@ -89,6 +89,7 @@ class Sweep:
         missing = remaining(self.axes, self.refine, self._known_value, self.swept.meant)
         rates = Rates(0.0, 0.0, 0.0)
         if missing:
+            self.reporter.say("Measuring a few steps …")
             rates = forecast.measured_rates(
                 self.swept, self.scorer, missing, self.batch, self.reporter
             )
