@@ -72,8 +72,8 @@ def interpolate(
     found = interpolation.resolve(
         model, (one, other), count, conditions.request, settings, reporter
     )
-    told = generate.notices(model, found.request)[0], generate.guide_warning(model, settings)
-    for notice in filter(None, (default.told(sampling.nested()), *told)):
+    about = generate.notices(model, found.request)[0], generate.guide_warning(model, settings)
+    for notice in filter(None, (default.told(sampling.nested()), *about)):
         reporter.say(notice)
     folder = new_folder(model.folder / "interpolated") if out is None else out
     place = output.at(folder, model, found.request, found.layout)

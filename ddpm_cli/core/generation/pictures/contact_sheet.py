@@ -246,10 +246,10 @@ class ContactSheet:
             words.append(f"class guidance {sampling.class_guidance:g}")
         last = request.seed + self.shown - 1
         words.append(f"seeds {request.seed} to {last}" if self.shown > 1 else f"seed {last}")
-        names = [name_of(self.cells[0].model, request, index) for index in range(self.shown)]
-        if any(names):
-            alike = len(set(names)) == 1
-            words.append(names[0] if alike else f"row by row: {listed(names, _NAMED)}")
+        classes = [name_of(self.cells[0].model, request, index) for index in range(self.shown)]
+        if any(classes):
+            alike = len(set(classes)) == 1
+            words.append(classes[0] if alike else f"row by row: {listed(classes, _NAMED)}")
         heading = ", ".join(words)
         if self.scorer is None:
             return heading
