@@ -83,11 +83,11 @@ def thinned(run: RunDirectory, count: int, folder: Path) -> RunDirectory:
     there = sorted({one.profile.images for one in post_hoc.stored(run)})
     kept = there[len(there) // count - 1 :: len(there) // count]
     chosen = RunDirectory(folder)
-    chosen.averages.mkdir()
+    chosen.power_averages.mkdir()
     for images in kept:
         for length in post_hoc.TRACKED:
             path = post_hoc.path_of(run, Profile(images, length))
-            (chosen.averages / path.name).symlink_to(path.absolute())
+            (chosen.power_averages / path.name).symlink_to(path.absolute())
     return chosen
 
 
@@ -130,10 +130,10 @@ def measure_step(options: argparse.Namespace) -> None:
         shard = batches.draw(0, None)
     step = Step(config, training, training.network, denoiser, CPU, torch.float32, None, SILENT)
     training.progress.images = 100 * config.optimiser.batch
-    kept, seconds = training.averages, dict[bool, list[float]]({True: [], False: []})
+    kept, seconds = training.power_averages, dict[bool, list[float]]({True: [], False: []})
     for _ in range(24):
         for on, found in seconds.items():
-            training.averages = kept if on else {}
+            training.power_averages = kept if on else {}
             started = time.thread_time()
             step(shard, training.decays(config.optimiser))
             found.append(time.thread_time() - started)

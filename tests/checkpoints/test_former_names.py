@@ -69,6 +69,20 @@ def test_a_run_with_former_names_is_resumed_bit_for_bit(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_power_averages_of_a_snapshot_with_former_names(
+    train_tiny: Callable[..., Result],
+) -> None:
+    assert train_tiny("--conditional", "--out", "run", "--ema-every", 32).code == 0
+    path = snapshots.listed(Path("run/snapshots"))[-1]
+    state = snapshots.read(path)
+    former = torch.load(path, weights_only=True)
+    for length, average in former["power_averages"].items():
+        former["power_averages"][length] = {former_name(name): x for name, x in average.items()}
+    torch.save(former, path)
+    for length, average in snapshots.read(path)["power_averages"].items():
+        assert average.keys() == state["power_averages"][length].keys()
+
+
 def test_former_names_of_settings() -> None:
     former = {"network": {"time": "scale-shift", "time_width": 12}}
     current = {"network": {"modulation": "scale-shift", "embedding_width": 12}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_cli.core.checkpoints import post_hoc, profiles, weights
+from ddpm_cli.core.checkpoints import post_hoc, profiles, tensors, weights
 from ddpm_cli.core.checkpoints.profiles import Profile
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.errors import DdpmError
@@ -98,6 +98,36 @@ def test_what_cannot_be_rebuilt(tmp_path: Path) -> None:
     for images in (5, IMAGES + 1):
         with pytest.raises(DdpmError, match=f"none after {images:,}"):
             post_hoc.rebuilt(run, 0.1, images)
+
+
+def test_several_lengths_are_made_of_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, random_walk(), IMAGES // 4)
+    run, lengths, opened, read = RunDirectory(tmp_path), (0.07, 0.1, 0.15), [], tensors.read
+    each = [post_hoc.rebuilt(run, length) for length in lengths]
+
+    def counted(path: Path) -> tensors.TensorFile:
+        opened.append(path)
+        return read(path)
+
+    monkeypatch.setattr(tensors, "read", counted)
+    for one, other in zip(post_hoc.all_rebuilt(run, lengths), each, strict=True):
+        assert one[1:] == other[1:] and torch.equal(one.tensors["w"], other.tensors["w"])
+    assert len(opened) == 8 == len(set(opened))
+
+
+def test_files_with_former_names_of_parameters(tmp_path: Path) -> None:
+    train(tmp_path, random_walk(), IMAGES // 2)
+    run = RunDirectory(tmp_path)
+    for path, (images, length) in post_hoc.stored(run):
+        names = ("conditioning.w", "embedding.w") if images == IMAGES else ("embedding.w",) * 2
+        weights.save(path, {names[length > 0.05]: torch.ones(2)}, RunConfig(), images, None, length)
+    found = post_hoc.rebuilt(run, 0.15)
+    assert found.tensors["embedding.w"].tolist() == pytest.approx([1, 1])
+    path, former = tmp_path / "it.safetensors", {"conditioning.w": found.tensors["embedding.w"]}
+    weights.save(path, former, RunConfig(), IMAGES, None, 0.15)
+    assert post_hoc.holds(path, found)
 
 
 def test_the_files_of_other_networks_are_named(tmp_path: Path) -> None:

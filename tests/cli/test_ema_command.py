@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,15 @@ def test_a_second_call_recognises_its_files_and_overwrites_no_others(ddpm: Ddpm,
     assert again.code == 0 and "is there already, the same" in again.err
     path = run / "ema-0.070.safetensors"
     path.write_bytes((run / "model.safetensors").read_bytes())
-    refused = ddpm("ema", run, "--sigma-rel", "0.07")
+    refused = ddpm("ema", run, "--sigma-rel", "0.06,0.07")
     assert refused.code == 1 and f"{path} exists" in refused.err and "--overwrite" in refused.err
+    assert "averages" not in refused.err  # none was read
+    assert not (run / "ema-0.060.safetensors").exists()
+    tampered = weights.load(run / "model.safetensors").network.state_dict()
+    weights.save(path, tampered, CONFIG, 800, None, 0.07)  # named as it, and another
+    refused = ddpm("ema", run, "--sigma-rel", "0.06,0.07")
+    assert refused.code == 1 and f"{path} exists" in refused.err
+    assert not (run / "ema-0.060.safetensors").exists()
     assert ddpm("ema", run, "--sigma-rel", "0.07", "--overwrite").code == 0
     assert weights.read_description(path, tensors.describe(path)).sigma_rel == 0.07
 
@@ -118,6 +126,8 @@ def test_a_run_without_stored_averages(ddpm: Ddpm, run: Path) -> None:
     for path in (run / "ema").iterdir():
         path.unlink()
     assert "trained with --ema-every" in ddpm("ema", run).err
+    RunDirectory(run).write_config(replace(CONFIG, ema_every=1000))
+    assert "yet: it does after every 1,000 images" in ddpm("ema", run).err
     assert "is not a run" in ddpm("ema", run / "ema").err
 
 

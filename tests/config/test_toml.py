@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm_cli.core.config.fields import settings_of
+from ddpm_cli.core.config.fields import Settings, settings_of
 from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.presets import PRESETS
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
@@ -93,7 +93,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 def test_infinity() -> None:
     @dataclasses.dataclass
-    class One:
+    class One(Settings):
         most: float = math.inf
 
     assert tomllib.loads(as_toml(One())) == {"most": math.inf}

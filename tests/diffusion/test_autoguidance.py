@@ -99,10 +99,12 @@ def test_both_are_a_share_of_each(g: float, w: float) -> None:
     )
 
 
-def test_without_the_class_both_models_are_without_it() -> None:
+@pytest.mark.parametrize("interval", [(0.3, 5.0), (1.0, 5.0)])  # SIGMA is in it, or not
+def test_without_the_class_both_models_are_without_it(interval: tuple[float, float]) -> None:
     main, guide = mixture(MAIN), mixture(GUIDE)
-    found = guided(main, LABELS, by(1.7, class_guidance=0.0), guide)(X, SIGMA).x0
-    plain = guided(main, UNCONDITIONAL, by(1.7), guide)(X, SIGMA).x0
+    settings = by(1.7, class_guidance=0.0, guidance_interval=interval)
+    found = guided(main, LABELS, settings, guide)(X, SIGMA).x0
+    plain = guided(main, UNCONDITIONAL, by(1.7, guidance_interval=interval), guide)(X, SIGMA).x0
     torch.testing.assert_close(found, plain, **EXACT)
 
 
@@ -209,5 +211,4 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 def test_without_its_guide_what_is_classifier_free_stays(g: float) -> None:
     settings = {"guidance_interval": (0.3, 5.0), "guidance_rescale": 0.5}
     plain = by(1.7, class_guidance=g, **settings).without_guide()
-    expected = {0.0: {"guidance_interval": (0.3, 5.0)}, 1.0: {}, 2.0: settings}[g]
-    assert plain == Sampling(guidance=g, **expected)
+    assert plain == Sampling(guidance=g, **(settings if g == 2 else {}))

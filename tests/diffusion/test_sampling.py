@@ -96,9 +96,8 @@ def valid_settings() -> st.SearchStrategy[dict[str, Any]]:
             chosen["s_churn"] = 0.0
         if chosen["eta"] == 0:
             chosen["variance"] = "fixed-small"
-        if chosen["guidance"] == 1:
-            chosen["guidance_interval"] = (0.0, math.inf)
         if chosen["guidance"] in (0, 1):
+            chosen["guidance_interval"] = (0.0, math.inf)
             chosen["guidance_rescale"] = 0.0
         return chosen
 
@@ -225,6 +224,13 @@ def test_evaluations(chosen: Sampling, expected: int) -> None:
     assert sampling.evaluations(SCHEDULES["linear", 1000], chosen) == expected
 
 
+def test_levels_are_those_of_churn_too() -> None:
+    """Heun's churn raises each level by sqrt(2) - 1 at most (Karras et al. 2022, algorithm 2)."""
+    chosen = Sampling(sampler="heun", sigmas=(20.0, 5.0), s_churn=100.0, s_max=10.0)
+    raised = 5.0 * math.sqrt(2)
+    assert sampling.levels(SCHEDULES["linear", 1000], chosen) == pytest.approx([20, 5, raised])
+
+
 def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
     """Gaussian data of deviation 0.5 under the cosine schedule, whose largest sigma is 20,291."""
     schedule = SCHEDULES["cosine", 1000]
@@ -284,6 +290,7 @@ def test_cosines_first_jump_does_not_break_ode_solvers() -> None:
         ({"guidance_interval": (0.3, 5.0)}, "no meaning at --guidance 1"),
         ({"guidance_rescale": 0.7}, "no meaning at --guidance 1"),
         ({"guidance": 0.0, "guidance_rescale": 0.7}, "no meaning at --guidance 0"),
+        ({"guidance": 0.0, "guidance_interval": (0.3, 5.0)}, "no meaning at --guidance 0"),
     ],
 )
 def test_invalid_settings_are_refused(wrong: dict[str, Any], words: str) -> None:

@@ -12,18 +12,21 @@ import pytest
 import torch
 
 import ddpm_cli
+from ddpm_cli.cli.options.scoring import results_beside
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.consistency import ConsistencyConfig
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.network_inputs import TextConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.data import files
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError
-from ddpm_cli.core.generation import generate
+from ddpm_cli.core.generation import batching, generate
 from ddpm_cli.core.generation.guides import early, with_guide
 from ddpm_cli.core.generation.model import load_model
 from ddpm_cli.core.models.families import build
-from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.runtime.reporting import Silent
+from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of
 from tests.support.cli import Result, refused
 from tests.support.networks import TINY_RUN, randomised
 
@@ -160,6 +163,60 @@ def test_what_a_guide_lacks_is_said(ddpm: Callable[..., Result], run: Path) -> N
     plain = ddpm(*guided, "always.safetensors", "--class-guidance", 0)
     refused(plain, "always.safetensors", "leave --class-guidance at 1")
     refused(ddpm("sample", run, "--class-guidance", 2), "without --guide give --guidance")
+
+
+def test_consistency_models_neither_guide_nor_are_guided(run: Path) -> None:
+    distilled = {"loss": "consistency", "consistency": ConsistencyConfig()}
+    written(Path("distilled.safetensors"), objective=distilled)
+    for model, guide in (
+        (run / "model.safetensors", "distilled.safetensors"),
+        ("distilled.safetensors", "small.safetensors"),
+    ):
+        with pytest.raises(DdpmError, match="distilled.safetensors is a consistency model"):
+            with_guide(model_of(model), guide)
+
+
+def test_noise_levels_beyond_a_guide_are_refused(run: Path) -> None:
+    written(Path("few.safetensors"), diffusion={"schedule": "linear", "timesteps": 50})
+    trained = ddpm_cli.load(run, device="cpu")
+    few = ddpm_cli.load("few.safetensors", device="cpu")
+    last = float(few.denoiser.schedule.sigma[-1])
+    x = torch.zeros(2, 3, 8, 8)
+    trained.denoise(x, last, guide=few, guidance=1.7)
+    with pytest.raises(DdpmError, match="is wanted at"):
+        trained.denoise(x, torch.tensor([1.0, 1.1 * last]), guide=few, guidance=1.7)
+    heun = {"sampler": "heun", "sigmas": (0.9 * last, 1.0), "guide": few, "guidance": 1.7}
+    trained.sample(1, **heun)
+    with pytest.raises(DdpmError, match="is wanted at"):  # churn raises the level by up to 41 %
+        trained.sample(1, **heun, s_churn=10.0)
+
+
+def test_memory_is_measured_on_a_guided_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first step is outside the guidance interval."""
+    calls: list[int] = []
+
+    def choose(batch: object, count: int, device: object, trial: Callable[[int], object]) -> object:
+        model.guide.denoiser.network.register_forward_hook(lambda *_: calls.append(count))
+        trial(count)
+        return batching.BatchSize(count, given=False)
+
+    monkeypatch.setattr(batching, "choose", choose)
+    settings = Sampling(2, guidance=1.7, guide="small.safetensors", guidance_interval=(1e-6, 1e-5))
+    model: Any = with_guide(model_of(run / "model.safetensors"), settings.guide)
+    request = generate.GenerationRequest(1, 0, generate.ConditionPlan(), settings)
+    next(iter(generate.sample_batches(model, request, range(1), None, Silent())))
+    assert calls == [1]  # none in the steps themselves
+
+
+def test_a_stored_average_is_of_its_run(run: Path) -> None:
+    stored = run / "ema/000000000012-0.100.safetensors"
+    assert run_of(stored) == run_of(run / "model.safetensors") == RunDirectory(run)
+    assert model_of(stored).folder == run
+    assert run_of(Path("small.safetensors")) == RunDirectory(Path())
+    assert find_weights(stored, "model") == run / "model.safetensors"
+    assert results_beside(str(stored), "scores") == run / "scores"
+    written(run / "ema/000000000064-0.100.safetensors")
+    assert early(model_of(run / "ema/000000000064-0.100.safetensors")) == stored
 
 
 def both(run: Path) -> list[Any]:

@@ -67,7 +67,7 @@ def test_the_averages_are_the_means_under_their_profiles(
     assert state.progress.skipped == 1 and len(found) == 8
     for length in TRACKED:
         exponent = profiles.gamma(length) + 1
-        for name, average in state.averages[length].named_parameters():
+        for name, average in state.power_averages[length].named_parameters():
             shares = [((k + 1) / 8) ** exponent - (k / 8) ** exponent for k in range(8)]
             mean = sum(share * w[name] for share, w in zip(shares, found, strict=True))
             # float32 rounds each of 8 updates.
@@ -80,7 +80,7 @@ def test_both_are_stored_at_intervals_and_at_the_end(tmp_path: Path) -> None:
     assert names(tmp_path) == [
         f"{images}-{length}.safetensors" for images in (24, 48, 64) for length in ("0.050", "0.100")
     ]
-    for length, average in state.averages.items():
+    for length, average in state.power_averages.items():
         path = post_hoc.path_of(RunDirectory(tmp_path), Profile(64, length))
         assert equal_tensors(load_file(path), average.state_dict())
         described = weights.read_description(path, tensors.describe(path))
@@ -102,7 +102,7 @@ def test_a_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert resuming.restore_newest(tmp_path / "halves" / "snapshots", state, Silent())
     train_run(tmp_path / "halves", KEPT, state)
     for length in TRACKED:
-        one, other = (x.averages[length].state_dict() for x in (whole, state))
+        one, other = (x.power_averages[length].state_dict() for x in (whole, state))
         assert equal_tensors(one, other)
 
 

@@ -101,8 +101,8 @@ def assert_equal(one: TrainingState, other: TrainingState) -> None:
     for part in ("network", "average"):
         assert equal_tensors(mine[part], theirs[part])
     assert mine.keys() == theirs.keys()
-    for length, average in mine.get("averages", {}).items():
-        assert equal_tensors(average, theirs["averages"][length])
+    for length, average in mine.get("power_averages", {}).items():
+        assert equal_tensors(average, theirs["power_averages"][length])
     assert mine["optimiser"]["param_groups"] == theirs["optimiser"]["param_groups"]
     assert all(isinstance(group["lr"], float) for group in mine["optimiser"]["param_groups"])
     for index, moments in mine["optimiser"]["state"].items():

@@ -97,12 +97,14 @@ def ema(
     if lengths is None:
         _list(directory, as_json=json)
         return
+    target = folder if out is None else paths.expanded(out)
     scored = None
     if scoring.sweep:
         scored = _prepared(directory, lengths, at, scoring, conditions, sampling, network)
-    rows = _rebuild(directory, lengths, at, out or folder, overwrite=overwrite)
+    rows = _rebuild(directory, lengths, at, target, overwrite=overwrite)
     if scored is not None:
-        _score(scored, rows, scoring.plot or folder / "ema-sweep.png", overwrite, as_json=json)
+        plot = folder / "ema-sweep.png" if scoring.plot is None else paths.expanded(scoring.plot)
+        _score(scored, rows, plot, overwrite, as_json=json)
         return
     first = quote(Path(rows[0]["file"]).stem if out is None else rows[0]["file"])
     lines = [_table(rows), f"Next: ddpm sample {quote(str(folder))} --weights {first}"]
@@ -195,19 +197,21 @@ def _rebuild(
     reporter, rows = console.reporter(), []
     fits = [post_hoc.best_fit(run, length, at) for length in lengths]  # raise before any is read
     newest = post_hoc.stored(run)[-1].profile.images
-    for length, (_, profile, fit) in zip(lengths, fits, strict=True):
-        path = folder / post_hoc.name_of(profile, newest)
+    paths = [folder / post_hoc.name_of(profile, newest) for _, profile, _ in fits]
+    for path, length, (_, profile, fit) in zip(paths, lengths, fits, strict=True):
+        post_hoc.replaced(path, run, profile, overwrite=overwrite)  # raises before any is read
         if fit.error > post_hoc.GOOD:
             reporter.say(Warned(_poor(length, fit.error)))
-        found = post_hoc.rebuilt(run, length, at, reporter)
+    rebuilt = post_hoc.all_rebuilt(run, lengths, at, reporter)
+    for path, length, found in zip(paths, lengths, rebuilt, strict=True):
         if told := post_hoc.write(path, run, found, overwrite=overwrite):
             reporter.say(f"{path} {told}")
         rows.append(
             {
                 "file": str(path),
                 "sigma_rel": length,
-                "images": profile.images,
-                "error": fit.error,
+                "images": found.profile.images,
+                "error": found.error,
                 "stored": found.files,
                 "sha256": sha256_of(path),
             }
@@ -238,9 +242,7 @@ def _list(run: RunDirectory, *, as_json: bool) -> None:
     """What is stored, and how well the usual lengths can be rebuilt."""
     from ddpm_cli.core.checkpoints import post_hoc, profiles
 
-    there = post_hoc.stored(run)
-    if not there:
-        post_hoc.best_fit(run, post_hoc.TRACKED[0])  # raises
+    there = post_hoc.some_stored(run)
     sizes = [one.path.stat().st_size for one in there]
     newest = there[-1].profile.images
     known = [one.profile for one in there]
@@ -251,8 +253,8 @@ def _list(run: RunDirectory, *, as_json: bool) -> None:
     ]
     text = "\n\n".join(
         [
-            f"{run.averages}: {len(there)} averages, of {known[0].images:,} to {newest:,} images "
-            f"seen, {in_words(sum(sizes))}",
+            f"{run.power_averages}: {len(there)} averages, of {known[0].images:,} to {newest:,} "
+            f"images seen, {in_words(sum(sizes))}",
             tables.table(
                 [
                     Column("SIGMA REL", [f"{length:g}" for length in errors], right=True),

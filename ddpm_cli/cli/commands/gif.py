@@ -190,9 +190,9 @@ def _count(count: int | None, size: tuple[int, int] | None) -> int | None:
 
 def _training(weights: Path) -> _Plan:
     from ddpm_cli.core.generation.pictures import animation
-    from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
+    from ddpm_cli.core.runtime.run_directory import run_of
 
-    run = run_of_snapshot(weights) or RunDirectory(weights.parent)
+    run = run_of(weights)
     return _Plan(run.path, {"run": str(run.path)}, lambda _: animation.training(run))
 
 

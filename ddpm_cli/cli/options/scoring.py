@@ -192,10 +192,15 @@ def training_and_held_out(
 def results_beside(fake: str, name: str) -> Path:
     """The default folder for results: in the run that FAKE is, or here, with its name."""
     from ddpm_cli.core.config import paths
-    from ddpm_cli.core.runtime.run_directory import find_weights, is_run_or_weights, run_of_snapshot
+    from ddpm_cli.core.runtime.run_directory import (
+        find_weights,
+        is_run_or_weights,
+        run_of,
+        run_of_snapshot,
+    )
 
     path = paths.expanded(fake)
     if is_run_or_weights(fake):
-        run = run_of_snapshot(path)
-        return (find_weights(path).parent if run is None else run.path) / name
+        run = run_of_snapshot(path) or run_of(find_weights(path))  # or a folder of snapshots
+        return run.path / name
     return Path(f"{name}-{path.stem if path.is_file() else path.resolve().name}")

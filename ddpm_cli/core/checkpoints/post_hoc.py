@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Rebuilt(NamedTuple):
 
 def path_of(run: RunDirectory, profile: Profile) -> Path:
     """Where a training stores an average."""
-    return run.averages / f"{profile.images:012d}-{profile.sigma_rel:.3f}.safetensors"
+    return run.power_averages / f"{profile.images:012d}-{profile.sigma_rel:.3f}.safetensors"
 
 
 def _aside(run: RunDirectory, profile: Profile) -> Path:
@@ -60,10 +61,21 @@ def _aside(run: RunDirectory, profile: Profile) -> Path:
 def stored(run: RunDirectory) -> list[Stored]:
     """The averages that a run has stored, fewest images first."""
     found = []
-    for path in sorted(run.averages.glob("*.safetensors")):
+    for path in sorted(run.power_averages.glob("*.safetensors")):
         if name := _NAME.fullmatch(path.stem):
             found.append(Stored(path, Profile(int(name[1]), float(name[2]))))
     return found
+
+
+def some_stored(run: RunDirectory) -> list[Stored]:
+    """The averages that a run has stored. Raises DdpmError where there are none."""
+    if there := stored(run):
+        return there
+    every = run.read_config().ema_every if run.config.is_file() else None
+    none = f"{run.path} has stored no averages in {run.power_averages.name}/"
+    if every is not None:
+        raise DdpmError(f"{none} yet: it does after every {every:,} images, and at its end")
+    raise DdpmError(f"{none}: lengths can be rebuilt of a run trained with --ema-every")
 
 
 def store(
@@ -93,7 +105,7 @@ def supersede_newer(run: RunDirectory, images: int) -> None:
 
 def superseded(run: RunDirectory) -> list[Path]:
     """The averages that were set aside."""
-    return sorted(run.averages.glob("*.superseded"))
+    return sorted(run.power_averages.glob("*.superseded"))
 
 
 def best_fit(
@@ -103,12 +115,7 @@ def best_fit(
 
     Raises DdpmError where there are none, or those there are cannot make it.
     """
-    there = stored(run)
-    if not there:
-        raise DdpmError(
-            f"{run.path} has stored no averages in {run.averages.name}/: other lengths can be "
-            "rebuilt of a run that was trained with --ema-every"
-        )
+    there = some_stored(run)
     newest = there[-1].profile.images
     wanted = Profile(newest if images is None else images, sigma_rel)
     used = [one for one in there if one.profile.images <= wanted.images]
@@ -143,23 +150,37 @@ def _better(there: Sequence[Stored], wanted: Profile) -> str:
 def rebuilt(
     run: RunDirectory, sigma_rel: float, images: int | None = None, reporter: Reporter = SILENT
 ) -> Rebuilt:
-    """The average of this length after so many images seen; None: all that were stored.
+    """The average of this length after so many images seen, as `all_rebuilt`."""
+    (found,) = all_rebuilt(run, [sigma_rel], images, reporter)
+    return found
 
-    The files are read one after the other: in memory are one of them and the sum, in float64.
-    Raises DdpmError as `best_fit`, and for files that cannot be read or are of another network.
+
+def all_rebuilt(
+    run: RunDirectory,
+    lengths: Sequence[float],
+    images: int | None = None,
+    reporter: Reporter = SILENT,
+) -> list[Rebuilt]:
+    """The averages of these lengths after so many images seen; None: all that were stored.
+
+    Each file is read once. In memory are one of them and a sum for each length, in float64, of
+    which float32 copies are made one after the other. Raises DdpmError as `best_fit`, and for files
+    that cannot be read or are of another network.
     """
-    used, wanted, fit = best_fit(run, sigma_rel, images)
-    parts = [
-        (one.path, float(x))
-        for one, x in zip(used, fit.coefficients, strict=True)
-        if abs(x) > _NEGLIGIBLE
+    fits = [best_fit(run, sigma_rel, images) for sigma_rel in lengths]
+    files = [one.path for one in fits[0][0]]  # which are the same of all lengths
+    used = np.abs([fit.coefficients for *_, fit in fits]) > _NEGLIGIBLE  # (lengths, files)
+    parts = [index for index in range(len(files)) if used[:, index].any()]
+    sums: list[dict[str, Tensor]] = [{} for _ in lengths]
+    for index in track(parts, reporter, "averages", len(parts), "files"):
+        found = tensors.with_current_names(tensors.read(files[index]).tensors)
+        for total, (*_, fit), is_used in zip(sums, fits, used[:, index], strict=True):
+            if is_used:
+                _add(total, found, float(fit.coefficients[index]), files[index])
+    return [
+        Rebuilt({name: total.pop(name).float() for name in [*total]}, profile, fit.error, count)
+        for total, (_, profile, fit), count in zip(sums, fits, used.sum(1).tolist(), strict=True)
     ]
-    total: dict[str, Tensor] = {}
-    for path, x in track(parts, reporter, f"sigma_rel {sigma_rel:g}", len(parts), "files"):
-        _add(total, path, x)
-    return Rebuilt(
-        {name: tensor.float() for name, tensor in total.items()}, wanted, fit.error, len(parts)
-    )
 
 
 def name_of(profile: Profile, newest: int) -> str:
@@ -178,39 +199,55 @@ def write(path: Path, run: RunDirectory, found: Rebuilt, *, overwrite: bool = Fa
     newest = next(one.path for one in reversed(stored(run)))
     described = weights.read_description(newest, tensors.describe(newest))
     images, sigma_rel = found.profile
-    there = None if overwrite or not path.exists() else _earlier(path, found, described.config)
-    if there == images and _holds(path, found):
-        return "is there already, the same"
-    if there == images or (there is None and path.exists() and not overwrite):
-        raise DdpmError(
-            f"{path} exists, and is no earlier average of {run.path}: move it away, or replace it "
-            "with ddpm ema --overwrite"
-        )
+    there = replaced(path, run, found.profile, overwrite=overwrite)
+    if there == images:
+        if _holds(path, found):
+            return "is there already, the same"
+        raise _unlike(path, run)
     weights.save(path, found.tensors, described.config, images, described.statistics, sigma_rel)
     return "" if there is None else f"replaces that of {there:,} images"
 
 
-def _earlier(path: Path, found: Rebuilt, config: RunConfig) -> int | None:
-    """The images of a file of this length and network, at most as many; None for any other."""
+def replaced(
+    path: Path, run: RunDirectory, profile: Profile, *, overwrite: bool = False
+) -> int | None:
+    """The images of what `write` would replace: an average of this length, of at most as many.
+
+    None where there is nothing, or anything may be replaced. Raises DdpmError for other files.
+    """
+    if overwrite or not path.exists():
+        return None
+    newest = stored(run)[-1].path
+    network = weights.read_description(newest, tensors.describe(newest)).config.network
     try:
         there = weights.read_description(path, tensors.describe(path))
-    except DdpmError:
-        return None
-    same = there.config.network == config.network and there.sigma_rel == found.profile.sigma_rel
-    return there.images if same and there.images <= found.profile.images else None
+    except DdpmError as error:
+        raise _unlike(path, run) from error
+    same = there.config.network == network and there.sigma_rel == profile.sigma_rel
+    if not same or there.images > profile.images:
+        raise _unlike(path, run)
+    return there.images
+
+
+def _unlike(path: Path, run: RunDirectory) -> DdpmError:
+    return DdpmError(
+        f"{path} exists, and is no earlier average of {run.path}: move it away, or replace it "
+        "with ddpm ema --overwrite"
+    )
 
 
 def _holds(path: Path, found: Rebuilt) -> bool:
     """Whether a file's tensors are those of this average."""
-    there = tensors.read(path).tensors
+    there = tensors.with_current_names(tensors.read(path).tensors)
     return there.keys() == found.tensors.keys() and all(
         torch.equal(x, found.tensors[name]) for name, x in there.items()
     )
 
 
-def _add(total: dict[str, Tensor], path: Path, coefficient: float) -> None:
+def _add(
+    total: dict[str, Tensor], found: Mapping[str, Tensor], coefficient: float, path: Path
+) -> None:
     """Add the tensors of a file times a coefficient, in place."""
-    found = tensors.read(path).tensors
     if not total:
         total.update({name: torch.zeros_like(x, dtype=torch.float64) for name, x in found.items()})
     if wrong := tensors.mismatches(found, total):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm_cli.core.checkpoints.tensors import current_name, read_pytorch
+from ddpm_cli.core.checkpoints.tensors import read_pytorch, with_current_names
 from ddpm_cli.core.config import paths
 from ddpm_cli.core.errors import DAMAGED_FILE, DdpmError, first_line
 from ddpm_cli.core.runtime import content
@@ -69,7 +69,9 @@ def read(path: Path) -> StateDict:
     verify(path)
     state = _checked(path, read_pytorch(path))
     for part in ("network", "average"):
-        state[part] = {current_name(name): tensor for name, tensor in state[part].items()}
+        state[part] = with_current_names(state[part])
+    if averages := state.get("power_averages"):
+        state["power_averages"] = {x: with_current_names(one) for x, one in averages.items()}
     return state
 
 

@@ -48,6 +48,11 @@ def current_name(parameter: str) -> str:
     return parameter
 
 
+def with_current_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the current names of a network's parameters."""
+    return {current_name(name): value for name, value in parameters.items()}
+
+
 class TensorFile(NamedTuple):
     """The contents of a safetensors file."""
 

@@ -84,7 +84,7 @@ def load(path: Path) -> Weights:
         return _load_snapshot(path)
     file = tensors.read(path)
     described = read_description(path, file.metadata)
-    state = {tensors.current_name(name): tensor for name, tensor in file.tensors.items()}
+    state = tensors.with_current_names(file.tensors)
     return _built(path, described, state)
 
 

@@ -48,14 +48,17 @@ class Condition(NamedTuple):
         """Copy all tensors to a device, without waiting for it."""
         return Condition(*(field if field is None else to_device(field, device) for field in self))
 
+    def null(self) -> Condition:
+        """The null condition of as many images, with what is never dropped."""
+        first = next(field for field in self if field is not None)
+        return self.drop(torch.ones(len(first), dtype=torch.bool, device=first.device))
+
     def with_null(self) -> Condition:
         """Stack with the null condition for classifier-free guidance: 2B rows, the null ones last.
 
         Source: Ho & Salimans (2022).
         """
-        first = next(field for field in self if field is not None)
-        null = self.drop(torch.ones(len(first), dtype=torch.bool, device=first.device))
-        pairs = zip(self, null, strict=True)
+        pairs = zip(self, self.null(), strict=True)
         return Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 

@@ -295,7 +295,7 @@ class Budget(Settings):
 
 
 @dataclass(frozen=True)
-class WeightsOrigin:
+class WeightsOrigin(Settings):
     """The weights that a training was initialised with, or that were converted."""
 
     path: str  # as given

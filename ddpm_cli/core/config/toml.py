@@ -40,7 +40,7 @@ def _table(
     """The lines of a dataclass: its own settings first, as TOML wants it, then its tables."""
     tables = []
     for field in dataclasses.fields(config):
-        if field.name in getattr(config, "unused", ()):
+        if field.name in config.unused:
             continue
         place, value = (*path, field.name), getattr(config, field.name)
         if dataclasses.is_dataclass(value):

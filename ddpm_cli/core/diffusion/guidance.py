@@ -26,14 +26,13 @@ def guided(
 
     Both: D + (g - 1) (D - D_null) + (w - 1) (D - D_guide), the combination of Geffner et al. (2025,
     Proteina) with the weight omega = 1 + (g - 1) + (w - 1) in all, of which the share alpha =
-    (w - 1) / (omega - 1) is the guide's. At g = 0 the null condition replaces the condition, also
-    for the guide.
+    (w - 1) / (omega - 1) is the guide's.
 
-    Outside the guidance interval only the conditional model is evaluated, and at w = 1 no guide. A
-    learned variance is not guided: it is the conditional model's. With an empty condition there is
-    no D_null, and D is the unconditional model. A given image stays in all of them. A network that
-    learned guidance is told g instead. Raises ValueError where the settings have a guide that is
-    missing.
+    At g = 0 the null condition replaces the condition everywhere: in D, in the guide, and outside
+    the guidance interval, where D alone is evaluated. At w = 1 no guide is. A learned variance is
+    not guided: it is that of D. With an empty condition there is no D_null, and D is the
+    unconditional model. A given image stays in all of them. A network that learned guidance is told
+    g instead. Raises ValueError where the settings have a guide that is missing.
     """
     if sampling.guidance_learned:
         return _told(denoiser, condition, sampling.guidance)
@@ -41,17 +40,18 @@ def guided(
         raise ValueError(f"the guide of these settings, {sampling.guide}, is missing")
     scale = 1.0 if condition.is_empty else sampling.class_weight
     weight = sampling.guide_weight
+    if scale == 0:
+        condition, scale = condition.null(), 1.0
     if scale == weight == 1:
         return partial(denoiser.predict, condition=condition)
-    both = condition if condition.is_empty else condition.with_null()
+    both = condition if scale == 1 else condition.with_null()
 
     def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
         each = sigma if isinstance(sigma, Tensor) and sigma.ndim else None  # one level per image
         if not sampling.is_guided_at(float(sigma if each is None else each[0])):
             return denoiser.predict(x, sigma, condition)
-        chosen = both.select(slice(len(x), None)) if scale == 0 else condition
-        if scale in (0, 1):
-            mixed, fraction, _ = denoiser.predict(x, sigma, chosen)
+        if scale == 1:
+            mixed, fraction, _ = denoiser.predict(x, sigma, condition)
             x0 = mixed
         else:
             levels = sigma if each is None else each.repeat(2)
@@ -60,7 +60,7 @@ def guided(
             mixed = unconditional + scale * (x0 - unconditional)
             fraction = None if fraction is None else fraction[: len(x)]
         if guide is not None and weight != 1:
-            mixed = mixed + (weight - 1) * (x0 - guide.predict(x, sigma, chosen).x0)
+            mixed = mixed + (weight - 1) * (x0 - guide.predict(x, sigma, condition).x0)
         if sampling.guidance_rescale:
             mixed = _rescaled(mixed, x0, sampling.guidance_rescale)
         return Prediction(mixed, fraction)

@@ -86,16 +86,23 @@ def visited(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) ->
 
 
 def evaluations(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) -> int:
-    """Number of network evaluations per image (NFE), counted by sampling one pixel without it.
+    """Number of network evaluations per image (NFE).
 
     Those of a guide count as the model's. Of an edit its strength and resampling count.
     """
-    count = 0
+    return sum(map(sampling.calls_at, levels(schedule, sampling, edit)))
+
+
+def levels(schedule: Schedule, sampling: Sampling, edit: Edit | None = None) -> list[float]:
+    """The noise levels at which D is evaluated, in turn, found by sampling one pixel without it.
+
+    They are those of the grid, and of heun's churn, which goes beyond it.
+    """
+    found: list[float] = []
     pixel = torch.zeros(1, 1, 1, 1)
 
     def predict(x: Tensor, sigma: NoiseLevels) -> Prediction:
-        nonlocal count
-        count += sampling.calls_at(float(sigma))
+        found.append(float(sigma))
         return Prediction(pixel, pixel)
 
     def steps(predict: Predict, x: Tensor, sigmas: Tensor) -> Iterator[SamplerStep]:
@@ -105,7 +112,7 @@ def evaluations(schedule: Schedule, sampling: Sampling, edit: Edit | None = None
     sigmas = visited(schedule, sampling, edit)
     for _ in edit.steps(steps, predict, pixel, sigmas, lambda: pixel):
         pass
-    return count
+    return found
 
 
 def _steps(

@@ -92,7 +92,7 @@ class Sampling(Settings):
     class_guidance: float = setting(
         1.0,
         "With --guide: classifier-free guidance beside it, g as --guidance is without; 0 leaves "
-        "class and prompt out of both models.",
+        "class and prompt out of both models, at all noise levels.",
         panel=_PANEL,
     )
     guidance_learned: bool = setting(
@@ -239,16 +239,19 @@ class Sampling(Settings):
         if self.guide is None:
             return self
         settings: dict[str, Any] = {"guidance": self.class_guidance, "class_guidance": 1.0}
-        if self.class_guidance == 1:
-            settings["guidance_interval"] = (0.0, math.inf)
         if self.class_guidance in (0, 1):
-            settings["guidance_rescale"] = 0.0
+            settings |= {"guidance_interval": (0.0, math.inf), "guidance_rescale": 0.0}
         return replace(self, guide=None, **settings)
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether D is a mixture anywhere: the unconditional model of a scale of 0 is none."""
+        return self.class_weight not in (0, 1) or self.guide_weight != 1
 
     def is_guided_at(self, sigma: float) -> bool:
         """Whether guidance is active at a noise level (Kynkäänniemi et al. 2024, equation 5)."""
         low, high = self.guidance_interval
-        return (self.class_weight != 1 or self.guide_weight != 1) and low < sigma <= high
+        return self._mixes and low < sigma <= high
 
     def calls_at(self, sigma: float) -> int:
         """Network calls for an image at a noise level, those of a guide among them."""
@@ -364,15 +367,13 @@ class Sampling(Settings):
                 "--class-guidance is beside a guide's; without --guide give --guidance",
             ),
             (
-                self.class_weight == self.guide_weight == 1
-                and self.guidance_interval != (0, math.inf),
+                not self._mixes and self.guidance_interval != (0, math.inf),
                 "guidance_interval",
-                "--guidance-interval has no meaning at --guidance 1, which is no guidance",
+                f"--guidance-interval has no meaning at --guidance {self.guidance:g}, which is "
+                "one model alone",
             ),
             (
-                self.class_weight in (0, 1)
-                and self.guide_weight == 1
-                and self.guidance_rescale != 0,
+                not self._mixes and self.guidance_rescale != 0,
                 "guidance_rescale",
                 f"--guidance-rescale has no meaning at --guidance {self.guidance:g}",
             ),

@@ -27,7 +27,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import batching
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.compilation import Compiler
-from ddpm_cli.core.generation.guides import check_levels
+from ddpm_cli.core.generation.guides import check_guide
 from ddpm_cli.core.generation.model import Model, check_sampling, warning
 from ddpm_cli.core.generation.starts.given import Given, check_given
 from ddpm_cli.core.generation.starts.initial import InitialImages, InitialRequest
@@ -103,7 +103,7 @@ def resolve_sampling(model: Model, sampling: Sampling) -> Sampling:
     sampling = replace(sampling, guidance_learned=model.config.network.guidance)
     sampling = sampling.with_default_steps(len(schedule))
     check_sampling(model, sampling)
-    check_levels(model, grid(schedule, sampling), sampling)
+    grid(schedule, sampling)  # raises
     return sampling
 
 
@@ -130,6 +130,7 @@ def resolve_request(
         reporter.say(Warned(odd))
     plan = plan_conditions(model.config, request, str(model.path))
     init = None if initial is None else initial.open(model.config.network, reporter)
+    check_guide(model, sampling, None if init is None else init.blank)
     if count is None and (init is not None or noise is not None):
         count = max(plan.count or 0, *(len(each) for each in (init, noise) if each is not None))
     if count is None:
@@ -227,8 +228,11 @@ def sample_batches(
     ranks: how many sample equal shares, so that the progress of one is that of all.
     """
 
-    def trial(count: int) -> object:
-        return next(sample_steps(model, request, indices[:count]), None)
+    everywhere = replace(request.sampling, guidance_interval=(0.0, math.inf))
+
+    def trial(count: int) -> object:  # a step of the most calls, which the first may not be
+        guided = replace(request, sampling=everywhere)
+        return next(sample_steps(model, guided, indices[:count]), None)
 
     size = batching.choose(batch, len(indices), model.device, trial)
     compiler = Compiler(networks_of(model), compiled, model.device, reporter)

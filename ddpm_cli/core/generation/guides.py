@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ddpm_cli.core.checkpoints import post_hoc, snapshots
 from ddpm_cli.core.config.run import RunConfig
+from ddpm_cli.core.diffusion.editing import Edit
+from ddpm_cli.core.diffusion.sampling import levels
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import DdpmError, listed
 from ddpm_cli.core.generation.model import Model, load_model
-from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_of_snapshot
+from ddpm_cli.core.runtime.run_directory import find_weights, run_of
 
 EARLY = "early"  # the name of an earlier state of the model's own training
 _SHARE = 1 / 3  # of the model's images, to which it is chosen as near as there is one
@@ -42,8 +43,16 @@ def _found(name: str) -> Path:
 def guided_by(model: Model, guide: Model) -> Model:
     """The model with a guide. Raises DdpmError for one of other images or other conditions.
 
-    Network, parameterisation and noise schedule may differ: a guide is any D(x, sigma).
+    Network, parameterisation and noise schedule may differ: a guide is any D(x, sigma). But both
+    are denoised means, which the outputs of consistency models are not.
     """
+    for one in (guide, model):
+        if one.config.objective.consistency is not None:
+            raise DdpmError(
+                f"--guide {guide.path} cannot guide {model.path}: {one.path} is a consistency "
+                "model of ddpm distill, whose output is no denoised mean; both have to be "
+                "diffusion models"
+            )
     ours, others = _task(model.config), _task(guide.config)
     for what, (value, shown) in others.items():
         own, own_shown = ours[what]
@@ -57,19 +66,35 @@ def guided_by(model: Model, guide: Model) -> Model:
     return model._replace(guide=guide)
 
 
-def check_levels(model: Model, sigmas: Tensor, sampling: Sampling) -> None:
-    """Raise DdpmError where a guide is wanted at noise levels that its schedule does not have."""
-    if model.guide is None or sampling.guide_weight == 1:
+def check_guide(model: Model, sampling: Sampling, edit: Edit | None = None) -> None:
+    """Raise DdpmError where sampling needs a guide at noise levels that its schedule lacks."""
+    if model.guide is not None:
+        check_levels(model, levels(model.denoiser.schedule, sampling, edit), sampling)
+
+
+def check_levels(model: Model, sigmas: Iterable[float], sampling: Sampling) -> None:
+    """Raise DdpmError where a guide is wanted at noise levels that its schedule lacks.
+
+    Beyond the model's own, as churn goes, a guide with a schedule as long is what the model is.
+    """
+    guide = model.guide
+    if guide is None or sampling.guide_weight == 1:
         return
-    low, high = (float(model.guide.denoiser.schedule.sigma[end]) for end in (0, -1))
-    wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and sampling.is_guided_at(sigma)]
-    for sigma in wanted:
-        if not low * (1 - _ROUNDING) <= sigma <= high * (1 + _ROUNDING):
+    low, high = _ends(guide)
+    first, last = _ends(model)
+    for sigma in filter(sampling.is_guided_at, sigmas):
+        if not low * (1 - _ROUNDING) <= max(first, min(sigma, last)) <= high * (1 + _ROUNDING):
             raise DdpmError(
-                f"--guide {model.guide.path} has learned noise levels from {low:.3g} to {high:.3g} "
+                f"--guide {guide.path} has learned noise levels from {low:.3g} to {high:.3g} "
                 f"and is wanted at {sigma:.3g}: guide where it has, with --guidance-interval "
                 f"{0.99 * low:.3g},{0.99 * high:.3g}"
             )
+
+
+def _ends(model: Model) -> tuple[float, float]:
+    """The least and the most noise of a model's schedule."""
+    sigma = model.denoiser.schedule.sigma
+    return float(sigma[0]), float(sigma[-1])
 
 
 def early(model: Model) -> Path:
@@ -78,7 +103,7 @@ def early(model: Model) -> Path:
     Of a snapshot and stored averages of as many images, the longest average. Raises DdpmError
     where its run kept none of the first half.
     """
-    run = run_of_snapshot(model.path) or RunDirectory(model.path.parent)
+    run = run_of(model.path)
     states = [(int(path.stem), 0.0, path) for path in snapshots.listed(run.snapshots)]
     states += [(*average.profile, average.path) for average in post_hoc.stored(run)]
     first = [state for state in states if 0 < state[0] <= _MOST * model.images]

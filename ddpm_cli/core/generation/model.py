@@ -15,7 +15,7 @@ from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.runtime.run_directory import run_of_snapshot
+from ddpm_cli.core.runtime.run_directory import run_of
 
 
 class Model(NamedTuple):
@@ -50,9 +50,8 @@ class Model(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where results go by default: the run of a snapshot, or beside the weights."""
-        run = run_of_snapshot(self.path)
-        return self.path.parent if run is None else run.path
+        """Where results go by default: the run of the weights, or beside them."""
+        return run_of(self.path).path
 
     @property
     def provenance(self) -> str:
@@ -165,9 +164,9 @@ def _check_learned_guidance(model: Model, sampling: Sampling, low: float, high: 
             f"{model.path} has learned guidance {learned}, not --guidance {sampling.guidance:g}"
         )
     interval = sampling.guidance_interval != (0.0, math.inf)
-    if interval or sampling.guidance_rescale or sampling.guide is not None:
+    if interval or sampling.guidance_rescale:
         raise UsageError(
-            f"{model.path} is told its guidance: it takes no --guide, --guidance-interval and "
+            f"{model.path} is told its guidance: it takes no --guidance-interval and "
             "--guidance-rescale"
         )
 

@@ -22,7 +22,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.checks.findings import Inspection
 from ddpm_cli.core.generation.generate import finished, resolve_request, sample_batches
-from ddpm_cli.core.generation.guides import guided_by, with_guide
+from ddpm_cli.core.generation.guides import check_levels, guided_by, with_guide
 from ddpm_cli.core.generation.model import Model, check_sampling, load_model, own_sampling
 from ddpm_cli.core.generation.starts import interpolation, inversion
 from ddpm_cli.core.generation.starts.given import GivenRequest, check_given
@@ -216,6 +216,8 @@ class TrainedModel:
             {"guidance": guidance, "guide": guide, "class_guidance": class_guidance}
         )
         check_sampling(model, sampling)
+        levels = noise_levels(sigma, x)
+        check_levels(model, levels.flatten().tolist(), sampling)
         condition = self._condition(len(x), classes, prompts)
         images = GivenRequest(given).resolve(self.model, Silent())
         check_given(self.model, images)
@@ -225,7 +227,7 @@ class TrainedModel:
             raise UsageError("guidance is towards a class or a prompt: give classes or prompts")
         with devices.autocast(self.model.device, self.model.precision):
             predict = guided(self.denoiser, condition, sampling, model.guide_denoiser)
-            return predict(x, noise_levels(sigma, x)).x0
+            return predict(x, levels).x0
 
     def _guided(self, settings: dict[str, Any]) -> tuple[Model, Sampling]:
         """The model with the guide of these settings, and the settings. Raises as `sample`."""

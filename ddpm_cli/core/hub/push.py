@@ -26,7 +26,7 @@ from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.files import in_words, write_json, write_text
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of_snapshot
+from ddpm_cli.core.runtime.run_directory import RunDirectory, run_of
 
 _BESIDE = (
     *("metrics.jsonl", "loss.png", "holdout.png", "scores.jsonl", "scores.png"),
@@ -116,7 +116,7 @@ def prepared(
         default = default_sampling.of_run(request.run)
     source = default.find_weights(request.run, request.weights)
     model = weights.load(source)
-    run = run_of_snapshot(source) or RunDirectory(source.parent)
+    run = run_of(source)
     config = names.published(model.config, run.path)
     notices = [] if request.card_only else list(names.notices(model.config, config))
     with tempfile.TemporaryDirectory(prefix="ddpm-push-") as name:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ddpm_cli.core.config.choices import score_name
 from ddpm_cli.core.runtime.json_lines import number
+from ddpm_cli.core.runtime.run_directory import FOLDERS_OF_WEIGHTS
 
 # Of `sampled`: not how, but from what.
 OF_WEIGHTS = ("weights", "weights_sha256", "images_seen", "sigma_rel")
@@ -70,7 +71,8 @@ class Result:
     def run(self) -> str:
         """The run whose weights were sampled, or else the weights file."""
         weights = PurePath(str(self.sampled.get("weights") or ""))
-        return str(weights.parent.parent if weights.parent.name == "snapshots" else weights.parent)
+        folder = weights.parent
+        return str(folder.parent if folder.name in FOLDERS_OF_WEIGHTS else folder)
 
 
 class Comparison:

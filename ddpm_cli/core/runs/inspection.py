@@ -163,7 +163,7 @@ def _of_pytorch(path: Path) -> Inspection:
         return _foreign(path, foreign.of_tensors(path, flat), _stored(path, flat))
     config = weights.describe(path)
     run, progress = run_of_snapshot(path), held.get("progress", {})
-    average = {tensors.current_name(name): t for name, t in held["average"].items()}
+    average = tensors.with_current_names(held["average"])
     return Inspection(
         path,
         SNAPSHOT,
@@ -196,7 +196,7 @@ def _mismatches(config: RunConfig, held: Mapping[str, Tensor]) -> tuple[str, ...
     """Tensors that the network of the config does not have, or has in other shapes."""
     with torch.device("meta"):
         expected = build(config.network).state_dict()
-    named = {tensors.current_name(name): tensor for name, tensor in held.items()}
+    named = tensors.with_current_names(held)
     return tuple(tensors.mismatches(named, expected))
 
 

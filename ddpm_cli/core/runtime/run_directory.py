@@ -25,6 +25,9 @@ from ddpm_cli.core.runtime.files import (
 )
 
 _SUFFIXES = (".safetensors", ".pt", ".superseded")  # of weights files and snapshots
+_SNAPSHOTS, _POWER_AVERAGES = "snapshots", "ema"
+FOLDERS_OF_WEIGHTS = (_SNAPSHOTS, _POWER_AVERAGES)
+"""The folders in a run that hold weights as well."""
 
 Row = dict[str, float | None]
 
@@ -63,12 +66,12 @@ class RunDirectory:
     @property
     def snapshots(self) -> Path:
         """The folder of training states."""
-        return self.path / "snapshots"
+        return self.path / _SNAPSHOTS
 
     @property
-    def averages(self) -> Path:
+    def power_averages(self) -> Path:
         """The folder of averages with power profiles, stored as the training went on."""
-        return self.path / "ema"
+        return self.path / _POWER_AVERAGES
 
     @property
     def resumed(self) -> Path:
@@ -251,7 +254,7 @@ def find_weights(path: Path | None, name: str | None = None) -> Path:
 
 def _named_weights(newest: Path, name: str) -> Path:
     """Others than a run's newest weights: best, a snapshot by its images, or a file by its path."""
-    run = run_of_snapshot(newest) or RunDirectory(newest.parent)
+    run = run_of(newest)
     kept = [*sorted(run.path.glob("*.safetensors")), *sorted(run.snapshots.glob("[0-9]*.pt"))]
     found = [path for path in kept if name in (path.stem, path.stem.lstrip("0"))]
     path = paths.expanded(name)
@@ -276,12 +279,20 @@ def is_run_or_weights(spec: str) -> bool:
 
 def run_of_snapshot(path: Path) -> RunDirectory | None:
     """The run of a snapshot, or of a folder of snapshots; None where it is in no run."""
-    for folder in (path, path.parent):
-        place = folder if folder.name else folder.absolute()
-        run = RunDirectory(place.parent)
-        if place.name == run.snapshots.name and run.config.is_file():
-            return run
-    return None
+    return _run_around(path, _SNAPSHOTS) or _run_around(path.parent, _SNAPSHOTS)
+
+
+def run_of(file: Path) -> RunDirectory:
+    """The run of weights, a snapshot or a stored average: of others the folder they lie in."""
+    found = (_run_around(file.parent, folder) for folder in FOLDERS_OF_WEIGHTS)
+    return next(filter(None, found), RunDirectory(file.parent))
+
+
+def _run_around(folder: Path, name: str) -> RunDirectory | None:
+    """The run in which a folder has this name; None where it has another, or is in no run."""
+    place = folder if folder.name else folder.absolute()
+    run = RunDirectory(place.parent)
+    return run if place.name == name and run.config.is_file() else None
 
 
 def newest_run() -> Path:

@@ -245,7 +245,7 @@ def resume(
         load_snapshot(path, state)
     progress, now = state.progress, distributed.world_size()
     reporter.say(f"Resuming from {path} ({progress.images:,} images, {progress.steps:,} steps).")
-    if state.averages and (snapshots.read_config(path) or {}).get("ema_every") is None:
+    if state.power_averages and (snapshots.read_config(path) or {}).get("ema_every") is None:
         reporter.say(
             Warned(
                 f"{path} holds no averages for --ema-every: they begin with its weights, which "

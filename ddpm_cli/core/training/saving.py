@@ -33,14 +33,14 @@ class _What(NamedTuple):
 
     snapshot: bool
     best: bool
-    averages: bool
+    power_averages: bool
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Of the state; all of it, where none is named."""
         if self.snapshot:
             return ()
-        return ("progress", *self.best * ("average",), *self.averages * ("averages",))
+        return ("progress", *self.best * ("average",), *self.power_averages * ("power_averages",))
 
     def __str__(self) -> str:
         """In words, for a message."""
@@ -96,12 +96,14 @@ class Saver:
         every = self._config.snapshot_every
         return passed_multiple(images, batch, every) or images - batch < every // 10 <= images
 
-    def start(self, *, snapshot: bool = True, best: bool = False, averages: bool = False) -> None:
+    def start(
+        self, *, snapshot: bool = True, best: bool = False, power_averages: bool = False
+    ) -> None:
         """Save the state as it is now, the weights as the best so far, the averages, or all.
 
-        averages: those with power profiles. Raises DdpmError where the previous save failed.
+        Raises DdpmError where the previous save failed.
         """
-        what = _What(snapshot, best, averages)
+        what = _What(snapshot, best, power_averages)
         with watchdog.paused():
             distributed.broadcast_from_rank0(lambda: self._start(what))
 
@@ -137,7 +139,7 @@ class Saver:
     def _write(self, state: snapshots.StateDict, started: float, what: _What) -> None:
         run, config, images = self._run, self._config, state["progress"]["images"]
         files = what.snapshot * [run.weights] + what.best * [run.best]
-        averages = state["averages"] if what.averages else {}
+        averages = state["power_averages"] if what.power_averages else {}
         needed = what.snapshot * snapshots.size(state) + snapshots.size(averages)
         needed += len(files) * snapshots.size(state.get("average"))
         check_free_space(run.path, needed, str(what), "free some space")

@@ -68,7 +68,7 @@ class TrainingState:
     optimiser: torch.optim.Optimizer
     progress: Progress = field(default_factory=Progress)
     history: LossHistory | None = None
-    averages: dict[float, Network] = field(default_factory=dict)  # by sigma_rel
+    power_averages: dict[float, Network] = field(default_factory=dict)  # by sigma_rel
     weight: LearnedWeight | None = None  # of the loss
 
     @classmethod
@@ -85,14 +85,14 @@ class TrainingState:
             state.weight = LearnedWeight().to(device)
             state.optimiser.add_param_group({"params": state.weight.parameters()})
         if config.ema_every is not None:
-            state.averages = {length: ema.averaged_copy(network) for length in TRACKED}
+            state.power_averages = {length: ema.averaged_copy(network) for length in TRACKED}
         return state
 
     def decays(self, config: OptimiserConfig) -> ema.Decays:
         """Those of the step after which `progress.images` are seen."""
         batch, images = config.batch, self.progress.images
         usual = ema.decay_after(batch, images, config.ema_halflife, config.ema_rampup)
-        return (usual, *(profiles.decay(Profile(images, x), batch) for x in self.averages))
+        return (usual, *(profiles.decay(Profile(images, x), batch) for x in self.power_averages))
 
     def state_dict(self) -> StateDict:
         """Tensors and plain numbers, by name; the tensors are those in use."""
@@ -105,8 +105,9 @@ class TrainingState:
         }
         if self.weight is not None:
             state["weight"] = self.weight.state_dict()
-        if self.averages:
-            state["averages"] = {name: net.state_dict() for name, net in self.averages.items()}
+        if self.power_averages:
+            averages = {length: net.state_dict() for length, net in self.power_averages.items()}
+            state["power_averages"] = averages
         return state
 
     def copied_state_dict(self, *parts: str) -> StateDict:
@@ -130,9 +131,9 @@ class TrainingState:
             self.history.load_state_dict(state["history"])
         if self.weight is not None:
             self.weight.load_state_dict(state["weight"])
-        for length, average in self.averages.items():
+        for length, average in self.power_averages.items():
             # Where none were kept before: these weights stand for those of all images seen.
-            average.load_state_dict(state.get("averages", {}).get(length, state["network"]))
+            average.load_state_dict(state.get("power_averages", {}).get(length, state["network"]))
 
     def is_finite(self) -> bool:
         """Whether all weights, averages and optimiser moments are finite."""
@@ -142,7 +143,7 @@ class TrainingState:
             for value in of_parameter.values()
             if isinstance(value, torch.Tensor)
         ]
-        networks = (self.network, self.average, *self.averages.values())
+        networks = (self.network, self.average, *self.power_averages.values())
         tensors = [*(x for network in networks for x in network.parameters()), *moments]
         return bool(get_total_norm(tensors, math.inf).isfinite())
 

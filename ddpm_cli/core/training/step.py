@@ -163,7 +163,7 @@ class Step:
             ema.update(state.average, state.network, decays[0], skipped)
         optimiser.zero_grad(set_to_none=True)
         # Power profiles are of the images seen: of a skipped step's, too, with unchanged weights.
-        for average, decay in zip(state.averages.values(), decays[1:], strict=True):
+        for average, decay in zip(state.power_averages.values(), decays[1:], strict=True):
             ema.update(average, state.network, decay, torch.zeros_like(skipped))
 
 

@@ -37,7 +37,7 @@ class GraphedStep(Step):
         try:
             self._rates = [torch.zeros((), device=self._device) for _ in groups]
             one = torch.ones((), dtype=torch.float64, device=self._device)  # changes no average
-            self._decays = [one.clone() for _ in (None, *self._state.averages)]
+            self._decays = [one.clone() for _ in (None, *self._state.power_averages)]
             self._batch = _copied(shard)
             self._replay, self._outcome = capture(self._device, self._idle_step, self._step)
         except Exception as error:  # of many types: whatever in a step waits for the device

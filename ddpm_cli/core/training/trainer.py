@@ -57,7 +57,7 @@ class Due:
     validation: bool = False
     snapshot: bool = False  # by images, or because the training ends
     score: bool = False
-    averages: bool = False  # those with power profiles are stored
+    power_averages: bool = False  # those with power profiles are stored
 
     @property
     def save(self) -> bool:
@@ -185,7 +185,9 @@ class Trainer:
                 self.log.speed.add(time.monotonic() - started, self.batches.waited - waited)
                 is_best = self._validate_and_log(due, bar, budget, lr)
                 if self._stops_early():
-                    due = Due(end=True, snapshot=True, averages=bool(self.state.averages))
+                    due = Due(
+                        end=True, snapshot=True, power_averages=bool(self.state.power_averages)
+                    )
                 self._stop_if_diverged(due, shard, outcome.losses, is_best=is_best)
                 self._save(due, is_best=is_best)
                 if due.signal:
@@ -257,10 +259,10 @@ class Trainer:
         score = self.scorer is not None and self.scorer.is_due(images, end=False)
         # At the end of the budget a signal changes nothing: the training ends anyway, complete.
         signal = 0 if end else signal
-        averages = bool(self.state.averages) and (
+        power_averages = bool(self.state.power_averages) and (
             end or passed_multiple(images, batch, self.config.ema_every or 0)
         )
-        return Due(signal, end, row, validation, end or self.saver.is_due(), score, averages)
+        return Due(signal, end, row, validation, end or self.saver.is_due(), score, power_averages)
 
     def _take_step(self, shard: Batch) -> Outcome:
         """Queue a step, and count its losses for the log."""
@@ -289,7 +291,7 @@ class Trainer:
     def _stop_if_diverged(self, due: Due, shard: Batch, losses: Tensor, *, is_best: bool) -> None:
         """Raise DivergedError where steps stay non-finite, or weights to be saved are."""
         reason = self.monitor.reason(end=due.end)
-        if not reason and (due.save or due.averages or is_best):
+        if not reason and (due.save or due.power_averages or is_best):
             (broken,) = distributed.all_reduce_max(not self.state.is_finite())
             reason = "the weights are no longer finite" if broken else ""
         if reason:
@@ -337,8 +339,8 @@ class Trainer:
         """Save and draw, whichever of them is due."""
         if due.save:
             self.log.store()
-        if due.save or due.averages or is_best:
-            self.saver.start(snapshot=due.save, best=is_best, averages=due.averages)
+        if due.save or due.power_averages or is_best:
+            self.saver.start(snapshot=due.save, best=is_best, power_averages=due.power_averages)
         if due.signal or due.score:
             self.saver.finish()  # before what may take minutes
         if due.snapshot:

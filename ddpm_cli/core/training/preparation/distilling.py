@@ -18,7 +18,7 @@ from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import (
     RunDirectory,
     find_weights,
-    run_of_snapshot,
+    run_of,
     runs_folder,
 )
 
@@ -52,7 +52,7 @@ def with_student(request: TrainingRequest) -> TrainingRequest:
 
 def _name(teacher: Path) -> str:
     """Of a weights file its run's, where it is in one; of a run, which may be gone, its own."""
-    run = run_of_snapshot(teacher) or RunDirectory(teacher.parent)
+    run = run_of(teacher)
     in_run = teacher.is_file() and run.config.is_file()
     return run.path.resolve().name if in_run else teacher.stem
 

@@ -132,7 +132,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 def _add(config: Any, path: Sequence[str], found: dict[str, Any]) -> None:
     for field in dataclasses.fields(config):
-        if field.name in getattr(config, "unused", ()):
+        if field.name in config.unused:
             continue
         value, place = getattr(config, field.name), (*path, field.name)
         if dataclasses.is_dataclass(value):
