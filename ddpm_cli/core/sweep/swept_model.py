@@ -17,7 +17,7 @@ from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_sampling
-from ddpm_cli.core.generation.guides import check_guide, with_guide
+from ddpm_cli.core.generation.guides import check_guide
 from ddpm_cli.core.generation.model import Model, load_model, own_sampling, warning
 from ddpm_cli.core.generation.outputs.record import identity, settings_of
 from ddpm_cli.core.generation.run_images import RunImages
