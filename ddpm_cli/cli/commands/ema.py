@@ -203,6 +203,8 @@ def _rebuild(
         if fit.error > post_hoc.GOOD:
             reporter.say(Warned(_poor(length, fit.error)))
     rebuilt = post_hoc.all_rebuilt(run, lengths, at, reporter)
+    for path, found in zip(paths, rebuilt, strict=True):
+        post_hoc.is_there(path, run, found, overwrite=overwrite)  # raises before any is written
     for path, length, found in zip(paths, lengths, rebuilt, strict=True):
         if told := post_hoc.write(path, run, found, overwrite=overwrite):
             reporter.say(f"{path} {told}")

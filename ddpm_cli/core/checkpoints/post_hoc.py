@@ -199,11 +199,9 @@ def write(path: Path, run: RunDirectory, found: Rebuilt, *, overwrite: bool = Fa
     newest = next(one.path for one in reversed(stored(run)))
     described = weights.read_description(newest, tensors.describe(newest))
     images, sigma_rel = found.profile
+    if is_there(path, run, found, overwrite=overwrite):
+        return "is there already, the same"
     there = replaced(path, run, found.profile, overwrite=overwrite)
-    if there == images:
-        if _holds(path, found):
-            return "is there already, the same"
-        raise _unlike(path, run)
     weights.save(path, found.tensors, described.config, images, described.statistics, sigma_rel)
     return "" if there is None else f"replaces that of {there:,} images"
 
@@ -229,6 +227,15 @@ def replaced(
     return there.images
 
 
+def is_there(path: Path, run: RunDirectory, found: Rebuilt, *, overwrite: bool = False) -> bool:
+    """Whether a file is this average already. Raises DdpmError where `write` would refuse it."""
+    if replaced(path, run, found.profile, overwrite=overwrite) != found.profile.images:
+        return False
+    if not holds(path, found):
+        raise _unlike(path, run)
+    return True
+
+
 def _unlike(path: Path, run: RunDirectory) -> DdpmError:
     return DdpmError(
         f"{path} exists, and is no earlier average of {run.path}: move it away, or replace it "
@@ -236,7 +243,7 @@ def _unlike(path: Path, run: RunDirectory) -> DdpmError:
     )
 
 
-def _holds(path: Path, found: Rebuilt) -> bool:
+def holds(path: Path, found: Rebuilt) -> bool:
     """Whether a file's tensors are those of this average."""
     there = tensors.with_current_names(tensors.read(path).tensors)
     return there.keys() == found.tensors.keys() and all(
