@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,3 +196,17 @@ def test_a_report_and_an_inspection_show_it(ddpm: Run, tiny_run: Callable[..., P
     assert "cannot be read" in ddpm("inspect", run).out
     assert ddpm("report", run, "--overwrite").code == 0
     assert ddpm("runs").code == 0
+
+
+def test_weights_that_a_guide_does_not_fit_are_said_to_be_the_defaults(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(model: Any, name: str | None) -> Any:
+        raise DdpmError(f"--guide {name} cannot guide {model.path}")
+
+    monkeypatch.setattr(default_sampling, "with_guide", fails)
+    default = DefaultSampling({}, "ema-0.200.safetensors", path=run / "default-sampling.json")
+    for name, end in (("ema-0.200", r" \(run/default-.*json chose ema-0.200.*\)"), ("model", "")):
+        model: Any = SimpleNamespace(path=run / f"{name}.safetensors")
+        with pytest.raises(DdpmError, match=rf"cannot guide run/{name}.safetensors{end}$"):
+            default.guided(model, "other")
