@@ -70,6 +70,11 @@ class ConsistencyConfig(Settings):
             listed = ",".join(f"{value:g}" for value in self.guidance)
             raise UsageError(f"--guidance {listed} is no range: give 0 <= LOW <= HIGH")
 
+    @property
+    def plain_teacher(self) -> bool:
+        """Whether a teacher's steps are learned that are not guided."""
+        return self.guidance == (1.0, 1.0)
+
     def stage(self, images: int) -> int:
         """The stage after so many images seen: 0 to stages - 1."""
         return min(images // self.stage_images, self.stages - 1)

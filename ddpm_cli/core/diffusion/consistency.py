@@ -112,7 +112,7 @@ def loss(
         if teacher is None:
             below = x0 + expand_to_image(at.r, x0) * noise
         else:
-            below = guided_step(teacher, x, at, condition)
+            below = guided_step(teacher, x, at, condition, plain=config.plain_teacher)
         with devices.same_random_numbers(x.device) if dropout else nullcontext():
             target = _f(denoiser, below, condition, at.r_in, at.r_noise, at.r_skip, at.r_out)
     found = _f(denoiser, x, condition, at.c_in, at.c_noise, at.c_skip, at.c_out)
@@ -123,20 +123,30 @@ def loss(
 
 
 def guided_step(
-    teacher: Denoiser, x: Tensor, at: ConsistencyScalars, condition: Condition
+    teacher: Denoiser,
+    x: Tensor,
+    at: ConsistencyScalars,
+    condition: Condition,
+    *,
+    plain: bool = False,
 ) -> Tensor:
     """Euler's step of the guided teacher from x (B, C, H, W) at t to r.
 
     Each image has its own guidance w, of D_null + w (D - D_null), which the student is given as a
     condition (Meng et al. 2023, section 3; Luo et al. 2023, section 4.2). To r = 0
-    it leads to D.
+    it leads to D. plain: all w are 1, so that D alone is evaluated.
     """
     if condition.guidance is None:
         raise ValueError("a teacher is guided by condition.guidance, and there is none")
-    both = condition._replace(guidance=None).with_null()
-    scalars = [field.repeat(2) for field in at[-4:] if field is not None]
-    conditional, null = _f(teacher, x.repeat(2, 1, 1, 1), both, *scalars).chunk(2)
-    x0 = null + expand_to_image(condition.guidance, x) * (conditional - null)
+    scalars = [field for field in at[-4:] if field is not None]
+    given = condition._replace(guidance=None)
+    if plain:
+        x0 = _f(teacher, x, given, *scalars)
+    else:
+        doubled = [field.repeat(2) for field in scalars]
+        both = _f(teacher, x.repeat(2, 1, 1, 1), given.with_null(), *doubled)
+        conditional, null = both.chunk(2)
+        x0 = null + expand_to_image(condition.guidance, x) * (conditional - null)
     return x0 + expand_to_image(at.r / at.sigma, x) * (x - x0)
 
 

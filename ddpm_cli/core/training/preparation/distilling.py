@@ -22,10 +22,11 @@ from ddpm_cli.core.runtime.run_directory import (
     runs_folder,
 )
 
-# Of a step in steps of training, a third of which is its forward pass: one more of the student, and
-# two more of a teacher that is guided.
-COST, COST_GUIDED = 4 / 3, 2.0
+# Of a step in steps of training, a third of which is its forward pass: one more of the student, one
+# more of a teacher, and two more of one that is guided.
+COST, COST_PLAIN, COST_GUIDED = 4 / 3, 5 / 3, 2.0
 _STAGES = 5  # r ends at t less 1/32 to 5/32 of it, which suits the thousand steps of a short tuning
+_PLAIN = (1.0, 1.0)  # guidance that is none
 _SHARE = 0.45  # of the teacher's training time that a student takes, where no budget is given
 
 
@@ -81,12 +82,12 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
     loaded = weights.load(find_weights(teacher))
     config, chosen = loaded.config, settings.get("objective", {}).get("consistency") or {}
     guidance = chosen.get("guidance", ())
-    check_teacher(teacher, config, guided=bool(guidance))
+    check_teacher(teacher, config, guided=tuple(guidance) not in ((), _PLAIN))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
     images, stages = settings.get("budget", {}).get("images"), chosen.get("stages", _STAGES)
     if images is None:  # stages are of images also where the budget is of time
-        images = _default_images(teacher, loaded, guided=bool(guidance))
+        images = _default_images(teacher, loaded, tuple(guidance))
     halflife = config.optimiser.ema_halflife
     if loaded.images:  # as long a part of the student's training as of the teacher's
         halflife = max(1, min(halflife, round(halflife * images / loaded.images)))
@@ -151,8 +152,9 @@ def check_teacher(path: Path, config: RunConfig, *, guided: bool) -> None:
         )
 
 
-def _default_images(teacher: Path, loaded: Weights, *, guided: bool) -> int:
+def _default_images(teacher: Path, loaded: Weights, guidance: tuple[float, ...]) -> int:
     """Images of a student where no budget is given: under half of the teacher's training time."""
     if not loaded.images:
         raise UsageError(f"{teacher} does not say how many images it has seen: give --images")
-    return max(1, round(_SHARE * loaded.images / (COST_GUIDED if guided else COST)))
+    cost = {(): COST, _PLAIN: COST_PLAIN}.get(guidance, COST_GUIDED)
+    return max(1, round(_SHARE * loaded.images / cost))
