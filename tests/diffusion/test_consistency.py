@@ -139,7 +139,7 @@ def test_the_exact_function_has_no_loss_along_the_ode(
     scalars = at(f, t, stage)
 
     def exact_step(
-        teacher: Denoiser, x: Tensor, at: ConsistencyScalars, condition: Condition
+        teacher: Denoiser, x: Tensor, at: ConsistencyScalars, condition: Condition, *, plain: bool
     ) -> Tensor:
         ratio = ((STD**2 + at.r**2) / (STD**2 + at.sigma**2)).sqrt()
         return MEAN + ratio[:, None, None, None] * (x - MEAN)
@@ -193,6 +193,25 @@ def test_the_teacher_is_guided_by_each_images_weight() -> None:
     found = consistency.guided_step(teacher, x, scalars, condition)
     assert found[:, 0, 0, 0].tolist() == [0.0, 2.0, 5.0, 0.0]
     assert teacher.guidance is None
+
+
+def test_a_teacher_without_guidance_is_called_once_for_the_same_step() -> None:
+    """With w = 1 the null condition has no part in D_null + w (D - D_null)."""
+    x, t = torch.randn(3, 1, 2, 2, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+    teacher, sizes = Classes(), list[int]()
+
+    def counted(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        sizes.append(len(x))
+        return teacher._value(x, c_noise, condition)
+
+    teacher.network = counted
+    condition = Condition(torch.tensor([0, 1, -1]), guidance=torch.ones(3))
+    scalars = at(teacher, t, 3, teacher=teacher)
+    both = consistency.guided_step(teacher, x, scalars, condition)
+    alone = consistency.guided_step(teacher, x, scalars, condition, plain=True)
+    assert torch.equal(alone, both) and sizes == [6, 3]
+    assert ConsistencyConfig(guidance=(1.0, 1.0)).plain_teacher
+    assert not ConsistencyConfig(guidance=(1.0, 2.0)).plain_teacher
 
 
 class Recorder(torch.nn.Module):

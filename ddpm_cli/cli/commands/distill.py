@@ -69,7 +69,8 @@ def distill(
         str | None,
         typer.Option(
             help="Learn the teacher with guidance: 2, or a range such as 1,4, of which ddpm sample "
-            "--guidance then chooses. A step takes half as long again.",
+            "--guidance then chooses. A step takes half as long again; with 1, the teacher's own "
+            "steps without guidance, a quarter.",
             show_default="none",
             rich_help_panel="Conditions",
         ),
