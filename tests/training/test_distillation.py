@@ -199,6 +199,8 @@ def test_guidance_is_learned_and_chosen_at_sampling(
     assert sampled[3].json()["guidance"] == 3
     assert sampled[4].code == 2
     assert "has learned guidance 1 to 3, not --guidance 4" in sampled[4].err
+    by_teacher = ("sample", "runs/s", "--weights", "teacher", "-n", 1, "--steps", 2, "--json")
+    assert ddpm(*by_teacher, "--out", "t").json()["sampler"] == "ddim"  # not the student's
     shutil.rmtree(run)
     assert ddpm("train", "--out", "runs/s", "--images", 40, "--json").json()["resumed_at"] == 32
 

@@ -104,7 +104,7 @@ def sample(
     if like is not None:
         default = DefaultSampling()
     elif picture.weights is not None:
-        default = default_sampling.of_weights(run)
+        default = default_sampling.of_weights(run, picture.one_weights)
     else:
         default = default_sampling.of_run(run)
     images = _Images(count, conditions, given, initial, sampling, seed, like, picture, default)

@@ -181,10 +181,10 @@ def of_run(run: Path | None) -> DefaultSampling:
     return of_weights(run) if path is None else read(path)
 
 
-def of_weights(run: Path | None) -> DefaultSampling:
-    """That of a run where other weights than the default's are named, or of a file: its own."""
+def of_weights(run: Path | None, name: str | None = None) -> DefaultSampling:
+    """That of a file, or of a run's weights of this name, which may be its teacher's: their own."""
     with suppress(DdpmError):  # which is said when the weights are wanted
-        return DefaultSampling(own_settings(weights.describe(find_weights(run))))
+        return DefaultSampling(own_settings(weights.describe(find_weights(run, name))))
     return DefaultSampling()
 
 
