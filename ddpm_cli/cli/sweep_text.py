@@ -14,8 +14,17 @@ if TYPE_CHECKING:
     from ddpm_cli.core.sweep.results import Results
 
 
-def text(results: Results, cost: Cost, picture: Path | None, default: Path | str | None) -> str:
-    """The table, the best, what it took, and the files; default: or why none is written."""
+def text(
+    results: Results,
+    cost: Cost,
+    picture: Path | None,
+    default: Path | str | None,
+    replaced: str | None = None,
+) -> str:
+    """The table, the best, what it took, and the files; default: or why none is written.
+
+    replaced: the default before, in words.
+    """
     search = results.sweep
     lines = [_table(results), "", f"Best: {results.told()}"]
     if cost.calls:
@@ -28,6 +37,8 @@ def text(results: Results, cost: Cost, picture: Path | None, default: Path | str
         lines.append(f"Picture: {picture}")
     if isinstance(default, Path):
         lines.append(f"Default: {default}, from which ddpm sample and the others now start")
+        if replaced is not None:
+            lines.append(f"Replaced: {replaced}")
     elif default is not None:
         lines.append(f"Default: {default}")
     return "\n".join(lines)

@@ -118,8 +118,8 @@ MISTAKES = {
     "sample --out x.txt": "--out x.txt is named as a file; give a folder, such as x, or a name in "
     ".npz or .zip",
     "train --config typo.json": "typo.json.optimiser: unknown setting 'batchsize'; did you mean "
-    "batch? known: batch, betas, class_drop, clip, decay, ema_halflife, ema_rampup, lr, seed, "
-    "warmup, weight_decay (another version of ddpm may have others)",
+    "batch? known: batch, betas, class_drop, clip, decay, ema_halflife, ema_rampup, lr, method, "
+    "seed, warmup, weight_decay (another version of ddpm may have others)",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from ddpm_cli.core.errors import UsageError
 from ddpm_cli.core.sweep.axes import Axis, Values, grid, parse
 from ddpm_cli.core.sweep.points import Point
-from ddpm_cli.core.sweep.ranking import chosen, ranked, ties
+from ddpm_cli.core.sweep.ranking import chosen, ranked, ties, told_apart
 from ddpm_cli.core.sweep.search import explore, golden_section, remaining
 
 GUIDANCE = parse("guidance", "1:3")
@@ -127,12 +127,15 @@ def point(value: float, std: float | None, nfe: int) -> Point:
 
 def test_within_the_noise_the_cheaper_is_chosen() -> None:
     best, near, cheap, far = (
-        point(1.0, 0.2, 100), point(1.1, 0.2, 50), point(1.2, 0.2, 20), point(1.21, 0.2, 5),
+        point(1.0, 0.2, 100), point(1.05, 0.2, 50), point(1.09, 0.2, 20), point(1.21, 0.2, 5),
     )  # fmt: skip
     points = [far, cheap, near, best]
     assert ranked(points) == [best, near, cheap, far]
     assert ties(points) == [best, near, cheap]
     assert chosen(points) == cheap
+    assert not told_apart(points[1:]) and told_apart(points)
+    worst = point(1.12, 0.2, 5)
+    assert chosen([worst, best]) == best  # it ties, and is too far above
     # the same seeds lower both: their difference is known better than each of them
     one = Point({}, 1.0, 0.2, 100, 1.0, resamples=(0.9, 1.0, 1.1))
     other = Point({}, 1.1, 0.2, 50, 1.0, resamples=(1.01, 1.1, 1.19))

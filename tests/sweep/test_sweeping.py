@@ -18,13 +18,19 @@ from ddpm_cli.core.generation.run_images import RunImages
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.sweep import forecast
+from ddpm_cli.core.sweep import forecast, results
 from ddpm_cli.core.sweep.forecast import Rates
 from ddpm_cli.core.sweep.scoring import Score, Scorer
 from ddpm_cli.core.sweep.swept_model import SweptModel
 from tests.support.cli import Result
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults are written after 4 images of each setting."""
+    monkeypatch.setattr(results, "ENOUGH", 4)
 
 
 @pytest.fixture
@@ -96,6 +102,26 @@ def test_within_a_standard_error_the_fewest_calls_win(
     found = sweep("--steps", "2,39,40").json()  # 39 and 40 are apart by 0.0003
     assert found["best"]["values"] == {"steps": 39}
     assert [one["ties"] for one in found["settings"]] == [True, True, False]
+
+
+def test_what_few_images_say_becomes_no_default(
+    sweep: Run, ddpm: Run, run: Path, trained: Path, planted: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tied = sweep("--steps", "39,40")
+    assert "nothing is told apart by 4 images: raise -n" in tied.err
+    monkeypatch.setattr(results, "ENOUGH", 5)
+    few = sweep("--steps", "1,40")
+    assert "4 images of each setting are few" in few.err
+    assert tied.json()["default"] is few.json()["default"] is None
+    assert not (run / "default-sampling.json").exists()
+    monkeypatch.setattr(results, "ENOUGH", 4)
+    options = "--features", trained, "-n", 4
+    assert "Replaced" not in ddpm("sweep", run, "--steps", "1,40", *options).out
+    ended = ddpm("sweep", run, "--guidance", "1:1.5", *options)
+    assert "the best --guidance, 1.5, is at the end of its range: widen it" in ended.err
+    value = f"{2 + 0.62**2 + 0.5 / 40:.4g}"
+    assert "Replaced: 40 steps: local-FID " + value + " of 4 images" in ended.out
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ def _rebuild(
     for path, length, (_, profile, fit) in zip(paths, lengths, fits, strict=True):
         post_hoc.replaced(path, run, profile, overwrite=overwrite)  # raises before any is read
         if fit.error > post_hoc.GOOD:
-            reporter.say(Warned(_poor(length, fit.error)))
+            reporter.say(Warned(post_hoc.poorly(length, fit.error)))
     rebuilt = post_hoc.all_rebuilt(run, lengths, at, reporter)
     for path, found in zip(paths, rebuilt, strict=True):
         post_hoc.is_there(path, run, found, overwrite=overwrite)  # raises before any is written
@@ -219,13 +219,6 @@ def _rebuild(
             }
         )
     return rows
-
-
-def _poor(length: float, error: float) -> str:
-    return (
-        f"sigma_rel {length:g}: the profile of what is rebuilt differs by {error:.0%} from the one "
-        "asked for; more stored averages (a smaller --ema-every) make it better"
-    )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from ddpm_cli.cli.options.groups import grouped
 from ddpm_cli.core.runtime import start_up
 from ddpm_cli.core.runtime.elastic.stopping import stop_at_once
 
-_KEPT = "the settings that were scored are kept; the same command goes on with the others"
+_KEPT = "settings that were scored, if any, are kept; the same command goes on with the others"
 
 
 @grouped
@@ -65,7 +65,7 @@ def sweep(
     """Find the settings of sampling with the best score, and make them the run's default.
 
     Every setting is sampled from the same seeds and scored. Those within one standard error of the
-    lowest score tie, and the cheapest of them is the best.
+    lowest score tie, and the cheapest of those little above it is the best.
 
     Examples:
         ddpm sweep --guidance 1:3 --steps 10,25,50
@@ -78,6 +78,7 @@ def sweep(
     from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
     from ddpm_cli.core.runtime import devices, provenance
     from ddpm_cli.core.runtime.files import new_file
+    from ddpm_cli.core.runtime.reporting import Warned
     from ddpm_cli.core.runtime.run_directory import newest_run
     from ddpm_cli.core.sweep.results import Results
     from ddpm_cli.core.sweep.sweep import SweepRequest
@@ -98,14 +99,18 @@ def sweep(
     results, failed = Results(search), None
     picture: Path | None = None
     written: Path | str | None = None
+    replaced: str | None = None
     try:
         with new_file(results.picture, numbered=True) as path:
             results.draw(path)
             picture = path
         if default:
+            replaced = results.replaced
             written = results.why_no_default or results.write_default()
     except DdpmError as error:  # the scores are shown all the same
         failed = error
+    for notice in results.noticed:
+        reporter.say(Warned(notice))
     document = {
         "out": folder,
         "picture": None if picture is None else str(picture),
@@ -114,6 +119,6 @@ def sweep(
         **results.document(),
         "provenance": provenance.gather(chosen),
     }
-    console.result(sweep_text.text(results, cost, picture, written), document, json)
+    console.result(sweep_text.text(results, cost, picture, written, replaced), document, json)
     if failed is not None:
         raise failed

@@ -108,6 +108,14 @@ def superseded(run: RunDirectory) -> list[Path]:
     return sorted(run.power_averages.glob("*.superseded"))
 
 
+def poorly(length: float, error: float) -> str:
+    """That an average is made poorly of those stored, in words."""
+    return (
+        f"sigma_rel {length:g}: the profile of what is rebuilt differs by {error:.0%} from the one "
+        "asked for; more stored averages (a smaller --ema-every) make it better"
+    )
+
+
 def best_fit(
     run: RunDirectory, sigma_rel: float, images: int | None = None
 ) -> tuple[list[Stored], Profile, profiles.Fit]:

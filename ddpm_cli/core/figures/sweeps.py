@@ -48,8 +48,13 @@ class Scored(NamedTuple):
 
 
 @canvas.defaults()
-def curve(path: Path, scored: Sequence[Scored], grid: Grid, label: str) -> None:
-    """Draw scores with their standard errors along an option; the one chosen has a star."""
+def curve(
+    path: Path, scored: Sequence[Scored], grid: Grid, label: str, title: str = "", why: str = ""
+) -> None:
+    """Draw scores with their standard errors along an option; the one chosen has a star.
+
+    title: of what. why: it was chosen.
+    """
     figure = canvas.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     numeric = not any(isinstance(value, str) for value in grid.values)
@@ -62,23 +67,30 @@ def curve(path: Path, scored: Sequence[Scored], grid: Grid, label: str) -> None:
     )  # fmt: skip
     for place, one in zip(places, ordered, strict=True):
         if one.chosen:
-            axes.plot(place, one.value, "*", color="tab:red", ms=14, zorder=5, label="chosen")
+            axes.plot(place, one.value, "*", color="tab:red", ms=14, zorder=5, label=_star(why))
     if not numeric:
         axes.set_xticks(range(len(grid.values)), grid.titles)
     axes.set(xlabel=grid.name, ylabel=label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    axes.set_title(title, fontsize=9)
     write_figure(path, figure)
 
 
 @canvas.defaults()
 def heat_map(
-    path: Path, scored: Sequence[Scored], columns: Grid, rows: Grid, label: str, title: str = ""
+    path: Path,
+    scored: Sequence[Scored],
+    columns: Grid,
+    rows: Grid,
+    label: str,
+    title: str = "",
+    why: str = "",
 ) -> None:
     """Draw scores over two options: a cell for each pair of the grid, a dot for each finer value.
 
-    The one chosen has a star. title: what all have in common.
+    The one chosen has a star. title: what all have in common. why: it was chosen.
     """
     size = 1.6 + 0.85 * len(columns.values), 1.5 + 0.55 * len(rows.values)
     figure = canvas.Figure(figsize=(max(5.0, size[0]), max(3.0, size[1])), layout="constrained")
@@ -100,12 +112,17 @@ def heat_map(
     for one in scored:
         if one.chosen:
             place = columns.place(one.x), rows.place(one.y) + 0.22
-            axes.plot(*place, "*", color="tab:red", mec="white", mew=0.8, ms=15, zorder=6)
+            axes.plot(
+                *place, "*", color="tab:red", mec="white", mew=0.8, ms=15, zorder=6,
+                label=_star(why),
+            )  # fmt: skip
     axes.set_xticks(range(len(columns.values)), columns.titles)
     axes.set_yticks(range(len(rows.values)), rows.titles)
     axes.set(xlabel=columns.name, ylabel=rows.name)
-    if title:
-        axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9)
+    figure.legend(
+        loc="outside lower center", ncols=2, frameon=False, fontsize=8, markerscale=0.7,
+    )  # fmt: skip
     figure.colorbar(image, ax=axes, label=label)
     write_figure(path, figure)
 
@@ -118,7 +135,12 @@ def _dots(axes: Axes, finer: Sequence[Scored], columns: Grid, rows: Grid, norm: 
             [rows.place(one.y) + 0.22 for one in finer],
             c=[one.value for one in finer],
             cmap=_MAP, norm=norm, edgecolors="white", s=36, zorder=5,
+            label="values tried in between",
         )  # fmt: skip
+
+
+def _star(why: str) -> str:
+    return f"chosen: {why}" if why else "chosen"
 
 
 def _norm(values: Sequence[float]) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from ddpm_cli.core.metrics.scores.fid import standard_error
 from ddpm_cli.core.sweep.points import Point
 
+ABOVE = 0.1  # of the lowest score: no setting further above it is chosen, whatever it costs
+
 
 def ranked(points: Sequence[Point]) -> list[Point]:
     """The lowest score first."""
@@ -35,5 +37,16 @@ def _error_of_difference(one: Point, other: Point) -> float:
 
 
 def chosen(points: Sequence[Point]) -> Point:
-    """Of those that tie the one of the fewest network calls, and of these the lowest."""
-    return min(ties(points), key=lambda point: (point.nfe, point.value))
+    """Of those that tie the one of the fewest network calls, and of these the lowest.
+
+    It is little above the lowest score: few images tie all, of which the cheapest may be the worst.
+    """
+    lowest, *others = ties(points)
+    bound = lowest.value + ABOVE * abs(lowest.value)
+    near = [lowest, *(point for point in others if point.value <= bound)]
+    return min(near, key=lambda point: (point.nfe, point.value))
+
+
+def told_apart(points: Sequence[Point]) -> bool:
+    """Whether any setting is worse than the lowest by more than the error."""
+    return len(ties(points)) < len(points)

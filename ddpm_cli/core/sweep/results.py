@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling, in_words
 from ddpm_cli.core.metrics.scores.score import digits
 from ddpm_cli.core.runtime.run_directory import RunDirectory
@@ -17,6 +18,7 @@ from ddpm_cli.core.sweep.points import Point
 from ddpm_cli.core.sweep.sweep import Sweep
 
 _DRAWN = 2  # axes
+ENOUGH = 100  # images of each setting, below which none becomes a default
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,32 @@ class Results:
             return f"{told} (its standard error is unknown, and so are ties)"
         if not others:
             return f"{told}; no other is within one standard error of it"
-        which = "it is the lowest" if best == self.ties[0] else f"of {others + 1} the cheapest"
+        which = f"it is {self.why_chosen}"
         several = f"{others} others are" if others > 1 else "one other is"
         return f"{told}; {several} within one standard error of the lowest, and {which}"
+
+    @property
+    def why_chosen(self) -> str:
+        """What it is of those that tie, in words."""
+        if self.chosen == self.ties[0]:
+            return "the lowest"
+        return f"the cheapest that ties, at most {ranking.ABOVE:.0%} above the lowest"
+
+    @property
+    def noticed(self) -> list[str]:
+        """What makes the choice doubtful, in words: too few images, the ends of ranges."""
+        told, count = list[str](), self.sweep.swept.request.count
+        if not ranking.told_apart(self.sweep.points):
+            told.append(f"nothing is told apart by {count:,} images: raise -n")
+        elif count < ENOUGH:
+            told.append(f"{count:,} images of each setting are few: raise -n")
+        for axis in self.sweep.axes:
+            value = self.chosen.values[axis.name]
+            if axis.searched and value in (axis.values[0], axis.values[-1]):
+                told.append(
+                    f"the best {axis.option}, {value:g}, is at the end of its range: widen it"
+                )
+        return told
 
     @property
     def why_no_default(self) -> str | None:
@@ -66,7 +91,20 @@ class Results:
             return f"none, as {images.run} is a file: name its run"
         if images.conditions.classes or images.conditions.prompts:
             return "none, as these classes or prompts are not all that the run draws"
+        count = self.sweep.swept.request.count
+        if not ranking.told_apart(self.sweep.points):
+            return f"none, as nothing is told apart by {count:,} images"
+        if count < ENOUGH:
+            return (
+                f"none, as {count:,} images of each setting are few: at least {ENOUGH} are needed"
+            )
         return None
+
+    @property
+    def replaced(self) -> str | None:
+        """The default of now, which another replaces, in words; None without one."""
+        path = default_sampling.path_of(self.sweep.images.run)
+        return None if path is None else default_sampling.read(path).described
 
     def write_default(self) -> Path:
         """Make the setting chosen the run's default: its default-sampling.json.
@@ -124,14 +162,15 @@ class Results:
             )
             for point in shown
         ]
+        title = self.sweep.swept.run.path.resolve().name
         label = f"{self.sweep.scorer.label} of {self.sweep.swept.request.count:,} images"
         if len(grids) == 1:
-            sweeps.curve(path, scored, grids[0], label)
+            sweeps.curve(path, scored, grids[0], label, title, self.why_chosen)
         else:
             common = {name: v for name, v in fixed.items() if name in _names(self.varied)}
-            title = ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in common.items())
+            title = ", ".join((title, *(f"{k.replace('_', ' ')} {v}" for k, v in common.items())))
             columns, rows = grids
-            sweeps.heat_map(path, scored, columns, rows, label, title)
+            sweeps.heat_map(path, scored, columns, rows, label, title, self.why_chosen)
 
     def document(self) -> dict[str, Any]:
         """The points, best first, and what they were measured of, as JSON values."""

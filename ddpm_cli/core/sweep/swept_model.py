@@ -104,7 +104,10 @@ class SweptModel:
         """
         request = self.requested(values)
         if "sigma_rel" in values:
-            post_hoc.best_fit(self.run, values["sigma_rel"], self.images)
+            length = values["sigma_rel"]
+            _, _, fit = post_hoc.best_fit(self.run, length, self.images)
+            if fit.error > post_hoc.GOOD:
+                return post_hoc.poorly(length, fit.error)
         return warning(self.model, request.sampling)
 
     def nfe(self, values: Values) -> int:
