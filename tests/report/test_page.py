@@ -305,7 +305,7 @@ def test_two_runs_are_compared_as_ddpm_runs_compare_does(
     page = Page("run/comparison.html")
     cautions = differences.compare([Path(one), other]).cautions
     assert cautions and {f"{caution}." for caution in cautions} <= set(page.texts["p"])
-    words = ["-n", 8, "--steps", 2, "--device", "cpu", "--out", "compared"]
+    words = ["-n", 8, "--device", "cpu", "--out", "compared"]
     assert ddpm("runs", "compare", one, other, *words).code == 0
     drawn = [content(uri) for uri in page.attributes("img", "src")]
     assert Path("compared/samples.png").read_bytes() in drawn

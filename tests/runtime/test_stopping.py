@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ddpm_cli.core.conversion import importing
 from ddpm_cli.core.errors import DdpmError, PreemptedError, StoppedByUserError, WorkersFailedError
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.runtime import devices, run_directory
 from ddpm_cli.core.runtime.elastic import launch, stopping
 from ddpm_cli.core.runtime.reporting import Silent
@@ -75,6 +76,7 @@ def test_ctrl_c_is_one_line(
         (devices, "choose_device"),
         (importing, "convert"),
         (run_directory, "find_weights"),
+        (default_sampling, "find_weights"),
     ):
         monkeypatch.setattr(module, name, interrupt)
     handlers = [signal.getsignal(number) for number in stopping.SIGNALS]
