@@ -143,8 +143,9 @@ class TrainingState:
             for value in of_parameter.values()
             if isinstance(value, torch.Tensor)
         ]
-        networks = (self.network, self.average, *self.power_averages.values())
-        tensors = [*(x for network in networks for x in network.parameters()), *moments]
+        modules = [self.network, self.average, *self.power_averages.values(), self.weight]
+        weights = [p for module in modules if module is not None for p in module.parameters()]
+        tensors = [*weights, *moments]
         return bool(get_total_norm(tensors, math.inf).isfinite())
 
 
