@@ -17,6 +17,7 @@ from ddpm_cli.core.config.fields import (
 )
 from ddpm_cli.core.errors import UsageError
 
+PLAIN = (1.0, 1.0)  # least and largest guidance of a teacher that is not guided
 _MOST_STAGES = 100
 
 
@@ -73,7 +74,7 @@ class ConsistencyConfig(Settings):
     @property
     def plain_teacher(self) -> bool:
         """Whether a teacher's steps are learned that are not guided."""
-        return self.guidance == (1.0, 1.0)
+        return self.guidance == PLAIN
 
     def stage(self, images: int) -> int:
         """The stage after so many images seen: 0 to stages - 1."""

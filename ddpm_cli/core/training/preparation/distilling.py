@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.checkpoints.weights import Weights
+from ddpm_cli.core.config.consistency import PLAIN
 from ddpm_cli.core.config.diffusion import CONSISTENCY
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -26,7 +27,6 @@ from ddpm_cli.core.runtime.run_directory import (
 # more of a teacher, and two more of one that is guided.
 COST, COST_PLAIN, COST_GUIDED = 4 / 3, 5 / 3, 2.0
 _STAGES = 5  # r ends at t less 1/32 to 5/32 of it, which suits the thousand steps of a short tuning
-_PLAIN = (1.0, 1.0)  # guidance that is none
 _SHARE = 0.45  # of the teacher's training time that a student takes, where no budget is given
 
 
@@ -82,7 +82,7 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
     loaded = weights.load(find_weights(teacher))
     config, chosen = loaded.config, settings.get("objective", {}).get("consistency") or {}
     guidance = chosen.get("guidance", ())
-    check_teacher(teacher, config, guided=tuple(guidance) not in ((), _PLAIN))
+    check_teacher(teacher, config, guided=tuple(guidance) not in ((), PLAIN))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
     images, stages = settings.get("budget", {}).get("images"), chosen.get("stages", _STAGES)
@@ -156,5 +156,5 @@ def _default_images(teacher: Path, loaded: Weights, guidance: tuple[float, ...])
     """Images of a student where no budget is given: under half of the teacher's training time."""
     if not loaded.images:
         raise UsageError(f"{teacher} does not say how many images it has seen: give --images")
-    cost = {(): COST, _PLAIN: COST_PLAIN}.get(guidance, COST_GUIDED)
+    cost = {(): COST, PLAIN: COST_PLAIN}.get(guidance, COST_GUIDED)
     return max(1, round(_SHARE * loaded.images / cost))
