@@ -1,7 +1,7 @@
 """Scores over guidance and steps, as `ddpm sweep` draws them.
 
     ddpm train --data mnist-train.zip --preset mnist --images 100000 --out runs/digits-28
-    ddpm train-classifier --data mnist-train.zip --epochs 1 --out digits.safetensors
+    ddpm train-classifier --data mnist-train.zip --out digits.safetensors
     python docs/figures/sweep.py --run runs/digits-28 --classifier digits.safetensors
 
 - sweep.png: a heat map, with the values that golden section added between those of the grid.
