@@ -152,6 +152,16 @@ def quick_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of 4 images of each setting writes its default, also where these tell nothing apart.
+
+    Whether they do depends on the last digits of a random network's images.
+    """
+    monkeypatch.setattr("ddpm_cli.core.sweep.results.ENOUGH", 4)
+    monkeypatch.setattr("ddpm_cli.core.sweep.ranking.told_apart", lambda _: True)
+
+
+@pytest.fixture
 def planned_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dry runs measure no steps, and refuse no network that is too large for this machine."""
     monkeypatch.setattr(

@@ -304,6 +304,7 @@ def test_every_command_that_samples_takes_a_guide(
     refused(nothing, "--guide is for sampling from a run")
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_guides_weight_is_swept_and_becomes_the_default(
     ddpm: Callable[..., Result], run: Path, trained: Path, written_photos: Path
 ) -> None:

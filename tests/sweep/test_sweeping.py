@@ -27,12 +27,6 @@ from tests.support.cli import Result
 Run = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True)
-def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults are written after 4 images of each setting."""
-    monkeypatch.setattr(results, "ENOUGH", 4)
-
-
 @pytest.fixture
 def run(tiny_run: Callable[..., Path]) -> Path:
     return tiny_run("run", "--images", 16)
@@ -68,6 +62,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, untimed: None) -> list[dict[str, An
     return scored
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_planted_optimum_is_found_and_becomes_the_default(
     ddpm: Run, sweep: Run, run: Path, planted: list[dict[str, Any]]
 ) -> None:
@@ -110,7 +105,6 @@ def test_what_few_images_say_becomes_no_default(
 ) -> None:  # fmt: skip
     tied = sweep("--steps", "39,40")
     assert "nothing is told apart by 4 images: raise -n" in tied.err
-    monkeypatch.setattr(results, "ENOUGH", 5)
     few = sweep("--steps", "1,40")
     assert "4 images of each setting are few" in few.err
     assert tied.json()["default"] is few.json()["default"] is None
@@ -161,6 +155,7 @@ def test_the_network_calls_are_those_forecast(
     assert again.json()["settings"] == found.json()["settings"]
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_the_weight_of_a_guide_is_swept(
     ddpm: Run, sweep: Run, run: Path, tiny_run: Callable[..., Path], untimed: None, calls: list[int]
 ) -> None:
@@ -243,6 +238,7 @@ def test_a_default_is_of_all_that_a_run_draws(
     assert not (run / "default-sampling.json").exists()
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_scores_are_shown_where_the_default_cannot_be_written(
     sweep: Run, run: Path, planted: list[dict[str, Any]]
 ) -> None:
@@ -328,6 +324,7 @@ def test_averages_stored_meanwhile_are_left_out(
     assert swept.save(values) == "ema-0.070"
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_lengths_of_the_average_are_rebuilt_and_the_best_is_kept(
     ddpm: Run, tiny_run: Callable[..., Path], trained: Path, untimed: None
 ) -> None:
