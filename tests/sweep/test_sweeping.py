@@ -204,6 +204,7 @@ def test_what_means_nothing_in_a_setting_is_left_out(sweep: Run, calls: list[int
     assert found["forecast"]["settings"] == 6
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_distilled_run_is_told_its_guidance(
     ddpm: Run, tiny_run: Callable[..., Path], trained: Path, calls: list[int]
 ) -> None:
