@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,21 +55,20 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def _update(self, group: dict[str, Any]) -> None:
-        taken, lr = 1 - self.found_inf, group["lr"]  # 0: the step is skipped
-        by_shape = defaultdict(list)  # matrices of one shape are orthogonalised together
-        for parameter in group["params"]:
-            by_shape[parameter.shape].append(parameter)
-        for parameters in by_shape.values():
-            gradients = torch.stack([_matrix(p.grad) for p in parameters])
-            gradients = torch.where(taken > 0, gradients, 0)
-            averages = [self._average(p) for p in parameters]
-            momenta = torch.stack(list(map(_matrix, averages)))
-            momenta += taken * (1 - MOMENTUM) * (gradients - momenta)
-            torch._foreach_copy_(averages, _kernels(momenta, parameters[0]))
-            changes = orthogonalised(gradients.lerp(momenta, MOMENTUM))  # Nesterov's
-            changes *= taken * lr * RMS * math.sqrt(max(changes.shape[1:]))
-            torch._foreach_mul_(parameters, 1 - taken * lr * group["weight_decay"])
-            torch._foreach_sub_(parameters, _kernels(changes, parameters[0]))
+        taken, lr, parameters = 1 - self.found_inf, group["lr"], group["params"]
+        gradients = [torch.where(taken > 0, p.grad, 0) for p in parameters]  # else: a skipped step
+        averages = list(map(self._average, parameters))
+        changes = torch._foreach_sub(gradients, averages)
+        torch._foreach_mul_(changes, taken * (1 - MOMENTUM))
+        torch._foreach_add_(averages, changes)
+        directions = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov's
+        orthogonal = orthogonalised(list(map(_matrix, directions)))
+        updates = [
+            _kernel(matrix, parameter).mul_(taken * lr * RMS * math.sqrt(max(matrix.shape)))
+            for matrix, parameter in zip(orthogonal, parameters, strict=True)
+        ]
+        torch._foreach_mul_(parameters, 1 - taken * lr * group["weight_decay"])
+        torch._foreach_sub_(parameters, updates)
 
     def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -87,10 +87,9 @@ def _matrix(kernel: Tensor) -> Tensor:
     return kernel.movedim(1, -1).flatten(1)
 
 
-def _kernels(matrices: Tensor, like: Tensor) -> list[Tensor]:
-    """Matrices (count, ...) in the shape of such a parameter."""
-    kernels = matrices.view(-1, len(like), *like.shape[2:], like.shape[1])
-    return list(kernels.movedim(-1, 2).unbind())
+def _kernel(matrix: Tensor, like: Tensor) -> Tensor:
+    """A matrix in the shape of such a parameter."""
+    return matrix.view(len(like), *like.shape[2:], like.shape[1]).movedim(-1, 1)
 
 
 def hidden_matrices(network: nn.Module) -> list[Tensor]:
@@ -103,22 +102,40 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
     ]
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix (..., M, N) = U S V^T, by a quintic Newton-Schulz iteration.
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """About U V^T of each matrix (M, N) = U S V^T, by a quintic Newton-Schulz iteration.
 
     Singular values end between 0.7 and 1.2 (Jordan et al. 2024); those near 0 stay below that.
-    The iteration X <- (a + b X X^T + c (X X^T)^2) X is that of its factor and of X X^T alone, which
-    are small: X itself is multiplied once, at the end.
     """
-    is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    gram = x @ x.mT
-    factor = identity = torch.eye(gram.shape[-1], device=x.device, dtype=x.dtype)
+    wide = [matrix.mT if len(matrix) > matrix.shape[1] else matrix for matrix in matrices]
+    norms = torch._foreach_norm(wide)
+    wide = [x / (norm + 1e-7) for x, norm in zip(wide, norms, strict=True)]
+    by_size = defaultdict(list)
+    for index, x in enumerate(wide):
+        by_size[len(x)].append(index)
+    factors = dict[int, Tensor]()
+    for alike in by_size.values():
+        grams = torch.stack([wide[index] @ wide[index].mT for index in alike])
+        factors |= zip(alike, _factors(grams), strict=True)
+    orthogonal = [factors[index] @ x for index, x in enumerate(wide)]
+    return [
+        x if x.shape == matrix.shape else x.mT
+        for x, matrix in zip(orthogonal, matrices, strict=True)
+    ]
+
+
+def _factors(grams: Tensor) -> Tensor:
+    """The matrices that make each X orthogonal from the left, of X X^T (count, M, M).
+
+    The iteration X <- (a + b X X^T + c (X X^T)^2) X is that of its factor and of X X^T alone, which
+    are small.
+    """
     a, b, c = _COEFFICIENTS
-    for _ in range(_ITERATIONS):
-        polynomial = a * identity + b * gram + c * gram @ gram
-        factor = polynomial @ factor
-        gram = polynomial @ gram @ polynomial
-    orthogonal: Tensor = factor @ x
-    return orthogonal.mT if is_tall else orthogonal
+    factors = grams
+    for iteration in range(_ITERATIONS):
+        polynomials = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        polynomials.diagonal(dim1=-2, dim2=-1).add_(a)
+        factors = polynomials @ factors if iteration else polynomials
+        if iteration + 1 < _ITERATIONS:
+            grams = polynomials @ grams @ polynomials
+    return factors
