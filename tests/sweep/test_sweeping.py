@@ -14,13 +14,15 @@ from ddpm_cli.core.checkpoints import post_hoc, tensors, weights
 from ddpm_cli.core.conditioning.requests import ConditionRequest
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.errors import DdpmError
+from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.run_images import RunImages
 from ddpm_cli.core.metrics.inputs.opening import GeneratedImages
 from ddpm_cli.core.runtime.reporting import SILENT
 from ddpm_cli.core.runtime.run_directory import RunDirectory
-from ddpm_cli.core.sweep import forecast, results
+from ddpm_cli.core.sweep import forecast, results, swept_model
 from ddpm_cli.core.sweep.forecast import Rates
 from ddpm_cli.core.sweep.scoring import Score, Scorer
+from ddpm_cli.core.sweep.settings import SweptSettings
 from ddpm_cli.core.sweep.swept_model import SweptModel
 from tests.support.cli import Result
 
@@ -84,11 +86,25 @@ def test_a_planted_optimum_is_found_and_becomes_the_default(
     sampled = ddpm("sample", run, "-n", 1, "--out", "x", "--json")
     assert sampled.json()["guidance"] == best["guidance"]
     assert f"5 steps, guidance {best['guidance']:g} (run/default-sampling.json" in sampled.err
-    # another sweep starts from there, and varies what it is told to
-    again = sweep("--sampler", "ddim,ddpm", "--no-default").json()
-    assert [entry["guidance"] for entry in planted[-2:]] == [best["guidance"]] * 2
-    assert again["default"] is None and again["picture"] == "run/sweeps/sampler.png"
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_a_sweep_starts_from_the_usual_settings_whatever_another_found(
+    sweep: Run, run: Path, planted: list[dict[str, Any]]
+) -> None:
+    assert sweep("--guidance", "1,1.6", "--steps", 4).json()["default"] is not None
+    found = sweep("--steps", "1,40", "--guide", "run/model.safetensors")
+    told = "without what an earlier one found, guidance 1.6 (run/default-sampling.json)"
+    assert told in found.err
+    assert [(entry["guidance"], entry["steps"]) for entry in planted[2:]] == [(1, 1), (1, 40)]
+    written = json.loads((run / "default-sampling.json").read_text())
+    assert written["sampling"].keys() == {"guide", "steps"} and len(planted) == 4
+    # which finds its points again, and changes no default
+    again = sweep("--guidance", "1,1.6", "--steps", 4, "--no-default")
+    assert len(planted) == 4 and again.json()["default"] is None
     assert json.loads((run / "default-sampling.json").read_text()) == written
+    other = sweep("--sampler", "ddim,ddpm", "--no-default").json()
+    assert other["picture"] == "run/sweeps/sampler.png"
 
 
 def test_within_a_standard_error_the_fewest_calls_win(
@@ -310,7 +326,8 @@ def test_averages_stored_meanwhile_are_left_out(
     """A training beside the sweep stores others, of which none gets into those compared."""
     run = RunDirectory(tiny_run("averaged", "--images", 64, "--ema-every", 8))
     images = RunImages(run.path, 4, 0, ConditionRequest(), {"steps": 2})
-    swept = SweptModel.load(images, torch.device("cpu"), SILENT, ["sigma_rel"])
+    settings = SweptSettings(DefaultSampling(), images.settings)
+    swept = SweptModel.load(images, settings, torch.device("cpu"), SILENT, rebuilds=True)
     values = {"sigma_rel": 0.07}
     before, of = swept.with_weights(values).denoiser.network.state_dict(), swept.identity(values)
     before = {name: x.clone() for name, x in before.items()}
@@ -346,32 +363,42 @@ def test_lengths_of_the_average_are_rebuilt_and_the_best_is_kept(
     assert scored.json()["fid"] == pytest.approx(best["value"], rel=1e-4)
     scores = [one["value"] for one in found.json()["settings"]]
     assert len(set(scores)) == 3
-    # other settings are swept with the weights chosen
-    steps = ddpm("sweep", run, "--steps", "2,3", *options[:4], "--json").json()
-    assert steps["weights"] == f"averaged/{name}.safetensors"
+    # other settings are swept with these weights where they are named
+    newest = ddpm("sweep", run, "--steps", "2,3", "--dry-run", *options[:4])
+    assert f"without what an earlier one found, {name} (averaged/default" in newest.err
+    both = ddpm("sweep", run, "--sigma-rel", length, "--steps", "2,3", *options[:4], "--json")
+    assert both.json()["network_calls"] == 4 * 3 and "earlier" not in both.err
     assert json.loads((run / "default-sampling.json").read_text())["weights"] == name
 
 
+CONTRADICTORY = [  # of which no model is loaded
+    ((), "a sweep needs an option with several values"),
+    (("--guidance", "2"), "a sweep needs an option with several values"),
+    (("--steps", "5:10"), "takes values alone"),
+    (("--sampler", "ddim,best"), "'best' is unknown"),
+    (("--sampler", "heun", "--eta", "0,1"), "--sampler heun takes no --eta"),
+    (("--steps", "1,2", "--guidance-interval", "0.3,5"), "no meaning at --guidance 1"),
+    (("--eta", "0:2"), "--eta must be between 0"),
+    (("--steps", "1,2", "--score", "is"), "choose one of fid, kid, cmmd"),
+    (("--steps", "1,2", "--score", "cmmd"), "--features clip-l336"),
+    (("--steps", "1,2", "--real", "run"), "run is a run"),
+]
 REFUSED = [
-    ((), 2, "a sweep needs an option with several values"),
-    (("--guidance", "2"), 2, "a sweep needs an option with several values"),
-    (("--steps", "5:10"), 2, "takes values alone"),
     (("--steps", "5,2000"), 2, "--steps must be between 1 and"),
-    (("--sampler", "ddim,best"), 2, "'best' is unknown"),
-    (("--sampler", "heun", "--eta", "0,1"), 2, "--sampler heun takes no --eta"),
-    (("--steps", "1,2", "--guidance-interval", "0.3,5"), 2, "no meaning at --guidance 1"),
-    (("--eta", "0:2"), 2, "--eta must be between 0"),
-    (("--steps", "1,2", "--score", "is"), 2, "choose one of fid, kid, cmmd"),
-    (("--steps", "1,2", "--score", "cmmd"), 2, "--features clip-l336"),
     (("--steps", "1,2", "--real", "nothing"), 1, "nothing: no such"),
-    (("--steps", "1,2", "--real", "run"), 2, "run is a run"),
     (("--sigma-rel", "0.05,0.1"), 1, "stored no averages"),
 ]
 
 
-def test_what_cannot_be_swept(sweep: Run, run: Path, untimed: None) -> None:
+def test_what_cannot_be_swept(
+    sweep: Run, run: Path, untimed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(run.iterdir())
     for options, code, words in REFUSED:
         refused = sweep(*options)
         assert (refused.code, words in refused.err) == (code, True), (options, refused.err)
         assert sorted(run.iterdir()) == before
+    monkeypatch.setattr(swept_model, "load_model", None)
+    for options, words in CONTRADICTORY:
+        refused = sweep(*options)
+        assert (refused.code, words in refused.err) == (2, True), (options, refused.err)

@@ -77,12 +77,10 @@ class DefaultSampling:
         kept = {name: value for name, value in self.sampling.items() if name not in gone}
         return replace(self, sampling=kept)
 
-    def told(
-        self, given: Mapping[str, Any], varied: Collection[str] = (), *, weights: bool = True
-    ) -> str | None:
+    def told(self, given: Mapping[str, Any], varied: Collection[str] = ()) -> str | None:
         """What a call takes from it, in a line; None where that is nothing.
 
-        varied: settings of which it compares several values. weights: whether also its weights.
+        varied: settings of which it compares several values.
         """
         if self.path is None:
             return None
@@ -91,7 +89,7 @@ class DefaultSampling:
         if asked.pop("sampler", given) is None:
             left = {k: v for k, v in self._kept(asked).items() if k not in (*kept, "sampler")}
         of_file = [in_words(kept)] if kept else []
-        of_file += [self.weights] if weights and self.weights is not None else []
+        of_file += [self.weights] if self.weights is not None else []
         without = f"without {in_words(left)}, as --sampler varies" if left else ""
         if not of_file and not left:
             return None

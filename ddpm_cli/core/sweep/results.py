@@ -130,7 +130,7 @@ class Results:
             "settings": len(self.sweep.points),
             "ties": len(self.ties),
         }
-        default = DefaultSampling(swept.settings(best.values), swept.save(best.values), measured)
+        default = DefaultSampling(swept.settings.of(best.values), swept.save(best.values), measured)
         return default.with_guide_of(swept.model)
 
     @property

@@ -57,14 +57,12 @@ class Scorer:
         cls,
         real: ScoreInput,
         settings: ExtractorSettings,
+        requested: RequestedMetrics,
         name: str,
         device: torch.device,
         reporter: Reporter,
     ) -> Scorer:
-        """Load the network. Raises UsageError or DdpmError for a score that it cannot give."""
-        if name not in SCORES:
-            raise UsageError(f"--score {name}: choose one of {', '.join(SCORES)}")
-        requested = RequestedMetrics.parse(name, network=settings.network)
+        """Load the network. Raises UsageError or DdpmError for real images that do not suit it."""
         if isinstance(real, Statistics) and "REAL" in NEEDS_IMAGES[name]:
             raise UsageError(f"--score {name} needs the images of --real, not their statistics")
         check_real(real, requested)
@@ -144,6 +142,13 @@ class Scorer:
     @property
     def _keep_real(self) -> Keep:
         return self.requested.keep_real
+
+
+def requested(name: str, network: str) -> RequestedMetrics:
+    """What a score needs. Raises UsageError where it is none, or none of these features."""
+    if name not in SCORES:
+        raise UsageError(f"--score {name}: choose one of {', '.join(SCORES)}")
+    return RequestedMetrics.parse(name, network=network)
 
 
 def _score(report: Report, name: str) -> Score:

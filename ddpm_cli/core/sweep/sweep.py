@@ -11,18 +11,22 @@ from typing import Any
 import torch
 
 from ddpm_cli.core.config import paths
+from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.batching import Batch
 from ddpm_cli.core.generation.run_images import RunImages, generated_images
 from ddpm_cli.core.metrics.networks.extraction import ExtractorSettings
 from ddpm_cli.core.metrics.scoring import RealSide
 from ddpm_cli.core.runtime.quantities import roughly
 from ddpm_cli.core.runtime.reporting import Bar, PartOfBar, Reporter, Warned
-from ddpm_cli.core.sweep import forecast, points
+from ddpm_cli.core.runtime.run_directory import is_run_or_weights
+from ddpm_cli.core.sweep import forecast, points, scoring
 from ddpm_cli.core.sweep.axes import Axis, Values
 from ddpm_cli.core.sweep.forecast import Cost, Rates
 from ddpm_cli.core.sweep.points import Point, PointsFile
 from ddpm_cli.core.sweep.scoring import Scorer
 from ddpm_cli.core.sweep.search import explore, remaining
+from ddpm_cli.core.sweep.settings import SweptSettings, not_taken
 from ddpm_cli.core.sweep.swept_model import SweptModel, real_images
 
 
@@ -46,15 +50,35 @@ class SweepRequest:
     at: int | None = None
 
     def prepare(self, device: torch.device, reporter: Reporter) -> Sweep:
-        """Load all that is needed. Raises UsageError or DdpmError for what cannot be done."""
-        varied = [axis.name for axis in self.axes if len(axis.values) > 1]
-        rebuilds = ["sigma_rel"] if any(axis.name == "sigma_rel" for axis in self.axes) else []
-        swept = SweptModel.load(self.images, device, reporter, {*varied, *rebuilds}, self.at)
+        """Check what is asked for, then load all that is needed.
+
+        Raises UsageError or DdpmError for what cannot be done.
+        """
+        settings = self._checked_settings()
+        requested = scoring.requested(self.score, self.extractor.network)
+        if self.real is not None and is_run_or_weights(self.real):
+            raise UsageError(f"--real {self.real} is a run; real images are wanted")
+        names = [axis.name for axis in self.axes]
+        default = default_sampling.of_run(self.images.run)
+        left = not_taken(default, {**self.images.settings, **dict.fromkeys(names)})
+        rebuilds = "sigma_rel" in names
+        swept = SweptModel.load(
+            self.images, settings, device, reporter, rebuilds=rebuilds, at=self.at
+        )
+        if left is not None:
+            reporter.say(left)
         real = real_images(self.real, self.images.run, reporter)
-        scorer = Scorer.load(real, self.extractor, self.score, device, reporter)
+        scorer = Scorer.load(real, self.extractor, requested, self.score, device, reporter)
         folder = swept.run.sweeps if self.out is None else paths.expanded(self.out)
         file = PointsFile(folder / points.NAME)
         return Sweep(self.axes, self.refine, self.images, swept, scorer, file, self.batch, reporter)
+
+    def _checked_settings(self) -> SweptSettings:
+        """The settings to try. Raises UsageError where they contradict each other."""
+        own = default_sampling.of_weights(self.images.run)
+        settings = SweptSettings(own, self.images.settings)
+        settings.check(self.axes, remaining(self.axes, self.refine, lambda _: None))
+        return settings
 
 
 @dataclass
@@ -78,7 +102,6 @@ class Sweep:
 
     def __post_init__(self) -> None:
         every = remaining(self.axes, self.refine, lambda _: None)
-        self._check_effects(every)
         odd = [self.swept.check(values) for values in every]
         for notice in dict.fromkeys(filter(None, odd)):
             self.reporter.say(Warned(notice))
@@ -146,14 +169,3 @@ class Sweep:
 
     def _identity(self, values: Values) -> dict[str, Any]:
         return self.scorer.identity | self.swept.identity(values)
-
-    def _check_effects(self, every: Sequence[Values]) -> None:
-        """Raise UsageError for a setting that has no effect in any, or whose values have none."""
-        left = [self.swept.without_effect(values) for values in every]
-        for name in self.swept.held:
-            if all(name in errors for errors in left):
-                raise left[0][name]
-        for axis in self.axes:
-            reasons = [errors[axis.name] for errors in left if axis.name in errors]
-            if reasons and len({self.swept.meant(v)[axis.name] for v in every}) == 1:
-                raise reasons[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +11,9 @@ import torch
 from ddpm_cli.core.checkpoints import post_hoc
 from ddpm_cli.core.checkpoints.post_hoc import Stored
 from ddpm_cli.core.diffusion.sampling import evaluations
-from ddpm_cli.core.diffusion.settings import NoEffectError, Sampling
-from ddpm_cli.core.errors import UsageError
-from ddpm_cli.core.generation import default_sampling
-from ddpm_cli.core.generation.default_sampling import DefaultSampling
+from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.generation.generate import GenerationRequest, resolve_sampling
-from ddpm_cli.core.generation.guides import check_guide
+from ddpm_cli.core.generation.guides import check_guide, with_guide
 from ddpm_cli.core.generation.model import Model, load_model, own_sampling, warning
 from ddpm_cli.core.generation.outputs.record import identity, settings_of
 from ddpm_cli.core.generation.run_images import RunImages
@@ -26,25 +22,22 @@ from ddpm_cli.core.metrics.inputs.opening import ScoreInput, open_input
 from ddpm_cli.core.models.network import Network
 from ddpm_cli.core.runtime import devices
 from ddpm_cli.core.runtime.reporting import Reporter
-from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, is_run_or_weights
+from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights
 from ddpm_cli.core.sweep.axes import Values
-
-_OF_SAMPLING = {field.name for field in fields(Sampling)}
+from ddpm_cli.core.sweep.settings import OF_SAMPLING, SweptSettings
 
 
 @dataclass
 class SweptModel:
-    """A model, the images that are sampled of it, and what its settings start from.
+    """A model, the images that are sampled of it, and the settings that these are sampled by.
 
-    request: of the images, whatever the sampling. held: settings that all have where they mean
-    something, which replace those of the run's default. averages, images: those stored, of which
-    others are rebuilt as after so many images: none that a training stores meanwhile.
+    request: of the images, whatever the sampling. averages, images: those stored, of which others
+    are rebuilt as after so many images: none that a training stores meanwhile.
     """
 
     model: Model
     request: GenerationRequest
-    default: DefaultSampling
-    held: Mapping[str, Any]
+    settings: SweptSettings
     averages: list[Stored]
     images: int | None
     _length: float | None = None  # sigma_rel of the weights that the model has now
@@ -53,47 +46,36 @@ class SweptModel:
     def load(
         cls,
         images: RunImages,
+        settings: SweptSettings,
         device: torch.device,
         reporter: Reporter,
-        varied: Collection[str],
+        *,
+        rebuilds: bool,
         at: int | None = None,
     ) -> SweptModel:
-        """Load a run for these images, whose settings all have.
+        """Load a run for these images, whose settings all have: its newest weights.
 
-        varied: names of options, of which sigma_rel is of the newest weights whatever the default.
-        at: the images after which averages are rebuilt; None: all. Raises DdpmError.
+        rebuilds: whether averages of other lengths are; at: after so many images; None: after all.
+        Raises DdpmError.
         """
-        rebuilds = "sigma_rel" in varied
-        default = default_sampling.of_run(images.run)
-        told = default.told(images.settings, varied, weights=not rebuilds)
-        path = find_weights(images.run) if rebuilds else default.find_weights(images.run)
-        model = load_model(path, device, devices.choose_precision(images.precision, device))
-        for notice in filter(None, (model.about, told)):
-            reporter.say(notice)
-        default = default.varying(varied)
-        model = default.guided(model, default.settings(images.settings).get("guide"))
+        precision = devices.choose_precision(images.precision, device)
+        model = load_model(find_weights(images.run), device, precision)
+        reporter.say(model.about)
+        model = with_guide(model, images.settings.get("guide"))
         request = images.request(model, own_sampling(model.config, {}), reporter)
         there = post_hoc.stored(RunDirectory(model.folder)) if rebuilds else []
         averages = [one for one in there if at is None or one.profile.images <= at]
         after = averages[-1].profile.images if averages and at is None else at
-        return cls(model, request, default, images.settings, averages, after)
+        return cls(model, request, settings, averages, after)
 
     def meant(self, values: Values) -> Values:
         """A setting by what it means: heun's eta is 0, whatever is tried beside other samplers."""
         sampling = self.requested(values).sampling
-        return {k: getattr(sampling, k) if k in _OF_SAMPLING else v for k, v in values.items()}
-
-    def without_effect(self, values: Values) -> dict[str, NoEffectError]:
-        """Which of the settings held and of these values have none, and why. Raises UsageError."""
-        return self._fitting(values)[1]
-
-    def settings(self, values: Values) -> dict[str, Any]:
-        """The settings of Sampling that are not the usual ones."""
-        return self._fitting(values)[0]
+        return {k: getattr(sampling, k) if k in OF_SAMPLING else v for k, v in values.items()}
 
     def requested(self, values: Values) -> GenerationRequest:
         """The images by a setting. Raises UsageError or DdpmError where the model cannot."""
-        sampling = resolve_sampling(self.model, Sampling(**self.settings(values)))
+        sampling = resolve_sampling(self.model, Sampling(**self.settings.of(values)))
         check_guide(self.model, sampling)
         return replace(self.request, sampling=sampling)
 
@@ -132,12 +114,12 @@ class SweptModel:
         return self.model
 
     def save(self, values: Values) -> str | None:
-        """Write a setting's weights into the run: their name there; None for those it has.
+        """Write a setting's weights into the run: their name there; None for the newest.
 
         Raises DdpmError where they cannot be written.
         """
         if "sigma_rel" not in values:
-            return self.default.weights
+            return None
         average = post_hoc.rebuilt(self.run, values["sigma_rel"], self.images)
         path = self.run.path / post_hoc.name_of(average.profile, average.profile.images)
         post_hoc.write(path, self.run, average)
@@ -155,32 +137,13 @@ class SweptModel:
         names = [one.path.name for one in self.averages]
         return {"sigma_rel": values["sigma_rel"], "averages": names}
 
-    def _fitting(self, values: Values) -> tuple[dict[str, Any], dict[str, NoEffectError]]:
-        """The settings, and why others are left out."""
-        own = {name: value for name, value in values.items() if name in _OF_SAMPLING}
-        settings = self.default.settings({**self.held, **own})
-        left = dict[str, NoEffectError]()
-        while True:
-            try:
-                Sampling(**settings)
-            except NoEffectError as error:
-                names = settings.keys() & error.names
-                if not names:
-                    raise
-                left |= dict.fromkeys(names, error)
-                settings = {k: v for k, v in settings.items() if k not in names}
-            else:
-                return settings, left
-
 
 def real_images(name: str | None, run: Path, reporter: Reporter) -> ScoreInput:
     """The real images of this name, as `ddpm fid` takes them; None: those of the run's training.
 
-    Raises UsageError or DdpmError where there are none.
+    Raises DdpmError where there are none.
     """
     if name is not None:
-        if is_run_or_weights(name):
-            raise UsageError(f"--real {name} is a run; real images are wanted")
         return open_input(name, reporter=reporter)
     found = images_of_run(run, reporter, training=True, held_out=False, option="--real").training
     assert found is not None, "they were asked for"
