@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ddpm_cli.core.conditioning.condition import Condition
     from ddpm_cli.core.config.run import RunConfig
     from ddpm_cli.core.data.arrays import Indexed
+    from ddpm_cli.core.data.sources import Source
     from ddpm_cli.core.diffusion.denoiser import Denoiser
     from ddpm_cli.core.diffusion.samplers import SamplerStep
     from ddpm_cli.core.diffusion.schedules import Schedule
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ddpm_cli.core.metrics.report import Report
     from ddpm_cli.core.models.transformer import Transformer
     from ddpm_cli.core.models.unet import UNet
+    from ddpm_cli.core.runtime.reporting import Reporter
 
 __version__ = "0.1.0"
 
@@ -71,6 +73,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "config",
+    "distill",
     "evaluate",
     "evaluate_all",
     "fid",
@@ -194,31 +197,75 @@ def train(
     default: the images' own. log: experiment trackers that follow it, such as "tensorboard". Raises
     DdpmError and its subclasses.
     """
+    from ddpm_cli.core.config.machine import MachineConfig
     from ddpm_cli.core.config.paths import expanded
-    from ddpm_cli.core.data.arrays import ArraySource
-    from ddpm_cli.core.data.sources import Source, open_source
-    from ddpm_cli.core.errors import UsageError
-    from ddpm_cli.core.training.session import train_on_source
+    from ddpm_cli.core.config.request import TrainingRequest
+    from ddpm_cli.core.data.sources import open_source
+    from ddpm_cli.core.training.library import train_on_source
 
-    source: Source
-    if not isinstance(images, str | Path):
-        source = ArraySource(images, labels, classes)
-    elif labels is not None or classes is not None:
-        raise UsageError(f"labels and classes are for arrays: {images} has its own, or none")
-    else:
-        source = open_source(str(images), _reporter(progress), training=True)
-    run = train_on_source(
-        config,
-        source,
-        expanded(out),
+    reporter = _reporter(progress)
+    source = _arrays(images, labels, classes)
+    if source is None:
+        source = open_source(str(images), reporter, training=True)
+    request = TrainingRequest(
+        source.name,
         size=size,
-        resume=resume,
-        device=device,
-        precision=precision,
-        log=log.split(",") if isinstance(log, str) else log,
-        reporter=_reporter(progress),
+        out=expanded(out),
+        resume="auto" if resume else "never",
+        log=_names(log),
+        stall_timeout=0,
     )
-    return load(run, device=device)
+    machine = MachineConfig(device=device, precision=precision)
+    return load(train_on_source(config, source, request, machine, reporter), device=device)
+
+
+def distill(
+    teacher: str | Path,
+    images: Indexed | str | Path | None = None,
+    labels: Sequence[Any] | NDArray[Any] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    out: str | Path,
+    guidance: float | tuple[float, float] | None = None,
+    resume: bool = True,
+    device: str = "auto",
+    precision: str = "fp32",
+    log: str | Sequence[str] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> TrainedModel:
+    """Make a consistency model of a trained model, as `ddpm distill`, and load it.
+
+    It samples in 1 to 4 network calls (easy consistency tuning, Geng et al. 2024, section 3).
+    teacher: a run directory or weights file. images, labels, classes: as of `train`; default: what
+    the teacher was trained on, where that is files. guidance: of the teacher, which is learned: a
+    number, or the least and the largest; 1 is the teacher's own steps; None: none, from the images
+    alone. settings: other ones than the teacher's, nested: budget={"images": 100_000}. The rest as
+    of `train`. Raises DdpmError and its subclasses.
+    """
+    from ddpm_cli.core.config import paths
+    from ddpm_cli.core.config.consistency import with_guidance
+    from ddpm_cli.core.config.machine import MachineConfig
+    from ddpm_cli.core.config.request import TrainingRequest
+    from ddpm_cli.core.training.library import distil
+
+    reporter = _reporter(progress)
+    source = _arrays(images, labels, classes)
+    named = None if images is None else str(images)
+    if guidance is not None:
+        low, high = guidance if isinstance(guidance, tuple) else (guidance, guidance)
+        settings = with_guidance(settings, (float(low), float(high)))
+    request = TrainingRequest(
+        named if source is None else source.name,
+        out=paths.expanded(out),
+        resume="auto" if resume else "never",
+        log=_names(log),
+        stall_timeout=0,
+        teacher=paths.expanded(teacher),
+        settings=settings,
+    )
+    machine = MachineConfig(device=device, precision=precision)
+    return load(distil(request, source, machine, reporter), device=device)
 
 
 def evaluate(
@@ -318,7 +365,28 @@ def memorisation(
     return judge(inputs[0], inputs[1], inputs[2], extractor, reporter)[0]
 
 
-def _reporter(progress: bool) -> Any:
+def _arrays(
+    images: Indexed | str | Path | None,
+    labels: Sequence[Any] | NDArray[Any] | None,
+    classes: Sequence[str] | None,
+) -> Source | None:
+    """Images as an object, with their labels; None for those that have a name."""
+    from ddpm_cli.core.data.arrays import ArraySource
+    from ddpm_cli.core.errors import UsageError
+
+    if images is not None and not isinstance(images, str | Path):
+        return ArraySource(images, labels, classes)
+    if labels is not None or classes is not None:
+        what = "no images are given" if images is None else f"{images} has its own, or none"
+        raise UsageError(f"labels and classes are for arrays: {what}")
+    return None
+
+
+def _names(log: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(log.split(",") if isinstance(log, str) else log)
+
+
+def _reporter(progress: bool) -> Reporter:
     if progress:
         from ddpm_cli.cli.console import Terminal
 

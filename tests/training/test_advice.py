@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.presets import merged
+from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.data.annotations.captions import from_sentences
 from ddpm_cli.core.data.arrays import ArraySource
 from ddpm_cli.core.data.inspection.survey import CaptionLengths
 from ddpm_cli.core.data.shapes import Shapes
 from ddpm_cli.core.runtime.run_directory import RunDirectory
+from ddpm_cli.core.training.library import train_on_source
 from ddpm_cli.core.training.preparation import advice, copying
 from ddpm_cli.core.training.preparation.facts import Facts
 from ddpm_cli.core.training.preparation.trial import StepTime
-from ddpm_cli.core.training.session import train_on_source
 from tests.support.cli import Result
 from tests.support.training import Messages
 
@@ -312,15 +314,7 @@ def test_few_images_are_said_in_a_dry_run_of_minutes_and_in_python(
         preview=0,
     )
     short = dataclasses.replace(run, budget=dataclasses.replace(run.budget, minutes=1e-5))
-    train_on_source(
-        short,
-        ArraySource(images),
-        tmp_path / "arrays",
-        size=None,
-        resume=True,
-        device="cpu",
-        precision="fp32",
-        log=(),
-        reporter=messages,
-    )
+    request = TrainingRequest("arrays", out=tmp_path / "arrays")
+    cpu = MachineConfig(device="cpu", precision="fp32")
+    train_on_source(short, ArraySource(images), request, cpu, messages)
     assert any("4 images for 1,200 (300 epochs) begin" in line for line in messages.messages)

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import ddpm_cli
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.conditioning.condition import Condition
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
@@ -24,7 +27,7 @@ from ddpm_cli.core.training import compilation, teacher
 from ddpm_cli.core.training.preparation import distilling
 from ddpm_cli.core.training.resuming import load_snapshot
 from ddpm_cli.core.training.state import TrainingState
-from tests.support.cli import Result
+from tests.support.cli import Result, config_of
 from tests.support.students import CLASSES, as_student, begun, saved_teacher
 from tests.support.training import (
     CPU,
@@ -178,6 +181,27 @@ def test_distilling_a_run(ddpm: Callable[..., Result], tiny_run: Callable[..., P
     assert list(Path("runs/teacher-distilled/samples").glob("*.png"))
     go_on = ddpm("train", "--out", "runs/teacher-distilled", "--images", 72, "--json").json()
     assert (go_on["resumed_at"], go_on["images"]) == (64, 72)
+
+
+def test_python_distils_as_the_command_does(
+    ddpm: Callable[..., Result], tiny_run: Callable[..., Path], photos: Path
+) -> None:
+    teacher = tiny_run("runs/teacher")
+    options = ("--guidance", "2,4", "--images", 16, "--batch", 8, "--preview", 0)
+    assert ddpm("distill", teacher, *options, "--data", photos, "--out", "runs/shell").code == 0
+    settings: dict[str, Any] = {"budget": {"images": 16}, "optimiser": {"batch": 8}, "preview": 0}
+    settings |= {"guidance": (2, 4), "device": "cpu"}
+    ddpm_cli.distill(str(teacher), photos, out="runs/python", **settings)
+    configs = [
+        json.loads(Path(run, "config.json").read_text()) for run in ("runs/shell", "runs/python")
+    ]
+    assert configs[0] == configs[1]
+    ours, theirs = (load_file(f"runs/{name}/model.safetensors") for name in ("python", "shell"))
+    assert equal_tensors(ours, theirs)
+    with pytest.raises(UsageError, match="no images are given"):
+        ddpm_cli.distill(teacher, labels=[0, 1], out="runs/other")
+    with pytest.raises(UsageError, match="--guidance"):
+        ddpm_cli.distill(teacher, photos, out="runs/other", guidance=(4, 2), device="cpu")
 
 
 def test_guidance_is_learned_and_chosen_at_sampling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ddpm_cli.cli import settings_text, training
 from ddpm_cli.cli.options import common
 from ddpm_cli.cli.options.groups import SettingOptions, grouped
-from ddpm_cli.core.config.consistency import parse_guidance
+from ddpm_cli.core.config.consistency import parse_guidance, with_guidance
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
@@ -92,9 +93,7 @@ def distill(
     """
     asked = training.requested(request, config, teacher=teacher)
     if guidance is not None:
-        learned = {"consistency": {"guidance": parse_guidance(guidance)}}
-        asked.settings["objective"] = learned
-        asked.settings["network"] = asked.settings.get("network", {}) | {"guidance": True}
+        asked = replace(asked, settings=with_guidance(asked.settings, parse_guidance(guidance)))
     resources = MachineConfig(**machine.nested())
     calls = settings_text.calls(request, machine)
     training.run(asked, resources, calls, dry_run=dry_run, as_json=json)

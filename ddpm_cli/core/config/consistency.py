@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ddpm_cli.core.config.fields import (
     Settings,
@@ -31,6 +32,16 @@ def parse_guidance(text: str) -> tuple[float, float]:
             f"--guidance {shortened(text)} should be a number, or a range such as 1,4"
         ) from error
     return low, high
+
+
+def with_guidance(settings: dict[str, Any], guidance: tuple[float, float]) -> dict[str, Any]:
+    """Settings of a RunConfig, nested, with the least and largest guidance that is learned."""
+    objective, network = settings.get("objective", {}), settings.get("network", {})
+    consistency = (objective.get("consistency") or {}) | {"guidance": guidance}
+    return settings | {
+        "objective": objective | {"consistency": consistency},
+        "network": network | {"guidance": True},
+    }
 
 
 def _is_range(values: tuple[float, ...]) -> bool:

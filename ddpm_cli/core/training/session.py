@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.machine import MachineConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
-from ddpm_cli.core.data.sources import Source
 from ddpm_cli.core.errors import DdpmError, PreemptedError, UsageError
 from ddpm_cli.core.models import group_norm
 from ddpm_cli.core.models.network import parameter_count
@@ -30,8 +29,7 @@ from ddpm_cli.core.tracking import processes
 from ddpm_cli.core.training import appearance, initial_weights, resuming, teacher
 from ddpm_cli.core.training.budget import BudgetTracker
 from ddpm_cli.core.training.metrics_log import MetricsLog
-from ddpm_cli.core.training.preparation import advice
-from ddpm_cli.core.training.preparation.planning import TrainingPlan, plan_on_source
+from ddpm_cli.core.training.preparation.planning import TrainingPlan
 from ddpm_cli.core.training.preparation.preflight import load_held_out, load_images, preflight
 from ddpm_cli.core.training.state import Progress, TrainingState
 from ddpm_cli.core.training.trainer import Execution, Trainer
@@ -224,36 +222,6 @@ def _train(
         summary = _summary(run, config, state, log, resumed_at)
         distributed.barrier()
     return summary | {"provenance": record}
-
-
-def train_on_source(
-    config: RunConfig,
-    source: Source,
-    out: Path,
-    *,
-    size: tuple[int, int] | None,
-    resume: bool,
-    device: str,
-    precision: str,
-    log: Sequence[str],
-    reporter: Reporter,
-) -> Path:
-    """Train in this process, without signal handlers; the run directory. For use as a library."""
-    execution = execution_on(MachineConfig(device=device, precision=precision), reporter)
-    request = TrainingRequest(
-        source.name,
-        out=out,
-        resume="auto" if resume else "never",
-        log=tuple(log),
-        stall_timeout=0,
-    )
-    plan = preflight(
-        request, 1, execution, reporter, lambda: plan_on_source(config, source, out, size)
-    )
-    for hint in advice.of_source(plan.source, plan.captions, plan.config):
-        reporter.say(Warned(f"Warning: {hint.line}"))
-    train(plan, request, execution, Log(reporter), stopping.StopRequest())
-    return plan.out
 
 
 def _open_log(run: RunDirectory, record: dict[str, Any], log: Log) -> None:

@@ -168,16 +168,18 @@ class TrainingPlan:
         }
 
 
-def plan_training(request: TrainingRequest, reporter: Reporter, device: str) -> TrainingPlan:
+def plan_training(
+    request: TrainingRequest, reporter: Reporter, device: str, images: Source | None = None
+) -> TrainingPlan:
     """Merge, each over the one before: defaults, preset, initial weights, file, options.
 
     A run that is continued takes the place of the first three. device: its type, by which a preset
-    is chosen where none is named. Nothing is written. Raises DdpmError or UsageError where they do
-    not make a run.
+    is chosen where none is named. images: those that request.data is the name of; None: they are
+    opened by it. Nothing is written. Raises DdpmError or UsageError where they do not make a run.
     """
     allow_pixels(request.max_pixels)
     saved = saved_settings.read(request)
-    source = _open_source(request, saved, reporter)
+    source = _open_source(request, saved, reporter) if images is None else images
     _check_images(request, saved, source)
     asked, request = request, with_size(request, source)
     channels = request.channels or saved.get("network", "channels") or source.native_channels
