@@ -27,7 +27,7 @@ from ddpm_cli.core.training import compilation, teacher
 from ddpm_cli.core.training.preparation import distilling
 from ddpm_cli.core.training.resuming import load_snapshot
 from ddpm_cli.core.training.state import TrainingState
-from tests.support.cli import Result, config_of
+from tests.support.cli import Result
 from tests.support.students import CLASSES, as_student, begun, saved_teacher
 from tests.support.training import (
     CPU,
