@@ -27,7 +27,7 @@ from ddpm_cli.core.training import compilation, teacher
 from ddpm_cli.core.training.preparation import distilling
 from ddpm_cli.core.training.resuming import load_snapshot
 from ddpm_cli.core.training.state import TrainingState
-from tests.support.cli import Result
+from tests.support.cli import Result, config_of
 from tests.support.students import CLASSES, as_student, begun, saved_teacher
 from tests.support.training import (
     CPU,
@@ -192,10 +192,7 @@ def test_python_distils_as_the_command_does(
     settings: dict[str, Any] = {"budget": {"images": 16}, "optimiser": {"batch": 8}, "preview": 0}
     settings |= {"guidance": (2, 4), "device": "cpu"}
     ddpm_cli.distill(str(teacher), photos, out="runs/python", **settings)
-    configs = [
-        json.loads(Path(run, "config.json").read_text()) for run in ("runs/shell", "runs/python")
-    ]
-    assert configs[0] == configs[1]
+    assert config_of("runs/python") == config_of("runs/shell")
     ours, theirs = (load_file(f"runs/{name}/model.safetensors") for name in ("python", "shell"))
     assert equal_tensors(ours, theirs)
     with pytest.raises(UsageError, match="no images are given"):
