@@ -99,7 +99,8 @@ def _train(
             _advise(advice.of_source(plan.source, plan.captions, plan.config), reporter)
         summary = session.train(plan, request, execution, reporter, stop)
     distilled = plan.config.objective.consistency is not None
-    closing = _closing(summary, guided=plan.config.guidable and not distilled)
+    guided = plan.config.guidable and not distilled
+    closing = _closing(summary, guided=guided, stop_at_gap=plan.config.stop_at_gap)
     reporter.note(closing)
     console.result(closing, summary, as_json)
 
@@ -251,7 +252,7 @@ def _rounded(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _closing(summary: dict[str, Any], *, guided: bool) -> str:
+def _closing(summary: dict[str, Any], *, guided: bool, stop_at_gap: float | None) -> str:
     speed, skipped = summary["images_per_second"], summary["skipped_steps"]
     rate = f" ({speed:,.1f} images/s, start-up and saves aside)" if speed else ""
     bad = f"; {skipped:,} of {summary['steps']:,} steps were not finite" if skipped else ""
@@ -260,9 +261,11 @@ def _closing(summary: dict[str, Any], *, guided: bool) -> str:
     overfitted = held_out is not None and held_out > 1.01 * summary["best"]
     chosen = " --weights best" if overfitted else ""
     why = " (the held-out loss was lowest with these)" if overfitted else ""
+    gap = summary["gap"]
+    copied = "" if None in (gap, stop_at_gap) else f", gap {gap:.2f} of {stop_at_gap:g} that stops"
     return (
         f"Trained on {summary['images']:,} images in {time}{rate}"
-        f"{_losses(summary)}{bad}.\n"
+        f"{_losses(summary)}{copied}{bad}.\n"
         f"Run directory: {summary['run']}\n"
         f"Next: ddpm sample {run}{chosen}{' --guidance 2' * guided}{why}"
     )

@@ -19,6 +19,8 @@ SUMMARY: dict[str, Any] = {
     "loss_smooth": 0.1,
     "best_of": "loss_heldout",
     "best": 0.2,
+    "loss_heldout": 0.2,
+    "gap": None,
 }
 
 
@@ -26,6 +28,14 @@ SUMMARY: dict[str, Any] = {
 def test_weights_from_before_the_held_out_loss_rose_are_named(
     held_out: float | None, *, named: bool
 ) -> None:
-    last = _closing(SUMMARY | {"loss_heldout": held_out}, guided=False).splitlines()[-1]
+    summary = SUMMARY | {"loss_heldout": held_out}
+    last = _closing(summary, guided=False, stop_at_gap=None).splitlines()[-1]
     assert last.startswith("Next: ddpm sample run" + " --weights best (" * named)
     assert named or last == "Next: ddpm sample run"
+
+
+def test_the_gap_is_named_where_it_would_stop_a_training() -> None:
+    first = _closing(SUMMARY | {"gap": 0.431}, guided=False, stop_at_gap=1.0).splitlines()[0]
+    assert first.endswith("best held out 0.2000, gap 0.43 of 1 that stops.")
+    for gap, limit in ((0.431, None), (None, 1.0)):
+        assert "gap" not in _closing(SUMMARY | {"gap": gap}, guided=False, stop_at_gap=limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,9 @@ def test_damaged_scores_are_left_out(ddpm: Run, make_run: MakeRun) -> None:
     card = dry(ddpm, run)["card"]
     assert "| 200 | fid5k | 20 | one |\n| 640 (these weights) | fid5k | 30 | one |" in card
     assert card.count("| fid5k |") == 2
+    shutil.copyfile(run / "model.safetensors", run / "ema-0.100.safetensors")
+    card = dry(ddpm, run, "--weights", "ema-0.100")["card"]
+    assert "Those of the training are of other weights." in card and "fid5k" not in card
 
 
 def test_into_the_folder_that_one_is_in(

@@ -146,6 +146,7 @@ def test_runs_of_other_sizes_and_without_weights(
     assert "no samples of bare: it has saved no weights yet" in result.err
     document = result.json()
     assert document["sampled"] == ["one", "large"]
+    assert [sampling["steps"] for sampling in document["sampling"]] == [2, 2]
     assert document["classes"] == []
 
 

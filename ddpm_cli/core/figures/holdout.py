@@ -10,15 +10,8 @@ from numpy.typing import NDArray
 
 from ddpm_cli.core.figures import canvas
 from ddpm_cli.core.figures.axes import logarithmic, named, of_images
-from ddpm_cli.core.figures.plots import write_figure
+from ddpm_cli.core.figures.plots import NOISE_QUARTERS, write_figure
 from ddpm_cli.core.runtime.run_directory import Row
-
-_QUARTERS = (  # of the noise levels: name and colour
-    ("least noise", "#440154"),
-    ("less noise", "#31688e"),
-    ("more noise", "#35b779"),
-    ("most noise", "#e0b818"),
-)
 
 
 @canvas.defaults()
@@ -43,7 +36,7 @@ def curves(path: Path, rows: Sequence[Row], label: str, stop_at_gap: float | Non
     losses.plot(images[best], held_out[best], "*", ms=13, color="tab:red", label="lowest")
     losses.set_title("loss of the averaged weights")
     named(losses, label)
-    for quarter, (name, colour) in enumerate(_QUARTERS):
+    for quarter, (colour, name) in enumerate(NOISE_QUARTERS):
         one, other = (_column(found, f"loss_{of}_q{quarter}") for of in ("holdout", "trained"))
         if np.isfinite(one / other).any():
             ratios.plot(images, one / other, "o-", ms=3, color=colour, label=name)

@@ -30,12 +30,13 @@ _LOSSES = {
 }
 
 
-_BY_NOISE = {  # columns: colour and name
-    "loss_q0": ("#d9b800", "least noise"),  # light to dark, and of other hues than the loss
-    "loss_q1": ("#6fae3c", "less noise"),
-    "loss_q2": ("#a04a9c", "more noise"),
-    "loss_q3": ("#3d1a55", "most noise"),
-}
+NOISE_QUARTERS = (  # colour and name: light to dark, and of other hues than the loss
+    ("#d9b800", "least noise"),
+    ("#6fae3c", "less noise"),
+    ("#a04a9c", "more noise"),
+    ("#3d1a55", "most noise"),
+)
+_BY_NOISE = {f"loss_q{quarter}": look for quarter, look in enumerate(NOISE_QUARTERS)}  # columns
 _SMOOTHED = 50  # rows, at most, that a point of these curves is a mean of
 
 

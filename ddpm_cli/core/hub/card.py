@@ -45,6 +45,7 @@ class Facts:
     sha256: str  # of model.safetensors
     pictured: str | None  # what the picture shows; None without one
     scores: Sequence[dict[str, Any]]  # rows of scores.jsonl
+    others_scored: bool  # whether those there are were of other weights, and are left out
     loss_plot: bool  # whether there is one
     no_diffusers_because: str | None  # None: a pipeline of diffusers lies beside
     revision: str | None
@@ -173,6 +174,8 @@ def _with_classes(config: RunConfig) -> str:
 
 
 def _scores(facts: Facts) -> str:
+    if facts.others_scored:
+        return "Those of the training are of other weights. `ddpm fid REAL RUN` measures them.\n"
     if not facts.scores:
         return (
             "`ddpm fid REAL RUN` measures them.\n"

@@ -137,7 +137,7 @@ def prepared(
             reporter.say(notice)
         model = model._replace(config=config)
         found = _model_files(source, model, folder) | _default_sampling(default, folder)
-        yield _package(request, run, found, model, shown, notices)
+        yield _package(request, run, found, model, shown, notices, scored=_is_scored(source, run))
 
 
 def _package(
@@ -147,6 +147,8 @@ def _package(
     model: Weights,
     shown: Picture | None,
     notices: Sequence[str],
+    *,
+    scored: bool,
 ) -> Package:
     """All files, with the card that describes them."""
     found = found | {name: run.path / name for name in _BESIDE if (run.path / name).is_file()}
@@ -154,7 +156,7 @@ def _package(
     folder, obstacle = found[SETTINGS].parent, why_not_exportable(model.config)
     if obstacle is None and not request.card_only:
         found |= _pipeline(found[MODEL], folder / "diffusers")
-    text = card.card(_facts(request, run, found, model, shown, obstacle))
+    text = card.card(_facts(request, run, found, model, shown, obstacle, scored=scored))
     text = text.encode(errors="replace").decode()  # images may have a name that is no text
     write_text(folder / card.CARD, text, durable=False)
     found = {card.CARD: folder / card.CARD, **found}
@@ -171,9 +173,11 @@ def _facts(
     model: Weights,
     shown: Picture | None,
     obstacle: str | None,
+    *,
+    scored: bool,
 ) -> card.Facts:
     """What the card says."""
-    starts = summary.starts(run.path)
+    starts, scores = summary.starts(run.path), _scores(run, model.images)
     return card.Facts(
         repo=request.repo,
         config=model.config,
@@ -183,7 +187,8 @@ def _facts(
         version=str(starts[-1].get("ddpm") or "") if starts else "",
         sha256=sha256_of(found[MODEL]),
         pictured=None if shown is None else shown.caption,
-        scores=_scores(run, model.images),
+        scores=scores if scored else (),
+        others_scored=bool(scores) and not scored,
         loss_plot=card.LOSS in found,
         no_diffusers_because=obstacle,
         revision=request.revision,
@@ -229,6 +234,11 @@ def _pipeline(model: Path, folder: Path) -> dict[str, Path]:
     export(model, folder)
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def _is_scored(source: Path, run: RunDirectory) -> bool:
+    """Whether a training scores these weights: not a rebuilt average, nor a student's teacher."""
+    return source in (run.weights, run.best) or source.parent == run.snapshots
 
 
 def _scores(run: RunDirectory, images: int) -> list[dict[str, Any]]:

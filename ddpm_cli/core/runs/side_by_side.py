@@ -116,7 +116,7 @@ def sample(compared: Compared, samples: Samples, reporter: Reporter) -> Sheet | 
         rows[name], requests[name] = _sampled(model, request, reporter), request
     document = {
         "seeds": [samples.seed, samples.seed + samples.count - 1],
-        "sampling": next(iter(requests.values())).sampling.document(),
+        "sampling": [request.sampling.document() for request in requests.values()],
         "classes": known,
         "sampled": list(models),
     }

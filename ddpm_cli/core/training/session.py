@@ -259,6 +259,7 @@ def _summary(
         "loss": progress.loss,
         "loss_smooth": progress.loss_smooth,
         "loss_heldout": progress.loss_heldout,
+        "gap": progress.gap,
         "best": progress.best,
         "best_of": "loss_heldout" if config.data.holdout or config.holdout_data else "loss_smooth",
         "skipped_steps": progress.skipped,
