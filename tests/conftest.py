@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 
 from ddpm_cli.cli.app import main
@@ -31,6 +33,9 @@ if sys.platform != "win32":
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+# A program builds its commands once, which takes longer than most of them.
+built = functools.cache(typer.main.get_command)
 
 # Property-based tests use the same examples every time, and no database on the disk.
 settings.register_profile("ddpm", max_examples=50, deadline=None, database=None, derandomize=True)
@@ -78,6 +83,8 @@ def ddpm(
 ) -> Callable[..., Result]:
     """Call the command line as a shell would, in this process."""
 
+    monkeypatch.setattr(typer.main, "get_command", built)
+
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
         capfd.readouterr()
@@ -117,7 +124,7 @@ def train_tiny(
     ddpm: Callable[..., Result], tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Result]:
     """Train the tiny network on the photos, or that of another --config; previews in few steps."""
-    monkeypatch.setattr(preview, "_STEPS", 4)
+    monkeypatch.setattr(preview, "_STEPS", 2)
 
     def call(*arguments: object) -> Result:
         config = () if "--config" in arguments else ("--config", tiny)

@@ -27,7 +27,7 @@ SNAPSHOT = Path("runs/a/snapshots/000000000016.pt")
 def run(tiny_run: Callable[..., Path]) -> Path:
     """Of 32 images; the snapshots are of 16 and of 32."""
     arguments = ("--images", 32, "--snapshot-every", 16, "--preview", 0, "--keep", 2)
-    return tiny_run("runs/a", *arguments)
+    return tiny_run("runs/a", *arguments, "--timesteps", 50)
 
 
 def test_the_newest_snapshot_is_the_run(run: Path, ddpm: Callable[..., Result]) -> None:
@@ -45,6 +45,7 @@ def test_the_newest_snapshot_is_the_run(run: Path, ddpm: Callable[..., Result]) 
     np.testing.assert_array_equal(*drawn)  # the text within has the file's hash
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_every_command_takes_a_snapshot(
     run: Path, ddpm: Callable[..., Result], photos: Path, trained: Path
 ) -> None:

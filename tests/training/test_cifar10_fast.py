@@ -21,7 +21,7 @@ BLOCKS = ("--blocks", "res", *("--blocks", "res,attn") * 2)  # one a level inste
 
 def test_it_trains_samples_and_is_scored(ddpm: Callable[..., Result], trained: Path) -> None:
     """Classes, EDM's noise levels and Heun's sampler, as on a GPU."""
-    options = ("--data", "shapes", *BLOCKS, "--batch", 8, "--steps", 3)
+    options = ("--data", "shapes", "--size", 16, *BLOCKS, "--batch", 8, "--steps", 3)
     result = ddpm("train", *LIKE_IT, *options, "--preview", 0, "--out", "run", "--json")
     assert result.code == 0, result.err
     assert (result.json()["steps"], result.json()["skipped_steps"]) == (3, 0)

@@ -44,6 +44,7 @@ def test_a_runs_config_reproduces_the_run(
     assert equal_tensors(*(load_file(f"{run}/model.safetensors") for run in ("one", "two")))
 
 
+@pytest.mark.usefixtures("planned_only")
 def test_options_win_over_a_runs_config(
     tiny_run: Callable[..., Path], ddpm: Run, photos: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_options_win_over_a_runs_config(
         ({"data": {"templates": ["a {class}"]}}, ("--no-captions",), "captions", 0),
     ],
 )
+@pytest.mark.usefixtures("planned_only")
 def test_what_the_data_decide_by_default_can_be_set_by_a_file(
     ddpm: Run,
     photos: Path,

@@ -378,7 +378,9 @@ def test_two_processes_give_the_weights_of_one(
         torch.testing.assert_close(tensor, together[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_ctrl_c_saves_and_the_same_command_resumes(tiny: Path, photos: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes(
+    ddpm: Callable[..., Result], tiny: Path, photos: Path
+) -> None:
     command = ("train", "--data", photos, "--config", tiny, "--out", "run", "--preview", 0)
     command = (*command, "--images")
     running = start(*command, 10**7, "--snapshot-every", 2000)
@@ -390,7 +392,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(tiny: Path, photos: Path) -> 
     assert "Traceback" not in err
     saved_at = int(snapshots.listed(Path("run/snapshots"))[-1].stem)
     assert saved_at > 0
-    again = json.loads(stdout_of(start(*command, saved_at + 8, "--json")))
+    again = ddpm(*command, saved_at + 8, "--json").json()
     assert (again["resumed_at"], again["images"]) == (saved_at, saved_at + 8)
 
 

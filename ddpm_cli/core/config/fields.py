@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +93,30 @@ def _spelling(field: str, info: SettingInfo) -> str:
     return field if info.panel is None else _option(field, info)
 
 
-def settings_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Setting]:
+_known_hints = functools.cache(typing.get_type_hints)  # which takes long, and configs are many
+
+
+def hints_of(config: type[Any]) -> Mapping[str, Any]:
+    """The types of a dataclass's fields."""
+    return _known_hints(config)  # type: ignore[arg-type]
+
+
+def settings_of(config: type[Any]) -> tuple[Setting, ...]:
     """All settings of a config dataclass, those of nested dataclasses included, in their order."""
-    hints = typing.get_type_hints(config)
+    return _known_settings(config)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _known_settings(config: type[Any]) -> tuple[Setting, ...]:
+    return tuple(_settings(config, ()))
+
+
+def _settings(config: type[Any], path: tuple[str, ...]) -> Iterator[Setting]:
+    hints = hints_of(config)
     for field in dataclasses.fields(config):
         found = Setting((*path, field.name), hints[field.name], field.default, SettingInfo(""))
         if dataclasses.is_dataclass(found.kind):
-            yield from settings_of(typing.cast(type[Any], found.kind), found.path)
+            yield from _settings(typing.cast(type[Any], found.kind), found.path)
         elif _KEY in field.metadata:
             yield dataclasses.replace(found, info=field.metadata[_KEY])
 

@@ -7,7 +7,13 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from ddpm_cli.core.config.fields import LARGEST_INTEGER, did_you_mean, settings_of, shortened
+from ddpm_cli.core.config.fields import (
+    LARGEST_INTEGER,
+    did_you_mean,
+    hints_of,
+    settings_of,
+    shortened,
+)
 from ddpm_cli.core.errors import DdpmError
 
 T = TypeVar("T")
@@ -26,7 +32,7 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     Missing fields keep their defaults. Former names of settings, which the dataclass may list as
     `FORMER_NAMES`, are read as the current ones. Raises DdpmError that names the field.
     """
-    values, hints = _known(kind, values, where), typing.get_type_hints(kind)
+    values, hints = _known(kind, values, where), hints_of(kind)
     missing = [field.name for field in dataclasses.fields(kind) if _is_required(field)]  # type: ignore[arg-type]
     for name in missing:
         if name not in values:
@@ -41,7 +47,7 @@ def checked(kind: type[Any], values: Any, where: str) -> dict[str, Any]:
 
     Raises DdpmError that names the one at fault.
     """
-    values, hints = _known(kind, values, where), typing.get_type_hints(kind)
+    values, hints = _known(kind, values, where), hints_of(kind)
     cast: dict[str, Any] = {}
     for name, value in values.items():
         hint, place = hints[name], f"{where}.{name}"

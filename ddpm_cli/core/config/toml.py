@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ddpm_cli.core.config.fields import Setting, SettingInfo, in_a_line, settings_of
+from ddpm_cli.core.config.fields import Setting, SettingInfo, hints_of, in_a_line, settings_of
 from ddpm_cli.core.config.serialisation import NO_VALUE
 from ddpm_cli.core.errors import UsageError
 
@@ -61,7 +61,7 @@ def _table(
 def _described(kind: type[Any], place: tuple[str, ...], setting: Setting | None) -> str:
     """What a setting is; of a part that is left out what it would be."""
     if setting is None:
-        hints = typing.get_args(typing.get_type_hints(kind).get(place[-1]))
+        hints = typing.get_args(hints_of(kind).get(place[-1]))
         part = next((hint for hint in hints if dataclasses.is_dataclass(hint)), None)
         return "" if part is None else (inspect.getdoc(part) or "").splitlines()[0]
     info = setting.info

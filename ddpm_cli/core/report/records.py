@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ddpm_cli.core.config.published import renamed
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.models.families import build
-from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.families import parameters_of
 from ddpm_cli.core.runs import summary
 from ddpm_cli.core.runs.summary import RunSummary
 from ddpm_cli.core.runtime.files import read_json, status
@@ -130,8 +128,7 @@ class Record:
         """Of the network; None where its settings cannot be read."""
         if self.config is None:
             return None
-        with torch.device("meta"):  # shapes without memory
-            return parameter_count(build(self.config.network))
+        return parameters_of(self.config.network)
 
 
 _SCORES = {"fid", "kid", "cmmd", "inception_score", "splits", "decoder"}  # the last: bits/dim

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ from ddpm_cli.core.data.sources import Source, open_source, with_class_order
 from ddpm_cli.core.data.transform import power_of_two
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.errors import DdpmError, UsageError
-from ddpm_cli.core.models.families import build
-from ddpm_cli.core.models.network import parameter_count
+from ddpm_cli.core.models.families import parameters_of
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import Reporter
 from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, runs_folder
@@ -70,11 +68,10 @@ class TrainingPlan:
     recorded: WeightsOrigin | None = None  # the same as init_from, where a config names it
     origins: dict[str, Origin] = field(default_factory=dict)  # of each setting, by dotted names
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Trainable parameters of the network."""
-        with torch.device("meta"):
-            return parameter_count(build(self.config.network))
+        return parameters_of(self.config.network)
 
     @property
     def whole_config(self) -> RunConfig:
