@@ -92,15 +92,17 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """End with the examples; a switch's negative form is in its help, or columns grow."""
+        shown = copy(self)  # what is shown otherwise is parsed as before
+        shown.params = [copy(param) for param in self.params]
         if examples := getattr(self.callback, "examples", []):
-            self.epilog = "\n".join(["Examples:", *(f"  {line}" for line in examples)])
-        for param in self.get_params(ctx):
+            shown.epilog = "\n".join(["Examples:", *(f"  {line}" for line in examples)])
+        for param in shown.get_params(ctx):
             if param.name == "help":
                 param.metavar = METAVARS[bool]
             if param.secondary_opts:
                 negative, param.secondary_opts = param.secondary_opts[0], []
                 param.help = f"{param.help} Opposite: {negative}"  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
+        TyperCommand.format_help(shown, ctx, formatter)
 
     def _by_variable(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Options that the command line leaves to their variables, with those."""
