@@ -78,12 +78,19 @@ def overwrite(path: Path) -> None:
     path.write_bytes(b"not what was written")
 
 
+def alter(path: Path) -> None:
+    """One bit of the same number of bytes."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def replace_by_folder(path: Path) -> None:
     path.rename(path.with_suffix(".old"))
     path.mkdir()
 
 
-@pytest.mark.parametrize("damage", [truncate, overwrite, replace_by_folder])
+@pytest.mark.parametrize("damage", [truncate, overwrite, alter, replace_by_folder])
 @pytest.mark.parametrize("name", ["statistics.npz", "features.f32", "logits.f32"])
 def test_a_damaged_entry_is_said_and_computed_again(
     name: str, damage: Callable[[Path], None], entries: Path, tmp_path: Path

@@ -28,7 +28,7 @@ from ddpm_cli.core.runtime.files import in_words, size_below
 from ddpm_cli.core.runtime.reporting import Reporter
 
 LIMIT = 8 * 2**30  # bytes: about 20 inputs of 50,000 images
-_LAYOUT = 1  # of the entries; raise it where they, or the features of an image, change
+_LAYOUT = 2  # of the entries; raise it where they, or the features of an image, change
 _STATISTICS = "statistics.npz"
 
 
@@ -129,7 +129,7 @@ def _files(entry: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _open(path: Path, width: int, statistics: Statistics) -> FeatureStore:
-    """Raises DdpmError where it was cut short, by a power cut, as it is not durable."""
+    """Raises DdpmError where it was damaged, by a power cut, as it is not durable, or a disk."""
     store = FeatureStore.open(path, width)
     if len(store) != statistics.n:
         raise DdpmError(f"{path} holds {len(store)} images of {statistics.n}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ from ddpm_cli.core.runtime import distributed
 from ddpm_cli.core.runtime.files import atomic_write
 
 BLOCK = 1024  # rows read at a time: 8 MiB of 2048 features
+_CHECKSUM = 4  # bytes behind the rows of a file: fewer than those of a row
 
 
 class RowStore:
@@ -104,11 +107,17 @@ class FeatureStore(RowStore):
 
     @classmethod
     def open(cls, path: Path, width: int) -> FeatureStore:
-        """Read rows that `save` wrote. Raises DdpmError where the file cannot be read."""
+        """Read rows that `save` wrote. Raises DdpmError where they cannot be, or are others."""
         try:
-            return cls(width, path.open("rb"))
+            store = cls(width, path.open("rb"))
+            checksum = reduce(_followed_by, store.blocks(), 0)
+            store._file.seek(-_CHECKSUM, 2)
+            same = store._file.read() == checksum.to_bytes(_CHECKSUM)
         except OSError as error:
             raise DdpmError(f"cannot read {path}: {error.strerror or error}") from error
+        if not same:
+            raise DdpmError(f"{path} is damaged: its checksum is not that of its bytes")
+        return store
 
     def subsample(self, count: int) -> FeatureStore:
         """At most `count` of the rows, chosen pseudo-randomly with a fixed seed."""
@@ -120,11 +129,14 @@ class FeatureStore(RowStore):
         return subset
 
     def gather_to_rank0(self) -> FeatureStore:
-        """Concatenate the rows of all ranks, in rank order, on rank 0."""
+        """Concatenate the rows of all ranks, in rank order, on rank 0.
+
+        Raises DdpmError on every rank where its disk is full.
+        """
         counts = distributed.all_gather(len(self))
         if len(counts) == 1:
             return self
-        gathered = FeatureStore(self.width)
+        gathered, failure = FeatureStore(self.width), None
         before = sum(counts[: distributed.rank()])
         for start in range(0, sum(counts), BLOCK):
             block = torch.zeros(min(BLOCK, sum(counts) - start), self.width)
@@ -132,15 +144,29 @@ class FeatureStore(RowStore):
             if low < high:
                 block[low - start : high - start] = self.block(low - before, high - before)
             block = distributed.all_reduce_sum(block)  # exact: all ranks but one add zero
-            if distributed.is_main():
+            if not distributed.is_main() or failure is not None:
+                continue
+            try:
                 gathered.append(block)
+            except DdpmError as error:  # raised when no rank waits for this one any more
+                failure = error
+        if failures := list(filter(None, distributed.all_gather(failure))):
+            raise failures[0]
         return gathered
 
     def save(self, path: Path) -> None:
-        """Copy the rows to a file."""
+        """Copy the rows to a file, and behind them their CRC-32, as it is not durable."""
+        checksum = 0
         with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
             for block in self.blocks():
-                file.write(block.numpy().tobytes())
+                file.write(block.numpy().data)
+                checksum = _followed_by(checksum, block)
+            file.write(checksum.to_bytes(_CHECKSUM))
+
+
+def _followed_by(checksum: int, rows: Tensor) -> int:
+    """The CRC-32 of bytes with those of more rows behind them."""
+    return zlib.crc32(rows.numpy().data, checksum)
 
 
 def chosen(n: int, count: int) -> NDArray[np.intp]:
