@@ -18,6 +18,7 @@ from ddpm_cli.core.sweep.points import Point
 from ddpm_cli.core.sweep.sweep import Sweep
 
 _DRAWN = 2  # axes
+_COMPARABLE = ("score", "n", "seed", "real", "features", "images_seen")  # where these are equal
 ENOUGH = 100  # images of each setting, below which none becomes a default
 
 
@@ -98,13 +99,26 @@ class Results:
             return (
                 f"none, as {count:,} images of each setting are few: at least {ENOUGH} are needed"
             )
+        if self._now is not None and self._is_worse_than(self._now):
+            return f"none, as the run's own is better than all of these: {self._now.described}"
         return None
 
     @property
     def replaced(self) -> str | None:
         """The default of now, which another replaces, in words; None without one."""
+        return None if self._now is None else self._now.described
+
+    @property
+    def _now(self) -> DefaultSampling | None:
+        """The run's default before this sweep writes one."""
         path = default_sampling.path_of(self.sweep.images.run)
-        return None if path is None else default_sampling.read(path).described
+        return None if path is None else default_sampling.read(path)
+
+    def _is_worse_than(self, default: DefaultSampling) -> bool:
+        """Whether every setting scored worse than a default did by the same score of as many."""
+        measured, value = self._measured(), default.measured.get("value")
+        same = all(default.measured.get(name) == measured[name] for name in _COMPARABLE)
+        return same and isinstance(value, int | float) and value < self.ranked[0].value
 
     def write_default(self) -> Path:
         """Make the setting chosen the run's default: its default-sampling.json.
@@ -116,8 +130,14 @@ class Results:
         return run.sampling
 
     def _default(self) -> DefaultSampling:
+        swept, best = self.sweep.swept, self.chosen
+        settings, weights = swept.settings.of(best.values), swept.save(best.values)
+        return DefaultSampling(settings, weights, self._measured()).with_guide_of(swept.model)
+
+    def _measured(self) -> dict[str, Any]:
+        """The score of the setting chosen, and of what."""
         swept, scorer, best = self.sweep.swept, self.sweep.scorer, self.chosen
-        measured = {
+        return {
             "score": scorer.label,
             "value": best.value,
             "std": best.std,
@@ -130,8 +150,6 @@ class Results:
             "settings": len(self.sweep.points),
             "ties": len(self.ties),
         }
-        default = DefaultSampling(swept.settings.of(best.values), swept.save(best.values), measured)
-        return default.with_guide_of(swept.model)
 
     @property
     def picture(self) -> Path:
