@@ -54,7 +54,7 @@ def test_a_few_images_are_overfitted(tmp_path: Path) -> None:
         network=replace(CONFIG.network, width=16),
         diffusion=c.DiffusionConfig("cosine", 1000, "x0"),
         optimiser=replace(CONFIG.optimiser, lr=5e-3, batch=16, decay=0.3),
-        budget=c.Budget(steps=150),
+        budget=c.Budget(steps=80),
         snapshot_every=1000,
     )
     state = train_run(tmp_path, config)

@@ -72,6 +72,7 @@ def sweep(
         ddpm sweep runs/photos-64 --sampler ddim,heun,dpmpp-2m --steps 10,20 --dry-run
         ddpm sweep --sigma-rel 0.03:0.2 --features dinov2-l -n 5000
     """
+    axes, held = swept.axes(), sampling.nested()  # checked before anything is loaded
     from ddpm_cli.core.errors import DdpmError
     from ddpm_cli.core.generation.batching import parse_batch
     from ddpm_cli.core.generation.run_images import RunImages
@@ -84,9 +85,9 @@ def sweep(
     from ddpm_cli.core.sweep.sweep import SweepRequest
 
     start_up.end()
-    axes, at_once, reporter = swept.axes(), parse_batch(batch), console.reporter()
+    at_once, reporter = parse_batch(batch), console.reporter()
     settings = ExtractorSettings(weights, features, protocol, at_once, precision)
-    chosen, held = devices.choose_device(device), sampling.nested()
+    chosen = devices.choose_device(device)
     images = RunImages(run or newest_run(), count, seed, conditions.request, held, precision, given)
     asked = SweepRequest(axes, swept.refine, images, real, score, settings, at_once, out)
     search = asked.prepare(chosen, reporter)
