@@ -19,14 +19,16 @@ LIKE_IT = ("--preset", "cifar10-fast", "--width", 32, "--device", "cpu")
 BLOCKS = ("--blocks", "res", *("--blocks", "res,attn") * 2)  # one a level instead of two
 
 
-def test_it_trains_samples_and_is_scored(ddpm: Callable[..., Result], trained: Path) -> None:
+def test_it_trains_samples_and_is_scored(
+    ddpm: Callable[..., Result], photos: Path, trained: Path
+) -> None:
     """Classes, EDM's noise levels and Heun's sampler, as on a GPU."""
-    options = ("--data", "shapes", "--size", 16, *BLOCKS, "--batch", 8, "--steps", 3)
+    options = ("--data", photos, "--size", 16, *BLOCKS, "--batch", 8, "--steps", 3)
     result = ddpm("train", *LIKE_IT, *options, "--preview", 0, "--out", "run", "--json")
     assert result.code == 0, result.err
     assert (result.json()["steps"], result.json()["skipped_steps"]) == (3, 0)
     config = json.loads(Path("run/config.json").read_text())
-    assert len(config["network"]["classes"]) > 1
+    assert config["network"]["classes"] == ["dark", "light"]
     assert config["objective"]["noise_levels"] == "log-normal"
 
     sampling = ("--sampler", "heun", "--steps", 2, "-n", 4)
@@ -40,9 +42,11 @@ def test_it_trains_samples_and_is_scored(ddpm: Callable[..., Result], trained: P
 
 @pytest.mark.usefixtures("planned_only")
 @pytest.mark.parametrize("minutes", [10, 40])
-def test_minutes_bring_its_rate_to_zero(minutes: int, ddpm: Callable[..., Result]) -> None:
+def test_minutes_bring_its_rate_to_zero(
+    minutes: int, ddpm: Callable[..., Result], photos: Path
+) -> None:
     """Whatever the speed: warm-up is in images, decay in the part of the budget that is used."""
-    plan = ddpm("train", *LIKE_IT, "--data", "shapes", "--minutes", minutes, "--dry-run", "--json")
+    plan = ddpm("train", *LIKE_IT, "--data", photos, "--minutes", minutes, "--dry-run", "--json")
     assert (plan.json()["images"], plan.json()["minutes"]) == (None, minutes)
     optimiser = updated(RunConfig(), preset("cifar10-fast").settings).optimiser
     warm = 2_000_000  # images of the first quarter of ten minutes, at a third of the H200's limit
