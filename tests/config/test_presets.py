@@ -27,8 +27,10 @@ def test_gradients_are_clipped_where_the_papers_code_does(name: str, clip: float
 @pytest.mark.parametrize(
     ("settings", "weighting"),
     [
-        ({"optimiser": {"lr": 1e-4}}, ("p2", 0.3)),
-        ({"diffusion": {"parameterisation": "x0"}}, ("p2", 0.3)),
+        ({"optimiser": {"lr": 1e-4}}, ("learned", 1.0)),
+        ({"diffusion": {"parameterisation": "x0"}}, ("learned", 1.0)),
+        ({"network": {"learned_variance": True}}, ("plain", 1.0)),
+        ({"network": {"learned_variance": True}, "objective": {"weighting": "p2"}}, ("p2", 1.0)),
         ({"diffusion": {"parameterisation": "eps"}}, ("plain", 1.0)),
         ({"diffusion": {"schedule": "edm"}}, ("plain", 1.0)),
         ({"objective": {"loss": "vlb"}}, ("plain", 1.0)),

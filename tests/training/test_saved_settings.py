@@ -45,6 +45,20 @@ def test_a_runs_config_reproduces_the_run(
 
 
 @pytest.mark.usefixtures("planned_only")
+def test_settings_that_a_runs_config_does_not_have_yet_are_no_presets(
+    tiny_run: Callable[..., Path], photos: Path
+) -> None:
+    """A run of a version without --optimiser had AdamW, whatever the presets have now."""
+    settings = json.loads((tiny_run("one", "--images", 8) / "config.json").read_text())
+    del settings["optimiser"]["method"]
+    request = TrainingRequest(config=write_settings(settings), data=str(photos))
+    assert plan_training(request, SILENT, "cpu").config.optimiser.method == "adamw"
+    some = write_settings({"optimiser": {"lr": settings["optimiser"]["lr"]}})  # over a preset
+    plan = plan_training(dataclasses.replace(request, config=some), SILENT, "cpu")
+    assert (plan.preset, plan.config.optimiser.method) == ("small", "muon")
+
+
+@pytest.mark.usefixtures("planned_only")
 def test_options_win_over_a_runs_config(
     tiny_run: Callable[..., Path], ddpm: Run, photos: Path
 ) -> None:
@@ -56,7 +70,8 @@ def test_options_win_over_a_runs_config(
     assert (plan["images"], plan["minutes"], plan["batch"]) == (None, 2, 2)
     other = ddpm(*command, "--data", photos / "dark")
     assert (other.json()["pictures"], other.json()["classes"]) == (12, []), other.err
-    assert f"--data {photos / 'dark'} replaces {photos} of one/config.json" in other.err
+    source = config_of("one")["data"]["source"]  # perhaps an earlier test's photos
+    assert f"--data {photos / 'dark'} replaces {source} of one/config.json" in other.err
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ class Preset(NamedTuple):
 # Measured on two CPU cores (docs/performance.md, Quality). There quality is limited by the number
 # of images seen, so networks are narrow and see the image in patches. Predicting x0 gives clean
 # images long before predicting noise does, and the EDM form leaves noise. Small batches are worth
-# their steps. High noise levels have less weight, or their loss, most of it beyond any network's
-# reach, drowns the gradient of the others.
+# their steps. The loss of every noise level is weighted by what it has come to, or that of high
+# levels, most of it beyond any network's reach, drowns the gradient of the others. Muon learns most
+# from few images, with a rate that falls from the first step to the last.
 _NETWORK = {
     "width": 32,
     "multipliers": [1, 2],
@@ -35,15 +36,16 @@ _NETWORK = {
 }
 _OPTIMISER = {
     "batch": 32,
+    "method": "muon",
     "lr": 2e-3,
     "warmup": 5_000,
-    "decay": 0.4,
+    "decay": 1.0,
     "betas": [0.9, 0.99],
     "ema_halflife": 20_000,
 }
 _CLEAN = {
     "diffusion": {"schedule": "cosine", "parameterisation": "x0"},
-    "objective": {"weighting": "p2", "weighting_k": 0.3},  # 1 / (1 + 0.3 sigma^2) on x0's error
+    "objective": {"weighting": "learned"},
 }
 
 _TWO, _THREE, _FOUR = "res,attn,res,attn", "res,attn,res,attn,res,attn", "res,res,res,res"
@@ -319,9 +321,10 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """The config under these settings, some of which replace others that belong to them.
 
     A continuous schedule brings its own parameterisation and noise levels, another
-    parameterisation, loss or weighting replaces the weighting with its details, one limit of the
-    budget replaces all others, new blocks replace the decoder, which follows them, and another
-    family of networks replaces all that is of the network, but not of the images.
+    parameterisation, loss or weighting replaces the weighting with its details, a learned variance
+    replaces a learned weighting, which is of one loss, one limit of the budget replaces all others,
+    new blocks replace the decoder, which follows them, and another family of networks replaces all
+    that is of the network, but not of the images.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
     replaced = dict(SCHEDULE_DEFAULTS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
@@ -331,7 +334,9 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
         "loss": config.objective.loss,
         "weighting": config.objective.weighting,
     }
-    if any(chosen.get(name, value) != value for name, value in current.items()):
+    others = any(chosen.get(name, value) != value for name, value in current.items())
+    learns_variance = parts.get("network", {}).get("learned_variance", False)
+    if others or (learns_variance and config.objective.weighting == "learned"):
         plain = {"weighting": "plain", "weighting_gamma": None, "weighting_k": 1.0}
         replaced["objective"] = replaced.get("objective", {}) | plain
     if any(limit is not None for limit in parts.get("budget", {}).values()):

@@ -143,7 +143,7 @@ def read(request: TrainingRequest) -> SavedSettings:
             settings = initial_weights.settings(init_from, fallback)
             layers.append(Layer(f"weights {init_from}", settings))
     if request.config is not None:
-        layers.append(Layer(f"file {request.config}", document))
+        layers.append(Layer(f"file {request.config}", _complete(document, request.config)))
     recorded = origin if request.init_from is None else None
     return SavedSettings(run, base, request.config, init_from, recorded, tuple(layers))
 
@@ -176,6 +176,21 @@ def read_file(path: Path) -> dict[str, Any]:
     if "_class_name" in settings:
         raise DdpmError(f"{where} is a config of diffusers; ddpm convert imports its model")
     return checked(RunConfig, settings, str(path))
+
+
+def _complete(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A run's config.json with the settings that its version did not have yet, as they were then.
+
+    Those are the defaults; a preset would have others. What is of the data stays with the data.
+    """
+    if "fingerprint" not in document.get("data", {}):  # a file of some settings
+        return document
+    whole = to_dict(from_dict(RunConfig, document, str(path)))
+    for part, names in FROM_DATA.items():
+        for name in names:
+            if name not in document.get(part, {}):
+                del whole[part][name]
+    return whole
 
 
 def _nested_over(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
