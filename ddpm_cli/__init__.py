@@ -226,6 +226,7 @@ def distill(
     *,
     classes: Sequence[str] | None = None,
     out: str | Path,
+    calls: int | None = None,
     guidance: float | tuple[float, float] | None = None,
     resume: bool = True,
     device: str = "auto",
@@ -234,17 +235,17 @@ def distill(
     progress: bool = False,
     **settings: Any,
 ) -> TrainedModel:
-    """Make a consistency model of a trained model, as `ddpm distill`, and load it.
+    """Make a model of few steps of a trained model, as `ddpm distill`, and load it.
 
-    It samples in 1 to 4 network calls (easy consistency tuning, Geng et al. 2024, section 3).
     teacher: a run directory or weights file. images, labels, classes: as of `train`; default: what
-    the teacher was trained on, where that is files. guidance: of the teacher, which is learned: a
-    number, or the least and the largest; 1 is the teacher's own steps; None: none, from the images
-    alone. settings: other ones than the teacher's, nested: budget={"images": 100_000}. The rest as
-    of `train`. Raises DdpmError and its subclasses.
+    the teacher was trained on, where that is files. calls: the network calls of a sample that are
+    learned, default 2; 0: any, by consistency tuning (Geng et al. 2024, section 3). guidance: of
+    the teacher, which is learned: a number, or the least and the largest; None: none. settings:
+    other ones than the teacher's, nested: budget={"images": 100_000}. The rest as of `train`.
+    Raises DdpmError and its subclasses.
     """
     from ddpm_cli.core.config import paths
-    from ddpm_cli.core.config.consistency import with_guidance
+    from ddpm_cli.core.config.consistency import with_calls, with_guidance
     from ddpm_cli.core.config.machine import MachineConfig
     from ddpm_cli.core.config.request import TrainingRequest
     from ddpm_cli.core.training.library import distil
@@ -252,6 +253,8 @@ def distill(
     reporter = _reporter(progress)
     source = _arrays(images, labels, classes)
     named = None if images is None else str(images)
+    if calls is not None:
+        settings = with_calls(settings, calls)
     if guidance is not None:
         low, high = guidance if isinstance(guidance, tuple) else (guidance, guidance)
         settings = with_guidance(settings, (float(low), float(high)))

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.distillation mnist-test.zip \
         --classifier mnist-classifier.safetensors --teachers runs/digits-s0 runs/digits-s1
 
-Each line has the distances from the held-out images of as many samples by the teacher (DDIM, 50
-calls) and by the student, and what the student cost: `step` is how long a step of tuning takes, in
-steps of the teacher's training, both measured in turns in this process, and `time` the whole
-distillation, as a share of the teacher's training. Students that are there are only scored.
+Each line has the distances from the held-out images of samples by the teacher (DDIM, 50 calls) and
+by the student, the mean of as many sets of them, and what the student cost: `step` is how long a
+step of its training takes, in steps of the teacher's, both measured in turns in this process, and
+`time` the whole distillation, as a share of the teacher's training. Students that are there are
+only scored.
 `--set PART.NAME=VALUE` changes a setting.
 """
 
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -84,7 +85,15 @@ def trainer(config: RunConfig, images: DecodedImages, folder: Path) -> Trainer:
 
 def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each teacher."""
-    held_out, features = decoded(options.held_out), {"features": options.classifier}
+    held_out = decoded(options.held_out)
+
+    def score(model: TrainedModel, calls: int) -> float:
+        fakes = [
+            model.sample(options.n, steps=calls, seed=i * options.n) for i in range(options.sets)
+        ]
+        found = ddpm.evaluate_all(held_out, fakes, metrics=["fid"], features=options.classifier)
+        return round(mean(one.fid for one in found), 2)
+
     settings: dict[str, Any] = {"preview": 0}
     for assignment in options.set:
         name, text = assignment.split("=", 1)
@@ -107,11 +116,9 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "step": round(step, 2),
             "time": round(step * images / teacher.model.images, 2),
         }
-        fake = teacher.sample(options.n, steps=50)
-        row["teacher 50"] = round(ddpm.fid(held_out, fake, **features), 2)
+        row["teacher 50"] = score(teacher, 50)
         for calls in CALLS:
-            fake = student.sample(options.n, steps=calls)
-            row[f"student {calls}"] = round(ddpm.fid(held_out, fake, **features), 2)
+            row[f"student {calls}"] = score(student, calls)
         yield row | {"2 calls over teacher": round(row["student 2"] / row["teacher 50"], 2)}
 
 
@@ -121,7 +128,8 @@ def main() -> None:
     parser.add_argument("--classifier", required=True, help="its features serve for the distance")
     parser.add_argument("--teachers", type=Path, nargs="+", required=True)
     parser.add_argument("--set", action="append", default=[], metavar="PART.NAME=VALUE")
-    parser.add_argument("-n", type=int, default=500, help="samples")
+    parser.add_argument("-n", type=int, default=500, help="samples of a set")
+    parser.add_argument("--sets", type=int, default=2, help="sets of samples, of other seeds")
     parser.add_argument("--out", type=Path, help="folder of the students; default: beside teachers")
     for row in rows(parser.parse_args()):
         print(json.dumps(row), flush=True)

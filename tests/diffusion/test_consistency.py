@@ -1,8 +1,4 @@
-"""Consistency tuning and its sampler, against the closed form of Gaussian images.
-
-Images are N(m, s^2) in every pixel, so the denoised mean is D = m + s^2 / (s^2 + sigma^2) (x - m),
-and the probability flow ODE leads from x at sigma to f = m + s / sqrt(s^2 + sigma^2) (x - m).
-"""
+"""Consistency tuning and its sampler, against the closed form of Gaussian images."""
 
 from __future__ import annotations
 
@@ -24,31 +20,10 @@ from ddpm_cli.core.diffusion.samplers import final_state
 from ddpm_cli.core.diffusion.sampling import evaluations, grid, sample
 from ddpm_cli.core.diffusion.settings import Sampling
 from ddpm_cli.core.errors import UsageError
+from tests.support.gaussian_images import EDM, MEAN, STD, Exact
 
-MEAN, STD = 0.25, 0.3
-EDM = schedules.from_config(DiffusionConfig(schedule="edm", parameterisation="edm"))
 COSINE = schedules.from_config(DiffusionConfig(schedule="cosine"))
 PLAIN = ObjectiveConfig(loss="consistency", consistency=ConsistencyConfig())
-
-
-class Exact(Denoiser):
-    """An exact function of Gaussian images in place of a network: F is the function's value."""
-
-    def __init__(self, power: float, schedule: schedules.Schedule = EDM) -> None:
-        """power: 1 is the denoised mean D, 1/2 the consistency function f."""
-        super().__init__(self._value, schedule, "x0")
-        self._power, self.calls = power, 0
-
-    def scalings(self, sigma: Tensor) -> Scalings:
-        """The identity: the value is a function of x itself."""
-        one = torch.ones_like(sigma)
-        return Scalings(0 * one, one, one)
-
-    def _value(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        self.calls += 1
-        sigma = (4 * c_noise.double()).exp()  # c_noise is ln(sigma) / 4
-        shrink = (STD**2 / (STD**2 + sigma**2)) ** self._power
-        return MEAN + shrink.to(x.dtype)[:, None, None, None] * (x - MEAN)
 
 
 class Consistent(Exact):
@@ -291,7 +266,7 @@ def test_where_r_is_0_the_target_is_the_image() -> None:
     data = noised(4, t, dtype=torch.float32)
     losses = consistency.loss(denoiser, data, UNCONDITIONAL, objective, scalars)
     network.masks.clear()
-    found = consistency._f(denoiser, data.x, UNCONDITIONAL, *scalars[2:6])
+    found = consistency.x0_of(denoiser, data.x, UNCONDITIONAL, scalars[2:6])
     assert found.isfinite().all()
     assert losses.isfinite().all()
 

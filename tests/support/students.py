@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ddpm_cli.core.checkpoints import weights
+from ddpm_cli.core.config.consistency import ConsistencyConfig
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.training import initial_weights
@@ -19,14 +20,15 @@ CLASSES = updated(CONFIG, {"network": {"classes": ["dark", "light"]}})
 
 def as_student(config: RunConfig, **tuning: object) -> RunConfig:
     """The config of a student of a teacher of this config, over 48 images."""
+    learned = ConsistencyConfig(**tuning)  # type: ignore[arg-type]
     return updated(
         config,
         {
             "network": {"guidance": bool(tuning.get("guidance"))},
-            "diffusion": {"parameterisation": distilling.student_parameterisation(config)},
+            "diffusion": {"parameterisation": distilling.student_parameterisation(config, learned)},
             "objective": {
-                **{"loss": "consistency", "weighting": "plain", "noise_levels": "log-normal"},
-                **{"noise_mean": -1.1, "noise_std": 2.0},
+                **{"loss": "consistency", "weighting": "plain"},
+                **distilling.noise_levels(learned),
                 "consistency": {"stages": 3, "stage_images": 16, **tuning},
             },
             "budget": {"images": 48},
@@ -35,13 +37,13 @@ def as_student(config: RunConfig, **tuning: object) -> RunConfig:
     )
 
 
-def saved_teacher(path: Path, config: RunConfig) -> Path:
+def saved_teacher(path: Path, config: RunConfig, images: int = 100) -> Path:
     """A weights file of a teacher with random weights."""
     torch.manual_seed(3)
     network = TrainingState.initial(config, CPU.device).network
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    weights.save(path, network.state_dict(), config, 100)
+    weights.save(path, network.state_dict(), config, images)
     return path
 
 

@@ -67,18 +67,21 @@ def test_a_student_begins_as_its_teacher(
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("calls", [0, 2])
 @pytest.mark.parametrize("guidance", [(), (1.0, 3.0)])
 def test_a_killed_distillation_resumes_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance: tuple[float, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance: tuple[float, ...], calls: int
 ) -> None:
     """In another stage than the last snapshot's, with dropout, and a teacher whose file is gone."""
     config = updated(CLASSES, {"network": {"dropout": 0.2}})
     file = saved_teacher(tmp_path / "w.safetensors", config)
-    student = as_student(config, guidance=guidance, stage_images=8)
+    student = as_student(config, guidance=guidance, stage_images=8, calls=calls, teacher_steps=2)
+    if calls:
+        student = updated(student, {"optimiser": {"method": "muon"}})
     student = replace(student, origin=WeightsOrigin(str(file), sha256_of(file)))
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-        if guidance:
+        if teacher.is_needed(student):
             teacher.keep(RunDirectory(tmp_path / name), student, None)
     whole = train_run(tmp_path / "whole", student, begun(file, student))
     assert whole.progress.images == 48
@@ -105,10 +108,12 @@ def test_a_killed_distillation_resumes_exactly(
     assert equal_tensors(again.average.state_dict(), whole.average.state_dict())
 
 
-def test_microbatches_have_the_same_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", [0, 2])
+def test_microbatches_have_the_same_gradient(tmp_path: Path, calls: int) -> None:
     """Up to the order of sums, without dropout, whose masks they draw apart."""
     file = saved_teacher(tmp_path / "w.safetensors", CLASSES)
-    student = as_student(CLASSES)
+    student = as_student(CLASSES, calls=calls)
+    student = replace(student, origin=WeightsOrigin(str(file), sha256_of(file)))
     found = [
         train_run(
             tmp_path / str(size),
@@ -148,6 +153,27 @@ def test_validation_has_a_loss(tmp_path: Path) -> None:
     assert state.progress.loss_heldout is not None
     rows = RunDirectory(tmp_path / "run").rows()
     assert [row["images"] for row in rows if row["loss_holdout"] is not None] == [16, 32, 48]
+
+
+def test_a_student_of_calls_has_muon_and_its_teachers_parameterisation(tmp_path: Path) -> None:
+    """Whatever the teacher was trained by, and its loss weighted by."""
+    config = updated(
+        CLASSES,
+        {
+            "diffusion": {"parameterisation": "x0"},
+            "objective": {"weighting": "learned"},
+            "optimiser": {"method": "adamw", "lr": 0.002},
+        },
+    )
+    file = saved_teacher(tmp_path / "w.safetensors", config)
+    for calls, expected in ((2, ("x0", "muon", 0.001)), (0, ("x0-skip", "adamw", 0.0005))):
+        tuning = {"calls": calls}
+        student = distilling.student(file, {"objective": {"consistency": tuning}}, "shapes")
+        student.check()
+        optimiser = student.optimiser
+        parameterisation = student.diffusion.parameterisation
+        assert (parameterisation, optimiser.method, optimiser.lr) == expected
+        assert student.objective.weighting == "plain"
 
 
 def test_compiled_passes_share_no_masks() -> None:
@@ -280,15 +306,19 @@ def test_a_run_of_another_teacher_is_not_resumed(
 
 
 def test_a_student_takes_under_half_of_the_teachers_time(tmp_path: Path) -> None:
-    """Where no budget is given; a step costs 4/3 of one of training, or 2 with guidance."""
-    file = saved_teacher(tmp_path / "w.safetensors", CLASSES)
-    images = distilling.student(file, {}).budget.images
-    guided = {"objective": {"consistency": {"guidance": (1.0, 2.0)}}}
-    fewer = distilling.student(file, guided).budget.images
-    assert images is not None
-    assert fewer is not None
-    assert 40 < images * 4 / 3 < 50
-    assert 40 < fewer * 2 < 50
+    """Where no budget is given; a forward pass is a third of a step of training."""
+    file = saved_teacher(tmp_path / "w.safetensors", CLASSES, images=10_000)
+    for share, passes, tuning in (
+        (0.3, 3 + 8, {}),
+        (0.3, 3 + 2 * 8, {"guidance": (1.0, 2.0)}),
+        (0.3, 3 + 5, {"teacher_steps": 5}),
+        (0.45, 4, {"calls": 0}),
+        (0.45, 4 + 1, {"calls": 0, "guidance": (1.0, 1.0)}),
+        (0.45, 4 + 2, {"calls": 0, "guidance": (1.0, 2.0)}),
+    ):
+        images = distilling.student(file, {"objective": {"consistency": tuning}}).budget.images
+        assert images is not None
+        assert images * passes / 3 == pytest.approx(share * 10_000, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +357,9 @@ def test_a_distilled_run_is_sampled_in_two_calls(
     assert (document["sampler"], document["steps"], document["nfe"]) == ("consistency", 2, 2)
     chosen = ddpm("sample", "runs/s", "-n", 2, "--sigmas", "40,2,0.5", "--out", "b", "--json")
     assert (chosen.json()["sampler"], chosen.json()["nfe"]) == ("consistency", 3)
+    assert "distilled for --steps 2: expect poor images at other noise levels" in chosen.err
+    one = ddpm("sample", "runs/s", "-n", 2, "--steps", 1, "--out", "one", "--json")
+    assert one.json()["nfe"] == 1 and "expect poor" not in one.err  # the first of the two levels
     other = ddpm("sample", "runs/s", "-n", 2, "--sampler", "ddim", "--steps", 3, "--out", "c")
     assert other.code == 0
     assert "is a consistency model, whose output is no denoised mean" in other.err

@@ -125,7 +125,7 @@ def test_a_student_killed_before_its_first_snapshot_begins_again(
 ) -> None:
     """By the same command, wherever it was killed."""
     run = tiny_run("runs/teacher")
-    options = ("distill", run, "--images", 8, *(GUIDED if guided else GUIDED[2:]))
+    options = ("distill", run, "--images", 8, *(GUIDED if guided else ("--calls", 0, *GUIDED[2:])))
 
     def kill(*_: object) -> None:
         raise Killed

@@ -1,4 +1,4 @@
-"""The settings of consistency tuning (Geng et al. 2024), in the run that `ddpm distill` makes."""
+"""The settings of distillation, by steps or consistency tuning: of what `ddpm distill` makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ddpm_cli.core.config.fields import (
 from ddpm_cli.core.errors import UsageError
 
 PLAIN = (1.0, 1.0)  # least and largest guidance of a teacher that is not guided
-_MOST_STAGES = 100
+_MOST_STAGES, _MOST_CALLS, _MOST_STEPS = 100, 100, 1000
 
 
 def parse_guidance(text: str) -> tuple[float, float]:
@@ -32,6 +32,13 @@ def parse_guidance(text: str) -> tuple[float, float]:
             f"--guidance {shortened(text)} should be a number, or a range such as 1,4"
         ) from error
     return low, high
+
+
+def with_calls(settings: dict[str, Any], calls: int) -> dict[str, Any]:
+    """Settings of a RunConfig, nested, with the network calls of a sample that are learned."""
+    objective = settings.get("objective", {})
+    consistency = (objective.get("consistency") or {}) | {"calls": calls}
+    return settings | {"objective": objective | {"consistency": consistency}}
 
 
 def with_guidance(settings: dict[str, Any], guidance: tuple[float, float]) -> dict[str, Any]:
@@ -50,12 +57,24 @@ def _is_range(values: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class ConsistencyConfig(Settings):
-    """Which lower noise level r a level t is compared with, and by what distance.
+    """What a student learns at a noise level t, and by what distance.
 
-    r = t max(0, 1 - (1 + k sigmoid(-b t)) / q^(stage + 1)) (Geng et al. 2024, section 3.2): at
-    first far below t, or 0, and nearer with every stage.
+    With calls, where the teacher's steps lead to from each of their levels. Without, consistency
+    tuning: its own output at r = t max(0, 1 - (1 + k sigmoid(-b t)) / q^(stage + 1)) (Geng et al.
+    2024, section 3.2), at first far below t, or 0, and nearer with every stage.
     """
 
+    calls: int = setting(
+        0,
+        "Network calls of a sample: each is learned from the teacher's steps; 0: any number, by "
+        "consistency tuning.",
+        check=number(zero=True, most=_MOST_CALLS),
+    )
+    teacher_steps: int = setting(
+        8,
+        "With calls: steps of the teacher from each of their noise levels to 0.",
+        check=number(most=_MOST_STEPS),
+    )
     q: float = setting(2.0, "Factor by which r nears t with every stage.", check=number(least=1.01))
     stages: int = setting(8, "Number of stages.", unit="stages", check=number(most=_MOST_STAGES))
     stage_images: int = setting(
@@ -85,7 +104,12 @@ class ConsistencyConfig(Settings):
     @property
     def plain_teacher(self) -> bool:
         """Whether a teacher's steps are learned that are not guided."""
-        return self.guidance == PLAIN
+        return self.guidance == PLAIN or (self.calls > 0 and not self.guidance)
+
+    @property
+    def with_teacher(self) -> bool:
+        """Whether a step of training computes the teacher."""
+        return bool(self.calls or self.guidance)
 
     def stage(self, images: int) -> int:
         """The stage after so many images seen: 0 to stages - 1."""

@@ -8,6 +8,7 @@ c_skip = 1 and c_out = 0 at sigma = 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -64,12 +65,11 @@ class ConsistencyScalars(NamedTuple):
         """The scalars at noise levels t, float64 (B,) on the CPU, in a stage."""
         assert objective.consistency is not None
         r = earlier(objective.consistency, t, stage)
-        weighting = WEIGHTINGS.get(objective.weighting)
-        weight = torch.ones_like(t) if weighting is None else weighting(denoiser, t, objective)
+        weight = weight_of(denoiser, t, objective)
         # Where r is 0, f is x whatever the network says, and a schedule may have no c_noise.
         above_zero = torch.where(r > 0, r, t)
-        of_t, of_r = _of_level(denoiser, t, t), _of_level(denoiser, r, above_zero)
-        of_teacher = (None,) * 4 if teacher is None else _of_level(teacher, t, t)
+        of_t, of_r = scalars_at(denoiser, t, t), scalars_at(denoiser, r, above_zero)
+        of_teacher = (None,) * 4 if teacher is None else scalars_at(teacher, t, t)
         return cls._make((t, weight, *of_t, r, *of_r, *of_teacher))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ConsistencyScalars:
@@ -82,7 +82,13 @@ class ConsistencyScalars(NamedTuple):
         return ConsistencyScalars(*(field[rows] for field in self if field is not None))
 
 
-def _of_level(denoiser: Denoiser, sigma: Tensor, c_noise_at: Tensor) -> tuple[Tensor, ...]:
+def weight_of(denoiser: Denoiser, t: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """The weight of the error of D at noise levels t (B,): float64 (B,)."""
+    weighting = WEIGHTINGS.get(objective.weighting)
+    return torch.ones_like(t) if weighting is None else weighting(denoiser, t, objective)
+
+
+def scalars_at(denoiser: Denoiser, sigma: Tensor, c_noise_at: Tensor) -> tuple[Tensor, ...]:
     """c_in, c_noise, c_skip and c_out (B,) of noise levels; c_noise of other ones."""
     c_skip, c_out, c_in = denoiser.scalings(sigma)
     return c_in, denoiser.schedule.c_noise(c_noise_at).double(), c_skip, c_out
@@ -114,12 +120,15 @@ def loss(
         else:
             below = guided_step(teacher, x, at, condition, plain=config.plain_teacher)
         with devices.same_random_numbers(x.device) if dropout else nullcontext():
-            target = _f(denoiser, below, condition, at.r_in, at.r_noise, at.r_skip, at.r_out)
-    found = _f(denoiser, x, condition, at.c_in, at.c_noise, at.c_skip, at.c_out)
+            target = x0_of(denoiser, below, condition, at[7:11])
+    found = x0_of(denoiser, x, condition, at[2:6])
+    return at.weight * distance(config, found, target)
+
+
+def distance(config: ConsistencyConfig, found: Tensor, target: Tensor) -> Tensor:
+    """The distance of images (B, C, H, W), each from its target: (B,)."""
     squares = (found - target).square().mean(dim=(1, 2, 3))
-    if config.distance == "pseudo-huber":
-        squares = _pseudo_huber(squares, config.huber_c)
-    return at.weight * squares
+    return _pseudo_huber(squares, config.huber_c) if config.distance == "pseudo-huber" else squares
 
 
 def guided_step(
@@ -132,27 +141,42 @@ def guided_step(
 ) -> Tensor:
     """Euler's step of the guided teacher from x (B, C, H, W) at t to r.
 
-    Each image has its own guidance w, of D_null + w (D - D_null), which the student is given as a
-    condition (Meng et al. 2023, section 3; Luo et al. 2023, section 4.2). To r = 0
-    it leads to D. plain: all w are 1, so that D alone is evaluated.
+    To r = 0 it leads to D.
     """
-    if condition.guidance is None:
-        raise ValueError("a teacher is guided by condition.guidance, and there is none")
-    scalars = [field for field in at[-4:] if field is not None]
-    given = condition._replace(guidance=None)
-    if plain:
-        x0 = _f(teacher, x, given, *scalars)
-    else:
-        doubled = [field.repeat(2) for field in scalars]
-        both = _f(teacher, x.repeat(2, 1, 1, 1), given.with_null(), *doubled)
-        conditional, null = both.chunk(2)
-        x0 = null + expand_to_image(condition.guidance, x) * (conditional - null)
+    x0 = guided_x0(teacher, x, at[-4:], condition, plain=plain)
     return x0 + expand_to_image(at.r / at.sigma, x) * (x - x0)
 
 
-def _f(denoiser: Denoiser, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
+def guided_x0(
+    teacher: Denoiser,
+    x: Tensor,
+    scalars: Sequence[Tensor | None],
+    condition: Condition,
+    *,
+    plain: bool = False,
+) -> Tensor:
+    """D_null + w (D - D_null) of the teacher, at x (B, C, H, W) and c_in, c_noise, c_skip, c_out.
+
+    Each image has its own guidance w, which the student is given as a condition (Meng et al. 2023,
+    section 3; Luo et al. 2023, section 4.2). plain: all w are 1, so that D alone is evaluated.
+    """
+    at, given = [field for field in scalars if field is not None], condition._replace(guidance=None)
+    if plain:
+        return x0_of(teacher, x, given, at)
+    if condition.guidance is None:
+        raise ValueError("a teacher is guided by condition.guidance, and there is none")
+    both = x0_of(
+        teacher, x.repeat(2, 1, 1, 1), given.with_null(), [field.repeat(2) for field in at]
+    )
+    conditional, null = both.chunk(2)
+    return null + expand_to_image(condition.guidance, x) * (conditional - null)
+
+
+def x0_of(
+    denoiser: Denoiser, x: Tensor, condition: Condition, scalars: Sequence[Tensor | None]
+) -> Tensor:
     """f, or a teacher's D, of states x (B, C, H, W) and c_in, c_noise, c_skip and c_out (B,)."""
-    c_in, c_noise, c_skip, c_out = scalars
+    c_in, c_noise, c_skip, c_out = (field for field in scalars if field is not None)
     output, _ = denoiser.evaluate(expand_to_image(c_in, x) * x, c_noise.float(), condition)
     return expand_to_image(c_skip, x) * x + expand_to_image(c_out, x) * output.to(x.dtype)
 

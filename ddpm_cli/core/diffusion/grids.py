@@ -16,7 +16,7 @@ from ddpm_cli.core.errors import UsageError
 # Karras et al. (2022), table 1. The cosine schedule starts at 20,291 and goes to 642 in one step.
 ODE_SIGMA_MAX = 80.0
 
-_BETWEEN = (0.0337, 20.0)  # the levels between which consistency models add noise again
+_BETWEEN = (0.1125, 20.0)  # the levels between which consistency models add noise again
 
 _RHO = 7  # Karras et al. (2022), equation 5
 _BETA = 0.6  # both parameters (Lee et al. 2024, "Beta sampling is all you need")
@@ -54,8 +54,8 @@ def sigmas(
 def of_consistency(schedule: Schedule, steps: int) -> Table:
     """The noise levels of so many steps of a consistency model, descending: (steps,).
 
-    The first is the largest, at most 80, the others lie evenly in log sigma between 20 and 0.034:
-    so of two steps the second is at 0.82, as Geng et al. (2024) choose. Raises UsageError where
+    The first is the largest, at most 80, the others lie evenly in log sigma between 20 and 0.11: so
+    of two steps the second is at 1.5 (Geng et al. 2024 choose 0.82). Raises UsageError where
     there are more steps than timesteps.
     """
     if not 1 <= steps <= len(schedule):

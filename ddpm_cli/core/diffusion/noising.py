@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.core.config.diffusion import NORMALS, ObjectiveConfig
-from ddpm_cli.core.diffusion.grids import ODE_SIGMA_MAX
+from ddpm_cli.core.diffusion.grids import ODE_SIGMA_MAX, of_consistency
 from ddpm_cli.core.diffusion.schedules import Schedule
 
 _MARGIN = 1e-5  # distance of u from 0 and 1, where noise levels may be 0 or infinite
@@ -45,8 +45,12 @@ def training_sigmas(schedule: Schedule, objective: ObjectiveConfig, u: Tensor) -
     uniform: in the schedule's time, so uniform timesteps (Ho et al. 2020, algorithm 1) or flow's t.
     log-normal: Karras et al. (2022), table 1. logit-normal: flow's t is logit-normal (Esser et al.
     2024, equation 19), which is a log-normal sigma, as ln sigma = logit t. Those of consistency
-    tuning are within the levels that a model of any schedule is sampled at.
+    tuning are within the levels that a model of any schedule is sampled at; those of few calls are
+    the calls' own, each as often as the others.
     """
+    if objective.consistency is not None and (calls := objective.consistency.calls):
+        few = torch.from_numpy(of_consistency(schedule, calls)).flip(0)
+        return few[(u * calls).long()]
     if objective.noise_levels in NORMALS:
         mean, std = objective.normal
         normal: Tensor = torch.special.ndtri(u)

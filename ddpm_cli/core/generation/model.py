@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.config.run import RunConfig
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
+from ddpm_cli.core.diffusion.grids import of_consistency
+from ddpm_cli.core.diffusion.sampling import grid
+from ddpm_cli.core.diffusion.schedules import Schedule
 from ddpm_cli.core.diffusion.settings import CONSISTENCY, Sampling
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.run_directory import run_of
+
+_CHOOSING = {"timesteps", "sigmas", "sections"}  # noise levels in place of a number of steps
+_ROUNDING = 1e-3  # relative, of levels typed by hand
 
 
 class Model(NamedTuple):
@@ -91,20 +98,24 @@ def load_model(path: Path, device: torch.device, precision: torch.dtype) -> Mode
 
 
 def own_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings of Sampling that a consistency model starts from; none of other models.
+    """The settings of Sampling that a distilled model starts from; none of other models.
 
-    Its sampler and, where it learned a teacher's guidance, that which is nearest to none.
+    Its sampler, the steps that it learned and, where it learned a teacher's guidance, that which is
+    nearest to none.
     """
     if (tuning := config.objective.consistency) is None:
         return {}
     low, high = tuning.guidance or (1.0, 1.0)
-    return {"sampler": CONSISTENCY, "guidance": min(max(1.0, low), high)}
+    steps = {"steps": tuning.calls} if tuning.calls else {}
+    return {"sampler": CONSISTENCY, **steps, "guidance": min(max(1.0, low), high)}
 
 
 def own_sampling(config: RunConfig, given: Mapping[str, Any]) -> Sampling:
     """How a model is sampled, by the settings given and else its own."""
-    learned = config.network.guidance
-    return Sampling(**own_settings(config) | dict(given), guidance_learned=learned)
+    own, learned = own_settings(config), config.network.guidance
+    if not _CHOOSING.isdisjoint(given):
+        own.pop("steps", None)
+    return Sampling(**own | dict(given), guidance_learned=learned)
 
 
 def usual_sampling(config: RunConfig, steps: int) -> Sampling:
@@ -142,7 +153,8 @@ def check_sampling(model: Model, sampling: Sampling) -> None:
 
 def warning(model: Model, sampling: Sampling) -> str | None:
     """What is odd about sampling this model so, in a line; None for nothing."""
-    if model.config.objective.consistency is None:
+    tuning = model.config.objective.consistency
+    if tuning is None:
         return None
     if sampling.sampler != CONSISTENCY:
         return (
@@ -154,7 +166,19 @@ def warning(model: Model, sampling: Sampling) -> str | None:
             f"{model.path} was distilled without guidance: --guidance mixes two of its outputs, "
             "which is no guided model's (ddpm distill --guidance learns that)"
         )
+    schedule = model.denoiser.schedule
+    if tuning.calls and not _are_learned(grid(schedule, sampling)[:-1], schedule, tuning.calls):
+        return (
+            f"{model.path} was distilled for --steps {tuning.calls}: expect poor images at other "
+            "noise levels"
+        )
     return None
+
+
+def _are_learned(visited: Tensor, schedule: Schedule, calls: int) -> bool:
+    """Whether all noise levels that are visited are those of so many calls."""
+    learned = torch.from_numpy(of_consistency(schedule, calls))
+    return bool((visited[:, None] / learned - 1).abs().amin(1).le(_ROUNDING).all())
 
 
 def _check_learned_guidance(model: Model, sampling: Sampling, low: float, high: float) -> None:

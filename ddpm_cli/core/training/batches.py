@@ -23,10 +23,11 @@ from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.importance import LossHistory
 from ddpm_cli.core.diffusion.losses import LossScalars
 from ddpm_cli.core.diffusion.noising import Noised, stratified_uniform, training_sigmas
+from ddpm_cli.core.diffusion.step_distillation import StepScalars
 from ddpm_cli.core.runtime import devices, distributed, seeds
 from ddpm_cli.core.training.prefetch import Prefetch
 
-Scalars = LossScalars | ConsistencyScalars
+Scalars = LossScalars | ConsistencyScalars | StepScalars
 """What the loss needs of the noise levels of B images."""
 
 _NOISE_BLOCK = 64  # images whose noise is drawn by one generator
@@ -90,7 +91,7 @@ class Batches:
         device: torch.device,
         teacher: Denoiser | None = None,
     ) -> None:
-        """teacher: of a student that learns its guidance."""
+        """teacher: of a student that learns its steps."""
         self._config, self._denoiser, self._device = config, denoiser, device
         self._teacher = teacher
         self._images, self._resident = images, _resident(images, device)
@@ -191,6 +192,10 @@ class Batches:
         A validation is of the last stage of consistency tuning, always: so that all compare.
         """
         config, settings = self._config, self._consistency
+        if settings is not None and settings.calls:
+            assert self._teacher is not None
+            steps = StepScalars.at(self._denoiser, sigma, config.objective, self._teacher)
+            return steps.to(self._device, torch.float32)
         if settings is not None:
             stage = settings.stages - 1 if seen is None else settings.stage(seen)
             levels = ConsistencyScalars.at(

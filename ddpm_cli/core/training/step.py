@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.diffusion import consistency
+from ddpm_cli.core.diffusion import consistency, step_distillation
 from ddpm_cli.core.diffusion.consistency import ConsistencyScalars
 from ddpm_cli.core.diffusion.denoiser import Denoiser
 from ddpm_cli.core.diffusion.losses import training_loss
+from ddpm_cli.core.diffusion.step_distillation import StepScalars
 from ddpm_cli.core.runtime import devices, distributed
 from ddpm_cli.core.runtime.reporting import Reporter, Warned
 from ddpm_cli.core.training import ema
@@ -51,7 +52,7 @@ class Step:
     ) -> None:
         """network: the state's, or that with its gradients averaged over ranks.
 
-        teacher: of consistency tuning, where its guidance is learned.
+        teacher: of a student, where its steps are learned.
         """
         self._config, self._state, self._network, self._denoiser = config, state, network, denoiser
         self._device, self._precision, self._reporter = device, precision, reporter
@@ -140,6 +141,11 @@ class Step:
                     scalars,
                     teacher=self._teacher,
                     dropout=self._config.network.dropout > 0,
+                )
+            if isinstance(scalars, StepScalars):
+                assert self._teacher is not None
+                return step_distillation.loss(
+                    denoiser, noised, condition, objective, scalars, self._teacher
                 )
             return training_loss(denoiser, noised, condition, objective, scalars)
 

@@ -1,4 +1,4 @@
-"""The teacher of a student that learns guidance: a copy of its weights, in the student's run."""
+"""The teacher of a student that learns its steps: a copy of its weights, in the student's run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ddpm_cli.core.runtime.run_directory import RunDirectory, find_weights, run_
 
 
 def is_needed(config: RunConfig) -> bool:
-    """Whether steps of training compute the teacher: where guidance is learned."""
+    """Whether steps of training compute the teacher: where its steps are learned."""
     consistency = config.objective.consistency
-    return consistency is not None and bool(consistency.guidance)
+    return consistency is not None and consistency.with_teacher
 
 
 def keep(run: RunDirectory, config: RunConfig, resumed: Path | None) -> None:
@@ -70,7 +70,7 @@ def _find(run: RunDirectory, origin: WeightsOrigin | None) -> Path:
     if found is None or origin is None or sha256_of(found) != origin.sha256:
         which = "" if origin is None else f", those of {origin.path} (sha256 {origin.sha256}),"
         raise DdpmError(
-            f"{run.path} learns its teacher's guidance, and the teacher's weights are missing: "
+            f"{run.path} learns its teacher's steps, and the teacher's weights are missing: "
             f"copy them{which} to {run.teacher}"
         )
     return found

@@ -9,11 +9,11 @@ from typing import Any
 
 from ddpm_cli.core.checkpoints import weights
 from ddpm_cli.core.checkpoints.weights import Weights
-from ddpm_cli.core.config.consistency import PLAIN
+from ddpm_cli.core.config.consistency import PLAIN, ConsistencyConfig
 from ddpm_cli.core.config.diffusion import CONSISTENCY
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig
-from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.config.serialisation import from_dict, updated
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import (
@@ -23,11 +23,10 @@ from ddpm_cli.core.runtime.run_directory import (
     runs_folder,
 )
 
-# Of a step in steps of training, a third of which is its forward pass: one more of the student, one
-# more of a teacher, and two more of one that is guided.
-COST, COST_PLAIN, COST_GUIDED = 4 / 3, 5 / 3, 2.0
+_CALLS = 2  # of a sample
 _STAGES = 5  # r ends at t less 1/32 to 5/32 of it, which suits the thousand steps of a short tuning
-_SHARE = 0.45  # of the teacher's training time that a student takes, where no budget is given
+_HUBER_C = 0.03  # of steps: a difference of four grey levels of 256, below which the loss is square
+_SHARE, _SHARE_TUNING = 0.3, 0.45  # of the teacher's time that a student takes without a budget
 
 
 def with_student(request: TrainingRequest) -> TrainingRequest:
@@ -76,18 +75,18 @@ def _check_student(out: RunDirectory, teacher: Path, file: Path | None) -> None:
 def student(teacher: Path, settings: dict[str, Any], data: str | None = None) -> RunConfig:
     """The settings that a student begins with, before a file and options replace any.
 
-    settings: those of file and options, of which the guidance and the budget decide others. data:
+    settings: those of file and options, of which calls, guidance and budget decide others. data:
     the images that are named. Raises DdpmError for a teacher that cannot be distilled.
     """
     loaded = weights.load(find_weights(teacher))
     config, chosen = loaded.config, settings.get("objective", {}).get("consistency") or {}
-    guidance = chosen.get("guidance", ())
-    check_teacher(teacher, config, guided=tuple(guidance) not in ((), PLAIN))
+    learned = from_dict(ConsistencyConfig, {"calls": _CALLS} | chosen, "objective.consistency")
+    check_teacher(teacher, config, guided=learned.guidance not in ((), PLAIN))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
     images, stages = settings.get("budget", {}).get("images"), chosen.get("stages", _STAGES)
     if images is None:  # stages are of images also where the budget is of time
-        images = _default_images(teacher, loaded, tuple(guidance))
+        images = _default_images(teacher, loaded, learned)
     halflife = config.optimiser.ema_halflife
     if loaded.images:  # as long a part of the student's training as of the teacher's
         halflife = max(1, min(halflife, round(halflife * images / loaded.images)))
@@ -95,26 +94,26 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
         config,
         {
             "data": {"augment": 0.0},
-            "network": {"augmented": False, "guidance": bool(guidance)},
-            "diffusion": {"parameterisation": student_parameterisation(config)},
+            "network": {"augmented": False, "guidance": bool(learned.guidance)},
+            "diffusion": {"parameterisation": student_parameterisation(config, learned)},
             "objective": {
                 "loss": CONSISTENCY,
                 # ECT's (t^2 + s^2) / (t s)^2 is 1 / c_out^2 of EDM; of x0-skip that is about 1.
                 "weighting": "plain",
                 "weighting_gamma": None,
                 "weighting_k": 1.0,
-                "noise_levels": "log-normal",
-                "noise_mean": -1.1,
-                "noise_std": 2.0,
+                **noise_levels(learned),
                 "consistency": {
+                    "calls": learned.calls,
                     "stages": stages,
                     "stage_images": max(1, images // stages),
-                    "guidance": list(guidance),
+                    "huber_c": _HUBER_C if learned.calls else 0.0,
+                    "guidance": list(learned.guidance),
                 },
             },
             "optimiser": {
+                **_optimiser(config, learned),
                 "warmup": images // 20,
-                "lr": config.optimiser.lr / 4,
                 "ema_halflife": halflife,
             },
             "budget": {"images": images, "steps": None, "epochs": None, "minutes": None},
@@ -127,10 +126,23 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
     )
 
 
-def student_parameterisation(config: RunConfig) -> str:
-    """The teacher's, or the one like it of which D(x, 0) = x."""
+def noise_levels(learned: ConsistencyConfig) -> dict[str, Any]:
+    """The distribution of the noise levels of training: of few, each is as frequent."""
+    if learned.calls:
+        return {"noise_levels": "uniform", "noise_mean": None, "noise_std": None}
+    return {"noise_levels": "log-normal", "noise_mean": -1.1, "noise_std": 2.0}
+
+
+def _optimiser(config: RunConfig, learned: ConsistencyConfig) -> dict[str, Any]:
+    """Of steps, of which few hundred are enough, Muon; of consistency tuning the teacher's."""
+    lr = config.optimiser.lr
+    return {"method": "muon", "lr": lr / 2} if learned.calls else {"lr": lr / 4}
+
+
+def student_parameterisation(config: RunConfig, learned: ConsistencyConfig) -> str:
+    """The teacher's, or for consistency tuning the one like it of which D(x, 0) = x."""
     own = config.diffusion.parameterisation
-    return "x0-skip" if own == "x0" else own
+    return "x0-skip" if own == "x0" and not learned.calls else own
 
 
 def check_teacher(path: Path, config: RunConfig, *, guided: bool) -> None:
@@ -152,9 +164,20 @@ def check_teacher(path: Path, config: RunConfig, *, guided: bool) -> None:
         )
 
 
-def _default_images(teacher: Path, loaded: Weights, guidance: tuple[float, ...]) -> int:
-    """Images of a student where no budget is given: under half of the teacher's training time."""
+def step_cost(learned: ConsistencyConfig) -> float:
+    """Of a step in steps of training, a third of which is its forward pass.
+
+    Another such pass is the student's at the lower level, each of the teacher's without guidance is
+    one, and with guidance two.
+    """
+    passes = learned.teacher_steps if learned.calls else 1 if learned.with_teacher else 0
+    own = 3 if learned.calls else 4
+    return (own + passes * (1 if learned.plain_teacher else 2)) / 3
+
+
+def _default_images(teacher: Path, loaded: Weights, learned: ConsistencyConfig) -> int:
+    """Images of a student where no budget is given, by the share of the teacher's time."""
     if not loaded.images:
         raise UsageError(f"{teacher} does not say how many images it has seen: give --images")
-    cost = {(): COST, PLAIN: COST_PLAIN}.get(guidance, COST_GUIDED)
-    return max(1, round(_SHARE * loaded.images / cost))
+    share = _SHARE if learned.calls else _SHARE_TUNING
+    return max(1, round(share * loaded.images / step_cost(learned)))
