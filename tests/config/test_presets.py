@@ -31,8 +31,9 @@ def test_gradients_are_clipped_where_the_papers_code_does(name: str, clip: float
         ({"diffusion": {"parameterisation": "x0"}}, ("learned", 1.0)),
         ({"network": {"learned_variance": True}}, ("plain", 1.0)),
         ({"network": {"learned_variance": True}, "objective": {"weighting": "p2"}}, ("p2", 1.0)),
-        ({"diffusion": {"parameterisation": "eps"}}, ("plain", 1.0)),
-        ({"diffusion": {"schedule": "edm"}}, ("plain", 1.0)),
+        ({"diffusion": {"parameterisation": "eps"}}, ("learned", 1.0)),
+        ({"diffusion": {"schedule": "edm"}}, ("learned", 1.0)),
+        ({"objective": {"loss": "l1"}}, ("learned", 1.0)),
         ({"objective": {"loss": "vlb"}}, ("plain", 1.0)),
         ({"objective": {"weighting": "min-snr"}}, ("min-snr", 1.0)),
         (
@@ -41,8 +42,27 @@ def test_gradients_are_clipped_where_the_papers_code_does(name: str, clip: float
         ),
     ],
 )
-def test_the_weighting_goes_with_the_parameterisation_and_the_loss(
+def test_a_learned_weighting_is_of_every_loss_of_one_term(
     settings: dict[str, Any], weighting: tuple[str, float]
 ) -> None:
     objective = merged(merged(RunConfig(), PRESETS["mnist"].settings), settings).objective
+    assert (objective.weighting, objective.weighting_k) == weighting
+
+
+@pytest.mark.parametrize(
+    ("settings", "weighting"),
+    [
+        ({"optimiser": {"lr": 1e-4}}, ("p2", 0.3)),
+        ({"diffusion": {"parameterisation": "eps"}}, ("plain", 1.0)),
+        ({"diffusion": {"schedule": "edm"}}, ("plain", 1.0)),
+        ({"objective": {"loss": "l1"}}, ("plain", 1.0)),
+        ({"network": {"learned_variance": True}}, ("p2", 0.3)),
+    ],
+)
+def test_a_weighting_of_one_parameterisation_and_loss_goes_with_another(
+    settings: dict[str, Any], weighting: tuple[str, float]
+) -> None:
+    config = merged(RunConfig(), PRESETS["mnist"].settings)
+    config = merged(config, {"objective": {"weighting": "p2", "weighting_k": 0.3}})
+    objective = merged(config, settings).objective
     assert (objective.weighting, objective.weighting_k) == weighting

@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {  # with the former names of settings, which must stay r
         "dropout": 0.1,
     },
     "diffusion": {"schedule": "cosine", "parameterisation": "v"},
+    "objective": {"weighting": "plain"},
     "optimiser": {
         "method": "adamw",
         "batch": 32,

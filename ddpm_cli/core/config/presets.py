@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from ddpm_cli.core.config.diffusion import CONSISTENCY
 from ddpm_cli.core.config.fields import one_of
 from ddpm_cli.core.config.network import NetworkConfig
 from ddpm_cli.core.config.network_inputs import NetworkInputs
@@ -321,22 +322,15 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """The config under these settings, some of which replace others that belong to them.
 
     A continuous schedule brings its own parameterisation and noise levels, another
-    parameterisation, loss or weighting replaces the weighting with its details, a learned variance
-    replaces a learned weighting, which is of one loss, one limit of the budget replaces all others,
-    new blocks replace the decoder, which follows them, and another family of networks replaces all
-    that is of the network, but not of the images.
+    parameterisation, loss or weighting replaces the weighting with its details, one limit of the
+    budget replaces all others, new blocks replace the decoder, which follows them, and another
+    family of networks replaces all that is of the network, but not of the images.
     """
     parts = {name: part for name, part in settings.items() if isinstance(part, dict)}
     replaced = dict(SCHEDULE_DEFAULTS.get(str(parts.get("diffusion", {}).get("schedule")), {}))
     chosen = replaced.get("diffusion", {}) | parts.get("diffusion", {}) | parts.get("objective", {})
-    current = {
-        "parameterisation": config.diffusion.parameterisation,
-        "loss": config.objective.loss,
-        "weighting": config.objective.weighting,
-    }
-    others = any(chosen.get(name, value) != value for name, value in current.items())
     learns_variance = parts.get("network", {}).get("learned_variance", False)
-    if others or (learns_variance and config.objective.weighting == "learned"):
+    if _has_other_weighting(config, chosen, learns_variance=learns_variance):
         plain = {"weighting": "plain", "weighting_gamma": None, "weighting_k": 1.0}
         replaced["objective"] = replaced.get("objective", {}) | plain
     if any(limit is not None for limit in parts.get("budget", {}).values()):
@@ -347,6 +341,24 @@ def merged(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     if family != config.network.family and family in FAMILY_DEFAULTS:  # others are refused later
         replaced |= {"network": _beginning(family)}
     return updated(updated(config, replaced), settings)
+
+
+def _has_other_weighting(
+    config: RunConfig, chosen: dict[str, Any], *, learns_variance: bool
+) -> bool:
+    """Whether the weighting of the loss does not go with what is chosen.
+
+    It goes with a parameterisation and a loss; a learned one with every loss of one term.
+    """
+    current = {
+        "parameterisation": config.diffusion.parameterisation,
+        "loss": config.objective.loss,
+        "weighting": config.objective.weighting,
+    }
+    now = current | {name: chosen[name] for name in current.keys() & chosen.keys()}
+    if current["weighting"] == now["weighting"] == "learned":
+        return learns_variance or now["loss"] in ("vlb", CONSISTENCY)
+    return now != current
 
 
 def _beginning(family: str) -> dict[str, Any]:
