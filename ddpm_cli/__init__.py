@@ -227,7 +227,7 @@ def distill(
     classes: Sequence[str] | None = None,
     out: str | Path,
     calls: int | None = None,
-    guidance: float | tuple[float, float] | None = None,
+    guidance: float | Sequence[float] | None = None,
     resume: bool = True,
     device: str = "auto",
     precision: str = "fp32",
@@ -245,19 +245,21 @@ def distill(
     Raises DdpmError and its subclasses.
     """
     from ddpm_cli.core.config import paths
-    from ddpm_cli.core.config.consistency import with_calls, with_guidance
+    from ddpm_cli.core.config.consistency import parse_guidance, with_calls, with_guidance
     from ddpm_cli.core.config.machine import MachineConfig
     from ddpm_cli.core.config.request import TrainingRequest
+    from ddpm_cli.core.config.run import RunConfig
+    from ddpm_cli.core.config.serialisation import checked
     from ddpm_cli.core.training.library import distil
 
     reporter = _reporter(progress)
     source = _arrays(images, labels, classes)
     named = None if images is None else str(images)
+    settings = checked(RunConfig, settings, "settings")
     if calls is not None:
         settings = with_calls(settings, calls)
     if guidance is not None:
-        low, high = guidance if isinstance(guidance, tuple) else (guidance, guidance)
-        settings = with_guidance(settings, (float(low), float(high)))
+        settings = with_guidance(settings, parse_guidance(guidance))
     request = TrainingRequest(
         named if source is None else source.name,
         out=paths.expanded(out),

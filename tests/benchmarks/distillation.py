@@ -1,13 +1,13 @@
-"""Distil teachers and score the students in 1, 2 and 4 network calls: one JSON line per teacher.
+"""Distil teachers and score the students in the calls that they learned: one JSON line per teacher.
 
     python -m tests.benchmarks.distillation mnist-test.zip \
         --classifier mnist-classifier.safetensors --teachers runs/digits-s0 runs/digits-s1
 
 Each line has the distances from the held-out images of samples by the teacher (DDIM, 50 calls) and
-by the student, the mean of as many sets of them, and what the student cost: `step` is how long a
-step of its training takes, in steps of the teacher's, both measured in turns in this process, and
-`time` the whole distillation, as a share of the teacher's training. Students that are there are
-only scored.
+by the student (in 1, 2 and 4 calls and its own, where it has learned their noise levels), each the
+mean of a few sets of them, and what the student cost: `step` is how long a step of its training
+takes, in steps of the teacher's, both measured in turns in this process, and `time` the whole
+distillation, as a share of the teacher's training. Students that are there are only scored.
 `--set PART.NAME=VALUE` changes a setting.
 """
 
@@ -60,7 +60,7 @@ def distil(request: TrainingRequest) -> TrainedModel:
 
 
 def step_cost(teacher: TrainedModel, request: TrainingRequest) -> float:
-    """Seconds of a step of tuning over those of a step of training, the medians of turns."""
+    """Seconds of a step of distillation over those of a step of training, the medians of turns."""
     with tempfile.TemporaryDirectory() as folder:
         asked = replace(request, out=Path(folder, "timed"))
         plan = preflight(asked, 1, CPU, Silent())
@@ -117,9 +117,21 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "time": round(step * images / teacher.model.images, 2),
         }
         row["teacher 50"] = score(teacher, 50)
-        for calls in CALLS:
+        tuning = student.config.objective.consistency
+        assert tuning is not None
+        for calls in scored_calls(tuning.calls):
             row[f"student {calls}"] = score(student, calls)
-        yield row | {"2 calls over teacher": round(row["student 2"] / row["teacher 50"], 2)}
+        usual = tuning.calls or 2
+        ratio = row[f"student {usual}"] / row["teacher 50"]
+        yield row | {f"{usual} calls over teacher": round(ratio, 2)}
+
+
+def scored_calls(learned: int) -> list[int]:
+    """The calls of a student that has learned so many, whose noise levels are among those; 0: any.
+
+    The levels of n calls are some of those of m where n divides m (grids.of_consistency).
+    """
+    return [calls for calls in sorted({*CALLS, learned or 1}) if learned % calls == 0]
 
 
 def main() -> None:

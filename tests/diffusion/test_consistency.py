@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -351,8 +353,11 @@ def test_learned_guidance_is_told_in_one_call() -> None:
 def test_a_range_of_guidance_is_read() -> None:
     """One number is a range of one."""
     assert parse_guidance("2") == (2.0, 2.0)
-    assert parse_guidance("1,4") == (1.0, 4.0)
-    for wrong in ("", "1,2,3", "high"):
+    assert parse_guidance(2) == parse_guidance([2.0]) == (2.0, 2.0)
+    ranges: tuple[Any, ...] = ("1,4", [1, 4], (1.0, 4.0), np.array([1, 4]))
+    assert {parse_guidance(both) for both in ranges} == {(1.0, 4.0)}
+    wrongs: tuple[Any, ...] = ("", "14,", "1,2,3", "high", (), (1, 2, 3), [None], {})
+    for wrong in wrongs:
         with pytest.raises(UsageError, match="range"):
             parse_guidance(wrong)
     for none in ((4.0, 1.0), (2.0,), (1.0, 2.0, 3.0), (-1.0, 1.0)):

@@ -70,7 +70,7 @@ def test_one_level_repeats_dpm_solver() -> None:
     x, at = noised(t).x, scalars(t, 8)
     together = step_distillation.end_of_steps(TEACHER, x, at, UNCONDITIONAL, plain=True)
     for i in (0, 1):
-        sigmas = step_distillation.steps_to_zero(t[i : i + 1], 8)[:, 0]
+        sigmas = step_distillation.steps_to_zero(t[i : i + 1], 8, 0.002)[:, 0]
         steps = samplers.dpmpp(TEACHER, x[i::2], sigmas, order=2, noise=lambda: torch.empty(0))
         torch.testing.assert_close(
             together[i::2], samplers.final_state(steps), rtol=1e-5, atol=1e-6
@@ -81,10 +81,20 @@ def test_one_level_repeats_dpm_solver() -> None:
 def test_steps_go_down_to_0(steps: int) -> None:
     """From every level, also one below that from which the last step usually leads to 0."""
     t = torch.tensor([80.0, 1.5, 0.01], dtype=torch.float64)
-    found = step_distillation.steps_to_zero(t, steps)
+    found = step_distillation.steps_to_zero(t, steps, 0.002)
     assert found.shape == (steps + 1, 3)
     torch.testing.assert_close(found[0], t)
     assert (found.diff(dim=0) < 0).all() and not found[-1].any()
+
+
+def test_a_teacher_is_asked_at_levels_of_its_schedule_alone() -> None:
+    """Of one of few timesteps, which begins above the level of the last step otherwise."""
+    schedule = schedules.from_config(DiffusionConfig("cosine", 50))
+    smallest = float(schedule.sigma[0])
+    assert smallest > 0.02
+    t = torch.tensor([80.0, 1.5], dtype=torch.float64)
+    keep = StepScalars.at(STUDENT, t, objective(8), Exact(1.0, schedule)).teacher[:, :, 4]
+    assert (t * keep[:, :-1].prod(1)).tolist() == pytest.approx([smallest] * 2)
 
 
 def test_the_consistency_function_has_next_to_no_loss() -> None:

@@ -20,7 +20,7 @@ from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.denoiser import Denoiser
-from ddpm_cli.core.errors import UsageError
+from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from ddpm_cli.core.training import compilation, teacher
@@ -223,8 +223,27 @@ def test_python_distils_as_the_command_does(
     assert equal_tensors(ours, theirs)
     with pytest.raises(UsageError, match="no images are given"):
         ddpm_cli.distill(teacher, labels=[0, 1], out="runs/other")
-    with pytest.raises(UsageError, match="--guidance"):
-        ddpm_cli.distill(teacher, photos, out="runs/other", guidance=(4, 2), device="cpu")
+    for guidance, words in (((4, 2), "LOW <= HIGH"), ([1, 2, 3], "a number, or a range")):
+        with pytest.raises(UsageError, match=words):
+            ddpm_cli.distill(teacher, photos, out="runs/other", guidance=guidance, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": 64}, r"settings\.budget should hold named settings, not 64"),
+        ({"objective": 1, "calls": 2}, r"settings\.objective should hold"),
+        ({"objective": {"consistency": [2]}, "guidance": 2}, "consistency should hold"),
+        ({"budgets": {}}, "unknown setting 'budgets'; did you mean budget"),
+    ],
+)
+def test_settings_of_python_are_checked_before_they_are_read(
+    ddpm: Callable[..., Result], tiny_run: Callable[..., Path], settings: Any, words: str
+) -> None:
+    """Nothing is written for what is no setting."""
+    with pytest.raises(DdpmError, match=words):
+        ddpm_cli.distill(tiny_run("runs/teacher"), out="runs/other", device="cpu", **settings)
+    assert not Path("runs/other").exists()
 
 
 def test_guidance_is_learned_and_chosen_at_sampling(

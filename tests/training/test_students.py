@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
 from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.diffusion import schedules
+from ddpm_cli.core.diffusion.grids import of_consistency
 from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.runtime.downloads import sha256_of
 from ddpm_cli.core.runtime.reporting import SILENT
@@ -24,6 +28,7 @@ from ddpm_cli.core.training import resuming, teacher
 from ddpm_cli.core.training.preparation import distilling, forecast, saved_settings
 from ddpm_cli.core.training.preparation.planning import TrainingPlan
 from ddpm_cli.core.training.trainer import Trainer
+from tests.benchmarks.distillation import scored_calls
 from tests.support import ranks
 from tests.support.cli import Result
 from tests.support.students import CLASSES, as_student, begun, saved_teacher
@@ -264,3 +269,15 @@ def test_a_student_of_a_snapshot_keeps_its_average(tmp_path: Path) -> None:
     assert loaded is not None
     assert equal_tensors(loaded.network.state_dict(), trained.average.state_dict())  # type: ignore[attr-defined]
     assert distilling.student(run.teacher, {}, "shapes").budget.images
+
+
+@pytest.mark.parametrize("learned", [1, 2, 3, 4, 6])
+def test_the_benchmark_scores_calls_that_are_learned(learned: int) -> None:
+    """Whose noise levels are all among those of training; of consistency tuning, all."""
+    schedule = schedules.from_config(DiffusionConfig())
+    known = of_consistency(schedule, learned)
+    for calls in range(1, 7):
+        distances = np.abs(of_consistency(schedule, calls)[:, None] / known - 1).min(1)
+        if calls in (1, 2, 4, learned):
+            assert (calls in scored_calls(learned)) == bool((distances < 1e-9).all())
+    assert scored_calls(0) == [1, 2, 4]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from ddpm_cli.core.config.fields import (
@@ -22,14 +24,15 @@ PLAIN = (1.0, 1.0)  # least and largest guidance of a teacher that is not guided
 _MOST_STAGES, _MOST_CALLS, _MOST_STEPS = 100, 100, 1000
 
 
-def parse_guidance(text: str) -> tuple[float, float]:
-    """Read "2" or "1,4" as the least and largest guidance. Raises UsageError."""
+def parse_guidance(given: str | float | Sequence[float]) -> tuple[float, float]:
+    """Read 2, (1, 4), "2" or "1,4" as the least and largest guidance. Raises UsageError."""
+    values: Any = given.split(",") if isinstance(given, str) else given
     try:
-        low, *rest = (float(word) for word in text.split(","))
+        low, *rest = [float(values)] if isinstance(values, Real) else map(float, values)
         (high,) = rest or [low]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(
-            f"--guidance {shortened(text)} should be a number, or a range such as 1,4"
+            f"--guidance {shortened(given)} should be a number, or a range such as 1,4"
         ) from error
     return low, high
 

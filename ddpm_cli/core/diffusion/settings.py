@@ -65,7 +65,7 @@ class Sampling(Settings):
         "Denoising steps, 1 to the model's number of timesteps.",
         unit="steps",
         panel=_PANEL,
-        default_text="50, or all where there are fewer; 2 of consistency",
+        default_text="50, or all where there are fewer; of a student its calls, or 2",
         check=above_zero,
     )
     eta: float = setting(
@@ -139,7 +139,8 @@ class Sampling(Settings):
         "ddim",
         "ddim or ddpm (the same as --eta 1); or solvers, from a noise level of 80 at most: of the "
         f"probability flow ODE {choices(ODE_SOLVERS)}; of the reverse SDE {choices(SDE_SOLVERS)}. "
-        "consistency, in 1 to 4 steps, is for models of ddpm distill, whose default it is.",
+        "consistency, in the few steps that were learned, is for models of ddpm distill, whose "
+        "default it is.",
         panel=_PANEL,
         check=choice(*SAMPLERS),
     )

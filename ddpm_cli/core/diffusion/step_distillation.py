@@ -40,7 +40,8 @@ class StepScalars(NamedTuple):
     ) -> StepScalars:
         """The scalars at noise levels t, float64 (B,) on the CPU."""
         assert objective.consistency is not None
-        levels = steps_to_zero(t, objective.consistency.teacher_steps)
+        smallest = float(teacher.schedule.sigma[0])
+        levels = steps_to_zero(t, objective.consistency.teacher_steps, smallest)
         steps = [
             torch.stack((*scalars_at(teacher, level, level), *_coefficients(levels, i)), 1)
             for i, level in enumerate(levels[:-1])
@@ -61,13 +62,14 @@ class StepScalars(NamedTuple):
         return StepScalars(*(field[rows] for field in self))
 
 
-def steps_to_zero(t: Tensor, steps: int) -> Tensor:
+def steps_to_zero(t: Tensor, steps: int, smallest: float) -> Tensor:
     """The noise levels of so many steps from levels t (B,) to 0: float64 (steps + 1, B).
 
-    Evenly apart in sigma^(1/7), down to 0.02 or half of a smaller t (Karras et al. 2022, equation
-    5), and then 0.
+    Evenly apart in sigma^(1/7) (Karras et al. 2022, equation 5) down to 0.02, or to the schedule's
+    `smallest` level where that is above it, below which D is unknown; and then 0. From a t that is
+    less than twice as large they go down to its half.
     """
-    last = torch.minimum(t / 2, torch.full_like(t, _LAST)) if steps > 1 else t
+    last = torch.minimum(t / 2, torch.full_like(t, max(_LAST, smallest))) if steps > 1 else t
     part = torch.linspace(0, 1, steps, dtype=t.dtype)[:, None]
     levels = (t ** (1 / _RHO) + part * (last ** (1 / _RHO) - t ** (1 / _RHO))) ** _RHO
     return torch.cat((levels, torch.zeros_like(t)[None]))

@@ -32,7 +32,7 @@ _TOLERANCE = 0.2  # relative error of the estimate
 class Memory:
     """Estimated bytes, at the peak, of one process in the memory of its device."""
 
-    weights: int  # with those of a guided teacher
+    weights: int  # with those of a teacher whose steps are learned
     average: int  # with those of --ema-every
     optimiser: int  # AdamW's two moments
     gradient: int
@@ -111,8 +111,9 @@ def memory(work: Work) -> Memory:
     channels = network.channels + network.given_channels
     image = 4 * channels * network.size[0] * network.size[1]
     return Memory(
-        # A guided teacher's pass over twice the images keeps nothing for a gradient, and is over
-        # when the student's begins: its activations are taken to be fewer. Not measured.
+        # The teacher's passes (over twice the images where it is guided) keep nothing for a
+        # gradient, and are over when the student's begins: their activations are taken to be fewer
+        # than those that it keeps. Not measured.
         weights=of_weights * (2 if teacher.is_needed(config) else 1),
         average=of_weights * (1 if config.ema_every is None else 1 + len(TRACKED)),
         optimiser=2 * of_weights,
