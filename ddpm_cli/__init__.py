@@ -204,11 +204,12 @@ def train(
     from ddpm_cli.core.training.library import train_on_source
 
     reporter = _reporter(progress)
-    source = _arrays(images, labels, classes)
+    source, named = _arrays(images, labels, classes), None
     if source is None:
-        source = open_source(str(images), reporter, training=True)
+        named = str(images)
+        source = open_source(named, reporter, training=True)
     request = TrainingRequest(
-        source.name,
+        named,
         size=size,
         out=expanded(out),
         resume="auto" if resume else "never",

@@ -64,6 +64,7 @@ def test_what_cannot_be_validated_on(train_tiny: Run, given: tuple[str, ...], wo
 def test_the_library_trains_on_what_data_takes(photos: Path, tmp_path: Path, tiny: Path) -> None:
     config = ddpm_cli.config("shapes", **(json.loads(tiny.read_text()) | {"budget": {"images": 8}}))
     model = ddpm_cli.train(config, photos, out=tmp_path / "run")
+    assert model.config.data.source == str(photos)  # where other commands find them
     assert tuple(model.config.network.classes) == ("dark", "light")
     with pytest.raises(UsageError, match="labels and classes are for arrays"):
         ddpm_cli.train(config, photos, [0] * 24, out=tmp_path / "other")

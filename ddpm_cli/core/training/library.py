@@ -31,7 +31,9 @@ def train_on_source(
     """Train on images given as an object; the run directory, which `request.out` names."""
     assert request.out is not None, "a library writes where it is told to"
     out = request.out
-    planned = lambda _: plan_on_source(config, source, out, request.size)  # noqa: E731
+    planned = lambda _: plan_on_source(  # noqa: E731
+        config, source, out, request.size, request.data
+    )
     return _train(request, machine, reporter, planned)
 
 

@@ -334,10 +334,15 @@ def _in_order_of(source: Source, names: Sequence[str]) -> Source:
 
 
 def plan_on_source(
-    config: RunConfig, source: Source, out: Path, size: tuple[int, int] | None
+    config: RunConfig,
+    source: Source,
+    out: Path,
+    size: tuple[int, int] | None,
+    named: str | None = None,
 ) -> TrainingPlan:
     """A run of this config on a source given as an object; its classes are learned, if it has any.
 
+    named: the images as --data names them, where other commands find them; None: they have none.
     Raises DdpmError or UsageError where they do not make a run.
     """
     network = {
@@ -347,7 +352,7 @@ def plan_on_source(
         **labelling.network_settings(source, learned=bool(source.classes)),
         **captioning.network_settings(config.network, {}, None),
     }
-    data = {"source": source.name, "fingerprint": source.fingerprint}
+    data = {"source": named or source.name, "fingerprint": source.fingerprint}
     data |= captioning.data_settings(None, ())
     data |= labelling.data_settings(source, None, learned=bool(source.classes))
     config = given.with_settings(updated(config, {"network": network, "data": data}), None)
