@@ -59,13 +59,13 @@ def distil(request: TrainingRequest) -> TrainedModel:
     return ddpm.load(request.out, device="cpu")
 
 
-def step_cost(teacher: TrainedModel, request: TrainingRequest) -> float:
+def step_cost(teacher: TrainedModel, student: TrainedModel, request: TrainingRequest) -> float:
     """Seconds of a step of distillation over those of a step of training, the medians of turns."""
     with tempfile.TemporaryDirectory() as folder:
         asked = replace(request, out=Path(folder, "timed"))
         plan = preflight(asked, 1, CPU, Silent())
         images = load_images(plan, asked, CPU.device, Silent())
-        students = trainer(plan.config, images, Path(folder, "student"))
+        students = trainer(student.config, images, Path(folder, "student"))
         teachers = trainer(teacher.config, images, Path(folder, "teacher"))
         seconds: list[list[float]] = [[], []]
         for _ in range(TURNS):
@@ -108,7 +108,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             path, (options.out or path.parent) / f"{path.name}-distilled", settings
         )
         student = distil(request)
-        step = step_cost(teacher, request)
+        step = step_cost(teacher, student, request)
         images = student.model.images
         row: dict[str, Any] = {
             "teacher": str(path),
