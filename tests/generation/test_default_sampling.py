@@ -17,10 +17,11 @@ from ddpm_cli.core.errors import DdpmError, UsageError
 from ddpm_cli.core.generation import default_sampling
 from ddpm_cli.core.generation.default_sampling import DefaultSampling
 from ddpm_cli.core.generation.guides import with_guide
-from ddpm_cli.core.generation.model import load_model
+from ddpm_cli.core.generation.model import load_model, own_sampling, own_settings
 from ddpm_cli.core.runtime.run_directory import RunDirectory
 from tests.support.cli import Result
 from tests.support.networks import write_weights
+from tests.support.students import CLASSES, as_student
 
 Run = Callable[..., Result]
 
@@ -210,3 +211,12 @@ def test_weights_that_a_guide_does_not_fit_are_said_to_be_the_defaults(
         model: Any = SimpleNamespace(path=run / f"{name}.safetensors")
         with pytest.raises(DdpmError, match=rf"cannot guide run/{name}.safetensors{end}$"):
             default.guided(model, "other")
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 50), ("consistency", 2)])
+def test_the_steps_of_a_distilled_model_are_those_of_its_sampler(sampler: str, steps: int) -> None:
+    """Whether options or Python's arguments name another."""
+    config, given = as_student(CLASSES, calls=2), {"sampler": sampler}
+    by_options = DefaultSampling(own_settings(config)).with_options(given)
+    for sampling in (by_options, own_sampling(config, given)):
+        assert sampling.with_default_steps(1000).steps == steps

@@ -177,8 +177,11 @@ def test_a_student_of_calls_has_muon_and_its_teachers_parameterisation(tmp_path:
 
 
 def test_compiled_passes_share_no_masks() -> None:
-    """So they are refused with dropout, and not chosen."""
+    """So they are refused with dropout, and not chosen, where there are two in a step."""
     student = updated(as_student(CLASSES), {"network": {"dropout": 0.1}})
+    one_pass = updated(as_student(CLASSES, calls=2), {"network": {"dropout": 0.1}})
+    compilation.check(one_pass, asked=True, graph=True)
+    assert compilation.decide(True, one_pass, 16, torch.device("cuda")).compiled
     for asked, graph, option in ((True, False, "--compile"), (None, True, "--cuda-graph")):
         with pytest.raises(UsageError, match=f"{option}: .* --dropout 0"):
             compilation.check(student, asked=asked, graph=graph)
@@ -194,6 +197,7 @@ def test_distilling_a_run(ddpm: Callable[..., Result], tiny_run: Callable[..., P
     run = tiny_run("runs/teacher")
     told = ddpm("distill", run, "--images", 32, "--dry-run", "--json").json()
     assert (told["out"], told["images"], told["pictures"]) == ("runs/teacher-distilled", 32, 24)
+    assert told["preset_because"] == "settings of runs/teacher, for distillation"
     first = ddpm("distill", run, "--images", 32)
     assert first.code == 0, first.err
     assert "Run directory: runs/teacher-distilled" in first.err
@@ -280,6 +284,8 @@ def test_guidance_is_learned_and_chosen_at_sampling(
         ({"data": {"source": ""}}, (), "give --data"),
         ({"data": {"source": "none/at/all"}}, (), "--data says where they are"),
         ({}, ("--guidance", "3,1"), "LOW <= HIGH"),
+        ({}, ("--guidance", 1), "--guidance 1 is the teacher's steps without guidance"),
+        ({"diffusion": {"timesteps": 10}}, ("--calls", 20), "--calls 20 are more than the model's"),
     ],
 )
 def test_what_cannot_be_distilled(
@@ -382,4 +388,6 @@ def test_a_distilled_run_is_sampled_in_two_calls(
     other = ddpm("sample", "runs/s", "-n", 2, "--sampler", "ddim", "--steps", 3, "--out", "c")
     assert other.code == 0
     assert "is a consistency model, whose output is no denoised mean" in other.err
+    usual = ("sample", "runs/s", "-n", 1, "--sampler", "ddim", "--out", "d", "--json")
+    assert ddpm(*usual).json()["steps"] == 50  # of two, ddim makes no image
     assert ddpm("gif", "runs/s", "-n", 2, "--seconds", 1, "--out", "f.gif").code == 0

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ddpm_cli.core.config.consistency import ConsistencyConfig
 from ddpm_cli.core.config.diffusion import DiffusionConfig
 from ddpm_cli.core.config.request import TrainingRequest
 from ddpm_cli.core.config.run import RunConfig, WeightsOrigin
-from ddpm_cli.core.config.serialisation import updated
+from ddpm_cli.core.config.serialisation import to_dict, updated
 from ddpm_cli.core.diffusion import schedules
 from ddpm_cli.core.diffusion.grids import of_consistency
 from ddpm_cli.core.errors import DdpmError, UsageError
@@ -62,7 +63,7 @@ def test_a_files_settings_decide_others(tmp_path: Path) -> None:
     """As the options do: whether the network is given w, the stages' length and the warm-up."""
     config = updated(CLASSES, {"data": {"source": "shapes"}, "optimiser": {"ema_halflife": 50}})
     config = updated(config, {"patience": 3, "ema_every": 24, "stop_at_gap": 1.0})
-    chosen = {"guidance": [1, 4], "stages": 4}
+    chosen = {"guidance": [1, 4], "stages": 4, "calls": 0}
     student = of_file(
         tmp_path, config, {"objective": {"consistency": chosen}, "budget": {"images": 1000}}
     )
@@ -77,6 +78,43 @@ def test_a_files_settings_decide_others(tmp_path: Path) -> None:
     assert (fewer.optimiser.ema_halflife, fewer.patience) == (10, 2)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"stages": 3, "q": 4.0}, "consistency.q has no effect here: it needs --calls 0"),
+        ({"stage_images": 9, "calls": 1}, "stage_images .* needs --calls 0"),
+        ({"teacher_steps": 4, "calls": 0}, "teacher_steps .* needs --calls above 0"),
+    ],
+)
+def test_settings_of_the_other_way_to_learn_are_refused(
+    tmp_path: Path, chosen: dict[str, Any], words: str
+) -> None:
+    """Where they are chosen, and not where a whole config.json has their defaults."""
+    config = updated(CLASSES, {"data": {"source": "shapes"}})
+    with pytest.raises(UsageError, match=words):
+        of_file(tmp_path, config, {"objective": {"consistency": chosen}})
+    usual = to_dict(ConsistencyConfig(calls=chosen.get("calls", 2)))
+    student = of_file(tmp_path, config, {"objective": {"consistency": usual}})
+    assert student.objective.consistency == ConsistencyConfig(**usual)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"noise_levels": "log-normal"}, "noise_levels log-normal needs --calls 0"),
+        ({"noise_levels": "importance"}, "noise_levels importance needs --calls 0"),
+        ({"consistency": {"guidance": [1.0, 1.0]}}, "--guidance 1 .* give --calls 0"),
+    ],
+)
+def test_what_contradicts_calls_is_refused(objective: dict[str, Any], words: str) -> None:
+    """Their noise levels are the only ones, and their teacher is not guided by 1."""
+    student = as_student(CLASSES, calls=2)
+    student.check()
+    guided = bool(objective.get("consistency", {}).get("guidance"))
+    with pytest.raises(UsageError, match=words):
+        updated(student, {"objective": objective, "network": {"guidance": guided}}).check()
+
+
 @pytest.mark.parametrize("guided", [False, True])
 def test_guidance_that_the_network_is_not_given_is_refused(guided: bool) -> None:
     """And a network that is given some, where none is learned."""
@@ -87,25 +125,26 @@ def test_guidance_that_the_network_is_not_given_is_refused(guided: bool) -> None
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_student_is_trained_in_fp32_unless_bf16_is_asked_for(asked: bool) -> None:
-    """Also by ddpm train, whose default is bf16 on a GPU."""
+def test_tuning_is_in_fp32_unless_bf16_is_asked_for(asked: bool) -> None:
+    """Also by ddpm train, whose default is bf16 on a GPU, as that of a student of calls is."""
     execution = replace(CPU, precision=torch.bfloat16, precision_given=asked)
 
     def precision(config: RunConfig) -> torch.dtype:
         plan = TrainingPlan(None, None, config, "", Path())  # type: ignore[arg-type]
         return plan.fitted(execution).precision
 
-    assert precision(CLASSES) == torch.bfloat16
+    assert precision(CLASSES) == precision(as_student(CLASSES, calls=2)) == torch.bfloat16
     assert precision(as_student(CLASSES)) == (torch.bfloat16 if asked else torch.float32)
 
 
+@pytest.mark.parametrize("calls", [0, 2])
 @pytest.mark.parametrize("guidance", [(), (1.0, 3.0)])
 def test_weights_have_a_gradient_under_autocast(
-    tmp_path: Path, guidance: tuple[float, ...]
+    tmp_path: Path, guidance: tuple[float, ...], calls: int
 ) -> None:
     """The passes without gradient come first: casts that autocast keeps are none of theirs."""
     file = saved_teacher(tmp_path / "w.safetensors", CLASSES)
-    student = as_student(CLASSES, guidance=guidance)
+    student = as_student(CLASSES, guidance=guidance, calls=calls)
     student = replace(student, origin=WeightsOrigin(str(file), sha256_of(file)))
     state, execution = begun(file, student), replace(CPU, precision=torch.bfloat16)
     run, images = RunDirectory(tmp_path / "run"), decoded_images()

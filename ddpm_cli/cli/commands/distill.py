@@ -56,7 +56,9 @@ class ConfigOptions(
     """Settings of the run."""
 
 
-class MachineOptions(SettingOptions, of=MachineConfig, defaults={"precision": "fp32"}):
+class MachineOptions(
+    SettingOptions, of=MachineConfig, defaults={"precision": "auto, fp32 with --calls 0"}
+):
     """Processes, device and precision."""
 
 

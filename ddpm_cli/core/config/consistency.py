@@ -22,6 +22,10 @@ from ddpm_cli.core.errors import UsageError
 
 PLAIN = (1.0, 1.0)  # least and largest guidance of a teacher that is not guided
 _MOST_STAGES, _MOST_CALLS, _MOST_STEPS = 100, 100, 1000
+_OF_CALLS, _OF_TUNING = (
+    frozenset({"teacher_steps"}),
+    frozenset(["q", "stages", "stage_images", "k", "b"]),
+)
 
 
 def parse_guidance(given: str | float | Sequence[float]) -> tuple[float, float]:
@@ -78,13 +82,22 @@ class ConsistencyConfig(Settings):
         "With calls: steps of the teacher from each of their noise levels to 0.",
         check=number(most=_MOST_STEPS),
     )
-    q: float = setting(2.0, "Factor by which r nears t with every stage.", check=number(least=1.01))
-    stages: int = setting(8, "Number of stages.", unit="stages", check=number(most=_MOST_STAGES))
-    stage_images: int = setting(
-        50_000, "Images seen in each stage but the last.", unit="images", check=images_above_zero
+    q: float = setting(
+        2.0, "Without calls: factor by which r nears t with every stage.", check=number(least=1.01)
     )
-    k: float = setting(8.0, "How much further r is from small t.", check=at_least_zero)
-    b: float = setting(1.0, "How fast that ends with t.", check=above_zero)
+    stages: int = setting(
+        8, "Without calls: number of stages.", unit="stages", check=number(most=_MOST_STAGES)
+    )
+    stage_images: int = setting(
+        50_000,
+        "Without calls: images seen in each stage but the last.",
+        unit="images",
+        check=images_above_zero,
+    )
+    k: float = setting(
+        8.0, "Without calls: how much further r is from small t.", check=at_least_zero
+    )
+    b: float = setting(1.0, "Without calls: how fast that ends with t.", check=above_zero)
     distance: str = setting(
         "pseudo-huber",
         "Distance of the two outputs: pseudo-huber, sqrt(d^2 + c^2) - c, or l2, d^2, of their root "
@@ -103,6 +116,11 @@ class ConsistencyConfig(Settings):
         if self.guidance and not _is_range(self.guidance):
             listed = ",".join(f"{value:g}" for value in self.guidance)
             raise UsageError(f"--guidance {listed} is no range: give 0 <= LOW <= HIGH")
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """The settings of the other way to learn."""
+        return _OF_TUNING if self.calls else _OF_CALLS
 
     @property
     def plain_teacher(self) -> bool:

@@ -154,6 +154,11 @@ class ObjectiveConfig(Settings):
     consistency: ConsistencyConfig | None = None  # of the loss of that name
 
     @property
+    def is_tuning(self) -> bool:
+        """Whether it compares two outputs of the network: consistency tuning."""
+        return self.consistency is not None and not self.consistency.calls
+
+    @property
     def gamma(self) -> float:
         """The weighting's gamma: as set, or its paper's."""
         return self.weighting_gamma or WEIGHTINGS[self.weighting] or 0.0

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddpm_cli.core.config.consistency import PLAIN
 from ddpm_cli.core.config.diffusion import (
     BETA_RANGED,
     CONSISTENCY,
@@ -404,6 +405,7 @@ class RunConfig(Settings):
         bound = objective.loss == "vlb" or objective.weighting == "vlb"
         given, consistency = self.data.degradation, objective.consistency
         student = consistency is not None
+        calls = 0 if consistency is None else consistency.calls
         guided = consistency is not None and bool(consistency.guidance)
         contradictions = {
             "--loss consistency is that of a student, which ddpm distill RUN makes": (
@@ -416,6 +418,17 @@ class RunConfig(Settings):
             "other network: ddpm distill --guidance sets it": self.network.guidance and not guided,
             "objective.consistency.guidance is a condition of the network: network.guidance has to "
             "be true": guided and not self.network.guidance,
+            "--guidance 1 is the teacher's steps without guidance, which --calls learns anyway: leave "
+            "it out, or give --calls 0": (
+                consistency is not None and calls > 0 and consistency.guidance == PLAIN
+            ),
+            f"--calls {calls} are more than the model's {self.diffusion.timesteps} timesteps": (
+                calls > self.diffusion.timesteps
+            ),
+            "a student is trained at the noise levels of its calls: objective.noise_levels "
+            f"{objective.noise_levels} needs --calls 0": (
+                calls > 0 and objective.noise_levels != "uniform"
+            ),
             "a consistency model has no variance: it cannot be one with --learned-variance": (
                 learned and student
             ),

@@ -113,7 +113,8 @@ def own_settings(config: RunConfig) -> dict[str, Any]:
 def own_sampling(config: RunConfig, given: Mapping[str, Any]) -> Sampling:
     """How a model is sampled, by the settings given and else its own."""
     own, learned = own_settings(config), config.network.guidance
-    if not _CHOOSING.isdisjoint(given):
+    other = given.get("sampler", CONSISTENCY) != CONSISTENCY
+    if other or not _CHOOSING.isdisjoint(given):
         own.pop("steps", None)
     return Sampling(**own | dict(given), guidance_learned=learned)
 

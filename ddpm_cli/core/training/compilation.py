@@ -28,12 +28,8 @@ class Decision(NamedTuple):
 
 
 def check(config: RunConfig, *, asked: bool | None, graph: bool) -> None:
-    """Raise UsageError for compiling what compiled would be another training.
-
-    Consistency tuning draws the same masks of dropout twice, which compiled passes, each a program
-    of its own, do not.
-    """
-    if config.objective.consistency is None or not config.network.dropout or not (asked or graph):
+    """Raise UsageError for compiling what compiled would be another training."""
+    if not _shares_masks(config) or not (asked or graph):
         return
     option = "--compile" if asked else "--cuda-graph"
     raise UsageError(
@@ -42,13 +38,21 @@ def check(config: RunConfig, *, asked: bool | None, graph: bool) -> None:
     )
 
 
+def _shares_masks(config: RunConfig) -> bool:
+    """Whether two passes have the same masks of dropout, as in consistency tuning.
+
+    Compiled ones, each a program of its own, do not.
+    """
+    return config.objective.is_tuning and config.network.dropout > 0
+
+
 def decide(asked: bool | None, config: RunConfig, images: int, device: torch.device) -> Decision:
     """As asked; for None on a GPU where the training is long enough, and else not.
 
     images: of one epoch. A function of the budget as a whole: so a run that resumes decides as it
     did before, and takes the steps that it would have taken.
     """
-    if config.objective.consistency is not None and config.network.dropout:
+    if _shares_masks(config):
         return Decision(False)
     if asked:
         return Decision(True, "Compiling the network: this can take minutes.")

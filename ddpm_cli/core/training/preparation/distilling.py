@@ -81,10 +81,11 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
     loaded = weights.load(find_weights(teacher))
     config, chosen = loaded.config, settings.get("objective", {}).get("consistency") or {}
     learned = from_dict(ConsistencyConfig, {"calls": _CALLS} | chosen, "objective.consistency")
+    _check_used(learned)
     check_teacher(teacher, config, guided=learned.guidance not in ((), PLAIN))
     if data is None and not config.data.source:
         raise UsageError(f"{teacher} does not record its training data: give --data")
-    images, stages = settings.get("budget", {}).get("images"), chosen.get("stages", _STAGES)
+    images = settings.get("budget", {}).get("images")
     if images is None:  # stages are of images also where the budget is of time
         images = _default_images(teacher, loaded, learned)
     halflife = config.optimiser.ema_halflife
@@ -105,8 +106,7 @@ def student(teacher: Path, settings: dict[str, Any], data: str | None = None) ->
                 **noise_levels(learned),
                 "consistency": {
                     "calls": learned.calls,
-                    "stages": stages,
-                    "stage_images": max(1, images // stages),
+                    **_stages(learned, images, chosen.get("stages", _STAGES)),
                     "huber_c": _HUBER_C if learned.calls else 0.0,
                     "guidance": list(learned.guidance),
                 },
@@ -131,6 +131,19 @@ def noise_levels(learned: ConsistencyConfig) -> dict[str, Any]:
     if learned.calls:
         return {"noise_levels": "uniform", "noise_mean": None, "noise_std": None}
     return {"noise_levels": "log-normal", "noise_mean": -1.1, "noise_std": 2.0}
+
+
+def _stages(learned: ConsistencyConfig, images: int, stages: int) -> dict[str, int]:
+    """Of consistency tuning, stages of equally many images."""
+    return {} if learned.calls else {"stages": stages, "stage_images": max(1, images // stages)}
+
+
+def _check_used(learned: ConsistencyConfig) -> None:
+    """Raise UsageError for settings of the other way to learn, which would do nothing."""
+    usual, needed = ConsistencyConfig(), "--calls 0" if learned.calls else "--calls above 0"
+    for name in sorted(learned.unused):
+        if getattr(learned, name) != getattr(usual, name):
+            raise UsageError(f"objective.consistency.{name} has no effect here: it needs {needed}")
 
 
 def _optimiser(config: RunConfig, learned: ConsistencyConfig) -> dict[str, Any]:

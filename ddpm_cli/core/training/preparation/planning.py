@@ -83,11 +83,11 @@ class TrainingPlan:
         return replace(self.config, origin=origin)
 
     def fitted(self, execution: Execution) -> Execution:
-        """The execution with a microbatch that fits, unless it has one; of a student in float32.
+        """The execution with a microbatch that fits, unless it has one; of tuning in float32.
 
         Its two outputs differ by less than bfloat16 rounds, so that needs to be asked for.
         """
-        exact = self.config.objective.consistency is not None and not execution.precision_given
+        exact = self.config.objective.is_tuning and not execution.precision_given
         return replace(
             execution,
             microbatch=execution.microbatch or self.microbatch,
@@ -220,7 +220,7 @@ def plan_training(
     origin, cache = saved.init_from, request.cache
     name, because = choice.preset, choice.because
     if saved.run is None and request.teacher is not None:
-        because = f"settings of {request.teacher}, for consistency tuning"
+        because = f"settings of {request.teacher}, for distillation"
     plan = TrainingPlan(source, captions, config, name, out, notices, origin, cache, because)
     traced = origins.trace(config, asked, saved, choice)
     if saved.file is not None and not request.preset and origins.without_preset(traced):
