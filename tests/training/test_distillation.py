@@ -284,8 +284,6 @@ def test_guidance_is_learned_and_chosen_at_sampling(
         ({"data": {"source": ""}}, (), "give --data"),
         ({"data": {"source": "none/at/all"}}, (), "--data says where they are"),
         ({}, ("--guidance", "3,1"), "LOW <= HIGH"),
-        ({}, ("--guidance", 1), "--guidance 1 is the teacher's steps without guidance"),
-        ({"diffusion": {"timesteps": 10}}, ("--calls", 20), "--calls 20 are more than the model's"),
     ],
 )
 def test_what_cannot_be_distilled(

@@ -99,20 +99,26 @@ def test_settings_of_the_other_way_to_learn_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("objective", "words"),
+    ("changes", "words"),
     [
-        ({"noise_levels": "log-normal"}, "noise_levels log-normal needs --calls 0"),
-        ({"noise_levels": "importance"}, "noise_levels importance needs --calls 0"),
-        ({"consistency": {"guidance": [1.0, 1.0]}}, "--guidance 1 .* give --calls 0"),
+        ({"objective": {"noise_levels": "log-normal"}}, "log-normal needs --calls 0"),
+        ({"objective": {"noise_levels": "importance"}}, "importance needs --calls 0"),
+        ({"diffusion": {"timesteps": 1}}, "--calls 2 are more than the model's 1 timesteps"),
+        (
+            {
+                "objective": {"consistency": {"guidance": [1.0, 1.0]}},
+                "network": {"guidance": True},
+            },
+            "--guidance 1 .* give --calls 0",
+        ),
     ],
 )
-def test_what_contradicts_calls_is_refused(objective: dict[str, Any], words: str) -> None:
+def test_what_contradicts_calls_is_refused(changes: dict[str, Any], words: str) -> None:
     """Their noise levels are the only ones, and their teacher is not guided by 1."""
     student = as_student(CLASSES, calls=2)
     student.check()
-    guided = bool(objective.get("consistency", {}).get("guidance"))
     with pytest.raises(UsageError, match=words):
-        updated(student, {"objective": objective, "network": {"guidance": guided}}).check()
+        updated(student, changes).check()
 
 
 @pytest.mark.parametrize("guided", [False, True])
