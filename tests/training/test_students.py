@@ -103,7 +103,7 @@ def test_settings_of_the_other_way_to_learn_are_refused(
     [
         ({"objective": {"noise_levels": "log-normal"}}, "log-normal needs --calls 0"),
         ({"objective": {"noise_levels": "importance"}}, "importance needs --calls 0"),
-        ({"diffusion": {"timesteps": 1}}, "--calls 2 are more than the model's 1 timesteps"),
+        ({"diffusion": {"timesteps": 1}}, "--calls 2 is more than the model's 1 timesteps"),
         (
             {
                 "objective": {"consistency": {"guidance": [1.0, 1.0]}},

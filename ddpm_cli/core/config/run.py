@@ -418,11 +418,11 @@ class RunConfig(Settings):
             "other network: ddpm distill --guidance sets it": self.network.guidance and not guided,
             "objective.consistency.guidance is a condition of the network: network.guidance has to "
             "be true": guided and not self.network.guidance,
-            "--guidance 1 is the teacher's steps without guidance, which --calls learns as they are: "
+            "--guidance 1 is the teacher without guidance, which --calls learns by default: "
             "leave it out, or give --calls 0": (
                 consistency is not None and calls > 0 and consistency.guidance == PLAIN
             ),
-            f"--calls {calls} are more than the model's {self.diffusion.timesteps} timesteps": (
+            f"--calls {calls} is more than the model's {self.diffusion.timesteps} timesteps": (
                 calls > self.diffusion.timesteps
             ),
             "a student is trained at the noise levels of its calls: objective.noise_levels "
