@@ -231,7 +231,7 @@ def distill(
     guidance: float | Sequence[float] | None = None,
     resume: bool = True,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     log: str | Sequence[str] = (),
     progress: bool = False,
     **settings: Any,

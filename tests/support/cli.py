@@ -26,7 +26,7 @@ TINY = {  # settings of a network that trains in a second
         "dropout": 0.0,
     },
     "diffusion": {"schedule": "cosine", "parameterisation": "v"},
-    "optimiser": {"batch": 8, "lr": 2e-3, "warmup": 16, "ema_halflife": 64},
+    "optimiser": {"batch": 8, "lr": 2e-3, "warmup": 16, "decay": 0.0, "ema_halflife": 64},
     "budget": {"images": 64},
     "snapshot_every": 32,
     "validate_every": 32,
